@@ -1,0 +1,93 @@
+"""Augmentation of whole batches: tensor operations, with randomness handed in.
+
+Every operation is called as `op(images, draws)`: images (B, C, H, W) in [0, 1], float32; draws (see base.Draws) gives
+numbers per image, so that results do not depend on how a batch is shared out or where a run was resumed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from datamodules.base import Draws
+
+
+class Augmentation(Protocol):
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor: ...
+
+
+class HorizontalFlip:
+    """Mirrors each image with probability p."""
+
+    def __init__(self, p: float = 0.5) -> None:
+        self.p = p
+
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+        flip = (draws.uniform() < self.p).to(images.device)
+        return torch.where(flip[:, None, None, None], images.flip(-1), images)
+
+
+class RandomCrop:
+    """Pads by `padding` zero pixels and cuts the original size at a random place."""
+
+    def __init__(self, padding: int = 4) -> None:
+        self.padding = padding
+
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+        height, width = images.shape[-2:]
+        padded = F.pad(images, [self.padding] * 4)
+        offsets = draws.integers(2 * self.padding + 1, 2).to(images.device)  # (B, 2)
+        rows = offsets[:, :1] + torch.arange(height, device=images.device)  # (B, H)
+        columns = offsets[:, 1:] + torch.arange(width, device=images.device)  # (B, W)
+        batch = torch.arange(len(images), device=images.device)[:, None, None]
+        cut = padded.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]]  # (B, H, W, C)
+        return cut.permute(0, 3, 1, 2).contiguous()
+
+
+class RandomAffine:
+    """Rotates, scales and shifts each image, bilinear, zero outside.
+
+    Args:
+        rotation: largest angle in radians, both ways.
+        scale: (smallest, largest) magnification.
+        shift: largest shift as a fraction of half the image side.
+    """
+
+    def __init__(
+        self, rotation: float = 0.0, scale: tuple[float, float] = (1.0, 1.0), shift: float = 0.0
+    ) -> None:
+        self.rotation, self.scale, self.shift = rotation, scale, shift
+
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+        angle = draws.uniform(low=-self.rotation, high=self.rotation)
+        size = 1.0 / draws.uniform(low=self.scale[0], high=self.scale[1])
+        shift = draws.uniform(2, low=-self.shift, high=self.shift)  # (B, 2)
+        cos, sin = torch.cos(angle) * size, torch.sin(angle) * size
+        theta = torch.stack([cos, -sin, shift[:, 0], sin, cos, shift[:, 1]], dim=1).view(-1, 2, 3)
+        grid = F.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
+        return F.grid_sample(images, grid, align_corners=False)
+
+
+class RandomResizedCrop:
+    """Cuts a random area and aspect ratio and resizes it to the original size, bilinear (torchvision's rule).
+
+    Boxes that do not fit are clipped to the image side instead of redrawn.
+    """
+
+    def __init__(self, scale: tuple[float, float] = (0.08, 1.0), ratio: tuple[float, float] = (3 / 4, 4 / 3)) -> None:
+        self.scale, self.ratio = scale, ratio
+
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+        area = draws.uniform(low=self.scale[0], high=self.scale[1])
+        aspect = torch.exp(draws.uniform(low=math.log(self.ratio[0]), high=math.log(self.ratio[1])))
+        width = (area * aspect).sqrt().clamp(max=1.0)
+        height = (area / aspect).sqrt().clamp(max=1.0)
+        centre = draws.uniform(2, low=-1.0, high=1.0) * torch.stack([1 - width, 1 - height], dim=1)
+        zero = torch.zeros_like(width)
+        theta = torch.stack([width, zero, centre[:, 0], zero, height, centre[:, 1]], dim=1).view(-1, 2, 3)
+        grid = F.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
+        return F.grid_sample(images, grid, align_corners=False)

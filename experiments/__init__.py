@@ -1,0 +1,1 @@
+"""What runs papers. Knows no paper by name."""

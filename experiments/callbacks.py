@@ -1,0 +1,187 @@
+"""What the engine hangs on every training: the record, the seeds of each step, and progress."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, Checkpoint
+
+from datamodules.base import mix
+from experiments.errors import RunError
+from experiments.files import replacing
+
+LOOK_EVERY = 50  # steps between looks at the loss, and at the clock when several processes must agree
+
+
+class StepSeed(Callback):
+    """Sets the random state from (seed, epoch, batch, rank) before every step, so that a resumed run repeats it."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        torch.manual_seed(mix(self.seed, trainer.current_epoch, batch_idx, trainer.global_rank))
+
+    def on_test_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        torch.manual_seed(mix(self.seed, -1, trainer.global_rank))
+
+
+class Progress(Callback):
+    """Reports how far a training is, a few times a second."""
+
+    def __init__(self, report: Callable[[float], None]) -> None:
+        self.report, self._last = report, 0.0
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = time.monotonic()
+        if now - self._last > 0.25 and trainer.is_global_zero:
+            self._last = now
+            assert trainer.max_epochs is not None
+            done = trainer.current_epoch + (batch_idx + 1) / max(1, trainer.num_training_batches)
+            self.report(done / trainer.max_epochs)
+
+
+class Recorder(Checkpoint):
+    """Keeps metrics.csv and last.ckpt: both whole at any moment, and in step with each other.
+
+    Args:
+        directory: the stage's folder.
+        seconds: save at least this often (at epoch ends and, in long epochs, between batches).
+    Raises:
+        RunError: the loss is not finite.
+        KeyboardInterrupt: Ctrl-C, after the step was finished and saved; a second Ctrl-C does not wait.
+    """
+
+    def __init__(self, directory: Path, seconds: float) -> None:
+        self.directory, self.seconds = directory, seconds
+        self.rows: list[dict[str, float]] = []
+        self.elapsed = 0.0  # training time of all attempts
+        self._began = self._saved = time.monotonic()
+        self._validated = self._stop = False
+        self._handler: Any = None
+
+    @property
+    def path(self) -> Path:
+        return self.directory / "last.ckpt"
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows, "elapsed": self.elapsed + time.monotonic() - self._began}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows, self.elapsed = list(state_dict["rows"]), state_dict["elapsed"]
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._began = self._saved = time.monotonic()
+        if trainer.world_size == 1 and threading.current_thread() is threading.main_thread():
+            self._handler = signal.signal(signal.SIGINT, self._interrupt)
+
+    def _interrupt(self, number: int, frame: Any) -> None:
+        if self._stop:
+            raise KeyboardInterrupt
+        self._stop = True
+
+    def _restore(self) -> None:
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
+            self._handler = None
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._validated = True
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx % LOOK_EVERY == 0:
+            self._check(trainer, outputs, batch_idx)
+        if batch_idx + 1 >= trainer.num_training_batches:
+            return  # the end of the epoch saves
+        if self._stop or self._due(trainer, batch_idx):
+            self._save(trainer)
+        if self._stop:
+            raise KeyboardInterrupt
+
+    def _check(self, trainer: pl.Trainer, outputs: Any, batch_idx: int) -> None:
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if isinstance(loss, torch.Tensor) and not bool(torch.isfinite(loss).all()):
+            self._not_finite(trainer, float(loss.detach().sum()), f"epoch {trainer.current_epoch}, step {batch_idx}")
+
+    @staticmethod
+    def _not_finite(trainer: pl.Trainer, value: float, where: str) -> None:
+        rate = trainer.optimizers[0].param_groups[0]["lr"] if trainer.optimizers else float("nan")
+        raise RunError(f"the loss is {value} at {where}; the learning rate there is {rate:g}, a lower one is the usual cure")
+
+    def _due(self, trainer: pl.Trainer, batch_idx: int) -> bool:
+        if trainer.world_size == 1:
+            return time.monotonic() - self._saved >= self.seconds
+        if batch_idx % LOOK_EVERY:
+            return False
+        return bool(trainer.strategy.broadcast(time.monotonic() - self._saved >= self.seconds))
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        row: dict[str, float] = {"epoch": trainer.current_epoch}
+        for name, value in trainer.callback_metrics.items():
+            if self._validated or not name.startswith("val/"):
+                row[name] = float(value)
+        self._validated = False
+        self.rows.append(row)
+        loss = row.get("train/loss", 0.0)
+        if not math.isfinite(loss):
+            self._not_finite(trainer, loss, f"epoch {trainer.current_epoch}")
+        assert trainer.max_epochs is not None
+        last = trainer.current_epoch + 1 >= trainer.max_epochs
+        if last or self._stop or self._due(trainer, 0):
+            self._save(trainer)
+        if self._stop and not last:
+            raise KeyboardInterrupt
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.elapsed += time.monotonic() - self._began
+        self._restore()
+        if self._stop:
+            raise KeyboardInterrupt
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        self._restore()
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        if trainer.world_size == 1:
+            with replacing(self.path) as temporary:
+                trainer.save_checkpoint(temporary)
+            write_rows(self.directory / "metrics.csv", self.rows)
+        else:
+            temporary = self.path.with_suffix(".part")
+            trainer.save_checkpoint(temporary)
+            if trainer.is_global_zero:
+                os.replace(temporary, self.path)
+                write_rows(self.directory / "metrics.csv", self.rows)
+            trainer.strategy.barrier()
+        self._saved = time.monotonic()
+
+
+def write_rows(path: Path, rows: list[dict[str, float]]) -> None:
+    """A CSV with one row per epoch and a column per metric ever logged."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as out:
+        writer = csv.DictWriter(out, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_rows(path: Path) -> list[dict[str, float]]:
+    """What write_rows wrote; empty cells are left out. An absent file has no rows."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as lines:
+        return [{k: float(v) for k, v in row.items() if v != ""} for row in csv.DictReader(lines)]

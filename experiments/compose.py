@@ -1,0 +1,207 @@
+"""From a command line to one resolved configuration. Imports no torch, so that --help and listings are instant.
+
+Three things are added to Hydra's override grammar, all before Hydra sees the line:
+
+- `variant=NAME`: the overrides listed under `variants: NAME:` in the paper's file; what the user gives wins over them.
+- `stages.*.key=value` and `data@stages.*.data=name`: one override for every stage whose name fits the pattern.
+- a wrong name ends in one line with the nearest valid one, instead of a trace.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments.errors import InputError, unknown
+
+ROOT = Path(__file__).resolve().parent.parent
+CONF = ROOT / "conf"
+GROUPS = ("paper", "scale", "trainer", "logger", "data")
+
+
+@dataclass(frozen=True)
+class Request:
+    """A command line after expansion: what to run, and the overrides that Hydra gets."""
+
+    paper: str
+    scale: str
+    variant: str | None
+    given: tuple[str, ...]  # as typed, without paper, scale and variant
+    overrides: tuple[str, ...]  # expanded, ready for Hydra
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def papers() -> list[str]:
+    return options("paper")
+
+
+@lru_cache
+def paper_file(paper: str) -> dict[str, Any]:
+    """conf/paper/<paper>.yaml as plain data, before composition."""
+    path = CONF / "paper" / f"{paper}.yaml"
+    if not path.exists():
+        raise unknown("paper", paper, papers())
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def _split(override: str) -> tuple[str, str]:
+    key, separator, value = override.partition("=")
+    if not separator and not override.startswith("~"):
+        raise InputError(f"{override!r}: expected key=value, as in scale=smoke or stages.student.trainer.max_epochs=3")
+    return key, value
+
+
+def _is_group(override: str) -> bool:
+    return _split(override)[0].lstrip("+~").partition("@")[0] in GROUPS
+
+
+def _expand(overrides: Sequence[str], chosen: Sequence[str], stages: Sequence[str]) -> list[str]:
+    """`stages.*.x=1` once for every stage that fits and has the key; anything else unchanged.
+
+    Args:
+        overrides: as typed.
+        chosen: paper and scale, which decide what keys a stage has.
+        stages: stage names.
+    """
+    expanded: list[list[str]] = []
+    for override in overrides:
+        key, value = _split(override)
+        match = re.match(r"(.*?stages\.)([^.]*\*[^.]*)(\..*)", key)
+        names = fnmatch.filter(stages, match[2]) if match else []
+        if match and not names:
+            raise unknown("stage pattern", match[2], stages)
+        expanded.append([f"{match[1]}{name}{match[3]}={value}" for name in names] if match else [override])
+    groups = [line for lines in expanded for line in lines if _is_group(line)]
+    if any(len(lines) > 1 and not _is_group(lines[0]) for lines in expanded):
+        _check_options(groups)
+        base = compose([*chosen, *groups])
+        for index, lines in enumerate(expanded):
+            if len(lines) > 1 and not _is_group(lines[0]):
+                kept = [line for line in lines if _has(base, _split(line)[0])]
+                if not kept:
+                    raise InputError(f"{overrides[index]}: no stage has this key")
+                expanded[index] = kept
+    return [line for lines in expanded for line in lines]
+
+
+def _has(config: DictConfig, key: str) -> bool:
+    head, _, last = key.rpartition(".")
+    parent = OmegaConf.select(config, head)
+    return OmegaConf.is_dict(parent) and last in parent
+
+
+def request(argv: Sequence[str]) -> Request:
+    """Read and expand a command line.
+
+    Raises InputError for an unknown paper, scale, variant or group option, and for a line that does not parse.
+    """
+    chosen = {"paper": "meal_v2", "scale": "mini", "variant": ""}
+    given = []
+    for override in argv:
+        key, value = _split(override)
+        if key.lstrip("+") in chosen:
+            chosen[key.lstrip("+")] = value
+        else:
+            given.append(override)
+    swept = any(mark in chosen["paper"] for mark in ",(")
+    if not swept:
+        paper_file(chosen["paper"])
+    if not any(mark in chosen["scale"] for mark in ",(") and chosen["scale"] not in options("scale"):
+        raise unknown("scale", chosen["scale"], options("scale"))
+    about = {} if swept else paper_file(chosen["paper"])
+    variants = about.get("variants") or {}
+    variant = chosen["variant"] or None
+    if variant and variant not in variants:
+        raise unknown(f"variant of {chosen['paper']}", variant, variants)
+    chosen_lines = [f"paper={chosen['paper']}", f"scale={chosen['scale']}"]
+    stages = list(about.get("stages") or {})
+    named = list(variants[variant]["overrides"]) if variant else []
+    user = _expand([line for line in given if _is_group(line)], chosen_lines, stages)
+    taken = {_split(line)[0] for line in user}
+    named = [line for line in named if _split(line)[0] not in taken]
+    lines = _expand([*named, *given], chosen_lines, stages)
+    last = {_split(line)[0]: line for line in lines}  # what the user gives comes later and wins over the variant
+    overrides = [*chosen_lines, *last.values()]
+    if variant:
+        overrides.append(f"variant={variant}")
+    _check_options(overrides)
+    return Request(chosen["paper"], chosen["scale"], variant, tuple(given), tuple(overrides))
+
+
+def _check_options(overrides: Sequence[str]) -> None:
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise InputError(f"cannot read the command line: {str(error).splitlines()[0]}") from error
+    for override in parsed:
+        group = override.key_or_group
+        if group in GROUPS and not override.is_sweep_override():
+            value = str(override.value())
+            if not (CONF / group / f"{value}.yaml").exists():
+                raise unknown(f"{override.get_key_element()}: {group}", value, options(group))
+
+
+def compose(overrides: Sequence[str]) -> DictConfig:
+    """Compose conf/config.yaml with these overrides.
+
+    Raises InputError naming the key and the nearest valid one.
+    """
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            return hydra_compose("config", list(overrides))
+        except HydraException as error:
+            raise _explain(error, overrides) from error
+        except OmegaConfBaseException as error:
+            raise InputError(f"configuration: {str(error).splitlines()[0]}") from error
+
+
+def _explain(error: HydraException, overrides: Sequence[str]) -> InputError:
+    text = str(error)
+    match = re.search(r"Could not override '([^']+)'", text)
+    if match is None:
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        return InputError("configuration: " + " ".join(lines[:2]))
+    key = match.group(1)
+    node: Any = hydra_compose("config", [o for o in overrides if _is_group(o)])
+    walked: list[str] = []
+    parts = key.split(".")
+    while OmegaConf.is_dict(node) and parts and parts[0] in node:
+        walked.append(parts.pop(0))
+        node = OmegaConf.select(node, walked[-1]) if node is not None else None
+    names = [str(name) for name in node] if OmegaConf.is_dict(node) else []
+    where = ".".join(walked) or "the configuration"
+    return unknown(f"{key}: key of {where}", parts[0] if parts else key, names)
+
+
+def resolve(config: DictConfig, seed: int | None = None) -> dict[str, Any]:
+    """The configuration as plain data, every interpolation resolved, for one seed.
+
+    Raises InputError for an interpolation that leads nowhere or a value still missing (`???`).
+    """
+    if seed is not None:
+        config = config.copy()
+        config.seed = seed
+    try:
+        value = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise InputError(f"configuration: {str(error).splitlines()[0]}") from error
+    assert isinstance(value, dict)
+    return {str(key): item for key, item in value.items()}

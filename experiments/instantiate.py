@@ -1,0 +1,111 @@
+"""The one place where a configuration becomes an object, and the list of what it may become."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from experiments.errors import InputError
+
+# Whole namespaces that only build things. torch itself is not here: torch.load and torch.hub run what they read.
+ALLOWED = (
+    "modules.",
+    "datamodules.",
+    "torch.nn.",
+    "torch.optim.",
+    "torchvision.models.",
+    "torchvision.transforms.",
+    "torchvision.ops.",
+    "torchmetrics.",
+    "timm.",
+    "monai.",
+    "sklearn.",
+)
+SPECIAL = {"_target_", "_partial_"}
+
+
+def locate(target: str, where: str) -> Callable[..., Any]:
+    """The class or function behind a dotted name.
+
+    Raises InputError if the name lies outside the allowed packages or leads nowhere.
+    """
+    if not isinstance(target, str) or not target.startswith(ALLOWED) or "__" in target:
+        raise InputError(f"{where}._target_: {target!r} is not allowed; it must start with one of {', '.join(ALLOWED)}")
+    parts = target.split(".")
+    for split in range(len(parts) - 1, 0, -1):
+        name = ".".join(parts[:split])
+        try:
+            found: Any = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
+                continue
+            raise
+        for attribute in parts[split:]:
+            if not hasattr(found, attribute):
+                close = difflib.get_close_matches(attribute, dir(found), n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise InputError(f"{where}._target_: {name} has no {attribute!r}{hint}")
+            found = getattr(found, attribute)
+        if not callable(found):
+            break
+        return found
+    raise InputError(f"{where}._target_: {target!r} cannot be imported")
+
+
+def check(config: Any, where: str, given: tuple[str, ...] = ()) -> None:
+    """Compare every `_target_`'s keys with its signature, before anything trains.
+
+    Args:
+        config: a configuration node.
+        where: its path, for the message.
+        given: argument names that the engine adds at the top level (a stage's `needs`).
+    Raises InputError naming the key and the nearest valid one.
+    """
+    if isinstance(config, list):
+        for index, item in enumerate(config):
+            check(item, f"{where}.{index}")
+        return
+    if not isinstance(config, Mapping):
+        return
+    for key, value in config.items():
+        check(value, f"{where}.{key}")
+    if "_target_" not in config:
+        return
+    target = locate(config["_target_"], where)
+    parameters = inspect.signature(target).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    names = [key for key in config if key not in SPECIAL] + list(given)
+    for name in names:
+        if name not in parameters:
+            close = difflib.get_close_matches(name, parameters, n=1, cutoff=0.5)
+            hint = f"; did you mean {close[0]!r}?" if close else f"; it takes {', '.join(parameters)}"
+            raise InputError(f"{where}.{name}: {config['_target_']} has no such argument{hint}")
+    if config.get("_partial_"):
+        return
+    required = [n for n, p in parameters.items() if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL,)]
+    missing = [name for name in required if name not in names]
+    if missing:
+        raise InputError(f"{where}: {config['_target_']} needs {', '.join(missing)}")
+
+
+def build(config: Any, where: str = "config", **given: Any) -> Any:
+    """Build what a configuration node describes; nodes without `_target_` stay plain data.
+
+    `_partial_: true` gives a functools.partial. `given` are further arguments for the top-level target.
+    """
+    if isinstance(config, Mapping):
+        built = {k: build(v, f"{where}.{k}") for k, v in config.items() if k not in SPECIAL}
+        if "_target_" not in config:
+            return built
+        target = locate(config["_target_"], where)
+        if config.get("_partial_"):
+            return functools.partial(target, **built, **given)
+        return target(**built, **given)
+    if isinstance(config, list):
+        return [build(item, f"{where}.{index}") for index, item in enumerate(config)]
+    return config

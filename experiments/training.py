@@ -1,0 +1,263 @@
+"""Fits and tests one stage with Lightning."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import random
+import resource
+import subprocess
+import sys
+import time
+import warnings
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+
+from datamodules.base import DataModule, mix
+from experiments import files, loggers
+from experiments.callbacks import Progress, Recorder, StepSeed
+from experiments.engine import Damaged, Report, explain, silent, to_json
+from experiments.errors import InputError, RunError
+from experiments.instantiate import build, check
+from experiments.plan import Plan, Stage
+from modules.common.module import StageModule
+
+
+def quiet() -> None:
+    """Lightning's advice is for people who configure it by hand; here the engine does."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    warnings.filterwarnings("ignore", module="lightning_fabric")
+    warnings.filterwarnings("ignore", module="torchmetrics")
+
+
+def seed_all(*numbers: int) -> None:
+    """Python's, numpy's and torch's random states from a few whole numbers."""
+    value = mix(*numbers)
+    random.seed(value)
+    np.random.seed(value % 2**32)
+    torch.manual_seed(value)
+
+
+def processes(trainer: Mapping[str, Any]) -> int:
+    """How many devices a trainer configuration asks for on this machine."""
+    devices = trainer["devices"]
+    if isinstance(devices, int) and devices > 0:
+        return devices
+    if isinstance(devices, list | tuple):
+        return len(devices)
+    return max(1, torch.cuda.device_count()) if trainer["accelerator"] in ("gpu", "auto", "cuda") else 1
+
+
+def check_plan(plan: Plan) -> None:
+    """Compare the configuration of every stage with what its targets take, before anything trains.
+
+    Raises InputError naming the key and the nearest valid one.
+    """
+    for stage in plan.stages.values():
+        check(stage.module, f"stages.{stage.name}.module", tuple(stage.needs))
+        check(stage.data, f"stages.{stage.name}.data")
+        check({"_target_": "modules.common.trainer.arguments", **stage.trainer}, f"stages.{stage.name}.trainer")
+        share, rest = divmod(stage.data.get("batch_size", 0), processes(stage.trainer))
+        if rest or (share == 0 and "batch_size" in stage.data):
+            raise InputError(
+                f"stages.{stage.name}.data.batch_size={stage.data['batch_size']}: the global batch must be a multiple "
+                f"of the {processes(stage.trainer)} devices"
+            )
+
+
+def load(plan: Plan, name: str) -> StageModule:
+    """A finished stage's module with its weights. Raises Damaged if its checkpoint cannot be read."""
+    stage = plan.stages[name]
+    module = construct(plan, stage)
+    if not stage.fit:
+        return module
+    path = stage.directory / "last.ckpt"
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        module.load_state_dict(state["state_dict"])
+    except FileNotFoundError as error:
+        (stage.directory / "manifest.json").unlink(missing_ok=True)
+        raise Damaged(name, f"{path} is missing") from error
+    except UNREADABLE as error:
+        set_aside(path)
+        (stage.directory / "manifest.json").unlink(missing_ok=True)
+        raise Damaged(name, f"{path} is damaged ({type(error).__name__})") from error
+    return module
+
+
+UNREADABLE = (RuntimeError, KeyError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile, TypeError)
+
+
+def set_aside(path: Path) -> None:
+    """Keep a damaged file for whoever wants to look, out of the way."""
+    path.replace(path.with_name(path.name + ".damaged"))
+
+
+def construct(plan: Plan, stage: Stage, **overrides: Any) -> StageModule:
+    """Build a stage's module with its predecessors' modules, from the seed of (run, stage)."""
+    given: dict[str, Any] = {}
+    for argument, needed in stage.needs.items():
+        given[argument] = load(plan, needed) if isinstance(needed, str) else [load(plan, n) for n in needed]
+    seed_all(stage.seed, zlib.crc32(stage.name.encode()))
+    return construct_from(stage, given)
+
+
+def construct_from(stage: Stage, given: Mapping[str, Any]) -> StageModule:
+    """Build a stage's module from its configuration and the modules it needs."""
+    where = f"stages.{stage.name}.module"
+    try:
+        module = build(stage.module, where, **given)
+    except (ValueError, TypeError) as error:  # what a constructor says of its arguments is a message to the user
+        raise InputError(f"{where}: {error}") from error
+    if not isinstance(module, StageModule):
+        raise InputError(f"{where}._target_: {stage.module['_target_']} is no StageModule")
+    return module
+
+
+def trainer_arguments(stage: Stage) -> dict[str, Any]:
+    """The stage's trainer configuration with `auto` precision decided: bf16-mixed on a GPU, else fp32."""
+    arguments = dict(stage.trainer)
+    if arguments["precision"] == "auto":
+        gpu = arguments["accelerator"] in ("gpu", "cuda", "auto") and torch.cuda.is_available()
+        arguments["precision"] = "bf16-mixed" if gpu else "32-true"
+    if arguments["accelerator"] in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise InputError("trainer.accelerator=gpu: this machine has no usable GPU; use trainer=cpu or trainer=auto")
+    return arguments
+
+
+def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
+    """Fit (resuming if there is a checkpoint) and test a stage in this process or process group.
+
+    Returns metrics, seconds, peak_memory_mb, batch, learning_rates, data, precision.
+    """
+    check_plan(plan)
+    began = time.monotonic()
+    module = construct(plan, stage)
+    try:
+        data = build(stage.data, f"stages.{stage.name}.data")
+    except (ValueError, TypeError) as error:
+        raise InputError(f"stages.{stage.name}.data: {error}") from error
+    assert isinstance(data, DataModule)
+    arguments = trainer_arguments(stage)
+    batch = data.batch_size * arguments.get("accumulate_grad_batches", 1)
+    module.lr_scale = batch / stage.reference_batch if stage.reference_batch else 1.0
+    recorder = Recorder(stage.directory, float(plan.config["checkpoint_seconds"]))
+
+    def progress(fraction: float) -> None:
+        report({"event": "progress", "seed": plan.seed, "stage": stage.name, "fraction": fraction})
+
+    logger = loggers.open_logger(plan, stage)
+    trainer = pl.Trainer(
+        **arguments,
+        default_root_dir=str(stage.directory),
+        logger=logger or False,
+        callbacks=[StepSeed(stage.seed), Progress(progress), recorder],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+    try:
+        rates = _fit(trainer, module, data, recorder, report) if stage.fit else []
+        metrics = _test(trainer, module, data, stage) if stage.test else {}
+    finally:
+        loggers.close_logger(logger)
+    data.setup()
+    spec = data.spec
+    return {
+        "metrics": metrics,
+        "seconds": round(max(recorder.elapsed, time.monotonic() - began), 2),
+        "peak_memory_mb": round(_peak_memory() / 2**20),
+        "batch": {"global": batch, "devices": trainer.world_size, "reference": stage.reference_batch},
+        "learning_rates": rates,
+        "precision": arguments["precision"],
+        "parameters": sum(p.numel() for p in module.parameters()),
+        "data": {"name": spec.name, "source": spec.source, "identity": spec.identity, "sizes": dict(spec.sizes)},
+    }
+
+
+def _fit(trainer: pl.Trainer, module: StageModule, data: DataModule, recorder: Recorder, report: Report) -> list[float]:
+    """Train to the end; returns each parameter group's starting learning rate."""
+    checkpoint = recorder.path if recorder.path.exists() else None
+    if checkpoint is not None:
+        try:
+            torch.load(checkpoint, map_location="cpu", weights_only=True)
+        except UNREADABLE as error:
+            report({"event": "warning", "text": f"{checkpoint} is damaged ({type(error).__name__}); set aside, starting over"})
+            if trainer.is_global_zero:
+                set_aside(checkpoint)
+            checkpoint = None
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
+    except SystemExit as ended:  # how Lightning leaves after Ctrl-C
+        raise KeyboardInterrupt from ended
+    return [group["initial_lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
+
+
+def _test(trainer: pl.Trainer, module: StageModule, data: DataModule, stage: Stage) -> dict[str, float]:
+    measured = trainer.test(module, datamodule=data, verbose=False)
+    metrics = {name: float(value) for part in measured for name, value in part.items()}
+    counted, expected = metrics.get("test/n"), data.spec.sizes["test"]
+    if counted is not None and counted != expected and data.spec.source == "real":
+        raise RunError(f"{stage.name}: tested on {counted:g} images, but the test set has {expected}")
+    return metrics
+
+
+def _peak_memory() -> int:
+    """Bytes: of the GPU where one is used, else of this process."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def in_own_processes(plan: Plan, stage: Stage) -> dict[str, Any]:
+    """Run a stage on several devices as a process group of its own, from its resolved configuration.
+
+    No rank sees Hydra or a sweeper, so that all train the same hyper-parameters. Raises RunError with the reason.
+    """
+    request, answer = stage.directory / "request.json", stage.directory / "answer.json"
+    files.write_text(request, to_json(plan, stage))
+    answer.unlink(missing_ok=True)
+    root = Path(__file__).resolve().parent.parent
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
+    environment.setdefault("OMP_NUM_THREADS", "1")
+    with (stage.directory / "processes.log").open("w", encoding="utf-8") as log:
+        command = [sys.executable, "-m", "experiments.training", str(request), str(answer)]
+        code = subprocess.run(command, env=environment, stdout=log, stderr=log, check=False).returncode
+    result = files.read_json(answer)
+    request.unlink(missing_ok=True)
+    answer.unlink(missing_ok=True)
+    if result is None:
+        raise RunError(f"{stage.name}: its processes ended with code {code}; see {stage.directory / 'processes.log'}")
+    if "error" in result:
+        raise (InputError if result["code"] == 2 else RunError)(result["error"])
+    return result
+
+
+def _worker(request: Path, answer: Path) -> None:
+    from experiments.engine import from_json
+
+    quiet()
+    plan, stage = from_json(request.read_text(encoding="utf-8"))
+    try:
+        result = train(plan, stage)
+    except Exception as error:
+        reason, code = explain(error)
+        files.write_json(answer, {"error": reason, "code": code})
+        raise
+    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        files.write_json(answer, result)
+
+
+if __name__ == "__main__":
+    _worker(Path(sys.argv[1]), Path(sys.argv[2]))

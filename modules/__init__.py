@@ -1,0 +1,1 @@
+"""One file per paper, and what they share."""

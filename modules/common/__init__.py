@@ -1,0 +1,1 @@
+"""Parts that more than one paper uses. Imports no paper."""

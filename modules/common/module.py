@@ -1,0 +1,107 @@
+"""What the engine expects of a stage's module, and the bookkeeping that every paper would otherwise repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from modules.common.schedules import Position, Schedule
+
+OptimizerFactory = Callable[..., Optimizer]
+
+
+class StageModule(pl.LightningModule):
+    """A LightningModule with an optimiser and a schedule from the configuration and cheap, exact epoch means.
+
+    Args:
+        optimizer: called with the parameters; None for stages that are only tested.
+        schedule: factor on every parameter group's own learning rate; None keeps it constant.
+
+    `lr_scale` is set by the engine: effective global batch over the batch that the rates are stated for.
+    """
+
+    def __init__(self, optimizer: OptimizerFactory | None = None, schedule: Schedule | None = None) -> None:
+        super().__init__()
+        self.optimizer_factory, self.schedule, self.lr_scale = optimizer, schedule, 1.0
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    def trained(self) -> Iterable[Any]:
+        """Parameters or parameter groups for the optimiser."""
+        return self.parameters()
+
+    def configure_optimizers(self) -> Optimizer:
+        if self.optimizer_factory is None:
+            raise ValueError(f"{type(self).__name__} is to be fitted but has no optimizer in its configuration")
+        return self.prepared(self.optimizer_factory(self.trained()))
+
+    def prepared(self, optimizer: Optimizer) -> Optimizer:
+        """Scale every group's rate to the effective batch and remember it as the schedule's reference."""
+        for group in optimizer.param_groups:
+            group["lr"] = group["lr"] * self.lr_scale
+            group["initial_lr"] = group["lr"]
+        return optimizer
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if self.schedule is None:
+            return
+        trainer = self.trainer
+        assert trainer.max_epochs is not None
+        position = Position(self.current_epoch, batch_idx, int(trainer.num_training_batches), trainer.max_epochs)
+        factor = self.schedule(position)
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * factor
+
+    # Logging every step through Lightning costs more than a small network's step; means are summed here instead.
+
+    def track(self, count: int, **values: Tensor) -> None:
+        """Add per-batch means of `count` images to this epoch's training means, logged as train/<name>."""
+        for name, value in values.items():
+            term = value.detach() * count
+            self._sums[name] = self._sums[name] + term if name in self._sums else term
+        self._count += count
+
+    def on_train_epoch_end(self) -> None:
+        if self._sums:
+            total = torch.stack([*self._sums.values(), torch.tensor(float(self._count), device=self.device)])
+            *sums, count = self.trainer.strategy.reduce(total, reduce_op="sum").tolist()
+            self.log_dict({f"train/{name}": value / count for name, value in zip(self._sums, sums, strict=True)})
+        if self.trainer.optimizers:
+            self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        self._sums, self._count = {}, 0
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["epoch_sums"], checkpoint["epoch_count"] = dict(self._sums), self._count
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._sums, self._count = checkpoint["epoch_sums"], checkpoint["epoch_count"]
+
+
+class Frozen:
+    """Networks that a stage uses and never trains.
+
+    They stay outside the module tree: in no optimiser, in no checkpoint, and `module.train()` cannot put them back
+    into training mode, where their batch statistics would drift.
+    """
+
+    def __init__(self, networks: Iterable[nn.Module]) -> None:
+        self.networks = [network.eval().requires_grad_(False) for network in networks]
+        self._device: torch.device | None = None
+
+    def __len__(self) -> int:
+        return len(self.networks)
+
+    def logits(self, x: Tensor, chosen: Sequence[int] | None = None) -> Tensor:
+        """(T, B, C): the output of each network (or of those chosen) on the same batch. No gradient flows."""
+        if self._device != x.device:
+            self.networks = [network.to(x.device) for network in self.networks]
+            self._device = x.device
+        with torch.inference_mode():
+            outputs = torch.stack([self.networks[i](x) for i in chosen or range(len(self))])
+        return outputs.clone()  # an inference tensor cannot take part in a loss; this copy can
