@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 import signal
@@ -19,6 +18,7 @@ from pytorch_lightning.callbacks import Callback, Checkpoint
 from datamodules.base import mix
 from experiments.errors import RunError
 from experiments.files import replacing
+from experiments.tables import write_rows
 
 LOOK_EVERY = 50  # steps between looks at the loss, and at the clock when several processes must agree
 
@@ -168,20 +168,3 @@ class Recorder(Checkpoint):
                 write_rows(self.directory / "metrics.csv", self.rows)
             trainer.strategy.barrier()
         self._saved = time.monotonic()
-
-
-def write_rows(path: Path, rows: list[dict[str, float]]) -> None:
-    """A CSV with one row per epoch and a column per metric ever logged."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as out:
-        writer = csv.DictWriter(out, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def read_rows(path: Path) -> list[dict[str, float]]:
-    """What write_rows wrote; empty cells are left out. An absent file has no rows."""
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as lines:
-        return [{k: float(v) for k, v in row.items() if v != ""} for row in csv.DictReader(lines)]

@@ -120,9 +120,10 @@ def claims(config: Mapping[str, Any]) -> list[Claim]:
 
 
 def published(config: Mapping[str, Any]) -> list[Published]:
-    """The numbers the paper reports for what this configuration runs."""
+    """The numbers the paper reports for what this configuration runs; below full scale, those of its main setting."""
     items = [_typed(Published, item, f"published.{i}") for i, item in enumerate(config.get("published") or [])]
-    return [item for item in items if item.variant == config.get("variant")]
+    variant = config.get("variant") if config["scale"] == "full" else None
+    return [item for item in items if item.variant == variant]
 
 
 def plan(config: DictConfig, seed: int) -> Plan:
@@ -155,6 +156,7 @@ def plan(config: DictConfig, seed: int) -> Plan:
             Stage, {**vars(stage), "fingerprint": mark, "directory": base / f"{name}-{mark}"}, f"stages.{name}"
         )
     claims(resolved)
+    published(resolved)  # both are read for their errors: nothing should train before they are known to be right
     return Plan(paper, scale, variant, seed, stages, resolved)
 
 

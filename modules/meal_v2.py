@@ -71,9 +71,9 @@ def reverse_gradient(x: Tensor) -> Tensor:
     return _Reverse.apply(x)
 
 
-def soft_target(teacher_logits: Tensor) -> Tensor:
-    """p_T: the average of the teachers' softmax outputs, temperature 1. (T, B, C) -> (B, C)."""
-    return teacher_logits.softmax(-1).mean(0)
+def soft_target(teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """p_T: the average of the teachers' softmax outputs (not of their logits). (T, B, C) -> (B, C)."""
+    return (teacher_logits / temperature).softmax(-1).mean(0)
 
 
 def similarity_loss(student_logits: Tensor, target: Tensor) -> Tensor:
@@ -124,6 +124,7 @@ class MealV2(ClassificationModule):
         discriminator_final_relu: ReLU on D's outputs (true).
         discriminator_input: "logits" (released) or "probs" (the later fast-distillation path).
         discriminator_lr: D's own learning rate; None shares the student's, as the released weights did.
+        temperature: divides the logits of both sides in L_sim, which is then scaled by its square; 1 in the paper.
         teacher_reduce: "mean_prob" (MEAL V2) or "random_one" (MEAL V1: one teacher per batch).
         cutmix_beta: paste boxes with this Beta parameter before student and teachers see the batch; 0 is off.
         optimizer, schedule: see StageModule.
@@ -144,6 +145,7 @@ class MealV2(ClassificationModule):
         discriminator_final_relu: bool = True,
         discriminator_input: str = "logits",
         discriminator_lr: float | None = None,
+        temperature: float = 1.0,
         teacher_reduce: str = "mean_prob",
         cutmix_beta: float = 0.0,
         optimizer: OptimizerFactory | None = None,
@@ -163,7 +165,7 @@ class MealV2(ClassificationModule):
         self.soft_label_weight, self.hard_label_weight = soft_label_weight, hard_label_weight
         self.mode, self.discriminator_weight = discriminator, discriminator_weight
         self.discriminator_input, self.discriminator_lr = discriminator_input, discriminator_lr
-        self.teacher_reduce, self.cutmix_beta = teacher_reduce, cutmix_beta
+        self.temperature, self.teacher_reduce, self.cutmix_beta = temperature, teacher_reduce, cutmix_beta
         self.discriminator = (
             Discriminator(classes, discriminator_reduction, discriminator_final_relu) if discriminator != "none" else None
         )
@@ -179,10 +181,10 @@ class MealV2(ClassificationModule):
             loss = loss + self.hard_label_weight * parts["hard"]
         if self.teachers:
             z_t = self.teacher_logits(x)  # (T, B, C)
-            p_t = soft_target(z_t)
-            parts["sim"] = similarity_loss(z_s, p_t)
+            p_t = soft_target(z_t, self.temperature)
+            parts["sim"] = similarity_loss(z_s / self.temperature, p_t)
             parts["kl"] = parts["sim"].detach() - entropy(p_t)
-            loss = loss + self.soft_label_weight * parts["sim"]
+            loss = loss + self.soft_label_weight * self.temperature**2 * parts["sim"]
             if self.discriminator is not None:
                 parts["disc"] = self.discriminator_loss(z_s, z_t, p_t)
                 loss = loss + self.discriminator_weight * parts["disc"]
