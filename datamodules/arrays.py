@@ -21,7 +21,13 @@ class ArrayLoader:
     """
 
     def __init__(
-        self, split: Split, batches: Batches, spec: Spec, peak: int, augment: Sequence[Augmentation], device: torch.device
+        self,
+        split: Split,
+        batches: Batches,
+        spec: Spec,
+        peak: int,
+        augment: Sequence[Augmentation],
+        device: torch.device,
     ) -> None:
         self.images, self.labels = (tensor.to(device) for tensor in split)
         self.batches, self.augment, self.peak = batches, augment, float(peak)
@@ -105,7 +111,9 @@ class ArrayData(DataModule):
         train = self.train_size if self.train_size is not None else left
         if train > left or train < 1 or (own_test and test > there["test"]):
             has = " + ".join(str(n) for n in there.values())
-            raise DataError(f"{declared.name} has {has} images; cannot take train={train}, val={self.val_size}, test={test}")
+            raise DataError(
+                f"{declared.name} has {has} images; cannot take train={train}, val={self.val_size}, test={test}"
+            )
         return replace(declared, sizes={"train": train, "val": self.val_size, "test": test})
 
     def setup(self, stage: str | None = None) -> None:

@@ -57,9 +57,7 @@ class RandomAffine:
         shift: largest shift as a fraction of half the image side.
     """
 
-    def __init__(
-        self, rotation: float = 0.0, scale: tuple[float, float] = (1.0, 1.0), shift: float = 0.0
-    ) -> None:
+    def __init__(self, rotation: float = 0.0, scale: tuple[float, float] = (1.0, 1.0), shift: float = 0.0) -> None:
         self.rotation, self.scale, self.shift = rotation, scale, shift
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:

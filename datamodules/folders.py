@@ -120,7 +120,10 @@ class PhotoLoader:
         self.sampler, self.batch_sampler = batches, None  # where Lightning looks for set_epoch
         self.consumed = 0
         self.loader = DataLoader(
-            dataset, batch_sampler=_Keys(batches), num_workers=num_workers, pin_memory=pin  # type: ignore[arg-type]
+            dataset,
+            batch_sampler=_Keys(batches),
+            num_workers=num_workers,
+            pin_memory=pin,  # type: ignore[arg-type]
         )
 
     def __len__(self) -> int:
@@ -221,7 +224,9 @@ class ImageFolder(DataModule):
         for split, stored in (("train", "train"), ("test", self.test_split)):
             files = self.source.files.get(stored, {})
             if unknown := set(files) - set(classes):
-                raise DataError(f"{self.root}/{stored} has a class folder {min(unknown)!r} that {self.title} does not know")
+                raise DataError(
+                    f"{self.root}/{stored} has a class folder {min(unknown)!r} that {self.title} does not know"
+                )
             self.items[split] = [(name, classes[label]) for label in sorted(files) for name in files[label]]
 
     def setup(self, stage: str | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +38,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=1, sort_keys=False, allow_nan=True) + "\n")
+    """Indented, with each list of plain numbers on one line."""
+    text = json.dumps(value, indent=1)
+    write_text(path, re.sub(r"\[[-+\d.eE,\sInfityNa]*\]", lambda m: " ".join(m.group().split()), text) + "\n")
 
 
 def read_json(path: Path) -> Any | None:

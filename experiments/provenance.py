@@ -57,7 +57,11 @@ def cores() -> int:
 
 def hardware() -> dict[str, Any]:
     """CPU, cores and, once torch is imported, GPUs."""
-    found: dict[str, Any] = {"cpu": _processor(), "cores": cores(), "system": f"{platform.system()} {platform.machine()}"}
+    found: dict[str, Any] = {
+        "cpu": _processor(),
+        "cores": cores(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         found["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

@@ -34,7 +34,9 @@ def tabulate(plans: Sequence[Plan]) -> dict[str, dict[str, list[float]]]:
 def _curves(plans: Sequence[Plan], stage: str) -> dict[str, dict[str, list[float]]]:
     """Mean, smallest and largest value over seeds, by epoch, for every logged metric that people look at."""
     runs = [read_rows(p.stages[stage].directory / "metrics.csv") for p in plans]
-    names = [n for n in dict.fromkeys(k for rows in runs for row in rows for k in row) if n not in ("epoch", "train/lr")]
+    names = [
+        n for n in dict.fromkeys(k for rows in runs for row in rows for k in row) if n not in ("epoch", "train/lr")
+    ]
     found: dict[str, dict[str, list[float]]] = {}
     for name in names:
         if name.endswith("/n") or name in ("val/top5", "val/ece"):
@@ -162,5 +164,7 @@ def stale(paper: str, found: Mapping[str, Any]) -> list[str]:
         now = plan.plan(config, found["seeds"][0])
     except InputError:
         return ["all"]
-    changed = [n for n, s in now.stages.items() if found["stages"].get(n, {}).get("fingerprints", [""])[0] != s.fingerprint]
+    changed = [
+        n for n, s in now.stages.items() if found["stages"].get(n, {}).get("fingerprints", [""])[0] != s.fingerprint
+    ]
     return changed + [name for name in found["stages"] if name not in now.stages]

@@ -58,6 +58,10 @@ def processes(trainer: Mapping[str, Any]) -> int:
     return max(1, torch.cuda.device_count()) if trainer["accelerator"] in ("gpu", "auto", "cuda") else 1
 
 
+def has_gpu() -> bool:
+    return torch.cuda.is_available()
+
+
 def check_plan(plan: Plan) -> None:
     """Compare the configuration of every stage with what its targets take, before anything trains.
 
@@ -193,7 +197,12 @@ def _fit(trainer: pl.Trainer, module: StageModule, data: DataModule, recorder: R
         try:
             torch.load(checkpoint, map_location="cpu", weights_only=True)
         except UNREADABLE as error:
-            report({"event": "warning", "text": f"{checkpoint} is damaged ({type(error).__name__}); set aside, starting over"})
+            report(
+                {
+                    "event": "warning",
+                    "text": f"{checkpoint} is damaged ({type(error).__name__}); set aside, starting over",
+                }
+            )
             if trainer.is_global_zero:
                 set_aside(checkpoint)
             checkpoint = None

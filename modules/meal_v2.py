@@ -18,12 +18,12 @@ Where paper and released code differ, the code is followed, since the published 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,6 +31,7 @@ from modules.common.classifier import ClassificationModule
 from modules.common.module import Frozen, OptimizerFactory
 from modules.common.schedules import Schedule
 
+log = logging.getLogger(__name__)
 LN2 = math.log(2.0)
 
 
@@ -50,7 +51,9 @@ class Discriminator(nn.Sequential):
     def __init__(self, classes: int, reduction: int = 8, final_relu: bool = True) -> None:
         hidden, narrow = classes // reduction, classes // reduction**2
         if narrow < 1:
-            raise ValueError(f"reduction={reduction} leaves no channel for {classes} classes; take at most {math.isqrt(classes)}")
+            raise ValueError(
+                f"reduction={reduction} leaves no channel for {classes} classes; take at most {math.isqrt(classes)}"
+            )
         layers = [nn.Linear(classes, hidden), nn.ReLU(), nn.Linear(hidden, narrow), nn.ReLU(), nn.Linear(narrow, 2)]
         super().__init__(*layers, *([nn.ReLU()] if final_relu else []))
 
@@ -167,7 +170,9 @@ class MealV2(ClassificationModule):
         self.discriminator_input, self.discriminator_lr = discriminator_input, discriminator_lr
         self.temperature, self.teacher_reduce, self.cutmix_beta = temperature, teacher_reduce, cutmix_beta
         self.discriminator = (
-            Discriminator(classes, discriminator_reduction, discriminator_final_relu) if discriminator != "none" else None
+            Discriminator(classes, discriminator_reduction, discriminator_final_relu)
+            if discriminator != "none"
+            else None
         )
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -216,5 +221,5 @@ class MealV2(ClassificationModule):
     def on_train_epoch_end(self) -> None:
         disc = self._sums.get("disc")
         if self.current_epoch == 0 and disc is not None and abs(float(disc) / self._count - LN2) < 1e-6:
-            rank_zero_warn("the discriminator is dead: its loss is exactly ln 2 and its gradient 0 (final ReLU)")
+            log.warning("the discriminator is dead: its loss is exactly ln 2 and its gradient 0 (final ReLU)")
         super().on_train_epoch_end()

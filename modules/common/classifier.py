@@ -96,6 +96,7 @@ class Ensemble(ClassificationModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Log of the mean probability, (B, classes): logits of the averaged prediction."""
-        return torch.stack([F.log_softmax(member(x), -1) for member in self.network]).logsumexp(0) - torch.tensor(
-            float(len(self.network))
-        ).log()
+        return (
+            torch.stack([F.log_softmax(member(x), -1) for member in self.network]).logsumexp(0)
+            - torch.tensor(float(len(self.network))).log()
+        )

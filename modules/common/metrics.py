@@ -40,7 +40,9 @@ class Classification(torch.nn.Module):
             else:
                 made[name] = MeanMetric(nan_strategy="disable")
         made["n"] = SumMetric(nan_strategy="disable")
-        self.parts = torch.nn.ModuleDict(made)
+        self.parts = made
+        for name, part in made.items():  # registered for moves between devices; the dict keeps their type
+            self.add_module(name, part)
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """logits (B, C), labels (B,) int64."""

@@ -58,6 +58,10 @@ class StageModule(pl.LightningModule):
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * factor
 
+    def example(self, shape: tuple[int, ...]) -> tuple[Any, ...]:
+        """Arguments of `forward` for one input of that shape, to count operations with."""
+        return (torch.zeros(1, *shape, device=self.device),)
+
     # Logging every step through Lightning costs more than a small network's step; means are summed here instead.
 
     def track(self, count: int, **values: Tensor) -> None:

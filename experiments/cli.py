@@ -1,0 +1,49 @@
+"""What the commands share: help that teaches, errors in one line, exit codes, and the argument line. No torch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from experiments import compose
+from experiments.errors import InputError, RunError
+
+COMMON = """\
+  paper=K            {papers}
+  scale=S            mini (default), smoke (seconds; numbers mean nothing) or full (the published recipe)
+  variant=V          a named variation of a paper; `make papers` lists them
+  trainer=T          {trainers}
+  logger=L           {loggers}
+  data_dir=DIR       where datasets are that do not come with the install (or set REPRISE_DATA)
+  stages.S.key=value anything in the configuration, e.g. stages.student.trainer.max_epochs=5;
+                     stages.*.data.batch_size=64 sets it for every stage
+  data@stages.S.data=D  another dataset for a stage: {data}
+
+Exit code: 0 it ran (whatever the verdict), 1 a stage failed, 2 wrong input.
+"""
+
+
+def common_help() -> str:
+    names = {group: ", ".join(compose.options(group)) for group in ("trainer", "logger", "data")}
+    papers = ", ".join(compose.papers())
+    return COMMON.format(papers=papers, trainers=names["trainer"], loggers=names["logger"], data=names["data"])
+
+
+def main(command: Callable[[list[str]], int], text: str, argv: Sequence[str] | None = None) -> int:
+    """Run a command with its arguments; --help, errors and Ctrl-C end in one place."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if any(a in ("-h", "--help") for a in arguments):
+        print(text + common_help())
+        return 0
+    try:
+        return command(arguments)
+    except (InputError, RunError) as error:
+        _say(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        _say("interrupted; finished stages are kept and the same command continues from here")
+        return 130
+
+
+def _say(text: str) -> None:
+    print(f"error: {text}", file=sys.stderr)

@@ -1,0 +1,141 @@
+"""A recipe's dry run: every module at its own size, two steps on generated data, and what a real run would take."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+
+from datamodules.base import DataModule
+from experiments import console, training
+from experiments.engine import explain
+from experiments.errors import RunError
+from experiments.instantiate import build
+from experiments.plan import Plan, Stage, plan
+from modules.common.module import StageModule
+
+BATCH = 4  # images per step; a published batch of 512 would need the published hardware
+STEPS = 2
+
+
+def main(config: DictConfig) -> int:
+    """Dry-run all stages of a configuration; prints two tables. Returns 0, or 1 if a stage failed."""
+    this = plan(config, int(config.seed))
+    training.quiet()
+    training.check_plan(this)
+    table = Table(title=f"{this.title}: dry run, generated data, {BATCH} images a step", title_justify="left")
+    for column in (
+        "stage",
+        "parameters",
+        "beside it, frozen",
+        "G mult-adds",
+        "input",
+        "batch",
+        "steps",
+        "s/step here",
+        "GiB",
+        "",
+    ):
+        table.add_column(column, justify="left" if column in ("stage", "") else "right", no_wrap=True)
+    data: dict[str, DataModule] = {}
+    built: dict[str, StageModule] = {}
+    failures = 0
+    with console.Board(f"{this.title} dry", len(this.stages)) as board:
+        for name, stage in this.stages.items():
+            board({"event": "start", "seed": this.seed, "stage": name})
+            event: dict[str, Any] = {"event": "stage", "seed": this.seed, "stage": name, "cached": False, "metrics": {}}
+            try:
+                row = _stage(this, stage, built, data)
+                table.add_row(name, *row, "[green]passed[/]")
+                board({**event, "status": "done"})
+            except Exception as error:  # noqa: BLE001 - a dry run reports every stage, whatever breaks in one
+                failures += 1
+                table.add_row(name, *[""] * 8, "[red]failed[/]")
+                board({**event, "status": "failed", "reason": explain(error)[0]})
+    console.out.print(table, "")
+    console.out.print(_needed(data), "")
+    console.out.print("No result comes of a dry run: weights are random and images are generated.")
+    return 1 if failures else 0
+
+
+def offline(config: Any) -> Any:
+    """The same configuration with `pretrained: false` everywhere: a dry run fetches nothing."""
+    if isinstance(config, dict):
+        return {key: False if key == "pretrained" else offline(value) for key, value in config.items()}
+    return [offline(item) for item in config] if isinstance(config, list) else config
+
+
+def _stage(this: Plan, stage: Stage, built: dict[str, StageModule], data: dict[str, DataModule]) -> list[str]:
+    given = {k: built[v] if isinstance(v, str) else [built[n] for n in v] for k, v in stage.needs.items()}
+    real = build({**stage.data}, f"stages.{stage.name}.data")
+    data[f"{real.root if hasattr(real, 'root') else ''}{stage.data['_target_']}"] = real
+    generated = build({**stage.data, "generated": True, "batch_size": BATCH}, f"stages.{stage.name}.data")
+    module = training.construct_from(Stage(**{**vars(stage), "module": offline(stage.module)}), given)
+    built[stage.name] = module
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=1,
+        limit_train_batches=STEPS,
+        limit_val_batches=1,
+        limit_test_batches=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+    began = time.monotonic()
+    if stage.fit:
+        trainer.fit(module, datamodule=generated)
+        loss = trainer.callback_metrics.get("train/loss")
+        if loss is not None and not bool(torch.isfinite(loss)):
+            raise RunError(f"{stage.name}: the loss is {float(loss)} after {STEPS} steps")
+    seconds = (time.monotonic() - began) / STEPS
+    if stage.test:
+        trainer.test(module, datamodule=generated, verbose=False)
+    spec, epochs = generated.spec, stage.trainer.get("max_epochs") or 0
+    steps = math.ceil(spec.sizes["train"] / stage.data["batch_size"]) * epochs if stage.fit else 0
+    frozen = sum(sum(p.numel() for p in member.network.parameters()) for member in _members(given))
+    return [
+        f"{sum(p.numel() for p in module.parameters()):,}",
+        f"{frozen:,}" if stage.fit and frozen else "",
+        f"{multiply_adds(module, spec):.3f}",
+        "x".join(map(str, spec.shape)),
+        str(stage.data["batch_size"]),
+        f"{steps:,}" if steps else "",
+        f"{seconds:.1f}" if stage.fit else "",
+        f"{training._peak_memory() / 2**30:.1f}",
+    ]
+
+
+def _members(given: dict[str, Any]) -> list[Any]:
+    return [m for value in given.values() if isinstance(value, list) for m in value]
+
+
+def multiply_adds(module: StageModule, spec: Any) -> float:
+    """Of one image through the module's forward, in 1e9; torch counts a multiply-add as two operations."""
+    training_mode = module.training
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        module.eval()(*module.example(spec.shape))
+    module.train(training_mode)
+    return counter.get_total_flops() / 2e9
+
+
+def _needed(data: dict[str, DataModule]) -> Table:
+    table = Table(title="data a real run needs", title_justify="left")
+    for column in ("dataset", "sizes", "there?", "what to do"):
+        table.add_column(column)
+    for module in data.values():
+        problem = module.available()
+        module.generated = True  # the declared sizes, without reading
+        sizes = " + ".join(f"{n:,} {split}" for split, n in module.spec.sizes.items() if n)
+        table.add_row(module.spec.name, sizes, "[red]no[/]" if problem else "[green]yes[/]", problem or "nothing")
+    return table
