@@ -27,11 +27,11 @@ class Source:
     """
 
     def __init__(self, root: Path) -> None:
-        self.archive = root if root.suffix == ".zip" else root.with_name(root.name + ".zip")
+        self.archive: Path | None = root if root.suffix == ".zip" else root.with_name(root.name + ".zip")
         if root.suffix != ".zip" and root.is_dir():
             self.archive = None
             names = [f.relative_to(root).as_posix() for f in root.rglob("*") if f.suffix.lower() in SUFFIXES]
-        elif self.archive.is_file():
+        elif self.archive is not None and self.archive.is_file():
             try:
                 with zipfile.ZipFile(self.archive) as opened:
                     names = [n for n in opened.namelist() if PurePosixPath(n).suffix.lower() in SUFFIXES]
@@ -41,7 +41,8 @@ class Source:
                 raise DataError(f"{self.archive} holds {outside!r}, a name that points outside it; refused")
         else:
             raise DataError(f"{root} does not exist (nor {self.archive}): set data_dir=... or the data's root")
-        self.root, self._open = root, None
+        self.root = root
+        self._open: zipfile.ZipFile | None = None
         self.files: dict[str, dict[str, list[str]]] = {}
         for name in sorted(names):
             *_, split, label, _ = ("", "", *PurePosixPath(name).parts)

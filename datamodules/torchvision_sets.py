@@ -53,7 +53,7 @@ class TorchvisionSet(ArrayData):
 
     def available(self) -> str:
         if not self.root.is_dir():
-            return f"data_dir {self.root} does not exist: make the folder, or name another with data_dir=... or REPRISE_DATA"
+            return f"data_dir {self.root} does not exist: make it, or name another with data_dir=... or REPRISE_DATA"
         try:
             self._open(train=True, download=False)
         except (RuntimeError, OSError) as error:

@@ -64,7 +64,7 @@ def finished(stage: Stage) -> dict[str, Any] | None:
 def run(plan: Plan, report: Report = silent) -> dict[str, Outcome]:
     """Run every stage of a plan that is not done yet, in order.
 
-    A stage that fails is recorded and what needs it is skipped; the rest goes on. Ctrl-C stops everything, after saving.
+    A stage that fails is recorded and what needs it is skipped; the rest goes on. Ctrl-C saves, then stops all.
     """
     outcomes: dict[str, Outcome] = {}
     for name, stage in plan.stages.items():

@@ -176,7 +176,7 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
         metrics = _test(trainer, module, data, stage) if stage.test else {}
     finally:
         loggers.close_logger(logger)
-    data.setup()
+    data.setup("test")
     spec = data.spec
     return {
         "metrics": metrics,

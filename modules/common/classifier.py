@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,29 +31,24 @@ class ClassificationModule(StageModule):
     ) -> None:
         super().__init__(optimizer, schedule)
         self.network, self.classes = network, classes
-        self.measures = nn.ModuleDict({split: Classification(classes) for split in ("val", "test")})
+        self.val_metrics, self.test_metrics = Classification(classes), Classification(classes)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._measure("val", batch)
+        self.val_metrics.update(self(batch[0]), batch[1])
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._measure("test", batch)
-
-    def _measure(self, split: str, batch: tuple[Tensor, Tensor]) -> None:
-        x, y = batch
-        self.measures[split].update(self(x), y)
+        self.test_metrics.update(self(batch[0]), batch[1])
 
     def on_validation_epoch_end(self) -> None:
-        self._report("val")
+        self._report("val", self.val_metrics)
 
     def on_test_epoch_end(self) -> None:
-        self._report("test")
+        self._report("test", self.test_metrics)
 
-    def _report(self, split: str) -> None:
-        measure = self.measures[split]
+    def _report(self, split: str, measure: Classification) -> None:
         self.log_dict({f"{split}/{name}": value for name, value in measure.compute().items()})
         measure.reset()
 
@@ -93,10 +90,9 @@ class Ensemble(ClassificationModule):
 
     def __init__(self, members: list[ClassificationModule], classes: int) -> None:
         super().__init__(nn.ModuleList(member.network for member in members), classes)
+        self.members = [member.network for member in members]
 
     def forward(self, x: Tensor) -> Tensor:
         """Log of the mean probability, (B, classes): logits of the averaged prediction."""
-        return (
-            torch.stack([F.log_softmax(member(x), -1) for member in self.network]).logsumexp(0)
-            - torch.tensor(float(len(self.network))).log()
-        )
+        log_probabilities = torch.stack([F.log_softmax(member(x), -1) for member in self.members])  # (T, B, classes)
+        return log_probabilities.logsumexp(0) - math.log(len(self.members))
