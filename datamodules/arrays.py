@@ -152,6 +152,16 @@ class ArrayData(DataModule):
         images = torch.randint(self.peak + 1, (count, *spec.shape), generator=source, dtype=torch.uint8)
         return images, torch.randint(len(spec.classes), (count,), generator=source)
 
+    def relabelled(self, count: int) -> Split:
+        changed = (self.splits["train"][1] != self.clean_labels).nonzero().flatten()[:count]
+        images, labels = self.splits["train"]
+        return images[changed], labels[changed]
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """uint8 images (B, C, H, W) as the network sees them, without augmentation."""
+        mean, std = (torch.tensor(value).view(1, -1, 1, 1) for value in (self.spec.mean, self.spec.std))
+        return (images.float() / self.peak - mean) / std
+
     def _loader(self, name: str) -> ArrayLoader:
         train = name == "train"
         split = self.splits[name]

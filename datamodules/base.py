@@ -167,6 +167,10 @@ class DataModule(pl.LightningDataModule):
         """Empty when the data is at hand, else one line that says what is missing and where to get it."""
         return ""
 
+    def relabelled(self, count: int) -> tuple[Tensor, Tensor]:
+        """Up to `count` training images (B, C, H, W) whose label was replaced by label noise, and the label given."""
+        return torch.empty(0, *self.spec.shape), torch.empty(0, dtype=torch.long)
+
     @property
     def rank_and_world(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)

@@ -174,6 +174,8 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
     try:
         rates = _fit(trainer, module, data, recorder, report) if stage.fit else []
         metrics = _test(trainer, module, data, stage) if stage.test else {}
+        if stage.seed == plan.config["seeds"][0] and trainer.is_global_zero:
+            _draw(module, data, stage)
     finally:
         loggers.close_logger(logger)
     data.setup("test")
@@ -220,6 +222,15 @@ def _test(trainer: pl.Trainer, module: StageModule, data: DataModule, stage: Sta
     if counted is not None and counted != expected and data.spec.source == "real":
         raise RunError(f"{stage.name}: tested on {counted:g} images, but the test set has {expected}")
     return metrics
+
+
+def _draw(module: StageModule, data: DataModule, stage: Stage) -> None:
+    """Save the module's pictures beside its metrics; one seed is enough to look at."""
+    with torch.inference_mode():
+        figures = module.eval().pictures(data)
+    for name, figure in figures.items():
+        with files.replacing(stage.directory / "pictures" / f"{name}.png") as temporary:
+            figure.savefig(temporary, format="png", dpi=120)
 
 
 def _peak_memory() -> int:

@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -210,6 +211,24 @@ class MealV2(ClassificationModule):
         return discriminator_loss(
             self.discriminator, reverse_gradient(student) if self.mode == "grl" else student, teacher
         )
+
+    def pictures(self, data: Any) -> dict[str, Figure]:
+        """Training images whose label was replaced, with the soft label that the teachers give instead."""
+        images, given = data.relabelled(8)
+        if not self.teachers or not len(images):
+            return {}
+        soft = soft_target(self.teachers.logits(data.normalised(images).to(self.device)), self.temperature).cpu()
+        figure = Figure(figsize=(9, 3), layout="constrained")
+        axes = figure.subplots(2, len(images), squeeze=False)
+        for column, image in enumerate(images):
+            axes[0, column].imshow(image.permute(1, 2, 0), cmap="gray")
+            axes[0, column].set_title(f"labelled {data.spec.classes[given[column]]}", fontsize=8)
+            axes[0, column].axis("off")
+            axes[1, column].bar(range(self.classes), soft[column])
+            axes[1, column].set(ylim=(0, 1), yticks=[], xticks=range(self.classes))
+            axes[1, column].tick_params(labelsize=6)
+        axes[1, 0].set_ylabel("soft label", fontsize=8)
+        return {"soft labels where the label was replaced": figure}
 
     def trained(self) -> list[dict[str, Any]]:
         groups: list[dict[str, Any]] = [{"params": list(self.network.parameters())}]

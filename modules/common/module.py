@@ -7,6 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -61,6 +62,13 @@ class StageModule(pl.LightningModule):
     def example(self, shape: tuple[int, ...]) -> tuple[Any, ...]:
         """Arguments of `forward` for one input of that shape, to count operations with."""
         return (torch.zeros(1, *shape, device=self.device),)
+
+    def pictures(self, data: Any) -> dict[str, Figure]:
+        """What a reader of the paper would want to see after the test, by file name; shown on the report page.
+
+        `data` is the stage's datamodule, already set up.
+        """
+        return {}
 
     # Logging every step through Lightning costs more than a small network's step; means are summed here instead.
 
