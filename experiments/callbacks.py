@@ -119,10 +119,9 @@ class Recorder(Checkpoint):
 
     @staticmethod
     def _not_finite(trainer: pl.Trainer, value: float, where: str) -> None:
-        rate = trainer.optimizers[0].param_groups[0]["lr"] if trainer.optimizers else float("nan")
-        raise RunError(
-            f"the loss is {value} at {where}; the learning rate there is {rate:g}, a lower one is the usual cure"
-        )
+        group = trainer.optimizers[0].param_groups[0] if trainer.optimizers else {"lr": math.nan}
+        rate = group.get("initial_lr", group["lr"])
+        raise RunError(f"the loss is {value} at {where}; its learning rate is {rate:g}, a lower one is the usual cure")
 
     def _due(self, trainer: pl.Trainer, batch_idx: int) -> bool:
         if trainer.world_size == 1:

@@ -1,7 +1,7 @@
 """Figures of the report as self-contained SVG strings: no script, no id, no outside resource, and no torch.
 
-The same data gives the same string. Ink is `currentColor` and a stage's colour a CSS variable with a fallback, so that a
-page decides about light and dark. Every text that comes from data is escaped here; the strings are safe to embed.
+The same data gives the same string. Ink is `currentColor` and a stage's colour a CSS variable with a fallback, so that
+a page decides about light and dark. Every text that comes from data is escaped here; the strings are safe to embed.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 from typing import Any
 
 LIGHT = ("#1f5fa8", "#b4471a", "#1d7a4c", "#7b3f9d", "#94700b", "#0f7480", "#ad2d6b", "#5c6470")
 DARK = ("#79b4f2", "#f39a6b", "#6fcf9b", "#c79be6", "#dcb854", "#66cbd6", "#ef8cbb", "#aab3bf")
 DASHES = ("", "7 3", "2 2.5")
 TEXT = 11  # px; drawings are laid out so that they are never shown smaller than drawn on a phone
-LETTER = 6.3  # px, mean width of a letter at that size, for boxes around text
+LETTER = 6.3  # px, width of a letter at that size in a wide font, for boxes around text
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,12 @@ def number(value: float, digits: int, sign: bool = False) -> str:
     return ("" if zero else "−" if value < 0 else "+" if sign else "") + text
 
 
+def decimals(values: Sequence[float | None], two_from: float) -> int:
+    """Decimals for numbers that stand together: two if the largest reaches `two_from`, more below."""
+    size = max((abs(v) for v in _finite(values)), default=0.0)
+    return 2 if size >= two_from else 3 if size >= 0.1 else 4
+
+
 def _svg(width: float, height: float, label: str, body: Sequence[str], kind: str) -> str:
     head = f'<svg xmlns="http://www.w3.org/2000/svg" class="{kind}" role="img" aria-label="{escape(label)}"'
     size = f'width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}"'
@@ -98,16 +105,26 @@ def limits(claims: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
     return low - pad, high + pad
 
 
-def difference(claim: Mapping[str, Any], seeds: Sequence[int], span: tuple[float, float]) -> str:
+def span(claim: Mapping[str, Any], judged: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """The range shared by all claims of the same metric and kind, unless this one would fill less than a quarter."""
+
+    def kind(item: Mapping[str, Any]) -> tuple[str, bool]:
+        return item["better"].partition("/")[2], item["within"] is None
+
+    own, shared = limits([claim]), limits([c for c in judged if kind(c) == kind(claim)])
+    return shared if 4 * (own[1] - own[0]) > shared[1] - shared[0] else own
+
+
+def difference(claim: Mapping[str, Any], seeds: Sequence[int], extent: tuple[float, float]) -> str:
     """A claim's paired differences: one dot per seed, the mean with its interval, and the line that decides.
 
     Args:
         claim: as judged: per_seed, difference, interval (or None), margin, within (or None), in the metric's unit.
         seeds: one for each value of per_seed, for the tooltips.
-        span: the range of the axis, from `limits`.
+        extent: the range of the axis, from `span`.
     """
     width, height, floor = 260, 62, 42
-    axis = Axis(*span, 10, width - 10)
+    axis = Axis(*extent, 10, width - 10)
     mean, interval, within = claim["difference"], claim["interval"], claim["within"]
     body = []
     if within is not None:
@@ -119,28 +136,29 @@ def difference(claim: Mapping[str, Any], seeds: Sequence[int], span: tuple[float
         body.append(_line(x, 3, x, floor, 'stroke-width="1.4" stroke-dasharray="3 2"'))
     body.append(_line(axis(0), 3, axis(0), floor, f'stroke-width="1.4" opacity="{0.35 if claim["margin"] else 0.8}"'))
     body.append(_line(10, floor, width - 10, floor, 'opacity="0.45"'))
-    for value, label in axis.ticks(5):
+    for value, label in axis.ticks(7):
         body.append(_line(axis(value), floor, axis(value), floor + 4, 'opacity="0.45"'))
         body.append(_text(axis(value), floor + 16, label, 'text-anchor="middle" opacity="0.8"'))
+    digits = decimals([mean, *(interval or [])], two_from=1)
     words = "no interval"
     if interval:
-        words = f"interval {number(interval[0], 2, True)} to {number(interval[1], 2, True)}"
+        words = f"interval {number(interval[0], digits, True)} to {number(interval[1], digits, True)}"
         body.append(_line(axis(interval[0]), 14, axis(interval[1]), 14, 'stroke-width="2"'))
         for end, side in zip(interval, (-1, 1), strict=True):
             x = axis(end)
-            if span[0] <= end <= span[1]:
+            if extent[0] <= end <= extent[1]:
                 body.append(_line(x, 10, x, 18, 'stroke-width="2"'))
             else:  # the interval goes on outside the picture
                 body.append(f'<path d="M{x + 6 * side:g} 14l{-7 * side} -4.5v9z"/>')
     if mean is not None:
         x = axis(mean)
-        body.append(f'<path d="M{x:g} 8l6 6l-6 6l-6 -6z"><title>mean {number(mean, 3, True)}</title></path>')
+        body.append(f'<path d="M{x:g} 8l6 6l-6 6l-6 -6z"><title>mean {number(mean, digits, True)}</title></path>')
     for seed, value in zip(seeds, claim["per_seed"], strict=True):
         if math.isfinite(value):
-            tip = f"<title>seed {seed}: {number(value, 3, True)}</title>"
+            tip = f"<title>seed {seed}: {number(value, digits, True)}</title>"
             body.append(f'<circle cx="{axis(value)}" cy="31" r="4" style="fill:var(--s0,{LIGHT[0]})" ')
             body.append(f'fill-opacity="0.55" stroke="currentColor" stroke-width="0.8">{tip}</circle>')
-    told = f"mean {number(mean, 2, True)}, " if mean is not None else ""
+    told = f"mean {number(mean, digits, True)}, " if mean is not None else ""
     label = f"{claim['name']}: {len(claim['per_seed'])} paired differences, {told}{words}"
     return _svg(width, height, label, body, "difference")
 
@@ -154,10 +172,10 @@ def _stroke(style: int, strong: bool = False) -> str:
 
 
 def _range(series: Mapping[str, Mapping[str, Sequence[float]]]) -> tuple[float, float]:
-    """The values after each stage's first tenth: a bad start would press everything else against one edge."""
+    """The last three quarters of each stage: a bad start would press everything else against one edge."""
     kept: list[float] = []
     for curve in series.values():
-        skip = len(curve["epoch"]) // 10
+        skip = len(curve["epoch"]) // 4
         kept += _finite(curve["low"][skip:]) + _finite(curve["high"][skip:])
     low, high = (min(kept), max(kept)) if kept else (0.0, 1.0)
     pad = 0.05 * (high - low or abs(high) or 1.0)
@@ -238,8 +256,8 @@ def diagram(boxes: Sequence[Box], styles: Mapping[str, int]) -> str:
         for box in boxes:
             depth[box.name] = max([0, *(depth[n] + 1 for n in needs[box.name])])
     layers, routes = _layers(boxes, needs, depth)
-    wide = max(78.0, max((max(len(b.name) * LETTER * 12 / TEXT, len(b.note) * LETTER) for b in boxes), default=0) + 22)
-    tall, gap, between = 40, 12, 74
+    wide = max(78.0, max((max(len(b.name) * 1.17, len(b.note)) * LETTER for b in boxes), default=0) + 18)
+    tall, gap, between = 40, 12, 60
     heights = [sum(tall if key in names else 6 for key in layer) + gap * (len(layer) - 1) for layer in layers]
     height, width = max(heights) + 8, len(layers) * (wide + between) - between + 8
     place: dict[str, tuple[float, float]] = {}  # left edge and middle
@@ -260,8 +278,8 @@ def diagram(boxes: Sequence[Box], styles: Mapping[str, int]) -> str:
         solid = 'fill-opacity="0.07"' if box.trained else 'fill="none" stroke-dasharray="4 3"'
         rect = f'<rect x="{left:g}" y="{middle - tall / 2:g}" width="{wide:g}" height="{tall}" rx="5"'
         body.append(f'{rect} {solid} stroke="currentColor" stroke-opacity="0.7"/>')
-        body.append(_text(left + 11, middle - 3, box.name, 'font-size="12" font-weight="600"'))
-        body.append(_text(left + 11, middle + 12, box.note, 'opacity="0.8"'))
+        body.append(_text(left + 9, middle - 3, box.name, 'font-size="12" font-weight="600"'))
+        body.append(_text(left + 9, middle + 12, box.note, 'opacity="0.8"'))
     told = [f"{b.name} ({b.note})" + (f" needs {', '.join(needs[b.name])}" if needs[b.name] else "") for b in boxes]
     return _svg(round(width), round(height), f"Stages: {'; '.join(told)}", body, "diagram")
 
@@ -285,22 +303,25 @@ def _layers(
             routes.append([source, *passed, box.name])
     joined: dict[str, set[str]] = {}
     for route in routes:
-        for a, b in zip(route, route[1:], strict=False):
+        for a, b in pairwise(route):
             joined.setdefault(a, set()).add(b)
             joined.setdefault(b, set()).add(a)
     columns = range(len(layers))
     for near, order in ((-1, columns), (1, reversed(columns)), (-1, columns)):
         for column in order:
             if 0 <= column + near < len(layers):
-                rank = {key: i / max(1, len(layers[column + near]) - 1) for i, key in enumerate(layers[column + near])}
-                own = {key: i / max(1, len(layers[column]) - 1) for i, key in enumerate(layers[column])}
-
-                def middle(key: str, rank: dict[str, float] = rank, own: dict[str, float] = own) -> float:
+                rank, own = _rank(layers[column + near]), _rank(layers[column])
+                middle = {}
+                for key in layers[column]:
                     linked = [rank[k] for k in sorted(joined.get(key, ())) if k in rank]
-                    return sum(linked) / len(linked) if linked else own[key]
-
-                layers[column].sort(key=middle)
+                    middle[key] = sum(linked) / len(linked) if linked else own[key]
+                layers[column].sort(key=middle.__getitem__)
     return layers, routes
+
+
+def _rank(layer: Sequence[str]) -> dict[str, float]:
+    """Where each key of a column lies, from 0 at the top to 1."""
+    return {key: index / max(1, len(layer) - 1) for index, key in enumerate(layer)}
 
 
 def _arrow(route: Sequence[str], place: Mapping[str, tuple[float, float]], wide: float, port: float, ink: str) -> str:

@@ -40,7 +40,9 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Indented, with each list of plain numbers on one line."""
     text = json.dumps(value, indent=1)
-    write_text(path, re.sub(r"\[[-+\d.eE,\sInfityNa]*\]", lambda m: " ".join(m.group().split()), text) + "\n")
+    write_text(
+        path, re.sub(r"\[[-+\d.eE,\sInfityNa]*\]", lambda m: "[" + " ".join(m.group()[1:-1].split()) + "]", text) + "\n"
+    )
 
 
 def read_json(path: Path) -> Any | None:

@@ -97,12 +97,20 @@ def entry(plans: Sequence[Plan], overrides: Sequence[str], reasons: Mapping[str,
         "stages": stages,
         "provenance": {
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
-            "code": code_version(),
+            "code": _code([m for p in plans for s in p.stages.values() if (m := finished(s)) is not None]),
             "versions": versions(),
             "hardware": hardware(),
             "seconds": round(total, 1),
         },
     }
+
+
+def _code(manifests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The commit that the stages were trained with; all of them if there were several, and dirty if any was."""
+    if not manifests:
+        return code_version()
+    commits = sorted({m["code"]["commit"] for m in manifests if m["code"]["commit"]})
+    return {"commit": " ".join(commits) or None, "dirty": any(m["code"]["dirty"] is not False for m in manifests)}
 
 
 def summary(found: Mapping[str, Any], paper: str) -> dict[str, Any]:

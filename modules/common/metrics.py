@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import MeanMetric, Metric, SumMetric
+from torchmetrics import Metric, SumMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
 CLASSIFICATION = ("top1", "top5", "ece", "nll")
@@ -38,7 +38,8 @@ class Classification(torch.nn.Module):
             elif name == "ece":
                 made[name] = MulticlassCalibrationError(classes, n_bins=15, norm="l1", validate_args=False)
             else:
-                made[name] = MeanMetric(nan_strategy="disable")
+                # torchmetrics 1.9: MeanMetric without NaN checks drops its weights, so uneven batches count alike
+                made[name] = SumMetric(nan_strategy="disable")
         made["n"] = SumMetric(nan_strategy="disable")
         self.parts = made
         for name, part in made.items():  # registered for moves between devices; the dict keeps their type
@@ -50,15 +51,17 @@ class Classification(torch.nn.Module):
         probabilities = logits.softmax(-1)
         for name, part in self.parts.items():
             if name == "nll":
-                part.update(F.cross_entropy(logits, labels), len(labels))
+                part.update(F.cross_entropy(logits, labels, reduction="sum"))
             elif name == "n":
                 part.update(float(len(labels)))
             else:
                 part.update(probabilities, labels)
 
     def compute(self) -> dict[str, Tensor]:
-        percent = {"top1": 100.0, "top5": 100.0}
-        return {name: part.compute() * percent.get(name, 1.0) for name, part in self.parts.items()}
+        """Every metric by name; needs at least one update."""
+        found = {name: part.compute() for name, part in self.parts.items()}
+        scale = {"top1": 100.0, "top5": 100.0, "nll": 1 / found["n"]}
+        return {name: value * scale.get(name, 1.0) for name, value in found.items()}
 
     def reset(self) -> None:
         for part in self.parts.values():

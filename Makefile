@@ -1,0 +1,59 @@
+# Reprise. `make help` explains; every target sets up what it needs, once, into .venv.
+PYTHON ?= python3
+PAPER  ?= meal_v2
+SCALE  ?= mini
+ARGS   ?=
+BIN    := .venv/bin
+READY  := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce test papers report sweep bench lint readme clean
+
+help: ## this text
+	@echo "Reprise re-runs image-modelling papers and computes whether their claims hold."
+	@echo
+	@grep -hE '^[a-z]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@echo
+	@echo "  PAPER=meal_v2 (or all)   SCALE=mini | smoke | full   ARGS=\"seeds=[0,1] variant=clean ...\""
+	@echo "  e.g.  make reproduce PAPER=meal_v2"
+	@echo "        make reproduce PAPER=meal_v2 SCALE=full ARGS=\"dry=true\""
+	@echo "        make sweep ARGS=\"seed=0,1 stages.student.module.hard_label_weight=0,1\" SCALE=smoke"
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "error: $(PYTHON) is older than 3.11; call make with PYTHON=/path/to/python3.11 or newer"; exit 2; }
+	@echo "setting up .venv (about 1 GB, a few minutes, once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+setup: $(READY) ## create .venv and install what is needed
+
+reproduce: $(READY) ## train a paper's method and baselines over several seeds; print and record the verdicts
+	@$(BIN)/python -m experiments.reproduce paper=$(PAPER) scale=$(SCALE) $(ARGS)
+
+test: $(READY) ## the whole test suite
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+
+papers: $(READY) ## every paper: claims, stages, cost, verdicts, stale or not
+	@$(BIN)/python -m experiments.catalog $(ARGS)
+
+report: $(READY) ## site/index.html and a page per paper
+	@$(BIN)/python -m experiments.report $(ARGS)
+
+sweep: $(READY) ## a grid of runs: ARGS="seed=0,1 stages.X.module.key=1,2"
+	@$(BIN)/python -m experiments.run -m paper=$(PAPER) scale=$(SCALE) $(ARGS)
+
+bench: $(READY) ## speed ratios against plain PyTorch loops
+	@$(BIN)/python -m experiments.benchmark $(ARGS)
+
+lint: $(READY) ## style, format and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+readme: $(READY) ## rewrite the README's table of papers from results/
+	@$(BIN)/python -m experiments.catalog --readme
+
+clean: ## remove what runs and reports wrote (not .venv, not results/)
+	@rm -rf runs site

@@ -1,0 +1,360 @@
+"""`make report`: a gallery of all papers and a page for each, as static HTML in site/. Imports no torch.
+
+Every number on a page comes from results/<key>.json. What was never run is listed with the claims it will be judged by.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import math
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from experiments import claims, compose, figures, files, plan, results
+from experiments.compose import ROOT
+from experiments.console import SHOWN
+from experiments.errors import InputError, unknown
+from experiments.figures import decimals, number
+
+RUNS = ROOT / "runs"
+STALE = "stale"
+SYMBOLS = {  # a verdict is a symbol and a word; the colour only repeats them
+    claims.SUPPORTED: "✓",
+    claims.REFUTED: "✗",
+    claims.INCONCLUSIVE: "≈",
+    claims.MATCHED: "✓",
+    claims.PARTIAL: "◐",
+    claims.FAILED: "✗",
+    claims.NOT_RUN: "○",
+    STALE: "↻",
+}
+SCALES = {
+    "full": "the recipe as published",
+    "mini": "the embedded default: a smaller recipe for two CPU cores",
+}
+EXAMPLES = """\
+  python -m experiments.report               the gallery and every paper's page
+  python -m experiments.report meal_v2       the gallery and one page
+
+A paper without results gets a page too, with its claims and how to run it. Exit code: 0, or 2 on wrong input."""
+FIRST_CURVES = ("train/loss", "val/top1")  # shown at once where a stage logs them; the others unfold
+
+
+def build(papers: list[str] | None = None, site: Path = ROOT / "site") -> list[Path]:
+    """Write site/index.html, and the pages of these papers (all by default); returns what was written, index first.
+
+    The gallery always lists every paper and links the pages that are there. Raises InputError for an unknown key,
+    before anything is written, and OSError when the folder cannot be written.
+    """
+    known = compose.papers()
+    for key in papers or []:
+        if key not in known:
+            raise unknown("paper", key, known)
+    chosen = known if papers is None else list(dict.fromkeys(papers))
+    gathered = {key: _gather(key) for key in known}
+    written = []
+    for key in chosen:
+        written.append(site / f"{key}.html")
+        files.write_text(written[-1], _render("paper.html.j2", **_page(gathered[key])))
+    cards = [_card(paper, (site / f"{key}.html").exists()) for key, paper in gathered.items()]
+    run = sum(1 for card in cards if card["entries"])
+    files.write_text(site / "index.html", _render("index.html.j2", cards=cards, run=run))
+    return [site / "index.html", *written]
+
+
+@lru_cache
+def _templates() -> jinja2.Environment:
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+    options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
+    made = jinja2.Environment(loader=loader, autoescape=True, **options)
+    made.globals.update(chip=_chip, light=figures.LIGHT, dark=figures.DARK)
+    return made
+
+
+def _chip(verdict: str, count: int | None = None) -> Markup:
+    """A verdict as a small label: symbol, count if given, word."""
+    shown = verdict if count is None else f"{count} {verdict}"
+    text = '<span class="chip {}"><span aria-hidden="true">{}</span> {}</span>'
+    return Markup(text).format(verdict.replace(" ", "-"), SYMBOLS[verdict], shown)
+
+
+def _render(template: str, **values: Any) -> str:
+    return _templates().get_template(template).render(**values)
+
+
+def _gather(key: str) -> dict[str, Any]:
+    """A paper's record, or what its configuration says when it was never run, and what is stale."""
+    declared = compose.paper_file(key)
+    record = results.read(key)
+    entries = record["entries"] if record else {}
+    return {
+        "declared": declared,
+        "entries": entries,
+        "stale": {title: results.stale(key, entry) for title, entry in entries.items()},
+        "key": key,
+        "title": (record or declared).get("title") or key,
+        "arxiv": (record or declared).get("arxiv"),
+        "about": (record or declared).get("about") or "",
+        "deviations": (record or declared).get("deviations") or [],
+        "venue": declared.get("venue") or "",
+    }
+
+
+def _card(paper: Mapping[str, Any], linked: bool) -> dict[str, Any]:
+    """A paper in the gallery: for each entry, how many claims got which verdict."""
+    entries = []
+    for title, entry in paper["entries"].items():
+        counted = [_count(entry["claims"], "claim")]
+        if entry["scale"] == "full":
+            counted.append(_count(entry["published"], "published number"))
+        entries.append({"title": title, "counts": [c for c in counted if c], "stale": bool(paper["stale"][title])})
+    return {**{k: paper[k] for k in ("key", "title", "arxiv", "about", "venue")}, "entries": entries, "linked": linked}
+
+
+def _count(judged: Sequence[Mapping[str, Any]], what: str) -> dict[str, Any] | None:
+    found = Counter(item["verdict"] for item in judged)
+    what = what if len(judged) == 1 else f"{what}s"
+    return {"what": what, "verdicts": [(v, found[v]) for v in SYMBOLS if v in found]} if judged else None
+
+
+def _page(paper: Mapping[str, Any]) -> dict[str, Any]:
+    page = {k: paper[k] for k in ("key", "title", "arxiv", "about", "venue", "deviations")}
+    entries = [_entry(paper["key"], title, e, paper["stale"][title]) for title, e in paper["entries"].items()]
+    return {**page, "entries": entries, "planned": None if entries else _planned(paper["key"], paper["declared"])}
+
+
+def _planned(key: str, declared: Mapping[str, Any]) -> dict[str, Any]:
+    """What a paper that was never run will be judged by."""
+    stages = declared.get("stages") or {}
+    boxes = []
+    for name, stage in stages.items():
+        trained = (stage or {}).get("fit", True)
+        needs = [n for v in ((stage or {}).get("needs") or {}).values() for n in ([v] if isinstance(v, str) else v)]
+        boxes.append(figures.Box(name, needs, trained, "trained" if trained else "only tested"))
+    judged = [claims.judge(claim, {}, 0) for claim in plan.claims(declared)]
+    shown = plan.published({**declared, "scale": "full"})
+    return {
+        "claims": _claims([{**claim, "reason": ""} for claim in judged], []),
+        "published": _published([claims.compare(item, {}, 0, "full") for item in shown], "full"),
+        "diagram": Markup(figures.diagram(boxes, {box.name: i for i, box in enumerate(boxes)})),
+        "command": _command(key, "mini", None, []),
+    }
+
+
+def _entry(key: str, title: str, entry: Mapping[str, Any], changed: Sequence[str]) -> dict[str, Any]:
+    """One (scale, variant) as the page shows it: everything formatted, nothing left to compute."""
+    stages = entry["stages"]
+    styles = {name: index for index, name in enumerate(stages)}
+    strong = {claim["better"].split("/")[0] for claim in entry["claims"][:1]}
+    drawn = _curves(stages, styles, strong)
+    return {
+        "title": title,
+        "anchor": title.replace("+", "-"),
+        "scale": entry["scale"],
+        "facts": _facts(entry),
+        "claims": _claims(entry["claims"], entry["seeds"]),
+        "counts": _count(entry["claims"], "claim"),
+        **_stages(stages, changed),
+        "seeds": len(entry["seeds"]),
+        "published": _published(entry["published"], entry["scale"]),
+        "curves": drawn[: len(FIRST_CURVES)],
+        "more_curves": drawn[len(FIRST_CURVES) :],
+        "diagram": Markup(figures.diagram([_box(name, stage) for name, stage in stages.items()], styles)),
+        "pictures": _pictures(key, entry),
+        "provenance": _provenance(entry),
+        "stale": list(changed),
+        "all_stale": all(name in changed for name in stages),
+        "commit": _commit(entry),
+        "command": _command(key, entry["scale"], entry["variant"], entry["overrides"]),
+    }
+
+
+def _facts(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What was run, as (term, description); one line for each different data set, with the stages that use it."""
+    told = entry["scale"] + (f": {SCALES[entry['scale']]}" if entry["scale"] in SCALES else "")
+    facts = [("scale", told)]
+    if entry["variant"]:
+        facts.append(("variant", entry["variant"] + (f": {entry['about']}" if entry["about"] else "")))
+    facts.append(("seeds", ", ".join(map(str, entry["seeds"]))))
+    used: dict[str, list[str]] = {}
+    for name, stage in entry["stages"].items():
+        if data := stage["data"]:
+            sizes = ", ".join(f"{count:,} {split}" for split, count in data["sizes"].items())
+            used.setdefault(f"{data['name']} ({data['source']} data): {sizes}", []).append(name)
+    for text, names in used.items():
+        facts.append(("data", text if len(used) == 1 else f"{text}; in {', '.join(names)}"))
+    return facts
+
+
+def _claims(judged: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> list[dict[str, Any]]:
+    rows = []
+    for claim in judged:
+        mean, interval = claim["difference"], claim["interval"]
+        digits = decimals([mean, *(interval or [])], two_from=1)
+        rows.append(
+            {
+                **{k: claim[k] for k in ("name", "verdict", "rule", "refuted_by", "reason")},
+                "difference": "" if mean is None else number(mean, digits, sign=True),
+                "interval": " to ".join(number(end, digits, sign=True) for end in interval) if interval else "",
+                "figure": Markup(figures.difference(claim, seeds, figures.span(claim, judged)))
+                if claim["per_seed"]
+                else "",
+            }
+        )
+    return rows
+
+
+def _stages(stages: Mapping[str, Mapping[str, Any]], changed: Sequence[str]) -> dict[str, Any]:
+    """The stage table: a column for each metric (the number of samples stands with the data), a row per stage."""
+    names = list(dict.fromkeys(m for s in stages.values() for m in s["metrics"] if not m.endswith("/n")))
+    names.sort(key=lambda name: SHOWN.index(name) if name in SHOWN else len(SHOWN))
+    places = {m: decimals([v for s in stages.values() for v in s["metrics"].get(m, [])], two_from=10) for m in names}
+    rows = []
+    for name, stage in stages.items():
+        rows.append(
+            {
+                "name": name,
+                "about": stage["about"],
+                "stale": name in changed,
+                "failed": "" if stage["metrics"] else stage["failed"] or "did not finish for every seed",
+                "cells": [_cell(stage["metrics"].get(m, []), places[m]) for m in names],
+                "epochs": "–" if stage["epochs"] is None else str(stage["epochs"]),
+                "parameters": "–" if stage["parameters"] is None else f"{stage['parameters']:,}",
+                "seconds": f"{sum(stage['seconds']):,.1f}" if stage["seconds"] else "–",
+            }
+        )
+    return {"metrics": [m.removeprefix("test/") for m in names], "stages": rows}
+
+
+def _cell(values: Sequence[float], digits: int) -> tuple[str, str]:
+    """Mean and half of the 95% interval; the latter is empty where there is none."""
+    if not values:
+        return "–", ""
+    if not all(math.isfinite(v) for v in values):
+        return "not finite", ""
+    measured = claims.estimate(values)
+    half = measured.high - measured.mean
+    return number(measured.mean, digits), number(half, digits) if math.isfinite(half) else ""
+
+
+def _published(judged: Sequence[Mapping[str, Any]], scale: str) -> list[dict[str, Any]]:
+    rows = []
+    for item in judged:
+        ours, interval = item["ours"], item["interval"]
+        digits = decimals([item["value"], ours], two_from=10)
+        half = number(interval[1] - ours, digits) if interval else ""
+        rows.append(
+            {
+                **{k: item[k] for k in ("stage", "metric", "dataset", "protocol", "source")},
+                "value": number(item["value"], digits),
+                "ours": "–" if ours is None else number(ours, digits),
+                "half": half,
+                "verdict": item["verdict"] if scale == "full" else "",
+            }
+        )
+    return rows
+
+
+def _curves(
+    stages: Mapping[str, Mapping[str, Any]], styles: Mapping[str, int], strong: set[str]
+) -> list[dict[str, Any]]:
+    """A figure for each metric that any stage logged, the most telling first."""
+    names = list(dict.fromkeys(metric for stage in stages.values() for metric in stage["curves"]))
+    names.sort(key=lambda m: FIRST_CURVES.index(m) if m in FIRST_CURVES else len(FIRST_CURVES))
+    drawn = []
+    for metric in names:
+        series = {name: stage["curves"][metric] for name, stage in stages.items() if metric in stage["curves"]}
+        drawn.append({"metric": metric, "figure": Markup(figures.curves(metric, series, styles, strong))})
+    return drawn
+
+
+def _box(name: str, stage: Mapping[str, Any]) -> figures.Box:
+    note = "only tested" if not stage["fit"] else "trained"
+    if stage["fit"] and (stage["epochs"] or 0) > 0:
+        note += f", {stage['epochs']} epoch{'s' * (stage['epochs'] != 1)}"
+    return figures.Box(name, stage["needs"], stage["fit"], note if stage["metrics"] else "did not finish")
+
+
+def _pictures(key: str, entry: Mapping[str, Any]) -> list[dict[str, str]]:
+    """What the stages of the first seed drew, inside the page."""
+    found = []
+    for name, stage in entry["stages"].items():
+        base = RUNS / key / entry["scale"] / f"seed={entry['seeds'][0]}" / f"{name}-{stage['fingerprints'][0]}"
+        for path in sorted((base / "pictures").glob("*.png")):
+            data = base64.b64encode(path.read_bytes()).decode()
+            found.append({"stage": name, "name": path.stem, "data": f"data:image/png;base64,{data}"})
+    return found
+
+
+def _commit(entry: Mapping[str, Any]) -> str:
+    """The first ten digits of the commit, or of each if stages were trained with several; or that there is none."""
+    commits = (entry["provenance"]["code"]["commit"] or "").split()
+    return ", ".join(commit[:10] for commit in commits if commit != "None") or "no commit"
+
+
+def _provenance(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
+    made = entry["provenance"]
+    dirty = {True: " with uncommitted changes", False: "", None: " (changes unknown)"}[made["code"]["dirty"]]
+    hardware = made["hardware"]
+    machine = f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['system']}"
+    gpus = [f"{count} × {name}" for name, count in Counter(hardware.get("gpus", [])).items()]
+    precision = dict.fromkeys(s["precision"] for s in entry["stages"].values() if s["precision"])
+    return [
+        ("code", _commit(entry) + dirty),
+        ("written", made["written"][:16].replace("T", " ") + " UTC"),
+        ("overrides", " ".join(entry["overrides"]) or "none"),
+        ("precision", ", ".join(precision) or "unknown"),
+        ("hardware", ", ".join([machine, *gpus])),
+        ("time in stages", f"{_duration(made['seconds'])}, summed over all seeds"),
+        ("versions", ", ".join(f"{name} {version}" for name, version in made["versions"].items())),
+    ]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 600:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+
+
+def _command(key: str, scale: str, variant: str | None, overrides: Sequence[str]) -> str:
+    """The line that runs an entry again, quoted for make and the two shells it passes through."""
+    line = f"make reproduce PAPER={key}" + (f" SCALE={scale}" if scale != "mini" else "")
+    inner = " ".join(shlex.quote(o) for o in [*([f"variant={variant}"] if variant else []), *overrides])
+    if not inner:
+        return line
+    plain = not any(mark in inner for mark in '"$`\\!')
+    return f"{line} ARGS=" + (f'"{inner}"' if plain else shlex.quote(inner).replace("$", "$$"))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; prints the paths written. Exit code 2 for an unknown paper."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.report",
+        description="Write the gallery and the papers' pages as static HTML, from results/*.json. Trains nothing.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("paper", nargs="*", help="keys of papers, as `make papers` lists them (default: all)")
+    parser.add_argument("--site", type=Path, default=ROOT / "site", help="folder to write into (default: site/)")
+    arguments = parser.parse_args(argv)
+    try:
+        written = build(arguments.paper or None, arguments.site)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    for path in written:
+        print(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

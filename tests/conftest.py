@@ -1,0 +1,34 @@
+"""Shared by all tests: one thread each (they run side by side), no network, runs in a temporary folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["WANDB_MODE"] = "offline"
+
+from experiments import compose
+from experiments.plan import Plan, plan
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def make_plan(tmp_path: Path) -> Callable[..., Plan]:
+    """A plan from a command line, at smoke scale unless told otherwise, that writes below tmp_path."""
+
+    def make(*lines: str, seed: int = 0) -> Plan:
+        scale = [] if any(line.startswith("scale=") for line in lines) else ["scale=smoke"]
+        request = compose.request([*scale, *lines, f"runs_dir={tmp_path}"])
+        return plan(compose.compose(request.overrides), seed)
+
+    return make

@@ -1,0 +1,96 @@
+"""The command line: expansion, variants, and one clear line for every wrong name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from experiments import compose, plan, reproduce, run
+from experiments.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["paper=meal"], "paper 'meal' does not exist; did you mean 'meal_v2'?"),
+        (["scale=tiny"], "scale 'tiny' does not exist; did you mean 'mini'?"),
+        (["variant=clan"], "did you mean 'clean'?"),
+        (["trainer=gp"], "did you mean 'gpu'?"),
+        (["stages.student.module.temprature=2"], "'temprature' does not exist; did you mean 'temperature'?"),
+        (["stages.stdent.module.temperature=2"], "did you mean 'student'?"),
+        (["stages.tea*r.trainer.max_epochs=2"], "stage pattern 'tea*r' does not exist"),
+        (["stages.*.module.nothing=2"], "no stage has this key"),
+        (["data@stages.student.data=cifar1"], "data 'cifar1' does not exist; did you mean 'cifar10'?"),
+        (["stages.student.module.temperature=["], "cannot read the command line"),
+        (["smoke"], "expected key=value"),
+        (["stages.student.data.seed=${nowhere}"], "nowhere"),
+        (["+stages.student.needs.student2=init2"], "stage 'init2' does not exist; did you mean 'init'?"),
+        (["+stages.student.speed=2"], "key 'speed' does not exist"),
+        (["seeds=[1,1]"], "expected different whole numbers"),
+        (["jobs=0"], "expected auto or a whole number"),
+    ],
+)
+def test_wrong_input_is_one_line_that_names_it(lines: list[str], message: str, tmp_path: object) -> None:
+    with pytest.raises(InputError) as caught:
+        reproduce.main([*lines, "scale=smoke"] if "scale=tiny" not in lines else lines)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_targets_are_checked_against_signatures_before_training(make_plan: Callable[..., plan.Plan]) -> None:
+    from experiments import training
+
+    def message(*lines: str) -> str:
+        with pytest.raises(InputError) as caught:
+            training.check_plan(make_plan(*lines))
+        return str(caught.value)
+
+    assert "did you mean 'temperature'?" in message("+stages.student.module.temprature=2")
+    assert "did you mean 'momentum'?" in message("+stages.student.module.optimizer.momentun=2")
+    assert "did you mean 'max_epochs'?" in message("+stages.student.trainer.max_epoch=2")
+    assert "not allowed" in message("stages.student.module.optimizer._target_=os.system")
+    assert "not allowed" in message("stages.student.module._target_=torch.hub.load")
+    assert "did you mean 'MealV2'?" in message("stages.student.module._target_=modules.meal_v2.MealV3")
+    assert "a multiple of the 2 devices" in message("trainer=ddp_cpu", "stages.student.data.batch_size=33")
+
+
+def test_patterns_reach_every_stage_that_has_the_key() -> None:
+    request = compose.request(["scale=smoke", "stages.*.trainer.max_epochs=7", "data@stages.teacher_*.data=mnist"])
+    config = compose.compose(request.overrides)
+    assert config.stages.student.trainer.max_epochs == config.stages.init.trainer.max_epochs == 7
+    assert "trainer" not in config.stages.untrained
+    assert config.stages.teacher_b.data._target_.endswith("MNIST")
+    assert config.stages.student.data._target_.endswith("Digits")
+
+
+def test_what_the_user_gives_wins_over_the_variant() -> None:
+    lines = ["variant=clean", "stages.student.data.label_noise=0.1", "data@stages.init.data=fashion_mnist"]
+    config = compose.compose(compose.request(lines).overrides)
+    assert config.variant == "clean"
+    assert config.stages.student.data.label_noise == 0.1
+    assert config.stages.soft.data.label_noise == 0.0
+    assert config.stages.init.data._target_.endswith("FashionMNIST")
+
+
+def test_a_sweep_is_checked_in_every_value_before_it_starts() -> None:
+    with pytest.raises(InputError, match="cifar1"):
+        run.main(["-m", "scale=smoke", "data@stages.student.data=digits,cifar1"])
+    with pytest.raises(InputError, match="'tiny'"):
+        run.main(["-m", "scale=smoke,tiny"])
+
+
+@pytest.mark.parametrize("module", ["run", "reproduce", "catalog", "report"])
+def test_help_teaches_without_importing_torch(module: str) -> None:
+    code = (
+        f"import sys; sys.argv=['x','--help']; from experiments import {module} as m, cli\n"
+        "try: m.main(sys.argv[1:]) if not hasattr(m, 'HELP') else cli.main(m.main, m.HELP)\n"
+        "except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=compose.ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"python -m experiments.{module}" in done.stdout

@@ -1,0 +1,264 @@
+"""The independent checks of MEAL V2: hand-computed values, limit cases, gradient facts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from experiments import training
+from experiments.plan import Plan
+from modules.common.classifier import Classifier, Ensemble
+from modules.common.schedules import Position
+from modules.meal_v2 import (
+    Discriminator,
+    MealV2,
+    cutmix,
+    discriminator_loss,
+    entropy,
+    reverse_gradient,
+    similarity_loss,
+    soft_target,
+)
+
+LN2 = math.log(2)
+TEACHERS = torch.tensor([[[2.0, 0, 0]], [[0, 4.0, 0]]])  # (T, B, C) = (2, 1, 3)
+
+
+def parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def classifier(seed: int, classes: int = 10, width: int = 6) -> Classifier:
+    torch.manual_seed(seed)
+    body = [nn.Conv2d(1, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return Classifier(nn.Sequential(*body, nn.Linear(width, classes)), classes)
+
+
+def meal(**options: object) -> MealV2:
+    return MealV2(classifier(0), 10, [classifier(1), classifier(2)], discriminator_reduction=2, **options)  # type: ignore[arg-type]
+
+
+def step(module: MealV2) -> Tensor:
+    torch.manual_seed(9)
+    return module.training_step((torch.randn(8, 1, 8, 8), torch.randint(10, (8,))), 0)
+
+
+@pytest.mark.parametrize(
+    ("classes", "reduction", "widths", "count"),
+    [(1000, 8, [1000, 125, 15, 2], 127_047), (100, 8, [100, 12, 1, 2], 1_229), (10, 2, [10, 5, 2, 2], 73)],
+)
+def test_discriminator_sizes(classes: int, reduction: int, widths: list[int], count: int) -> None:
+    d = Discriminator(classes, reduction)
+    linear = [layer for layer in d if isinstance(layer, nn.Linear)]
+    assert [linear[0].in_features, *(layer.out_features for layer in linear)] == widths
+    assert parameters(d) == count
+    assert isinstance(d[-1], nn.ReLU)
+
+
+def test_discriminator_refuses_a_layer_without_channels() -> None:
+    with pytest.raises(ValueError, match="at most 3"):
+        Discriminator(10, 8)
+
+
+def test_discriminator_loss_limits() -> None:
+    """Outputs after the final ReLU are >= 0: zero gives ln 2, perfect separation ln 2 / 2 and never less."""
+    rows = torch.zeros(4, 2)
+    dead = discriminator_loss(nn.Identity(), rows, rows)
+    assert float(dead) == pytest.approx(LN2, abs=1e-6)
+    perfect = discriminator_loss(nn.Identity(), torch.tensor([[1e4, 0.0]]), torch.tensor([[0.0, 1e4]]))
+    assert float(perfect) == pytest.approx(LN2 / 2, abs=1e-6)
+    one = F.binary_cross_entropy_with_logits(torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0]]))
+    assert float(one) == pytest.approx(0.5032, abs=1e-4)
+    mixed = discriminator_loss(nn.Identity(), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
+    assert float(mixed) == pytest.approx(0.5032, abs=1e-4)
+
+
+def test_no_discriminator_separates_equal_inputs() -> None:
+    logits = torch.randn(16, 10, generator=torch.Generator().manual_seed(0))
+    for seed in range(20):
+        torch.manual_seed(seed)
+        assert float(discriminator_loss(Discriminator(10, 2), logits, logits).detach()) >= LN2 - 1e-6
+
+
+def test_soft_target_averages_probabilities_not_logits() -> None:
+    assert torch.allclose(soft_target(TEACHERS), torch.tensor([[0.4023, 0.5356, 0.0621]]), atol=1e-4)
+    assert torch.allclose(TEACHERS.mean(0).softmax(-1), torch.tensor([[0.2447, 0.6652, 0.0900]]), atol=1e-4)
+
+
+def test_similarity_loss_value_and_gradient() -> None:
+    target = soft_target(TEACHERS)
+    z = torch.tensor([[1.0, 2.0, 0.0]], requires_grad=True)
+    loss = similarity_loss(z, target)
+    value = float(loss.detach())
+    assert value == pytest.approx(0.9341, abs=1e-4)
+    assert float(entropy(target)) == pytest.approx(0.8733, abs=1e-4)
+    assert value - float(entropy(target)) == pytest.approx(0.0608, abs=1e-4)
+    (gradient,) = torch.autograd.grad(loss, z)
+    assert torch.allclose(gradient, torch.tensor([[-0.1576, 0.1297, 0.0279]]), atol=1e-4)
+
+
+def test_student_equal_to_the_teacher_has_no_gradient() -> None:
+    z = torch.tensor([[1.0, 2.0, 0.0]], requires_grad=True)
+    target = soft_target(z.detach()[None])
+    loss = similarity_loss(z, target)
+    (gradient,) = torch.autograd.grad(loss, z)
+    assert float(loss.detach()) == pytest.approx(float(entropy(target)), abs=1e-6)
+    assert float(gradient.abs().max()) < 1e-6
+
+
+def test_gradient_without_discriminator_is_that_of_torch_kl() -> None:
+    module = meal(discriminator="none")
+    module.eval()  # batch statistics aside, so that both paths see the same logits
+    torch.manual_seed(9)
+    x = torch.randn(8, 1, 8, 8)
+    module.training_step((x, torch.zeros(8, dtype=torch.long)), 0).backward()
+    ours = [p.grad.clone() for p in module.network.parameters() if p.grad is not None]
+    module.zero_grad()
+    kl = nn.KLDivLoss(reduction="batchmean")(F.log_softmax(module(x), -1), soft_target(module.teachers.logits(x)))
+    kl.backward()
+    theirs = [p.grad for p in module.network.parameters() if p.grad is not None]
+    assert len(ours) == len(theirs) > 0
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_teachers_are_frozen_and_outside_the_module() -> None:
+    module = meal()
+    before = [buffer.clone() for network in module.teachers.networks for buffer in network.buffers()]
+    module.train()
+    step(module).backward()
+    after = [buffer for network in module.teachers.networks for buffer in network.buffers()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert not any(network.training for network in module.teachers.networks)
+    assert all(p.grad is None for network in module.teachers.networks for p in network.parameters())
+    ids = {id(p) for network in module.teachers.networks for p in network.parameters()}
+    assert not ids & {id(p) for group in module.trained() for p in group["params"]}
+    assert not any("teacher" in name for name in module.state_dict())
+    assert sum(len(group["params"]) for group in module.trained()) == len(list(module.parameters()))
+
+
+def test_reversal_turns_the_students_gradient_and_not_the_discriminators() -> None:
+    torch.manual_seed(1)
+    d = Discriminator(10, 2, final_relu=False)
+    student, teacher = torch.randn(6, 10), torch.randn(6, 10)
+    found = {}
+    for mode in ("joint", "grl"):
+        z = student.clone().requires_grad_()
+        d.zero_grad()
+        discriminator_loss(d, reverse_gradient(z) if mode == "grl" else z, teacher).backward()
+        assert z.grad is not None
+        found[mode] = (z.grad, [p.grad.clone() for p in d.parameters() if p.grad is not None])
+    assert float(found["joint"][0].abs().max()) > 0
+    assert torch.equal(found["joint"][0], -found["grl"][0])
+    assert all(torch.equal(a, b) for a, b in zip(found["joint"][1], found["grl"][1], strict=True))
+
+
+def test_hard_labels_alone_are_plain_cross_entropy() -> None:
+    module = MealV2(classifier(0), 10, soft_label_weight=0.0, hard_label_weight=1.0, discriminator="none")
+    torch.manual_seed(9)
+    x, y = torch.randn(8, 1, 8, 8), torch.randint(10, (8,))
+    assert torch.equal(module.training_step((x, y), 0), F.cross_entropy(module(x), y))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"discriminator": "grl"},
+        {"discriminator_input": "probs"},
+        {"discriminator_final_relu": True},
+        {"teacher_reduce": "random_one"},
+        {"temperature": 4.0},
+        {"cutmix_beta": 1.0},
+    ],
+)
+def test_every_switch_changes_the_loss_or_its_gradient(options: dict[str, object]) -> None:
+    def flat(module: MealV2) -> Tensor:
+        torch.manual_seed(3)
+        loss = step(module)
+        loss.backward()
+        return torch.cat(
+            [loss.detach()[None], *(p.grad.flatten() for p in module.network.parameters() if p.grad is not None)]
+        )
+
+    alive: dict[str, object] = {"discriminator_final_relu": False}  # with the ReLU, some initialisations are dead
+    assert not torch.allclose(flat(meal(**alive)), flat(meal(**{**alive, **options})))
+
+
+@pytest.mark.parametrize("option", ["discriminator", "discriminator_input", "teacher_reduce"])
+def test_a_switch_names_its_values(option: str) -> None:
+    with pytest.raises(ValueError, match=f"{option}='wrong': expected one of"):
+        meal(**{option: "wrong"})
+
+
+def test_cutmix_pastes_one_box_from_the_same_batch() -> None:
+    x = torch.arange(6.0).view(6, 1, 1, 1).expand(6, 1, 16, 16)
+    torch.manual_seed(0)
+    mixed = cutmix(x, 1.0)
+    changed = mixed != x
+    assert set(mixed.unique().tolist()) <= set(range(6))
+    rows, columns = changed.any(0)[0].any(1).nonzero(), changed.any(0)[0].any(0).nonzero()
+    assert len(rows) == int(rows.max() - rows.min()) + 1
+    assert len(columns) == int(columns.max() - columns.min()) + 1
+
+
+def test_learning_rate_drops_for_every_group_at_epoch_101(make_plan: Callable[..., Plan]) -> None:
+    stage = make_plan("scale=full").stages["student"]
+    schedule = stage.module["schedule"]
+    assert stage.trainer["max_epochs"] == 180
+    assert stage.module["optimizer"]["weight_decay"] == 0
+    assert stage.data["batch_size"] == stage.reference_batch == 512
+    module = meal(
+        optimizer=training.build(stage.module["optimizer"]), schedule=training.build(schedule), discriminator_lr=1e-4
+    )
+    groups = module.configure_optimizers().param_groups
+    assert [g["lr"] for g in groups] == [0.01, 1e-4]
+    assert module.schedule is not None
+    factors = [module.schedule(Position(epoch, 0, 2503, 180)) for epoch in (0, 100, 101, 179)]
+    assert factors == pytest.approx([1, 1, 0.1, 0.1])
+
+
+def test_ensemble_is_the_log_of_the_mean_probability() -> None:
+    members = [classifier(1).eval(), classifier(2).eval()]
+    x = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = torch.stack([m(x).softmax(-1) for m in members]).mean(0)
+    assert torch.allclose(Ensemble(members, 10).eval()(x).exp(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("resnet50.ram_in1k", 25_557_032),
+        ("resnet18.tv_in1k", 11_689_512),
+        ("senet154.gluon_in1k", 115_088_984),
+        ("resnet152s.gluon_in1k", 60_316_584),
+        ("tf_efficientnet_b4.ns_jft_in1k", 19_341_616),
+        ("tf_efficientnet_b4.aa_in1k", 19_341_616),
+        ("tf_efficientnet_b0.aa_in1k", 5_288_548),
+        ("tf_mobilenetv3_small_075.in1k", 2_041_872),
+        ("tf_mobilenetv3_small_100.in1k", 2_542_856),
+        ("tf_mobilenetv3_large_100.in1k", 5_483_032),
+    ],
+)
+def test_published_sizes(name: str, count: int) -> None:
+    with torch.device("meta"):
+        assert parameters(timm.create_model(name, pretrained=False)) == count
+
+
+def test_full_recipe_names_its_weights_in_full(make_plan: Callable[..., Plan]) -> None:
+    """timm's plain names have moved to other weights; only a full tag pins the published start and teachers."""
+    full = make_plan("scale=full").stages
+    names = {n: full[n].module["network"]["model_name"] for n in ("teacher_a", "teacher_b", "init")}
+    assert names == {
+        "teacher_a": "senet154.gluon_in1k",
+        "teacher_b": "resnet152s.gluon_in1k",
+        "init": "resnet50.ram_in1k",
+    }
+    assert all(timm.is_model_pretrained(name) for name in names.values())
+    large = make_plan("scale=full", "variant=resnet50_380").stages
+    assert large["teacher_a"].module["network"]["model_name"] == "tf_efficientnet_b4.ns_jft_in1k"
+    assert large["student"].data["image_size"] == 380
