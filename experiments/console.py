@@ -144,7 +144,8 @@ def published_table(found: Mapping[str, Any], title: str) -> Table:
         table.add_column(column)
     for item in found["published"]:
         ours = number(item["ours"]) if item["ours"] is not None else ""
-        verdict = f"[{STYLES[item['verdict']]}]{item['verdict']}[/]"
+        judged = item["verdict"] if found["scale"] == "full" else "not judged"
+        verdict = f"[{STYLES.get(judged, 'dim')}]{judged}[/]"
         protocol = f"{item['dataset']}, {item['protocol']}"
         table.add_row(item["stage"], item["metric"], number(item["value"]), ours, verdict, protocol)
     return table

@@ -9,7 +9,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from experiments import cli, compose, engine
-from experiments.errors import InputError, RunError
 from experiments.plan import plan
 
 HELP = """\
@@ -25,6 +24,9 @@ Run all stages of one paper with one seed. Stages that were done before are not 
 """
 
 
+CODES: list[int] = []  # of the jobs that ran in this process: a failed one does not end a sweep
+
+
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def _job(config: DictConfig) -> None:
     from experiments import console, training
@@ -38,9 +40,7 @@ def _job(config: DictConfig) -> None:
         metrics = "  ".join(f"{m} {console.number(v)}" for m, v in outcome.metrics.items() if not m.endswith("/n"))
         console.out.print(f"{name:<20} {'' if outcome.status == 'done' else outcome.status} {metrics}", soft_wrap=True)
     console.out.print(f"runs: {next(iter(this.stages.values())).directory.parent}", soft_wrap=True)
-    if code := engine.exit_code(outcomes):
-        failed = next(o for o in outcomes.values() if o.exit_code == code)
-        raise (InputError if code == InputError.exit_code else RunError)(f"{failed.stage}: {failed.reason}")
+    CODES.append(engine.exit_code(outcomes))
 
 
 def main(argv: list[str]) -> int:
@@ -48,11 +48,9 @@ def main(argv: list[str]) -> int:
     request = compose.request(lines)
     _check(request)
     sys.argv = [sys.argv[0], *flags, *request.overrides]
-    try:
-        _job()
-    except SystemExit as ended:  # Hydra's own way out after it printed a trace
-        return int(ended.code or 0)
-    return 0
+    CODES.clear()
+    _job()
+    return max(CODES, default=0)
 
 
 def _flags(argv: list[str]) -> tuple[list[str], list[str]]:

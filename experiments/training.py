@@ -142,7 +142,7 @@ def trainer_arguments(stage: Stage) -> dict[str, Any]:
 def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
     """Fit (resuming if there is a checkpoint) and test a stage in this process or process group.
 
-    Returns metrics, seconds, peak_memory_mb, batch, learning_rates, data, precision.
+    Returns metrics, seconds, fit_seconds, peak_memory_mb, parameters, batch, learning_rates, data, precision.
     """
     check_plan(plan)
     began = time.monotonic()
@@ -183,6 +183,7 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
     return {
         "metrics": metrics,
         "seconds": round(max(recorder.elapsed, time.monotonic() - began), 2),
+        "fit_seconds": round(recorder.elapsed, 3),
         "peak_memory_mb": round(_peak_memory() / 2**20),
         "batch": {"global": batch, "devices": trainer.world_size, "reference": stage.reference_batch},
         "learning_rates": rates,

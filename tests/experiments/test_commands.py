@@ -1,0 +1,170 @@
+"""The user's own entry points: exit codes, sweeps, listings, isolation of failures."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from experiments import catalog, compose, files, reproduce, results
+from experiments.errors import InputError
+from experiments.plan import Plan
+
+
+def command(module: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", f"experiments.{module}", *arguments],
+        cwd=compose.ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "line"),
+    [
+        (["paper=meal"], 2, "error: paper 'meal' does not exist; did you mean 'meal_v2'?"),
+        (
+            ["stages.student.module.discriminator=jont"],
+            2,
+            "stages.student.module: discriminator='jont': expected one of",
+        ),
+        (["data@stages.student.data=mnist", "data_dir=/no/such"], 2, "data_dir /no/such does not exist"),
+        (["stages.init.module.optimizer.lr=1e9"], 1, "its learning rate is 1e+09"),
+    ],
+)
+def test_exit_codes(arguments: list[str], code: int, line: str, tmp_path: Path) -> None:
+    done = command("reproduce", "scale=smoke", "jobs=1", "seeds=[0]", f"runs_dir={tmp_path}", *arguments)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert line in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    if code == 1:
+        assert "not run" in done.stdout
+
+
+def test_a_failing_seed_leaves_the_others_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seed 1 fails in one stage: seed 0 is whole, and no verdict is computed from half the seeds."""
+    from experiments import training
+
+    real = training.train
+
+    def failing(plan: Plan, stage: Any, report: Any) -> dict[str, Any]:
+        if stage.name == "continued" and stage.seed == 1:
+            raise RuntimeError("cosmic ray")
+        return real(plan, stage, report)
+
+    monkeypatch.setattr(training, "train", failing)
+    assert reproduce.main(["scale=smoke", "jobs=1", "seeds=[0,1]", f"runs_dir={tmp_path}"]) == 1
+    summary = json.loads((tmp_path / "meal_v2" / "smoke" / "summary.json").read_text())
+    verdicts = {claim["name"]: claim["verdict"] for claim in summary["claims"]}
+    assert (
+        verdicts["the distilled student beats the same student trained on for the same epochs with hard labels"]
+        == "not run"
+    )
+    assert verdicts["the discriminator helps"] != "not run"
+    assert summary["stages"]["continued"] == {}
+    assert len(summary["stages"]["student"]["test/top1"]) == 2
+    assert len(list((tmp_path / "meal_v2" / "smoke" / "seed=0").glob("*/manifest.json"))) == 12
+
+
+@pytest.mark.slow
+def test_a_sweep_over_the_student_trains_each_teacher_once_per_seed(tmp_path: Path) -> None:
+    lines = ["seed=0,1", "stages.student.module.hard_label_weight=0,1", f"runs_dir={tmp_path}"]
+    done = command("run", "-m", "paper=meal_v2", "scale=smoke", *lines)
+    assert done.returncode == 0, done.stderr
+    runs = tmp_path / "meal_v2" / "smoke"
+    for seed in (0, 1):
+        folders = [folder.name.rsplit("-", 1)[0] for folder in (runs / f"seed={seed}").glob("*-*/")]
+        assert folders.count("student") == 2
+        assert folders.count("teacher_a") == folders.count("teacher_b") == folders.count("init") == 1
+        weights = {
+            yaml.safe_load((folder / "config.yaml").read_text())["module"]["hard_label_weight"]
+            for folder in (runs / f"seed={seed}").glob("student-*/")
+        }
+        assert weights == {0, 1}
+
+
+def test_a_failing_run_ends_with_its_code(tmp_path: Path) -> None:
+    done = command("run", "scale=smoke", f"runs_dir={tmp_path}", "stages.teacher_a.module.network.widths=[4]")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "widths has 1 entries and strides 3; expected as many" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_per_stage_give_the_numbers_of_one(make_plan: Callable[..., Plan]) -> None:
+    """Exact evaluation over uneven shares (an odd test set) and the same batches: the same metrics to rounding."""
+    from experiments import engine
+
+    found = {}
+    for trainer in ("cpu", "ddp_cpu"):
+        lines = [f"trainer={trainer}", "stages.init.data.test_size=999", "stages.init.trainer.max_epochs=1"]
+        plan = make_plan(*lines)
+        found[trainer] = engine.ensure(plan, plan.stages["init"]).metrics
+    assert found["cpu"]["test/n"] == found["ddp_cpu"]["test/n"] == 999
+    # Batch statistics are per process, so the trained networks differ a little; the evaluation does not.
+    plan = make_plan("trainer=ddp_cpu", "stages.untrained.data.test_size=999")
+    single = make_plan("trainer=cpu", "stages.untrained.data.test_size=999")
+    ours = engine.ensure(plan, plan.stages["untrained"]).metrics
+    assert ours == pytest.approx(engine.ensure(single, single.stages["untrained"]).metrics, abs=1e-5)
+
+
+def test_catalog_lists_every_paper_and_marks_what_is_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
+    lines = ["scale=smoke", "jobs=1", "seeds=[0,1]", f"runs_dir={tmp_path}"]
+    assert reproduce.main(lines) == 0
+    request = compose.request(lines)
+    from experiments.plan import plan
+
+    plans = [plan(compose.compose(request.overrides), seed) for seed in (0, 1)]
+    entry = results.entry(plans, request.given, {})
+    files.write_json(tmp_path / "results" / "meal_v2.json", {"title": "t", "entries": {"smoke": entry}})
+    assert catalog.describe("meal_v2")["entries"]["smoke"]["stale"] == []
+    entry["stages"]["student"]["fingerprints"] = ["000000000000"] * 2
+    files.write_json(tmp_path / "results" / "meal_v2.json", {"title": "t", "entries": {"smoke": entry}})
+    assert catalog.describe("meal_v2")["entries"]["smoke"]["stale"] == ["student"]
+    capsys.readouterr()
+    assert catalog.main(["--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [paper["key"] for paper in listed] == compose.papers()
+    assert catalog.main([]) == 0
+    assert "stale: student" in capsys.readouterr().out
+    with pytest.raises(InputError, match="--jsn"):
+        catalog.main(["--jsn"])
+
+
+def test_readme_table_is_the_generated_one(tmp_path: Path) -> None:
+    """Numbers in two places drift: the README's table must be what `make readme` writes."""
+    text = (compose.ROOT / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "README.md").write_text(text, encoding="utf-8")
+    catalog.write_readme([catalog.describe(paper) for paper in compose.papers()], tmp_path / "README.md")
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == text
+
+
+def test_recorded_results_hold_what_they_say() -> None:
+    """Every committed verdict follows from the committed per-seed values."""
+    from experiments.claims import judge
+    from experiments.plan import claims
+
+    for paper in compose.papers():
+        record = results.read(paper)
+        if record is None:
+            continue
+        declared = claims(compose.paper_file(paper))
+        for entry in record["entries"].values():
+            table = {name: stage["metrics"] for name, stage in entry["stages"].items() if stage["metrics"]}
+            for claim, recorded in zip(declared, entry["claims"], strict=True):
+                again = judge(claim, table, len(entry["seeds"]))
+                assert again["verdict"] == recorded["verdict"], claim.name
+                assert again["per_seed"] == pytest.approx(recorded["per_seed"])
