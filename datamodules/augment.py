@@ -27,8 +27,8 @@ class HorizontalFlip:
         self.p = p
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
-        flip = (draws.uniform() < self.p).to(images.device)
-        return torch.where(flip[:, None, None, None], images.flip(-1), images)
+        chosen = (draws.uniform() < self.p).nonzero().flatten().to(images.device)
+        return images.index_copy(0, chosen, images.index_select(0, chosen).flip(-1))
 
 
 class RandomCrop:
@@ -39,13 +39,9 @@ class RandomCrop:
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         height, width = images.shape[-2:]
-        padded = F.pad(images, [self.padding] * 4)
-        offsets = draws.integers(2 * self.padding + 1, 2).to(images.device)  # (B, 2)
-        rows = offsets[:, :1] + torch.arange(height, device=images.device)  # (B, H)
-        columns = offsets[:, 1:] + torch.arange(width, device=images.device)  # (B, W)
-        batch = torch.arange(len(images), device=images.device)[:, None, None]
-        cut = padded.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]]  # (B, H, W, C)
-        return cut.permute(0, 3, 1, 2).contiguous()
+        windows = F.pad(images, [self.padding] * 4).unfold(2, height, 1).unfold(3, width, 1)  # (B, C, 2p+1, 2p+1, H, W)
+        rows, columns = draws.integers(2 * self.padding + 1, 2).to(images.device).unbind(1)
+        return windows[torch.arange(len(images), device=images.device), :, rows, columns]
 
 
 class RandomAffine:

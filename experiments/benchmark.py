@@ -25,7 +25,7 @@ Measure the frame against plain PyTorch: the cost of a training step, and the in
 Each pair is measured alternately; the best round of each counts, and the spread of all rounds is shown.
 
 """
-BATCH, STEPS = 128, 12
+BATCH, STEPS = 128, 40  # long enough that the one checkpoint weighs what it weighs in a real stage
 NETWORK = {"_target_": "torchvision.models.resnet18", "num_classes": 10}
 OPTIMIZER = {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.01, "momentum": 0.9}
 AUGMENT: list[dict[str, Any]] = [
