@@ -114,7 +114,10 @@ class ArrayData(DataModule):
             raise DataError(
                 f"{declared.name} has {has} images; cannot take train={train}, val={self.val_size}, test={test}"
             )
-        return replace(declared, sizes={"train": train, "val": self.val_size, "test": test})
+        split = declared.split
+        if self.label_noise:
+            split += f"; {self.label_noise:.0%} of the training labels replaced by random classes"
+        return replace(declared, split=split, sizes={"train": train, "val": self.val_size, "test": test})
 
     def setup(self, stage: str | None = None) -> None:
         if self.splits:

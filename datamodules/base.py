@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytorch_lightning as pl
 import torch
@@ -41,7 +41,6 @@ class Spec:
     source: str = "real"
     where: str = ""
     identity: str = ""
-    extra: Mapping[str, str] = field(default_factory=dict)
 
 
 def mix(*numbers: int) -> int:

@@ -189,7 +189,8 @@ def _facts(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
     for name, stage in entry["stages"].items():
         if data := stage["data"]:
             sizes = ", ".join(f"{count:,} {split}" for split, count in data["sizes"].items())
-            used.setdefault(f"{data['name']} ({data['source']} data): {sizes}", []).append(name)
+            text = f"{data['name']} ({data['source']} data): {sizes}; {data['split']}"
+            used.setdefault(text, []).append(name)
     for text, names in used.items():
         facts.append(("data", text if len(used) == 1 else f"{text}; in {', '.join(names)}"))
     return facts

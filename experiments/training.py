@@ -189,7 +189,8 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
         "learning_rates": rates,
         "precision": arguments["precision"],
         "parameters": sum(p.numel() for p in module.parameters()),
-        "data": {"name": spec.name, "source": spec.source, "identity": spec.identity, "sizes": dict(spec.sizes)},
+        "data": {key: getattr(spec, key) for key in ("name", "source", "identity", "split")}
+        | {"sizes": {**spec.sizes}},
     }
 
 

@@ -56,6 +56,8 @@ def test_a_stage_is_run_once_and_leaves_its_record(make_plan: Make) -> None:
         "name": "digits",
         "source": "real",
         "identity": manifest["data"]["identity"],
+        "split": "one set, cut into train, val and test at random by the seed; 30% of the training labels replaced by "
+        "random classes",
         "sizes": {"train": 400, "val": 397, "test": 1000},
     }
     assert manifest["batch"] == {"global": 32, "devices": 1, "reference": None}

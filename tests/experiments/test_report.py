@@ -22,7 +22,13 @@ CURVE = {"epoch": [0.0, 1.0, 2.0], "mean": [2.0, 1.5, 1.0], "low": [1.9, 1.4, 0.
 
 
 def stage(needs: list[str], top1: list[float], **more: Any) -> dict[str, Any]:
-    data = {"name": "digits", "source": "real", "identity": "ab", "sizes": {"train": 400, "val": 397, "test": 1000}}
+    data = {
+        "name": "digits",
+        "source": "real",
+        "identity": "ab",
+        "split": "at random",
+        "sizes": {"train": 400, "val": 397, "test": 1000},
+    }
     return {
         "about": "about it",
         "fit": True,
