@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from experiments import compose
+from experiments import compose, engine
 from experiments.errors import InputError, RunError
 
 COMMON = """\
@@ -40,6 +40,10 @@ def main(command: Callable[[list[str]], int], text: str, argv: Sequence[str] | N
     except (InputError, RunError) as error:
         _say(str(error))
         return error.exit_code
+    except OSError as error:  # a full disk or a read-only folder, met outside any stage
+        text, code = engine.explain(error)
+        _say(text)
+        return code
     except KeyboardInterrupt:
         _say("interrupted; finished stages are kept and the same command continues from here")
         return 130

@@ -100,10 +100,10 @@ def explain(error: BaseException) -> tuple[str, int]:
         if type(link).__name__ == "DataError":  # known by name, so that torch need not be imported to look
             return str(link), InputError.exit_code
         if isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT):
-            return (
-                f"the disk is full ({link.filename or 'while writing'}): free space and run the same command again",
-                1,
-            )
+            return "the disk is full: free space and run the same command again", RunError.exit_code
+        if isinstance(link, OSError) and link.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            where = link.filename or "the runs folder"
+            return f"cannot write to {where}: {link.strerror}; name another with runs_dir=...", InputError.exit_code
     first = str(error).strip().splitlines()
     return f"{type(error).__name__}: {first[0] if first else 'no message'}", 1
 

@@ -85,12 +85,12 @@ def _entry(request: compose.Request, config: DictConfig) -> int:
         if outcome.status != "done"
     }
     found = results.entry(plans, request.given, reasons)
-    path = results.write(found, plans[0])
     title = plans[0].title
     console.out.print(console.stage_table(found, title), "")
     console.out.print(console.claim_table(found, title), "")
     if found["published"]:
         console.out.print(console.published_table(found, title), "")
+    path = results.write(found, plans[0])
     trained = sum(1 for done in outcomes.values() for o in done.values() if o.status == "done" and not o.cached)
     console.out.print(
         f"{trained} stages run, {len(plans) * len(plans[0].stages)} in all, {time.monotonic() - began:.0f} s"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from experiments import catalog, compose, files, reproduce, results
+from experiments import catalog, cli, compose, files, reproduce, results
 from experiments.errors import InputError
 from experiments.plan import Plan
 
@@ -74,6 +75,30 @@ def test_a_failing_seed_leaves_the_others_alone(tmp_path: Path, monkeypatch: pyt
     assert summary["stages"]["continued"] == {}
     assert len(summary["stages"]["student"]["test/top1"]) == 2
     assert len(list((tmp_path / "meal_v2" / "smoke" / "seed=0").glob("*/manifest.json"))) == 12
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "line"),
+    [(errno.ENOSPC, 1, "the disk is full"), (errno.EROFS, 2, "cannot write to")],
+)
+def test_a_disk_that_takes_nothing_ends_in_one_line(
+    number: int,
+    code: int,
+    line: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(number, os.strerror(number), "somewhere")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    arguments = ["scale=smoke", "jobs=1", "seeds=[0]", f"runs_dir={tmp_path}"]
+    assert cli.main(reproduce.main, reproduce.HELP, arguments) == code
+    shown = capsys.readouterr()
+    assert shown.err.splitlines()[-1].startswith(f"error: {line}")
+    assert "not run" in shown.out
+    assert not [f for f in tmp_path.rglob("*") if f.is_file() and not f.name.endswith(".lock")]
 
 
 @pytest.mark.slow
