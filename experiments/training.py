@@ -28,6 +28,7 @@ from experiments.engine import Damaged, Report, explain, silent, to_json
 from experiments.errors import InputError, RunError
 from experiments.instantiate import build, check
 from experiments.plan import Plan, Stage
+from modules.common.distributed import synced
 from modules.common.module import StageModule
 
 
@@ -155,6 +156,10 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
     arguments = trainer_arguments(stage)
     batch = data.batch_size * arguments.get("accumulate_grad_batches", 1)
     module.lr_scale = batch / stage.reference_batch if stage.reference_batch else 1.0
+    rates = _rates(module) if stage.fit else []
+    if arguments.get("sync_batchnorm") and not torch.cuda.is_available():
+        arguments["sync_batchnorm"] = False  # torch's needs GPUs; ours does not
+        synced(module)
     recorder = Recorder(stage.directory, float(plan.config["checkpoint_seconds"]))
 
     def progress(fraction: float) -> None:
@@ -172,13 +177,14 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
         use_distributed_sampler=False,
     )
     try:
-        rates = _fit(trainer, module, data, recorder, report) if stage.fit else []
+        if stage.fit:
+            _fit(trainer, module, data, recorder, report)
         metrics = _test(trainer, module, data, stage) if stage.test else {}
+        data.setup("test")  # with forked processes it was set up in them alone
         if stage.seed == plan.config["seeds"][0] and trainer.is_global_zero:
             _draw(module, data, stage)
     finally:
         loggers.close_logger(logger)
-    data.setup("test")
     spec = data.spec
     return {
         "metrics": metrics,
@@ -194,8 +200,15 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
     }
 
 
-def _fit(trainer: pl.Trainer, module: StageModule, data: DataModule, recorder: Recorder, report: Report) -> list[float]:
-    """Train to the end; returns each parameter group's starting learning rate."""
+def _rates(module: StageModule) -> list[float]:
+    """Each parameter group's learning rate at the start."""
+    made = module.configure_optimizers()
+    optimizers = made if isinstance(made, list | tuple) else [made]
+    return [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
+
+
+def _fit(trainer: pl.Trainer, module: StageModule, data: DataModule, recorder: Recorder, report: Report) -> None:
+    """Train to the end, from the last checkpoint where there is one that can be read."""
     checkpoint = recorder.path if recorder.path.exists() else None
     if checkpoint is not None:
         try:
@@ -214,7 +227,6 @@ def _fit(trainer: pl.Trainer, module: StageModule, data: DataModule, recorder: R
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
     except SystemExit as ended:  # how Lightning leaves after Ctrl-C
         raise KeyboardInterrupt from ended
-    return [group["initial_lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
 
 
 def _test(trainer: pl.Trainer, module: StageModule, data: DataModule, stage: Stage) -> dict[str, float]:

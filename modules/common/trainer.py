@@ -15,6 +15,7 @@ def arguments(
     accumulate_grad_batches: int = 1,
     gradient_clip_val: float | None = None,
     num_nodes: int = 1,
+    sync_batchnorm: bool = False,
 ) -> dict[str, Any]:
     """These are pytorch_lightning.Trainer's arguments of the same names."""
     return dict(locals())

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -123,24 +122,6 @@ def test_a_failing_run_ends_with_its_code(tmp_path: Path) -> None:
     assert done.returncode == 2, done.stdout + done.stderr
     assert "widths has 1 entries and strides 3; expected as many" in done.stdout
     assert "Traceback" not in done.stderr
-
-
-@pytest.mark.slow
-def test_two_processes_per_stage_give_the_numbers_of_one(make_plan: Callable[..., Plan]) -> None:
-    """Exact evaluation over uneven shares (an odd test set) and the same batches: the same metrics to rounding."""
-    from experiments import engine
-
-    found = {}
-    for trainer in ("cpu", "ddp_cpu"):
-        lines = [f"trainer={trainer}", "stages.init.data.test_size=999", "stages.init.trainer.max_epochs=1"]
-        plan = make_plan(*lines)
-        found[trainer] = engine.ensure(plan, plan.stages["init"]).metrics
-    assert found["cpu"]["test/n"] == found["ddp_cpu"]["test/n"] == 999
-    # Batch statistics are per process, so the trained networks differ a little; the evaluation does not.
-    plan = make_plan("trainer=ddp_cpu", "stages.untrained.data.test_size=999")
-    single = make_plan("trainer=cpu", "stages.untrained.data.test_size=999")
-    ours = engine.ensure(plan, plan.stages["untrained"]).metrics
-    assert ours == pytest.approx(engine.ensure(single, single.stages["untrained"]).metrics, abs=1e-5)
 
 
 def test_catalog_lists_every_paper_and_marks_what_is_stale(

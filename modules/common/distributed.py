@@ -1,0 +1,63 @@
+"""What several processes need to compute what one would: batch statistics and sums that gradients flow through."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def summed(x: Tensor) -> Tensor:
+    """The sum over all processes; its gradient is the sum of the gradients (a raw all_reduce would lose it)."""
+    return all_reduce(x.contiguous()) if world_size() > 1 else x
+
+
+class SyncedBatchNorm(_BatchNorm):
+    """Batch norm over the global batch, on any backend; torch's SyncBatchNorm needs GPUs.
+
+    Parameters, buffers and their names are those of nn.BatchNorm1d/2d/3d.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"expected at least 2 dimensions, got {input.dim()}")
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or world_size() == 1:
+            return super().forward(input)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        axes = [0, *range(2, input.dim())]
+        count = summed(torch.tensor([float(input.numel() / input.shape[1])], device=input.device))
+        mean = summed(input.sum(axes)) / count  # (C,)
+        shape = (1, -1, *(1 for _ in axes[1:]))
+        variance = summed((input - mean.view(shape)).square().sum(axes)) / count  # two passes, as exact as one process
+        with torch.no_grad():
+            momentum = 0.1 if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean, momentum)
+            self.running_var.lerp_(variance * count / (count - 1), momentum)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+        normal = (input - mean.view(shape)) * (variance.view(shape) + self.eps).rsqrt()
+        return normal if self.weight is None else normal * self.weight.view(shape) + self.bias.view(shape)
+
+
+def synced(module: nn.Module) -> nn.Module:
+    """Replace every batch norm in a module tree, in place, keeping its parameters and buffers."""
+    for name, child in module.named_children():
+        if isinstance(child, _BatchNorm) and not isinstance(child, SyncedBatchNorm):
+            size, options = child.num_features, (child.eps, child.momentum, child.affine, child.track_running_stats)
+            made = SyncedBatchNorm(size, *options).to(child.running_mean)
+            made.load_state_dict(child.state_dict())
+            if child.affine:
+                made.weight, made.bias = child.weight, child.bias
+            setattr(module, name, made.train(child.training))
+        else:
+            synced(child)
+    return module
