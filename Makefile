@@ -24,7 +24,7 @@ $(READY): pyproject.toml
 		|| { echo "error: $(PYTHON) is older than 3.11; call make with PYTHON=/path/to/python3.11 or newer"; exit 2; }
 	@echo "setting up .venv (about 1 GB, a few minutes, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,sweep,dashboard]'
 	@touch $@
 
 setup: $(READY) ## create .venv and install what is needed
@@ -41,8 +41,8 @@ papers: $(READY) ## every paper: claims, stages, cost, verdicts, stale or not
 report: $(READY) ## site/index.html and a page per paper
 	@$(BIN)/python -m experiments.report $(ARGS)
 
-sweep: $(READY) ## a grid of runs: ARGS="seed=0,1 stages.X.module.key=1,2"
-	@$(BIN)/python -m experiments.run -m paper=$(PAPER) scale=$(SCALE) $(ARGS)
+sweep: $(READY) ## a named sweep (SWEEP=hard_labels) or a grid: ARGS="seed=0,1 stages.X.module.key=1,2"
+	@$(BIN)/python -m experiments.run -m paper=$(PAPER) scale=$(SCALE) $(if $(SWEEP),sweep=$(SWEEP)) $(ARGS)
 
 bench: $(READY) ## speed ratios against plain PyTorch loops
 	@$(BIN)/python -m experiments.benchmark $(ARGS)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from datetime import UTC, datetime
+from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from experiments import cli, compose, engine
+from experiments import cli, compose, engine, sweep
+from experiments.errors import RunError
 from experiments.plan import plan
 
 HELP = """\
@@ -18,20 +24,27 @@ Run all stages of one paper with one seed. Stages that were done before are not 
   python -m experiments.run -m paper=meal_v2 scale=smoke seed=0,1 stages.student.module.hard_label_weight=0,1
                      a grid: every combination; stages that do not differ run once (here: the teachers)
   python -m experiments.run -m 'paper=glob(*)' scale=smoke
+  python -m experiments.run -m sweep=hard_labels        a named sweep: conf/sweep/<paper>/<name>.yaml
+  python -m experiments.run -m hydra/launcher=joblib scale=smoke seed=0,1,2,3      several jobs at a time
+  python -m experiments.run -m hydra/launcher=submitit_slurm seed=0,1,2 trainer=gpu     one Slurm job per run
+  python -m experiments.run -m hydra/sweeper=optuna hydra.sweeper.n_trials=20 hydra.sweeper.direction=maximize \\
+      hydra.sweeper.storage=sqlite:///runs/study.db hydra.sweeper.study_name=weights \\
+      'stages.student.module.hard_label_weight=interval(0,1)'      a search that can be continued
   python -m experiments.run --cfg job paper=meal_v2     show the composed configuration
 
+  objective=S/M      what a search looks at, e.g. student/test/top1 (default: what the first claim is about)
   seed=N             fixes splits, initialisation, order and augmentation
 """
 
 
-CODES: list[int] = []  # of the jobs that ran in this process: a failed one does not end a sweep
-
-
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
-def _job(config: DictConfig) -> None:
+def _job(config: DictConfig) -> float:
+    """One job. Never raises for a failed stage: the other jobs of a sweep go on, and the record says what happened."""
     from experiments import console, training
 
+    job = HydraConfig.get()
     this = plan(config, int(config.seed))
+    metric = sweep.objective(this)
     if any(engine.finished(stage) is None for stage in this.stages.values()):
         training.check_plan(this)
     with console.Board(f"{this.title} seed {this.seed}", len(this.stages)) as board:
@@ -40,17 +53,62 @@ def _job(config: DictConfig) -> None:
         metrics = "  ".join(f"{m} {console.number(v)}" for m, v in outcome.metrics.items() if not m.endswith("/n"))
         console.out.print(f"{name:<20} {'' if outcome.status == 'done' else outcome.status} {metrics}", soft_wrap=True)
     console.out.print(f"runs: {next(iter(this.stages.values())).directory.parent}", soft_wrap=True)
-    CODES.append(engine.exit_code(outcomes))
+    stage, _, key = metric.partition("/")
+    value = outcomes[stage].metrics.get(key, math.nan)
+    code = engine.exit_code(outcomes)
+    if job.mode == RunMode.MULTIRUN:
+        reason = next((f"{o.stage}: {o.reason}" for o in outcomes.values() if o.status == "failed"), "")
+        sweep.record(Path(job.runtime.output_dir), list(job.overrides.task), this, value, code, reason)
+    CODES.append(code)
+    return value
+
+
+CODES: list[int] = []  # of the jobs that ran in this process
 
 
 def main(argv: list[str]) -> int:
     flags, lines = _flags(argv)
+    multirun = "-m" in flags or "--multirun" in flags
+    name, lines = _named(lines)
     request = compose.request(lines)
     _check(request)
-    sys.argv = [sys.argv[0], *flags, *request.overrides]
     CODES.clear()
+    if not multirun:
+        sys.argv = [sys.argv[0], *flags, *request.overrides]
+        _job()
+        return max(CODES, default=0)
+    runs_dir = Path(next((line.split("=", 1)[1] for line in lines if line.startswith("runs_dir=")), "runs"))
+    name = name or datetime.now(UTC).strftime("%Y-%m-%d_%H-%M-%S")
+    folder = runs_dir / "sweeps" / name
+    sweep.threads(lines)
+    sys.argv = [sys.argv[0], *flags, *request.overrides, f"hydra.sweep.dir={folder}"]
     _job()
-    return max(CODES, default=0)
+    return _finish(folder, name, runs_dir)
+
+
+def _finish(folder: Path, name: str, runs_dir: Path) -> int:
+    from experiments import console
+
+    found = sweep.write(folder, name, runs_dir)
+    jobs = sweep.gather(folder)
+    if found is None:
+        raise RunError(f"no job left a record in {folder}; with submitit, see {folder}/.submitit for its output")
+    console.out.print(sweep.table(found), "")
+    failed = [job for job in jobs if job["exit_code"]]
+    console.out.print(f"{len(jobs)} jobs, {len(failed)} failed; a failed job is tried again by the same command")
+    console.out.print(f"sweep: {runs_dir / found['paper'] / found['scale'] / 'sweeps' / name}.json", soft_wrap=True)
+    return max((job["exit_code"] for job in jobs), default=0)
+
+
+def _named(lines: list[str]) -> tuple[str, list[str]]:
+    """A sweep's name and the arguments that `sweep=name` stands for, in front of the user's own."""
+    name = next((line.split("=", 1)[1] for line in lines if line.startswith("sweep=")), "")
+    rest = [line for line in lines if not line.startswith("sweep=")]
+    if not name:
+        return "", rest
+    given = {line.split("=", 1)[0] for line in rest}
+    paper = next((line.split("=", 1)[1] for line in rest if line.startswith("paper=")), "meal_v2")
+    return name, [line for line in sweep.named(paper, name) if line.split("=", 1)[0] not in given] + rest
 
 
 def _flags(argv: list[str]) -> tuple[list[str], list[str]]:
@@ -83,8 +141,8 @@ def _check(request: compose.Request) -> None:
     for index, values in enumerate(choices):
         for value in values if index == 0 else values[1:]:
             lines = [*first[:index], value, *first[index + 1 :]]
-            if not any(line.startswith("hydra") for line in lines):
-                plan(compose.compose(compose.request(lines).overrides), 0)
+            lines = [line for line in lines if not line.startswith(("hydra/", "hydra."))]
+            sweep.objective(plan(compose.compose(compose.request(lines).overrides), 0))
 
 
 if __name__ == "__main__":
