@@ -47,10 +47,11 @@ sweep: $(READY) ## a named sweep (SWEEP=hard_labels) or a grid: ARGS="seed=0,1 s
 bench: $(READY) ## speed ratios against plain PyTorch loops
 	@$(BIN)/python -m experiments.benchmark $(ARGS)
 
-lint: $(READY) ## style, format and types
+lint: $(READY) ## style, format, types, unsafe calls, and whether the installed packages fit together
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/python -m pip check
 
 readme: $(READY) ## rewrite the README's table of papers from results/
 	@$(BIN)/python -m experiments.catalog --readme

@@ -53,6 +53,13 @@ def papers() -> list[str]:
 
 
 @lru_cache
+def default(group: str) -> str:
+    """What conf/config.yaml chooses for a group."""
+    config = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))
+    return next(entry[group] for entry in config["defaults"] if isinstance(entry, dict) and group in entry)
+
+
+@lru_cache
 def paper_file(paper: str) -> dict[str, Any]:
     """conf/paper/<paper>.yaml as plain data, before composition."""
     path = CONF / "paper" / f"{paper}.yaml"
@@ -112,7 +119,7 @@ def request(argv: Sequence[str]) -> Request:
 
     Raises InputError for an unknown paper, scale, variant or group option, and for a line that does not parse.
     """
-    chosen = {"paper": "meal_v2", "scale": "mini", "variant": ""}
+    chosen = {"paper": default("paper"), "scale": default("scale"), "variant": ""}
     given = []
     for override in argv:
         key, value = _split(override)

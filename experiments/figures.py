@@ -163,6 +163,36 @@ def difference(claim: Mapping[str, Any], seeds: Sequence[int], extent: tuple[flo
     return _svg(width, height, label, body, "difference")
 
 
+def reach(groups: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """One range for all values of all groups, with a margin."""
+    points = _finite([value for group in groups for value in group]) or [0.0]
+    pad = 0.06 * (max(points) - min(points) or 1.0)
+    return min(points) - pad, max(points) + pad
+
+
+def values(row: Mapping[str, Any], extent: tuple[float, float]) -> str:
+    """One setting of a sweep: a dot per seed, a diamond at the mean, the interval as far as the axis goes.
+
+    Args:
+        row: setting, seeds, values, mean, interval (or None).
+        extent: the range of the axis, from `reach`.
+    """
+    width, height, floor = 260, 44, 24
+    axis = Axis(*extent, 12, width - 12)
+    body = [_line(12, floor, width - 12, floor, 'opacity="0.45"')]
+    for value, label in axis.ticks(6):
+        body.append(_line(axis(value), floor, axis(value), floor + 4, 'opacity="0.45"'))
+        body.append(_text(axis(value), floor + 16, label, 'text-anchor="middle" opacity="0.8"'))
+    if row["interval"]:
+        body.append(_line(axis(row["interval"][0]), 12, axis(row["interval"][1]), 12, 'stroke-width="2"'))
+    body.append(f'<path d="M{axis(row["mean"]):g} 6l6 6l-6 6l-6 -6z"/>')
+    for seed, value in zip(row["seeds"], row["values"], strict=True):
+        tip = f"<title>seed {seed}: {value:.4g}</title>"
+        body.append(f'<circle cx="{axis(value)}" cy="12" r="4" style="fill:var(--s0,{LIGHT[0]})" ')
+        body.append(f'fill-opacity="0.55" stroke="currentColor" stroke-width="0.8">{tip}</circle>')
+    return _svg(width, height, f"{row['setting']}: mean {row['mean']:.4g} of {len(row['values'])}", body, "difference")
+
+
 def _stroke(style: int, strong: bool = False) -> str:
     """Colour and dash by number: no two of the first 24 stages share both."""
     slot = style % len(LIGHT)

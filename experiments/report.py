@@ -129,7 +129,27 @@ def _count(judged: Sequence[Mapping[str, Any]], what: str) -> dict[str, Any] | N
 def _page(paper: Mapping[str, Any]) -> dict[str, Any]:
     page = {k: paper[k] for k in ("key", "title", "arxiv", "about", "venue", "deviations")}
     entries = [_entry(paper["key"], title, e, paper["stale"][title]) for title, e in paper["entries"].items()]
-    return {**page, "entries": entries, "planned": None if entries else _planned(paper["key"], paper["declared"])}
+    planned = None if entries else _planned(paper["key"], paper["declared"])
+    return {**page, "entries": entries, "planned": planned, "sweeps": _sweeps(paper["key"])}
+
+
+def _sweeps(key: str) -> list[dict[str, Any]]:
+    """The sweeps that were run here, the newest first: each setting with its mean, interval and seeds."""
+    found = [s for path in RUNS.glob(f"{key}/*/sweeps/*.json") if (s := files.read_json(path)) is not None]
+    shown = []
+    for sweep in sorted(found, key=lambda s: s["written"], reverse=True):
+        digits = decimals([row["mean"] for row in sweep["settings"]], two_from=10)
+        extent = figures.reach([row["values"] for row in sweep["settings"]])
+        rows = []
+        for row in sweep["settings"]:
+            mean = "–" if row["mean"] is None else number(row["mean"], digits)
+            ends = " to ".join(number(end, digits) for end in row["interval"]) if row["interval"] else ""
+            drawn = Markup(figures.values(row, extent)) if row["values"] else ""
+            rows.append(
+                {"setting": row["setting"], "mean": mean, "interval": ends, "figure": drawn, "failed": row["failed"]}
+            )
+        shown.append({**{k: sweep[k] for k in ("name", "scale", "objective")}, "rows": rows})
+    return shown
 
 
 def _planned(key: str, declared: Mapping[str, Any]) -> dict[str, Any]:

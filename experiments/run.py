@@ -107,7 +107,7 @@ def _named(lines: list[str]) -> tuple[str, list[str]]:
     if not name:
         return "", rest
     given = {line.split("=", 1)[0] for line in rest}
-    paper = next((line.split("=", 1)[1] for line in rest if line.startswith("paper=")), "meal_v2")
+    paper = next((line.split("=", 1)[1] for line in rest if line.startswith("paper=")), compose.default("paper"))
     return name, [line for line in sweep.named(paper, name) if line.split("=", 1)[0] not in given] + rest
 
 

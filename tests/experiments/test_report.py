@@ -388,3 +388,18 @@ def test_command_line(build: Any, tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_importing_the_report_does_not_import_torch() -> None:
     code = "import sys, experiments.report; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_sweeps_are_shown_with_every_setting(build: Any, tmp_path: Path) -> None:
+    rows = [
+        {"setting": f"w={HOSTILE}", "seeds": [0, 1], "values": [1.0, 3.0], "mean": 2.0, "interval": [-10.7, 14.7]},
+        {"setting": "w=2", "seeds": [], "values": [], "mean": None, "interval": None},
+    ]
+    rows = [{**row, "failed": [] if row["values"] else ["seed 0: the loss is nan"]} for row in rows]
+    found = {"name": "weights", "paper": "meal_v2", "scale": "smoke", "written": "2026", "objective": "a/test/top1"}
+    files.write_json(tmp_path / "runs" / "meal_v2" / "smoke" / "sweeps" / "weights.json", {**found, "settings": rows})
+    page = build(sample())["meal_v2"]
+    assert "Sweep weights" in page
+    assert "w=2" in page
+    assert "the loss is nan" in page
+    assert "<script>" not in page
