@@ -98,7 +98,8 @@ def explain(error: BaseException) -> tuple[str, int]:
         if isinstance(link, InputError | RunError):
             return str(link), link.exit_code
         if type(link).__name__ == "DataError":  # known by name, so that torch need not be imported to look
-            return str(link), InputError.exit_code
+            # A worker process puts its whole trace into the message; what it said comes last.
+            return str(link).rpartition("DataError: ")[2].strip(), InputError.exit_code
         if isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT):
             return "the disk is full: free space and run the same command again", RunError.exit_code
         if isinstance(link, OSError) and link.errno in (errno.EACCES, errno.EROFS, errno.EPERM):

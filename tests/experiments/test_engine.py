@@ -237,6 +237,27 @@ def test_two_processes_share_a_stage(make_plan: Make, tmp_path: Path) -> None:
     assert sorted(process.communicate(timeout=120)[0].strip() for process in running) == ["False", "True"]
 
 
+def test_a_truncated_photo_met_by_a_worker_is_one_line(make_plan: Make, tmp_path: Path) -> None:
+    import numpy as np
+    from PIL import Image
+
+    for split in ("train", "val"):
+        for label in range(10):
+            (tmp_path / "photos" / split / str(label)).mkdir(parents=True)
+            Image.fromarray(np.full((9, 9, 3), 20 * label, np.uint8)).save(tmp_path / f"photos/{split}/{label}/0.jpg")
+    damaged = tmp_path / "photos" / "train" / "3" / "0.jpg"
+    damaged.write_bytes(damaged.read_bytes()[:-80])
+    data = ["root=" + str(tmp_path / "photos"), "image_size=8", "batch_size=5", "num_workers=1"]
+    lines = ["data@stages.init.data=image_folder", "~stages.init.data.label_noise", "~stages.init.data.augment"]
+    lines += [f"stages.init.data.{line}" for line in data] + ["stages.init.module.network.in_channels=3"]
+    outcomes, _ = collect(only(make_plan(*lines), "init", "untrained"))
+    failed = outcomes["init"]
+    assert failed.reason.startswith(f"{damaged} cannot be decoded (")
+    assert "\n" not in failed.reason
+    assert failed.exit_code == 2
+    assert outcomes["untrained"].status == "done"
+
+
 def test_the_test_set_is_counted(make_plan: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     from datamodules.digits import Digits
 
