@@ -7,7 +7,7 @@ BIN    := .venv/bin
 READY  := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test papers report sweep bench lint readme clean
+.PHONY: help setup reproduce test papers report sweep dashboard soak bench lint readme clean
 
 help: ## this text
 	@echo "Reprise re-runs image-modelling papers and computes whether their claims hold."
@@ -43,6 +43,12 @@ report: $(READY) ## site/index.html and a page per paper
 
 sweep: $(READY) ## a named sweep (SWEEP=hard_labels) or a grid: ARGS="seed=0,1 stages.X.module.key=1,2"
 	@$(BIN)/python -m experiments.run -m paper=$(PAPER) scale=$(SCALE) $(if $(SWEEP),sweep=$(SWEEP)) $(ARGS)
+
+dashboard: $(READY) ## sync a paper's offline W&B runs and build its W&B workspace from code
+	@$(BIN)/python -m experiments.dashboard paper=$(PAPER) scale=$(SCALE) $(ARGS)
+
+soak: $(READY) ## kill, corrupt, refuse, race, fill the disk: does anything get lost? (minutes)
+	@$(BIN)/python -m experiments.soak $(ARGS)
 
 bench: $(READY) ## speed ratios against plain PyTorch loops
 	@$(BIN)/python -m experiments.benchmark $(ARGS)

@@ -258,6 +258,56 @@ def test_a_truncated_photo_met_by_a_worker_is_one_line(make_plan: Make, tmp_path
     assert outcomes["untrained"].status == "done"
 
 
+def test_two_optimisers_count_batches_and_resume(make_plan: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning's global step counts every optimiser's steps; schedules, seeds and resuming here count batches."""
+    from modules.common.classifier import Classifier
+    from modules.common.schedules import Position
+
+    rates: list[list[float]] = []
+    stop = {"at": 17}
+
+    class Alternating(Classifier):
+        automatic_optimization = False
+
+        def configure_optimizers(self) -> Any:
+            halves = list(self.parameters())[:2], list(self.parameters())[2:]
+            return [
+                self.prepared(torch.optim.Adam(half, lr=rate)) for half, rate in zip(halves, (0.01, 0.02), strict=True)
+            ]
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            if len(rates) == stop["at"]:
+                raise RunError("stopped for the test")
+            rates.append([o.param_groups[0]["lr"] for o in self.trainer.optimizers])
+            for optimizer in self.optimizers():
+                loss = super().training_step(batch, batch_idx) + 0 * torch.rand(())
+                optimizer.zero_grad()
+                self.manual_backward(loss)
+                optimizer.step()
+            return {"loss": loss.detach()}
+
+    def schedule(position: Position) -> float:
+        return 1.0 - position.fraction
+
+    def construct(plan: Plan, stage: Any) -> Alternating:
+        training.seed_all(0)
+        network = training.build(stage.module["network"])
+        return Alternating(network, 10, schedule=schedule)
+
+    monkeypatch.setattr(training, "construct", construct)
+    plan = only(make_plan("checkpoint_seconds=0"), "init")
+    assert collect(plan)[0]["init"].reason == "stopped for the test"
+    stop["at"] = -1
+    resumed = collect(plan)[0]["init"].metrics
+    steps = 3 * 13
+    assert len(rates) == steps
+    assert [r[0] for r in rates] == pytest.approx([0.01 * (1 - k / steps) for k in range(steps)])
+    assert [r[1] for r in rates] == pytest.approx([0.02 * (1 - k / steps) for k in range(steps)])
+    for file in plan.stages["init"].directory.iterdir():
+        file.unlink()
+    assert collect(plan)[0]["init"].metrics == resumed
+
+
 def test_the_test_set_is_counted(make_plan: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     from datamodules.digits import Digits
 
