@@ -95,22 +95,25 @@ def entry(plans: Sequence[Plan], overrides: Sequence[str], reasons: Mapping[str,
         "claims": [claims.judge(claim, table, seeds) for claim in plan.claims(first.config)],
         "published": [claims.compare(item, table, seeds, first.scale) for item in plan.published(first.config)],
         "stages": stages,
-        "provenance": {
-            "written": datetime.now(UTC).isoformat(timespec="seconds"),
-            "code": _code([m for p in plans for s in p.stages.values() if (m := finished(s)) is not None]),
-            "versions": versions(),
-            "hardware": hardware(),
-            "seconds": round(total, 1),
-        },
+        "provenance": {**_provenance(plans), "seconds": round(total, 1)},
     }
 
 
-def _code(manifests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The commit that the stages were trained with; all of them if there were several, and dirty if any was."""
-    if not manifests:
-        return code_version()
-    commits = sorted({m["code"]["commit"] for m in manifests if m["code"]["commit"]})
-    return {"commit": " ".join(commits) or None, "dirty": any(m["code"]["dirty"] is not False for m in manifests)}
+def _provenance(plans: Sequence[Plan]) -> dict[str, Any]:
+    """When, with which code and on what the stages were trained: from their records, so that reading them again
+    changes nothing. Several commits if there were several; dirty if any was."""
+    records = [m for p in plans for s in p.stages.values() if (m := finished(s)) is not None]
+    if not records:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return {"written": now, "code": code_version(), "versions": versions(), "hardware": hardware()}
+    latest = max(records, key=lambda m: m["finished"])
+    commits = sorted({m["code"]["commit"] for m in records if m["code"]["commit"]})
+    return {
+        "written": latest["finished"],
+        "code": {"commit": " ".join(commits) or None, "dirty": any(m["code"]["dirty"] is not False for m in records)},
+        "versions": latest["versions"],
+        "hardware": latest["hardware"],
+    }
 
 
 def summary(found: Mapping[str, Any], paper: str) -> dict[str, Any]:
