@@ -3,17 +3,42 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from experiments.errors import InputError
 from experiments.plan import Plan, Stage
 from experiments.provenance import code_version
 
+Table = tuple[list[str], list[list[Any]]]  # column names, rows
+
 
 def group_name(plan: Plan) -> str:
     """W&B's group: paper/scale/commit, with the variant where there is one."""
     commit = (code_version()["commit"] or "uncommitted")[:8]
     return f"{plan.title}/{commit}"
+
+
+def label(plan: Plan) -> str:
+    """The plan's title as every run's config holds it under `title`, for filters: their grammar knows no escapes."""
+    return re.sub(r"[^\w./+-]", "_", plan.title)
+
+
+def logged_in() -> bool:
+    """Whether W&B finds credentials on this machine. Asks nobody and sends nothing."""
+    import wandb
+
+    return bool(wandb.api.api_key)
+
+
+def mode(config: Mapping[str, Any]) -> str:
+    """W&B's mode for a logger configuration: its own, else WANDB_MODE, else online for those who are logged in."""
+    if config["mode"] != "auto":
+        return str(config["mode"])
+    return os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
 
 
 def open_logger(plan: Plan, stage: Stage) -> Any | None:
@@ -26,30 +51,36 @@ def open_logger(plan: Plan, stage: Stage) -> Any | None:
 
         return TensorBoardLogger(str(stage.directory), name="", version="tensorboard")
     if config["name"] == "wandb":
-        return _wandb(plan, stage, config)
+        return _wandb(plan, stage)
     raise InputError(f"logger.name={config['name']!r}: expected csv, wandb or tensorboard")
 
 
-def _wandb(plan: Plan, stage: Stage, config: dict[str, Any]) -> Any:
-    import wandb
+def _wandb(plan: Plan, stage: Stage) -> Any:
     from pytorch_lightning.loggers import WandbLogger
 
-    mode = config["mode"]
-    if mode == "auto":
-        mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
-    return WandbLogger(
-        project=config["project"],
-        entity=config["entity"],
-        name=f"{plan.title}/{stage.name}/seed={stage.seed}",
-        group=group_name(plan),
-        job_type=stage.name,
-        tags=[plan.paper, plan.scale, f"seed={stage.seed}", *([plan.variant] if plan.variant else [])],
-        config={"stage": stage.config(), "seed": stage.seed, "code": code_version()},
-        save_dir=str(stage.directory),
-        mode=mode,
-        reinit="finish_previous",
-        settings=wandb.Settings(silent=True, console="off"),
-    )
+    name = f"{plan.title}/{stage.name}/seed={stage.seed}"
+    config = {"stage": stage.config(), "seed": stage.seed}
+    arguments = _arguments(plan, stage.name, name, [f"seed={stage.seed}"], config)
+    return WandbLogger(save_dir=str(stage.directory), **arguments)
+
+
+def _arguments(plan: Plan, job: str, name: str, tags: list[str], config: Mapping[str, Any]) -> dict[str, Any]:
+    """What every W&B run of a plan is started with."""
+    import wandb
+
+    logger = plan.config["logger"]
+    return {
+        "project": logger["project"],
+        "entity": logger["entity"],
+        "name": name,
+        "group": group_name(plan),
+        "job_type": job,
+        "tags": [plan.paper, plan.scale, *tags, *([plan.variant] if plan.variant else [])],
+        "config": {"title": label(plan), **config, "code": code_version()},
+        "mode": mode(logger),
+        "reinit": "finish_previous",
+        "settings": wandb.Settings(silent=True, console="off"),
+    }
 
 
 def close_logger(logger: Any | None) -> None:
@@ -57,5 +88,99 @@ def close_logger(logger: Any | None) -> None:
     if logger is None:
         return
     logger.finalize("success")
-    if type(logger).__name__ == "WandbLogger":
+    if _is_wandb(logger):
         logger.experiment.finish()
+
+
+def _is_wandb(logger: Any | None) -> bool:
+    return type(logger).__name__ == "WandbLogger"  # by name: importing Lightning only to look would cost seconds
+
+
+def log_pictures(logger: Any | None, stage: Stage, metrics: Mapping[str, float]) -> None:
+    """Add a tested stage's pictures and a table of its test metrics to its W&B run; nothing for other loggers."""
+    if not _is_wandb(logger):
+        return
+    assert logger is not None
+    rows = [[stage.name, stage.seed, metric, float(value)] for metric, value in metrics.items()]
+    pictures = {path.stem: path for path in sorted((stage.directory / "pictures").glob("*.png"))}
+    _log(logger.experiment, {"metrics": (["stage", "seed", "metric", "value"], rows)} if rows else {}, pictures)
+
+
+def log_verdict(plan: Plan, found: Mapping[str, Any]) -> None:
+    """Mirror a results entry as a W&B run of its own (job_type `verdict`); nothing unless the logger is wandb.
+
+    When W&B does not take it, a warning says so: the record in results/ and runs/ does not depend on it. Raises OSError
+    when the folder cannot be written.
+    """
+    if plan.config["logger"]["name"] != "wandb":
+        return
+    import wandb
+
+    from experiments import console
+
+    folder = verdict_folder(plan)
+    shutil.rmtree(folder / "wandb", ignore_errors=True)  # a verdict replaces the one before: only the last is sent
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"seeds": found["seeds"], "overrides": found["overrides"]}
+    try:
+        run = wandb.init(dir=str(folder), **_arguments(plan, "verdict", f"{plan.title}/verdict", [], config))
+        try:
+            _log(run, verdict_tables(found), {})
+        finally:
+            run.finish()
+    except wandb.Error as error:
+        console.out.print(f"warning: the verdict is recorded, but W&B did not take it: {error}", markup=False)
+
+
+def verdict_folder(plan: Plan) -> Path:
+    """Where the verdict's W&B run is kept, beside the seeds."""
+    name = f"verdict-{plan.variant}" if plan.variant else "verdict"
+    return Path(plan.config["runs_dir"]) / plan.paper / plan.scale / name
+
+
+def verdict_tables(found: Mapping[str, Any]) -> dict[str, Table]:
+    """A results entry as tables: `claims` and `published`, with a column per seed for its difference.
+
+    Published numbers have verdicts and differences at full scale only: a smaller recipe does not try to reach them.
+    """
+    seeds = [f"seed {seed}" for seed in found["seeds"]]
+    recorded = found["provenance"]["written"]
+    claims = []
+    for claim in found["claims"]:
+        shown = [claim[key] for key in ("name", "verdict", "difference")]
+        rule = [claim[key] for key in ("rule", "refuted_by", "reason")]
+        claims.append([*shown, *_ends(claim), *rule, *(claim["per_seed"] or [None] * len(seeds)), recorded])
+    full, where = found["scale"] == "full", ("dataset", "protocol", "source")
+    published = []
+    for item in found["published"]:
+        measured = found["stages"].get(item["stage"], {}).get("metrics", {})
+        ours = measured.get(item["metric"]) or [None] * len(seeds)
+        differences = [None if value is None or not full else value - item["value"] for value in ours]
+        shown = [item[key] for key in ("stage", "metric", "value", "ours")]
+        verdict = item["verdict"] if full else "not judged"
+        published.append([*shown, *_ends(item), verdict, *(item[key] for key in where), *differences, recorded])
+    return {
+        "claims": (
+            ["claim", "verdict", "difference", "low", "high", "rule", "refuted by", "reason", *seeds, "recorded"],
+            claims,
+        ),
+        "published": (
+            ["stage", "metric", "published", "ours", "low", "high", "verdict", *where, *seeds, "recorded"],
+            published,
+        ),
+    }
+
+
+def _ends(judged: Mapping[str, Any]) -> list[float | None]:
+    low, high = judged["interval"] or (None, None)
+    return [low, high]
+
+
+def _log(run: Any, tables: Mapping[str, Table], pictures: Mapping[str, Path]) -> None:
+    """The one way in which tables and images reach a W&B run; the key of a picture is pictures/<name>."""
+    import wandb
+
+    media: dict[str, Any] = {name: wandb.Table(columns=[*cols], data=rows) for name, (cols, rows) in tables.items()}
+    media |= {f"pictures/{name}": wandb.Image(str(path), caption=name) for name, path in pictures.items()}
+    if media:
+        run.log(media)

@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from experiments import cli, compose, engine, results
+from experiments import cli, compose, engine, loggers, results
 from experiments.errors import InputError
 from experiments.plan import Plan, plan
 from experiments.provenance import cores
@@ -91,6 +91,7 @@ def _entry(request: compose.Request, config: DictConfig) -> int:
     if found["published"]:
         console.out.print(console.published_table(found, title), "")
     path = results.write(found, plans[0])
+    loggers.log_verdict(plans[0], found)
     trained = sum(1 for done in outcomes.values() for o in done.values() if o.status == "done" and not o.cached)
     console.out.print(
         f"{trained} stages run, {len(plans) * len(plans[0].stages)} in all, {time.monotonic() - began:.0f} s"

@@ -183,6 +183,7 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
         data.setup("test")  # with forked processes it was set up in them alone
         if stage.seed == plan.config["seeds"][0] and trainer.is_global_zero:
             _draw(module, data, stage)
+        loggers.log_pictures(logger, stage, metrics)
     finally:
         loggers.close_logger(logger)
     spec = data.spec

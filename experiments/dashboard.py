@@ -1,0 +1,326 @@
+"""`make dashboard`: a paper's W&B workspace and report, from code. Imports neither torch nor W&B before it needs them.
+
+`describe` says as plain data what there is to show; `workspace` and `report` make W&B's objects of it, without a
+network; `publish` saves them. Without a login the plain data is written beside the runs instead.
+"""
+
+from __future__ import annotations
+
+import html
+import importlib.util
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments import cli, compose, engine, files, loggers, results
+from experiments.errors import InputError, RunError
+from experiments.plan import Plan, claims, plan
+
+HELP = """\
+Send a paper's offline W&B runs and build its W&B workspace and report: claims, published numbers beside ours,
+learning curves by stage, pictures, sweeps. Trains nothing. Without a W&B login it writes what it would build.
+
+  python -m experiments.reproduce paper=meal_v2 logger=wandb   records the runs (offline when you are not logged in)
+  python -m experiments.dashboard paper=meal_v2                sends them, creates or updates workspace and report
+  python -m experiments.dashboard paper=meal_v2 variant=clean logger.project=mine logger.entity=team
+  python -m experiments.dashboard paper=all
+
+  logger.project=P   W&B project (default: reprise)
+  logger.entity=E    W&B team or user (default: yours)
+"""
+CURVES = ("train/loss", "val/top1")  # first; and all there is before anything ran
+COLUMNS = 14  # more axes than this and parallel coordinates cannot be read
+SCATTERS = 3
+SHOWN = {  # the columns that fit a text table; the logged tables have all
+    "claims": ("verdict", "claim", "difference", "low", "high"),
+    "published": ("stage", "metric", "published", "ours", "verdict", "dataset", "protocol"),
+}
+
+
+def main(argv: list[str]) -> int:
+    papers = compose.papers() if "paper=all" in argv else [None]
+    rest = [a for a in argv if a != "paper=all"]
+    for paper in papers:
+        _paper(rest if paper is None else [f"paper={paper}", *rest])
+    return 0
+
+
+def _paper(argv: list[str]) -> None:
+    request = compose.request(["logger=wandb", *argv])
+    config = compose.compose(request.overrides)
+    if config.logger.name != "wandb":
+        raise InputError(f"logger={config.logger.name}: a dashboard is W&B's; leave logger out")
+    if not config.seeds:
+        raise InputError("seeds=[]: expected whole numbers, as in 'seeds=[0,1,2]'")
+    plans = [plan(config, seed) for seed in config.seeds]
+    first = plans[0]
+    folder = Path(first.config["runs_dir"]) / first.paper / first.scale
+    recorded = (results.read(first.paper) or {}).get("entries", {})
+    # What `reproduce` recorded; before that, whatever the runs folder holds.
+    found = recorded.get(results.title(first.scale, first.variant)) or results.entry(plans, [], {})
+    pictures = sorted({path.stem for path in folder.glob("seed=*/*/pictures/*.png")})
+    spec = describe(first, found, pictures)
+    path = folder / (f"dashboard-{first.variant}.json" if first.variant else "dashboard.json")
+    addresses = (files.read_json(path) or {}).get("addresses", {})  # of what was created before, to be updated
+    files.write_json(path, {**spec, "addresses": addresses})
+    runs = offline_runs(folder)
+    missing = _offline(first.config["logger"])
+    if missing:
+        _say_local(first.paper, missing, path, runs)
+        return
+    if importlib.util.find_spec("wandb_workspaces") is None:
+        raise InputError("wandb-workspaces is not installed: pip install 'wandb-workspaces>=0.4,<1'")
+    send(runs, spec)
+    addresses = publish(spec, addresses)
+    files.write_json(path, {**spec, "addresses": addresses})
+    _say(*(f"{what}: {address}" for what, address in addresses.items()))
+
+
+def _offline(config: Mapping[str, Any]) -> str:
+    """Why nothing can be sent; empty if it can."""
+    if not loggers.logged_in():
+        return "not logged in to W&B: run `wandb login` or set WANDB_API_KEY, then call this again"
+    if loggers.mode(config) in ("offline", "dryrun", "disabled"):
+        return "W&B is switched off here (WANDB_MODE or logger.mode)"
+    return ""
+
+
+def _say_local(paper: str, missing: str, path: Path, runs: Sequence[Path]) -> None:
+    page = compose.ROOT / "site" / f"{paper}.html"
+    how = "" if runs else "; stages trained with logger=wandb record them"
+    _say(
+        missing,
+        f"nothing was sent; what it would create: {_short(path)}",
+        f"offline runs: {len(runs)} in {_short(path.parent)}{how}",
+        *([f"look at them in the terminal: wandb leet run {_short(runs[-1])}"] if runs else []),
+        f"local report: {_short(page)}" + ("" if page.exists() else " (not built yet: make report)"),
+    )
+
+
+def _short(path: Path) -> Path:
+    """Relative to the project where it is inside it."""
+    return path.relative_to(compose.ROOT) if path.is_relative_to(compose.ROOT) else path
+
+
+def _say(*lines: str) -> None:
+    from experiments import console
+
+    console.out.print("\n".join(lines), markup=False, soft_wrap=True)
+
+
+def offline_runs(folder: Path) -> list[Path]:
+    """The offline W&B runs of a paper at a scale: its stages' and its verdicts'."""
+    return sorted(folder.glob("seed=*/*/wandb/offline-run-*")) + sorted(folder.glob("verdict*/wandb/offline-run-*"))
+
+
+def describe(plan_: Plan, found: Mapping[str, Any], pictures: Sequence[str]) -> dict[str, Any]:
+    """What the dashboard shows, as plain data: where it goes, which runs it takes, and sections of panels.
+
+    Args:
+        plan_: of any seed; its configuration names the project, the claims and what can be swept.
+        found: a results entry; where nothing ran, the numbers in it are missing and the panels stay.
+        pictures: names of the pictures that stages drew.
+    """
+    logger = plan_.config["logger"]
+    curves = list(dict.fromkeys(metric for stage in found["stages"].values() for metric in stage["curves"]))
+    curves = sorted(curves or CURVES, key=lambda name: CURVES.index(name) if name in CURVES else len(CURVES))
+    judged = [m.split("/", 1)[1] for c in found["claims"] for m in (c["better"], c["than"]) if isinstance(m, str)]
+    metrics = list(dict.fromkeys([*judged, *(item["metric"] for item in found["published"])]))
+    shown = {name: _pick(table, SHOWN[name]) for name, table in loggers.verdict_tables(found).items()}
+    numbers = [shown["published"], {"kind": "logged table", "key": "published"}]
+    numbers += [{"kind": "bars", "metric": metric} for metric in metrics]
+    if plan_.scale != "full":
+        numbers.insert(0, {"kind": "text", "text": f"{plan_.scale} is a smaller recipe: not comparable."})
+    drawn: dict[str, Any] = {"kind": "text", "text": "No stage has drawn a picture yet."}
+    if pictures:
+        drawn = {"kind": "pictures", "names": [f"pictures/{name}" for name in pictures]}
+    return {
+        "project": logger["project"],
+        "entity": logger["entity"],
+        "name": loggers.label(plan_).replace("+", ", "),  # no name of a workspace may hold a mathematical sign
+        "title": plan_.config["title"],
+        "about": plan_.config.get("about") or "",
+        "runs": {"title": loggers.label(plan_)},
+        "most_runs": len(found["stages"]) * len(found["seeds"]) + 1,
+        "sections": [
+            {"name": "Claims", "panels": [shown["claims"], {"kind": "logged table", "key": "claims"}]},
+            {"name": "Published against ours", "panels": numbers},
+            {"name": "Learning curves by stage", "panels": [{"kind": "lines", "metric": name} for name in curves]},
+            {"name": "Pictures", "panels": [drawn]},
+            {"name": "Sweeps", "panels": _sweep(plan_, metrics)},
+        ],
+    }
+
+
+def _pick(table: loggers.Table, wanted: Sequence[str]) -> dict[str, Any]:
+    columns, rows = table
+    places = [columns.index(name) for name in wanted]
+    return {"kind": "table", "columns": list(wanted), "rows": [[row[place] for place in places] for row in rows]}
+
+
+def _sweep(plan_: Plan, metrics: Sequence[str]) -> list[dict[str, Any]]:
+    """What a sweep turns on the stage that the first claim is about, against the first metric."""
+    judged = [claim.better.split("/")[0] for claim in claims(plan_.config)]
+    stage, metric = plan_.stages[[*judged, *plan_.stages][0]], [*metrics, "test/top1"][0]
+    own = list(_numbers(stage.module, "stage.module"))
+    usual = ["stage.trainer.max_epochs", "stage.data.batch_size"]
+    parallel: dict[str, Any] = {"kind": "parallel", "keys": [*usual, *own][: COLUMNS - 1], "metric": metric}
+    return [parallel, *({"kind": "scatter", "x": key, "metric": metric} for key in own[:SCATTERS])]
+
+
+def _numbers(values: Mapping[str, Any], where: str) -> Iterator[str]:
+    """The dotted names of the numbers in a configuration, as W&B's config has them."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{where}.{key}")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield f"{where}.{key}"
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table in Markdown; whatever the cells hold is text there, never markup."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines) + "\n"
+
+
+def _cell(value: Any) -> str:
+    from experiments import console
+
+    text = console.number(value) if isinstance(value, float) else "" if value is None else str(value)
+    for mark in "\\`*_[]|":
+        text = text.replace(mark, "\\" + mark)
+    return " ".join(html.escape(text, quote=False).split())
+
+
+def workspace(spec: Mapping[str, Any], entity: str) -> Any:
+    """The W&B workspace that `describe` describes, not saved. Needs no network."""
+    import wandb_workspaces.workspaces as ws
+    from wandb_workspaces import expr
+
+    sections = []
+    for part in spec["sections"]:
+        panels = [_panel(panel) for panel in part["panels"]]
+        layout = ws.SectionLayoutSettings(columns=2, rows=max(1, (len(panels) + 1) // 2))
+        sections.append(ws.Section(name=part["name"], panels=panels, is_open=True, layout_settings=layout))
+    return ws.Workspace(
+        entity=entity,
+        project=spec["project"],
+        name=spec["name"],
+        sections=sections,
+        settings=ws.WorkspaceSettings(max_runs=max(10, spec["most_runs"])),
+        runset_settings=ws.RunsetSettings(filters=[expr.Config(key) == value for key, value in spec["runs"].items()]),
+    )
+
+
+def report(spec: Mapping[str, Any], entity: str) -> Any:
+    """The W&B report that `describe` describes, not saved. Needs no network."""
+    import wandb_workspaces.reports.v2 as wr
+    from wandb_workspaces import expr
+
+    blocks: list[Any] = []
+    for part in spec["sections"]:
+        blocks.append(wr.H2(part["name"]))
+        blocks += [wr.MarkdownBlock(_text(panel)) for panel in part["panels"] if panel["kind"] in ("text", "table")]
+        panels = [_panel(panel) for panel in part["panels"] if panel["kind"] not in ("text", "table")]
+        if panels:
+            # No entity and project: the report's own, which need not be looked up.
+            runs = wr.Runset(name=spec["name"], filters=[expr.Config(k) == v for k, v in spec["runs"].items()])
+            blocks.append(wr.PanelGrid(runsets=[runs], panels=panels, hide_run_sets=True))
+    title = f"{spec['name']}: {spec['title']}"[:128]  # no report may have a longer one
+    about = {"description": spec["about"], "width": "fluid"}
+    return wr.Report(entity=entity, project=spec["project"], title=title, blocks=blocks, **about)
+
+
+def _text(panel: Mapping[str, Any]) -> str:
+    return panel["text"] if panel["kind"] == "text" else markdown(panel["columns"], panel["rows"])
+
+
+def _panel(panel: Mapping[str, Any]) -> Any:
+    import wandb_workspaces.reports.v2 as wr
+
+    kind, whole = panel["kind"], wr.Layout(w=24, h=10)
+    # Groups are made by each panel: a grouped list of runs would group the sweep's points too.
+    by_stage: dict[str, Any] = {"groupby": wr.Metric("JobType"), "groupby_aggfunc": "mean"}
+    by_stage["groupby_rangefunc"] = "minmax"
+    if kind in ("text", "table"):
+        return wr.MarkdownPanel(markdown=_text(panel), layout=whole)
+    if kind == "logged table":
+        return wr.WeavePanelSummaryTable(table_name=panel["key"], layout=whole)
+    if kind == "bars":
+        return wr.BarPlot(title=panel["metric"], metrics=[panel["metric"]], **by_stage)
+    if kind == "lines":
+        return wr.LinePlot(title=panel["metric"], x="epoch", y=[panel["metric"]], title_x="epoch", **by_stage)
+    if kind == "pictures":
+        return wr.MediaBrowser(title="pictures", media_keys=panel["names"], num_columns=2, layout=whole)
+    measured = wr.SummaryMetric(panel["metric"])
+    if kind == "scatter":
+        return wr.ScatterPlot(title=panel["x"].split(".", 1)[1], x=wr.Config(panel["x"]), y=measured)
+    assert kind == "parallel", kind
+    axes = [wr.ParallelCoordinatesPlotColumn(metric=wr.Config(key)) for key in panel["keys"]]
+    return wr.ParallelCoordinatesPlot(columns=[*axes, wr.ParallelCoordinatesPlotColumn(metric=measured)], layout=whole)
+
+
+def send(runs: Sequence[Path], spec: Mapping[str, Any]) -> None:
+    """Upload offline runs that were not uploaded before. Raises RunError when W&B's own command fails."""
+    if not runs:
+        return
+    team = ["--entity", spec["entity"]] if spec["entity"] else []
+    command = [sys.executable, "-m", "wandb", "sync", "--project", spec["project"], *team, *map(str, runs)]
+    code = subprocess.run(command, check=False).returncode
+    if code:
+        raise RunError(f"`wandb sync` ended with code {code}; its messages are above")
+
+
+def publish(spec: Mapping[str, Any], addresses: Mapping[str, str]) -> dict[str, str]:
+    """Save workspace and report, over those at `addresses` where they still exist; returns where they are.
+
+    Raises RunError when W&B refuses or cannot be reached.
+    """
+    import wandb
+    import wandb_workspaces.reports.v2 as wr
+    import wandb_workspaces.workspaces as ws
+
+    try:
+        entity = spec["entity"] or wandb.Api().default_entity
+        if not entity:
+            raise RunError("W&B knows no team or user to save this for; name one with logger.entity=...")
+        # The report first: saving it creates the project if there is none.
+        parts = ("title", "description", "blocks", "width")
+        page = _over(wr.Report.from_url, addresses.get("report"), report(spec, entity), parts)
+        page.save()
+        parts = ("name", "sections", "settings", "runset_settings")
+        view = _over(ws.Workspace.from_url, addresses.get("workspace"), workspace(spec, entity), parts)
+        view.save()
+        # Its own address holds its title, and one with a slash or a question mark could not be read back.
+        slug = re.sub(r"\W+", "-", spec["name"])
+        return {
+            "workspace": view.url,
+            "report": f"{view.url.partition('?')[0]}/reports/{slug}--{page.id.rstrip('=')}",
+        }
+    except Exception as error:
+        # W&B's packages raise classes that they do not export; anything from elsewhere is not theirs to explain.
+        if type(error).__module__.split(".")[0] not in ("wandb", "wandb_workspaces"):
+            raise
+        raise RunError(f"W&B: {engine.explain(error)[0]}") from error
+
+
+def _over(load: Callable[[str], Any], address: str | None, made: Any, parts: Sequence[str]) -> Any:
+    """What stands at an address with these parts of a new one; the new one itself if nothing does."""
+    if address is None:
+        return made
+    try:
+        old = load(address)
+    except (ValueError, TypeError):  # how wandb-workspaces says that there is no such workspace, no such report
+        return made
+    if (old.entity, old.project) != (made.entity, made.project):
+        return made
+    for part in parts:
+        setattr(old, part, getattr(made, part))
+    return old
+
+
+if __name__ == "__main__":
+    sys.exit(cli.main(main, HELP))
