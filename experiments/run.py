@@ -10,6 +10,7 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
@@ -132,10 +133,12 @@ def _check(request: compose.Request) -> None:
         key = override.get_key_element()
         if not override.is_sweep_override():
             values = [override.input_line or ""]
+        elif isinstance(value := override.value(), Glob):
+            values = [f"{key}={name}" for name in value.filter(compose.options(override.key_or_group))]
         elif override.is_choice_sweep():
             values = [f"{key}={value}" for value in override.sweep_string_iterator()]
         else:
-            continue  # ranges and globs cannot name what does not exist
+            continue  # a range cannot name what does not exist
         first.append(values[0])
         choices.append(values)
     for index, values in enumerate(choices):

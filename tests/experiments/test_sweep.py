@@ -47,6 +47,13 @@ def test_every_named_sweep_composes() -> None:
         run._check(compose.request([f"paper={path.parent.name}", *sweep.named(path.parent.name, path.stem)]))
 
 
+def test_a_pattern_of_papers_is_checked_paper_by_paper(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked = []
+    monkeypatch.setattr(sweep, "objective", lambda plan: checked.append(plan.paper))
+    run._check(compose.request(["paper=glob(*)", "scale=smoke"]))
+    assert checked == compose.papers()
+
+
 def test_an_objective_of_no_stage_is_named() -> None:
     with pytest.raises(InputError, match="objective: stage 'stdent' does not exist; did you mean 'student'"):
         run._check(compose.request(["scale=smoke", "objective=stdent/test/top1"]))
