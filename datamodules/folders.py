@@ -5,18 +5,25 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
+from PIL import Image
+from PIL.Image import DecompressionBombError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.base import Batches, DataError, DataModule, Spec, mix
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+
+
+# What Pillow and zipfile raise for files that are damaged, encrypted, or made to exhaust the memory.
+UNREADABLE = (OSError, SyntaxError, RuntimeError, ValueError, zlib.error, zipfile.BadZipFile, DecompressionBombError)
 
 
 class Source:
@@ -72,14 +79,12 @@ class Photos(Dataset):
         return len(self.items)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
-        from PIL import Image
-
         epoch, index = key
         name, label = self.items[index]
         try:
             with Image.open(io.BytesIO(self.source.read(name))) as picture:
                 image = picture.convert("RGB")
-        except (OSError, SyntaxError, zipfile.BadZipFile) as error:
+        except UNREADABLE as error:
             raise DataError(f"{self.source.root / name} cannot be decoded ({error}); replace or remove it") from error
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mix(self.seed, epoch, index))

@@ -18,6 +18,7 @@ from pytorch_lightning.callbacks import Callback, Checkpoint
 from datamodules.base import mix
 from experiments.errors import RunError
 from experiments.files import replacing
+from experiments.processes import end_with_parent
 from experiments.tables import write_rows
 
 LOOK_EVERY = 50  # steps between looks at the loss, and at the clock when several processes must agree
@@ -34,6 +35,17 @@ class StepSeed(Callback):
 
     def on_test_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         torch.manual_seed(mix(self.seed, -1, trainer.global_rank))
+
+
+class EndWithParent(Callback):
+    """Where a stage runs on several processes, none of them outlives the one that started it."""
+
+    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.world_size > 1:
+            end_with_parent()
+
+    def on_test_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.on_fit_start(trainer, module)
 
 
 class Progress(Callback):

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from experiments import cli, compose, files, results
@@ -69,8 +70,11 @@ def _table(papers: list[dict[str, Any]]) -> Table:
             if entry["stale"]:
                 parts.append(f"[magenta]stale: {', '.join(entry['stale'])}[/]")
             rows.append((name, f"{entry['seconds'] / 60:.0f} min, {entry['seeds']} seeds", ", ".join(parts)))
-        cells = ["\n".join(column) for column in zip(*rows, strict=True)] if rows else ["[dim]not run[/]", "", ""]
-        table.add_row(paper["key"], paper["title"], str(len(paper["stages"])), str(len(paper["claims"])), *cells)
+        joined = ["\n".join(column) for column in zip(*rows, strict=True)]
+        cells = joined or ["[dim]not run[/]", "", ""]
+        table.add_row(
+            paper["key"], escape(paper["title"]), str(len(paper["stages"])), str(len(paper["claims"])), *cells
+        )
     return table
 
 

@@ -65,7 +65,14 @@ def paper_file(paper: str) -> dict[str, Any]:
     path = CONF / "paper" / f"{paper}.yaml"
     if not path.exists():
         raise unknown("paper", paper, papers())
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: yaml.YAMLError) -> InputError:
+    return InputError(f"a configuration file is no YAML: {' '.join(str(error).split())}")
 
 
 def _split(override: str) -> tuple[str, str]:
@@ -161,7 +168,7 @@ def _check_options(overrides: Sequence[str]) -> None:
         group = override.key_or_group
         if group in GROUPS and not override.is_sweep_override():
             value = str(override.value())
-            if not (CONF / group / f"{value}.yaml").exists():
+            if value not in options(group):
                 raise unknown(f"{override.get_key_element()}: {group}", value, options(group))
 
 
@@ -178,6 +185,8 @@ def compose(overrides: Sequence[str]) -> DictConfig:
             raise _explain(error, overrides) from error
         except OmegaConfBaseException as error:
             raise InputError(f"configuration: {str(error).splitlines()[0]}") from error
+        except yaml.YAMLError as error:
+            raise _unreadable(error) from error
 
 
 def _explain(error: HydraException, overrides: Sequence[str]) -> InputError:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -38,12 +39,12 @@ class Board:
             TextColumn("[bold]{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[now]}"),
+            TextColumn("{task.fields[now]}", markup=False),
             TimeElapsedColumn(),
             console=out,
             disable=not out.is_terminal,
         )
-        self.task = self.bar.add_task(title, total=total, now="")
+        self.task = self.bar.add_task(escape(title), total=total, now="")
 
     def __enter__(self) -> Board:
         self.bar.start()
@@ -55,7 +56,7 @@ class Board:
     def __call__(self, event: dict[str, Any]) -> None:
         kind = event["event"]
         if kind == "warning":
-            out.print(f"[yellow]warning[/]: {event['text']}", markup=True)
+            out.print(f"[yellow]warning[/]: {escape(event['text'])}")
         elif kind == "start":
             self._show(event, 0.0)
         elif kind == "progress":
@@ -73,14 +74,13 @@ class Board:
         self.done += 1
         self.bar.update(self.task, completed=self.done + sum(self.fractions.values()))
         if event["status"] == "failed":
-            out.print(f"[red]failed[/]  seed {event['seed']} {event['stage']}: ", end="")
+            out.print(f"[red]failed[/]  seed {event['seed']} {escape(event['stage'])}: ", end="")
             out.print(event["reason"], markup=False)
         elif not out.is_terminal and not event["cached"] and event["status"] == "done":
             metric = next((f"{m} {event['metrics'][m]:.2f}" for m in SHOWN if m in event["metrics"]), "")
             elapsed = time.monotonic() - self.began
-            out.print(
-                f"{self.done:>4}/{self.total} seed {event['seed']} {event['stage']:<20} {metric}  ({elapsed:.0f} s)"
-            )
+            line = f"{self.done:>4}/{self.total} seed {event['seed']} {event['stage']:<20} {metric}  ({elapsed:.0f} s)"
+            out.print(line, markup=False)
 
 
 def number(value: float) -> str:
@@ -102,24 +102,24 @@ def stage_table(found: Mapping[str, Any], title: str) -> Table:
     names = list(dict.fromkeys(m for s in found["stages"].values() for m in s["metrics"] if not m.endswith("/n")))
     names.sort(key=lambda name: SHOWN.index(name) if name in SHOWN else len(SHOWN))
     table = Table(
-        title=f"{title}: mean ± half of the 95% interval over {len(found['seeds'])} seeds", title_justify="left"
+        title=f"{escape(title)}: mean ± half of the 95% interval over {len(found['seeds'])} seeds", title_justify="left"
     )
     table.add_column("stage")
     for name in names:
-        table.add_column(name.removeprefix("test/"), justify="right")
+        table.add_column(escape(name.removeprefix("test/")), justify="right")
     table.add_column("seconds", justify="right")
     for stage, item in found["stages"].items():
         if item["metrics"]:
             cells = [_cell(item["metrics"][n]) if n in item["metrics"] else "" for n in names]
-            table.add_row(stage, *cells, f"{sum(item['seconds']):.0f}")
+            table.add_row(escape(stage), *cells, f"{sum(item['seconds']):.0f}")
         else:
-            table.add_row(stage, f"[red]{'failed' if item['failed'] else 'skipped'}[/]", *[""] * len(names))
+            table.add_row(escape(stage), f"[red]{'failed' if item['failed'] else 'skipped'}[/]", *[""] * len(names))
     return table
 
 
 def claim_table(found: Mapping[str, Any], title: str) -> Table:
     """A verdict per claim, with what it was computed from."""
-    table = Table(title=f"{title}: claims", title_justify="left")
+    table = Table(title=f"{escape(title)}: claims", title_justify="left")
     table.add_column("verdict")
     table.add_column("claim", ratio=1)
     table.add_column("difference", justify="right")
@@ -129,7 +129,7 @@ def claim_table(found: Mapping[str, Any], title: str) -> Table:
         interval = claim["interval"]
         table.add_row(
             f"[{style}]{claim['verdict']}[/]",
-            claim["name"] + (f" [dim]({claim['reason']})[/]" if claim["reason"] else ""),
+            escape(claim["name"]) + (f" [dim]({escape(claim['reason'])})[/]" if claim["reason"] else ""),
             f"{claim['difference']:+.2f}" if claim["difference"] is not None else "",
             f"{interval[0]:+.2f} to {interval[1]:+.2f}" if interval else "",
         )
@@ -139,7 +139,7 @@ def claim_table(found: Mapping[str, Any], title: str) -> Table:
 def published_table(found: Mapping[str, Any], title: str) -> Table:
     """Published numbers beside ours."""
     below = "" if found["scale"] == "full" else f" ({found['scale']} is a smaller recipe: not comparable)"
-    table = Table(title=f"{title}: published beside ours{below}", title_justify="left")
+    table = Table(title=f"{escape(title)}: published beside ours{below}", title_justify="left")
     for column in ("stage", "metric", "published", "ours", "verdict", "protocol"):
         table.add_column(column)
     for item in found["published"]:
@@ -147,5 +147,7 @@ def published_table(found: Mapping[str, Any], title: str) -> Table:
         judged = item["verdict"] if found["scale"] == "full" else "not judged"
         verdict = f"[{STYLES.get(judged, 'dim')}]{judged}[/]"
         protocol = f"{item['dataset']}, {item['protocol']}"
-        table.add_row(item["stage"], item["metric"], number(item["value"]), ours, verdict, protocol)
+        table.add_row(
+            escape(item["stage"]), escape(item["metric"]), number(item["value"]), ours, verdict, escape(protocol)
+        )
     return table

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -56,9 +57,16 @@ def finished(stage: Stage) -> dict[str, Any] | None:
     """The manifest of a stage that is done, with its metrics; None otherwise."""
     manifest = files.read_json(stage.directory / "manifest.json")
     metrics = files.read_json(stage.directory / "metrics.json")
-    if manifest is None or metrics is None or manifest.get("fingerprint") != stage.fingerprint:
+    if not isinstance(manifest, dict) or not isinstance(metrics, dict):
+        return None
+    if manifest.get("fingerprint") != stage.fingerprint or manifest.get("metrics_hash") != _hash(metrics):
         return None
     return {**manifest, "metrics": metrics}
+
+
+def _hash(metrics: Mapping[str, float]) -> str:
+    """Ties metrics.json to its manifest: a number changed afterwards is noticed."""
+    return hashlib.sha256(json.dumps(metrics, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def run(plan: Plan, report: Report = silent) -> dict[str, Outcome]:
@@ -120,12 +128,14 @@ def ensure(plan: Plan, stage: Stage, report: Report = silent) -> Outcome:
                 done = finished(stage)
                 if done is not None:
                     return Outcome(stage.name, "done", done["metrics"], cached=True, seconds=done["seconds"])
+                for part in stage.directory.glob(".*.part"):
+                    part.unlink()  # of a process that was killed while it wrote
                 _write_config(stage)
                 report({"event": "start", "seed": plan.seed, "stage": stage.name})
                 manifest = _train(plan, stage, report)
                 return Outcome(stage.name, "done", manifest["metrics"], seconds=manifest["seconds"])
         except Damaged as damage:
-            report({"event": "warning", "text": f"{damage}; it was set aside and the stage runs again"})
+            report({"event": "warning", "text": f"{damage}; the stage runs again"})
             ensure(plan, plan.stages[damage.stage], report)
     raise RunError(f"{stage.name}: checkpoints of its predecessors keep failing to load")
 
@@ -166,6 +176,7 @@ def _train(plan: Plan, stage: Stage, report: Report) -> dict[str, Any]:
         "stage": stage.name,
         "seed": stage.seed,
         "fingerprint": stage.fingerprint,
+        "metrics_hash": _hash(result["metrics"]),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "code": code_version(),
         "versions": versions(),

@@ -23,7 +23,7 @@ NOT_IDENTITY = {"about", "root", "num_workers"}  # they change where and how fas
 def targets(config: Any) -> Iterator[str]:
     """Every `_target_` in a configuration, however deep."""
     if isinstance(config, Mapping):
-        if "_target_" in config:
+        if isinstance(config.get("_target_"), str):
             yield config["_target_"]
         for value in config.values():
             yield from targets(value)

@@ -33,7 +33,7 @@ def locate(target: str, where: str) -> Callable[..., Any]:
 
     Raises InputError if the name lies outside the allowed packages or leads nowhere.
     """
-    if not isinstance(target, str) or not target.startswith(ALLOWED) or "__" in target:
+    if not isinstance(target, str) or not target.startswith(ALLOWED) or "__" in target or len(target) > 200:
         raise InputError(f"{where}._target_: {target!r} is not allowed; it must start with one of {', '.join(ALLOWED)}")
     parts = target.split(".")
     for split in range(len(parts) - 1, 0, -1):
@@ -50,8 +50,12 @@ def locate(target: str, where: str) -> Callable[..., Any]:
                 hint = f"; did you mean {close[0]!r}?" if close else ""
                 raise InputError(f"{where}._target_: {name} has no {attribute!r}{hint}")
             found = getattr(found, attribute)
+            if inspect.ismodule(found):  # a module that another one imported, such as its `os`
+                raise InputError(f"{where}._target_: {target!r} is not allowed; it leads through another module")
         if not callable(found):
             break
+        if not str(getattr(found, "__module__", "")).startswith(ALLOWED):
+            raise InputError(f"{where}._target_: {target!r} is not allowed; it is defined in {found.__module__}")
         return found
     raise InputError(f"{where}._target_: {target!r} cannot be imported")
 
@@ -76,7 +80,10 @@ def check(config: Any, where: str, given: tuple[str, ...] = ()) -> None:
     if "_target_" not in config:
         return
     target = locate(config["_target_"], where)
-    parameters = inspect.signature(target).parameters
+    try:
+        parameters = inspect.signature(target).parameters
+    except ValueError as error:
+        raise InputError(f"{where}._target_: {config['_target_']} does not say what it takes") from error
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
     names = [key for key in config if key not in SPECIAL] + list(given)

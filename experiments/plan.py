@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from graphlib import CycleError, TopologicalSorter
@@ -131,14 +132,25 @@ def plan(config: DictConfig, seed: int) -> Plan:
 
     Raises InputError for unknown keys, unknown predecessors, cycles and missing data.
     """
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise InputError(f"seed={seed!r}: expected a whole number")
     resolved = compose.resolve(config, seed)
+    seconds = resolved["checkpoint_seconds"]
+    if not isinstance(seconds, int | float) or seconds < 0:
+        raise InputError(f"checkpoint_seconds={seconds!r}: expected a number of seconds")
     paper, scale, variant = resolved["key"], resolved["scale"], resolved.get("variant")
     base = Path(resolved["runs_dir"]) / paper / scale / f"seed={seed}"
     made: dict[str, Stage] = {}
     for name, item in resolved["stages"].items():
         where = f"stages.{name}"
+        if not re.fullmatch(r"[A-Za-z0-9_]+", str(name)):
+            raise InputError(f"{where}: a stage's name may hold letters, digits and _ alone")
+        for key, value in (("", item), (".needs", item), (".trainer", item)):
+            part = value.get(key[1:]) if key and isinstance(value, dict) else value
+            if not isinstance(part, dict) and (part is not None or not key):
+                raise InputError(f"{where}{key}={part!r}: expected a mapping")
         for key in ("module", "data"):
-            if not isinstance(item.get(key), dict) or "_target_" not in item[key]:
+            if not isinstance(item.get(key), dict) or not item[key].get("_target_"):
                 raise InputError(f"{where}.{key}: the recipe {paper}/{scale} says nothing about it")
         trainer = {**resolved["trainer"], **(item.get("trainer") or {})}
         needs = item.get("needs") or {}

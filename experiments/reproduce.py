@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from experiments import cli, compose, engine, loggers, results
 from experiments.errors import InputError
 from experiments.plan import Plan, plan
+from experiments.processes import end_with_parent
 from experiments.provenance import cores
 
 HELP = """\
@@ -129,17 +130,13 @@ def _run(plans: Sequence[Plan], count: int, report: engine.Report) -> dict[int, 
     context = multiprocessing.get_context("spawn")
     # One thread each: threads that wait for each other on busy cores cost far more than they bring.
     os.environ["OMP_NUM_THREADS"] = str(max(1, cores() // count))
-    with context.Manager() as manager:
-        events: Any = manager.Queue()
-        pool = ProcessPoolExecutor(count, mp_context=context)
-        try:
-            waiting = {pool.submit(_work, p, events): p.seed for p in plans}
-            return _gather(waiting, events, report)
-        except KeyboardInterrupt:
-            pool.shutdown(wait=True, cancel_futures=True)  # the workers got Ctrl-C too and are saving
-            raise
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    events: Any = context.Queue()
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker, initargs=(events,))
+    try:
+        waiting = {pool.submit(_work, p): p.seed for p in plans}
+        return _gather(waiting, events, report)
+    finally:  # after Ctrl-C too: the workers got it as well and are saving
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _gather(waiting: dict[Any, int], events: Any, report: engine.Report) -> dict[int, dict[str, engine.Outcome]]:
@@ -162,10 +159,18 @@ def _gather(waiting: dict[Any, int], events: Any, report: engine.Report) -> dict
     return outcomes
 
 
-def _work(plan_: Plan, events: Any) -> dict[str, engine.Outcome]:
-    put: Callable[[dict[str, Any]], None] = events.put
+_events: Any = None  # of a worker: where it reports
+
+
+def _start_worker(events: Any) -> None:
+    global _events
+    _events = events
+    end_with_parent()
+
+
+def _work(plan_: Plan) -> dict[str, engine.Outcome]:
     try:
-        return engine.run(plan_, put)
+        return engine.run(plan_, _events.put)
     except KeyboardInterrupt:
         return {}
 

@@ -6,6 +6,7 @@ import math
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -14,8 +15,8 @@ from hydra.core.override_parser.types import Glob
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from experiments import cli, compose, engine, sweep
-from experiments.errors import RunError
+from experiments import cli, compose, engine, files, sweep
+from experiments.errors import InputError, RunError
 from experiments.plan import plan
 
 HELP = """\
@@ -40,11 +41,23 @@ Run all stages of one paper with one seed. Stages that were done before are not 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def _job(config: DictConfig) -> float:
-    """One job. Never raises for a failed stage: the other jobs of a sweep go on, and the record says what happened."""
+    """One job. Never raises: the other jobs of a sweep go on, and the record says what happened."""
+    job = HydraConfig.get()
+    try:
+        return _run(config, job)
+    except (InputError, RunError) as error:  # Hydra would print a trace and end with 1
+        ERRORS.append(error)
+        if job.mode == RunMode.MULTIRUN:
+            found = {"paper": config.key, "scale": config.scale, "seed": config.seed, "objective": "", "value": None}
+            found |= {"overrides": list(job.overrides.task), "exit_code": error.exit_code, "reason": str(error)}
+            files.write_json(Path(job.runtime.output_dir) / "job.json", found)
+        return math.nan
+
+
+def _run(config: DictConfig, job: Any) -> float:
     from experiments import console, training
 
-    job = HydraConfig.get()
-    this = plan(config, int(config.seed))
+    this = plan(config, config.seed)
     metric = sweep.objective(this)
     if any(engine.finished(stage) is None for stage in this.stages.values()):
         training.check_plan(this)
@@ -65,6 +78,7 @@ def _job(config: DictConfig) -> float:
 
 
 CODES: list[int] = []  # of the jobs that ran in this process
+ERRORS: list[InputError | RunError] = []  # of those that did not even start
 
 
 def main(argv: list[str]) -> int:
@@ -74,9 +88,12 @@ def main(argv: list[str]) -> int:
     request = compose.request(lines)
     _check(request)
     CODES.clear()
+    ERRORS.clear()
     if not multirun:
         sys.argv = [sys.argv[0], *flags, *request.overrides]
         _job()
+        if ERRORS:
+            raise ERRORS[0]
         return max(CODES, default=0)
     runs_dir = Path(next((line.split("=", 1)[1] for line in lines if line.startswith("runs_dir=")), "runs"))
     name = name or datetime.now(UTC).strftime("%Y-%m-%d_%H-%M-%S")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.markup import escape
 from rich.table import Table
 
 from experiments import claims, compose, files
@@ -130,5 +131,5 @@ def table(found: Mapping[str, Any]) -> Table:
         mean = number(row["mean"]) if row["mean"] is not None else ""
         interval = " to ".join(map(number, row["interval"])) if row["interval"] else ""
         failed = f"[red]{len(row['failed'])} failed[/]" if row["failed"] else ""
-        made.add_row(row["setting"], str(len(row["values"])), mean, interval, failed)
+        made.add_row(escape(row["setting"]), str(len(row["values"])), mean, interval, failed)
     return made

@@ -18,8 +18,11 @@ def write_rows(path: Path, rows: list[dict[str, float]]) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:
-    """What write_rows wrote; empty cells are left out. An absent file has no rows."""
+    """What write_rows wrote; empty cells are left out. An absent or damaged file has no rows."""
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as lines:
-        return [{k: float(v) for k, v in row.items() if v != ""} for row in csv.DictReader(lines)]
+        try:
+            return [{k: float(v) for k, v in row.items() if v != ""} for row in csv.DictReader(lines)]
+        except (ValueError, TypeError, csv.Error):
+            return []

@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -23,11 +24,13 @@ import torch
 
 from datamodules.base import DataModule, mix
 from experiments import files, loggers
-from experiments.callbacks import Progress, Recorder, StepSeed
-from experiments.engine import Damaged, Report, explain, silent, to_json
+from experiments.callbacks import EndWithParent, Progress, Recorder, StepSeed
+from experiments.engine import Damaged, Report, explain, finished, silent, to_json
 from experiments.errors import InputError, RunError
 from experiments.instantiate import build, check
 from experiments.plan import Plan, Stage
+from experiments.processes import end_with_parent
+from experiments.tables import write_rows
 from modules.common.distributed import synced
 from modules.common.module import StageModule
 
@@ -87,8 +90,10 @@ def load(plan: Plan, name: str) -> StageModule:
     if not stage.fit:
         return module
     path = stage.directory / "last.ckpt"
+    if finished(stage) is None:
+        raise Damaged(name, "it has not finished")  # another process may be in the middle of it
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_checkpoint(path)
         module.load_state_dict(state["state_dict"])
     except FileNotFoundError as error:
         (stage.directory / "manifest.json").unlink(missing_ok=True)
@@ -100,7 +105,15 @@ def load(plan: Plan, name: str) -> StageModule:
     return module
 
 
-UNREADABLE = (RuntimeError, KeyError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile, TypeError)
+UNREADABLE = (RuntimeError, LookupError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile, TypeError)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's content, plain values only. Raises one of UNREADABLE if a single bit of it has changed."""
+    with zipfile.ZipFile(path) as stored:  # torch.load does not look at the checksums in the file
+        if broken := stored.testzip():
+            raise zipfile.BadZipFile(f"{broken} fails its checksum")
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def set_aside(path: Path) -> None:
@@ -170,7 +183,7 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
         **arguments,
         default_root_dir=str(stage.directory),
         logger=logger or False,
-        callbacks=[StepSeed(stage.seed), Progress(progress), recorder],
+        callbacks=[EndWithParent(), StepSeed(stage.seed), Progress(progress), recorder],
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -213,7 +226,7 @@ def _fit(trainer: pl.Trainer, module: StageModule, data: DataModule, recorder: R
     checkpoint = recorder.path if recorder.path.exists() else None
     if checkpoint is not None:
         try:
-            torch.load(checkpoint, map_location="cpu", weights_only=True)
+            read_checkpoint(checkpoint)
         except UNREADABLE as error:
             report(
                 {
@@ -228,10 +241,17 @@ def _fit(trainer: pl.Trainer, module: StageModule, data: DataModule, recorder: R
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
     except SystemExit as ended:  # how Lightning leaves after Ctrl-C
         raise KeyboardInterrupt from ended
+    if trainer.is_global_zero and recorder.rows:  # a kill between checkpoint and table would have lost the table
+        write_rows(recorder.directory / "metrics.csv", recorder.rows)
 
 
 def _test(trainer: pl.Trainer, module: StageModule, data: DataModule, stage: Stage) -> dict[str, float]:
-    measured = trainer.test(module, datamodule=data, verbose=False)
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        measured = trainer.test(module, datamodule=data, verbose=False)
+    except SystemExit as ended:  # Lightning after Ctrl-C, which it then ignores for good
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from ended
     metrics = {name: float(value) for part in measured for name, value in part.items()}
     counted, expected = metrics.get("test/n"), data.spec.sizes["test"]
     if counted is not None and counted != expected and data.spec.source == "real":
@@ -283,6 +303,7 @@ def _worker(request: Path, answer: Path) -> None:
     from experiments.engine import from_json
 
     quiet()
+    end_with_parent()
     plan, stage = from_json(request.read_text(encoding="utf-8"))
     try:
         result = train(plan, stage)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,26 @@ def test_a_failing_seed_leaves_the_others_alone(tmp_path: Path, monkeypatch: pyt
     assert summary["stages"]["continued"] == {}
     assert len(summary["stages"]["student"]["test/top1"]) == 2
     assert len(list((tmp_path / "meal_v2" / "smoke" / "seed=0").glob("*/manifest.json"))) == 12
+
+
+@pytest.mark.slow
+def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
+    lines = ["scale=smoke", "jobs=2", "seeds=[0,1]", "stages.*.trainer.max_epochs=2000", f"runs_dir={tmp_path}"]
+    arguments = [sys.executable, "-m", "experiments.reproduce", *lines]
+    process = subprocess.Popen(arguments, cwd=compose.ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and len(list(tmp_path.rglob("config.yaml"))) < 2:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(process.pid, 0)  # raises once no process of the group is left
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    pytest.fail("processes were left behind")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""`make soak`: whether any result is lost or changed by what can happen to a machine."""
