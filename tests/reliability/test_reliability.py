@@ -176,9 +176,6 @@ def test_ctrl_c_in_training(bench: Bench, times: int) -> None:
     assert disturb.interrupt(bench, times).problem == ""
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Lightning turns it into a silent exit with code 1, and only fit is looked after"
-)
 def test_ctrl_c_in_testing(bench: Bench) -> None:
     def press(*_: Any) -> None:
         signal.raise_signal(signal.SIGINT)
