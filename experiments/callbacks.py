@@ -25,16 +25,19 @@ LOOK_EVERY = 50  # steps between looks at the loss, and at the clock when severa
 
 
 class StepSeed(Callback):
-    """Sets the random state from (seed, epoch, batch, rank) before every step, so that a resumed run repeats it."""
+    """Sets the random state from (seed, epoch, batch) before every step, so that a resumed run repeats it.
+
+    The same on every process: what is drawn per image is drawn for the global batch and cut (see SharedDropout).
+    """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
-        torch.manual_seed(mix(self.seed, trainer.current_epoch, batch_idx, trainer.global_rank))
+        torch.manual_seed(mix(self.seed, trainer.current_epoch, batch_idx, 0))
 
     def on_test_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        torch.manual_seed(mix(self.seed, -1, trainer.global_rank))
+        torch.manual_seed(mix(self.seed, -1, 0))
 
 
 class EndWithParent(Callback):

@@ -1,4 +1,4 @@
-"""What several processes need to compute what one would: batch statistics and sums that gradients flow through."""
+"""What several processes need to compute what one would: batch statistics, dropout masks, sums with gradients."""
 
 from __future__ import annotations
 
@@ -48,9 +48,28 @@ class SyncedBatchNorm(_BatchNorm):
         return normal if self.weight is None else normal * self.weight.view(shape) + self.bias.view(shape)
 
 
+class SharedDropout(nn.Dropout):
+    """Dropout whose mask is drawn for the global batch on every process and cut to its share.
+
+    With the same random state everywhere, an image is treated as one process would treat it.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or world_size() == 1:
+            return super().forward(input)
+        sizes = [torch.zeros(1, dtype=torch.long, device=input.device) for _ in range(world_size())]
+        dist.all_gather(sizes, torch.tensor([len(input)], device=input.device))
+        total, start = int(sum(sizes)), int(sum(sizes[: dist.get_rank()]))
+        mask = input.new_empty(total, *input.shape[1:]).bernoulli_(1 - self.p)
+        return input * mask[start : start + len(input)] / (1 - self.p)
+
+
 def synced(module: nn.Module) -> nn.Module:
-    """Replace every batch norm in a module tree, in place, keeping its parameters and buffers."""
+    """Replace every batch norm and dropout in a module tree, in place, keeping parameters and buffers."""
     for name, child in module.named_children():
+        if type(child) is nn.Dropout:
+            setattr(module, name, SharedDropout(child.p).train(child.training))
+            continue
         if isinstance(child, _BatchNorm) and not isinstance(child, SyncedBatchNorm):
             size, options = child.num_features, (child.eps, child.momentum, child.affine, child.track_running_stats)
             made = SyncedBatchNorm(size, *options).to(child.running_mean)

@@ -67,14 +67,19 @@ def test_one_process_is_plain_batch_norm() -> None:
 
 
 @pytest.mark.slow
-def test_a_stage_on_two_processes_is_the_stage_on_one(make_plan: Make) -> None:
+@pytest.mark.parametrize("name", ["init", "teacher_b"])  # the second has dropout
+def test_a_stage_on_two_processes_is_the_stage_on_one(make_plan: Make, name: str) -> None:
     """Same weights after one step, and the same metrics on a test set whose size is odd."""
     weights, metrics = [], []
     for trainer in ("cpu", "ddp_cpu"):
-        sizes = ["stages.init.data.train_size=32", "stages.init.data.test_size=999", "stages.init.trainer.max_epochs=1"]
+        sizes = [
+            f"stages.{name}.data.train_size=32",
+            f"stages.{name}.data.test_size=999",
+            f"stages.{name}.trainer.max_epochs=1",
+        ]
         plan = make_plan(f"trainer={trainer}", *sizes)
-        metrics.append(engine.ensure(plan, plan.stages["init"]).metrics)
-        weights.append(torch.load(plan.stages["init"].directory / "last.ckpt", weights_only=True)["state_dict"])
+        metrics.append(engine.ensure(plan, plan.stages[name]).metrics)
+        weights.append(torch.load(plan.stages[name].directory / "last.ckpt", weights_only=True)["state_dict"])
     assert metrics[0]["test/n"] == metrics[1]["test/n"] == 999
     assert metrics[1] == pytest.approx(metrics[0], abs=1e-5)
     assert all(torch.allclose(weights[0][k].float(), weights[1][k].float(), atol=1e-6) for k in weights[0])
