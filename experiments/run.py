@@ -126,7 +126,10 @@ def _named(lines: list[str]) -> tuple[str, list[str]]:
         return "", rest
     given = {line.split("=", 1)[0] for line in rest}
     paper = next((line.split("=", 1)[1] for line in rest if line.startswith("paper=")), compose.default("paper"))
-    return name, [line for line in sweep.named(paper, name) if line.split("=", 1)[0] not in given] + rest
+    kept = [line for line in sweep.named(paper, name) if line.split("=", 1)[0] not in given]
+    if "hydra/launcher" in given:  # another launcher has other settings
+        kept = [line for line in kept if not line.startswith("hydra.launcher.")]
+    return name, kept + rest
 
 
 def _flags(argv: list[str]) -> tuple[list[str], list[str]]:
