@@ -21,7 +21,8 @@ class Spec:
 
     Attributes:
         name: the dataset.
-        shape: (channels, height, width) of one input as the network sees it.
+        shape: (channels, height, width) of one input as the network sees it; (channels, depth, height, width) of a
+            volume.
         classes: class names; their order is the label.
         sizes: images per split.
         mean, std: per channel, in units of [0, 1] inputs.
@@ -32,7 +33,7 @@ class Spec:
     """
 
     name: str
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     classes: tuple[str, ...]
     sizes: Mapping[str, int]
     mean: tuple[float, ...]

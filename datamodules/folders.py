@@ -94,7 +94,7 @@ class Photos(Dataset):
 class Generated(Dataset):
     """Random images of the declared shape; `length` of them."""
 
-    def __init__(self, shape: tuple[int, int, int], classes: int, length: int) -> None:
+    def __init__(self, shape: tuple[int, ...], classes: int, length: int) -> None:
         self.shape, self.classes, self.length = shape, classes, length
 
     def __len__(self) -> int:

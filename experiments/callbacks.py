@@ -67,6 +67,20 @@ class Progress(Callback):
             done = trainer.current_epoch + (batch_idx + 1) / max(1, trainer.num_training_batches)
             self.report(done / trainer.max_epochs)
 
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        now = time.monotonic()
+        if now - self._last > 0.25 and trainer.is_global_zero:
+            self._last = now
+            self.report((batch_idx + 1) / max(1, sum(int(n) for n in trainer.num_test_batches)))
+
 
 class Recorder(Checkpoint):
     """Keeps metrics.csv and last.ckpt: both whole at any moment, and in step with each other.

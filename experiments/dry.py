@@ -1,9 +1,15 @@
-"""A recipe's dry run: every module at its own size, two steps on generated data, and what a real run would take."""
+"""A recipe's dry run: every module at its own size, two steps on generated data, and what a real run would take.
+
+A stage's `dry` (see Shortened) says what may be cut because it only repeats: images per step, steps, and arguments of
+its module or data such as the number of samples to draw. Sizes of networks and inputs stay as published.
+"""
 
 from __future__ import annotations
 
 import math
 import time
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytorch_lightning as pl
@@ -17,11 +23,18 @@ from experiments import console, training
 from experiments.engine import explain
 from experiments.errors import RunError
 from experiments.instantiate import build
-from experiments.plan import Plan, Stage, plan
+from experiments.plan import Stage, plan, typed
 from modules.common.module import StageModule
 
-BATCH = 4  # images per step; a published batch of 512 would need the published hardware
-STEPS = 2
+
+@dataclass(frozen=True)
+class Shortened:
+    """A stage's `dry` key: images per step, steps, and what is merged over its module and its data."""
+
+    batch: int = 4  # a published batch of 512 would need the published hardware
+    steps: int = 2
+    module: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
 
 
 def main(config: DictConfig) -> int:
@@ -29,7 +42,8 @@ def main(config: DictConfig) -> int:
     this = plan(config, int(config.seed))
     training.quiet()
     training.check_plan(this)
-    table = Table(title=f"{this.title}: dry run, generated data, {BATCH} images a step", title_justify="left")
+    short = {name: typed(Shortened, stage.dry, f"stages.{name}.dry") for name, stage in this.stages.items()}
+    table = Table(title=f"{this.title}: dry run on generated data", title_justify="left")
     for column in (
         "stage",
         "parameters",
@@ -38,26 +52,31 @@ def main(config: DictConfig) -> int:
         "input",
         "batch",
         "steps",
-        "s/step here",
+        "images x steps here",
+        "s/step",
         "GiB",
         "",
     ):
         table.add_column(column, justify="left" if column in ("stage", "") else "right", no_wrap=True)
     data: dict[str, DataModule] = {}
     built: dict[str, StageModule] = {}
+    wanted = Counter(needed for stage in this.stages.values() for needed in stage.predecessors)
     failures = 0
     with console.Board(f"{this.title} dry", len(this.stages)) as board:
         for name, stage in this.stages.items():
             board({"event": "start", "seed": this.seed, "stage": name})
             event: dict[str, Any] = {"event": "stage", "seed": this.seed, "stage": name, "cached": False, "metrics": {}}
             try:
-                row = _stage(this, stage, built, data)
+                row = _stage(stage, short[name], built, data)
                 table.add_row(name, *row, "[green]passed[/]")
                 board({**event, "status": "done"})
             except Exception as error:  # noqa: BLE001 - a dry run reports every stage, whatever breaks in one
                 failures += 1
-                table.add_row(name, *[""] * 8, "[red]failed[/]")
+                table.add_row(name, *[""] * 9, "[red]failed[/]")
                 board({**event, "status": "failed", "reason": explain(error)[0]})
+            wanted.subtract(stage.predecessors)
+            for done in [n for n in built if not wanted[n]]:  # published sizes: all at once may not fit
+                del built[done]
     console.out.print(table, "")
     console.out.print(_needed(data), "")
     console.out.print("No result comes of a dry run: weights are random and images are generated.")
@@ -71,18 +90,21 @@ def offline(config: Any) -> Any:
     return [offline(item) for item in config] if isinstance(config, list) else config
 
 
-def _stage(this: Plan, stage: Stage, built: dict[str, StageModule], data: dict[str, DataModule]) -> list[str]:
+def _stage(stage: Stage, short: Shortened, built: dict[str, StageModule], data: dict[str, DataModule]) -> list[str]:
     given = {k: built[v] if isinstance(v, str) else [built[n] for n in v] for k, v in stage.needs.items()}
     real = build({**stage.data}, f"stages.{stage.name}.data")
     data[f"{real.root if hasattr(real, 'root') else ''}{stage.data['_target_']}"] = real
-    generated = build({**stage.data, "generated": True, "batch_size": BATCH}, f"stages.{stage.name}.data")
-    module = training.construct_from(Stage(**{**vars(stage), "module": offline(stage.module)}), given)
+    generated = build(
+        {**stage.data, **short.data, "generated": True, "batch_size": short.batch}, f"stages.{stage.name}.data"
+    )
+    config = offline({**stage.module, **short.module})
+    module = training.construct_from(Stage(**{**vars(stage), "module": config}), given)
     built[stage.name] = module
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=1,
         max_epochs=1,
-        limit_train_batches=STEPS,
+        limit_train_batches=short.steps,
         limit_val_batches=1,
         limit_test_batches=1,
         logger=False,
@@ -97,13 +119,15 @@ def _stage(this: Plan, stage: Stage, built: dict[str, StageModule], data: dict[s
         trainer.fit(module, datamodule=generated)
         loss = trainer.callback_metrics.get("train/loss")
         if loss is not None and not bool(torch.isfinite(loss)):
-            raise RunError(f"{stage.name}: the loss is {float(loss)} after {STEPS} steps")
-    seconds = (time.monotonic() - began) / STEPS
+            raise RunError(f"{stage.name}: the loss is {float(loss)} after {short.steps} steps")
+    seconds = (time.monotonic() - began) / short.steps
     if stage.test:
         trainer.test(module, datamodule=generated, verbose=False)
     spec, epochs = generated.spec, stage.trainer.get("max_epochs") or 0
     steps = math.ceil(spec.sizes["train"] / stage.data["batch_size"]) * epochs if stage.fit else 0
-    frozen = sum(sum(p.numel() for p in member.network.parameters()) for member in _members(given))
+    own = {id(p) for p in module.parameters()}
+    members = [m for value in given.values() for m in (value if isinstance(value, list) else [value])]
+    frozen = sum(p.numel() for member in members for p in member.parameters() if id(p) not in own)
     return [
         f"{sum(p.numel() for p in module.parameters()):,}",
         f"{frozen:,}" if stage.fit and frozen else "",
@@ -111,13 +135,10 @@ def _stage(this: Plan, stage: Stage, built: dict[str, StageModule], data: dict[s
         "x".join(map(str, spec.shape)),
         str(stage.data["batch_size"]),
         f"{steps:,}" if steps else "",
+        f"{short.batch}x{short.steps if stage.fit else 1}",
         f"{seconds:.1f}" if stage.fit else "",
         f"{training._peak_memory() / 2**30:.1f}",
     ]
-
-
-def _members(given: dict[str, Any]) -> list[Any]:
-    return [m for value in given.values() if isinstance(value, list) for m in value]
 
 
 def multiply_adds(module: StageModule, spec: Any) -> float:

@@ -23,6 +23,7 @@ ALLOWED = (
     "torchmetrics.",
     "timm.",
     "monai.",
+    "dynamic_network_architectures.",
     "sklearn.",
 )
 SPECIAL = {"_target_", "_partial_"}

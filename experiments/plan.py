@@ -29,6 +29,7 @@ class Stage:
     fit: bool = True
     test: bool = True
     reference_batch: int | None = None  # the global batch the learning rate is stated for
+    dry: dict[str, Any] = field(default_factory=dict)  # what a dry run shortens, see experiments.dry.Shortened
     fingerprint: str = ""
     seed: int = 0
     directory: Path = Path()
@@ -95,8 +96,8 @@ class Plan:
         return f"{self.paper}/{self.scale}" + (f"+{self.variant}" if self.variant else "")
 
 
-def _typed(kind: type, item: Mapping[str, Any], where: str) -> Any:
-    """A dataclass from a mapping; InputError for a key it does not have or one it lacks."""
+def typed(kind: type, item: Mapping[str, Any], where: str) -> Any:
+    """A dataclass from a mapping. Raises InputError for a key it does not have or one it lacks."""
     names = {f.name for f in fields(kind)}
     for key in item:
         if key not in names:
@@ -109,7 +110,7 @@ def _typed(kind: type, item: Mapping[str, Any], where: str) -> Any:
 
 def claims(config: Mapping[str, Any]) -> list[Claim]:
     """The paper's claims; every metric must name an existing stage."""
-    found = [_typed(Claim, item, f"claims.{i}") for i, item in enumerate(config.get("claims") or [])]
+    found = [typed(Claim, item, f"claims.{i}") for i, item in enumerate(config.get("claims") or [])]
     for index, claim in enumerate(found):
         for metric in claim.metrics:
             parts = metric.split("/")
@@ -122,7 +123,7 @@ def claims(config: Mapping[str, Any]) -> list[Claim]:
 
 def published(config: Mapping[str, Any]) -> list[Published]:
     """The numbers the paper reports for what this configuration runs; below full scale, those of its main setting."""
-    items = [_typed(Published, item, f"published.{i}") for i, item in enumerate(config.get("published") or [])]
+    items = [typed(Published, item, f"published.{i}") for i, item in enumerate(config.get("published") or [])]
     variant = config.get("variant") if config["scale"] == "full" else None
     return [item for item in items if item.variant == variant]
 
@@ -154,7 +155,7 @@ def plan(config: DictConfig, seed: int) -> Plan:
                 raise InputError(f"{where}.{key}: the recipe {paper}/{scale} says nothing about it")
         trainer = {**resolved["trainer"], **(item.get("trainer") or {})}
         needs = item.get("needs") or {}
-        made[name] = _typed(Stage, {**item, "name": name, "trainer": trainer, "seed": seed, "needs": needs}, where)
+        made[name] = typed(Stage, {**item, "name": name, "trainer": trainer, "seed": seed, "needs": needs}, where)
         for needed in made[name].predecessors:
             if needed not in resolved["stages"]:
                 raise unknown(f"{where}.needs: stage", needed, resolved["stages"])
@@ -162,9 +163,9 @@ def plan(config: DictConfig, seed: int) -> Plan:
     for name in _order(made):
         stage = made[name]
         needs = {k: [stages[n].fingerprint for n in ([v] if isinstance(v, str) else v)] for k, v in stage.needs.items()}
-        content = {k: v for k, v in stage.config().items() if k not in ("fingerprint", "seed", "needs")}
+        content = {k: v for k, v in stage.config().items() if k not in ("fingerprint", "seed", "needs", "dry")}
         mark = fingerprint(content, seed, needs)
-        stages[name] = _typed(
+        stages[name] = typed(
             Stage, {**vars(stage), "fingerprint": mark, "directory": base / f"{name}-{mark}"}, f"stages.{name}"
         )
     claims(resolved)

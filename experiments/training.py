@@ -173,6 +173,8 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
     if arguments.get("sync_batchnorm") and not torch.cuda.is_available():
         arguments["sync_batchnorm"] = False  # torch's needs GPUs; ours does not
         synced(module)
+    if module.partial_backward and str(arguments["strategy"]).startswith("ddp") and processes(arguments) > 1:
+        arguments["strategy"] += "_find_unused_parameters_true"
     recorder = Recorder(stage.directory, float(plan.config["checkpoint_seconds"]))
 
     def progress(fraction: float) -> None:

@@ -24,7 +24,11 @@ class StageModule(pl.LightningModule):
         schedule: factor on every parameter group's own learning rate; None keeps it constant.
 
     `lr_scale` is set by the engine: effective global batch over the batch that the rates are stated for.
+    `partial_backward` is for modules whose backward passes each reach only some parameters (two networks against each
+    other, blocks trained alone): several processes must then be told which gradients to expect.
     """
+
+    partial_backward = False
 
     def __init__(self, optimizer: OptimizerFactory | None = None, schedule: Schedule | None = None) -> None:
         super().__init__()
@@ -36,7 +40,7 @@ class StageModule(pl.LightningModule):
         """Parameters or parameter groups for the optimiser."""
         return self.parameters()
 
-    def configure_optimizers(self) -> Optimizer:
+    def configure_optimizers(self) -> Optimizer | list[Optimizer]:
         if self.optimizer_factory is None:
             raise ValueError(f"{type(self).__name__} is to be fitted but has no optimizer in its configuration")
         return self.prepared(self.optimizer_factory(self.trained()))
@@ -54,10 +58,14 @@ class StageModule(pl.LightningModule):
         trainer = self.trainer
         assert trainer.max_epochs is not None
         position = Position(self.current_epoch, batch_idx, int(trainer.num_training_batches), trainer.max_epochs)
-        factor = self.schedule(position)
-        for optimizer in trainer.optimizers:
+        for optimizer, factor in zip(trainer.optimizers, self.factors(position), strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * factor
+
+    def factors(self, position: Position) -> list[float]:
+        """What each optimiser's learning rates are multiplied by; the same schedule for all unless overridden."""
+        assert self.schedule is not None
+        return [self.schedule(position)] * len(self.trainer.optimizers)
 
     def example(self, shape: tuple[int, ...]) -> tuple[Any, ...]:
         """Arguments of `forward` for one input of that shape, to count operations with."""

@@ -1,0 +1,59 @@
+"""Methods without gradients: gathered once, solved, saved, loaded, resumed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from modules.common.closed_form import ClosedForm
+
+
+class ClassMeans(ClosedForm):
+    solution = ("means",)
+
+    def solve(self, x: Tensor, y: Tensor) -> None:
+        self.means = torch.stack([x[y == c].mean(0) for c in range(3)])
+
+
+def loader() -> DataLoader:
+    x, y = torch.arange(36.0).view(12, 3), torch.arange(12) % 3
+    return DataLoader(TensorDataset(x, y), batch_size=5)
+
+
+def trainer(path: Path, epochs: int = 1) -> pl.Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    return pl.Trainer(accelerator="cpu", max_epochs=epochs, default_root_dir=path, enable_model_summary=False, **quiet)
+
+
+def test_every_image_counts_once_whatever_the_epochs(tmp_path: Path) -> None:
+    x = torch.arange(36.0).view(12, 3)
+    for epochs in (1, 3):
+        module = ClassMeans()
+        trainer(tmp_path, epochs).fit(module, loader())
+        assert torch.equal(module.means, torch.stack([x[c::3].mean(0) for c in range(3)]))
+
+
+def test_the_solution_survives_saving_and_a_kill_while_gathering(tmp_path: Path) -> None:
+    module = ClassMeans()
+    fitted = trainer(tmp_path)
+    fitted.fit(module, loader())
+    other = ClassMeans()
+    other.load_state_dict(module.state_dict())
+    assert torch.equal(other.means, module.means)
+    batches = list(loader())
+    first, second = ClassMeans(), ClassMeans()
+    first._trainer = second._trainer = fitted
+    fitted.fit_loop.epoch_progress.current.processed = fitted.fit_loop.epoch_progress.current.completed = 0
+    first.training_step(batches[0], 0)
+    checkpoint: dict = {}
+    first.on_save_checkpoint(checkpoint)
+    second.on_load_checkpoint(checkpoint)
+    for number in (1, 2):
+        second.training_step(batches[number], number)
+    second._sums, second.log = {}, lambda *a, **k: None  # type: ignore[method-assign]
+    second.on_train_epoch_end()
+    assert torch.equal(second.means, module.means)
