@@ -26,6 +26,7 @@ STYLES = {
     PARTIAL: "yellow",
     NOT_RUN: "dim",
 }
+COLUMNS = 8  # of metrics, those that claims are about first; a terminal has no room for more
 SHOWN = ("test/top1", "test/top5", "test/ece", "test/nll")  # first, where a stage has them
 
 
@@ -100,7 +101,9 @@ def _cell(values: Sequence[float]) -> str:
 def stage_table(found: Mapping[str, Any], title: str) -> Table:
     """Mean and 95% interval over seeds for every stage and metric."""
     names = list(dict.fromkeys(m for s in found["stages"].values() for m in s["metrics"] if not m.endswith("/n")))
-    names.sort(key=lambda name: SHOWN.index(name) if name in SHOWN else len(SHOWN))
+    judged = {m.split("/", 1)[1] for c in found["claims"] for m in (c["better"], c["than"]) if isinstance(m, str)}
+    names.sort(key=lambda name: (name not in judged, SHOWN.index(name) if name in SHOWN else len(SHOWN)))
+    names, more = names[:COLUMNS], names[COLUMNS:]
     table = Table(
         title=f"{escape(title)}: mean ± half of the 95% interval over {len(found['seeds'])} seeds", title_justify="left"
     )
@@ -114,6 +117,8 @@ def stage_table(found: Mapping[str, Any], title: str) -> Table:
             table.add_row(escape(stage), *cells, f"{sum(item['seconds']):.0f}")
         else:
             table.add_row(escape(stage), f"[red]{'failed' if item['failed'] else 'skipped'}[/]", *[""] * len(names))
+    if more:
+        table.caption = f"and on the report page: {', '.join(name.removeprefix('test/') for name in more)}"
     return table
 
 

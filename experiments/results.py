@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,7 @@ from experiments.provenance import code_version, hardware, versions
 from experiments.tables import read_rows
 
 RESULTS = compose.ROOT / "results"
+REMEMBERED = compose.ROOT / "runs" / "stale.json"
 POINTS = 60  # a stored curve has at most about this many
 
 
@@ -166,7 +171,32 @@ def read(paper: str) -> dict[str, Any] | None:
 
 
 def stale(paper: str, found: Mapping[str, Any]) -> list[str]:
-    """The stages whose code or configuration changed since an entry was recorded; ["all"] if it no longer composes."""
+    """The stages whose code or configuration changed since an entry was recorded; ["all"] if it no longer composes.
+
+    Composing takes half a second an entry, so answers are remembered until any code or configuration file changes.
+    """
+    state = _state()
+    mark = hashlib.sha256(json.dumps([paper, found], sort_keys=True).encode()).hexdigest()[:16]
+    known = files.read_json(REMEMBERED) or {}
+    answers = known.get("answers", {}) if known.get("state") == state else {}
+    if mark not in answers:
+        answers = {**answers, mark: _stale(paper, found)}
+        with contextlib.suppress(OSError):  # a checkout that cannot be written to only answers more slowly
+            files.write_json(REMEMBERED, {"state": state, "answers": answers})
+    return answers[mark]
+
+
+@lru_cache
+def _state() -> str:
+    """A hash of all that a fingerprint can depend on; read once per process."""
+    digest = hashlib.sha256()
+    for folder, pattern in (("conf", "*.yaml"), ("experiments", "*.py"), ("modules", "*.py"), ("datamodules", "*.py")):
+        for path in sorted((compose.ROOT / folder).rglob(pattern)):
+            digest.update(f"{path.relative_to(compose.ROOT)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _stale(paper: str, found: Mapping[str, Any]) -> list[str]:
     lines = [f"paper={paper}", f"scale={found['scale']}", *found["overrides"]]
     if found["variant"]:
         lines.append(f"variant={found['variant']}")
