@@ -1,0 +1,727 @@
+"""NoProp: Training Neural Networks without Back-propagation or Forward-propagation (Li, Teh & Pascanu, 2025).
+
+arXiv 2503.24322; version 2 says "without full" of both. T blocks are each trained alone to denoise a noised class
+embedding u_y, given the image; at inference they run in sequence from Gaussian noise z_0, block 1 on almost pure noise,
+block T on an almost clean label. No signal passes between blocks in training. Each block is itself a small
+convolutional network that back-propagation trains: what the method removes is back-propagation through the stack.
+
+    q(z_t|y) = N(sqrt(abar_t) u_y, 1 - abar_t),   SNR(t) = abar_t / (1 - abar_t), rising with t            (Eq. 5, 6)
+    z_t = A_t uhat_t(z_{t-1}, x) + B_t z_{t-1} + sqrt(C_t) eps                                                 (Eq. 3)
+    L_t = -log p(y|z_T) + KL(q(z_0|y) || N(0,1)) + T/2 eta (SNR(t) - SNR(t-1)) |uhat_t(z_{t-1}, x) - u_y|^2    (Eq. 8)
+
+NoProp-CT trains one network for all t in [0, 1] with a learned noise schedule (Eq. 9, App. B), NoProp-FM a flow from
+noise to u_y (Eq. 11, 13). Baselines: the same blocks trained end to end by back-propagation (Eq. 17-19), a neural ODE
+trained by the adjoint method, a convolutional network whose layers are trained greedily.
+
+Equation 3 prints c_t beside eps; c_t is the variance (Eq. 7), so its root is taken. Not printed and chosen here: how
+close abar_T comes to 1 (`abar_cap`), the flow's sigma, where gamma_0, gamma_1 and the alphas of Eq. 18 start, the time
+embedding's scale. A step updates every block on one batch; the paper sweeps the data block by block.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torchmetrics import SumMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from modules.common.distributed import summed, world_size
+from modules.common.module import OptimizerFactory, StageModule
+
+
+class Residual(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
+class Network(nn.Module):
+    """One denoiser before its softmax: a block of the discrete arms or, `timed`, the network of the others (Figure 6).
+
+    Args:
+        dim: d, of the label embedding.
+        classes: m.
+        as_image: the label is an image (d = in_channels * size^2) and is processed as x is.
+        timed: t is an input; there is then no batch norm.
+        in_channels, size: of the square image.
+        widths: channels of the three 3x3 convolutions (padding 1; pooled after the first and the third).
+        hidden: units of the fully connected layers; the last but one has half as many.
+        dropout: after each convolution.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        classes: int,
+        as_image: bool,
+        timed: bool,
+        in_channels: int,
+        size: int,
+        widths: Sequence[int] = (32, 64, 128),
+        hidden: int = 256,
+        dropout: float = 0.2,
+    ) -> None:
+        super().__init__()
+
+        def dense(inputs: int, outputs: int = hidden) -> list[nn.Module]:
+            return [nn.Linear(inputs, outputs), *([] if timed else [nn.BatchNorm1d(outputs)])]
+
+        def of_image() -> list[nn.Module]:
+            layers: list[nn.Module] = []
+            for channels, width, pooled in zip([in_channels, *widths[:2]], widths, (True, False, True), strict=True):
+                layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
+                layers += [*([nn.MaxPool2d(2)] if pooled else []), nn.Dropout(dropout)]
+            return [*layers, nn.Flatten(), *dense(widths[2] * (size // 4) ** 2), *([nn.ReLU()] if timed else [])]
+
+        self.image = nn.Sequential(*of_image())
+        if as_image:
+            self.label = nn.Sequential(nn.Unflatten(1, (in_channels, size, size)), *of_image())
+        else:
+            skip = [] if timed else [Residual(*dense(hidden), nn.ReLU(), *dense(hidden))]
+            self.label = nn.Sequential(*dense(dim), nn.ReLU(), *skip)
+        self.time = nn.Sequential(*dense(64), nn.ReLU()) if timed else None
+        inputs, half = (3 if timed else 2) * hidden, hidden // 2
+        self.head = nn.Sequential(*dense(inputs), nn.ReLU(), *dense(hidden, half), nn.ReLU(), nn.Linear(half, classes))
+
+    def forward(self, z: Tensor, features: Tensor, t: Tensor | None = None) -> Tensor:
+        """z (B, d), features = self.image(x) (B, hidden), t (B,) or (1,) -> logits over the class embeddings (B, m)."""
+        parts = [features, self.label(z)]
+        if self.time is not None and t is not None:
+            parts.append(self.time(time_embedding(t)).expand(len(z), -1))
+        return self.head(torch.cat(parts, -1))
+
+
+def time_embedding(t: Tensor, dim: int = 64) -> Tensor:
+    """Sines and cosines of 1000 t with wavelengths from 2 pi to 20,000 pi. t (B,) in [0, 1] -> (B, dim)."""
+    rates = torch.exp(-math.log(10_000) * torch.arange(dim // 2, device=t.device) / (dim // 2))
+    angles = 1000 * t[:, None].float() * rates
+    return torch.cat([angles.sin(), angles.cos()], -1)
+
+
+class LabelSpace(nn.Module):
+    """The class embeddings W_Embed (m, d) and the classifier of noisy labels f_out, which all blocks share.
+
+    Args:
+        kind: "onehot" (fixed identity, d = m), "learned" (orthogonal rows at first where m <= d, else Gaussian ones of
+            unit mean square norm) or "prototype" (learned; starts as images, see `start_from`).
+        classes: m.
+        dim: d.
+        output: p(y|z) by "softmax" of f_out(z), or "posterior": by the distance of softmax(f_out(z)) W_Embed to u_y.
+        sigma: of the posterior.
+    Raises:
+        ValueError: a switch has no such value, or a one-hot embedding has d != m.
+    """
+
+    def __init__(self, kind: str, classes: int, dim: int, output: str = "softmax", sigma: float = 1.0) -> None:
+        super().__init__()
+        for name, value, valid in (
+            ("kind", kind, ("onehot", "learned", "prototype")),
+            ("output", output, ("softmax", "posterior")),
+        ):
+            if value not in valid:
+                raise ValueError(f"{name}={value!r}: expected one of {', '.join(valid)}")
+        if kind == "onehot" and dim != classes:
+            raise ValueError(f"dim={dim}: a one-hot embedding of {classes} classes has {classes}")
+        self.kind, self.classes, self.dim, self.output, self.sigma = kind, classes, dim, output, sigma
+        self.f_out = nn.Linear(dim, classes)
+        self.embedding: Tensor
+        if kind == "onehot":
+            self.register_buffer("embedding", torch.eye(classes))
+        else:
+            self.embedding = nn.Parameter(torch.randn(classes, dim) / math.sqrt(dim))
+            if classes <= dim:
+                nn.init.orthogonal_(self.embedding)
+
+    def mixed(self, weights: Tensor) -> Tensor:
+        """(B, m) -> (B, d), sums of class embeddings, in float32 at any precision."""
+        with torch.autocast(weights.device.type, enabled=False):
+            return weights.float() @ self.embedding
+
+    def nearness(self, z: Tensor) -> Tensor:
+        """Minus the squared distance of (B, d) to each class embedding, (B, m)."""
+        return -torch.cdist(z, self.embedding, compute_mode="donot_use_mm_for_euclid_dist").square()
+
+    def forward(self, z: Tensor) -> Tensor:
+        """log p(y|z) up to a constant (Eq. 14, or 15 and 16). (B, d) -> (B, m)."""
+        logits = self.f_out(z)
+        if self.output == "posterior":
+            return self.nearness(self.mixed(logits.softmax(-1))) / (2 * self.sigma**2)
+        return logits
+
+    def start_from(self, images: Tensor, labels: Tensor) -> None:
+        """Give each class that has images its `medoid`. images (N, C, H, W) normalised, labels (N,)."""
+        with torch.no_grad():
+            for label in labels.unique().tolist():
+                self.embedding[label] = medoid(images[labels == label].flatten(1)).to(self.embedding)
+
+
+def medoid(points: Tensor) -> Tensor:
+    """The one of (N, d) points with the smallest median Euclidean distance to the others."""
+    n = len(points)
+    distance = torch.cdist(points, points).fill_diagonal_(math.inf)  # the distance to itself comes last
+    return points[distance.kthvalue(max(1, n // 2), -1).values.argmin()]
+
+
+def cosine_schedule(steps: int, offset: float = 0.008, floor: float = 1e-4, cap: float = 0.9999) -> Tensor:
+    """abar_0..abar_T, float64 (T + 1,): Nichol & Dhariwal's cosine with t reversed, so that it rises, then clipped."""
+    k = torch.arange(steps, -1, -1, dtype=torch.float64)
+    f = torch.cos((k / steps + offset) / (1 + offset) * math.pi / 2).square()
+    return (f / f[-1]).clamp(floor, cap)
+
+
+def transitions(abar: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A_t, B_t, C_t of Equation 3 for t = 1..T, from abar_0..abar_T (T + 1,)."""
+    before, after = abar[:-1], abar[1:]
+    alpha = before / after  # alpha_{t-1}
+    a = after.sqrt() * (1 - alpha) / (1 - before)
+    b = alpha.sqrt() * (1 - after) / (1 - before)
+    return a, b, (1 - after) * (1 - alpha) / (1 - before)
+
+
+def noised(u: Tensor, abar: Tensor, eps: Tensor) -> Tensor:
+    """A draw from q(z_t|y). u, eps (B, d); abar () or (B, 1)."""
+    return abar.sqrt() * u + (1 - abar).sqrt() * eps
+
+
+def prior_kl(u: Tensor, abar: Tensor) -> Tensor:
+    """KL(q(z_0|y) || N(0, 1)) in nats, (B,). u (B, d); abar () of t = 0."""
+    return 0.5 * (abar * u.square().sum(-1) - u.shape[-1] * (abar + torch.log1p(-abar)))
+
+
+class LearnedSchedule(nn.Module):
+    """gamma(t) = gamma_0 + (gamma_1 - gamma_0)(1 - gbar(t)), SNR(t) = exp(-gamma(t)); App. B.
+
+    gbar is a two-layer network h with positive weights, rescaled to rise from 0 to 1.
+
+    Args:
+        gamma_0, gamma_1: minus the logarithm of the SNR at t = 1 and at t = 0, before training.
+        hidden: units of h.
+    """
+
+    def __init__(self, gamma_0: float, gamma_1: float, hidden: int = 32) -> None:
+        super().__init__()
+        self.gamma_0, self.gamma_1 = nn.Parameter(torch.tensor(gamma_0)), nn.Parameter(torch.tensor(gamma_1))
+        self.raw_1, self.bias, self.raw_2 = (nn.Parameter(torch.randn(hidden)) for _ in range(3))
+
+    def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """t (B,) -> gamma(t) and its derivative, both (B,), in t's precision."""
+        w_1, w_2, bias = (p.to(t.dtype) for p in (F.softplus(self.raw_1), F.softplus(self.raw_2), self.bias))
+        s = torch.sigmoid(torch.cat([t.new_tensor([0, 1]), t])[:, None] * w_1 + bias)  # (2 + B, hidden)
+        h, slope = (s * w_2).sum(-1), (s * (1 - s) * w_1 * w_2).sum(-1)
+        span, rise = self.gamma_1 - self.gamma_0, h[1] - h[0]
+        return self.gamma_0 + span * (1 - (h[2:] - h[0]) / rise), -span * slope[2:] / rise
+
+
+class AdjointEuler(torch.autograd.Function):
+    """z_1 of dz/dt = field(z, features, t) from z_0 by Euler steps, with the gradient of the adjoint method.
+
+    Backwards it integrates z and the adjoint from t = 1 to 0 (Chen et al. 2018) and keeps no step's graph.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, field: Callable[..., Tensor], steps: int, z: Tensor, features: Tensor, *p: Tensor) -> Tensor:
+        times = torch.linspace(0, 1, steps + 1, device=z.device)
+        with torch.autocast(z.device.type, enabled=False):
+            for t in times[:-1]:
+                z = z + field(z, features, t[None]) / steps
+        ctx.field, ctx.steps, ctx.times = field, steps, times
+        ctx.save_for_backward(z, features, *p)
+        return z
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        z, features, *p = ctx.saved_tensors
+        adjoint, features = gradients[0], features.detach().requires_grad_()
+        totals = [torch.zeros_like(v) for v in (features, *p)]
+        with torch.autocast(z.device.type, enabled=False):
+            for t in ctx.times[1:].flip(0):
+                z = z.detach().requires_grad_()
+                with torch.enable_grad():
+                    velocity = ctx.field(z, features, t[None])
+                by_z, *others = torch.autograd.grad(velocity, [z, features, *p], adjoint)
+                z, adjoint = z - velocity / ctx.steps, adjoint + by_z / ctx.steps
+                for total, value in zip(totals, others, strict=True):
+                    total += value / ctx.steps
+        return None, None, adjoint, *totals
+
+
+class Noise:
+    """Random numbers per image of a training batch: drawn for the global batch on every process, cut to its share."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.total, self.mine, self.device = len(x), slice(len(x)), x.device
+        if world_size() > 1:
+            sizes = [torch.zeros(1, dtype=torch.long, device=x.device) for _ in range(world_size())]
+            dist.all_gather(sizes, torch.tensor([len(x)], device=x.device))
+            start = int(sum(sizes[: dist.get_rank()]))
+            self.total, self.mine = int(sum(sizes)), slice(start, start + len(x))
+
+    def normal(self, dim: int) -> Tensor:
+        return torch.randn(self.total, dim, device=self.device)[self.mine]
+
+    def uniform(self) -> Tensor:
+        return torch.rand(self.total, device=self.device)[self.mine]
+
+
+class Arm(StageModule):
+    """What all arms share: repeated stochastic inference, the shuffled control, and what backward passes need.
+
+    Test metrics: `top1` is the mean over inference runs, `top1_std` their standard deviation; `shuffled_top1` is one
+    run that sees each image beside another image's label; `<station>_top1` are guesses on the way; `saved_mb` (MiB)
+    and `saved_log2` (log2 of the bytes) are the most that autograd held when a backward pass of a training step began.
+
+    Args:
+        classes: m.
+        inference_runs: how often the test set is classified.
+        pool: average pooling before anything else sees the image.
+        stations: names of the guesses that `infer` returns.
+        optimizer: see StageModule.
+    """
+
+    partial_backward = True
+    saved_bytes: Tensor
+
+    def __init__(
+        self, classes: int, inference_runs: int, pool: int, stations: Sequence[str], optimizer: OptimizerFactory | None
+    ) -> None:
+        super().__init__(optimizer)
+        self.automatic_optimization = False
+        self.inference_runs, self.pool, self.stations = inference_runs, pool, list(stations)
+        names = [*(f"run{r}" for r in range(inference_runs)), "shuffled", *self.stations, "val"]
+        self.hits: Any = nn.ModuleDict(
+            {n: MulticlassAccuracy(classes, average="micro", validate_args=False) for n in names}
+        )
+        self.count = SumMetric(nan_strategy="disable")
+        self.measured: dict[str, float] = {}
+        self.saved: dict[int, int] | None = None  # bytes of each storage that autograd holds, while they are counted
+        self.register_buffer("saved_bytes", torch.zeros((), dtype=torch.long))
+
+    def infer(self, x: Tensor, runs: int) -> tuple[Tensor, Sequence[Tensor]]:
+        """Logits (runs, B, m), and for each station the class guessed there (runs, B)."""
+        raise NotImplementedError
+
+    def descend(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Update the parameters on one batch; x is pooled. Returns means to track, `loss` among them."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, m) of one inference run."""
+        return self.infer(x, 1)[0][0]
+
+    def seen(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, self.pool) if self.pool > 1 else x
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        x, y = self.seen(batch[0]), batch[1]
+        if self.current_epoch == 0 and batch_idx == 0:  # once is enough: every full batch needs as much
+            self.saved = {}
+            with torch.autograd.graph.saved_tensors_hooks(self.hold, lambda held: held):
+                parts = self.descend(x, y)
+            self.saved = None
+            self.saved_bytes.copy_(summed(self.saved_bytes))
+        else:
+            parts = self.descend(x, y)
+        self.track(len(y), **parts)
+        return parts["loss"]
+
+    def hold(self, tensor: Tensor) -> Tensor:
+        """Note a tensor that autograd saves."""
+        assert self.saved is not None
+        self.saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    def step(self, loss: Tensor, *optimizers: Any) -> None:
+        """One update by these optimisers. Gradients are None elsewhere, so nothing else moves."""
+        if self.saved is not None:
+            resident = {t.untyped_storage().data_ptr() for t in chain(self.parameters(), self.buffers())}
+            held = sum(size for key, size in self.saved.items() if key not in resident)
+            self.saved_bytes.fill_(max(held, int(self.saved_bytes)))
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        self.manual_backward(loss)
+        if self.saved is not None:
+            self.saved.clear()  # the graph is gone
+        for optimizer in optimizers:
+            optimizer.step()
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.hits["val"].update(self(batch[0]).argmax(-1), batch[1])
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("val/top1", 100 * self.hits["val"].compute())
+        self.hits["val"].reset()
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        x, y = batch
+        logits, guesses = self.infer(x, self.inference_runs)
+        self.hits["shuffled"].update(self(x.roll(1, 0)).argmax(-1), y)
+        for run, predicted in enumerate(logits.argmax(-1)):
+            self.hits[f"run{run}"].update(predicted, y)
+        for name, guess in zip(self.stations, guesses, strict=True):
+            self.hits[name].update(guess, y.expand_as(guess))
+        self.count.update(len(y))
+
+    def on_test_epoch_end(self) -> None:
+        found = {name: 100 * float(hits.compute()) for name, hits in self.hits.items() if name != "val"}
+        runs = torch.tensor([found.pop(f"run{run}") for run in range(self.inference_runs)], dtype=torch.float64)
+        found = {"top1": float(runs.mean()), **{f"{name}_top1": value for name, value in found.items()}}
+        if len(runs) > 1:
+            found["top1_std"] = float(runs.std())
+        if saved := int(self.saved_bytes):
+            found |= {"saved_mb": saved / 2**20, "saved_log2": math.log2(saved)}
+        self.measured = {**found, "n": float(self.count.compute())}
+        for metric in (*self.hits.values(), self.count):
+            metric.reset()
+        self.log_dict({f"test/{name}": value for name, value in self.measured.items()})
+
+    def pictures(self, data: Any) -> dict[str, Figure]:
+        if not self.stations:
+            return {}
+        figure = Figure(figsize=(9, 3), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(self.stations, [self.measured[f"{name}_top1"] for name in self.stations], "o-", label="on the way")
+        axes.axhline(self.measured["top1"], color="black", lw=1, label="answer")
+        axes.axhline(self.measured["shuffled_top1"], color="gray", ls=":", label="answer to another image")
+        axes.set(ylim=(0, 100), ylabel="test top-1, %")
+        axes.legend(fontsize=8)
+        return {"accuracy along the chain": figure}
+
+
+class Denoiser(Arm):
+    """Arms that carry a label, noise at first, through networks that see the image.
+
+    Args:
+        label: class embeddings and f_out.
+        start: an arm with the same networks, whose weights are taken over.
+        inference_runs, pool, stations, optimizer: see Arm.
+    """
+
+    def __init__(self, label: LabelSpace, start: Denoiser | None, **options: Any) -> None:
+        super().__init__(label.classes, **options)
+        self.label: LabelSpace = start.label if start else label
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and self.label.kind == "prototype":  # where there is a checkpoint it is loaded later and wins
+            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+            images, labels = data.splits["train"]
+            self.label.start_from(self.seen(data.normalised(images)), labels)
+
+    def chain(self, x: Tensor, z: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Logits over class embeddings (R B, m) and z_t (R B, d) of each step from z_0; x (B, C, H, W) is pooled."""
+        raise NotImplementedError
+
+    def answer(self, z: Tensor) -> Tensor:
+        """Class logits (B, m) from the last z."""
+        return self.label(z)
+
+    def infer(self, x: Tensor, runs: int) -> tuple[Tensor, Sequence[Tensor]]:
+        x, guesses = self.seen(x), []
+        z = torch.randn(runs * len(x), self.label.dim, device=x.device)
+        for logits, after in self.chain(x, z):
+            if self.stations:
+                guesses.append(logits.argmax(-1).view(runs, len(x)))
+            z = after
+        return self.answer(z).view(runs, len(x), -1), guesses
+
+    def pictures(self, data: Any) -> dict[str, Figure]:
+        """z_t of four test images as bars: its product with each class embedding, which for one-hot is z_t itself."""
+        images, labels = (tensor[:4] for tensor in data.splits["test"])
+        x = self.seen(data.normalised(images).to(self.device))
+        z = torch.randn(len(x), self.label.dim, device=self.device)
+        path = [z, *(after for _, after in self.chain(x, z))]
+        shown = torch.linspace(0, len(path) - 1, min(len(path), 8)).round().long().tolist()
+        figure = Figure(figsize=(9, 4), layout="constrained")
+        axes = figure.subplots(len(x), 1 + len(shown), squeeze=False)
+        for row, image, label in zip(axes, images, labels.tolist(), strict=True):
+            row[0].imshow(image.permute(1, 2, 0), cmap="gray")
+            row[0].set_title(data.spec.classes[label], fontsize=8)
+            for ax in row:
+                ax.set(xticks=[], yticks=[])
+        for column, step in enumerate(shown, 1):
+            for row, values in zip(axes, (path[step] @ self.label.embedding.T).cpu(), strict=True):
+                row[column].bar(range(len(values)), values)
+                row[column].set_ylim(-2.5, 2.5)
+            axes[0, column].set_title(f"z after step {step}", fontsize=8)
+        return {**super().pictures(data), "the label on its way": figure}
+
+
+class Stack(Denoiser):
+    """T blocks in sequence, each trained alone (NoProp-DT) or all end to end by back-propagation.
+
+    Args:
+        blocks: T.
+        network: makes a Network from (dim, classes, as_image, timed).
+        label: see Denoiser.
+        training: "alone" (Algorithm 1) or "end_to_end" (Eq. 17-19).
+        eta: weight of the denoising term.
+        abar_cap: abar_T of the cosine schedule. The last block's weight is about T/2 eta / (1 - abar_cap).
+        alpha: of Eq. 18 before training, end to end.
+        start, inference_runs, pool, optimizer: see Denoiser.
+    Raises:
+        ValueError: no such training.
+    """
+
+    abar: Tensor
+
+    def __init__(
+        self,
+        blocks: int,
+        network: Callable[..., Network],
+        label: LabelSpace,
+        training: str = "alone",
+        eta: float = 0.1,
+        abar_cap: float = 0.9999,
+        alpha: float = 0.5,
+        start: Stack | None = None,
+        inference_runs: int = 5,
+        pool: int = 1,
+        optimizer: OptimizerFactory | None = None,
+    ) -> None:
+        stations = [f"block{t}" for t in range(1, blocks + 1)]
+        super().__init__(label, start, inference_runs=inference_runs, pool=pool, stations=stations, optimizer=optimizer)
+        if training not in ("alone", "end_to_end"):
+            raise ValueError(f"training={training!r}: expected one of alone, end_to_end")
+        self.alone = training == "alone"
+        arguments = (label.dim, label.classes, label.kind == "prototype", False)
+        self.blocks: nn.ModuleList = (
+            start.blocks[:blocks] if start else nn.ModuleList(network(*arguments) for _ in stations)
+        )
+        abar = cosine_schedule(blocks, cap=abar_cap)
+        self.register_buffer("abar", abar.float(), persistent=False)
+        self.transitions = torch.stack(transitions(abar), -1).tolist()  # (T, 3)
+        self.weights = (blocks / 2 * eta * (abar / (1 - abar)).diff()).tolist()  # (T,)
+        self.w = None if self.alone else nn.Parameter(torch.full((blocks,), math.atanh(alpha)))
+
+    def descend(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        optimizers: Any = self.optimizers()
+        noise = Noise(x)
+        if self.w is not None:
+            *_, (_, z) = self.chain(x, noise.normal(self.label.dim))
+            loss = F.cross_entropy(self.answer(z), y)
+            self.step(loss, optimizers)
+            return {"loss": loss.detach()}
+        *own, shared = optimizers
+        losses, distances = [], []
+        for t, optimizer in enumerate(own, 1):  # in any order: block t sees none of the others
+            loss, distance = self.loss(t, x, y, noise)
+            self.step(loss, optimizer, shared)  # frees this block's graph before the next one is built
+            losses.append(loss.detach())
+            distances.append(distance.detach())
+        return {"loss": torch.stack(losses).mean(), "distance": torch.stack(distances).mean()}
+
+    def loss(self, t: int, x: Tensor, y: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """L_t (Eq. 8, 61) and the mean of |uhat_t - u_y|^2, t = 1..T."""
+        u, abar, block = self.label.embedding[y], self.abar, cast(Network, self.blocks[t - 1])
+        z_last = noised(u, abar[-1], noise.normal(u.shape[1]))
+        z_before = noised(u, abar[t - 1], noise.normal(u.shape[1]))  # never what block t-1 put out
+        u_hat = self.label.mixed(block(z_before, block.image(x)).softmax(-1))
+        distance = (u_hat - u).square().sum(-1).mean()
+        prior = prior_kl(u, abar[0]).mean()
+        return F.cross_entropy(self.label(z_last), y) + prior + self.weights[t - 1] * distance, distance
+
+    def chain(self, x: Tensor, z: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        for t, block in enumerate(cast(Iterable[Network], self.blocks)):
+            logits = block(z, block.image(x).repeat(len(z) // len(x), 1))
+            u_hat = self.label.mixed(logits.softmax(-1))
+            if self.w is not None:
+                alpha = torch.tanh(self.w[t])
+                z = (1 - alpha) * z + alpha * u_hat  # Eq. 18
+            else:
+                a, b, c = self.transitions[t]
+                z = a * u_hat + b * z + math.sqrt(c) * torch.randn_like(z)  # Eq. 3
+            yield logits, z
+
+    def configure_optimizers(self) -> Optimizer | list[Optimizer]:
+        if not self.alone or self.optimizer_factory is None:
+            return super().configure_optimizers()
+        parts = [*self.blocks, self.label]
+        return [self.prepared(self.optimizer_factory(part.parameters())) for part in parts]
+
+    def pictures(self, data: Any) -> dict[str, Figure]:
+        made = super().pictures(data)
+        if self.alone:
+            t = range(len(self.abar))
+            made["schedule"] = schedule_figure(t, self.abar.tolist(), [math.nan, *self.weights])
+        return made
+
+
+class Continuous(Denoiser):
+    """One network for all t in [0, 1].
+
+    Args:
+        objective: "diffusion" (NoProp-CT, Algorithm 2), "flow" (NoProp-FM, Algorithm 3), or "adjoint": the flow's ODE
+            trained end to end on the cross-entropy of f_out(z_1) by the adjoint method.
+        steps: T, at inference and for the adjoint.
+        network: makes a Network from (dim, classes, as_image, timed).
+        label: see Denoiser.
+        noise: the learned schedule; used by diffusion alone.
+        eta: weight of diffusion's denoising term.
+        sigma: standard deviation of z_t around the flow's straight path.
+        start, inference_runs, pool, optimizer: see Denoiser.
+    Raises:
+        ValueError: no such objective.
+    """
+
+    def __init__(
+        self,
+        objective: str,
+        steps: int,
+        network: Callable[..., Network],
+        label: LabelSpace,
+        noise: LearnedSchedule,
+        eta: float = 1.0,
+        sigma: float = 0.0,
+        start: Continuous | None = None,
+        inference_runs: int = 5,
+        pool: int = 1,
+        optimizer: OptimizerFactory | None = None,
+    ) -> None:
+        super().__init__(label, start, inference_runs=inference_runs, pool=pool, stations=(), optimizer=optimizer)
+        if objective not in ("diffusion", "flow", "adjoint"):
+            raise ValueError(f"objective={objective!r}: expected one of diffusion, flow, adjoint")
+        self.objective, self.steps, self.eta, self.sigma = objective, steps, eta, sigma
+        arguments = (label.dim, label.classes, label.kind == "prototype", True)
+        self.network: Network = start.network if start else network(*arguments)
+        self.noise = noise if objective == "diffusion" else None
+
+    def descend(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        loss = {"diffusion": self.diffusion_loss, "flow": self.flow_loss, "adjoint": self.adjoint_loss}
+        value = loss[self.objective](x, y, Noise(x))
+        self.step(value, self.optimizers())
+        return {"loss": value.detach()}
+
+    def diffusion_loss(self, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        """Equation 9. The gradient also reaches the schedule, through z_t, SNR' and both ends."""
+        assert self.noise is not None
+        u, t = self.label.embedding[y], noise.uniform()
+        gamma, slope = self.noise(torch.cat([t, t.new_tensor([0, 1])]))
+        abar, rise = torch.sigmoid(-gamma), -slope * torch.exp(-gamma)  # rise = SNR'
+        z = noised(u, abar[:-2, None], noise.normal(u.shape[1]))
+        z_last = noised(u, abar[-1], noise.normal(u.shape[1]))
+        u_hat = self.label.mixed(self.network(z, self.network.image(x), t).softmax(-1))
+        denoising = rise[:-2] * (u_hat - u).square().sum(-1)
+        prior = prior_kl(u, abar[-2]).mean()
+        return F.cross_entropy(self.label(z_last), y) + prior + self.eta / 2 * denoising.mean()
+
+    def flow_loss(self, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        """Equation 11, or 13 where the embedding is learned."""
+        u, t, z_0 = self.label.embedding[y], noise.uniform(), noise.normal(self.label.dim)
+        z = torch.lerp(z_0, u, t[:, None]) + self.sigma * noise.normal(self.label.dim)
+        v = self.label.mixed(self.network(z, self.network.image(x), t))
+        loss = (v - (u - z_0)).square().sum(-1).mean()
+        if self.label.kind == "onehot":
+            return loss
+        return loss + F.cross_entropy(self.label(z + (1 - t[:, None]) * v), y)
+
+    def adjoint_loss(self, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        parts = (self.network.label, self.network.time, self.network.head)
+        trained = [p for part in parts for p in cast(nn.Module, part).parameters()]
+        if isinstance(self.label.embedding, nn.Parameter):
+            trained.append(self.label.embedding)
+        z_0, features = noise.normal(self.label.dim), self.network.image(x).float()
+        z_1: Any = AdjointEuler.apply(self.velocity, self.steps, z_0, features, *trained)
+        return F.cross_entropy(self.label(z_1), y)
+
+    def velocity(self, z: Tensor, features: Tensor, t: Tensor) -> Tensor:
+        return self.label.mixed(self.network(z, features, t))
+
+    def chain(self, x: Tensor, z: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        features = self.network.image(x).repeat(len(z) // len(x), 1)
+        times = torch.linspace(0, 1, self.steps + 1, device=x.device, dtype=torch.float64)
+        steps = None if self.noise is None else transitions(torch.sigmoid(-self.noise(times)[0]))
+        for k, t in enumerate(times[:-1]):
+            logits = self.network(z, features, t[None])
+            if steps is None:
+                z = z + self.label.mixed(logits) / self.steps
+            else:
+                a, b, c = (values[k].float() for values in steps)
+                z = a * self.label.mixed(logits.softmax(-1)) + b * z + c.sqrt() * torch.randn_like(z)
+            yield logits, z
+
+    def answer(self, z: Tensor) -> Tensor:
+        return self.label.nearness(z) if self.objective == "flow" else self.label(z)
+
+    def pictures(self, data: Any) -> dict[str, Figure]:
+        made = super().pictures(data)
+        if self.noise is not None:
+            t = torch.linspace(0, 1, 101, device=self.device)
+            gamma, slope = self.noise(t)
+            weight = -self.eta / 2 * slope * torch.exp(-gamma)
+            made["learned schedule"] = schedule_figure(t.tolist(), torch.sigmoid(-gamma).tolist(), weight.tolist())
+        return made
+
+
+def schedule_figure(t: Sequence[float], abar: Sequence[float], weight: Sequence[float]) -> Figure:
+    """abar and the weight of the squared error over t."""
+    figure, marker = Figure(figsize=(9, 3), layout="constrained"), "." if len(t) < 50 else ""
+    left, right = figure.subplots(1, 2)
+    left.plot(t, abar, marker=marker)
+    left.set(xlabel="t", title="abar_t: how much of z_t is label")
+    right.semilogy(t, weight, marker=marker)
+    right.set(xlabel="t", title="weight of the squared error |uhat - u_y|^2")
+    return figure
+
+
+class Greedy(Arm):
+    """A convolutional network whose layers learn from their own classifiers on what the layers before put out.
+
+    All layers train at the same time (decoupled greedy learning, Belilovsky et al. 2020); no gradient passes a layer.
+
+    Args:
+        classes: m.
+        in_channels: of the image.
+        widths: channels of each 3x3 convolution.
+        pools: numbers of the layers, from 1, that are followed by 2x2 max-pooling.
+        hidden: units of each layer's classifier, which sees the map averaged to 3x3.
+        pool, optimizer: see Arm.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        in_channels: int,
+        widths: Sequence[int],
+        pools: Sequence[int],
+        hidden: int,
+        pool: int = 1,
+        optimizer: OptimizerFactory | None = None,
+    ) -> None:
+        super().__init__(classes, 1, pool, [f"layer{k}" for k in range(1, len(widths) + 1)], optimizer)
+        self.bodies, self.heads = nn.ModuleList(), nn.ModuleList()
+        for number, (inputs, width) in enumerate(zip([in_channels, *widths[:-1]], widths, strict=True), 1):
+            body = [nn.Conv2d(inputs, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+            self.bodies.append(nn.Sequential(*body, *([nn.MaxPool2d(2)] if number in pools else [])))
+            head = [nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(9 * width, hidden), nn.BatchNorm1d(hidden)]
+            self.heads.append(nn.Sequential(*head, nn.ReLU(), nn.Linear(hidden, classes)))
+
+    def outputs(self, x: Tensor) -> Iterator[Tensor]:
+        """Each layer's logits (B, m) in turn."""
+        for body, head in zip(self.bodies, self.heads, strict=True):
+            x = body(x.detach())
+            yield head(x)
+
+    def descend(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        losses, optimizers = [], cast(Any, self.optimizers())
+        for logits, optimizer in zip(self.outputs(x), optimizers, strict=True):
+            loss = F.cross_entropy(logits, y)
+            self.step(loss, optimizer)
+            losses.append(loss.detach())
+        return {"loss": torch.stack(losses).mean()}
+
+    def infer(self, x: Tensor, runs: int) -> tuple[Tensor, Sequence[Tensor]]:
+        logits = torch.stack(list(self.outputs(self.seen(x))))  # (layers, B, m)
+        return logits[-1:], list(logits.argmax(-1)[:, None])
+
+    def configure_optimizers(self) -> Optimizer | list[Optimizer]:
+        if self.optimizer_factory is None:
+            return super().configure_optimizers()
+        layers = (nn.ModuleList(pair) for pair in zip(self.bodies, self.heads, strict=True))
+        return [self.prepared(self.optimizer_factory(layer.parameters())) for layer in layers]
