@@ -1,0 +1,280 @@
+"""The independent checks of multi-label accuracy, of the selection of a hard slice, and of the released annotations."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from datamodules.annotations import Mistakes
+from experiments import training
+from experiments.plan import Plan
+from modules.bagel import COLLAPSED, MistakeCounts, MistakeTables, MultiLabelEvaluation, SelectedSlice, collapsed_table
+from modules.common.multilabel import MultiLabelAccuracy, among, class_average
+
+ROOT = Path(os.environ.get("REPRISE_DATA", "data"))
+NAMES = {
+    "models": ["vit3b", "greedy_soups"],
+    "categories": ["fine_grained", "fine_grained_oov", "spurious", "non_prototypical", "other"],
+    "severities": ["major", "minor", "borderline"],
+}
+# original label, valid set, problematic, prediction
+TOY = [(0, [0], 0, 0), (0, [0, 1], 0, 1), (0, [0], 0, 2), (1, [1], 0, 1), (2, [2], 1, 0), (2, [2], 0, 2)]
+
+
+class Given(nn.Module):
+    """A network whose logits are its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def table(rows: list[tuple[int, list[int], int, int]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """prediction, original, valid, skip."""
+    width = max(len(row[1]) for row in rows)
+    valid = torch.tensor([[*row[1], *[-1] * (width - len(row[1]))] for row in rows])
+    prediction, original = (torch.tensor([row[i] for row in rows]) for i in (3, 0))
+    return prediction, original, valid, torch.tensor([bool(row[2]) for row in rows])
+
+
+def measured(rows: list[tuple[int, list[int], int, int]], classes: int = 3, parts: int = 1) -> dict[str, Tensor]:
+    measure = MultiLabelAccuracy(classes)
+    for part in zip(*(column.chunk(parts) for column in table(rows)), strict=True):
+        measure.update(*part)
+    return measure.compute()
+
+
+def random_rows(count: int = 400, classes: int = 7, seed: int = 0) -> list[tuple[int, list[int], int, int]]:
+    draw = torch.Generator().manual_seed(seed)
+    numbers = torch.randint(classes, (count, 4), generator=draw).tolist()
+    return [(a, sorted({a, b}), int(c == 0), d) for a, b, c, d in numbers]
+
+
+def report_of(module: pl.LightningModule, batches: list[Any]) -> dict[str, float]:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = pl.Trainer(accelerator="cpu", devices=1, enable_checkpointing=False, **quiet)
+    (found,) = trainer.test(module, DataLoader(batches, batch_size=None), verbose=False)
+    return dict(found)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_toy_example_by_hand(parts: int) -> None:
+    """Per class 2/3, 1, 1; the problematic image counts for top-1 over all images alone."""
+    found = measured(TOY, parts=parts)
+    assert float(found["mla"]) == pytest.approx(88.89, abs=0.01)
+    assert float(found["ml_acc"]) == pytest.approx(80.0)
+    assert float(found["macro_top1"]) == pytest.approx(100 * (1 / 3 + 1 + 1) / 3)
+    assert float(100 - 100 * found["mistakes"] / found["counted"]) == pytest.approx(60.0)
+    assert float(found["top1"]) == pytest.approx(50.0)  # 3 of all 6
+    assert {n: int(found[n]) for n in ("n", "counted", "mistakes", "remaining", "classes", "pairs")} == {
+        "n": 6,
+        "counted": 5,
+        "mistakes": 2,
+        "remaining": 1,
+        "classes": 3,
+        "pairs": 1,
+    }
+    assert float(found["valid_share"]) == pytest.approx(50.0)
+    assert int(found["confused"][0, 2]) == int(found["confused"].sum()) == 1
+
+
+def test_plain_python_agrees() -> None:
+    rows = random_rows()
+    kept = [row for row in rows if not row[2]]
+    per_class = {k: [p in s for o, s, _, p in kept if o == k] for k in range(7)}
+    wrong = [row for row in kept if row[3] != row[0]]
+    found = measured(rows, 7, parts=5)
+    assert float(found["mla"]) == pytest.approx(100 * sum(sum(v) / len(v) for v in per_class.values()) / 7, abs=1e-4)
+    assert float(found["valid_share"]) == pytest.approx(
+        100 * sum(p in s for _, s, _, p in wrong) / len(wrong), abs=1e-4
+    )
+    assert int(found["remaining"]) == sum(p not in s for _, s, _, p in kept)
+
+
+def test_doubling_a_class_changes_the_plain_mean_alone() -> None:
+    twice = [*TOY, *(row for row in TOY if row[0] == 0)]
+    assert float(measured(twice)["mla"]) == pytest.approx(float(measured(TOY)["mla"]))
+    assert float(measured(twice)["ml_acc"]) == pytest.approx(75.0)
+
+
+def test_a_label_taken_out_of_the_valid_set_can_only_lower_mla() -> None:
+    for seed in range(5):
+        rows = random_rows(seed=seed)
+        fewer = [(o, [o] if i % 3 else s, f, p) for i, (o, s, f, p) in enumerate(rows)]
+        assert float(measured(fewer, 7)["mla"]) <= float(measured(rows, 7)["mla"])
+
+
+def test_with_the_original_label_alone_mla_is_top1_by_class_and_never_below_it_otherwise() -> None:
+    rows = random_rows()
+    single = [(o, [o], f, p) for o, _, f, p in rows]
+    found = measured(single, 7)
+    assert float(found["mla"]) == pytest.approx(float(found["macro_top1"]))
+    assert float(found["valid_share"]) == 0
+    assert float(measured(rows, 7)["mla"]) >= float(found["mla"])
+
+
+def test_classes_that_do_not_occur_are_not_in_the_mean() -> None:
+    found = measured([row for row in TOY if row[0] != 2])
+    assert int(found["classes"]) == 2
+    assert float(found["mla"]) == pytest.approx(100 * (2 / 3 + 1) / 2)
+    assert torch.isnan(class_average(torch.zeros(3), torch.zeros(3)))
+
+
+def test_padding_is_no_label() -> None:
+    assert among(torch.tensor([0, 1]), torch.tensor([[0, -1], [-1, -1]])).tolist() == [True, False]
+
+
+def batch(rows: list[tuple[int, list[int], int, int]], classes: int, major: list[int] | None = None) -> tuple[Any, ...]:
+    prediction, original, valid, skip = table(rows)
+    chosen = torch.zeros(len(rows), dtype=torch.bool)
+    chosen[major or []] = True
+    return 3.0 * nn.functional.one_hot(prediction, classes), original, valid, skip, chosen
+
+
+def test_a_stage_reports_the_same_whatever_the_temperature_or_a_common_shift() -> None:
+    x, *rest = batch(TOY, 3)
+    reported = [
+        report_of(MultiLabelEvaluation(Given(), 3), [(made, *rest)]) for made in (x, 0.1 * x, x + 5, x.softmax(-1))
+    ]
+    assert all(one == reported[0] for one in reported)
+    assert reported[0]["test/mla"] == pytest.approx(88.89, abs=0.01)
+    assert reported[0]["test/n"] == 6
+    assert "test/m_correct" not in reported[0]
+
+
+def test_collapsed_classes_count_one_way_or_both_and_not_in_imagenet_m() -> None:
+    pairs = collapsed_table()
+    assert sorted(pairs[356].tolist()) == [357, 358, 359]
+    assert pairs[435].tolist() == [876, -1, -1]
+    assert pairs[876].tolist() == [-1, -1, -1]
+    assert sum(map(len, COLLAPSED.values())) == int((pairs >= 0).sum()) == 29
+    rows = [
+        (836, [836], 0, 837),
+        (249, [249], 0, 248),
+        (248, [248], 0, 249),
+        (435, [435], 0, 876),
+        (876, [876], 0, 435),
+    ]
+    plain = report_of(MultiLabelEvaluation(Given(), 1000), [batch(rows, 1000, [0, 2])])
+    collapsed = report_of(MultiLabelEvaluation(Given(), 1000, collapse=True), [batch(rows, 1000, [0, 2])])
+    assert plain["test/mla"] == 0
+    assert collapsed["test/mla"] == pytest.approx(60.0)
+    assert collapsed["test/m_correct"] == plain["test/m_correct"] == 0
+    with pytest.raises(ValueError, match="classes=10"):
+        MultiLabelEvaluation(Given(), 10, collapse=True)
+
+
+def test_imagenet_m_is_a_count_of_valid_predictions() -> None:
+    """A constant prediction of class k scores the number of images with k in the valid set."""
+    rows = [(o, s, 0, 1) for o, s, _, _ in random_rows(68)]
+    found = report_of(MultiLabelEvaluation(Given(), 7), [batch(rows, 7, list(range(68)))])
+    assert found["test/m_correct"] == sum(1 in s for _, s, _, _ in rows)
+    assert found["test/m_correct"] + found["test/m_errors"] == found["test/m_images"] == 68
+
+
+def test_a_slice_is_what_every_judge_gets_wrong() -> None:
+    """Judges score 0 by construction; the third network is counted there and nowhere else."""
+    said = [[0, 1, 1, 1, 0], [0, 0, 1, 1, 1], [1, 1, 0, 1, 0]]  # two judges, the network; class 0 is right
+    valid, skip = torch.zeros(5, 1, dtype=torch.long), torch.tensor([False] * 4 + [True])
+    views = [nn.functional.one_hot(torch.tensor(row), 2).float() for row in said]
+    evaluated = [MultiLabelEvaluation(Given(), 2) for _ in range(3)]
+    module = SelectedSlice(evaluated[:2], evaluated[2], 2)
+    found = report_of(module, [(views, torch.zeros(5, dtype=torch.long), valid, skip, skip)])
+    assert found["test/slice_n"] == 2  # images 2 and 3
+    assert found["test/slice_right"] == 1
+    assert found["test/slice_acc"] == 50
+    assert found["test/mla"] == 25
+    assert found["test/n"] == 5
+    x = torch.randn(4, 2)
+    assert torch.equal(module(x), torch.stack([x, x, x]))
+
+
+def test_pictures(make_plan: Callable[..., Plan]) -> None:
+    this = make_plan("paper=bagel")
+    data = training.build(this.stages["slice"].data)
+    data.setup()
+    networks = [training.build(this.stages[name].module) for name in ("strong", "middle", "weak")]
+    module = SelectedSlice(networks[:2], networks[2], 10).eval()
+    module.points = [(40.0, 70.0), (30.0, 60.0), (20.0, 40.0)]
+    figures = module.pictures(data)
+    assert [len(figure.axes) for figure in figures.values()] == [6, 1]
+    networks[0].confused[3, 4] = 2
+    (bars,) = networks[0].pictures(data).values()
+    assert bars.axes[0].get_yticklabels()[0].get_text() == "dress, taken for coat"
+    assert networks[1].pictures(data) == {}
+
+
+@pytest.fixture(scope="module")
+def counted() -> dict[str, float]:
+    data = Mistakes(str(ROOT / "labels" / "imagenet_mistakes"), **NAMES, batch_size=100)
+    if problem := data.available():
+        pytest.skip(problem)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=1, enable_checkpointing=False, use_distributed_sampler=False, **quiet
+    )
+    module = MistakeTables(**NAMES)
+    found = trainer.test(module, datamodule=data, verbose=False)
+    assert len(module.pictures(data)["category by severity"].axes) == 2
+    return {name.removeprefix("test/"): value for part in found for name, value in part.items()}
+
+
+def test_the_released_annotations_give_the_published_counts(
+    counted: dict[str, float], make_plan: Callable[..., Plan]
+) -> None:
+    rows = make_plan("paper=bagel", "scale=mini", "variant=annotations").config["published"]
+    assert len(rows) == 34
+    assert all(counted[row["metric"].removeprefix("test/")] == pytest.approx(row["value"], abs=0.05) for row in rows)
+    assert counted["n"] == 378 + 249 - 164
+
+
+def test_every_mistake_has_one_category_and_one_severity(counted: dict[str, float]) -> None:
+    for model in NAMES["models"]:
+        for kind in ("categories", "severities"):
+            assert sum(counted[f"{model}_{name}"] for name in NAMES[kind]) == counted[f"{model}_mistakes"]
+        worst = sum(counted[f"{model}_major_{name}"] for name in NAMES["categories"])
+        assert worst == counted[f"{model}_major"]
+
+
+def test_mistake_tables_by_hand() -> None:
+    photos = torch.tensor(
+        [
+            [[5, 0, 0], [5, 1, 0]],  # both, same class, major in both
+            [[5, 4, 1], [6, 0, 0]],  # both, another class
+            [[-1, -1, -1], [7, 2, 2]],
+            [[8, 0, 0], [-1, -1, -1]],
+        ]
+    )
+    module = MistakeTables(**NAMES)
+    found = report_of(module, [photos[:3], photos[3:], torch.tensor([[1, 2, 1], [3, 4, 5], [4, 3, 1]])])
+    assert found["test/n"] == 4
+    assert [found[f"test/{name}"] for name in ("shared", "shared_same_class", "shared_major")] == [2, 1, 1]
+    counts = MistakeCounts(2, 5, 3)
+    counts.update(photos)
+    assert counts.table[0].tolist() == [[2, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 1, 0]]
+    assert counts.table[1].tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0], [0, 0, 0]]
+    assert found["test/vit3b_mistakes"] == int(counts.table[0].sum()) == 3
+    assert [found[f"test/pairs_seen_{times}"] for times in range(1, 6)] == [2, 0, 0, 0, 1]
+    assert found["test/pair_mistakes"] == 7
+
+
+def test_full_recipe_follows_the_models_it_names(make_plan: Callable[..., Plan]) -> None:
+    full = make_plan("paper=bagel", "scale=full").stages
+    assert full["weak"].data["models"] == ["resnet18.tv_in1k"]
+    assert full["slice"].data["models"] == ["resnet50.tv2_in1k", "tf_efficientnet_lite0.in1k", "resnet18.tv_in1k"]
+    assert full["slice"].needs == {"judges": ["strong", "middle"], "network": "weak"}
+    assert all(full[name].module["collapse"] for name in ("weak", "middle", "strong", "strongest"))
+    lites = make_plan("paper=bagel", "scale=full", "variant=lites").stages
+    assert lites["slice"].data["models"] == [f"tf_efficientnet_lite{n}.in1k" for n in (2, 1, 0)]
+    assert lites["strong"].data["models"] == ["tf_efficientnet_lite2.in1k"]
