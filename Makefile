@@ -50,7 +50,7 @@ dashboard: $(READY) ## sync a paper's offline W&B runs and build its W&B workspa
 soak: $(READY) ## kill, corrupt, refuse, race, fill the disk: does anything get lost? (minutes)
 	@$(BIN)/python -m experiments.soak $(ARGS)
 
-bench: $(READY) ## speed ratios against plain PyTorch loops
+bench: $(READY) ## speed ratios against plain PyTorch loops; ARGS="paper=K": its networks against independent ones
 	@$(BIN)/python -m experiments.benchmark $(ARGS)
 
 lint: $(READY) ## style, format, types, unsafe calls, and whether the installed packages fit together

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from experiments import compose, reproduce, training
-from experiments.plan import Plan
+from experiments.benchmark import Pair
+from experiments.instantiate import check
+from experiments.plan import Plan, typed
 
 PAPERS = compose.papers()
 SETTINGS = [
@@ -36,6 +38,14 @@ def test_every_setting_composes_and_checks(
     for item in this.config["published"]:
         assert item["stage"] in this.stages
         assert item["source"]
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_networks_to_compare_can_be_built(paper: str) -> None:
+    for number, item in enumerate(compose.paper_file(paper).get("bench") or []):
+        pair: Pair = typed(Pair, item, f"bench.{number}")
+        check(pair.ours, f"bench.{number}.ours")
+        check(pair.theirs, f"bench.{number}.theirs")
 
 
 @pytest.mark.parametrize("paper", PAPERS)
