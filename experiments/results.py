@@ -23,6 +23,7 @@ from experiments.tables import read_rows
 RESULTS = compose.ROOT / "results"
 REMEMBERED = compose.ROOT / "runs" / "stale.json"
 POINTS = 60  # a stored curve has at most about this many
+LOCAL = ("jobs", "data_dir", "runs_dir", "logger", "checkpoint_seconds")  # of one machine; they change no number
 
 
 def tabulate(plans: Sequence[Plan]) -> dict[str, dict[str, list[float]]]:
@@ -96,7 +97,7 @@ def entry(plans: Sequence[Plan], overrides: Sequence[str], reasons: Mapping[str,
         "variant": first.variant,
         "about": (first.config.get("variants") or {}).get(first.variant, {}).get("about", "") if first.variant else "",
         "seeds": [p.seed for p in plans],
-        "overrides": list(overrides),
+        "overrides": [line for line in overrides if line.lstrip("+").split("=")[0] not in LOCAL],
         "claims": [claims.judge(claim, table, seeds) for claim in plan.claims(first.config)],
         "published": [claims.compare(item, table, seeds, first.scale) for item in plan.published(first.config)],
         "stages": stages,

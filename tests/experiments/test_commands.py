@@ -158,6 +158,7 @@ def test_catalog_lists_every_paper_and_marks_what_is_stale(
     plans = [plan(compose.compose(request.overrides), seed) for seed in (0, 1)]
     entry = results.entry(plans, request.given, {})
     assert results.entry(plans, request.given, {}) == entry  # reading the records again changes nothing
+    assert entry["overrides"] == ["seeds=[0,1]"]  # neither how many processes nor where files are
     files.write_json(tmp_path / "results" / "meal_v2.json", {"title": "t", "entries": {"smoke": entry}})
     assert catalog.describe("meal_v2")["entries"]["smoke"]["stale"] == []
     entry["stages"]["student"]["fingerprints"] = ["000000000000"] * 2
