@@ -32,3 +32,8 @@ def make_plan(tmp_path: Path) -> Callable[..., Plan]:
         return plan(compose.compose(request.overrides), seed)
 
     return make
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests first, so that two processes end at about the same time."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
