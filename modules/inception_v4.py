@@ -24,7 +24,7 @@ What deviates, and where paper and released code (TF-slim) differ:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -171,15 +171,20 @@ class Inception(nn.Module):
         self.apply(initialise)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    def layers(self, x: Tensor) -> Iterator[Tensor]:
+        """The map behind each layer in turn: rows of the stem, reductions, blocks and the end."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        for layer in self.features:
+            x = layer(x)
+            yield x
+
     def maps(self, x: Tensor) -> list[Tensor]:
         """The map behind the stem, behind each grid, and the one that is pooled."""
-        x = x.contiguous(memory_format=torch.channels_last)
         found = []
-        for number, layer in enumerate(self.features, 1):
-            x = layer(x)
+        for number, last in enumerate(self.layers(x), 1):
             if number in self.ends:
-                found.append(x)
-        return [*found, x]
+                found.append(last)
+        return [*found, last]
 
     def pooled(self, x: Tensor) -> Tensor:
         """(B, C): the last map's averages."""
@@ -613,13 +618,19 @@ class Growth(StageModule):
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def deviations(self, x: Tensor, scale: float) -> Tensor:
+        """Standard deviation of the activations behind each layer, from the stem on, with that s; (layers,)."""
         self.network.train()  # batch statistics
+        self.network.rescale(scale)
+        found = [layer.float().std() for layer in self.network.layers(x)]
+        return torch.stack(found[self.network.ends[0] - 1 :])
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        last = self.network.ends[-1] - self.network.ends[0]
         for scale in self.scales:
-            self.network.rescale(scale)
-            stem, *_, last, _ = self.network.maps(batch[0])
-            self.sums[f"growth_{scale:g}"].update(last.float().std() / stem.float().std())
-        self.sums["stem"].update(stem.float().std())
+            found = self.deviations(batch[0], scale)
+            self.sums[f"growth_{scale:g}"].update(found[last] / found[0])
+        self.sums["stem"].update(found[0])
         self.sums["batches"].update(1.0)
 
     def on_test_epoch_end(self) -> None:
@@ -628,3 +639,14 @@ class Growth(StageModule):
         self.log_dict({f"test/{name}": value / batches for name, value in found.items()})
         for metric in self.sums.values():
             metric.reset()
+
+    def pictures(self, data: Any) -> dict[str, Figure]:
+        """Activations layer by layer, for every s."""
+        x = next(iter(data.test_dataloader()))[0].to(self.device)
+        figure = Figure(figsize=(7, 3.5), layout="constrained")
+        ax = figure.subplots()
+        for scale in self.scales:
+            ax.plot(self.deviations(x, scale).cpu(), marker="o", markersize=3, label=f"s = {scale:g}")
+        ax.set(xlabel="layers after the stem", ylabel="standard deviation", ylim=(0, None))
+        ax.legend(fontsize=8)
+        return {"activations by depth": figure}
