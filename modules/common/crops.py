@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +57,7 @@ class MultiCrop(ClassificationModule):
         names: one for each of them.
         classes: number of classes.
         size, scales, squares: see views.
+        limit: use only so many of the views, to see that all works; None uses all.
     Raises:
         ValueError: not as many names as members.
     """
@@ -68,18 +70,20 @@ class MultiCrop(ClassificationModule):
         size: int,
         scales: Sequence[int],
         squares: int = 3,
+        limit: int | None = None,
     ) -> None:
         super().__init__(nn.ModuleList(members), classes)
         if len(names) != len(members):
             raise ValueError(f"names={list(names)}: expected one for each of the {len(members)} members")
         self.members, self.size, self.scales, self.squares = list(members), size, list(scales), squares
+        self.limit = limit
         self.own = {name: Classification(classes, ("top1", "top5")) for name in names}
         self.add_module("own_metrics", nn.ModuleDict(self.own))
 
     def probabilities(self, x: Tensor) -> Tensor:
         """(B, C, H, W) of any size -> (members, B, classes): each member's softmax, averaged over the views."""
         total, count = x.new_zeros(len(self.members), len(x), self.classes, dtype=torch.float32), 0
-        for view in views(x, self.size, self.scales, self.squares):
+        for view in islice(views(x, self.size, self.scales, self.squares), self.limit):
             total += torch.stack([member(view).float().softmax(-1) for member in self.members])
             count += 1
         return total / count
