@@ -1,0 +1,55 @@
+"""A running average of a network's weights, to evaluate with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+
+class WeightAverage(nn.Module):
+    """Exponential moving average of all weights and batch statistics of one network, TensorFlow's rule:
+
+        average <- d average + (1 - d) value,    d = min(decay, (1 + n) / (10 + n)) after n updates
+
+    so that short trainings are not dominated by their start. The values are buffers: in checkpoints, in no optimiser,
+    and not counted as parameters. Whole numbers (batch counts) are copied.
+
+    Args:
+        network: the network followed; its present values are where the average starts.
+        decay: upper bound of d, in [0, 1).
+    Raises:
+        ValueError: the decay lies outside.
+    """
+
+    updates: Tensor
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        super().__init__()
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay={decay}: expected a number from 0 to below 1")
+        self.decay = decay
+        self.names = {name: name.replace(".", "-") for name in network.state_dict()}  # a buffer's name may hold no dot
+        for name, value in network.state_dict().items():
+            self.register_buffer(self.names[name], value.clone())
+        self.register_buffer("updates", torch.tensor(0))
+
+    def values(self) -> dict[str, Tensor]:
+        """The averaged weights by the network's own names."""
+        return {name: getattr(self, ours) for name, ours in self.names.items()}
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """Move the average towards the network's values."""
+        n = int(self.updates)
+        d = min(self.decay, (1 + n) / (10 + n))
+        averages, new = self.values(), network.state_dict()
+        real = [name for name, value in averages.items() if value.is_floating_point()]
+        torch._foreach_lerp_([averages[name] for name in real], [new[name] for name in real], 1 - d)
+        for name in averages.keys() - set(real):
+            averages[name].copy_(new[name])
+        self.updates += 1
+
+    def call(self, network: nn.Module, x: Tensor) -> Tensor:
+        """The network's output with the averaged weights."""
+        return functional_call(network, self.values(), (x,))
