@@ -34,9 +34,9 @@ from torchvision.transforms import v2
 from modules.common.classifier import Classifier
 from modules.common.module import OptimizerFactory
 from modules.common.schedules import Position, Schedule
+from modules.common.spectra import FLOOR, high_frequency, radial, spectrum
 
 HIGH = ("conv", "pool")  # the high mixers, in the order of their channels
-FLOOR = 1e-6  # amplitudes below it count as this
 Heads = Sequence[int | Sequence[int]]  # for each stage: of all its blocks, or of each
 
 _cpu_attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -399,31 +399,6 @@ def warmup_cosine(position: Position, epochs: int, warmup_epochs: int, first: fl
     if t < warmup_epochs:
         return first + (1 - first) * t / warmup_epochs
     return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * t / epochs)) if t < epochs else final
-
-
-def spectrum(x: Tensor) -> Tensor:
-    """Amplitudes of the 2-D Fourier transform of every channel, (B, H, W, C) -> (B, H, W, C); frequency 0 is first."""
-    return torch.fft.fft2(x.float(), dim=(1, 2)).abs()
-
-
-def radii(height: int, width: int) -> Tensor:
-    """Radius of every frequency, rounded to whole cycles per (longer) side: (H, W) int64."""
-    fy, fx = torch.fft.fftfreq(height), torch.fft.fftfreq(width)
-    return (torch.hypot(fy[:, None], fx[None]) * max(height, width)).round().long()
-
-
-def radial(x: Tensor) -> Tensor:
-    """Log-amplitude for each radius, mean over its frequencies and the channels: (B, H, W, C) -> (B, R + 1)."""
-    radius = radii(x.shape[1], x.shape[2]).flatten().to(x.device)
-    log = spectrum(x).clamp_min(FLOOR).log().mean(-1).flatten(1)  # (B, H W)
-    rings = log.new_zeros(len(log), int(radius.max()) + 1).index_add_(1, radius, log)
-    return rings / radius.bincount()
-
-
-def high_frequency(x: Tensor) -> Tensor:
-    """Log-amplitude at the highest radius minus that at radius 0: (B, H, W, C) -> (B,). Low-pass maps are negative."""
-    rings = radial(x)
-    return rings[:, -1] - rings[:, 0]
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from experiments import training
 from experiments.plan import Plan
 from modules import iformer
 from modules.common.schedules import Position
+from modules.common.spectra import FLOOR, high_frequency, radial
 from modules.iformer import (
     AttentionBranch,
     ConvBranch,
@@ -27,8 +28,6 @@ from modules.iformer import (
     InceptionMixer,
     PoolBranch,
     branch_outputs,
-    high_frequency,
-    radial,
 )
 
 SIZES = {  # the sheet's table: depths, dims, attention heads of every block
@@ -505,7 +504,7 @@ def test_spectra_by_hand_and_by_numpy() -> None:
     board[:, 1::2, ::2] = board[:, ::2, 1::2] = -1
     point = torch.zeros(1, 8, 8, 1)
     point[0, 3, 3] = 1
-    bottom = math.log(iformer.FLOOR)
+    bottom = math.log(FLOOR)
     assert float(high_frequency(ones)) == pytest.approx(bottom - math.log(64), abs=1e-3)
     assert float(high_frequency(board)) == pytest.approx(math.log(64) - bottom, abs=1e-3)
     assert float(high_frequency(point)) == pytest.approx(0.0, abs=1e-5)
