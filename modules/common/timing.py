@@ -78,7 +78,7 @@ class Throughput(StageModule):
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         if batch_idx:
             return
-        with torch.inference_mode(False), torch.enable_grad(), on_threads(self.threads):
+        with torch.inference_mode(False), torch.enable_grad(), measuring(self.threads):
             x = batch[0].clone().float()  # an inference tensor cannot take part in a backward pass; this copy can
             self.images = len(x)
             self.measured = self.race(x)
@@ -202,13 +202,16 @@ def multiply_adds(network: nn.Module, x: Tensor) -> float:
 
 
 @contextmanager
-def on_threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
+def measuring(count: int) -> Iterator[None]:
+    """So many CPU threads, and TF32 for matrix products on GPUs (convolutions have it anyway); then as before."""
+    threads, tf32 = torch.get_num_threads(), torch.backends.cuda.matmul.allow_tf32
     torch.set_num_threads(count)
+    torch.backends.cuda.matmul.allow_tf32 = True
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
+        torch.backends.cuda.matmul.allow_tf32 = tf32
 
 
 def device_name(device: torch.device) -> str:
