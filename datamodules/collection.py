@@ -103,7 +103,8 @@ class Collection(DataModule):
         return torch.arange(count) % len(self.declared().classes)
 
     def random_images(self, rows: Tensor) -> Tensor:
-        drawn = [torch.rand(self.declared().shape, generator=torch.Generator().manual_seed(mix(7, r))) for r in rows]
+        shape = self.declared().shape
+        drawn = [torch.rand(shape, generator=torch.Generator().manual_seed(mix(7, row))) for row in rows.tolist()]
         return torch.stack(drawn)
 
     def served(self, name: str) -> tuple[Tensor, Tensor | None]:
