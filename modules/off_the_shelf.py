@@ -344,7 +344,7 @@ class LinearSVM(ClosedForm):
         self.train_views, self.test_views = train_views, test_views
         self.exponent, self.renormalise, self.folds, self.rule = exponent, renormalise, folds, rule
         self.fold_seed = fold_seed
-        self._tested: list[tuple[Tensor, Tensor]] = []
+        self._tested: list[tuple[dict[str, Tensor], Tensor]] = []
         self.per_class: list[float] = []  # of a test in this process
 
     @property
@@ -411,24 +411,29 @@ class LinearSVM(ClosedForm):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Decisions of the machines for each view of rows (B,): (B, V, M)."""
-        return self.machines.decisions(self.represented(rows, self.test_views))
+        with torch.autocast(self.device.type, enabled=False):  # lower precision is for networks
+            return self.machines.decisions(self.represented(rows, self.test_views))
 
     def example(self, shape: tuple[int, ...]) -> tuple[Any, ...]:
         return (torch.zeros(1, dtype=torch.long, device=self.device),)
 
+    def pooled(self, decisions: Tensor) -> dict[str, Tensor]:
+        """Scores (B, classes) of decisions (B, V, M), by the metrics' suffix; the sum, the method's own, has none."""
+        parts = {"": decisions.sum(1)}
+        if decisions.shape[1] > 1:
+            parts |= {"_max": decisions.amax(1), "_one": decisions[:, 0]}
+        return {name: self.machines.scores(part, self.classes) for name, part in parts.items()}
+
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._tested.append((self(batch[0]), batch[1]))
+        self._tested.append((self.pooled(self(batch[0])), batch[1]))
 
     def on_test_epoch_end(self) -> None:
-        decisions, y = (torch.cat(parts) for parts in zip(*self._tested, strict=True))
+        y = torch.cat([targets for _, targets in self._tested])
+        scores = {name: torch.cat([found[name] for found, _ in self._tested]) for name in self._tested[0][0]}
         self._tested = []
-        pooled = {"": decisions.sum(1)}
-        if decisions.shape[1] > 1:
-            pooled |= {"_max": decisions.amax(1), "_one": decisions[:, 0]}
         found = {"n": float(len(y)), "cost": float(self.chosen)}
-        for name, part in reversed(pooled.items()):  # the sum last: its values per class are what the picture shows
-            measured = self.measured(self.machines.scores(part, self.classes), y)
-            found |= {f"{key}{name}": value for key, value in measured.items()}
+        for name, part in reversed(scores.items()):  # the sum last: its values per class are what the picture shows
+            found |= {f"{key}{name}": value for key, value in self.measured(part, y).items()}
         self.log_dict({f"test/{name}": value for name, value in found.items()})
 
     def pictures(self, data: Any) -> dict[str, Figure]:
@@ -515,9 +520,10 @@ class Retrieval(ClosedForm):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Distances of queries (B,) to all references: (B, R)."""
-        if self._references is None:
-            self._references = self.mapped(self.stored(self.references, self.reference_views))
-        return search_distance(self.mapped(self.stored(rows, self.query_views)), self._references)
+        with torch.autocast(self.device.type, enabled=False):  # lower precision is for networks
+            if self._references is None:
+                self._references = self.mapped(self.stored(self.references, self.reference_views))
+            return search_distance(self.mapped(self.stored(rows, self.query_views)), self._references)
 
     def example(self, shape: tuple[int, ...]) -> tuple[Any, ...]:
         return (torch.zeros(1, dtype=torch.long, device=self.device),)
