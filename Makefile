@@ -33,7 +33,7 @@ reproduce: $(READY) ## train a paper's method and baselines over several seeds; 
 	@$(BIN)/python -m experiments.reproduce paper=$(PAPER) scale=$(SCALE) $(ARGS)
 
 test: $(READY) ## the whole test suite
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --maxschedchunk 1 $(ARGS)
 
 papers: $(READY) ## every paper: claims, stages, cost, verdicts, stale or not
 	@$(BIN)/python -m experiments.catalog $(ARGS)

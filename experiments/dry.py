@@ -6,6 +6,7 @@ its module or data such as the number of samples to draw. Sizes of networks and 
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections import Counter
@@ -77,6 +78,7 @@ def main(config: DictConfig) -> int:
             wanted.subtract(stage.predecessors)
             for done in [n for n in built if not wanted[n]]:  # published sizes: all at once may not fit
                 del built[done]
+            gc.collect()  # trainers and modules refer to each other: without this the last stage stays in memory
     console.out.print(table, "")
     console.out.print(_needed(data), "")
     console.out.print("No result comes of a dry run: weights are random and images are generated.")
