@@ -194,8 +194,9 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
     try:
         if stage.fit:
             _fit(trainer, module, data, recorder, report)
-        metrics = _test(trainer, module, data, stage) if stage.test else {}
+        metrics = _test(trainer, module, data) if stage.test else {}
         data.setup("test")  # with forked processes it was set up in them alone
+        _count(metrics, data, stage)
         if stage.seed == plan.config["seeds"][0] and trainer.is_global_zero:
             _draw(module, data, stage)
         loggers.log_pictures(logger, stage, metrics)
@@ -247,18 +248,21 @@ def _fit(trainer: pl.Trainer, module: StageModule, data: DataModule, recorder: R
         write_rows(recorder.directory / "metrics.csv", recorder.rows)
 
 
-def _test(trainer: pl.Trainer, module: StageModule, data: DataModule, stage: Stage) -> dict[str, float]:
+def _test(trainer: pl.Trainer, module: StageModule, data: DataModule) -> dict[str, float]:
     handler = signal.getsignal(signal.SIGINT)
     try:
         measured = trainer.test(module, datamodule=data, verbose=False)
     except SystemExit as ended:  # Lightning after Ctrl-C, which it then ignores for good
         signal.signal(signal.SIGINT, handler)
         raise KeyboardInterrupt from ended
-    metrics = {name: float(value) for part in measured for name, value in part.items()}
+    return {name: float(value) for part in measured for name, value in part.items()}
+
+
+def _count(metrics: Mapping[str, float], data: DataModule, stage: Stage) -> None:
+    """Raise RunError unless every test image was counted once; the data is set up, its sizes may be known only then."""
     counted, expected = metrics.get("test/n"), data.spec.sizes["test"]
     if counted is not None and counted != expected and data.spec.source == "real":
         raise RunError(f"{stage.name}: tested on {counted:g} images, but the test set has {expected}")
-    return metrics
 
 
 def _draw(module: StageModule, data: DataModule, stage: Stage) -> None:
