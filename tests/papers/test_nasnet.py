@@ -184,7 +184,7 @@ def test_large_agrees_with_timm() -> None:
     reference = calibrated(timm.create_model("nasnetalarge", pretrained=False), x)
     ours = nasnet.nasnet_a_large().eval()
     ours.load_state_dict(nasnet.from_timm(reference.state_dict()))
-    for part in reference.modules():
+    for part in list(reference.modules()):
         for name, child in list(part.named_children()):
             if isinstance(child, AvgPool2dSame):
                 setattr(part, name, UncountedPadding(child))
