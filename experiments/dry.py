@@ -145,9 +145,13 @@ def _stage(stage: Stage, short: Shortened, built: dict[str, StageModule], data: 
 
 def multiply_adds(module: StageModule, spec: Any) -> float:
     """Of one image through the module's forward, in 1e9; torch counts a multiply-add as two operations."""
-    training_mode = module.training
+    training_mode, trained = module.training, [p for p in module.parameters() if p.requires_grad]
+    for p in trained:  # the counter follows the gradient of whatever a submodule is called with, and there is none
+        p.requires_grad_(False)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         module.eval()(*module.example(spec.shape))
+    for p in trained:
+        p.requires_grad_(True)
     module.train(training_mode)
     return counter.get_total_flops() / 2e9
 

@@ -139,6 +139,8 @@ def plan(config: DictConfig, seed: int) -> Plan:
     seconds = resolved["checkpoint_seconds"]
     if not isinstance(seconds, int | float) or seconds < 0:
         raise InputError(f"checkpoint_seconds={seconds!r}: expected a number of seconds")
+    if not isinstance(resolved["stages"], dict):
+        raise InputError(f"stages={resolved['stages']!r}: expected a mapping")
     paper, scale, variant = resolved["key"], resolved["scale"], resolved.get("variant")
     base = Path(resolved["runs_dir"]) / paper / scale / f"seed={seed}"
     made: dict[str, Stage] = {}

@@ -153,14 +153,14 @@ def _sweeps(key: str) -> list[dict[str, Any]]:
 
 
 def _planned(key: str, declared: Mapping[str, Any]) -> dict[str, Any]:
-    """What a paper that was never run will be judged by."""
-    stages = declared.get("stages") or {}
+    """What a paper that was never run will be judged by: its mini, since recipes may add stages and claims."""
+    composed = compose.resolve(compose.compose([f"paper={key}", "scale=mini"]))
     boxes = []
-    for name, stage in stages.items():
-        trained = (stage or {}).get("fit", True)
-        needs = [n for v in ((stage or {}).get("needs") or {}).values() for n in ([v] if isinstance(v, str) else v)]
+    for name, stage in composed["stages"].items():
+        trained = stage.get("fit", True)
+        needs = [n for v in (stage.get("needs") or {}).values() for n in ([v] if isinstance(v, str) else v)]
         boxes.append(figures.Box(name, needs, trained, "trained" if trained else "only tested"))
-    judged = [claims.judge(claim, {}, 0) for claim in plan.claims(declared)]
+    judged = [claims.judge(claim, {}, 0) for claim in plan.claims(composed)]
     shown = plan.published({**declared, "scale": "full"})
     return {
         "claims": _claims([{**claim, "reason": ""} for claim in judged], []),

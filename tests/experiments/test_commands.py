@@ -191,8 +191,10 @@ def test_recorded_results_hold_what_they_say() -> None:
         record = results.read(paper)
         if record is None:
             continue
-        declared = claims(compose.paper_file(paper))
         for entry in record["entries"].values():
+            setting = [f"paper={paper}", f"scale={entry['scale']}", *entry["overrides"]]
+            setting += [f"variant={entry['variant']}"] if entry["variant"] else []
+            declared = claims(compose.resolve(compose.compose(compose.request(setting).overrides)))
             table = {name: stage["metrics"] for name, stage in entry["stages"].items() if stage["metrics"]}
             for claim, recorded in zip(declared, entry["claims"], strict=True):
                 again = judge(claim, table, len(entry["seeds"]))

@@ -260,7 +260,7 @@ def test_nothing_is_loaded_from_elsewhere(build: Any) -> None:
             target = attributes.get("href") or attributes.get("src") or attributes.get("xlink:href") or ""
             if ":" in target:
                 assert tag == "a"
-                assert target == "https://arxiv.org/abs/2009.08453"
+                assert target.startswith("https://arxiv.org/abs/")
 
 
 def test_links_lead_somewhere(build: Any) -> None:
