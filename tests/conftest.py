@@ -1,8 +1,10 @@
-"""Shared by all tests: one thread each (they run side by side), no network, runs in a temporary folder."""
+"""Shared by all tests: one thread each (they run side by side), the same draws whatever ran before, no network, runs
+in a temporary folder."""
 
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +22,16 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _same_draws() -> None:
+    import numpy as np
+    import torch
+
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
 
 
 @pytest.fixture
