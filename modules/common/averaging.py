@@ -8,27 +8,29 @@ from torch.func import functional_call
 
 
 class WeightAverage(nn.Module):
-    """Exponential moving average of all weights and batch statistics of one network, TensorFlow's rule:
+    """Exponential moving average of all weights and batch statistics of one network:
 
-        average <- d average + (1 - d) value,    d = min(decay, (1 + n) / (10 + n)) after n updates
+        average <- d average + (1 - d) value
 
-    so that short trainings are not dominated by their start. The values are buffers: in checkpoints, in no optimiser,
-    and not counted as parameters. Whole numbers (batch counts) are copied.
+    The values are buffers: in checkpoints, in no optimiser, and not counted as parameters. Whole numbers (batch counts)
+    are copied.
 
     Args:
         network: the network followed; its present values are where the average starts.
-        decay: upper bound of d, in [0, 1).
+        decay: d, in [0, 1).
+        warm: TensorFlow's rule, d = min(decay, (1 + n) / (10 + n)) after n updates, so that the start of a short
+            training does not dominate; False is timm's, d = decay from the start on.
     Raises:
         ValueError: the decay lies outside.
     """
 
     updates: Tensor
 
-    def __init__(self, network: nn.Module, decay: float) -> None:
+    def __init__(self, network: nn.Module, decay: float, warm: bool = True) -> None:
         super().__init__()
         if not 0 <= decay < 1:
             raise ValueError(f"decay={decay}: expected a number from 0 to below 1")
-        self.decay = decay
+        self.decay, self.warm = decay, warm
         self.names = {name: name.replace(".", "-") for name in network.state_dict()}  # a buffer's name may hold no dot
         for name, value in network.state_dict().items():
             self.register_buffer(self.names[name], value.clone())
@@ -42,7 +44,7 @@ class WeightAverage(nn.Module):
     def update(self, network: nn.Module) -> None:
         """Move the average towards the network's values."""
         n = int(self.updates)
-        d = min(self.decay, (1 + n) / (10 + n))
+        d = min(self.decay, (1 + n) / (10 + n)) if self.warm else self.decay
         averages, new = self.values(), network.state_dict()
         real = [name for name, value in averages.items() if value.is_floating_point()]
         torch._foreach_lerp_([averages[name] for name in real], [new[name] for name in real], 1 - d)

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
+from modules.common.averaging import WeightAverage
 from modules.common.classifier import Classifier
 from modules.common.module import OptimizerFactory
 from modules.common.schedules import Position, Schedule
@@ -31,29 +31,6 @@ def warm_cosine(
     if position.epoch >= epochs:
         return final
     return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * position.epoch / epochs))
-
-
-class Average(nn.Module):
-    """Running average of a network's weights and batch statistics, as buffers: in checkpoints, in no optimiser."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        for name, value in network.state_dict().items():
-            self.register_buffer(name.replace(".", "/"), value.clone())
-
-    def values(self) -> dict[str, Tensor]:
-        """By the network's names."""
-        return {name.replace("/", "."): value for name, value in self.named_buffers()}
-
-    @torch.no_grad()
-    def update(self, network: nn.Module, decay: float) -> None:
-        """Move every average towards the network's value by 1 - decay; counters are copied."""
-        new = network.state_dict()
-        for name, value in self.values().items():
-            if value.is_floating_point():
-                value.lerp_(new[name], 1 - decay)
-            else:
-                value.copy_(new[name])
 
 
 class MixedClassifier(Classifier):
@@ -90,8 +67,8 @@ class MixedClassifier(Classifier):
         super().__init__(network, classes, label_smoothing, optimizer, schedule)
         pairs = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
         self.mixes = [make(alpha=alpha, num_classes=classes) for make, alpha in pairs if alpha]
-        self.switch, self.ema = switch, ema
-        self.average = Average(network) if ema else None
+        self.switch = switch
+        self.average = WeightAverage(network, ema, warm=False) if ema else None
 
     def final(self) -> nn.Module:
         """The network that is tested: where weights are averaged, a copy with the averages."""
@@ -105,7 +82,7 @@ class MixedClassifier(Classifier):
     def forward(self, x: Tensor) -> Tensor:
         if self.training or self.average is None:
             return self.network(x)
-        return functional_call(self.network, self.average.values(), (x,))
+        return self.average.call(self.network, x)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, y = self.mixed(*batch)  # (B, C, S, S), (B,) or (B, classes)
@@ -132,4 +109,4 @@ class MixedClassifier(Classifier):
     def optimizer_step(self, *args: Any, **options: Any) -> None:
         super().optimizer_step(*args, **options)
         if self.average is not None:
-            self.average.update(self.network, self.ema)
+            self.average.update(self.network)

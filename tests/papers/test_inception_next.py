@@ -493,7 +493,7 @@ def test_average_by_hand_and_what_is_tested() -> None:
         for p in module.network.parameters():
             p.add_(1.0)
         module.network.stem[1].running_mean.add_(1.0)
-    module.average.update(module.network, module.ema)
+    module.average.update(module.network)
     after = module.average.values()
     for key in ("stem.0.weight", "stem.1.running_mean", "stages.0.blocks.0.gamma"):
         assert torch.allclose(after[key], before[key] + 0.1, atol=1e-6), key
