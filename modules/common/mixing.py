@@ -88,13 +88,19 @@ class MixedClassifier(Classifier):
         x, y = self.mixed(*batch)  # (B, C, S, S), (B,) or (B, classes)
         logits = self(x)
         loss = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
-        self.track(len(x), loss=loss, top1=100 * (logits.argmax(-1) == batch[1]).float().mean())
+        shown = y if y.ndim == 1 else y.argmax(-1)  # of a mixed image, what most of it shows
+        self.track(len(x), loss=loss, top1=100 * (logits.argmax(-1) == shown).float().mean())
         return loss
 
     def mixed(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The batch mixed with itself and labels (B, classes); as it is where both are off."""
+        """The batch mixed with itself and labels (B, classes); as it is where both are off.
+
+        Shuffled first: torchvision mixes neighbours, and repeated augmentation lays an image's copies side by side.
+        """
         if not self.mixes:
             return x, y
+        order = torch.randperm(len(x), device=x.device)
+        x, y = x[order], y[order]
         second = len(self.mixes) == 2 and float(torch.rand(())) < self.switch
         return self.mixes[int(second)](x, y)
 
