@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from filelock import FileLock, Timeout
 from experiments import files
 from experiments.errors import InputError, RunError
 from experiments.plan import Plan, Stage
+from experiments.processes import on_this_machine
 from experiments.provenance import code_version, hardware, versions
 
 Report = Callable[[dict[str, Any]], None]
@@ -131,8 +133,10 @@ def ensure(plan: Plan, stage: Stage, report: Report = silent) -> Outcome:
                 for part in stage.directory.glob(".*.part"):
                     part.unlink()  # of a process that was killed while it wrote
                 _write_config(stage)
-                report({"event": "start", "seed": plan.seed, "stage": stage.name})
-                manifest = _train(plan, stage, report)
+                text = f"{stage.name} of seed {plan.seed} measures time: waiting for the stages that run beside it"
+                with on_this_machine(stage.alone, partial(report, {"event": "warning", "text": text})):
+                    report({"event": "start", "seed": plan.seed, "stage": stage.name})
+                    manifest = _train(plan, stage, report)
                 return Outcome(stage.name, "done", manifest["metrics"], seconds=manifest["seconds"])
         except Damaged as damage:
             report({"event": "warning", "text": f"{damage}; the stage runs again"})

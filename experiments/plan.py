@@ -28,6 +28,7 @@ class Stage:
     needs: dict[str, str | list[str]] = field(default_factory=dict)
     fit: bool = True
     test: bool = True
+    alone: bool = False  # it measures time: no other stage of this suite runs on the machine meanwhile
     reference_batch: int | None = None  # the global batch the learning rate is stated for
     dry: dict[str, Any] = field(default_factory=dict)  # what a dry run shortens, see experiments.dry.Shortened
     fingerprint: str = ""
@@ -165,7 +166,7 @@ def plan(config: DictConfig, seed: int) -> Plan:
     for name in _order(made):
         stage = made[name]
         needs = {k: [stages[n].fingerprint for n in ([v] if isinstance(v, str) else v)] for k, v in stage.needs.items()}
-        content = {k: v for k, v in stage.config().items() if k not in ("fingerprint", "seed", "needs", "dry")}
+        content = {k: v for k, v in stage.config().items() if k not in ("fingerprint", "seed", "needs", "dry", "alone")}
         mark = fingerprint(content, seed, needs)
         stages[name] = typed(
             Stage, {**vars(stage), "fingerprint": mark, "directory": base / f"{name}-{mark}"}, f"stages.{name}"

@@ -1,10 +1,15 @@
-"""Processes that must not outlive the one that started them."""
+"""Processes that must not outlive the one that started them, and measurements that nothing may run beside."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 _watching: set[int] = set()
 
@@ -22,3 +27,29 @@ def end_with_parent() -> None:
         os._exit(1)  # what is on the disk is whole at any moment, and the same command continues it
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def on_this_machine(alone: bool, waiting: Callable[[], None], folder: Path | None = None) -> Iterator[None]:
+    """Hold a place on the machine: many may hold one, but who is `alone` waits for all others and holds the only one.
+
+    Those who come later wait behind one that waits to be alone, so that it gets its turn. What a process held is free
+    when it ends, however it ends.
+
+    Args:
+        alone: nothing that holds a place runs meanwhile.
+        waiting: called once if there is something to wait for before being alone.
+        folder: where the locks lie; None is the machine's folder for temporary files.
+    """
+    base = (folder or Path(tempfile.gettempdir())) / f"reprise-{os.getuid()}"
+    with base.with_suffix(".turn").open("w") as turn, base.with_suffix(".places").open("w") as places:
+        if alone:
+            try:
+                fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(places, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        fcntl.flock(places, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(turn, fcntl.LOCK_UN)
+        yield

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from experiments import compose, engine, files, training
 from experiments.engine import Outcome
 from experiments.errors import RunError
 from experiments.plan import Plan
+from experiments.processes import on_this_machine
 from experiments.tables import read_rows
 
 Make = Callable[..., Plan]
@@ -356,3 +358,29 @@ def test_construction_depends_on_seed_and_stage_alone(make_plan: Make) -> None:
     assert torch.equal(weights(0, "init"), weights(0, "init"))
     assert not torch.equal(weights(0, "init"), weights(1, "init"))
     assert not torch.equal(weights(0, "init"), weights(0, "untrained"))
+
+
+def test_who_measures_time_waits_for_others_and_lets_nobody_in_before(tmp_path: Path) -> None:
+    order: list[str] = []
+    waits = threading.Event()
+
+    def place(name: str, alone: bool) -> None:
+        with on_this_machine(alone, waits.set, tmp_path):
+            order.append(name)
+
+    with on_this_machine(False, waits.set, tmp_path), on_this_machine(False, waits.set, tmp_path):  # two side by side
+        measuring = threading.Thread(target=place, args=("alone", True))
+        measuring.start()
+        assert waits.wait(60)
+        late = threading.Thread(target=place, args=("late", False))
+        late.start()
+        order.append("first")
+    measuring.join()
+    late.join()
+    assert order == ["first", "alone", "late"]
+
+
+def test_measuring_alone_is_no_part_of_the_fingerprint(make_plan: Make) -> None:
+    plain, alone = make_plan(), make_plan("+stages.init.alone=true")
+    assert alone.stages["init"].alone
+    assert alone.stages["init"].fingerprint == plain.stages["init"].fingerprint
