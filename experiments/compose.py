@@ -3,7 +3,8 @@
 Three things are added to Hydra's override grammar, all before Hydra sees the line:
 
 - `variant=NAME`: the overrides listed under `variants: NAME:` in the paper's file; what the user gives wins over them.
-- `stages.*.key=value` and `data@stages.*.data=name`: one override for every stage whose name fits the pattern.
+- `stages.*.key=value` and `data@stages.*.data=name`: one override for every stage whose name fits the pattern and that
+  no `~stages.name` takes away.
 - a wrong name ends in one line with the nearest valid one, instead of a trace.
 """
 
@@ -145,8 +146,9 @@ def request(argv: Sequence[str]) -> Request:
     if variant and variant not in variants:
         raise unknown(f"variant of {chosen['paper']}", variant, variants)
     chosen_lines = [f"paper={chosen['paper']}", f"scale={chosen['scale']}"]
-    stages = list(about.get("stages") or {})
     named = list(variants[variant]["overrides"]) if variant else []
+    removed = {line.removeprefix("~stages.") for line in [*named, *given] if line.startswith("~stages.")}
+    stages = [name for name in about.get("stages") or {} if name not in removed]
     user = _expand([line for line in given if _is_group(line)], chosen_lines, stages)
     taken = {_split(line)[0] for line in user}
     named = [line for line in named if _split(line)[0] not in taken]

@@ -67,6 +67,20 @@ def test_patterns_reach_every_stage_that_has_the_key() -> None:
     assert config.stages.student.data._target_.endswith("Digits")
 
 
+def test_patterns_pass_over_stages_that_are_taken_away() -> None:
+    lines = [
+        "scale=smoke",
+        "~stages.student_wd",
+        "claims=[]",
+        "stages.*.trainer.max_epochs=7",
+        "data@stages.*.data=mnist",
+    ]
+    config = compose.compose(compose.request(lines).overrides)
+    assert "student_wd" not in config.stages
+    assert config.stages.student.trainer.max_epochs == 7
+    assert config.stages.student.data._target_.endswith("MNIST")
+
+
 def test_what_the_user_gives_wins_over_the_variant() -> None:
     lines = ["variant=clean", "stages.student.data.label_noise=0.1", "data@stages.init.data=fashion_mnist"]
     config = compose.compose(compose.request(lines).overrides)

@@ -445,10 +445,21 @@ def test_the_full_recipe_is_the_released_one(make_plan: Callable[..., Plan]) -> 
     assert method.module["optimizer"]["weight_decay"] == 0.05
     source = method.data["source"]
     assert (source["auto_augment"], source["erasing"], source["repeats"]) == ("rand-m9-mstd0.5-inc1", 0.25, 3)
-    assert not stages["no_coarse"].module["weights"].count(1)
+    assert stages["no_coarse"].module["weights"] == [0] * len(LEVELS)
+    assert (method.module["network"]["drop_path"], source["interpolation"]) == (0.1, "bicubic")
+    assert method.module["schedule"] == {
+        "_target_": "modules.transhp.deit_cosine",
+        "_partial_": True,
+        **{"base": 1e-3, "final": 1e-5, "warmup": 1e-6, "warmup_epochs": 5},
+    }
     assert stages["transhp_few"].data["source"]["fraction"] == 0.1
     cifar = make_plan("paper=transhp", "scale=full", "variant=cifar100").stages["transhp"]
     assert cifar.module["network"]["levels"] == [[8, 20]]
+    for block in (10, 9, 8, 6):
+        late = make_plan("paper=transhp", "scale=full", f"variant=from_block_{block}").stages
+        assert list(late) == ["transhp"]
+        assert [tuple(level) for level in late["transhp"].module["network"]["levels"]] == LEVELS[block:]
+        assert late["transhp"].module["weights"] == WEIGHTS[block:]
 
 
 @pytest.mark.parametrize("scale", ["full", "mini"])
