@@ -303,7 +303,7 @@ class Search(ChildStage):
         return torch.stack(means).mean()
 
     def on_test_epoch_end(self) -> None:
-        """In percent. `late_reward` and `late_top1` (test images): of the last samples; `topN_reward`: see `top`."""
+        """In percent. `late_reward`, `late_top1` (test images; a table's second training): last samples; see `top`."""
         done = self.outcome[: int(self.seen)]
         last = done[-self.late_samples :]
         found = {

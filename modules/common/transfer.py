@@ -58,7 +58,7 @@ class Ranking(ChildStage):
         children: networks and training on the new data; weights are not taken over.
         cells: how many, a multiple of 3.
     Raises:
-        ValueError: another number of cells, or searches of different spaces.
+        ValueError: another number of cells, or `searched` and `found` in different spaces.
     """
 
     chosen: Tensor  # (cells + 1, T)

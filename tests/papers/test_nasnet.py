@@ -833,31 +833,38 @@ def test_other_seeds_have_other_orders_of_the_images(monkeypatch: pytest.MonkeyP
     assert torch.allclose(first.sort().values, other.sort().values)
 
 
+def relabelled(count: int, batch: int) -> Trials:
+    """Trials whose test labels are all another class, so that accuracy on test cannot pass for that on val."""
+    data = trials(count, batch)
+    labels = data.source.splits["test"][1]
+    labels.copy_((labels + 1) % 10)
+    return data
+
+
+def share_right(network: nn.Module, data: Trials, split: str) -> float:
+    """Accuracy counted by hand on the whole split."""
+    images, labels = data.source.splits[split][:2]
+    with torch.no_grad():
+        chosen = torch.cat([network(x) for x, _ in data.images(split)]).argmax(-1)
+    assert len(images) == len(chosen)
+    return float((chosen == labels).float().mean())
+
+
 def test_reward_and_judgement_come_from_two_trainings() -> None:
     """Reward: training 1 on val images. Judged by training 2 alone, on test images. Ranked by the mean on val."""
-    made, data, how = RewardTable(TINY, children()), trials(20), children()
-    data.source.splits["test"][1].copy_((data.source.splits["test"][1] + 1) % 10)  # so that test cannot pass for val
+    made, data, how = RewardTable(TINY, children()), relabelled(20, 4), children()
     made._trainer = type("T", (), {"datamodule": data})()  # type: ignore[assignment]
     torch.manual_seed(0)
     made.training_step(torch.tensor([3, 5]), 0)
     torch.manual_seed(0)
     once, twice = torch.randint(2**31, (2,)).tolist(), torch.randint(2**31, (2,)).tolist()
-    device = torch.device("cpu")
     for k, n in enumerate((3, 5)):
         genotype = TINY.decode(TINY.architectures()[n].tolist())
-        one, two = how.train(genotype, data, once[k], device), how.train(genotype, data, twice[k], device)
-
-        def right(network: nn.Module, split: str) -> float:
-            images, labels = data.source.splits[split][:2]
-            with torch.no_grad():
-                chosen = torch.cat([network(x) for x, _ in data.images(split)]).argmax(-1)
-            assert len(images) == len(chosen)
-            return float((chosen == labels).float().mean())
-
-        assert float(made.rewards[n]) == pytest.approx(right(one, "val"))
-        assert float(made.repeated[n]) == pytest.approx(right(two, "val"))
-        assert float(made.accuracies[n]) == pytest.approx(right(two, "test"))
-    assert not torch.equal(made.rewards, made.accuracies)
+        one, two = (how.train(genotype, data, seeds[k], torch.device("cpu")) for seeds in (once, twice))
+        assert float(made.rewards[n]) == pytest.approx(share_right(one, data, "val"))
+        assert float(made.repeated[n]) == pytest.approx(share_right(two, data, "val"))
+        assert float(made.accuracies[n]) == pytest.approx(share_right(two, data, "test"))
+    assert not torch.equal(made.repeated[[3, 5]], made.accuracies[[3, 5]])
     assert int(made.rewards.isnan().sum()) == 18
 
 
@@ -874,21 +881,22 @@ def test_the_table_ranks_by_the_mean_and_reports_what_repeats() -> None:
     assert logged(made)["test/reliability"] == pytest.approx(-1)
 
 
-def test_the_searchs_reward_is_validation_accuracy() -> None:
-    """Of a child trained on demand, counted by hand; exchanging val and test images exchanges both numbers."""
-    found = []
-    for exchanged in (False, True):
-        data = trials(2, 2)
-        if exchanged:
-            splits = data.source.splits
-            splits["val"], splits["test"] = splits["test"], splits["val"]
-        torch.manual_seed(1)
-        module = Search(TINY, 2, "random", children=children())
-        module._trainer = type("T", (), {"datamodule": data})()  # type: ignore[assignment]
-        module.training_step(torch.arange(2), 0)
-        found.append(module.outcome[:, 0])
-    assert torch.allclose(found[0], found[1].flip(-1))
-    assert not torch.allclose(found[0], found[1])
+def test_a_childs_reward_is_its_validation_accuracy() -> None:
+    """Of children trained on demand, counted by hand."""
+    data, how = relabelled(2, 2), children()
+    module = Search(TINY, 2, "random", children=how)
+    module._trainer = type("T", (), {"datamodule": data})()  # type: ignore[assignment]
+    torch.manual_seed(1)
+    module.training_step(torch.arange(2), 0)
+    torch.manual_seed(1)
+    drawn = TINY.canonical(TINY.uniform(1, 2))[0].tolist()
+    seeds = torch.randint(2**31, (2,)).tolist()
+    assert drawn[0] != drawn[1]
+    for k in range(2):
+        network = how.train(TINY.decode(drawn[k]), data, seeds[k], torch.device("cpu"))
+        expected = [share_right(network, data, split) for split in ("val", "test")]
+        assert module.outcome[k, 0].tolist() == pytest.approx(expected)
+    assert not torch.equal(module.outcome[..., 0], module.outcome[..., 1])
 
 
 def test_the_reward_is_not_test_accuracy() -> None:
