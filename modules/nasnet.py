@@ -9,11 +9,19 @@ accuracy on held-out training images is the reward R of proximal policy optimisa
 with b the moving average of rewards and H the entropy of the choices. Stacked more often and wider ("N @ P"), the best
 cell is trained from scratch on larger data. Drop path on every operation's output but identities: ScheduledDropPath.
 
-What deviates, and where paper and released code (an evaluator of NASNet-A alone, no search) differ:
-- the reduction cell's state 3 is part of its output although state 5 reads it, as in the code and its weights.
-- ScheduledDropPath also grows with depth, as in the code; the paper has the growth over training alone.
-- not known: eps (0.2 here), PPO epochs over a minibatch (4), the optimiser (Adam), the first baseline (the first
-  minibatch's mean).
+What deviates, and where paper and released code (slim: an evaluator of NASNet-A alone, no search) differ:
+- the reduction cell's state 3 is part of its output although state 5 reads it, because the code has it so and the
+  released weights need it.
+- ScheduledDropPath also grows with depth, because the released models were trained so (slim's "v3"); the paper has the
+  growth over training alone (keep_by_depth=False of CellNetwork).
+- average pooling counts no padding at any stride, because TensorFlow's SAME does not; timm's nasnetalarge counts it at
+  stride 2, so its outputs with the same weights differ a little.
+- eps is 0.2, with 4 PPO epochs on a minibatch and Adam, because the paper states none of them and these are customary;
+  the first baseline is the first minibatch's mean, because any other start would bias the first advantages.
+- averaged weights (ImageNet) warm up, min(decay, (1 + n) / (10 + n)), and include the batch statistics, because
+  TensorFlow's average with a step count and slim's evaluation do; the paper states the decay alone.
+- an architecture is known by a canonical form (Space.canonical), because exchanging a block's two halves changes
+  nothing; the paper does not say how it counts different ones.
 - graphs of NASNet-B and C exist as figures alone: their spaces are here (inputs, merged and combinations of Space and
   Graph), their cells are not.
 - 7@2304, 7@1920 and 5@1538 do not come out at their printed sizes with the released wiring; 6@768, 4@1056, 6@4032 do.
@@ -22,27 +30,28 @@ What deviates, and where paper and released code (an evaluator of NASNet-A alone
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from modules.common.averaging import WeightAverage
 from modules.common.cells import Block, CellNetwork, Genotype, Graph, keep_probability
 from modules.common.classifier import ClassificationModule
+from modules.common.controller import Controller
 from modules.common.module import OptimizerFactory
 from modules.common.schedules import Position, Schedule
 from modules.common.search import (
+    TOP,
     Children,
     ChildStage,
     RewardTable,
     Space,
     cell_picture,
+    cell_pictures,
     parameter_groups,
-    rank_correlation,
     total_loss,
 )
 
@@ -68,8 +77,8 @@ REDUCTION_A = Graph(
 )
 NASNET_A = Genotype(NORMAL_A, REDUCTION_A)
 METHODS = ("ppo", "random")
+FINDS = ("best", "frequent")
 DROP_PATHS = ("scheduled", "constant", "none")
-TOP = (1, 5, 25)  # how many of the best architectures Fig. 6 averages
 
 
 def nasnet_a(**options: Any) -> CellNetwork:
@@ -89,144 +98,19 @@ def nasnet_a_mobile(classes: int = 1000, input_size: int = 224, **options: Any) 
     return nasnet_a(repeats=4, penultimate=1056, classes=classes, input_size=input_size, **wiring, **options)
 
 
-# --- released weights ------------------------------------------------------------------------------------------------
-
-TIMM = (  # a part of timm's name -> ours, within a cell
-    (r"conv_prev_1x1\.", "adapt.1."),
-    (r"conv_1x1\.", "adapt.0."),
-    (r"path_([12])\.conv\.", r"adapt.1.conv\1."),
-    (r"final_path_bn\.", "adapt.1.bn."),
-    (r"comb_iter_(\d)_(left|right)\.separable_([12])\.(depth|point)wise_conv2d\.", r"operations.\1\2.\4wise\3."),
-    (r"comb_iter_(\d)_(left|right)\.bn_sep_([12])\.", r"operations.\1\2.bn\3."),
-)
-PYTORCHCV = (
-    (r"conv1x1_prev\.", "adapt.1."),
-    (r"conv1x1\.", "adapt.0."),
-    (r"path\.path([12])\.conv\.", r"adapt.1.conv\1."),
-    (r"path\.bn\.", "adapt.1.bn."),
-    (r"comb(\d)_(left|right)\.conv([12])\.conv\.dw_conv\.", r"operations.\1\2.depthwise\3."),
-    (r"comb(\d)_(left|right)\.conv([12])\.conv\.pw_conv\.", r"operations.\1\2.pointwise\3."),
-    (r"comb(\d)_(left|right)\.conv([12])\.bn\.", r"operations.\1\2.bn\3."),
-)
-
-
-def _in_cell(name: str, patterns: Sequence[tuple[str, str]]) -> str:
-    for pattern, ours in patterns:
-        if re.match(pattern, name):
-            name = re.sub("^" + pattern, ours, name)
-            found = re.match(r"operations\.(\d)(left|right)", name)
-            if found:
-                number = 2 * int(found[1]) + (found[2] == "right")
-                name = name.replace(found[0], f"operations.{number}")
-            return name
-    raise ValueError(f"{name}: not a parameter of NASNet-A")
-
-
-def from_timm(state: Mapping[str, Tensor], repeats: int = 6) -> dict[str, Tensor]:
-    """timm's nasnetalarge state dict under our names. Raises ValueError for a name that is not NASNet-A's."""
-    found = {}
-    for name, value in state.items():
-        head, _, rest = name.partition(".")
-        if head == "conv0":
-            ours = rest.replace("conv.", "stem.0.").replace("bn.", "stem.1.")
-        elif head == "last_linear":
-            ours = f"fc.{rest}"
-        else:
-            kind, _, digits = head.rpartition("_")
-            if kind not in ("cell_stem", "cell", "reduction_cell"):
-                raise ValueError(f"{name}: not a parameter of timm's nasnetalarge")
-            number = int(digits)
-            places = {"cell_stem": number, "cell": 2 + number + number // repeats}
-            cell = places.get(kind, 2 + (number + 1) * repeats + number)
-            ours = f"cells.{cell}.{_in_cell(rest, TIMM)}"
-        found[ours] = value
-    return found
-
-
-def from_pytorchcv(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """State dicts of pytorchcv's nasnet_4a1056 and nasnet_6a4032 under our names. Raises ValueError as from_timm."""
-    repeats = max(int(m[1]) for m in (re.match(r"features\.stage1\.unit(\d+)\.", name) for name in state) if m)
-    found = {}
-    for name, value in state.items():
-        if m := re.match(r"features\.init_block\.(conv|bn)\.", name):
-            ours = f"stem.{int(m[1] == 'bn')}." + name[m.end() :]
-        elif m := re.match(r"features\.stem(\d)_unit\.", name):
-            ours = f"cells.{int(m[1]) - 1}.{_in_cell(name[m.end() :], PYTORCHCV)}"
-        elif m := re.match(r"features\.stage(\d)\.unit(\d+)\.", name):
-            stage, unit = int(m[1]) - 1, int(m[2]) - 1
-            cell = 2 + stage * (repeats + 1) - bool(stage) + unit
-            ours = f"cells.{cell}.{_in_cell(name[m.end() :], PYTORCHCV)}"
-        elif m := re.match(r"output\.fc\.", name):
-            ours = f"fc.{name[m.end() :]}"
-        else:
-            raise ValueError(f"{name}: not a parameter of pytorchcv's NASNet")
-        found[ours] = value
-    return found
-
-
-# --- controller and PPO ----------------------------------------------------------------------------------------------
-
-
-class Controller(nn.Module):
-    """An LSTM that makes T choices, each fed to the next step; a softmax layer of its own for each.
-
-    Args:
-        sizes: options of each choice.
-        units: of the LSTM.
-        replays: R independent controllers, side by side in each parameter.
-        init: parameters start uniform in (-init, init).
-    """
-
-    def __init__(self, sizes: Sequence[int], units: int = 100, replays: int = 1, init: float = 0.1) -> None:
-        super().__init__()
-        self.sizes, self.units = list(sizes), units
-
-        def parameter(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.empty(replays, *shape).uniform_(-init, init))
-
-        self.first = parameter(1, units)
-        self.embeddings = nn.ParameterList(parameter(size, units) for size in self.sizes[:-1])
-        self.weight, self.bias = parameter(2 * units, 4 * units), parameter(1, 4 * units)
-        self.heads = nn.ParameterList(parameter(units, size) for size in self.sizes)
-        self.head_biases = nn.ParameterList(parameter(1, size) for size in self.sizes)
-
-    def log_probabilities(self, n: int, actions: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
-        """n sequences per replay: the actions (R, n, T), given or drawn, and log p of all options (R, n, size)."""
-        replays = len(self.first)
-        x = self.first.expand(-1, n, -1)  # (R, n, H)
-        h = c = torch.zeros_like(x)
-        drawn: list[Tensor] = []
-        all_log_p = []
-        for t in range(len(self.sizes)):
-            gates = torch.baddbmm(self.bias, torch.cat([x, h], -1), self.weight)  # (R, n, 4 H)
-            i, f, g, o = gates.chunk(4, -1)
-            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-            h = o.sigmoid() * c.tanh()
-            log_p = torch.baddbmm(self.head_biases[t], h, self.heads[t]).log_softmax(-1)  # (R, n, size)
-            all_log_p.append(log_p)
-            chosen = log_p.exp().flatten(0, 1).multinomial(1).view(replays, n) if actions is None else actions[..., t]
-            drawn.append(chosen)
-            if t + 1 < len(self.sizes):
-                x = self.embeddings[t].gather(1, chosen[..., None].expand(-1, -1, self.units))
-        return torch.stack(drawn, -1), all_log_p
-
-    def forward(self, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """log p and entropy (R, n) of sequences (R, n, T), in nats, summed over the choices."""
-        _, all_log_p = self.log_probabilities(actions.shape[1], actions)
-        log_p = torch.stack([p.gather(-1, actions[..., t, None])[..., 0] for t, p in enumerate(all_log_p)])
-        entropy = torch.stack([-(p.exp() * p).sum(-1) for p in all_log_p])
-        return log_p.sum(0), entropy.sum(0)
-
-    @torch.no_grad()
-    def sample(self, n: int) -> Tensor:
-        """(R, n, T)."""
-        return self.log_probabilities(n)[0]
+# --- PPO ----------------------------------------------------------------------------------------------
 
 
 def ppo_loss(
     log_p: Tensor, log_p_old: Tensor, advantage: Tensor, entropy: Tensor, clip: float, entropy_weight: float
 ) -> Tensor:
-    """-min(r A, clip(r) A) - w H, the mean over a minibatch (the last axis), summed over replays."""
+    """-min(r A, clip(r, 1 - eps, 1 + eps) A) - w H, the mean over a minibatch, summed over replays: a scalar.
+
+    Args:
+        log_p, log_p_old, advantage, entropy: (R, n), in nats where they are logarithms.
+        clip: eps.
+        entropy_weight: w.
+    """
     ratio = (log_p - log_p_old).exp()
     gain = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
     return -(gain + entropy_weight * entropy).mean(-1).sum()
@@ -239,7 +123,8 @@ class Search(ChildStage):
     """PPO, or random search, for the architecture with the highest reward.
 
     Step by step over data.trials = samples; data.batch_size is the minibatch. Rewards come from a table, or from
-    children trained here (an architecture drawn again keeps its reward).
+    children trained here (an architecture drawn again keeps its reward). With a table, reward and test accuracy are of
+    two trainings; a child trained here gives both, so that a lucky one is lucky in both.
 
     Args:
         space: what is searched.
@@ -252,12 +137,14 @@ class Search(ChildStage):
         ppo_epochs: gradient steps on a minibatch.
         entropy_weight, baseline_decay, units: of the loss, of b, of the LSTM.
         late: the fraction of samples at the end that `late_` metrics average.
+        finds: which architecture this search hands on: "best" by reward, as in the paper, or the most "frequent" late
+            one, which is the controller's choice rather than the luckiest draw.
         optimizer: of the controller.
     Raises:
-        ValueError: an unknown method, neither table nor children, or a table of another space.
+        ValueError: an unknown method or `finds`, neither table nor children, or a table of another space.
     """
 
-    drawn: Tensor  # (samples, R, T)
+    drawn: Tensor  # (samples, R, T), in canonical form
     outcome: Tensor  # (samples, R, 2): reward and test accuracy, in [0, 1]
     seen: Tensor
     baseline: Tensor  # (R, 1)
@@ -276,19 +163,22 @@ class Search(ChildStage):
         baseline_decay: float = 0.95,
         units: int = 100,
         late: float = 0.2,
+        finds: str = "best",
         optimizer: OptimizerFactory | None = None,
     ) -> None:
         super().__init__(optimizer)
         if method not in METHODS:
             raise ValueError(f"method={method!r}: expected one of {', '.join(METHODS)}")
+        if finds not in FINDS:
+            raise ValueError(f"finds={finds!r}: expected one of {', '.join(FINDS)}")
         if table is None and children is None:
             raise ValueError("expected children to train or a table from needs: {table: <stage>}")
         if table is not None and table.space != space:
             raise ValueError(f"space: the table has another one, {table.space}")
-        self.space, self.method, self.training_of, self.late = space, method, children, late
+        self.space, self.method, self.training_of, self.late, self.finds = space, method, children, late, finds
         self.clip, self.ppo_epochs, self.entropy_weight = clip, ppo_epochs, entropy_weight
         self.baseline_decay = baseline_decay
-        self.looked_up = None if table is None else torch.stack([table.rewards, table.accuracies], -1)  # (count, 2)
+        self.looked_up = None if table is None else torch.stack([table.rewards, table.accuracies], -1)  # (M, 2)
         self.controller = Controller(space.sizes, units, replays)
         self.register_buffer("drawn", torch.zeros(samples, replays, len(space.sizes), dtype=torch.long))
         self.register_buffer("outcome", torch.zeros(samples, replays, 2))
@@ -305,9 +195,8 @@ class Search(ChildStage):
     def on_fit_start(self) -> None:
         if self.looked_up is not None and bool(self.looked_up.isnan().any()):
             missing = int(self.looked_up[:, 0].isnan().sum())
-            raise ValueError(
-                f"table: {missing} architectures have no reward; its data.trials must be {self.space.count}"
-            )
+            count = len(self.looked_up)
+            raise ValueError(f"table: {missing} architectures have no reward; its data.trials must be {count}")
 
     def training_step(self, batch: Tensor, batch_idx: int) -> None:
         n: int = self.trainer.datamodule.batch_size  # type: ignore[attr-defined] # over all processes, who draw the same
@@ -319,10 +208,8 @@ class Search(ChildStage):
             uniform = self.method == "random"
             actions = self.space.uniform(replays, n, device=self.device) if uniform else self.controller.sample(n)
         outcome = self.rewarded(actions)  # (R, n, 2)
-        self.drawn[start : start + n], self.outcome[start : start + n] = (
-            actions.transpose(0, 1),
-            outcome.transpose(0, 1),
-        )
+        self.drawn[start : start + n] = self.space.canonical(actions).transpose(0, 1)
+        self.outcome[start : start + n] = outcome.transpose(0, 1)
         self.seen += n
         parts = {}
         if self.method == "ppo":
@@ -334,11 +221,11 @@ class Search(ChildStage):
         """(R, n, T) -> reward and test accuracy (R, n, 2)."""
         if self.looked_up is not None:
             self.looked_up = self.looked_up.to(actions.device)
-            return self.looked_up[self.space.number(actions)]
+            return self.looked_up[self.space.place(actions)]
         assert self.training_of is not None
         start = int(self.seen)
         known = dict(zip(self.keys(self.drawn[:start]), self.outcome[:start].flatten(0, 1), strict=True))
-        keys = self.keys(actions)
+        keys = self.keys(self.space.canonical(actions))
         new = [key for key in dict.fromkeys(keys) if key not in known]
         found = self.outcomes(self.training_of, [self.space.decode(key) for key in new])
         known |= dict(zip(new, found, strict=True))
@@ -370,7 +257,7 @@ class Search(ChildStage):
         return parts
 
     def evaluated(self) -> tuple[Tensor, Tensor]:
-        """The different architectures drawn, by any replay: actions (M, T) and rewards (M,), best last."""
+        """The different architectures that all replays drew: canonical (M, T) and rewards (M,), best last."""
         actions, place = self.drawn[: int(self.seen)].flatten(0, 1).unique(dim=0, return_inverse=True)
         rewards = self.outcome.new_zeros(len(actions))
         rewards[place] = self.outcome[: int(self.seen)].flatten(0, 1)[:, 0]
@@ -378,26 +265,47 @@ class Search(ChildStage):
         return actions[order], rewards[order]
 
     def best(self) -> list[int]:
-        """Choices of the first replay's architecture with the highest reward."""
+        """The architecture with the highest reward that the first replay drew: one search's, unlike `evaluated`."""
         return self.drawn[int(self.outcome[: int(self.seen), 0, 0].argmax()), 0].tolist()
 
-    def genotype(self) -> Genotype:
-        return self.space.decode(self.best())
+    def frequent(self) -> list[int]:
+        """The first replay's most frequent architecture among its late samples; of several, that of higher reward."""
+        drawn, outcome = self.drawn[: int(self.seen), 0], self.outcome[: int(self.seen), 0, 0]
+        first = len(drawn) - self.late_samples
+        actions, place, counts = drawn[first:].unique(dim=0, return_inverse=True, return_counts=True)
+        rewards = outcome.new_zeros(len(actions))
+        rewards[place] = outcome[first:]
+        return actions[int(rewards.masked_fill(counts < counts.max(), -1.0).argmax())].tolist()
 
-    def top(self, number: int) -> Tensor:
-        """Mean reward of each replay's best `number` different architectures, mean over replays."""
+    def found(self) -> list[int]:
+        """The architecture that this search hands on (`finds`), as canonical choices."""
+        return self.best() if self.finds == "best" else self.frequent()
+
+    def genotype(self) -> Genotype:
+        return self.space.decode(self.found())
+
+    @property
+    def late_samples(self) -> int:
+        return max(1, round(self.late * int(self.seen)))
+
+    def top(self, number: int, samples: int | None = None) -> Tensor:
+        """Mean reward of each replay's best `number` different architectures, mean over replays.
+
+        `samples`: among the first so many; None is all.
+        """
         means = []
+        seen = int(self.seen) if samples is None else samples
         for replay in range(self.drawn.shape[1]):
-            _, place = self.drawn[: int(self.seen), replay].unique(dim=0, return_inverse=True)
+            _, place = self.drawn[:seen, replay].unique(dim=0, return_inverse=True)
             rewards = self.outcome.new_zeros(int(place.max()) + 1)
-            rewards[place] = self.outcome[: int(self.seen), replay, 0]
+            rewards[place] = self.outcome[:seen, replay, 0]
             means.append(rewards.topk(min(number, len(rewards))).values.mean())
         return torch.stack(means).mean()
 
     def on_test_epoch_end(self) -> None:
-        """In percent. `late_reward` and `late_top1` (test images): of the last samples; `topN_reward`: see `top`."""
+        """In percent. `late_reward`, `late_top1` (test images; a table's second training): last samples; see `top`."""
         done = self.outcome[: int(self.seen)]
-        last = done[-max(1, round(self.late * len(done))) :]
+        last = done[-self.late_samples :]
         found = {
             "mean_reward": done[..., 0].mean(),
             "late_reward": last[..., 0].mean(),
@@ -407,89 +315,17 @@ class Search(ChildStage):
         self.log_dict({f"test/{name}": 100 * value for name, value in found.items()})
 
     def pictures(self, data: Any) -> dict[str, Figure]:
-        """Rewards as the search goes on, one line per replay, and the best cell."""
+        """Rewards as the search goes on, one line per replay, and the cells it hands on."""
         n = data.batch_size
         rewards = 100 * self.outcome[: int(self.seen), :, 0].cpu()  # (samples, R)
         means = rewards[: len(rewards) // n * n].unflatten(0, (-1, n)).mean(1)  # (steps, R)
-        figure = Figure(figsize=(9, 3), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        steps = n * torch.arange(1, len(means) + 1)
-        left.plot(steps, means, color="C0", alpha=0.25, lw=0.8)
-        left.plot(steps, means.mean(1), color="C0", lw=2)
-        left.set(
-            title=f"mean reward of each minibatch ({self.method})", xlabel="architectures drawn", ylabel="accuracy, %"
-        )
-        right.plot(rewards.cummax(0).values, color="C1", alpha=0.25, lw=0.8)
-        right.plot(rewards.cummax(0).values.mean(1), color="C1", lw=2)
-        right.set(title="best reward so far", xlabel="architectures drawn")
-        found = {"rewards": figure, "best cell, normal": cell_picture(self.genotype().normal)}
-        return (
-            found
-            if self.space.reduction is not None
-            else found | {"best cell, reduction": cell_picture(self.genotype().reduction)}
-        )
-
-
-class Ranking(ChildStage):
-    """Does the order found by the search hold elsewhere? Cells from the whole ranking, trained anew on other data.
-
-    Trains `cells` architectures evenly spaced over the ranking of all that `searched` evaluated, then the one that
-    `found` is about: data.trials = cells + 1. Configure the trainer as for RewardTable.
-
-    Args:
-        searched: the search whose ranking is used; a random one sees all of its space.
-        found: the search whose best architecture is trained too.
-        children: networks and training on the new data; weights are not taken over.
-        cells: how many, a multiple of 3.
-    """
-
-    chosen: Tensor  # (cells + 1, T)
-    rewards: Tensor  # (cells,) in the search
-    accuracies: Tensor  # (cells + 1,) here, on test images
-
-    def __init__(self, searched: Search, found: Search, children: Children, cells: int = 12) -> None:
-        super().__init__()
-        if cells < 3 or cells % 3:
-            raise ValueError(f"cells={cells}: expected a multiple of 3")
-        if searched.space != found.space:
-            raise ValueError("searched and found: expected the same space")
-        self.space, self.training_of, self.cells = searched.space, children, cells
-        actions, rewards = searched.evaluated()
-        places = torch.linspace(0, len(actions) - 1, cells).round().long()
-        self.register_buffer("chosen", torch.cat([actions[places], torch.tensor([found.best()])]))
-        self.register_buffer("rewards", rewards[places])
-        self.register_buffer("accuracies", torch.full((cells + 1,), math.nan))
-
-    def forward(self, numbers: Tensor) -> Tensor:
-        return self.accuracies[numbers]
-
-    def example(self, shape: tuple[int, ...]) -> tuple[Any, ...]:
-        return (torch.zeros(1, dtype=torch.long, device=self.device),)
-
-    def training_step(self, batch: Tensor, batch_idx: int) -> None:
-        numbers = [n for n in batch.tolist() if n <= self.cells]
-        found = self.outcomes(self.training_of, [self.space.decode(self.chosen[n].tolist()) for n in numbers], ["test"])
-        self.accuracies[numbers] = found[:, 0]
-        self.track(len(numbers), top1=100 * found.mean())
-
-    def on_test_epoch_end(self) -> None:
-        """`spearman` of reward there and accuracy here; accuracies of thirds of the ranking and of what was found."""
-        ranked = self.accuracies[:-1].nan_to_num()  # a dry run stops early
-        worst, middle, best = ranked.view(3, -1).mean(1)
-        found = {"best_third": best, "middle_third": middle, "worst_third": worst, "mean": ranked.mean()}
-        found["found"] = self.accuracies[-1].nan_to_num()
-        self.log_dict({f"test/{name}_top1": 100 * value for name, value in found.items()})
-        self.log("test/spearman", rank_correlation(self.rewards, ranked))
-
-    def pictures(self, data: Any) -> dict[str, Figure]:
-        """Accuracy on the new data against the reward in the search."""
-        figure = Figure(figsize=(6, 4), layout="constrained")
+        figure = Figure(figsize=(6, 3), layout="constrained")
         axes = figure.subplots()
-        axes.scatter(100 * self.rewards.cpu(), 100 * self.accuracies[:-1].cpu(), label="cells from the whole ranking")
-        axes.axhline(100 * float(self.accuracies[-1]), color="C1", label="the cell that PPO found")
-        axes.set(xlabel="reward in the search, %", ylabel="test accuracy on the new data, %")
-        axes.legend(fontsize=8)
-        return {"transfer of the ranking": figure}
+        steps = n * torch.arange(1, len(means) + 1)
+        axes.plot(steps, means, color="C0", alpha=0.25, lw=0.8)
+        axes.plot(steps, means.mean(1), color="C0", lw=2)
+        axes.set(title=f"mean of each minibatch ({self.method})", xlabel="architectures drawn", ylabel="reward, %")
+        return {"rewards": figure, **cell_pictures(self.space, self.found(), "found")}
 
 
 # --- training one architecture ---------------------------------------------------------------------------------------
@@ -506,12 +342,13 @@ class NASNet(ClassificationModule):
     Args:
         classes: number of classes.
         network: a CellNetwork, or with `found` what makes one of a genotype.
-        found: a search whose best architecture is trained.
+        found: a search whose found architecture is trained.
         drop_path: "scheduled": up to the network's `keep`, linear in the step; "constant": from the start; "none".
         drop_path_steps: T, when the schedule ends; None is the end of training.
         auxiliary_weight: of the auxiliary head's loss, where the network has one.
         label_smoothing: in [0, 1).
-        average_decay: test with an exponential moving average of the weights; None tests with the last ones.
+        average_decay: test with an exponential moving average (WeightAverage, TensorFlow's rule); None tests with the
+            last weights.
         optimizer, schedule: see StageModule. Biases and batch norms have no weight decay.
     Raises:
         ValueError: an unknown drop_path, or a network that does not fit `found`.
@@ -539,18 +376,12 @@ class NASNet(ClassificationModule):
         self.network: CellNetwork = made
         self.drop_path, self.drop_path_steps = drop_path, drop_path_steps
         self.auxiliary_weight, self.label_smoothing = auxiliary_weight, label_smoothing
-        self.average_decay = average_decay
-        self.averaged = dict[str, str]()  # parameter -> buffer; buffers, so that nothing optimises or counts them
-        if average_decay is not None:
-            for number, (name, p) in enumerate(made.named_parameters()):
-                self.averaged[name] = f"average_{number}"
-                self.register_buffer(self.averaged[name], p.detach().clone())
+        self.average = None if average_decay is None else WeightAverage(made, average_decay)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training or not self.averaged:
+        if self.training or self.average is None:
             return self.network(x)
-        average = {name: getattr(self, buffer) for name, buffer in self.averaged.items()}
-        return functional_call(self.network, average, (x,))
+        return self.average.call(self.network, x)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(batch, batch_idx)
@@ -567,12 +398,10 @@ class NASNet(ClassificationModule):
         self.track(len(y), loss=loss, top1=100 * (logits.argmax(-1) == y).float().mean())
         return loss
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self.average_decay is not None:
-            done = self.current_epoch * int(self.trainer.num_training_batches) + batch_idx + 1
-            decay = min(self.average_decay, (1 + done) / (10 + done))  # young averages forget faster, as TensorFlow's
-            averages = [getattr(self, buffer) for buffer in self.averaged.values()]
-            torch._foreach_lerp_(averages, [p.detach() for p in self.network.parameters()], 1 - decay)
+    def optimizer_step(self, *args: Any, **options: Any) -> None:
+        super().optimizer_step(*args, **options)
+        if self.average is not None:
+            self.average.update(self.network)
 
     def on_test_epoch_end(self) -> None:
         super().on_test_epoch_end()

@@ -22,6 +22,8 @@ from modules.common.distributed import world_size
 from modules.common.module import OptimizerFactory, StageModule
 from modules.common.schedules import Position, Schedule
 
+TOP = (1, 5, 25)  # how many of the best architectures Fig. 6 averages
+
 
 @dataclass(frozen=True)
 class Space:
@@ -66,19 +68,33 @@ class Space:
         return Genotype(normal, Graph.of(fixed, self.inputs, self.merged))
 
     def number(self, actions: Tensor) -> Tensor:
-        """Place of sequences (..., T) in the list of all; of spaces with fewer than 2^63."""
+        """Place of sequences (..., T) in the list of all, below `count`; of spaces with fewer than 2^63."""
         place = torch.zeros_like(actions[..., 0])
         for t, size in enumerate(self.sizes):
             place = place * size + actions[..., t]
         return place
 
-    def actions(self, number: int) -> list[int]:
-        """The inverse of `number`."""
-        found = []
-        for size in reversed(self.sizes):
-            number, choice = divmod(number, size)
-            found.append(choice)
-        return found[::-1]
+    def canonical(self, actions: Tensor) -> Tensor:
+        """One form (..., T) for sequences (..., T) of the same network: each block's smaller (state, operation) first.
+
+        Addition commutes, and the other order of a concatenation permutes channels, that is, the next weights. The same
+        cell written with its blocks in another order keeps its own form.
+        """
+        blocks = actions.unflatten(-1, (-1, 5))  # (..., blocks, 5)
+        first, second, op1, op2, way = blocks.unbind(-1)
+        exchange = (first > second) | ((first == second) & (op1 > op2))
+        exchanged = torch.stack([second, first, op2, op1, way], -1)
+        return torch.where(exchange[..., None], exchanged, blocks).flatten(-2)
+
+    def architectures(self) -> Tensor:
+        """The canonical forms (M, T) in the order of their numbers; of spaces that can be enumerated."""
+        everything = torch.cartesian_prod(*(torch.arange(size) for size in self.sizes))  # (count, T)
+        return self.canonical(everything).unique(dim=0)
+
+    def place(self, actions: Tensor) -> Tensor:
+        """Rows of `architectures` that sequences (..., T) stand for."""
+        numbers = self.number(self.architectures().to(actions.device))
+        return torch.searchsorted(numbers, self.number(self.canonical(actions)))
 
     def uniform(self, *shape: int, device: torch.device | None = None) -> Tensor:
         """Random sequences (*shape, T), every choice uniform."""
@@ -122,7 +138,10 @@ class Children:
         self.schedule, self.clip_norm = schedule, clip_norm
 
     def train(self, genotype: Genotype, data: Any, seed: int, device: torch.device) -> CellNetwork:
-        """A child trained on data.images("train"); `seed` fixes its initial weights and all that is drawn."""
+        """A child trained on data.images("train"); `seed` fixes its initial weights and all that is drawn.
+
+        The order of the images too: two trainings of one architecture have nothing in common but the images.
+        """
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.manual_seed(seed)
             network = self.network(genotype=genotype).to(device).train()
@@ -131,7 +150,7 @@ class Children:
             rates = [group["lr"] for group in optimizer.param_groups]
             loader = data.images("train")
             for epoch in range(self.epochs):
-                loader.sampler.set_epoch(epoch)
+                loader.sampler.set_epoch(seed * self.epochs + epoch)
                 for step, (x, y) in enumerate(loader):
                     position = Position(epoch, step, len(loader), self.epochs)
                     network.progress = position.fraction
@@ -194,56 +213,75 @@ class ChildStage(StageModule):
 class RewardTable(ChildStage):
     """The reward of every architecture of a small space, from real trainings: a search can be replayed on it.
 
-    Step by step over data.trials = space.count numbers. Nothing is optimised here, so the stage's configuration says
-    `trainer: {max_epochs: 1, devices: 1, strategy: auto}`.
+    Each architecture is trained twice, with other initial weights and another order of the images. The reward is the
+    accuracy of training 1 on val images; what is found by it is judged by training 2 alone, so that a lucky
+    initialisation does not count as an architecture.
+
+    Step by step over data.trials = the number of different architectures (Space.architectures). Nothing is optimised
+    here, so the stage's configuration says `trainer: {max_epochs: 1, devices: 1, strategy: auto}`.
 
     Args:
         space, children: which, and how each is trained.
+    Raises:
+        ValueError: the space has more than a million sequences.
     """
 
-    rewards: Tensor  # (count,) accuracy on val images, in [0, 1]
-    accuracies: Tensor  # (count,) on test images, never a reward
+    rewards: Tensor  # (M,) training 1, accuracy on val images, in [0, 1]
+    repeated: Tensor  # (M,) training 2, accuracy on the same images
+    accuracies: Tensor  # (M,) training 2, accuracy on test images; no search reads the last two
 
     def __init__(self, space: Space, children: Children) -> None:
         super().__init__()
         if space.count > 10**6:
             raise ValueError(f"space: {space.count:.3g} architectures are too many for a table")
         self.space, self.training_of = space, children
-        self.register_buffer("rewards", torch.full((space.count,), math.nan))
-        self.register_buffer("accuracies", torch.full((space.count,), math.nan))
+        self.cells = space.architectures()  # (M, T)
+        for name in ("rewards", "repeated", "accuracies"):
+            self.register_buffer(name, torch.full((len(self.cells),), math.nan))
 
     def forward(self, numbers: Tensor) -> Tensor:
-        """Rewards of architectures by number."""
+        """Rewards of architectures by their row in Space.architectures."""
         return self.rewards[numbers]
 
     def example(self, shape: tuple[int, ...]) -> tuple[Any, ...]:
         return (torch.zeros(1, dtype=torch.long, device=self.device),)
 
     def training_step(self, batch: Tensor, batch_idx: int) -> None:
-        numbers = [n for n in batch.tolist() if n < self.space.count]
-        found = self.outcomes(self.training_of, [self.space.decode(self.space.actions(n)) for n in numbers])
-        self.rewards[numbers], self.accuracies[numbers] = found.unbind(1)
-        self.track(len(numbers), reward=100 * found[:, 0].mean())
+        numbers = [n for n in batch.tolist() if n < len(self.cells)]
+        genotypes = [self.space.decode(row) for row in self.cells[numbers].tolist()]
+        self.rewards[numbers] = self.outcomes(self.training_of, genotypes, ["val"])[:, 0]
+        self.repeated[numbers], self.accuracies[numbers] = self.outcomes(self.training_of, genotypes).unbind(1)
+        self.track(len(numbers), reward=100 * self.rewards[numbers].mean())
+
+    def evaluated(self) -> tuple[Tensor, Tensor]:
+        """All architectures (M, T) and the mean accuracy (M,) of both trainings on val images, best last."""
+        means = (self.rewards + self.repeated) / 2
+        order = means.argsort(stable=True)
+        return self.cells.to(order.device)[order], means[order]
 
     def on_test_epoch_end(self) -> None:
-        """In percent; `reliability`: rank correlation of val and test accuracy, what noise leaves of the order."""
+        """In percent; `reliability`: rank correlation of both trainings' accuracies on val images, in [-1, 1]."""
         there = ~self.rewards.isnan()
-        r, a = self.rewards[there], self.accuracies[there]
+        r = self.rewards[there]
         values = {"best": r.max(), "mean": r.mean(), "worst": r.min(), "std": r.std()}
         self.log_dict({f"test/{name}_reward": 100 * value for name, value in values.items()})
-        self.log("test/reliability", rank_correlation(r, a))
+        self.log("test/reliability", rank_correlation(r, self.repeated[there]))
 
     def pictures(self, data: Any) -> dict[str, Figure]:
-        """All rewards in order, and the same architectures on the test images."""
+        """All rewards in order, and what the second training of the same architectures reached."""
         figure = Figure(figsize=(9, 3), layout="constrained")
         axes = figure.subplots()
         order = self.rewards.cpu().argsort()
-        axes.plot(100 * self.rewards.cpu()[order], ".", label="val images (reward)")
-        axes.plot(100 * self.accuracies.cpu()[order], ".", label="test images")
+        for label, values in (
+            ("training 1, val images (reward)", self.rewards),
+            ("training 2, val images", self.repeated),
+            ("training 2, test images", self.accuracies),
+        ):
+            axes.plot(100 * values.cpu()[order], ".", label=label)
         axes.set(xlabel="architectures, worst reward first", ylabel="accuracy, %")
         axes.legend(fontsize=8)
-        best = self.space.decode(self.space.actions(int(order[-1])))
-        return {"the table": figure, "best cell of the table": cell_picture(best.normal)}
+        best = self.space.decode(self.cells[int(order[-1])].tolist())
+        return {"the table": figure, "cell with the highest reward": cell_picture(best.normal)}
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> float:
@@ -281,3 +319,12 @@ def cell_picture(graph: Graph) -> Figure:
     axes.set(xlim=(0, 1), ylim=(-0.4, max(depth.values()) + 0.4), title="blue: leaves the cell")
     axes.axis("off")
     return figure
+
+
+def cell_pictures(space: Space, actions: Sequence[int], name: str) -> dict[str, Figure]:
+    """The cells of one architecture that were searched, by "<name>, normal" and "<name>, reduction"."""
+    genotype = space.decode(actions)
+    found = {f"{name}, normal": cell_picture(genotype.normal)}
+    if space.reduction is None:
+        found[f"{name}, reduction"] = cell_picture(genotype.reduction)
+    return found
