@@ -65,32 +65,36 @@ def distorted(image: Tensor, order: str, amounts: dict[str, float]) -> Tensor:
 class InceptionImageNet(ImageNet):
     """ImageNet-1k with TF-slim's training augmentation: random area and aspect, mirror, distorted colours.
 
-    The interpolation is bilinear; slim draws one of four for each image. Testing: see ImageFolder.
+    slim draws one of four interpolations for each training image; here all have the same. Testing: see ImageFolder.
 
     Args:
-        distort: distort the colours.
+        distort: distort the colours in training.
+        interpolation: of training and test photos: "bilinear" or "bicubic".
         others: see ImageFolder.
+    Raises:
+        DataError: another interpolation; others see ImageFolder.
     """
 
-    def __init__(self, root: str, batch_size: int, distort: bool = True, **options: Any) -> None:
+    def __init__(
+        self, root: str, batch_size: int, distort: bool = True, interpolation: str = "bilinear", **options: Any
+    ) -> None:
         super().__init__(root, batch_size, **options)
-        self.distort = distort
+        if interpolation not in ("bilinear", "bicubic"):
+            raise DataError(f"interpolation={interpolation!r}: expected bilinear or bicubic")
+        self.distort, self.interpolation = distort, interpolation
 
     def transform(self, *, train: bool) -> Any:
-        if not train or not self.distort:
-            return super().transform(train=train)
         from torchvision.transforms import v2
 
-        return v2.Compose(
-            [
-                v2.RandomResizedCrop(self.image_size, self.crop_scale, interpolation=v2.InterpolationMode.BILINEAR),
-                v2.RandomHorizontalFlip(),
-                v2.PILToTensor(),
-                v2.ToDtype(torch.float32, scale=True),
-                DistortColour(),
-                v2.Normalize(self.mean, self.std),
-            ]
+        mode = v2.InterpolationMode(self.interpolation)
+        head = (
+            [v2.RandomResizedCrop(self.image_size, self.crop_scale, interpolation=mode), v2.RandomHorizontalFlip()]
+            if train
+            else [v2.Resize(self.resize, interpolation=mode), v2.CenterCrop(self.image_size)]
         )
+        pixels = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
+        colours = [DistortColour()] if train and self.distort else []
+        return v2.Compose([*head, *pixels, *colours, v2.Normalize(self.mean, self.std)])
 
 
 class WholeImageNet(ImageNet):

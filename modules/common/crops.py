@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchmetrics import Metric
 
 from modules.common.classifier import ClassificationModule
 from modules.common.metrics import Classification
@@ -23,20 +26,23 @@ def views(x: Tensor, size: int, scales: Sequence[int], squares: int) -> Iterator
         x: images (B, C, H, W).
         size: S, at most the smallest scale.
         scales: shorter sides, pixels.
-        squares: 1 (the middle) or 3 (both ends and the middle).
+        squares: 1 (the middle) or 3 (both ends and the middle); 0 gives the centre of each scale alone, not mirrored.
     Yields (B, C, S, S). Raises ValueError for another number of squares, or a scale below the size.
     """
-    if squares not in (1, 3) or min(scales) < size:
-        raise ValueError(f"squares={squares}, scales={list(scales)}: expected 1 or 3 squares and scales from {size}")
+    if squares not in (0, 1, 3) or min(scales) < size:
+        raise ValueError(f"squares={squares}, scales={list(scales)}: expected 0, 1 or 3 squares, scales from {size}")
     height, width = x.shape[-2:]
     for scale in scales:
         whole = resized(x, round(height * scale / min(height, width)), round(width * scale / min(height, width)))
         room = max(whole.shape[-2:]) - scale
-        for start in (room // 2,) if squares == 1 else (0, room // 2, room):
+        far, middle = scale - size, (scale - size) // 2
+        places = [(0, 0), (0, far), (far, 0), (far, far), (middle, middle)]
+        for start in (0, room // 2, room) if squares == 3 else (room // 2,):
             square = whole.narrow(-1 if width > height else -2, start, scale)
-            far, middle = scale - size, (scale - size) // 2
-            places = [(0, 0), (0, far), (far, 0), (far, far), (middle, middle)]
             crops = [square[..., top : top + size, left : left + size] for top, left in places]
+            if squares == 0:
+                yield crops[-1]
+                continue
             for crop in (*crops, resized(square, size, size)):
                 yield crop
                 yield crop.flip(-1)
@@ -46,20 +52,42 @@ def resized(x: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(x, (height, width), mode="bilinear", antialias=True, align_corners=False)
 
 
+class Hits(Metric):
+    """How many images each network gets right with the first view, the first two, and so on."""
+
+    total: Tensor
+    n: Tensor
+
+    def __init__(self, count: int, members: int) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros(count, members), dist_reduce_fx="sum")
+        self.add_state("n", torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(self, right: Tensor) -> None:
+        """(views, members, B) of bool."""
+        self.total += right.float().sum(-1)
+        self.n += right.shape[-1]
+
+    def compute(self) -> Tensor:
+        """Accuracy in percent, (views, members)."""
+        return 100 * self.total / self.n
+
+
 class MultiCrop(ClassificationModule):
-    """Trained networks tested on many views of each image, each by itself and all together. Not trained.
+    """Trained networks tested on many views of each image, each by itself and several together. Not trained.
 
     `test/<name>_top1` and `test/<name>_top5` are of the softmax averaged over the views, `test/top1` and the others of
-    the softmax averaged over the networks too.
+    the softmax averaged over the networks of the ensemble too.
 
     Args:
         members: classifiers with the same classes.
         names: one for each of them.
         classes: number of classes.
         size, scales, squares: see views.
+        ensemble: names of those that are averaged; None averages all.
         limit: use only so many of the views, to see that all works; None uses all.
     Raises:
-        ValueError: not as many names as members.
+        ValueError: not as many names as members, or an ensemble of others.
     """
 
     def __init__(
@@ -70,37 +98,70 @@ class MultiCrop(ClassificationModule):
         size: int,
         scales: Sequence[int],
         squares: int = 3,
+        ensemble: Sequence[str] | None = None,
         limit: int | None = None,
     ) -> None:
         super().__init__(nn.ModuleList(members), classes)
         if len(names) != len(members):
             raise ValueError(f"names={list(names)}: expected one for each of the {len(members)} members")
+        chosen = list(names if ensemble is None else ensemble)
+        if not chosen or set(chosen) - set(names):
+            raise ValueError(f"ensemble={chosen}: expected some of {', '.join(names)}")
         self.members, self.size, self.scales, self.squares = list(members), size, list(scales), squares
-        self.limit = limit
+        self.names, self.chosen = list(names), [list(names).index(name) for name in chosen]
+        self.count = min(limit or 10**9, len(self.scales) * (12 * squares or 1))
         self.own = {name: Classification(classes, ("top1", "top5")) for name in names}
         self.add_module("own_metrics", nn.ModuleDict(self.own))
+        self.hits = Hits(self.count, len(members))
+        self.by_count = torch.empty(0)  # (views, members), percent, of the last test
+
+    def running(self, x: Tensor) -> Iterator[Tensor]:
+        """(B, C, H, W) of any size -> (members, B, classes): each member's softmax, averaged over the views so far."""
+        total = x.new_zeros(len(self.members), len(x), self.classes, dtype=torch.float32)
+        seen = islice(views(x, self.size, self.scales, self.squares), self.count)
+        for number, view in enumerate(seen, 1):
+            total = total + torch.stack([member(view).float().softmax(-1) for member in self.members])
+            yield total / number
 
     def probabilities(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) of any size -> (members, B, classes): each member's softmax, averaged over the views."""
-        total, count = x.new_zeros(len(self.members), len(x), self.classes, dtype=torch.float32), 0
-        for view in islice(views(x, self.size, self.scales, self.squares), self.limit):
-            total += torch.stack([member(view).float().softmax(-1) for member in self.members])
-            count += 1
-        return total / count
+        """The same, averaged over all views."""
+        *_, last = self.running(x)
+        return last
+
+    def together(self, probabilities: Tensor) -> Tensor:
+        """(members, B, classes) -> the log of the ensemble's mean probability (B, classes)."""
+        return probabilities[self.chosen].mean(0).log()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) of any size -> the log of the mean probability (B, classes)."""
-        return self.probabilities(x).mean(0).log()
+        """(B, C, H, W) of any size -> the log of the ensemble's mean probability (B, classes)."""
+        return self.together(self.probabilities(x))
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        found = self.probabilities(batch[0])
+        right = []
+        for found in self.running(batch[0]):
+            right.append(found.argmax(-1) == batch[1])  # (members, B)
+        self.hits.update(torch.stack(right))
         for measure, one in zip(self.own.values(), found, strict=True):
             measure.update(one.log(), batch[1])
-        self.test_metrics.update(found.mean(0).log(), batch[1])
+        self.test_metrics.update(self.together(found), batch[1])
 
     def on_test_epoch_end(self) -> None:
+        self.by_count = self.hits.compute().cpu()
+        self.hits.reset()
         for name, measure in self.own.items():
             found = measure.compute()
             self.log_dict({f"test/{name}_{key}": value for key, value in found.items() if key != "n"})
             measure.reset()
         super().on_test_epoch_end()
+
+    def pictures(self, data: Any) -> dict[str, Figure]:
+        """Test accuracy against how many of the views are averaged, in the order of `views`."""
+        if len(self.by_count) < 2:
+            return {}
+        figure = Figure(figsize=(7, 3.5), layout="constrained")
+        ax = figure.subplots()
+        for name, accuracy in zip(self.names, self.by_count.T, strict=True):
+            ax.plot(range(1, self.count + 1), accuracy, label=name)
+        ax.set(xlabel="number of crops", ylabel="top-1, %")
+        ax.legend(fontsize=8)
+        return {"accuracy by number of crops": figure}

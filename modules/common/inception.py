@@ -1,4 +1,4 @@
-"""The building blocks of Inception networks up to Inception-v3 (arXiv 1512.00567), from lines as papers draw them.
+"""The building blocks of Inception networks, v3 (arXiv 1512.00567) to v4 and ResNet (1602.07261), from lines as drawn.
 
 A branch is a line of steps such as "1x1 64 - 3x3 96 - 3x3/2V 256": kernel, stride if it is not 1, V if nothing is
 padded, filters. `avg` is 3x3 with stride 1, a mean without the padding; `max` is 3x3 with stride 2, V. A fork at the
@@ -76,7 +76,9 @@ class Branch(nn.Sequential):
 
 
 class Mixed(nn.Module):
-    """Branches side by side, concatenated: the Inception block of figures 3 to 9. (B, C, H, W) -> (B, sum, H', W').
+    """Branches side by side, concatenated: the Inception block. (B, C, H, W) -> (B, sum, H', W').
+
+    arXiv 1602.07261, figures 3 to 9, draws those of Inception-v4; stems and reductions are made of them too.
 
     Args:
         channels: C.

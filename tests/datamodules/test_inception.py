@@ -77,6 +77,21 @@ def test_training_photos_are_distorted_and_test_photos_are_not(photos: Path) -> 
     assert all(-1 <= float(x.min()) <= float(x.max()) <= 1 for x in (train, test))  # inputs in [-1, 1]
 
 
+def test_interpolation_of_the_test_photos(photos: Path) -> None:
+    options = {"image_size": 32, "resize": 36, "mean": HALF, "std": HALF, "num_workers": 0}
+    source = Image.open(min((photos / "val").glob("*/*.png"))).convert("RGB")
+    for name, mode in (("bilinear", Image.Resampling.BILINEAR), ("bicubic", Image.Resampling.BICUBIC)):
+        data = InceptionImageNet(str(photos), 1, interpolation=name, **options)  # type: ignore[arg-type]
+        data.setup()
+        x = next(iter(data.test_dataloader()))[0][0]
+        width, height = source.size
+        size = (36, int(36 * height / width)) if width < height else (int(36 * width / height), 36)
+        expected = functional.center_crop(functional.pil_to_tensor(source.resize(size, mode)), [32, 32]) / 127.5 - 1
+        assert torch.allclose(x, expected, atol=1e-6)
+    with pytest.raises(DataError, match="interpolation='nearest': expected bilinear or bicubic"):
+        InceptionImageNet(str(photos), 1, interpolation="nearest")
+
+
 def test_whole_photos_keep_their_size(photos: Path) -> None:
     data = WholeImageNet(str(photos), 1, mean=HALF, std=HALF, num_workers=0)
     data.setup()

@@ -41,6 +41,14 @@ def test_every_setting_composes_and_checks(
 
 
 @pytest.mark.parametrize("paper", PAPERS)
+def test_every_deviation_says_the_same_five_things(paper: str) -> None:
+    """A comma in an unquoted text of a YAML mapping begins a new key."""
+    for item in compose.paper_file(paper).get("deviations") or []:
+        assert list(item) == ["what", "paper", "code", "ours", "why"], item
+        assert all(str(text or "").strip() for text in item.values()), item
+
+
+@pytest.mark.parametrize("paper", PAPERS)
 def test_networks_to_compare_can_be_built(paper: str) -> None:
     for number, item in enumerate(compose.paper_file(paper).get("bench") or []):
         pair: Pair = typed(Pair, item, f"bench.{number}")

@@ -16,12 +16,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from experiments import training
 from experiments.plan import Plan
-from modules import inception_v4
+from modules.common import inception_networks as networks
 from modules.common.averaging import WeightAverage
 from modules.common.crops import MultiCrop, views
 from modules.common.inception import Auxiliary, Build, Mixed, Unit
+from modules.common.inception_networks import Grid, Inception, Plain, Residual, timm_key
+from modules.common.module import StageModule
 from modules.common.schedules import Position
-from modules.inception_v4 import Grid, Growth, Inception, InceptionClassifier, Plain, Race, Residual, race, timm_key
+from modules.inception_v4 import Curves, Growth, InceptionClassifier, Race, race, staircase
 
 LINES = ("1x1 4", "1x1 4 - 1x3 4 - 3x1 6")
 
@@ -84,30 +86,30 @@ def filled(make: Callable[[], nn.Module]) -> nn.Module:
 
 # timm's are counted with batch norm as two operations, the others with it and without the last layer.
 PUBLISHED = [
-    (inception_v4.inception_v4, 42_679_816, 12.284, True, [(384, 35), (384, 35), (1024, 17), (1536, 8), (1536, 8)]),
+    (networks.inception_v4, 42_679_816, 12.284, True, [(384, 35), (384, 35), (1024, 17), (1536, 8), (1536, 8)]),
     (
-        inception_v4.inception_resnet_v1,
+        networks.inception_resnet_v1,
         22_756_328,
         6.221,
         False,
         [(256, 35), (256, 35), (896, 17), (1792, 8), (1792, 8)],
     ),
     (
-        inception_v4.inception_resnet_v2,
+        networks.inception_resnet_v2,
         32_433_928,
         9.277,
         False,
         [(384, 35), (384, 35), (1152, 17), (2144, 8), (2144, 8)],
     ),
     (
-        inception_v4.inception_resnet_v2_released,
+        networks.inception_resnet_v2_released,
         55_843_464,
         13.183,
         True,
         [(320, 35), (320, 35), (1088, 17), (2080, 8), (1536, 8)],
     ),
-    (partial(inception_v4.inception_resnet_v2, repeats=(10, 20, 10)), 55_284_488, 14.169, False, None),
-    (inception_v4.inception_v3, 23_834_568, None, True, None),
+    (partial(networks.inception_resnet_v2, repeats=(10, 20, 10)), 55_284_488, 14.169, False, None),
+    (networks.inception_v3, 23_834_568, None, True, None),
 ]
 
 
@@ -134,8 +136,8 @@ def test_published_sizes(
 def test_parameters_without_the_last_layer() -> None:
     with torch.device("meta"):
         for make, trunk in (
-            (inception_v4.inception_resnet_v1, 20_963_328),
-            (inception_v4.inception_resnet_v2, 30_288_928),
+            (networks.inception_resnet_v1, 20_963_328),
+            (networks.inception_resnet_v2, 30_288_928),
         ):
             network = make()
             assert parameters(network) - parameters(network.classifier) == trunk
@@ -144,7 +146,7 @@ def test_parameters_without_the_last_layer() -> None:
 def test_maps_of_the_stem() -> None:
     with torch.device("meta"):
         x, found = torch.zeros(1, 3, 299, 299), []
-        network = inception_v4.inception_v4()
+        network = networks.inception_v4()
         for layer in network.features[0].branches[0]:  # type: ignore[union-attr, index]
             x = layer(x)
             found.append((x.shape[1], x.shape[2]))
@@ -156,7 +158,7 @@ def test_maps_of_the_stem() -> None:
 
 def test_width_and_depth_are_free() -> None:
     with torch.device("meta"):
-        network = inception_v4.inception_resnet_v2(classes=7, repeats=(1, 2, 1), width=0.125, in_channels=1)
+        network = networks.inception_resnet_v2(classes=7, repeats=(1, 2, 1), width=0.125, in_channels=1)
         assert [m.shape[1] for m in network.maps(torch.zeros(1, 1, 139, 139))] == [48, 48, 144, 268, 268]
         assert sum(isinstance(layer, Residual) for layer in network.features) == 4
         assert network(torch.zeros(2, 1, 139, 139)).shape == (2, 7)
@@ -166,8 +168,8 @@ def test_width_and_depth_are_free() -> None:
 @pytest.mark.parametrize(
     ("name", "make"),
     [
-        ("inception_v4", inception_v4.inception_v4),
-        ("inception_resnet_v2", inception_v4.inception_resnet_v2_released),
+        ("inception_v4", networks.inception_v4),
+        ("inception_resnet_v2", networks.inception_resnet_v2_released),
     ],
 )
 def test_timms_weights_give_timms_outputs(name: str, make: Callable[[], Inception]) -> None:
@@ -193,10 +195,10 @@ def test_inception_v3_is_timms() -> None:
     """Carried over in order of definition. timm's averages count the padding; ours do so here for the comparison."""
     theirs = filled(partial(timm.create_model, "inception_v3", pretrained=False, aux_logits=False))
     with torch.device("meta"):
-        ours = inception_v4.inception_v3().eval()
-    values = list(theirs.state_dict().values())
-    assert [v.shape for v in values] == [v.shape for v in ours.state_dict().values()]
-    ours.load_state_dict(dict(zip(ours.state_dict(), values, strict=True)), assign=True)
+        ours = networks.inception_v3().eval()
+    carried = networks.carried("inception_v3", theirs, ours)
+    assert {k: v.shape for k, v in carried.items()} == {k: v.shape for k, v in ours.state_dict().items()}
+    ours.load_state_dict(carried, assign=True)
     x = torch.randn(1, 3, 299, 299, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         logits = theirs(x)
@@ -210,8 +212,8 @@ def test_inception_v3_is_timms() -> None:
 def test_every_name_of_timm_is_known() -> None:
     with torch.device("meta"):
         for name, make in (
-            ("inception_v4", inception_v4.inception_v4),
-            ("inception_resnet_v2", inception_v4.inception_resnet_v2_released),
+            ("inception_v4", networks.inception_v4),
+            ("inception_resnet_v2", networks.inception_resnet_v2_released),
         ):
             ours = {key: value.shape for key, value in make().state_dict().items()}
             theirs = timm.create_model(name, pretrained=False).state_dict()
@@ -219,8 +221,8 @@ def test_every_name_of_timm_is_known() -> None:
     for wrong in ("blocks.0.weight", "features.9.branchx.weight", "repeat_7.1.branch0.conv.weight"):
         with pytest.raises(KeyError, match="neither inception_v4 nor"):
             timm_key(wrong)
-    with pytest.raises(ValueError, match="expected one of inception_v4, inception_resnet_v2"):
-        inception_v4.ported("resnet50.tv_in1k", pretrained=False)
+    with pytest.raises(ValueError, match="expected one of inception_v3, inception_v4, inception_resnet_v2"):
+        networks.ported("resnet50.tv_in1k", pretrained=False)
 
 
 # Lines and blocks.
@@ -297,14 +299,14 @@ def test_a_block_by_hand() -> None:
 
 def test_released_network_ends_with_an_unscaled_block_without_relu() -> None:
     with torch.device("meta"):
-        blocks = [b for b in inception_v4.inception_resnet_v2_released().features if isinstance(b, Residual)]
+        blocks = [b for b in networks.inception_resnet_v2_released().features if isinstance(b, Residual)]
     assert [b.scale for b in blocks] == [0.17] * 10 + [0.10] * 20 + [0.20] * 9 + [1.0]
     assert [b.relu for b in blocks] == [True] * 39 + [False]
 
 
 def test_initial_weights() -> None:
     torch.manual_seed(0)
-    network = inception_v4.inception_resnet_v1(width=0.5, repeats=(1, 1, 1))
+    network = networks.inception_resnet_v1(width=0.5, repeats=(1, 1, 1))
     for unit in (part for part in network.modules() if isinstance(part, nn.Conv2d) and part.weight.numel() > 20_000):
         deviation = (2 / unit.weight[0].numel()) ** 0.5
         assert float(unit.weight.detach().std()) == pytest.approx(deviation, rel=0.03)
@@ -316,12 +318,13 @@ def test_initial_weights() -> None:
 def test_activations_grow_without_scaling() -> None:
     """Check 7 at full size: behind the last block over behind the stem, 3.60 / 0.80, 1.45 / 0.80 and 1.05 / 0.80."""
     torch.manual_seed(0)
-    module = Growth(inception_v4.inception_resnet_v2, [1.0, 0.3, 0.1])
+    module = Growth(networks.inception_resnet_v2, [1.0, 0.3, 0.1])
     x = torch.randn(2, 3, 299, 299)
     with torch.no_grad():
         module.test_step((x, torch.zeros(2)), 0)
     found = {name: float(metric.compute()) for name, metric in module.sums.items()}
     assert found["stem"] == pytest.approx(0.80, rel=0.15)
+    assert [found[f"last_{s}"] for s in ("1", "0.3", "0.1")] == pytest.approx([3.60, 1.45, 1.05], rel=0.15)
     assert found["growth_1"] == pytest.approx(4.5, rel=0.2)
     assert found["growth_0.3"] == pytest.approx(1.81, rel=0.2)
     assert found["growth_0.1"] == pytest.approx(1.31, rel=0.2)
@@ -332,11 +335,14 @@ def test_activations_grow_without_scaling() -> None:
 
 def test_learning_rate_staircase() -> None:
     """Check 8."""
-    rate = [0.045 * inception_v4.staircase(Position(epoch, 1999, 2002, 200)) for epoch in range(102)]
+    rate = [0.045 * staircase(Position(epoch, 1999, 2002, 200)) for epoch in range(102)]
     assert [rate[e] for e in (0, 1, 20, 21, 100)] == pytest.approx([0.045, 0.045, 0.02424, 0.02424, 0.00204], abs=5e-6)
     assert rate[2] == pytest.approx(0.94 * 0.045)
-    fine = [inception_v4.staircase(Position(0, step, 10, 1), 0.5, 0.25) for step in range(10)]
-    assert fine == [1, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125, 0.125]
+    fine = [staircase(Position(0, step, 8, 1), 0.5, 0.25) for step in range(8)]
+    assert fine == [1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125]
+    steps = [staircase(Position(epoch, step, 40, 5), 0.5, 0.05) for epoch in range(5) for step in range(40)]
+    assert steps == [0.5 ** (n // 2) for n in range(200)]  # 0.05 epochs are 2 steps; 0.15 // 0.05 would be 2
+    assert staircase(Position(0, 3, 10, 1), 0.5, 0.01) == 0.125  # at least a step
 
 
 def test_rmsprop_has_epsilon_inside_the_root() -> None:
@@ -368,24 +374,59 @@ def test_full_recipe(make_plan: Callable[..., Plan]) -> None:
         optimizer = stage.module["optimizer"]
         assert optimizer["_target_"] == "timm.optim.RMSpropTF"
         assert (optimizer["lr"], optimizer["alpha"], optimizer["eps"]) == (0.045, 0.9, 1.0)
+        assert (optimizer["momentum"], optimizer["weight_decay"]) == (0.9, 4e-5)
+        schedule = stage.module["schedule"]
+        assert schedule["_target_"] == "modules.inception_v4.staircase"
+        assert (schedule["decay"], schedule["every"]) == (0.94, 2.0)
+        assert stage.trainer["max_epochs"] == 200
         assert stage.reference_batch == stage.data["batch_size"] == 640
         assert stage.trainer["gradient_clip_val"] == 2.0
         assert stage.module["average_decay"] == 0.9999
         assert stage.data["mean"] == stage.data["std"] == [0.5, 0.5, 0.5]  # inputs in [-1, 1]
         assert stage.module["network"]["momentum"] == 3e-4  # TensorFlow's decay 0.9997
-    module = training.build(
-        {**stages["growth"].module, "network": {**stages["growth"].module["network"], "width": 0.1}}
-    )
-    assert module.network.dropout == 0.2  # the share dropped; the paper keeps 0.8
-    assert stages["ensemble"].needs["members"].count("inception_v4") == 1
-    assert len(stages["ensemble"].needs["members"]) == 4
+    with torch.device("meta"):
+        built = {stage.name: training.build(stage.module["network"]) for stage in trained}
+    assert {network.dropout for network in built.values()} == {0.2}  # the share dropped; the paper keeps 0.8
+    scales = {n: {b.scale for b in m.features if isinstance(b, Residual)} for n, m in built.items()}
+    residual = ["inception_resnet_v1", *(f"inception_resnet_v2{end}" for end in ("", "_b", "_c"))]
+    expected = {name: {0.1} for name in residual} | {"wide": {1.0}, "wide_scaled": {0.3}}
+    assert {name: found for name, found in scales.items() if found} == expected
+    members = stages["crops_144"].needs["members"]
+    four = [members[stages["crops_144"].module["names"].index(n)] for n in stages["crops_144"].module["ensemble"]]
+    assert four == ["inception_v4", "inception_resnet_v2", "inception_resnet_v2_b", "inception_resnet_v2_c"]
+
+
+def test_networks_with_released_weights_are_fed_as_timm_does(make_plan: Callable[..., Plan]) -> None:
+    stages = make_plan("paper=inception_v4", "scale=full", "variant=ported").stages
+    for name in ("inception_v3", "inception_v4", "inception_resnet_v2"):
+        stage, theirs = stages[name], timm.get_pretrained_cfg(f"{stages[name].module['network']['model_name']}")
+        assert not stage.fit
+        assert theirs is not None
+        assert stage.data["interpolation"] == theirs.interpolation
+        assert (stage.data["image_size"], stage.data["resize"]) == (299, int(299 / theirs.crop_pct))
+        assert tuple(stage.data["mean"]) == theirs.mean
+        assert tuple(stage.data["std"]) == theirs.std
+
+
+def test_released_networks_all_have_the_auxiliary_classifier(make_plan: Callable[..., Plan]) -> None:
+    plan = make_plan("paper=inception_v4", "scale=full", "variant=released")
+    with torch.device("meta"):
+        for stage in plan.stages.values():
+            if stage.fit:
+                network = training.build(stage.module["network"])
+                *_, side, _, _ = network.maps(torch.zeros(2, 3, 299, 299))
+                assert network.auxiliary(side).shape == (2, 1000)
+
+
+def without(module: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {key: value for key, value in module.items() if key not in names}
 
 
 def test_mini_networks_cost_the_same(make_plan: Callable[..., Plan]) -> None:
     stages = make_plan("paper=inception_v4", "scale=mini").stages
     with torch.device("meta"):
-        networks = {n: training.build(s.module["network"]) for n, s in stages.items() if "optimizer" in s.module}
-        sizes = {n: (parameters(m), multiply_adds(m, (1, 28, 28))) for n, m in networks.items()}
+        made = {n: training.build(s.module["network"]) for n, s in stages.items() if "optimizer" in s.module}
+        sizes = {n: (parameters(m), multiply_adds(m, (1, 28, 28))) for n, m in made.items()}
         for residual, concatenated, plain in (
             ("inception_resnet_v2", "inception_v4", "plain"),
             ("inception_resnet_v1", "inception_v3", "plain_shallow"),
@@ -394,20 +435,21 @@ def test_mini_networks_cost_the_same(make_plan: Callable[..., Plan]) -> None:
             assert sizes[concatenated][1] == pytest.approx(sizes[residual][1], rel=0.05)
             assert sizes[plain][0] == pytest.approx(sizes[residual][0], rel=0.01)
             assert sizes[plain][1] == sizes[residual][1]
-        recipes = [{k: v for k, v in s.module.items() if k != "network"} for s in stages.values() if s.fit]
+        recipes = [without(s.module, "network", "mistakes") for s in stages.values() if s.fit]
         assert all(recipe == recipes[0] for recipe in recipes[:6])
-        assert networks["wide"].out_channels > 1000
-        on_colour = {
-            n: training.build({**stages[n].module["network"], "in_channels": 3})
-            for n in ("plain", "inception_resnet_v2")
-        }
-    assert parameters(on_colour["plain"]) == 106_658
-    assert parameters(on_colour["inception_resnet_v2"]) == 105_986
+        assert [without(r, "tolerant", "optimizer") for r in recipes[6:]] == [without(recipes[0], "optimizer")] * 2
+        assert made["wide"].out_channels > 1000
+        deep = {}
+        for name in ("plain", "inception_resnet_v2"):  # as counted for colour images and 4/7/3 blocks
+            options = stages[name].module["network"]
+            grids = [{**grid, "repeats": count} for grid, count in zip(options["grids"], (4, 7, 3), strict=True)]
+            deep[name] = parameters(training.build({**options, "grids": grids, "in_channels": 3}))
+    assert deep == {"plain": 106_658, "inception_resnet_v2": 105_986}
 
 
 def test_auxiliary_classifier_is_slims() -> None:
     with torch.device("meta"):
-        network = inception_v4.inception_v4(auxiliary_side=17)
+        network = networks.inception_v4(auxiliary_side=17)
         head = network.auxiliary
         assert isinstance(head, Auxiliary)
         x = torch.zeros(2, 1024, 17, 17)
@@ -425,7 +467,7 @@ def test_auxiliary_classifier_is_slims() -> None:
 
 
 def test_loss_is_cross_entropy_and_reaches_every_weight() -> None:
-    for join in inception_v4.JOINS:
+    for join in networks.JOINS:
         module = InceptionClassifier(small(join, dropout=0.0), 10)
         x, y = batch()
         loss = module.training_step((x, y), 0)
@@ -499,6 +541,8 @@ def test_views_are_cut_where_they_should() -> None:
     whole = found[5][0]  # the left square, resized from 40 to 30
     assert float(whole[0].mean()) == pytest.approx(19.5, abs=0.01)
     assert float(whole[1].mean()) == pytest.approx(19.5, abs=0.01)
+    (one,) = views(torch.stack([rows, columns])[None], 30, [40], 0)
+    assert torch.equal(one, found[10])  # the centre of the middle square, unmirrored
     with pytest.raises(ValueError, match="scales from 30"):
         next(views(torch.zeros(1, 1, 40, 40), 30, [28], 3))
     with pytest.raises(ValueError, match="squares=2"):
@@ -519,8 +563,12 @@ def test_identical_views_count_as_one_and_probabilities_are_averaged() -> None:
     assert torch.allclose(both(x).exp(), logits.softmax(-1).mean(0), atol=1e-6)
     assert not torch.allclose(both(x).exp(), logits.mean(0).softmax(-1), atol=1e-3)
     assert torch.allclose(both.probabilities(x)[1], logits[1::2].softmax(-1).mean(0), atol=1e-6)
+    second = MultiCrop(members, ["a", "b"], 10, 12, [14], 1, ensemble=["b"]).eval()
+    assert torch.allclose(second(x).exp(), both.probabilities(x)[1], atol=1e-6)
     with pytest.raises(ValueError, match="2 members"):
         MultiCrop(members, ["a"], 10, 12, [14], 1)
+    with pytest.raises(ValueError, match="expected some of a, b"):
+        MultiCrop(members, ["a", "b"], 10, 12, [14], 1, ensemble=["c"])
 
 
 def test_crops_log_each_network_and_all_together() -> None:
@@ -535,6 +583,10 @@ def test_crops_log_each_network_and_all_together() -> None:
     for name, one in zip(("a_", "b_", ""), (*found, found.mean(0)), strict=True):
         assert logged[f"test/{name}top1"] == pytest.approx(100 * float((one.argmax(-1) == y).float().mean()), abs=1e-4)
     assert logged["test/n"] == 40
+    assert module.by_count.shape == (12, 2)
+    first = torch.stack([member(next(views(x, 12, [12], 1))) for member in members]).argmax(-1)
+    assert module.by_count[0].tolist() == pytest.approx([100 * float((one == y).float().mean()) for one in first])
+    assert module.by_count[-1].tolist() == pytest.approx([logged["test/a_top1"], logged["test/b_top1"]], abs=1e-4)
 
 
 # The comparison of curves, and networks that die.
@@ -552,7 +604,7 @@ def test_race_by_hand() -> None:
         race(first[:0], second[:0])
 
 
-def quiet(module: InceptionClassifier | Race) -> dict[str, float]:
+def quiet(module: StageModule) -> dict[str, float]:
     logged: dict[str, float] = {}
     module.log_dict = lambda values: logged.update({k: float(v) for k, v in values.items()})  # type: ignore[assignment, misc]
     return logged
@@ -576,6 +628,14 @@ def test_the_curve_is_kept_in_the_checkpoint() -> None:
     contest.test_step(batch(), 0)
     contest.on_test_epoch_end()
     assert (found["test/area_gap"], found["test/gap"], found["test/n"]) == (0, 0, 8)
+    board = Curves([again, module], ["a", "b"])
+    last = quiet(board)
+    board.on_test_epoch_end()
+    assert last == {f"test/{name}_last_error": pytest.approx(float(module.curve[-1])) for name in ("a", "b")}
+    (figure,) = board.pictures(None).values()
+    assert [line.get_label() for line in figure.axes[0].lines] == ["a", "b"]
+    with pytest.raises(ValueError, match="2 members"):
+        Curves([again, module], ["a"])
 
 
 def test_dead_channels_and_outputs_that_are_not_finite() -> None:
@@ -588,7 +648,7 @@ def test_dead_channels_and_outputs_that_are_not_finite() -> None:
             network.bias.copy_(torch.tensor([-1e4] * 3 + [1e4] * 9))  # type: ignore[union-attr]
     module.test_step(batch(), 0)
     module.on_test_epoch_end()
-    assert logged["test/dead"] == pytest.approx(25.0)
+    assert logged["test/raw_dead"] == pytest.approx(25.0)
     with torch.no_grad():
         module.network.classifier.bias.fill_(float("nan"))
         expand.bias.fill_(float("nan"))  # type: ignore[union-attr]
@@ -597,8 +657,25 @@ def test_dead_channels_and_outputs_that_are_not_finite() -> None:
     assert torch.equal(module(batch()[0]), torch.zeros(8, 10))
     module.test_step(batch(), 0)
     module.on_test_epoch_end()
-    assert logged["test/dead"] == pytest.approx(100.0)
+    assert logged["test/raw_dead"] == pytest.approx(100.0)
     assert bool(torch.isfinite(module.train().training_step(batch(), 0)))
+    assert float(module.broken) == 1
+
+
+def test_collapse_is_a_loss_that_was_not_finite_or_accuracy_near_chance() -> None:
+    """Constant predictions, right on so many of 100 images; 15% would be 1.5 times chance."""
+    module = InceptionClassifier(small(), 10, tolerant=True).eval()
+    logged = quiet(module)
+    with torch.no_grad():
+        module.network.classifier.weight.zero_()
+        module.network.classifier.bias.copy_(F.one_hot(torch.tensor(0), 10))
+    x = torch.randn(100, 1, 12, 12)
+    for right, broken, expected in ((100, 0.0, 0), (16, 0.0, 0), (14, 0.0, 1), (10, 0.0, 1), (100, 0.5, 1)):
+        module.broken.fill_(broken)
+        module.test_step((x, (torch.arange(100) >= right).long()), 0)
+        module.on_test_epoch_end()
+        assert logged["test/raw_top1"] == pytest.approx(right)
+        assert logged["test/raw_collapsed"] == expected
 
 
 @pytest.mark.parametrize(
