@@ -11,7 +11,7 @@ import pytest
 from experiments import compose, reproduce, training
 from experiments.benchmark import Pair
 from experiments.instantiate import check
-from experiments.plan import Plan, typed
+from experiments.plan import Plan, published, typed
 
 PAPERS = compose.papers()
 SETTINGS = [
@@ -35,9 +35,9 @@ def test_every_setting_composes_and_checks(
     assert this.config["key"] == paper
     for claim in this.config["claims"]:
         assert claim["refuted_by"], f"{claim['name']} does not say what would refute it"
-    for item in this.config["published"]:
-        assert item["stage"] in this.stages
-        assert item["source"]
+    for item in published(this.config):
+        assert item.stage in this.stages
+        assert item.source
 
 
 @pytest.mark.parametrize("paper", PAPERS)
