@@ -257,6 +257,7 @@ class Attributes(PhotoCollection):
     Args:
         title: what to call it.
         count: K.
+        names: of the attributes; None numbers them.
         train, test: names of the two lists in the root.
         photos: folder of the photos, from the root.
         train_classes, test_classes: keep boxes of these classes alone; None keeps all.
@@ -277,6 +278,7 @@ class Attributes(PhotoCollection):
         batch_size: int,
         title: str = "UIUC attributes (aPascal)",
         count: int = 64,
+        names: Sequence[str] | None = None,
         train: str = "apascal_train.txt",
         test: str = "apascal_test.txt",
         photos: str = "JPEGImages",
@@ -289,7 +291,9 @@ class Attributes(PhotoCollection):
         super().__init__(root, batch_size, **options)  # type: ignore[arg-type]
         self.title, self.lists, self.folder, self.marker = title, (train, test), photos, train
         self.kept, self.unspecified = (train_classes, test_classes), unspecified
-        self.names = tuple(str(number) for number in range(count))
+        self.names = tuple(str(number) for number in range(count)) if names is None else tuple(names)
+        if len(self.names) != count:
+            raise DataError(f"names={list(self.names)}: expected {count}")
         if sizes is not None:
             self.expected = (sizes[0], sizes[1])
 

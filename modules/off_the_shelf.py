@@ -11,111 +11,46 @@ every task; what follows is a linear SVM, or a distance. The network is modules.
 
 Features are exported once for every view of every image (`Features`); SVMs and retrieval are fitted on the export.
 
-What the paper leaves open, or where its parts differ:
+What the paper leaves open, or where its parts differ, and why we read it so:
 - "layer 22": counted from 1 with standardisation and padding it is the ReLU behind FC1, counted from 0 as OverFeat's
-  own tool does it is FC2 before its ReLU. `layer` and `relu` choose; the recipe takes FC1 before the ReLU, 4096
-  numbers, because the paper's depth plot dips at ReLU outputs.
-- Eq. 1 is the hinge loss, the primal liblinear solver named for CNNaug minimises its square: `loss` says which.
+  own tool does it is FC2 before its ReLU. `layer` and `relu` choose; the recipe takes FC1, because the words say "first
+  fully connected", and takes it before the ReLU, because the paper's depth plot dips at ReLU outputs.
+- Eq. 1 is the hinge loss, the primal liblinear solver named for CNNaug minimises its square: `loss` says which, and the
+  recipe takes what each named solver minimises.
+- g leaves vectors of other lengths: squares of unit features are short, so that the same C regularises them more.
+  `renormalise` makes them units again. The full recipe does not, because its C is the paper's and nothing there speaks
+  of it; mini does, because its arms with and without g share their values of C.
 - side of the search's patches: 2 / (i + 1) of the image at level i, so that neighbours overlap by half.
-- angle of the rotated views: 15 degrees; what PCA is learnt on: the references, without labels.
-- responses of one-against-one machines over views: decision values are summed, then the machines vote.
+- angle of the rotated views: 15 degrees, a choice. Crops are 2/3 of the photo's own side (modules.common.views).
+- what PCA is learnt on: the references, without labels, because queries are not known beforehand.
+- responses of one-against-one machines over views: decision values are summed, then the machines vote, because votes
+  of single views would throw the margins away. Where a maximum is asked for instead, a pair's two classes are treated
+  alike: the decision of largest magnitude counts.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from modules.common import linear_svm
 from modules.common.closed_form import ClosedForm
+from modules.common.frozen_features import Features, show, unit
 from modules.common.linear_svm import Machines
-from modules.common.module import Frozen, StageModule
+from modules.common.module import StageModule
 from modules.common.ranking import RULES, average_precision, ranked
-
-Views = Callable[[Tensor, int], list[Tensor]]  # images (B, C, H, W), side S -> V views (B, C, S, S)
-
-
-def unit(f: Tensor) -> Tensor:
-    """Each row of (..., D) at length 1."""
-    return F.normalize(f, dim=-1)
+from modules.common.views import Patches, patch_boxes
 
 
 def signed_power(f: Tensor, exponent: float) -> Tensor:
     """sign(f) |f|^exponent; the paper takes 2, most later work 1/2."""
     return f if exponent == 1 else f.sign() * f.abs().pow(exponent)
-
-
-def resized(x: Tensor, side: int) -> Tensor:
-    """(B, C, H, W) in [0, 1] -> (B, C, side, side), bicubic and antialiased, not keeping the aspect."""
-    if x.shape[-2:] == (side, side):
-        return x
-    return F.interpolate(x, (side, side), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
-
-
-def rotated(x: Tensor, degrees: float) -> Tensor:
-    """Turned about the centre; corners are filled by reflection."""
-    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    theta = torch.tensor([[c, -s, 0.0], [s, c, 0.0]], device=x.device, dtype=x.dtype).expand(len(x), 2, 3)
-    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
-    return F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
-
-
-class Jitter:
-    """The views of CNNaug: the image, its 4 corners and centre at 4/9 of the area, two rotations; then the same of the
-    mirrored image.
-
-    Args:
-        angle: of the rotations, degrees.
-        mirror: 16 views instead of 8.
-    """
-
-    def __init__(self, angle: float = 15.0, mirror: bool = True) -> None:
-        self.angle, self.mirror = angle, mirror
-
-    def __call__(self, x: Tensor, side: int) -> list[Tensor]:
-        x = resized(x, side)
-        c = round(2 * side / 3)
-        last, middle = side - c, (side - c) // 2
-        corners = [(0, 0), (0, last), (last, 0), (last, last), (middle, middle)]
-        views = []
-        for image in (x, x.flip(-1)) if self.mirror else (x,):
-            crops = [resized(image[..., top : top + c, left : left + c], side) for top, left in corners]
-            views += [image, *crops, rotated(image, self.angle), rotated(image, -self.angle)]
-        return views
-
-
-def patch_boxes(height: int, width: int, levels: int) -> list[tuple[int, int, int, int]]:
-    """(top, left, height, width) of the patches of levels i = 1..levels: i^2 with sides 2 / (i + 1) of the image's."""
-    boxes = []
-    for i in range(1, levels + 1):
-        h, w = math.ceil(2 * height / (i + 1)), math.ceil(2 * width / (i + 1))
-        tops, lefts = (
-            torch.linspace(0, full - part, i).round().int().tolist() for full, part in ((height, h), (width, w))
-        )
-        boxes += [(top, left, h, w) for top in tops for left in lefts]
-    return boxes
-
-
-class Patches:
-    """All patches of the spatial search; those of fewer levels come first. `Patches(1)` is the whole image.
-
-    Args:
-        levels: h, giving h (h + 1) (2 h + 1) / 6 patches.
-    """
-
-    def __init__(self, levels: int = 1) -> None:
-        self.levels = levels
-
-    def __call__(self, x: Tensor, side: int) -> list[Tensor]:
-        boxes = patch_boxes(x.shape[-2], x.shape[-1], self.levels)
-        return [resized(x[..., top : top + h, left : left + w], side) for top, left, h, w in boxes]
 
 
 def search_distance(query: Tensor, reference: Tensor) -> Tensor:
@@ -130,179 +65,18 @@ def search_distance(query: Tensor, reference: Tensor) -> Tensor:
     return found
 
 
-class Backbone(StageModule):
-    """A frozen network and the layer that is its feature. Built when it is first used: stages that only need stored
-    features do not load it.
-
-    Args:
-        network: makes the network (`_partial_: true`).
-        side: input side in pixels.
-        layer: name of the layer; None takes the network's output.
-        relu: rectify the layer's output.
-        mean, std, peak: the network sees (peak x - mean) / std of images x in [0, 1].
-        channels_last: memory layout that runs faster on most processors.
-        weight_seed: of networks with random weights.
-    Raises:
-        ValueError: the network has no such layer.
-    """
-
-    def __init__(
-        self,
-        network: Callable[[], nn.Module],
-        side: int,
-        layer: str | None = None,
-        relu: bool = False,
-        mean: Sequence[float] = (0.0,),
-        std: Sequence[float] = (1.0,),
-        peak: float = 1.0,
-        channels_last: bool = True,
-        weight_seed: int = 0,
-    ) -> None:
-        super().__init__()
-        self.factory, self.side, self.layer, self.relu = network, side, layer, relu
-        self.scale, self.shift = [peak / s for s in std], [-m / s for m, s in zip(mean, std, strict=True)]
-        self.channels_last, self.weight_seed = channels_last, weight_seed
-        self.network: nn.Module | None = None
-        self._kept = torch.empty(0)
-        self.sums = torch.zeros(3, dtype=torch.float64)  # images, their features' norms, shares above 0
-        self.dimension = 0
-
-    def built(self) -> nn.Module:
-        if self.network is None:
-            with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
-                torch.manual_seed(self.weight_seed)
-                network = self.factory().eval().requires_grad_(False)
-            if self.layer is not None:
-                parts = dict(network.named_modules())
-                if self.layer not in parts:
-                    raise ValueError(f"layer={self.layer!r}: the network has {', '.join(n for n in parts if n)}")
-                parts[self.layer].register_forward_hook(self._keep)
-            if self.channels_last:
-                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            self.network = network.to(self.device)
-        return self.network
-
-    def _keep(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
-        self._kept = output.clone()  # the next layer may rectify it in place
-
-    def train(self, mode: bool = True) -> Backbone:
-        """Stays in evaluation mode: batch statistics are part of what is frozen."""
-        return super().train(False)
-
-    def example(self, shape: tuple[int, ...]) -> tuple[Any, ...]:
-        return (torch.zeros(1, shape[0], self.side, self.side, device=self.device),)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, 1 or 3, S, S) in [0, 1] -> (B, D) float32; maps are averaged over their positions."""
-        network = self.built()
-        scale, shift = (x.new_tensor(value).view(1, -1, 1, 1) for value in (self.scale, self.shift))
-        x = (x * scale + shift).expand(-1, 3, -1, -1)
-        output = network(x.contiguous(memory_format=torch.channels_last) if self.channels_last else x.contiguous())
-        if self.layer is not None:
-            output, self._kept = self._kept, torch.empty(0)
-        output = F.relu(output) if self.relu else output
-        return (output.flatten(2).mean(2) if output.ndim == 4 else output).float()
-
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        f = self(resized(batch[0], self.side))
-        self.dimension = f.shape[1]
-        found = torch.stack([f.new_tensor(len(f)), f.norm(dim=1).sum(), (f > 0).float().mean(1).sum()])
-        self.sums += found.double().cpu()
-
-    def on_test_epoch_end(self) -> None:
-        n, norm, positive = self.sums.tolist()
-        self.log_dict({"test/dimension": float(self.dimension), "test/norm": norm / n, "test/positive": positive / n})
-        self.sums.zero_()
-
-
-class Features(ClosedForm):
-    """Every view of every image, through the backbone and to unit length, stored by row; nothing is learnt.
-
-    Testing extracts the first batch of test images again and logs how far that is from what was stored.
-
-    Args:
-        extractor: images (B, C, S, S) in [0, 1] -> (B, D), for features that are not a network's.
-        backbone: the stage with the network, instead.
-        views: what is made of an image; None leaves it whole.
-        side: of the views in pixels; None takes the backbone's, or the images' own.
-    Raises:
-        ValueError: neither or both of extractor and backbone.
-    """
-
-    solution = ("stored",)
-    stored: Tensor  # (rows, V, D)
-
-    def __init__(
-        self,
-        extractor: nn.Module | None = None,
-        backbone: Backbone | None = None,
-        views: Views | None = None,
-        side: int | None = None,
-    ) -> None:
-        super().__init__()
-        if (extractor is None) == (backbone is None):
-            raise ValueError("expected either extractor, or backbone from needs: {backbone: <stage>}")
-        chosen = extractor or backbone
-        assert chosen is not None
-        self.frozen, self.views = Frozen([chosen]), views or Patches(1)
-        self.side = side or (backbone.side if backbone is not None else None)
-        self.differences: list[float] = []
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) in [0, 1] -> (B, V, D)."""
-        views = self.views(x, self.side or x.shape[-1])
-        return torch.stack([unit(self.frozen.logits(view)[0].float()) for view in views], 1)
-
-    def gathered(self, x: Tensor) -> Tensor:
-        return self(x)
-
-    def solve(self, x: Tensor, y: Tensor) -> None:
-        if not torch.equal(y.sort().values, torch.arange(len(y), device=y.device)):
-            raise ValueError("each row of the data must be served exactly once")
-        self.stored = torch.empty_like(x).index_copy_(0, y, x)
-
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        if batch_idx == 0:
-            images, rows = batch[0][:8], batch[1][:8]
-            self.differences.append(float((self(images) - self.stored[rows]).abs().max()))
-
-    def on_test_epoch_end(self) -> None:
-        _, views, dimension = self.stored.shape
-        found = {"views": views, "dimension": dimension, "reextraction": max(self.differences)}
-        self.log_dict({f"test/{name}": float(value) for name, value in found.items()})
-        self.differences = []
-
-    def pictures(self, data: Any) -> dict[str, Figure]:
-        """What one image becomes."""
-        if self.stored.shape[1] == 1:
-            return {}
-        image = next(iter(data.test_dataloader()))[0][:1].cpu()
-        views = self.views(image, self.side or image.shape[-1])
-        figure = Figure(figsize=(9, 3), layout="constrained")
-        columns = math.ceil(len(views) / 2)
-        for number, axes in enumerate(figure.subplots(2, columns).flat):
-            axes.axis("off")
-            if number < len(views):
-                show(axes, views[number][0])
-                axes.set_title(str(number + 1), fontsize=8)
-        return {"views of an image": figure}
-
-
-def show(axes: Any, image: Tensor) -> None:
-    axes.imshow(image.permute(1, 2, 0), cmap="gray", vmin=0, vmax=1)
-    axes.set(xticks=[], yticks=[])
-
-
 class LinearSVM(ClosedForm):
     """CNN-SVM and CNNaug-SVM on stored features: see modules.common.linear_svm.
 
     Logs top1, its mean over classes (acc), and with several test views also top1_max (maximum instead of sum) and
-    top1_one (first view alone); for several labels map and mauc. Percent. `cost` is the C that was used.
+    top1_one (first view alone), both of the machines whose C was chosen for the sum; for several labels map and mauc.
+    Percent. `cost` is the C that was used.
 
     Args:
         features: the stage with the export.
         classes: of classes or labels.
-        cost: C, or values to choose from by cross-validation on the training rows; all views of an image stay together.
+        cost: C, or values to choose from by cross-validation on the training rows: all views of an image stay together,
+            and held-out images are judged as test images are, by the sum over their test views.
         loss, scheme: see modules.common.linear_svm.
         train_views, test_views: how many views are used, first ones first; None takes all.
         exponent: of the signed power; 1 is none.
@@ -345,7 +119,7 @@ class LinearSVM(ClosedForm):
         self.exponent, self.renormalise, self.folds, self.rule = exponent, renormalise, folds, rule
         self.fold_seed = fold_seed
         self._tested: list[tuple[dict[str, Tensor], Tensor]] = []
-        self.per_class: list[float] = []  # of a test in this process
+        self.per_label: list[float] = []  # average precisions of a test in this process
 
     @property
     def machines(self) -> Machines:
@@ -371,19 +145,22 @@ class LinearSVM(ClosedForm):
     def solve(self, x: Tensor, y: Tensor) -> None:
         x, order = x.sort()
         y, f = y[order], self.represented(x, self.train_views)
-        cost = self.cross_validated(f, y) if len(self.grid) > 1 else self.grid[0]
+        cost = self.grid[0]
+        if len(self.grid) > 1:
+            cost = self.cross_validated(f, self.represented(x, self.test_views), y)
         found = self.fitted(f, y, cost)
         self.weight, self.bias, self.pairs = found.weight, found.bias, found.pairs
         self.chosen = torch.tensor(float(cost), device=self.device)
 
-    def cross_validated(self, f: Tensor, y: Tensor) -> float:
+    def cross_validated(self, f: Tensor, judged: Tensor, y: Tensor) -> float:
+        """The best C for training views f (N, V, D) and test views `judged` (N, W, D) of the same images."""
         totals = [0.0] * len(self.grid)
         for held in linear_svm.folds(y, self.folds, self.fold_seed):
             held = held.to(y.device)
             kept = torch.ones(len(y), dtype=torch.bool, device=y.device).index_fill(0, held, False)
             for number, cost in enumerate(self.grid):
                 machines = self.fitted(f[kept], y[kept], cost)
-                scores = machines.scores(machines.decisions(f[held]).sum(1), self.classes)
+                scores = machines.scores(machines.decisions(judged[held]).sum(1), self.classes)
                 measure = "map" if self.scheme == "multilabel" else "top1"
                 totals[number] += self.measured(scores, y[held])[measure] * len(held)
         return linear_svm.best(totals, self.grid)
@@ -393,7 +170,6 @@ class LinearSVM(ClosedForm):
         if self.scheme != "multilabel":
             right = (scores.argmax(1) == y).float()
             classes = [100 * float(right[y == k].mean()) for k in range(self.classes) if bool((y == k).any())]
-            self.per_class = classes
             return {"top1": 100 * float(right.mean()), "acc": float(np.mean(classes))}
         from sklearn.metrics import roc_auc_score
 
@@ -404,7 +180,7 @@ class LinearSVM(ClosedForm):
             if 0 < int(truth.sum()) < len(truth):
                 precisions.append(100 * average_precision(ranked(score, truth), self.rule))
                 areas.append(100 * float(roc_auc_score(truth.cpu().numpy(), score.cpu().numpy())))
-        self.per_class = precisions
+        self.per_label = precisions
         return (
             {"map": float(np.mean(precisions)), "mauc": float(np.mean(areas))} if areas else {"map": 0.0, "mauc": 0.0}
         )
@@ -418,10 +194,15 @@ class LinearSVM(ClosedForm):
         return (torch.zeros(1, dtype=torch.long, device=self.device),)
 
     def pooled(self, decisions: Tensor) -> dict[str, Tensor]:
-        """Scores (B, classes) of decisions (B, V, M), by the metrics' suffix; the sum, the method's own, has none."""
+        """Scores (B, classes) of decisions (B, V, M), by the metrics' suffix; the sum, the method's own, has none.
+
+        The maximum of a machine for two classes is the decision of largest magnitude, whatever its sign.
+        """
         parts = {"": decisions.sum(1)}
         if decisions.shape[1] > 1:
-            parts |= {"_max": decisions.amax(1), "_one": decisions[:, 0]}
+            paired = len(self.machines.pairs) > 0
+            strongest = (decisions.abs() if paired else decisions).argmax(1, keepdim=True)  # (B, 1, M)
+            parts |= {"_max": decisions.gather(1, strongest)[:, 0], "_one": decisions[:, 0]}
         return {name: self.machines.scores(part, self.classes) for name, part in parts.items()}
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -432,22 +213,84 @@ class LinearSVM(ClosedForm):
         scores = {name: torch.cat([found[name] for found, _ in self._tested]) for name in self._tested[0][0]}
         self._tested = []
         found = {"n": float(len(y)), "cost": float(self.chosen)}
-        for name, part in reversed(scores.items()):  # the sum last: its values per class are what the picture shows
+        for name, part in reversed(scores.items()):  # the sum last: its values per label are what the picture shows
             found |= {f"{key}{name}": value for key, value in self.measured(part, y).items()}
         self.log_dict({f"test/{name}": value for name, value in found.items()})
 
     def pictures(self, data: Any) -> dict[str, Figure]:
-        """Accuracy or average precision of each class."""
+        """Average precision of each label, where there are several; for single labels see `Curve`."""
         names = data.spec.classes
-        if len(self.per_class) != len(names) or len(names) > 70:
+        if len(self.per_label) != len(names):
             return {}
         figure = Figure(figsize=(9, 3), layout="constrained")
         axes = figure.subplots()
-        axes.bar(range(len(names)), self.per_class)
+        axes.bar(range(len(names)), self.per_label)
         axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=7)
-        what = "average precision" if self.scheme == "multilabel" else "right"
-        axes.set(ylim=(0, 100), ylabel=f"{what}, %", title=f"mean {np.mean(self.per_class):.1f}")
-        return {"per class": figure}
+        axes.set(ylim=(0, 100), ylabel="average precision, %", title=f"mean {np.mean(self.per_label):.1f}")
+        return {"per label": figure}
+
+
+class Curve(StageModule):
+    """Accuracy against the number of training images for several features: a picture of stages that are there already.
+
+    All are tested once more, on the rows of this stage's data; nothing is logged but how many those are.
+
+    Args:
+        machines: the stages, feature by feature, each with all `sizes`.
+        features: names of the features.
+        sizes: numbers of training images, increasing.
+    Raises:
+        ValueError: not one stage for each feature and size.
+    """
+
+    def __init__(self, machines: Sequence[LinearSVM], features: Sequence[str], sizes: Sequence[int]) -> None:
+        super().__init__()
+        if len(machines) != len(features) * len(sizes):
+            raise ValueError(f"{len(machines)} machines: expected {len(features)} features x {len(sizes)} sizes")
+        self.frozen, self.features, self.sizes = list(machines), list(features), list(sizes)
+        self._right: list[Tensor] = []
+        self._labels: list[Tensor] = []
+        self.accuracy = torch.empty(0)  # (features, sizes) of a test in this process, percent
+        self.per_class = torch.empty(0)  # (features, classes) with the most training images, percent
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Predicted classes of rows (B,): (machines, B)."""
+        return torch.stack([svm.pooled(svm(rows.to(svm.device)))[""].argmax(1) for svm in self.frozen])
+
+    def example(self, shape: tuple[int, ...]) -> tuple[Any, ...]:
+        return (torch.zeros(1, dtype=torch.long, device=self.device),)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        rows, y = batch
+        self._right.append(100 * (self(rows).cpu() == y.cpu()).float())
+        self._labels.append(y.cpu())
+
+    def on_test_epoch_end(self) -> None:
+        right, y = torch.cat(self._right, 1).unflatten(0, (len(self.features), -1)), torch.cat(self._labels)
+        self._right, self._labels = [], []
+        self.accuracy = right.mean(2)
+        self.per_class = torch.stack([right[:, -1, y == k].mean(1) for k in y.unique()], 1)
+        self.log_dict({"test/n": float(len(y))})
+
+    def pictures(self, data: Any) -> dict[str, Figure]:
+        """Left accuracy against n, right the classes at the largest n."""
+        figure = Figure(figsize=(9, 3.2), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        width = 0.8 / len(self.features)
+        for number, name in enumerate(self.features):
+            left.plot(self.sizes, self.accuracy[number], marker="o", label=name)
+            places = torch.arange(self.per_class.shape[1]) + width * (number - (len(self.features) - 1) / 2)
+            right.bar(places, self.per_class[number], width)
+        left.set_xscale("log")
+        left.set_xticks(self.sizes, [str(n) for n in self.sizes])
+        left.minorticks_off()
+        left.set(xlabel="training images", ylabel="right, %", title="one seed")
+        left.legend(fontsize=8)
+        names = data.spec.classes
+        if len(names) == self.per_class.shape[1]:
+            right.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=7)
+        right.set(ylim=(0, 100), title=f"each class, {self.sizes[-1]} training images")
+        return {"accuracy against training images": figure}
 
 
 class Retrieval(ClosedForm):
@@ -460,12 +303,12 @@ class Retrieval(ClosedForm):
         features: the stage with the export, of patches or jittered views.
         query_views, reference_views: how many of the views are used, first ones first: 1 is the whole image, 5, 14 and
             30 are the patches of h = 2, 3 and 4 levels; None takes all.
-        dimensions: of the PCA, learnt on all views of the references; None leaves it out.
+        dimensions: of the PCA, learnt on the views of the references that are compared; None leaves it out.
         whiten: divide by the standard deviations, then unit length.
         exponent: of the signed power afterwards; 1 is none.
         rule: of the average precision, see modules.common.ranking.
     Raises:
-        ValueError: whitening without PCA, or no such rule.
+        ValueError: whitening without PCA, no such rule, or fewer principal directions than `dimensions`.
     """
 
     solution = ("references", "centre", "projection")
@@ -503,9 +346,10 @@ class Retrieval(ClosedForm):
         from sklearn.decomposition import PCA
 
         f = self.stored(self.references, self.reference_views).flatten(0, 1)
-        count = min(self.dimensions, len(f) - 1, f.shape[1])
-        pca = PCA(count, whiten=False, svd_solver="covariance_eigh").fit(f.double().cpu().numpy())
-        scale = 1 / np.sqrt(pca.explained_variance_) if self.whiten else np.ones(count)
+        if self.dimensions > (there := min(len(f) - 1, f.shape[1])):
+            raise ValueError(f"dimensions={self.dimensions}: {len(f)} views of length {f.shape[1]} have only {there}")
+        pca = PCA(self.dimensions, whiten=False, svd_solver="covariance_eigh").fit(f.double().cpu().numpy())
+        scale = 1 / np.sqrt(pca.explained_variance_) if self.whiten else np.ones(self.dimensions)
         self.centre, self.projection = (torch.as_tensor(a).to(f) for a in (pca.mean_, pca.components_.T * scale))
 
     def projected(self, f: Tensor) -> Tensor:

@@ -29,13 +29,15 @@ class Histogram(nn.Module):
 
     Args:
         bins: per channel; D = bins^C.
+        grey: of the channels' mean, D = bins.
     """
 
-    def __init__(self, bins: int = 8) -> None:
+    def __init__(self, bins: int = 8, grey: bool = False) -> None:
         super().__init__()
-        self.bins = bins
+        self.bins, self.grey = bins, grey
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.mean(1, keepdim=True) if self.grey else x
         levels = (x * self.bins).long().clamp_(0, self.bins - 1).flatten(2)  # (B, C, H W)
         weights = self.bins ** torch.arange(x.shape[1], device=x.device)
         cell = (levels * weights[:, None]).sum(1)  # (B, H W)

@@ -111,6 +111,9 @@ def test_attributes_of_boxes_and_what_is_unspecified(tmp_path: Path) -> None:
     assert len(data.photos) == 3  # a row a box, not a file
     unsure = ready(Attributes(str(tmp_path), 2, count=3, unspecified=0, train_classes=["dog"]))
     assert unsure.targets["train"].tolist() == [[1, -1, 0]]
+    assert Attributes(str(tmp_path), 2, count=2, names=["hat", "jeans"]).spec.classes == ("hat", "jeans")
+    with pytest.raises(DataError, match="expected 3"):
+        Attributes(str(tmp_path), 2, count=3, names=["hat"])
     with pytest.raises(DataError, match="3 attributes where 9 are expected"):
         Attributes(str(tmp_path), 2, count=9).setup()
 

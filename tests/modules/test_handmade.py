@@ -58,6 +58,10 @@ def test_histogram_by_hand() -> None:
     colours = torch.stack([torch.ones(2, 2), torch.zeros(2, 2)])[None]
     assert Histogram(2)(colours)[0].tolist() == [0, 1, 0, 0]  # bin 1 of the first channel, bin 0 of the second
     assert Histogram(4)(torch.rand(5, 3, 7, 7)).norm(dim=1).tolist() == pytest.approx([1] * 5)
+    grey = torch.full((1, 3, 2, 2), 0.5)
+    mixed = torch.stack([torch.full((2, 2), v) for v in (0.25, 0.5, 0.75)])[None]  # the same mean
+    assert torch.equal(Histogram(4, grey=True)(mixed), Histogram(4, grey=True)(grey))
+    assert Histogram(4, grey=True)(mixed).tolist() == [[0, 0, 1, 0]]
 
 
 def test_pixels() -> None:

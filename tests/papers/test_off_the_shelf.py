@@ -4,50 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import timm
 import torch
-import torchvision
 from torch import Tensor, nn
 
-from datamodules.collection import ArrayCollection
-from datamodules.torchvision_sets import FashionMNIST
 from experiments.plan import Plan
+from modules.common.frozen_features import Features, unit
 from modules.common.handmade import Pixels
+from modules.common.linear_svm import Machines
 from modules.common.overfeat import OverFeat, load_released
-from modules.common.pretrained import efficientnet_lite
-from modules.off_the_shelf import (
-    Backbone,
-    Features,
-    Jitter,
-    LinearSVM,
-    Patches,
-    Retrieval,
-    patch_boxes,
-    search_distance,
-    signed_power,
-    unit,
-)
+from modules.common.views import Jitter, Patches
+from modules.off_the_shelf import Curve, LinearSVM, Retrieval, search_distance, signed_power
 
 
 def images(count: int = 4, channels: int = 3, side: int = 32, seed: int = 0) -> Tensor:
     return torch.rand(count, channels, side, side, generator=torch.Generator().manual_seed(seed))
-
-
-def small(**options: Any) -> Backbone:
-    """A network with batch statistics that are not their initial values."""
-
-    def network() -> nn.Module:
-        made = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        nn.init.uniform_(made[1].running_mean)  # type: ignore[arg-type]
-        nn.init.uniform_(made[1].running_var, 0.5, 2)  # type: ignore[arg-type]
-        return made
-
-    return Backbone(network, 32, **options)
 
 
 def exported(f: Tensor) -> Features:
@@ -120,123 +94,6 @@ def test_released_weights_are_read_layer_by_layer(tmp_path: Path) -> None:
         OverFeat(pretrained=str(path), width=0.02)
 
 
-def test_features_have_unit_length_and_the_backbone_stays_as_it_is() -> None:
-    backbone = small()
-    features = Features(backbone=backbone, views=Jitter())
-    network = backbone.built()
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    features.train()
-    backbone.train()
-    x = images(3)
-    f = features(x)
-    assert f.shape == (3, 16, 8)
-    assert torch.allclose(f.norm(dim=2), torch.ones(3, 16), atol=1e-6)
-    features.training_step((x, torch.arange(3)), 0)  # type: ignore[arg-type]
-    assert not any(part.training for part in network.modules())
-    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
-    assert "1.running_mean" in before
-    assert not any(p.requires_grad for p in network.parameters())
-    assert torch.equal(features(x), f)
-    assert not list(features.parameters())
-
-
-def test_layers_are_taken_before_the_next_one_rectifies_in_place() -> None:
-    """FC6 of torchvision's AlexNet, which is followed by an in-place ReLU."""
-    torch.manual_seed(0)
-    alexnet = torchvision.models.alexnet().eval()
-    x = images(2, 3, 224)
-    with torch.no_grad():
-        expected = alexnet.classifier[1](alexnet.avgpool(alexnet.features(x)).flatten(1))
-    assert torch.allclose(Backbone(lambda: alexnet, 224, layer="classifier.1")(x), expected, atol=1e-4)
-    assert float(expected.min()) < 0
-    again = Backbone(lambda: alexnet, 224, layer="classifier.1", relu=True)(x)
-    assert torch.allclose(again, expected.relu(), atol=1e-4)
-    with pytest.raises(ValueError, match=r"layer='fc9': the network has features, features\.0"):
-        Backbone(lambda: alexnet, 224, layer="fc9")(x)
-
-
-def test_lite_features_are_timms_pooled_features() -> None:
-    x = images(2, 3, 64)
-    backbone = Backbone(
-        partial(efficientnet_lite, 0), 64, layer="global_pool", mean=[0.5, 0.5, 0.5], std=[0.5, 0.5, 0.5]
-    )
-    theirs = timm.create_model("tf_efficientnet_lite0.in1k", pretrained=False, num_classes=0).eval()
-    theirs.load_state_dict(efficientnet_lite(0).state_dict(), strict=False)
-    with torch.no_grad():
-        expected = theirs((x - 0.5) / 0.5)
-    assert expected.shape == (2, 1280)
-    assert torch.allclose(backbone(x), expected, atol=1e-4)
-
-
-def test_grey_images_are_shown_in_all_channels() -> None:
-    x = images(2, 1)
-    assert torch.equal(small()(x), small()(x.expand(-1, 3, -1, -1)))
-
-
-def test_random_backbones_are_the_same_in_every_stage() -> None:
-    x = images(1)
-    torch.manual_seed(1)
-    first = small()(x)
-    torch.manual_seed(2)
-    assert torch.equal(small()(x), first)
-    assert not torch.equal(small(weight_seed=1)(x), first)
-
-
-def test_sixteen_views() -> None:
-    x = images(2, 3, 221)
-    views = Jitter()(x, 221)
-    assert len(views) == 16
-    assert all(view.shape == x.shape for view in views)
-    assert torch.equal(views[0], x)
-    assert torch.equal(views[8].flip(-1), x)  # the mirror of a mirror
-    corner = nn.functional.interpolate(x[..., :147, :147], (221, 221), mode="bicubic", antialias=True).clamp(0, 1)
-    centre = nn.functional.interpolate(x[..., 37:184, 37:184], (221, 221), mode="bicubic", antialias=True).clamp(0, 1)
-    assert torch.allclose(views[1], corner)
-    assert torch.allclose(views[5], centre)
-    assert pytest.approx(4 / 9, abs=0.005) == (147 / 221) ** 2
-    assert len(Jitter(mirror=False)(x, 221)) == 8
-
-
-def test_views_of_a_symmetric_image_are_equal_in_pairs() -> None:
-    x = images(1, 1, 60)
-    views = Jitter()(x + x.flip(-1), 60)
-    assert all(torch.equal(a, b) for a, b in zip(views[:8], views[8:], strict=True))
-
-
-def test_mirrored_views_are_views_of_the_mirror() -> None:
-    """Corners and rotations change places; as a set nothing is missing."""
-    views = Jitter()(images(1, 1, 60), 60)
-    partners = [8, 10, 9, 12, 11, 13, 15, 14]
-    for view, other in zip(views[:8], partners, strict=True):
-        assert torch.allclose(view.flip(-1), views[other], atol=1e-5)
-
-
-def test_rotations_turn() -> None:
-    x = images(1, 1, 33)
-    quarter = Jitter(angle=90)(x, 33)
-    assert torch.allclose(quarter[6], torch.rot90(x, 1, (2, 3)), atol=1e-4) or torch.allclose(
-        quarter[6], torch.rot90(x, -1, (2, 3)), atol=1e-4
-    )
-    assert torch.allclose(quarter[6].flip(-1, -2), quarter[7], atol=1e-4)
-    assert torch.allclose(Jitter(angle=0)(x, 33)[6], x, atol=1e-5)
-
-
-@pytest.mark.parametrize(("levels", "patches"), [(1, 1), (2, 5), (3, 14), (4, 30)])
-def test_patches_cover_the_image(levels: int, patches: int) -> None:
-    for height, width in ((221, 221), (97, 150), (56, 56)):
-        boxes = patch_boxes(height, width, levels)
-        assert len(boxes) == patches
-        seen = torch.zeros(height, width)
-        for top, left, h, w in boxes[-(levels**2) :]:
-            assert 0 <= top <= height - h
-            assert 0 <= left <= width - w
-            seen[top : top + h, left : left + w] += 1
-        assert float(seen.min()) >= 1
-    x = images(1, 1, 60)
-    few, many = Patches(2)(x, 40), Patches(4)(x, 40)
-    assert all(torch.equal(a, b) for a, b in zip(few, many, strict=False))  # fewer levels come first
-
-
 def test_sizes_of_the_tables() -> None:
     """32-120k without and 4-15k numbers with PCA: 8 views and 30 patches of 4096 or 500."""
     assert [n * d for n in (8, 30) for d in (4096, 500)] == [32_768, 4_000, 122_880, 15_000]
@@ -276,16 +133,23 @@ def test_rankings_by_distance_and_by_cosine_are_equal() -> None:
 
 
 def test_whitened_references_have_unit_covariance() -> None:
-    module = Retrieval(random_features(300, 3), reference_views=None, dimensions=10, whiten=True)
-    module.solve(torch.arange(200), torch.zeros(200))
-    f = module.projected(module.stored(torch.arange(200), None)).flatten(0, 1)
-    assert f.shape == (600, 10)
-    assert torch.allclose(torch.cov(f.T.double()), torch.eye(10).double(), atol=1e-4)
-    assert torch.allclose(f.mean(0), torch.zeros(10), atol=1e-4)
+    """At the 500 dimensions of the paper."""
+    module = Retrieval(random_features(400, 3, 520), reference_views=None, dimensions=500, whiten=True)
+    module.solve(torch.arange(300), torch.zeros(300))
+    f = module.projected(module.stored(torch.arange(300), None)).flatten(0, 1)
+    assert f.shape == (900, 500)
+    assert torch.allclose(torch.cov(f.T.double()), torch.eye(500).double(), atol=1e-3)
+    assert torch.allclose(f.mean(0), torch.zeros(500), atol=1e-4)
     mapped = module.mapped(module.stored(torch.arange(5), 1))
     assert torch.allclose(mapped.norm(dim=-1), torch.ones(5, 1), atol=1e-5)
     with pytest.raises(ValueError, match="whiten=true needs dimensions"):
         Retrieval(random_features(3), whiten=True)
+
+
+def test_pca_of_more_dimensions_than_there_are_is_refused() -> None:
+    module = Retrieval(random_features(9, 2), reference_views=None, dimensions=20)
+    with pytest.raises(ValueError, match="dimensions=20: 18 views of length 24 have only 17"):
+        module.solve(torch.arange(9), torch.zeros(9))
 
 
 def test_pca_never_sees_a_query() -> None:
@@ -338,6 +202,23 @@ def test_the_sum_over_identical_views_is_one_view() -> None:
     assert "test/top1_max" not in a
 
 
+def test_the_maximum_of_a_pair_is_its_decision_of_largest_magnitude() -> None:
+    """Two views of one image. For pairs -3 outweighs 2 (the higher class wins), for one machine per class 2 does."""
+    decisions = torch.tensor([[[2.0, -1.0, 0.5], [-3.0, -2.0, 1.0]]])  # (image, views, machines)
+    module = LinearSVM(random_features(1), 3, 1.0)
+    pairs = torch.tensor([[0, 1], [0, 2], [1, 2]])
+    module.weight, module.bias, module.pairs = torch.zeros(3, 24), torch.zeros(3), pairs
+    found = module.pooled(decisions)
+    votes = Machines(module.weight, module.bias, pairs).scores(torch.tensor([[-3.0, -2.0, 1.0]]), 3)  # 1, 2 and 1 win
+    assert torch.equal(found["_max"], votes)
+    assert int(found["_max"].argmax()) == 1
+    mirrored = module.pooled(-decisions)["_max"]  # 0, 0 and 2 win: no class is favoured
+    assert int(mirrored.argmax()) == 0
+    module.pairs = pairs[:0]
+    assert module.pooled(decisions)["_max"].tolist() == [[2.0, -1.0, 1.0]]
+    assert module.pooled(decisions)[""].tolist() == [[-1.0, -3.0, 1.5]]
+
+
 def test_power_is_applied_to_unit_features_of_each_view() -> None:
     f = torch.tensor([[[3.0, -4.0], [8.0, 6.0]]])
     module = LinearSVM(exported(f), 2, 1.0, train_views=None, exponent=2.0)
@@ -368,6 +249,44 @@ def test_cost_is_chosen_on_training_rows_with_all_views_of_an_image_on_one_side(
     assert float(module.chosen) == float(other.chosen)
 
 
+def test_cost_is_judged_by_the_views_of_the_test() -> None:
+    """Second views point the wrong way: judged by the first alone, held-out images are right; by the sum, by chance."""
+    features, rows, y = task(2)
+    features.stored[:, 1] = -3 * features.stored[:, 0]
+    judged = {}
+    for views in (1, None):
+        module = LinearSVM(features, 3, [1.0, 2.0], scheme="one_vs_all", test_views=views)
+        seen: list[float] = []
+        measured = module.measured
+
+        def noted(scores: Tensor, y: Tensor, measured: Any = measured, seen: list[float] = seen) -> dict[str, float]:
+            seen.append(measured(scores, y)["top1"])
+            return {"top1": seen[-1]}
+
+        module.measured = noted  # type: ignore[method-assign]
+        module.solve(rows[:60], y[:60])
+        judged[views] = min(seen) if views == 1 else max(seen)
+    assert judged[1] > 60 > judged[None]
+
+
+def test_curve_counts_what_its_stages_say() -> None:
+    features, rows, y = task()
+    machines = [LinearSVM(features, 3, 1.0) for _ in range(4)]
+    for svm, n in zip(machines, (6, 60, 6, 60), strict=True):
+        svm.solve(rows[:n], y[:n])
+    curve = Curve(machines, ["a", "b"], [6, 60])
+    for part in (rows[60:80], rows[80:]):
+        curve.test_step((part, y[part]), 0)
+    assert logged(curve)["test/n"] == 30
+    for number, svm in enumerate(machines):
+        svm.test_step((rows[60:], y[60:]), 0)
+        assert float(curve.accuracy.flatten()[number]) == pytest.approx(logged(svm)["test/top1"])
+    assert curve.per_class.shape == (2, 3)
+    assert torch.allclose(curve.per_class.mean(1), curve.accuracy[:, -1], atol=1e-3)  # classes are equally frequent
+    with pytest.raises(ValueError, match="4 machines: expected 2 features x 3 sizes"):
+        Curve(machines, ["a", "b"], [1, 2, 3])
+
+
 def test_accuracy_is_the_mean_of_classes_where_they_are_uneven() -> None:
     features, _, _ = task()
     module = LinearSVM(features, 2, 1.0)
@@ -385,25 +304,9 @@ def test_attributes_of_which_nothing_is_known_are_left_out() -> None:
     assert found["mauc"] == pytest.approx(100 * (0.5 + 0.25) / 2)
 
 
-def test_export_follows_row_numbers_and_refuses_gaps() -> None:
-    data = ArrayCollection(FashionMNIST(8, train_size=20, val_size=0, test_size=10), 8, exports=True)
-    data.setup()
-    features = Features(Pixels())
-    for number, batch in enumerate(data.train_dataloader()):
-        features._seen.append((features.gathered(batch[0]), batch[1]))
-        assert number < 4
-    x, rows = (torch.cat(parts) for parts in zip(*features._seen, strict=True))
-    features.solve(x, rows)
-    assert torch.allclose(features.stored[:, 0], unit(data.images(torch.arange(30)).flatten(1)), atol=1e-6)
-    with pytest.raises(ValueError, match="exactly once"):
-        features.solve(x[1:], rows[1:])
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Features(), "either extractor, or backbone"),
-        (lambda: Features(Pixels(), small()), "either extractor, or backbone"),
         (lambda: LinearSVM(random_features(2), 2, 1.0, loss="log"), "loss='log'"),
         (lambda: LinearSVM(random_features(2), 2, 1.0, rule="ten"), "rule='ten'"),
         (lambda: Retrieval(random_features(2), rule="ten"), "rule='ten'"),
@@ -446,7 +349,16 @@ def test_full_recipe_is_the_papers(make_plan: Callable[..., Plan]) -> None:
         multilabel = name in ("svm", "uiuc_svm", "h3d_svm")
         assert one["scheme"] == many["scheme"] == ("multilabel" if multilabel else "one_vs_one")
     assert stages["birds_views"].data["context"] == stages["h3d_views"].data["context"] == 1.5
+    assert not any(stage.module.get("renormalise") for stage in stages.values())
+    jittered = [
+        stage for stage in stages.values() if stage.module.get("views", {}).get("_target_", "").endswith("Jitter")
+    ]
+    assert len(jittered) == 8
+    for stage in jittered:
+        assert round(2 * stage.data["side"] / 3) == network["side"]  # crops are not enlarged
     for prefix in ("", "paris_", "sculptures_"):
+        rule = "steps" if prefix == "sculptures_" else "trapezoid"
+        assert {stages[prefix + n].module.get("rule", "steps") for n in ("global", "search", "whitened")} == {rule}
         assert stages[f"{prefix}patches"].module["views"]["levels"] == 4
         search, whitened = (stages[f"{prefix}{name}"].module for name in ("search", "whitened"))
         assert search["query_views"] == whitened["query_views"] == 14
@@ -472,3 +384,13 @@ def test_arms_of_a_comparison_differ_where_they_should(make_plan: Callable[..., 
     retrieval = [stages[name].data for name in ("global", "search", "whitened", "histogram")]
     assert all(data == retrieval[0] for data in retrieval)
     assert math.isclose(sum(i * i for i in range(1, 3)), stages["search"].module["query_views"])
+
+
+def test_classification_of_the_cifar10_variant_is_on_cifar10(make_plan: Callable[..., Plan]) -> None:
+    this = make_plan("paper=off_the_shelf", "scale=mini", "variant=cifar10")
+    sources = {name: stage.data["source"]["_target_"].rsplit(".")[-1] for name, stage in this.stages.items()}
+    collections = {n for n, stage in this.stages.items() if stage.data["_target_"].endswith(".ArrayCollection")}
+    assert {sources[name] for name in collections} == {"CIFAR10"}
+    judged = {part.split("/")[0] for claim in this.config["claims"] for part in (claim["better"], claim["than"])}
+    assert judged <= collections
+    assert {"svm", "aug", "single", "summed", "unsummed", "rooted"} <= judged
