@@ -862,7 +862,7 @@ def test_arms_of_the_mini_differ_in_their_mixers_alone(lines: list[str], make_pl
     assert shares["reversed"] == sorted(shares["reversed"], reverse=True)
     assert set(shares["constant"]) == {0.5}
     assert set(shares["attention"]) == {1.0}
-    assert all(m.keys() == {"conv", "pool", "attention"} for _, _, i in networks["ramp"].mixers() for m in [i.branches])
+    assert all(len(mixer.branches) == 3 for _, _, mixer in networks["ramp"].mixers())
     tuned = stages["finetuned"]
     assert tuned.data == stages["untuned"].data
     assert tuned.module["network"] == stages["untuned"].module["network"]
