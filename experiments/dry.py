@@ -17,7 +17,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 from rich.table import Table
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_flop_formula, sdpa_flop_count
 
 from datamodules.base import DataModule
 from experiments import console, training
@@ -26,6 +26,13 @@ from experiments.errors import RunError
 from experiments.instantiate import build
 from experiments.plan import Stage, plan, typed
 from modules.common.module import StageModule
+
+_cpu_attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+if _cpu_attention not in flop_registry:  # torch counts the operations of attention on GPUs alone
+
+    @register_flop_formula(_cpu_attention)
+    def _attention_flops(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
+        return sdpa_flop_count(q, k, v)
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,25 @@ attention with a heads of size d, and the share C_l / C grows with depth (the fr
 
 Where paper and released code differ, the code is followed, since the published weights were trained with it: GELUs in
 the high mixer, the convolution takes the first half of C_h, LayerScale in stages 3 and 4 alone, the final norm before
-the mean over tokens, decayed position embeddings. Maps of odd side are pooled with smaller windows at the far edge
-(the code's 2x2 pooling needs even sides). timm's `iformer_*` are another paper's networks (arXiv 2501.15369).
+the mean over tokens, decayed position embeddings. timm's `iformer_*` are another paper's networks (arXiv 2501.15369).
+
+What deviates from the code:
+- Maps of odd side are pooled with smaller windows at the far edge; the code's 2x2 pooling needs even sides.
+- 1 is added to the middle of dw in full precision, LayerScale goes into the weights: the same sums in fewer passes.
+- MixUp and CutMix are torchvision's on a shuffled batch, drawn from torch's random state, so that a resumed run
+  repeats its draws; timm mixes with the reversed batch.
+- The last, smaller batch of an epoch is trained on; timm drops it.
+- `initial_std=None` starts small networks at 1 / sqrt(fan-in): with the code's 0.02, made for widths of hundreds, the
+  mixers of a narrow network give next to nothing.
 """
 
 from __future__ import annotations
 
-import math
+import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -27,24 +36,17 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import flop_registry, register_flop_formula, sdpa_flop_count
-from torchmetrics import SumMetric
-from torchvision.transforms import v2
+from torchmetrics import MeanMetric
 
-from modules.common.classifier import Classifier
-from modules.common.module import OptimizerFactory
-from modules.common.schedules import Position, Schedule
-from modules.common.spectra import FLOOR, high_frequency, radial, spectrum
+from modules.common.mixing import MixedClassifier
+from modules.common.module import Frozen, OptimizerFactory
+from modules.common.schedules import Schedule
+from modules.common.spectra import Maps, averaged, deviation_figure, high_frequency, outputs_of, radial, spectra_figure
 
 HIGH = ("conv", "pool")  # the high mixers, in the order of their channels
 Heads = Sequence[int | Sequence[int]]  # for each stage: of all its blocks, or of each
-
-_cpu_attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-if _cpu_attention not in flop_registry:  # torch counts the operations of attention on GPUs alone
-
-    @register_flop_formula(_cpu_attention)
-    def _attention_flops(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
-        return sdpa_flop_count(q, k, v)
+SMALLEST = 7  # side of the smallest map whose spectrum is measured: below it, the last radii are a few frequencies
+BASES = {"": 0, "_from_1": 1}  # suffix of a metric's name -> radius that the highest is compared with
 
 
 def channels_first(x: Tensor) -> Tensor:
@@ -57,10 +59,19 @@ def channels_last(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1)
 
 
+def working_dtype(x: Tensor) -> torch.dtype:
+    """What convolutions and matrix products of x compute in, autocast included."""
+    kind = x.device.type
+    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if autocast else x.dtype
+
+
 def scaled_linear(x: Tensor, linear: nn.Linear, scale: Tensor | None) -> Tensor:
     """LayerScale after a linear layer: scale * (W x + b). Scaling W and b instead spares two passes over the map."""
     if scale is None:
         return linear(x)
+    if working_dtype(x) == torch.float16:  # W times 1e-6 is 0 there
+        return linear(x) * scale
     return F.linear(x, linear.weight * scale[:, None], linear.bias * scale)
 
 
@@ -156,8 +167,10 @@ class InceptionMixer(nn.Module):
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
         parts = zip(self.branches.values(), x.split(self.widths, -1), strict=True)
         y = channels_first(torch.cat([branch(part) for branch, part in parts], -1))  # (B, C_l + 2 C_h, H, W)
-        # Y_c + dw(Y_c) is one convolution with 1 added in the middle: a pass over the map less
-        y = F.conv2d(y, self.depthwise.weight + self.identity, padding=1, groups=y.shape[1])
+        if working_dtype(y).itemsize >= 4:  # Y_c + dw(Y_c) is one convolution with 1 added in the middle: a pass less
+            y = F.conv2d(y, self.depthwise.weight + self.identity, padding=1, groups=y.shape[1])
+        else:  # a weight of 0.02 would lose most of its digits beside the 1
+            y = y + self.depthwise(y)
         return scaled_linear(channels_last(y), self.project, scale)
 
 
@@ -251,6 +264,7 @@ class IFormer(nn.Module):
         patch: stride of the first embedding, 2 or 4: a convolution of stride 2 for every factor of 2.
         head_dim, mlp_ratio, high: see InceptionMixer and Block.
         drop_path: of the last block; grows linearly from 0 over all blocks.
+        initial_std: of the truncated normal that matrices and filters start from; None is 1 / sqrt(fan-in) of each.
     Raises:
         ValueError: a list has not one entry for each stage (heads: each block), patch is no power of 2, or see
             InceptionMixer.
@@ -271,6 +285,7 @@ class IFormer(nn.Module):
         mlp_ratio: float = 4.0,
         high: Sequence[str] = HIGH,
         drop_path: float = 0.0,
+        initial_std: float | None = 0.02,
     ) -> None:
         super().__init__()
         per_stage = {"dims": dims, "heads": heads, "pools": pools, "layer_scale": layer_scale}
@@ -297,7 +312,7 @@ class IFormer(nn.Module):
         self.stages = nn.Sequential(*stages)
         self.norm = nn.LayerNorm(before, eps=1e-6)
         self.head = nn.Linear(before, classes)
-        self.apply(_initialise)
+        self.apply(partial(_initialise, std=initial_std))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stages(x.contiguous(memory_format=torch.channels_last))  # (B, C, H / 32, W / 32)
@@ -319,9 +334,9 @@ class IFormer(nn.Module):
                 yield s, b, block.mixer
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialise(module: nn.Module, std: float | None) -> None:
     if isinstance(module, nn.Linear | nn.Conv2d):
-        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.trunc_normal_(module.weight, std=module.weight[0].numel() ** -0.5 if std is None else std)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, Stage):
@@ -386,50 +401,27 @@ def from_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def warmup_cosine(position: Position, epochs: int, warmup_epochs: int, first: float, final: float) -> float:
-    """timm's cosine as the code runs it: constant within an epoch, warm-up inside the cosine, then `final`.
-
-    Args:
-        position: where training stands.
-        epochs: length of the cosine; later epochs are the cool-down.
-        warmup_epochs: linear from `first`; the cosine goes on from there as if it had begun at epoch 0.
-        first, final: factors on the rate.
-    """
-    t = position.epoch
-    if t < warmup_epochs:
-        return first + (1 - first) * t / warmup_epochs
-    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * t / epochs)) if t < epochs else final
-
-
-@contextmanager
-def branch_outputs(network: IFormer) -> Iterator[dict[tuple[int, int, str], Tensor]]:
+def branch_outputs(network: IFormer) -> AbstractContextManager[dict[tuple[int, int, str], Tensor]]:
     """Collects what every branch of every mixer gives, by (stage, block, branch), in forward passes inside."""
-    found: dict[tuple[int, int, str], Tensor] = {}
-    handles = []
-    for stage, block, mixer in network.mixers():
-        for name, branch in mixer.branches.items():
-
-            def keep(_: nn.Module, __: Any, y: Tensor, key: tuple[int, int, str] = (stage, block, name)) -> None:
-                found[key] = y
-
-            handles.append(branch.register_forward_hook(keep))
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
+    return outputs_of({(s, b, name): branch for s, b, m in network.mixers() for name, branch in m.branches.items()})
 
 
-class IFormerClassifier(Classifier):
+class IFormerClassifier(MixedClassifier):
     """iFormer on hard labels with MixUp and CutMix; all arms of the comparison are this module with other networks.
 
-    The test also reports `<branch>_high`: high_frequency of each branch's output, mean over test images and over the
-    blocks without pooling. (Pooled attention is constant on its cells, so that nothing is left at the highest radius.)
+    The test also reports for each branch, as means over test images and blocks:
+
+    - `<branch>_high`: log-amplitude of its output at the highest radius of the spectrum minus that at radius 0;
+    - `<branch>_high_from_1`: the same minus that at radius 1, for the mean of a map (radius 0) follows its bias too;
+    - `..._initial`: both of the same network before training, where no `start` is given. Its batch norms use the
+      statistics of the batch, as in the first step.
+
+    Where attention is pooled it is constant on its cells; all branches of the block are then averaged over the same
+    cells. Maps under 7x7 are left out.
 
     Args:
         network: the backbone.
-        classes, label_smoothing: see Classifier.
-        mixup, cutmix: Beta parameters; each batch gets one of those above 0, drawn evenly.
+        classes, label_smoothing, mixup, cutmix: see MixedClassifier; each batch gets one of the two, drawn evenly.
         start: a trained classifier to fine-tune, maybe at another input size; `network` gets its weights.
         optimizer, schedule: see StageModule.
     """
@@ -445,51 +437,60 @@ class IFormerClassifier(Classifier):
         optimizer: OptimizerFactory | None = None,
         schedule: Schedule | None = None,
     ) -> None:
-        super().__init__(network, classes, label_smoothing, optimizer, schedule)
+        super().__init__(network, classes, label_smoothing, mixup, cutmix, optimizer=optimizer, schedule=schedule)
+        self.initial = Frozen([copy.deepcopy(network)] if start is None else [])
+        for each in self.initial.networks:
+            for module in each.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.train()
         if start is not None:
             network.load_resized(start.network.state_dict())
-        makers = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
-        mixes = [make(alpha=alpha, num_classes=classes) for make, alpha in makers if alpha > 0]
-        self.mix = v2.RandomChoice(mixes) if mixes else None
-        unpooled = [m for _, _, m in network.mixers() if _cell(m) == 1]
-        self.spectra: dict[str, SumMetric] = {}
-        for name in sorted({name for mixer in unpooled for name in mixer.branches}):
-            self.spectra[name] = SumMetric(nan_strategy="disable")
-            self.add_module(f"{name}_high", self.spectra[name])
-        self.maps = {name: sum(name in m.branches for m in unpooled) for name in self.spectra}
+        names = sorted({name for _, _, mixer in network.mixers() for name in mixer.branches})
+        whens = ("", "_initial") if len(self.initial) else ("",)
+        keys = [f"{name}_high{base}{when}" for name in names for base in BASES for when in whens]
+        self.spectra = nn.ModuleDict({key: MeanMetric(nan_strategy="disable") for key in keys})
 
     @property
     def iformer(self) -> IFormer:
         assert isinstance(self.network, IFormer)
         return self.network
 
-    def trained(self) -> list[dict[str, Any]]:
-        """Weight decay for matrices, filters and (as in the code) position embeddings, not for vectors."""
-        parameters = list(self.network.parameters())
-        plain = {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}
-        return [{"params": [p for p in parameters if p.ndim > 1]}, plain]
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        if self.mix is None:
-            return super().training_step(batch, batch_idx)
-        x, target = self.mix(*batch)  # target (B, classes)
-        loss = F.cross_entropy(self(x), target, label_smoothing=self.label_smoothing)
-        self.track(len(x), loss=loss)
-        return loss
-
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         with branch_outputs(self.iformer) as outputs:
             super().test_step(batch, batch_idx)
+        self._measure(self._comparable(outputs), "")
+        self._measure(self._initial_outputs(batch[0]), "_initial")
+
+    def _initial_outputs(self, x: Tensor) -> Maps:
+        """Of the network before training; nothing where it is not kept."""
+        if not len(self.initial):
+            return {}
+        network = self.initial.networks[0]
+        assert isinstance(network, IFormer)
+        with branch_outputs(network) as outputs:
+            self.initial.logits(x)
+        return self._comparable(outputs)
+
+    def _comparable(self, outputs: Maps) -> Maps:
+        """The branches' maps on the cells of attention in their block, without those under 7x7."""
         cells = {(s, b): _cell(mixer) for s, b, mixer in self.iformer.mixers()}
-        for (s, b, name), y in outputs.items():
-            if cells[s, b] == 1:
-                self.spectra[name].update(high_frequency(y).sum() / self.maps[name])
+        maps = {key: averaged(y.detach().float(), cells[key[:2]]) for key, y in outputs.items()}
+        return {key: y for key, y in maps.items() if min(y.shape[1:3]) >= SMALLEST}
+
+    def _measure(self, maps: Maps, when: str) -> None:
+        for (_, _, name), y in maps.items():
+            rings = radial(y)
+            for suffix, base in BASES.items():
+                metric = self.spectra[f"{name}_high{suffix}{when}"]
+                assert isinstance(metric, MeanMetric)
+                metric.update(high_frequency(rings, base))
 
     def on_test_epoch_end(self) -> None:
-        images = self.test_metrics.parts["n"].compute()
-        self.log_dict({f"test/{name}_high": metric.compute() / images for name, metric in self.spectra.items()})
-        for metric in self.spectra.values():
-            metric.reset()
+        for key, metric in self.spectra.items():
+            assert isinstance(metric, MeanMetric)
+            if metric.update_called:  # a branch whose maps are all under 7x7 has nothing to report
+                self.log(f"test/{key}", metric.compute())
+                metric.reset()
         super().on_test_epoch_end()
 
     def pictures(self, data: Any) -> dict[str, Figure]:
@@ -498,60 +499,19 @@ class IFormerClassifier(Classifier):
         with branch_outputs(self.iformer) as outputs:
             self(x)
         last = {s: b for s, b, _ in self.iformer.mixers()}
-        shown = {key: y.float().cpu() for key, y in outputs.items() if last[key[0]] == key[1]}
-        names = [name for name in (*HIGH, "attention") if any(key[2] == name for key in shown)]
+        trained, before = (
+            {(s, name): y.cpu() for (s, b, name), y in maps.items() if last[s] == b}
+            for maps in (self._comparable(outputs), self._initial_outputs(x))
+        )
+        names = [name for name in (*HIGH, "attention") if any(key[1] == name for key in trained)]
         mean, std = (torch.tensor(value).view(-1, 1, 1) for value in (data.spec.mean, data.spec.std))
         image = (x[0].cpu() * std + mean).clamp(0, 1).permute(1, 2, 0)
         return {
-            "feature spectra": _spectra(shown, last, names, len(x)),
-            "branch outputs": _maps(shown, last, names, image),
+            "feature spectra": spectra_figure(trained, before, names),
+            "branch outputs": deviation_figure({key: y[0] for key, y in trained.items()}, names, image),
         }
 
 
 def _cell(mixer: InceptionMixer) -> int:
     """Side of the cells on which the mixer's attention is constant."""
     return int(getattr(mixer.branches["attention"], "pool", 1)) if "attention" in mixer.branches else 1
-
-
-Maps = Mapping[tuple[int, int, str], Tensor]
-
-
-def _spectra(shown: Maps, last: Mapping[int, int], names: Sequence[str], images: int) -> Figure:
-    figure = Figure(figsize=(2.6 * (len(names) + 1), 2.4 * len(last)), layout="constrained")
-    axes = figure.subplots(len(last), len(names) + 1, squeeze=False)
-    for row, (s, b) in enumerate(last.items()):
-        curves = axes[row, -1]
-        for column, name in enumerate(names):
-            ax = axes[row, column]
-            ax.set(xticks=[], yticks=[])
-            ax.set_title(f"{name}, stage {s} block {b}", fontsize=8)
-            if (s, b, name) not in shown:
-                ax.text(0.5, 0.5, "none", ha="center", va="center")
-                continue
-            y = shown[s, b, name]
-            log = spectrum(y).clamp_min(FLOOR).log().mean((0, 3))  # (H, W)
-            ax.imshow(torch.fft.fftshift(log - log[0, 0]), cmap="viridis", vmin=-8, vmax=0)
-            rings = radial(y).mean(0)
-            curves.plot(rings - rings[0], marker=".", label=name)
-        curves.set(ylabel="log-amplitude minus that at 0")
-        curves.set_title("by radius, cycles per side", fontsize=8)
-    axes[0, -1].legend(fontsize=7)
-    figure.suptitle(f"spectra of the branches, {images} test images, 0 in the middle, from -8 (dark) to 0", fontsize=9)
-    return figure
-
-
-def _maps(shown: Maps, last: Mapping[int, int], names: Sequence[str], image: Tensor) -> Figure:
-    figure = Figure(figsize=(1.9 * (len(names) + 1), 1.9 * len(last)), layout="constrained")
-    axes = figure.subplots(len(last), len(names) + 1, squeeze=False)
-    for row, (s, b) in enumerate(last.items()):
-        axes[row, 0].imshow(image, cmap="gray")
-        for column, name in enumerate(names, 1):
-            if (s, b, name) in shown:
-                axes[row, column].imshow(shown[s, b, name][0].square().mean(-1).sqrt(), cmap="magma")
-            axes[row, column].set_title(f"{name}, stage {s}", fontsize=8)
-    for ax in axes.flat:
-        ax.axis("off")
-    figure.suptitle(
-        "what the branches of each last block give for one image (root mean square of channels)", fontsize=9
-    )
-    return figure
