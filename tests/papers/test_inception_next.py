@@ -404,12 +404,18 @@ def test_drop_path_rates_grow_linearly_and_drop_whole_branches() -> None:
     assert torch.allclose(b.eval()(x[:1]) - x[:1], b.mlp(b.norm(b.token_mixer(x[:1]))), atol=1e-5)
 
 
-def test_layouts_give_the_same_numbers() -> None:
-    first, last = small(norm="layer", channels_last=False), small(norm="layer", channels_last=True)
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+def test_layouts_give_the_same_numbers_and_gradients(norm: str) -> None:
+    """The MLP is convolutions in one layout and matrix products in the other."""
+    first, last = small(norm=norm, channels_last=False), small(norm=norm, channels_last=True)
     last.load_state_dict(randomised(first).state_dict())
-    x = tensor(2, 1, 16, 16)
+    x, y = tensor(4, 1, 16, 16), torch.arange(4)
     assert torch.allclose(first.eval()(x), last.eval()(x), atol=1e-5)
     assert last.features(x)[0].is_contiguous(memory_format=torch.channels_last)
+    for network in (first, last):
+        F.cross_entropy(network(x), y).backward()
+    pairs = zip(first.named_parameters(), last.parameters(), strict=True)
+    assert all(torch.allclose(p.grad, q.grad, rtol=1e-3, atol=1e-6) for (_, p), q in pairs)
 
 
 def test_bands_see_further_along_the_axes_than_a_3x3() -> None:
