@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -23,7 +22,7 @@ from experiments import training
 from experiments.plan import Plan
 from modules.common.mixing import MixedClassifier, warm_cosine
 from modules.common.schedules import Position
-from modules.common.timing import Throughput, multiply_adds, spread
+from modules.common.timing import Throughput, multiply_adds
 from modules.inception_next import (
     SIZES,
     Attention,
@@ -562,57 +561,6 @@ def test_arms_of_a_comparison_differ_in_the_mixer_alone(make_plan: Callable[...,
 
 
 # --- the clock
-
-
-class Slow(nn.Module):
-    """Counts its calls and does nothing else; the tests give it a time."""
-
-    def __init__(self, seconds: float, weight: bool = True) -> None:
-        super().__init__()
-        self.cost, self.calls = seconds, 0
-        self.scale = nn.Parameter(torch.ones(())) if weight else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        return x if self.scale is None else x * self.scale
-
-
-class Staged(Throughput):
-    """The clock of a known machine: every call of a candidate takes its `cost`, a training step three times that."""
-
-    def clock(self) -> Callable[[], float]:
-        return lambda: sum(float(c.cost) * c.calls for c in self.candidates.values())  # type: ignore[arg-type,operator]
-
-
-def test_ratios_are_those_of_the_clock() -> None:
-    candidates = {"ours": Slow(1.0), "theirs": Slow(4.0), "bare": Slow(0.5, weight=False)}
-    module = Staged(candidates, rounds=3, calls=2)
-    logged: dict[str, float] = {}
-    module.log = lambda name, value, **_: logged.update({name: float(value)})  # type: ignore[method-assign,assignment]
-    module.test_step((tensor(5, 3, 4, 4), torch.zeros(5)), 0)
-    module.on_test_epoch_end()
-    assert logged["test/train_log2_theirs"] == logged["test/infer_log2_theirs"] == 2.0
-    assert logged["test/train_log2_bare"] == -1.0
-    assert logged["test/infer_per_s_theirs"] == pytest.approx(5 / 4)
-    assert logged["test/train_noise_theirs"] == 0.0
-    # warm-up: 2 modes, 2 layouts, 2 timings; then 2 modes in 3 rounds; 2 calls each; one more to count operations
-    assert all(c.calls == (2 * 2 * 2 + 2 * 3) * 2 + 1 for c in candidates.values())
-
-
-def test_timing_leaves_threads_gradients_and_the_batch_alone() -> None:
-    candidates = {"a": InceptionDWConv(8, ratio=0.25), "b": DWConv(8, 3)}
-    module = Throughput(candidates, rounds=1, input_gradient=True, layouts=["channels_last"])
-    x = tensor(2, 8, 6, 6)
-    before, threads = x.clone(), torch.get_num_threads()
-    with torch.inference_mode():  # where a test runs
-        module.test_step((x, torch.zeros(2)), 0)
-    assert torch.equal(x, before)
-    assert not x.requires_grad
-    assert torch.get_num_threads() == threads
-    assert all(s > 0 for found in module.measured.values() for times in found.values() for s in times)
-    assert math.log2(module.madds["b"] / module.madds["a"]) == pytest.approx(math.log2(72 / (2 * 9 + 4 * 11)))
-    assert spread([1.0, 2.0, 3.0, 4.0, 5.0]) == 1.0
-    assert spread([1.0]) == 0.0
 
 
 def test_speed_is_of_the_published_size_and_of_what_the_full_recipe_trains(
