@@ -88,6 +88,7 @@ def main(config: DictConfig) -> int:
             gc.collect()  # trainers and modules refer to each other: without this the last stage stays in memory
     console.out.print(table, "")
     console.out.print(_needed(data), "")
+    console.out.print("Mult-adds are those of convolutions and matrix products; norms and activations are not counted.")
     console.out.print("No result comes of a dry run: weights are random and images are generated.")
     return 1 if failures else 0
 

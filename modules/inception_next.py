@@ -11,20 +11,31 @@ All networks of the paper are one class, MetaNeXt: InceptionNeXt (batch norm, ML
 ConvNeXt (layer norm, linear head, ratio 4) with any kernel on any share of the channels, isotropic ones, and
 self-attention as the mixer.
 
-Where paper and released code differ, and what is not known:
+Where paper, released code and this file differ in the networks, and what is not known:
 - channel order: algorithm 1 splits (hw, w, h, id), the code and its weights (id, hw, w, h). The code's is the default;
   `identity_first=False` gives the other. Weights do not carry over without permuting channels.
 - widths of the atto size: the paper's table prints 90, 180 in the middle, which has 4.55M parameters instead of 4.2M;
   the code's 80, 160 are right.
 - "bands in sequence" (table 8) is taken as 1 x k, then k x 1 on one group of g channels: as many weights.
 - the isotropic networks are not in the released code. Here: linear head, ratio 4, 18 blocks; 12 with attention, which
-  is what fits the published 22M parameters.
+  is what fits the published 22M parameters. No norm after the stem and no gamma, as in ConvNeXt's own isotropic code,
+  for all of them, so that mixers are compared. MetaNeXt-Attn has layer norm, as the transformers whose mixer it takes.
+- MLPs are matrix products where channels lie last in memory: the same numbers, faster, in every network compared.
+- mini: four blocks of other widths, and gamma starts at 0.1, since 1e-6 needs the published number of steps.
+
+And in the recipe (conf/paper/inception_next.yaml lists each with its reason): bf16 on GPUs where the paper has TF32;
+batch statistics and mixing draws over a device's part of the batch, not over the 128 images of an accumulation step;
+images mixed with a random partner, not with the one mirrored in the batch; ConvNeXt of the A size, and of the B size at
+384, trained as InceptionNeXt is; the last epoch is reported, not the best on the validation set; fine-tuning and the
+epochs of the A size as printed, not as in the scripts.
 """
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -32,27 +43,22 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from modules.common.metanext import (
+    Attention,
+    DWConv,
+    LayerFactory,
+    MetaNeXt,
+    depthwise,
+    known,
+    receptive_field,
+)
 from modules.common.mixing import MixedClassifier
 from modules.common.module import OptimizerFactory
 from modules.common.schedules import Schedule
+from modules.common.timing import MODES, Throughput, device_name
 
-Mixer = Callable[[int], nn.Module]  # C -> module, (B, C, H, W) -> (B, C, H, W)
 PICTURED = 16  # images in the picture of the receptive field
-NORMS, HEADS = ("batch", "layer"), ("mlp", "linear")
-
-
-def known(name: str, value: str, valid: Iterable[str]) -> str:
-    """The value, or a ValueError that lists what there is."""
-    if value not in valid:
-        raise ValueError(f"{name}={value!r}: expected one of {', '.join(valid)}")
-    return value
-
-
-def depthwise(channels: int, height: int, width: int) -> nn.Conv2d:
-    """One height x width filter per channel, same size out."""
-    return nn.Conv2d(channels, channels, (height, width), padding=(height // 2, width // 2), groups=channels)
 
 
 def _apply(layer: nn.Module, x: Tensor) -> Tensor:
@@ -106,230 +112,6 @@ class InceptionDWConv(nn.Module):
         return torch.cat([*map(_apply, self.dwconv.values(), parts[:-1]), parts[-1]], 1)
 
 
-class DWConv(nn.Module):
-    """Depthwise k x k on the last floor(ratio C) channels, the others pass; ConvNeXt's mixer at ratio 1.
-
-    Args:
-        channels: C.
-        kernel: k, odd.
-        ratio: share of the channels that is convolved.
-    Raises:
-        ValueError: an even kernel, or no channel left to convolve.
-    """
-
-    def __init__(self, channels: int, kernel: int = 7, ratio: float = 1.0) -> None:
-        super().__init__()
-        convolved = int(channels * ratio)
-        if kernel % 2 == 0 or not 0 < convolved <= channels:
-            raise ValueError(f"kernel={kernel}, ratio={ratio}: expected an odd kernel on 1 to {channels} channels")
-        self.sizes = [channels - convolved, convolved]
-        self.conv = depthwise(convolved, kernel, kernel)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.sizes[0]:
-            return self.conv(x)
-        passed, convolved = x.split(self.sizes, 1)
-        return torch.cat([passed, self.conv(convolved)], 1)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention over all positions, as in DeiT: the mixer of MetaNeXt-Attn.
-
-    Args:
-        channels: C, a multiple of head_width.
-        head_width: channels of a head.
-    """
-
-    def __init__(self, channels: int, head_width: int = 64) -> None:
-        super().__init__()
-        if channels % head_width:
-            raise ValueError(f"head_width={head_width}: expected a divisor of {channels}")
-        self.heads = channels // head_width
-        self.qkv, self.proj = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        b, c, h, w = x.shape
-        tokens = x.flatten(2).transpose(1, 2)  # (B, N, C), N = H W
-        q, k, v = self.qkv(tokens).view(b, h * w, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (B, heads, N, C / heads)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, h * w, c)
-        return self.proj(mixed).transpose(1, 2).reshape(b, c, h, w)
-
-
-class LayerNorm2d(nn.LayerNorm):
-    """Layer norm over the channels of each position of (B, C, H, W); a view, not a copy, where channels lie last."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, eps=1e-6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-class MLP(nn.Module):
-    """1x1 convolution C -> hidden, GELU, 1x1 convolution hidden -> C."""
-
-    def __init__(self, channels: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1, self.fc2 = nn.Conv2d(channels, hidden, 1), nn.Conv2d(hidden, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
-class MetaNeXtBlock(nn.Module):
-    """y = x + gamma * MLP(Norm(TokenMixer(x))), the branch dropped for some images while training.
-
-    Args:
-        channels: C.
-        mixer: makes the token mixer.
-        norm: makes the normalisation.
-        mlp_ratio: hidden channels of the MLP over C.
-        gamma: start of the scale per channel; None leaves it out.
-        drop_path: probability with which an image skips the branch.
-    """
-
-    def __init__(
-        self, channels: int, mixer: Mixer, norm: Mixer, mlp_ratio: float, gamma: float | None, drop_path: float
-    ) -> None:
-        super().__init__()
-        self.token_mixer, self.norm = mixer(channels), norm(channels)
-        self.mlp = MLP(channels, int(mlp_ratio * channels))
-        self.gamma = nn.Parameter(torch.full((channels,), float(gamma))) if gamma is not None else None
-        self.drop_path = nn.Dropout(drop_path)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.mlp(self.norm(self.token_mixer(x)))  # (B, C, H, W)
-        scale = None if self.gamma is None else self.gamma.view(1, -1, 1, 1)
-        if self.training and self.drop_path.p:
-            kept = self.drop_path(x.new_ones(len(x), 1, 1, 1))  # dropout of ones: 0 or 1 / (1 - p) for each image
-            scale = kept if scale is None else scale * kept
-        return x + y if scale is None else torch.addcmul(x, y, scale)  # fp32 under autocast: x keeps small branches
-
-
-class Stage(nn.Module):
-    """A downsampling (empty in the first stage), then blocks."""
-
-    def __init__(self, downsample: nn.Sequential, blocks: nn.Sequential) -> None:
-        super().__init__()
-        self.downsample, self.blocks = downsample, blocks
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.blocks(self.downsample(x))
-
-
-class MLPHead(nn.Module):
-    """Global average pool -> Linear C -> 3C -> GELU -> layer norm -> dropout -> Linear 3C -> classes."""
-
-    def __init__(self, channels: int, classes: int, dropout: float, ratio: int = 3) -> None:
-        super().__init__()
-        self.fc1, self.norm = nn.Linear(channels, ratio * channels), nn.LayerNorm(ratio * channels, eps=1e-6)
-        self.drop, self.fc2 = nn.Dropout(dropout), nn.Linear(ratio * channels, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.drop(self.norm(F.gelu(self.fc1(x.mean((2, 3)))))))
-
-
-class LinearHead(nn.Module):
-    """Global average pool -> layer norm -> dropout -> Linear C -> classes: how ConvNeXt ends."""
-
-    def __init__(self, channels: int, classes: int, dropout: float) -> None:
-        super().__init__()
-        self.norm, self.drop = nn.LayerNorm(channels, eps=1e-6), nn.Dropout(dropout)
-        self.fc = nn.Linear(channels, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.drop(self.norm(x.mean((2, 3)))))
-
-
-class MetaNeXt(nn.Module):
-    """Stem, stages of blocks with half the side and new width after each, head. (B, in_channels, S, S) -> (B, classes).
-
-    Args:
-        depths: blocks of each stage.
-        dims: C of each stage.
-        mixer: makes the token mixer of a block.
-        mlp_ratios: of each stage; one number for all.
-        norm: "batch" (InceptionNeXt) or "layer" (ConvNeXt).
-        head: "mlp" (InceptionNeXt) or "linear" (ConvNeXt).
-        patch: side and stride of the stem's convolution.
-        stem_norm: normalise after the stem; isotropic networks do not.
-        gamma: start of every block's scale; 1e-6 needs the published number of steps, None leaves the scales out.
-        drop_path: of the last block; the rates grow linearly over all blocks.
-        head_dropout: before the last linear layer.
-        in_channels, classes: of the input and the output.
-        channels_last: keep weights and activations in this memory layout; false takes them as they come.
-    Raises:
-        ValueError: lists of different lengths, or an unknown norm or head.
-    """
-
-    def __init__(
-        self,
-        depths: Sequence[int],
-        dims: Sequence[int],
-        mixer: Mixer,
-        mlp_ratios: float | Sequence[float] = (4, 4, 4, 3),
-        norm: str = "batch",
-        head: str = "mlp",
-        patch: int = 4,
-        stem_norm: bool = True,
-        gamma: float | None = 1e-6,
-        drop_path: float = 0.0,
-        head_dropout: float = 0.0,
-        in_channels: int = 3,
-        classes: int = 1000,
-        channels_last: bool = True,
-    ) -> None:
-        super().__init__()
-        ratios = list(mlp_ratios) if isinstance(mlp_ratios, Sequence) else [mlp_ratios] * len(depths)
-        if not len(depths) == len(dims) == len(ratios):
-            raise ValueError(
-                f"depths has {len(depths)} entries, dims {len(dims)}, mlp_ratios {len(ratios)}; expected as many"
-            )
-        make_norm: Mixer = nn.BatchNorm2d if known("norm", norm, NORMS) == "batch" else LayerNorm2d
-        make_head = MLPHead if known("head", head, HEADS) == "mlp" else LinearHead
-        stem: list[nn.Module] = [nn.Conv2d(in_channels, dims[0], patch, patch)]
-        self.stem = nn.Sequential(*stem, *([make_norm(dims[0])] if stem_norm else []))
-        self.stages = nn.Sequential()
-        for depth, c, before, ratio in zip(depths, dims, [dims[0], *dims[:-1]], ratios, strict=True):
-            down = [make_norm(before), nn.Conv2d(before, c, 2, 2)] if len(self.stages) else []
-            blocks = [MetaNeXtBlock(c, mixer, make_norm, ratio, gamma, 0.0) for _ in range(depth)]
-            self.stages.append(Stage(nn.Sequential(*down), nn.Sequential(*blocks)))
-        self.head = make_head(dims[-1], classes, head_dropout)
-        self.channels_last = channels_last
-        self.set_drop_path(drop_path)
-        self.apply(initialise)
-        if channels_last:
-            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def blocks(self) -> list[MetaNeXtBlock]:
-        return [block for block in self.modules() if isinstance(block, MetaNeXtBlock)]
-
-    def set_drop_path(self, rate: float) -> None:
-        """0 in the first block, growing linearly to `rate` in the last."""
-        blocks = self.blocks()
-        for number, block in enumerate(blocks):
-            block.drop_path.p = rate * number / max(1, len(blocks) - 1)
-
-    def features(self, x: Tensor) -> list[Tensor]:
-        """The output of each stage: (B, dims[i], S / patch / 2^i, S / patch / 2^i)."""
-        x = self.stem(x)
-        found = [x.contiguous(memory_format=torch.channels_last) if self.channels_last else x]
-        for stage in self.stages:
-            found.append(stage(found[-1]))
-        return found[1:]
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.features(x)[-1])
-
-
-def initialise(module: nn.Module) -> None:
-    """Weights of convolutions and linear layers from a normal of std 0.02 cut at 2, biases 0."""
-    if isinstance(module, nn.Conv2d | nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-
-
 @dataclass(frozen=True)
 class Size:
     """A published size: what InceptionNeXt and ConvNeXt share, the former's own parts, and both drop paths."""
@@ -338,11 +120,12 @@ class Size:
     dims: tuple[int, ...]
     drop_path: float
     convnext_drop_path: float
-    mixer: Mixer = InceptionDWConv
+    mixer: LayerFactory = InceptionDWConv
     mlp_ratios: tuple[int, ...] = (4, 4, 4, 3)
     head: str = "mlp"
     patch: int = 4
     stem_norm: bool = True
+    gamma: float | None = 1e-6
 
 
 SIZES = {
@@ -350,14 +133,14 @@ SIZES = {
     "tiny": Size((3, 3, 9, 3), (96, 192, 384, 768), 0.1, 0.1),
     "small": Size((3, 3, 27, 3), (96, 192, 384, 768), 0.3, 0.4),
     "base": Size((3, 3, 27, 3), (128, 256, 512, 1024), 0.4, 0.5),
-    "isotropic": Size((18,), (384,), 0.1, 0.1, mlp_ratios=(4,), head="linear", patch=16, stem_norm=False),
-    "isotropic12": Size((12,), (384,), 0.1, 0.1, Attention, (4,), "linear", 16, False),  # MetaNeXt-Attn
+    "isotropic": Size((18,), (384,), 0.1, 0.1, InceptionDWConv, (4,), "linear", 16, False, None),
+    "isotropic12": Size((12,), (384,), 0.1, 0.1, Attention, (4,), "linear", 16, False, None),  # MetaNeXt-Attn
 }
 
 
 def inception_next(
     size: str = "tiny",
-    mixer: Mixer | None = None,
+    mixer: LayerFactory | None = None,
     norm: str = "batch",
     drop_path: float | None = None,
     classes: int = 1000,
@@ -381,6 +164,7 @@ def inception_next(
         s.head,
         s.patch,
         s.stem_norm,
+        s.gamma,
         drop_path=s.drop_path if drop_path is None else drop_path,
         classes=classes,
         channels_last=channels_last,
@@ -406,6 +190,7 @@ def convnext(
         "linear",
         s.patch,
         s.stem_norm,
+        s.gamma,
         drop_path=s.convnext_drop_path if drop_path is None else drop_path,
         classes=classes,
         channels_last=channels_last,
@@ -472,27 +257,73 @@ class MetaNeXtClassifier(MixedClassifier):
         super().__init__(used, classes, label_smoothing, mixup, cutmix, switch, ema, optimizer, schedule)
 
     def pictures(self, data: Any) -> dict[str, Figure]:
-        """How far the network sees, and the filters of the first block's mixer."""
+        """How far the network sees."""
         network = self.final()
         assert isinstance(network, MetaNeXt)
         images = next(iter(data.test_dataloader()))[0][:PICTURED].to(self.device)
-        found = {"effective receptive field": _receptive_figure(receptive_field(network, images))}
-        mixer = network.blocks()[0].token_mixer
-        kernels = {n: m.weight.detach().float().cpu() for n, m in mixer.named_modules() if isinstance(m, nn.Conv2d)}
-        if kernels:
-            found["filters of the first block"] = _kernel_figure(kernels)
-        return found
+        return {"effective receptive field": _receptive_figure(receptive_field(network, images))}
 
 
-def receptive_field(network: MetaNeXt, images: Tensor) -> Tensor:
-    """|d (middle of the last stage's map, summed over channels) / d input|, mean over images and channels: (S, S)."""
-    training = network.training
-    with torch.inference_mode(False), torch.enable_grad():
-        x = images.clone().requires_grad_()
-        last = network.eval().features(x)[-1]  # (B, C, h, w)
-        (gradient,) = torch.autograd.grad(last[..., last.shape[-2] // 2, last.shape[-1] // 2].sum(), x)
-    network.train(training)
-    return gradient.abs().mean((0, 1)).float().cpu()
+class TradeOff(Throughput):
+    """Accuracy against throughput of trained networks (figure 1 of the paper): all on the same images.
+
+    Reports what Throughput does, timed on the first batch of the test, and test/top1_<name> in percent.
+
+    Args:
+        arms: the stages whose networks are compared; the tested weights of each.
+        names: of the arms, in their order.
+        rounds, calls, warmup, threads, layouts, bf16: see Throughput.
+    Raises:
+        ValueError: another number of names than of arms, or what Throughput refuses.
+    """
+
+    def __init__(
+        self,
+        arms: Sequence[MetaNeXtClassifier],
+        names: Sequence[str],
+        rounds: int = 7,
+        calls: int = 1,
+        warmup: int = 3,
+        threads: int = 1,
+        layouts: Sequence[str] = ("channels_last",),
+        bf16: bool = False,
+    ) -> None:
+        if len(arms) != len(names):
+            raise ValueError(f"names={list(names)}: expected one for each of {len(arms)} arms")
+        copies = [copy.deepcopy(arm.final()).requires_grad_(True) for arm in arms]  # steps are timed on the copies
+        super().__init__(dict(zip(names, copies, strict=True)), rounds, calls, warmup, threads, layouts, bf16=bf16)
+        self.right, self.count = dict.fromkeys(names, 0), 0
+        self.first: Tensor | None = None
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        x, y = batch
+        self.first = x if self.first is None else self.first
+        self.count += len(x)
+        for name, network in self.candidates.items():
+            self.right[name] += int((network.eval()(x).argmax(-1) == y).sum())
+
+    def on_test_epoch_end(self) -> None:
+        assert self.first is not None
+        self.measure(self.first)  # after all images were seen: training steps move weights and batch statistics
+        for name, right in self.right.items():
+            self.log(f"test/top1_{name}", 100 * right / self.count)
+        super().on_test_epoch_end()
+
+    def pictures(self, data: Any) -> dict[str, Figure]:
+        """One point an arm for training and one for inference."""
+        if not self.measured:
+            return {}
+        figure = Figure(figsize=(9, 3.4), layout="constrained")
+        for ax, (mode, label) in zip(figure.subplots(1, len(MODES), sharey=True), MODES.items(), strict=True):
+            for name, right in self.right.items():
+                speed = self.images / statistics.median(self.best(mode, name))
+                ax.plot(speed, 100 * right / self.count, "o")
+                ax.annotate(name, (speed, 100 * right / self.count), (5, 4), textcoords="offset points", fontsize=8)
+            ax.margins(0.2)
+            ax.set_xlabel(f"images per second, {label}")
+            ax.set_ylabel("top-1 (%)")
+        figure.suptitle(f"{device_name(self.device)}, batches of {self.images}", fontsize=9)
+        return {"accuracy against throughput": figure}
 
 
 def _receptive_figure(field: Tensor) -> Figure:
@@ -501,18 +332,4 @@ def _receptive_figure(field: Tensor) -> Figure:
     ax.imshow((field / field.max().clamp_min(1e-30)).sqrt(), cmap="magma", vmin=0, vmax=1)
     ax.set_title("input pixels that move the middle of the last map\n(square root of the gradient)", fontsize=8)
     ax.axis("off")
-    return figure
-
-
-def _kernel_figure(kernels: Mapping[str, Tensor], shown: int = 8) -> Figure:
-    """The first filters (channels, 1, h, w) of each convolution, each on its own range."""
-    figure = Figure(figsize=(9, 1.3 * len(kernels) + 0.3), layout="constrained")
-    axes = figure.subplots(len(kernels), shown, squeeze=False)
-    for row, (name, weights) in zip(axes, kernels.items(), strict=True):
-        for ax, weight in zip(row, weights[:shown, 0], strict=False):
-            limit = float(weight.abs().max())
-            ax.imshow(weight, cmap="RdBu", vmin=-limit, vmax=limit)
-        for ax in row:
-            ax.set(xticks=[], yticks=[])
-        row[0].set_ylabel(f"{name.removeprefix('dwconv.')}\n{'x'.join(map(str, weights.shape[2:]))}", fontsize=8)
     return figure

@@ -18,7 +18,7 @@ from modules.common.module import StageModule
 
 LAYOUTS = {"channels_first": torch.contiguous_format, "channels_last": torch.channels_last}
 MODES = {"train": "training step", "infer": "inference"}
-Result = dict[str, dict[str, list[float]]]  # mode -> candidate -> seconds of each round
+Times = dict[str, dict[str, dict[str, list[float]]]]  # mode -> candidate -> layout -> seconds of each round
 
 
 class Throughput(StageModule):
@@ -26,25 +26,31 @@ class Throughput(StageModule):
 
     A training step is forward, backward and an SGD update. On a CPU the clock is the process's CPU time on `threads`
     threads, so that other work on the machine disturbs little; on a GPU it is wall time between synchronisations.
-    In every round all candidates are timed once, in both modes; ratios are taken within a round.
+    In every round all candidates are timed once in both modes and all layouts; ratios are taken within a round. A
+    candidate counts in the layout whose median over the rounds is lower, one layout for each mode.
 
     Reports, for mode "train" and "infer" and each candidate,
-        test/<mode>_per_s_<name>   images per second, median of the rounds
-        test/<mode>_log2_<name>    log2(time of the candidate / time of the first): 1 says the first is twice as fast
-        test/<mode>_noise_<name>   half the interquartile range of that logarithm over the rounds
-    and test/madds_log2_<name>, the same logarithm of multiply-adds: what FLOPs would have predicted.
+        test/<mode>_per_s_<name>           images per second, median of the rounds
+        test/<mode>_log2_<name>            log2(time of the candidate / time of the first): 1 says the first is twice
+                                           as fast, each in its faster layout
+        test/<mode>_noise_<name>           half the interquartile range of that logarithm over the rounds
+        test/<mode>_log2_<layout>_<name>   the same logarithm with both in that layout
+        test/<mode>_chose_last_<name>      1 where channels_last was the faster layout, 0 where channels_first was
+    and test/madds_log2_<name>, the same logarithm of multiply-adds: what FLOPs would have predicted. The last two rows
+    of the list are there if both layouts are timed.
 
     Args:
         candidates: name -> network or layer, (B, C, H, W) -> tensor; the first is what others are compared with. They
             must take weights and inputs in the layout that they are given in.
-        rounds: timed rounds, after one warm-up for each layout.
+        rounds: timed rounds.
         calls: forward passes or steps in one timing; their mean counts.
+        warmup: calls before the rounds, for each candidate, mode and layout, that do not count.
         threads: of the CPU.
-        layouts: memory layouts tried for each candidate and mode; the one that was faster after warm-up is used.
+        layouts: memory layouts that are timed.
         input_gradient: let the gradient flow to the input, as it does for a layer in the middle of a network.
         bf16: autocast to bfloat16; false is fp32, with TF32 where the GPU has it.
     Raises:
-        ValueError: fewer than two candidates, rounds or calls below 1, or an unknown layout.
+        ValueError: fewer than two candidates; rounds, calls, warmup or threads below 1; no layout or an unknown one.
     """
 
     def __init__(
@@ -52,6 +58,7 @@ class Throughput(StageModule):
         candidates: Mapping[str, nn.Module],
         rounds: int = 7,
         calls: int = 1,
+        warmup: int = 3,
         threads: int = 1,
         layouts: Sequence[str] = ("channels_first", "channels_last"),
         input_gradient: bool = False,
@@ -60,12 +67,14 @@ class Throughput(StageModule):
         super().__init__()
         if wrong := sorted(set(layouts) - set(LAYOUTS)):
             raise ValueError(f"layouts: {wrong[0]!r}: expected some of {', '.join(LAYOUTS)}")
-        if len(candidates) < 2 or min(rounds, calls, threads) < 1 or not layouts:
-            raise ValueError("expected two candidates or more, a layout, and rounds, calls and threads of at least 1")
+        if len(candidates) < 2 or min(rounds, calls, warmup, threads) < 1 or not layouts:
+            raise ValueError(
+                "expected two candidates or more, a layout, and rounds, calls, warmup and threads of at least 1"
+            )
         self.candidates = nn.ModuleDict(candidates)
-        self.rounds, self.calls, self.threads, self.layouts = rounds, calls, threads, list(layouts)
-        self.input_gradient, self.bf16 = input_gradient, bf16
-        self.measured: Result = {}
+        self.rounds, self.calls, self.warmup, self.threads = rounds, calls, warmup, threads
+        self.layouts, self.input_gradient, self.bf16 = list(layouts), input_gradient, bf16
+        self.measured: Times = {}
         self.images = 0
 
     @property
@@ -78,31 +87,31 @@ class Throughput(StageModule):
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         if batch_idx:
             return
+        self.measure(batch[0])
+
+    def measure(self, x: Tensor) -> None:
+        """Time all candidates on this batch and count their operations."""
         with torch.inference_mode(False), torch.enable_grad(), measuring(self.threads):
-            x = batch[0].clone().float()  # an inference tensor cannot take part in a backward pass; this copy can
+            x = x.clone().float()  # an inference tensor cannot take part in a backward pass; this copy can
             self.images = len(x)
             self.measured = self.race(x)
             self.madds = {name: multiply_adds(network, x[:1]) for name, network in self.candidates.items()}
 
-    def race(self, x: Tensor) -> Result:
-        """Seconds of one call, for each mode, candidate and round."""
-        chosen: dict[tuple[str, str], str] = {}
+    def race(self, x: Tensor) -> Times:
+        """Seconds of one call, for each mode, candidate, layout and round."""
+        turns = [(name, layout) for name in self.candidates for layout in self.layouts]
         for mode in MODES:
-            for name in self.candidates:
-                tried = {}
-                for layout in self.layouts:
-                    self.seconds(name, mode, layout, x)  # kernels are picked and memory is allocated here
-                    tried[layout] = self.seconds(name, mode, layout, x) if len(self.layouts) > 1 else 0.0
-                chosen[mode, name] = min(tried, key=lambda layout: tried[layout])
-        found: Result = {mode: {name: [] for name in self.candidates} for mode in MODES}
+            for name, layout in turns:
+                self.seconds(name, mode, layout, x, self.warmup)  # kernels are picked and memory is allocated here
+        found: Times = {mode: {name: {k: [] for k in self.layouts} for name in self.candidates} for mode in MODES}
         for number in range(self.rounds):
+            first = number % len(turns)  # nobody is always first
             for mode in MODES:
-                names = list(self.candidates)
-                for name in names[number % len(names) :] + names[: number % len(names)]:  # nobody is always first
-                    found[mode][name].append(self.seconds(name, mode, chosen[mode, name], x))
+                for name, layout in turns[first:] + turns[:first]:
+                    found[mode][name][layout].append(self.seconds(name, mode, layout, x, self.calls))
         return found
 
-    def seconds(self, name: str, mode: str, layout: str, x: Tensor) -> float:
+    def seconds(self, name: str, mode: str, layout: str, x: Tensor, calls: int) -> float:
         """Mean seconds of a call of one candidate."""
         network = self.candidates[name]
         network.to(memory_format=LAYOUTS[layout])  # type: ignore[call-overload]
@@ -112,9 +121,17 @@ class Throughput(StageModule):
         run = self.step(network, given) if mode == "train" else self.infer(network, given)
         clock = self.clock()
         began = clock()
-        for _ in range(self.calls):
+        for _ in range(calls):
             run()
-        return (clock() - began) / self.calls
+        return (clock() - began) / calls
+
+    def chosen(self, mode: str, name: str) -> str:
+        """The layout in which a candidate is faster."""
+        return min(self.layouts, key=lambda layout: statistics.median(self.measured[mode][name][layout]))
+
+    def best(self, mode: str, name: str) -> list[float]:
+        """Seconds of each round in that layout."""
+        return self.measured[mode][name][self.chosen(mode, name)]
 
     def step(self, network: nn.Module, x: Tensor) -> Callable[[], None]:
         parameters = list(network.parameters())
@@ -151,17 +168,23 @@ class Throughput(StageModule):
         return synchronised
 
     def on_test_epoch_end(self) -> None:
+        first = self.reference
         for mode, found in self.measured.items():
-            first = found[self.reference]
-            for name, seconds in found.items():
-                self.log(f"test/{mode}_per_s_{name}", self.images / statistics.median(seconds))
-                if name != self.reference:
-                    logs = sorted(math.log2(b / a) for a, b in zip(first, seconds, strict=True))
-                    self.log(f"test/{mode}_log2_{name}", statistics.median(logs))
-                    self.log(f"test/{mode}_noise_{name}", spread(logs))
+            for name, by_layout in found.items():
+                self.log(f"test/{mode}_per_s_{name}", self.images / statistics.median(self.best(mode, name)))
+                if len(self.layouts) > 1:
+                    self.log(f"test/{mode}_chose_last_{name}", float(self.chosen(mode, name) == "channels_last"))
+                if name == first:
+                    continue
+                logs = logarithms(self.best(mode, first), self.best(mode, name))
+                self.log(f"test/{mode}_log2_{name}", statistics.median(logs))
+                self.log(f"test/{mode}_noise_{name}", spread(logs))
+                for layout, seconds in by_layout.items() if len(self.layouts) > 1 else ():
+                    same = logarithms(found[first][layout], seconds)
+                    self.log(f"test/{mode}_log2_{layout}_{name}", statistics.median(same))
         for name, count in self.madds.items():
-            if name != self.reference:
-                self.log(f"test/madds_log2_{name}", math.log2(count / self.madds[self.reference]))
+            if name != first:
+                self.log(f"test/madds_log2_{name}", math.log2(count / self.madds[first]))
 
     def pictures(self, data: Any) -> dict[str, Figure]:
         """Bars: every candidate's throughput over the first's, beside what multiply-adds alone would give."""
@@ -170,20 +193,26 @@ class Throughput(StageModule):
         names = list(self.candidates)
         base = self.madds[self.reference]
         rows = {"if only multiply-adds counted": [base / self.madds[name] for name in names]}
-        for mode, found in self.measured.items():
-            first = statistics.median(found[self.reference])
-            rows[MODES[mode]] = [first / statistics.median(found[name]) for name in names]
+        for mode in MODES:
+            first = statistics.median(self.best(mode, self.reference))
+            rows[MODES[mode]] = [first / statistics.median(self.best(mode, name)) for name in names]
         figure = Figure(figsize=(9, 3.2), layout="constrained")
         ax = figure.subplots()
         for number, (label, values) in enumerate(rows.items()):
             bars = ax.bar([i + 0.27 * (number - 1) for i in range(len(names))], values, 0.25, label=label)
             ax.bar_label(bars, fmt="%.2f", fontsize=8)
-        ax.set_xticks(range(len(names)), names)
+        sizes = [sum(p.numel() for p in network.parameters()) for network in self.candidates.values()]
+        ax.set_xticks(range(len(names)), [f"{n}\n{count:,} parameters" for n, count in zip(names, sizes, strict=True)])
         shape = "x".join(map(str, data.spec.shape))
         ax.set_ylabel(f"throughput, {self.reference} = 1")
         ax.set_title(f"{device_name(self.device)}, {self.images} inputs of {shape}, {self.rounds} rounds", fontsize=9)
         ax.legend(fontsize=8)
         return {"throughput": figure}
+
+
+def logarithms(first: Sequence[float], second: Sequence[float]) -> list[float]:
+    """log2(second / first) of each round."""
+    return [math.log2(b / a) for a, b in zip(first, second, strict=True)]
 
 
 def spread(values: Sequence[float]) -> float:
@@ -195,7 +224,10 @@ def spread(values: Sequence[float]) -> float:
 
 
 def multiply_adds(network: nn.Module, x: Tensor) -> float:
-    """Of one forward pass; torch counts a multiply-add as two operations. At least 1, so that it has a logarithm."""
+    """Of one forward pass: convolutions and matrix products; norms, activations and pooling are left out.
+
+    Torch counts a multiply-add as two operations. At least 1, so that it has a logarithm.
+    """
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network.eval()(x)
     return max(1.0, counter.get_total_flops() / 2)
@@ -203,15 +235,17 @@ def multiply_adds(network: nn.Module, x: Tensor) -> float:
 
 @contextmanager
 def measuring(count: int) -> Iterator[None]:
-    """So many CPU threads, and TF32 for matrix products on GPUs (convolutions have it anyway); then as before."""
+    """So many CPU threads, TF32 for matrix products on GPUs (convolutions have it anyway), and cuDNN's fastest kernels
+    for each shape; then as before."""
     threads, tf32 = torch.get_num_threads(), torch.backends.cuda.matmul.allow_tf32
+    picks = torch.backends.cudnn.benchmark
     torch.set_num_threads(count)
-    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.benchmark = True
     try:
         yield
     finally:
         torch.set_num_threads(threads)
-        torch.backends.cuda.matmul.allow_tf32 = tf32
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark = tf32, picks
 
 
 def device_name(device: torch.device) -> str:

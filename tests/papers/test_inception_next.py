@@ -20,21 +20,18 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from experiments import training
-from experiments.plan import Plan
+from experiments.plan import Plan, claims, published
+from modules.common.metanext import Attention, DWConv, MetaNeXt, MetaNeXtBlock, receptive_field
 from modules.common.mixing import MixedClassifier, warm_cosine
 from modules.common.schedules import Position
-from modules.common.timing import Throughput, multiply_adds, spread
+from modules.common.timing import Throughput, multiply_adds
 from modules.inception_next import (
     SIZES,
-    Attention,
-    DWConv,
     InceptionDWConv,
-    MetaNeXt,
-    MetaNeXtBlock,
     MetaNeXtClassifier,
+    TradeOff,
     convnext,
     inception_next,
-    receptive_field,
     renamed,
 )
 
@@ -212,6 +209,8 @@ def test_counts_by_hand() -> None:
             assert parameters(inception_next(size)) / 1e6 == pytest.approx(22, abs=0.5), mixers
         assert parameters(convnext("isotropic")) / 1e6 == pytest.approx(22, abs=0.5)
         assert round(parameters(inception_next("isotropic", mixer=Attention)) / 1e6) == 33  # hence 12 blocks
+        isotropic = inception_next("isotropic"), inception_next("isotropic12"), convnext("isotropic")
+        assert all(b.gamma is None for network in isotropic for b in network.blocks())
 
 
 @pytest.mark.parametrize(
@@ -322,6 +321,7 @@ def test_partial_convolution_leaves_the_first_channels() -> None:
         (lambda: MetaNeXtClassifier(10, small(), mixup=-1.0), "mixup=-1.0"),
         (lambda: Throughput({"a": nn.Identity()}), "two candidates"),
         (lambda: Throughput({"a": nn.Identity(), "b": nn.Identity()}, layouts=["nhwc"]), "channels_first"),
+        (lambda: TradeOff([MetaNeXtClassifier(10, small())], ["a", "b"]), "one for each of 1 arms"),
     ],
 )
 def test_wrong_values_are_refused_by_name(make: Callable[[], object], text: str) -> None:
@@ -357,6 +357,19 @@ def test_at_the_start_a_block_is_nearly_the_identity_and_its_mixer_nearly_still(
     assert 0 < found[1e-6][0] < 1e-5
     assert found[1e-6][1] == pytest.approx(1e-6 * found[1.0][1], rel=0.3)
     assert torch.equal(block(gamma=0.0)(x), x)
+
+
+def test_at_the_start_blocks_of_the_published_network_add_about_1e_7() -> None:
+    torch.manual_seed(0)
+    network = inception_next("tiny", drop_path=0.0, channels_last=False).double()
+    added = []
+    for b in network.blocks():
+        b.register_forward_hook(lambda _, given, y: added.append(float((y - given[0]).abs().mean())))
+    with torch.no_grad():
+        network(tensor(2, 3, 64, 64).double())
+    assert len(added) == 18
+    assert all(1e-8 < value < 1e-6 for value in added)
+    assert math.exp(sum(map(math.log, added)) / 18) == pytest.approx(1e-7, rel=0.5)
 
 
 def test_initialisation() -> None:
@@ -404,12 +417,18 @@ def test_drop_path_rates_grow_linearly_and_drop_whole_branches() -> None:
     assert torch.allclose(b.eval()(x[:1]) - x[:1], b.mlp(b.norm(b.token_mixer(x[:1]))), atol=1e-5)
 
 
-def test_layouts_give_the_same_numbers() -> None:
-    first, last = small(norm="layer", channels_last=False), small(norm="layer", channels_last=True)
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+def test_layouts_give_the_same_numbers_and_gradients(norm: str) -> None:
+    """The MLP is convolutions in one layout and matrix products in the other."""
+    first, last = small(norm=norm, channels_last=False), small(norm=norm, channels_last=True)
     last.load_state_dict(randomised(first).state_dict())
-    x = tensor(2, 1, 16, 16)
+    x, y = tensor(4, 1, 16, 16), torch.arange(4)
     assert torch.allclose(first.eval()(x), last.eval()(x), atol=1e-5)
     assert last.features(x)[0].is_contiguous(memory_format=torch.channels_last)
+    for network in (first, last):
+        F.cross_entropy(network(x), y).backward()
+    pairs = zip(first.named_parameters(), last.parameters(), strict=True)
+    assert all(torch.allclose(p.grad, q.grad, rtol=1e-3, atol=1e-6) for (_, p), q in pairs)
 
 
 def test_bands_see_further_along_the_axes_than_a_3x3() -> None:
@@ -440,16 +459,31 @@ def test_weight_decay_groups_are_timms() -> None:
     assert not gammas & decayed
 
 
-def test_schedule_is_timms(make_plan: Callable[..., Plan]) -> None:
-    stage = make_plan("paper=inception_next", "scale=full").stages["inception"]
+@pytest.mark.parametrize(
+    ("line", "name", "timm_options", "epochs"),
+    [
+        ("scale=full", "inception", {"t_initial": 300, "lr_min": 1e-5, "warmup_t": 20, "warmup_lr_init": 1e-6}, 310),
+        ("variant=atto", "convnext", {"t_initial": 450, "lr_min": 5e-7, "warmup_t": 5, "warmup_lr_init": 5e-7}, 460),
+        ("variant=base_384", "finetuned", {"t_initial": 30, "lr_min": 1e-5}, 30),
+        ("variant=base_384", "finetuned_convnext", {"t_initial": 30, "lr_min": 1e-5}, 30),
+    ],
+)
+def test_schedules_are_timms(
+    make_plan: Callable[..., Plan], line: str, name: str, timm_options: dict[str, Any], epochs: int
+) -> None:
+    stage = make_plan("paper=inception_next", "scale=full", line).stages[name]
     schedule = training.build(stage.module["schedule"])
     base = stage.module["optimizer"]["lr"]
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=base)
-    theirs = CosineLRScheduler(optimizer, t_initial=300, lr_min=1e-5, warmup_t=20, warmup_lr_init=1e-6)
-    for epoch in range(310):
+    theirs = CosineLRScheduler(optimizer, **timm_options)
+    assert stage.trainer["max_epochs"] == epochs
+    for epoch in range(epochs):
         theirs.step(epoch)
-        ours = base * schedule(Position(epoch, 3, 10, stage.trainer["max_epochs"]))
+        ours = base * schedule(Position(epoch, 3, 10, epochs))
         assert ours == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6), epoch
+
+
+def test_the_schedule_alone_is_a_cosine() -> None:
     assert warm_cosine(Position(0, 0, 10, 30)) == 1.0
     assert warm_cosine(Position(15, 0, 10, 30)) == pytest.approx(0.5)
 
@@ -543,76 +577,108 @@ def test_fine_tuning_starts_from_the_tested_weights_with_new_rates() -> None:
     assert second(x).shape == (2, 10)
 
 
-def test_arms_of_a_comparison_differ_in_the_mixer_alone(make_plan: Callable[..., Plan]) -> None:
-    for scale in ("mini", "full"):
-        stages = make_plan("paper=inception_next", f"scale={scale}").stages
-        arms = [stages[name] for name in ("inception", "dw7", "dw3", "identity")]
-        for part in ("data", "trainer"):
-            assert all(getattr(a, part) == getattr(arms[0], part) for a in [*arms, stages["convnext"]])
-        bare = [{**a.module, "network": {**a.module["network"], "mixer": None}} for a in arms]
-        assert all(b == bare[0] for b in bare)
-        assert len({str(a.module["network"]["mixer"]) for a in arms}) == 4
-        assert stages["convnext"].module["optimizer"] == arms[0].module["optimizer"]
+ARMS = ("inception", "dw7", "dw3", "identity")
+
+
+@pytest.mark.parametrize(
+    "line", ["scale=mini", "variant=cifar10", "scale=full", *(f"variant={v}" for v in ("atto", "small", "base"))]
+)
+def test_arms_of_a_comparison_differ_in_the_mixer_alone(make_plan: Callable[..., Plan], line: str) -> None:
+    scale = "mini" if line in ("scale=mini", "variant=cifar10") else "full"
+    stages = make_plan("paper=inception_next", f"scale={scale}", line).stages
+    arms = [stages[name] for name in ARMS]
+    for part in ("data", "trainer", "reference_batch"):
+        assert all(getattr(a, part) == getattr(arms[0], part) for a in [*arms, stages["convnext"]])
+    bare = [{**a.module, "network": {**a.module["network"], "mixer": None}} for a in arms]
+    assert all(b == bare[0] for b in bare)
+    assert len({str(a.module["network"]["mixer"]) for a in arms}) == 4
+    assert {**stages["convnext"].module, "network": None} == {**arms[0].module, "network": None}
+
+
+def test_fine_tuning_is_the_same_for_both_networks(make_plan: Callable[..., Plan]) -> None:
+    stages = make_plan("paper=inception_next", "scale=full", "variant=base_384").stages
+    ours, theirs = stages["finetuned"], stages["finetuned_convnext"]
+    assert (ours.needs, theirs.needs) == ({"start": "inception"}, {"start": "convnext"})
+    assert all(getattr(ours, k) == getattr(theirs, k) for k in ("module", "data", "trainer", "reference_batch"))
+    assert stages["inception"].data == stages["convnext"].data
+    assert stages["inception"].module["network"]["size"] == stages["convnext"].module["network"]["size"] == "base"
+
+
+@pytest.mark.parametrize(
+    ("variant", "trained", "ema"),
+    [("no_3x3", "inception", 0.0), ("attention", "inception", 0.0), ("partial_1_8", "convnext", 0.9999)],
+)
+def test_variants_about_one_network_train_it_alone_and_claim_nothing(
+    make_plan: Callable[..., Plan], variant: str, trained: str, ema: float
+) -> None:
+    plan = make_plan("paper=inception_next", "scale=full", f"variant={variant}")
+    assert [name for name, stage in plan.stages.items() if stage.fit] == [trained]
+    assert [name for name, stage in plan.stages.items() if stage.test and not stage.fit] == ["speed"]
+    assert plan.config["claims"] == []
+    assert {item.stage for item in published(plan.config)} == {trained, "speed"}
+    assert plan.stages[trained].module["ema"] == ema
+
+
+@pytest.mark.parametrize(
+    "line", ["scale=full", "variant=small", "variant=atto", "variant=isotropic", "variant=base_384"]
+)
+def test_claims_are_about_what_is_run(make_plan: Callable[..., Plan], line: str) -> None:
+    plan = make_plan("paper=inception_next", "scale=full", line)
+    read = {metric.split("/")[0] for claim in claims(plan.config) for metric in claim.metrics}
+    assert read
+    assert all(plan.stages[name].test for name in read)
+    fitted = {name for name, stage in plan.stages.items() if stage.fit}
+    needed = {needed for name in fitted for needed in plan.stages[name].predecessors}
+    assert fitted <= read | needed  # nothing is trained that no claim compares
 
 
 # --- the clock
 
 
-class Slow(nn.Module):
-    """Counts its calls and does nothing else; the tests give it a time."""
-
-    def __init__(self, seconds: float, weight: bool = True) -> None:
-        super().__init__()
-        self.cost, self.calls = seconds, 0
-        self.scale = nn.Parameter(torch.ones(())) if weight else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        return x if self.scale is None else x * self.scale
-
-
-class Staged(Throughput):
-    """The clock of a known machine: every call of a candidate takes its `cost`, a training step three times that."""
-
-    def clock(self) -> Callable[[], float]:
-        return lambda: sum(float(c.cost) * c.calls for c in self.candidates.values())  # type: ignore[arg-type,operator]
-
-
-def test_ratios_are_those_of_the_clock() -> None:
-    candidates = {"ours": Slow(1.0), "theirs": Slow(4.0), "bare": Slow(0.5, weight=False)}
-    module = Staged(candidates, rounds=3, calls=2)
-    logged: dict[str, float] = {}
-    module.log = lambda name, value, **_: logged.update({name: float(value)})  # type: ignore[method-assign,assignment]
-    module.test_step((tensor(5, 3, 4, 4), torch.zeros(5)), 0)
+def logged(module: TradeOff, *batches: tuple[Tensor, Tensor]) -> dict[str, float]:
+    """What a test of these batches logs."""
+    found: dict[str, float] = {}
+    module.log = lambda name, value, **_: found.update({name: float(value)})  # type: ignore[method-assign,assignment]
+    for number, batch in enumerate(batches):
+        module.test_step(batch, number)
     module.on_test_epoch_end()
-    assert logged["test/train_log2_theirs"] == logged["test/infer_log2_theirs"] == 2.0
-    assert logged["test/train_log2_bare"] == -1.0
-    assert logged["test/infer_per_s_theirs"] == pytest.approx(5 / 4)
-    assert logged["test/train_noise_theirs"] == 0.0
-    # warm-up: 2 modes, 2 layouts, 2 timings; then 2 modes in 3 rounds; 2 calls each; one more to count operations
-    assert all(c.calls == (2 * 2 * 2 + 2 * 3) * 2 + 1 for c in candidates.values())
+    return found
 
 
-def test_timing_leaves_threads_gradients_and_the_batch_alone() -> None:
-    candidates = {"a": InceptionDWConv(8, ratio=0.25), "b": DWConv(8, 3)}
-    module = Throughput(candidates, rounds=1, input_gradient=True, layouts=["channels_last"])
-    x = tensor(2, 8, 6, 6)
-    before, threads = x.clone(), torch.get_num_threads()
-    with torch.inference_mode():  # where a test runs
-        module.test_step((x, torch.zeros(2)), 0)
-    assert torch.equal(x, before)
-    assert not x.requires_grad
-    assert torch.get_num_threads() == threads
-    assert all(s > 0 for found in module.measured.values() for times in found.values() for s in times)
-    assert math.log2(module.madds["b"] / module.madds["a"]) == pytest.approx(math.log2(72 / (2 * 9 + 4 * 11)))
-    assert spread([1.0, 2.0, 3.0, 4.0, 5.0]) == 1.0
-    assert spread([1.0]) == 0.0
+def test_the_trade_off_is_of_the_tested_weights_on_all_images() -> None:
+    """Top-1 is that of each arm's final network before timing, whose steps move copies alone."""
+    torch.manual_seed(0)
+    arms = [MetaNeXtClassifier(10, small(gamma=1.0)), MetaNeXtClassifier(10, small(mixer=nn.Identity), ema=0.5)]
+    for number, arm in enumerate(arms):
+        randomised(arm.network, number)
+    before = [{k: v.clone() for k, v in arm.network.state_dict().items()} for arm in arms]
+    x = tensor(48, 1, 8, 8)
+    expected = []
+    for arm in arms:
+        with torch.no_grad():
+            expected.append(arm.eval()(x).argmax(-1))
+    y = torch.where(torch.arange(48) < 36, expected[0], (expected[0] + 1) % 10)
+    module = TradeOff(arms, ["first", "second"], rounds=1)
+    found = logged(module, (x[:32], y[:32]), (x[32:], y[32:]))
+    assert found["test/top1_first"] == pytest.approx(75.0)
+    assert found["test/top1_second"] == pytest.approx(100 * float((expected[1] == y).float().mean()))
+    assert module.images == 32
+    assert found["test/infer_per_s_first"] > 0
+    assert all(
+        torch.equal(v, b[k]) for arm, b in zip(arms, before, strict=True) for k, v in arm.network.state_dict().items()
+    )
+    assert list(module.pictures(None)) == ["accuracy against throughput"]
 
 
 def test_speed_is_of_the_published_size_and_of_what_the_full_recipe_trains(
     make_plan: Callable[..., Plan],
 ) -> None:
-    for lines in (("scale=mini",), ("scale=full",), ("scale=full", "variant=no_3x3"), ("scale=full", "variant=base")):
+    for lines in (
+        ("scale=mini",),
+        ("scale=full",),
+        ("scale=full", "variant=no_3x3"),
+        ("scale=full", "variant=base_384"),
+    ):
         stages = make_plan("paper=inception_next", *lines).stages
         speed = stages["speed"].module["candidates"]
         with torch.device("meta"):
