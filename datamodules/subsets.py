@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from datamodules.arrays import ArrayData, ArrayLoader, Split
-from datamodules.base import Batches, DataError, Share, Spec, hashed
+from datamodules.base import Batches, DataError, Share, Spec, hashed, mix
 
 
 class Subset(ArrayData):
@@ -26,7 +27,8 @@ class Subset(ArrayData):
         per_class: training images of each class, one number or one for each of `classes`; None takes all.
         test_classes: labels in val and test, numbered as in `classes`, which must begin with or contain them;
             None means `classes`.
-        draws: images in a training epoch; more than there are repeats them equally often. None is one pass.
+        draws: images in a training epoch, more or fewer than there are; over the epochs all are drawn equally often
+            (`Repeated`). None is one pass.
         generated: see DataModule.
     Raises:
         DataError: the source lacks the classes or the images.
@@ -135,17 +137,30 @@ class Subset(ArrayData):
         loader = super()._loader(name)
         if name == "train" and self.draws is not None:
             rank, world = self.rank_and_world
-            batches = Repeated(self.draws, self.batch_size, shuffle=True, seed=self.seed, rank=rank, world=world)
-            batches.images = len(self.splits["train"][1])
+            images = len(self.splits["train"][1])
+            batches = Repeated(
+                images, self.draws, self.batch_size, shuffle=True, seed=self.seed, rank=rank, world=world
+            )
             loader.batches = loader.sampler = batches
         return loader
 
 
 class Repeated(Batches):
-    """An epoch of `size` draws from fewer images, each as often as the others (up to one)."""
+    """Epochs of `size` draws from `images` images, fewer or more than there are.
 
-    images: int
+    Epochs are cut one after another from shuffled passes over all images, so that after any number of
+    epochs the images' counts differ by one at most.
+    """
+
+    def __init__(self, images: int, size: int, batch_size: int, **options: Any) -> None:
+        super().__init__(size, batch_size, **options)
+        self.images = images
 
     def __iter__(self) -> Iterator[Share]:
+        first = self.epoch * self.size
+        passes = range(first // self.images, (first + self.size - 1) // self.images + 1)
+        sources = [torch.Generator().manual_seed(mix(self.seed, number)) for number in passes]
+        drawn = torch.cat([torch.randperm(self.images, generator=source) for source in sources])
+        drawn = drawn[first % self.images :][: self.size]
         for share in super().__iter__():
-            yield replace(share, indices=share.indices % self.images)
+            yield replace(share, indices=drawn[share.indices])

@@ -244,8 +244,8 @@ class VolumeData(DataModule):
     def train_dataloader(self) -> PatchLoader:
         rank, world = self.rank_and_world
         size = self.iterations * self.batch_size
-        batches = Repeated(size, self.batch_size, shuffle=True, seed=self.seed, rank=rank, world=world)
-        batches.images = len(self.train)
+        order = {"shuffle": True, "seed": self.seed, "rank": rank, "world": world}
+        batches = Repeated(len(self.train), size, self.batch_size, **order)
         patches = Patches(self.train, self.patch, self.margin, self.augment)
         return PatchLoader(patches, batches, self.foreground, self.num_workers, torch.cuda.is_available())
 

@@ -7,7 +7,7 @@ import torch
 
 from datamodules.base import DataError
 from datamodules.digits import Digits
-from datamodules.subsets import Subset
+from datamodules.subsets import Repeated, Subset
 
 
 def digits() -> Digits:
@@ -25,6 +25,32 @@ def test_the_first_k_of_each_class_are_taken_and_drawn_equally_often() -> None:
     assert data.spec.sizes == {"train": 200, "val": 100, "test": 600}
     drawn = torch.cat([share.indices for share in data.train_dataloader().batches])
     assert torch.equal(drawn.bincount(), torch.full((200,), 5))
+
+
+@pytest.mark.parametrize("size", [8, 20, 45, 60])
+def test_every_image_is_drawn_equally_often_over_the_epochs(size: int) -> None:
+    batches, counts = Repeated(20, size, 8, shuffle=True, seed=1), torch.zeros(20, dtype=torch.long)
+    orders = []
+    for epoch in range(10):
+        batches.set_epoch(epoch)
+        orders.append(torch.cat([share.indices for share in batches]))
+        counts += orders[-1].bincount(minlength=20)
+        assert len(orders[-1]) == size
+        assert int(counts.max() - counts.min()) <= 1
+    assert not torch.equal(orders[0], orders[1])
+
+
+def test_epochs_of_repeated_draws_go_on_after_a_kill_and_are_shared_out() -> None:
+    def epoch(rank: int, world: int, skip: int = 0) -> list[torch.Tensor]:
+        batches = Repeated(20, 45, 8, shuffle=True, seed=1, rank=rank, world=world)
+        batches.set_epoch(3)
+        batches.load_state_dict({"position": skip})
+        return [share.indices for share in batches]
+
+    whole = epoch(0, 1)
+    assert all(torch.equal(a, b) for a, b in zip(epoch(0, 1, skip=2), whole[2:], strict=True))
+    halves = zip(epoch(0, 2), epoch(1, 2), strict=True)
+    assert all(torch.equal(torch.cat(pair), both) for pair, both in zip(halves, whole, strict=True))
 
 
 def test_classes_are_renumbered_in_the_order_given() -> None:
