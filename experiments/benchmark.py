@@ -22,7 +22,8 @@ from experiments.plan import typed
 
 HELP = """\
 Measure the frame against plain PyTorch: the cost of a training step, and the in-memory data path. With a paper, measure
-its networks against independent implementations (`bench` in its file): inference and a training step.
+its networks against independent implementations (`bench` in its file): inference and, unless one of them is frozen, a
+training step.
 
   python -m experiments.benchmark                        about two minutes on one core
   python -m experiments.benchmark rounds=5               more rounds, less noise
@@ -101,7 +102,10 @@ def _pair_rows(pair: Pair, rounds: int) -> list[list[str]]:
     counts = list(dict.fromkeys(f"{sum(p.numel() for p in network.parameters()):,}" for network in both))
     x = torch.randn(pair.batch, *pair.input)
     rows = []
-    for what, timed in (("inference", _inference_seconds), ("training step", _step_seconds)):
+    measured = [("inference", _inference_seconds), ("training step", _step_seconds)]
+    if not all(any(p.requires_grad for p in network.parameters()) for network in both):
+        del measured[1]  # a frozen network is not trained
+    for what, timed in measured:
         theirs, ours = alternate(rounds, [partial(timed, network, x) for network in both])
         each = sorted(b / a for a, b in zip(theirs, ours, strict=True))
         shown = [_range(theirs, 1e3, "ms"), _range(ours, 1e3, "ms"), f"{min(ours) / min(theirs):.3f}"]

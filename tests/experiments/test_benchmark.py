@@ -40,6 +40,11 @@ def test_both_networks_are_timed_in_inference_and_training(
         assert 0 < low <= high
 
 
+def test_what_has_nothing_to_train_is_not_trained() -> None:
+    rows = benchmark._pair_rows(benchmark.Pair(**{**PAIR, "ours": {"_target_": "torch.nn.Flatten"}}), 1)
+    assert [row[2] for row in rows] == ["inference, 2 images"]
+
+
 @pytest.mark.parametrize(
     ("pairs", "arguments", "message"),
     [
