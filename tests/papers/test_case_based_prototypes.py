@@ -354,6 +354,11 @@ def test_measures_against_the_training_images() -> None:
     assert measured(module, data)["test/latent_realism"] == pytest.approx(expected, rel=1e-4)
 
 
+def drawn(axis: Any) -> Tensor:
+    """(H, W): the picture that an axis shows; imshow drops the last axis of (H, W, 1)."""
+    return torch.as_tensor(axis.images[0].get_array())
+
+
 def test_the_pictures_come_from_the_decoder() -> None:
     net = lively()
     data = FashionMNIST(100, val_size=0, train_size=100, test_size=100)
@@ -372,13 +377,13 @@ def test_the_pictures_come_from_the_decoder() -> None:
     shown = [axis for axis in pictures["decoded prototypes"].axes if axis.images]
     assert len(shown) == 15
     for place, axis in enumerate(shown):
-        assert torch.allclose(torch.as_tensor(axis.images[0].get_array())[..., 0], decoded[place, 0], atol=1e-6)
+        assert torch.allclose(drawn(axis), decoded[place, 0], atol=1e-6)
         assert axis.get_title() == f"{place}: {names[place]}"
     first, second, *nearest = pictures["one prediction"].axes
     for axis, image in ((first, x), (second, reconstruction)):
-        assert torch.allclose(torch.as_tensor(axis.images[0].get_array())[..., 0], image[0, 0], atol=1e-6)
+        assert torch.allclose(drawn(axis), image[0, 0], atol=1e-6)
     for axis, place in zip(nearest, distances[0].argsort().tolist(), strict=False):
-        assert torch.allclose(torch.as_tensor(axis.images[0].get_array())[..., 0], decoded[place, 0], atol=1e-6)
+        assert torch.allclose(drawn(axis), decoded[place, 0], atol=1e-6)
         assert axis.get_title() == f"{place}: {names[place]}\ndistance {float(distances[0, place]):.2f}"
 
 
