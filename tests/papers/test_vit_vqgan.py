@@ -367,7 +367,7 @@ def test_decoding_codes_is_the_reconstruction() -> None:
     assert not any("extractor" in name for name in module.state_dict())
 
 
-def tested(module: Tokenizer | Vim, *batches: tuple[Tensor, Tensor]) -> dict[str, float]:
+def measured(module: Tokenizer | Vim, *batches: tuple[Tensor, Tensor]) -> dict[str, float]:
     """What a test on these batches logs."""
     logged: dict[str, float] = {}
     module._trainer = SimpleNamespace(global_rank=0, world_size=1)  # type: ignore[assignment]
@@ -386,7 +386,7 @@ def test_a_test_measures_every_reconstruction_once() -> None:
     module, x = tokenizer().eval(), torch.rand(7, 1, 8, 8)
     module.use = CodebookUse(32, 7)
     labels = torch.zeros(7, dtype=torch.long)
-    found = tested(module, (x[:5], labels[:5]), (x[5:], labels[5:]))
+    found = measured(module, (x[:5], labels[:5]), (x[5:], labels[5:]))
     with torch.inference_mode():
         codes = module.codes(x)
         mse = float((module.decode(codes) - x).square().mean())
@@ -462,7 +462,7 @@ def test_a_test_of_vim_averages_over_tokens_and_samples_each_images_class() -> N
         return draw(classes, numbers)
 
     module.images = watched  # type: ignore[method-assign]
-    found = tested(module, (x[:5], labels[:5]), (x[5:], labels[5:]))
+    found = measured(module, (x[:5], labels[:5]), (x[5:], labels[5:]))
     assert asked == [(int(label), number) for number, label in enumerate(labels)]
     assert found["test/nll"] == pytest.approx(float(module.losses((x, labels)).detach().mean()), rel=1e-5)
     assert found["test/n"] == 7
