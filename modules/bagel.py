@@ -181,7 +181,7 @@ class SelectedSlice(StageModule):
 
     def on_test_epoch_end(self) -> None:
         found = [measure.compute() for measure in self.measures]
-        self.points = [(float(each["macro_top1"]), float(each["mla"])) for each in found]
+        self.points = [(float(each["top1"]), float(each["mla"])) for each in found]
         chosen, right = self.chosen.compute(), self.right.compute()
         own = {"slice_n": chosen, "slice_right": right, "slice_acc": 100 * right / chosen}
         self.log_dict({f"test/{k}": v for k, v in (own | {k: found[-1][k] for k in ("mla", "top1", "n")}).items()})
