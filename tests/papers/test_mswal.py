@@ -217,9 +217,10 @@ def test_learning_rate(make_plan: Callable[..., Plan]) -> None:
     assert {key: group[0][key] for key in wanted} == wanted
 
 
-@pytest.mark.parametrize("scale", ["full", "mini"])
-def test_arms_differ_in_their_network_alone(scale: str, make_plan: Callable[..., Plan]) -> None:
-    stages = make_plan("paper=mswal", f"scale={scale}").stages
+@pytest.mark.parametrize(("scale", "variant"), [("full", None), ("full", "long"), ("mini", None)])
+def test_arms_differ_in_their_network_alone(scale: str, variant: str | None, make_plan: Callable[..., Plan]) -> None:
+    lines = ["paper=mswal", f"scale={scale}", *([f"variant={variant}"] if variant else [])]
+    stages = make_plan(*lines).stages
     first = stages["inception"]
     for name in ("residual", "wide", "plain", *(["residual_encoder"] if scale == "full" else [])):
         stage = stages[name]
