@@ -223,7 +223,7 @@ class SelectedSlice(StageModule):
         for number, (top1, mla) in enumerate(self.points):
             who = f"judge {number + 1}" if number + 1 < len(self.points) else "scored"
             axes.plot(top1, mla, "o", label=f"{who}: {top1:.1f} to {mla:.1f}")
-        axes.set(xlabel="top-1, mean over classes, percent", ylabel="MLA, percent", xlim=(0, 100), ylim=(0, 100))
+        axes.set(xlabel="top-1, percent", ylabel="MLA, percent", xlim=(0, 100), ylim=(0, 100))
         axes.legend(fontsize=7)
         return figure
 
