@@ -14,8 +14,8 @@ noise to u_y (Eq. 11, 13). Baselines: the same blocks trained end to end by back
 trained by the adjoint method, a convolutional network whose layers are trained greedily.
 
 Equation 3 prints c_t beside eps; c_t is the variance (Eq. 7), so its root is taken. Not printed and chosen here: how
-close abar_T comes to 1 (`abar_cap`), the flow's sigma, where gamma_0, gamma_1 and the alphas of Eq. 18 start, the time
-embedding's scale. A step updates every block on one batch; the paper sweeps the data block by block.
+close abar_T comes to 1 (`abar_cap`), the flow's sigma, where gamma_0, gamma_1, f_out and the alphas of Eq. 18 start,
+the time embedding's scale. A step updates every block on one batch; the paper sweeps the data block by block.
 """
 
 from __future__ import annotations
@@ -109,6 +109,10 @@ def time_embedding(t: Tensor, dim: int = 64) -> Tensor:
 class LabelSpace(nn.Module):
     """The class embeddings W_Embed (m, d) and the classifier of noisy labels f_out, which all blocks share.
 
+    f_out starts as the classifier by the nearest embedding. From random weights nothing says which embedding means
+    which class: trained end to end, several classes soon share one, and the softmax of the last blocks is by then too
+    sharp to part them.
+
     Args:
         kind: "onehot" (fixed identity, d = m), "learned" (orthogonal rows at first where m <= d, else Gaussian ones of
             unit mean square norm) or "prototype" (learned; starts as images, see `start_from`).
@@ -139,6 +143,14 @@ class LabelSpace(nn.Module):
             self.embedding = nn.Parameter(torch.randn(classes, dim) / math.sqrt(dim))
             if classes <= dim:
                 nn.init.orthogonal_(self.embedding)
+        self.match()
+
+    @torch.no_grad()
+    def match(self) -> None:
+        """Let f_out(z) be -|z - u_k|^2 / 2 up to a constant, in units of the embeddings' mean square norm."""
+        squares = self.embedding.square().sum(-1)
+        self.f_out.weight.copy_(self.embedding / squares.mean())
+        self.f_out.bias.copy_(-squares / (2 * squares.mean()))
 
     def mixed(self, weights: Tensor) -> Tensor:
         """(B, m) -> (B, d), sums of class embeddings, in float32 at any precision."""
@@ -157,10 +169,14 @@ class LabelSpace(nn.Module):
         return logits
 
     def start_from(self, images: Tensor, labels: Tensor) -> None:
-        """Give each class that has images its `medoid`. images (N, C, H, W) normalised, labels (N,)."""
+        """Give each class that has images its `medoid`, and match f_out.
+
+        images (N, C, H, W) normalised, labels (N,).
+        """
         with torch.no_grad():
             for label in labels.unique().tolist():
                 self.embedding[label] = medoid(images[labels == label].flatten(1)).to(self.embedding)
+        self.match()
 
 
 def medoid(points: Tensor) -> Tensor:

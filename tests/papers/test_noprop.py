@@ -372,6 +372,20 @@ def test_back_propagation_moves_z_by_alpha() -> None:
     assert all(p.grad is not None for p in [*module.blocks.parameters(), module.w])
 
 
+def test_classes_do_not_come_to_share_an_embedding_end_to_end() -> None:
+    """From random weights of f_out, three to five of ten classes are never answered here."""
+    torch.manual_seed(0)
+    network = partial(Network, in_channels=1, size=8, widths=[8, 8, 8], hidden=32)
+    label = LabelSpace("onehot", 10, 10)
+    module: Any = alone(Stack(4, network, label, training="end_to_end", optimizer=ADAMW))
+    x, y = torch.randn(10, 1, 8, 8).repeat(5, 1, 1, 1), torch.arange(50) % 10  # one image per class
+    for _ in range(60):
+        module.descend(x, y)
+    with torch.no_grad():
+        right = (module.eval()(x).argmax(-1) == y).float().mean()
+    assert float(right) > 0.85
+
+
 def test_greedy_layers_do_not_teach_each_other() -> None:
     torch.manual_seed(0)
     module, (x, y) = Greedy(10, 1, [3, 4, 5], [1], 8, optimizer=ADAMW), batch()
@@ -449,6 +463,19 @@ def test_label_space() -> None:
         LabelSpace("two", 10, 10)
     with pytest.raises(ValueError, match="training='both'"):
         stack(training="both")
+
+
+def test_f_out_starts_as_the_classifier_by_the_nearest_embedding() -> None:
+    torch.manual_seed(0)
+    onehot, learned, crowded = (LabelSpace(*a) for a in (("onehot", 10, 10), ("learned", 10, 20), ("learned", 40, 20)))
+    prototypes = LabelSpace("prototype", 10, 64)
+    images = 5 + torch.arange(1.0, 11).view(-1, 1, 1, 1) * torch.randn(10, 1, 8, 8)  # of very different norms
+    prototypes.start_from(images, torch.arange(10))
+    for label in (onehot, learned, crowded, prototypes):
+        z = label.embedding.detach() + torch.randn(label.classes, label.dim)
+        assert torch.equal(label(z).argmax(-1), label.nearness(z).argmax(-1))
+    gaps = onehot(torch.eye(10)) - onehot(torch.eye(10))[:, :1]
+    assert torch.allclose(gaps, torch.eye(10) - torch.eye(10)[:, :1], atol=1e-6)  # |u_y - u_k|^2 / 2 is 0 or 1
 
 
 def test_posterior_is_that_of_a_normal_likelihood() -> None:
