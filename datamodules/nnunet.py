@@ -7,10 +7,10 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from datamodules.volumes import Augmentation, Volume, VolumeData, places
 
 SPLIT_SEED = 12345  # nnU-Net's: folds are the same whatever the run's seed
 KEPT = 10_000  # foreground voxels of each class that a patch may be centred on
+SAMPLED = 10_000_000  # foreground voxels of the training scans whose grey values give the statistics
 UNREADABLE = (OSError, ValueError, RuntimeError, EOFError, zlib.error, ImageFileError, HeaderDataError)
 
 
@@ -80,6 +81,12 @@ def resample(
         better = share > best
         labels[better], best[better] = number, share[better]
     return scan, torch.from_numpy(labels)
+
+
+def grey_values(image: Path, label: Path, count: int) -> np.ndarray:
+    """`count` grey values (HU) spread evenly over the scan's foreground voxels; none if it has no foreground."""
+    found = depth_first(load(image))[depth_first(load(label)) > 0]
+    return found[np.linspace(0, len(found) - 1, count).round().astype(int)] if len(found) else found
 
 
 def preprocess(case: str, folder: Path, image: Path, label: Path | None, **plan: Any) -> None:
@@ -140,7 +147,9 @@ class NnUNetFolder(VolumeData):
         classes: names in label order, background first. dataset.json must agree in number; its names are used.
         rename: use the names in `classes` instead, where datasets spell the same class differently.
         cases: training scans that the published dataset has; what is there is counted.
-        spacing, clip, mean, std: the plan, see `resample`.
+        spacing: of the plan, see `resample`.
+        clip, mean, std: see `resample`. None takes, as nnU-Net does, the 0.5 and 99.5 percentile, mean and standard
+            deviation of the foreground of all scans in imagesTr, the held-out fold's too, each scan with equal weight.
         test: "fold" tests on the held-out fold of the training scans, "Ts" on imagesTs and labelsTs.
         fold: which of `folds` is held out; larger numbers start over. All folds together are a cross-validation.
         folds: how many parts; 1 trains on every scan (with test: Ts).
@@ -157,9 +166,9 @@ class NnUNetFolder(VolumeData):
         classes: Sequence[str],
         cases: int,
         spacing: Sequence[float],
-        clip: Sequence[float],
-        mean: float,
-        std: float,
+        clip: Sequence[float] | None = None,
+        mean: float | None = None,
+        std: float | None = None,
         title: str = "nnU-Net folder",
         where: str = "your own scans",
         rename: bool = False,
@@ -180,14 +189,11 @@ class NnUNetFolder(VolumeData):
             raise DataError(f"test={test!r}: expected 'fold' or 'Ts'")
         if folds < (2 if test == "fold" else 1):
             raise DataError(f"folds={folds}: testing on a fold needs at least 2, testing on Ts at least 1")
+        if len({value is None for value in (clip, mean, std)}) > 1:
+            raise DataError(f"clip={clip}, mean={mean}, std={std}: expected all three or none")
         self.root, self.classes, self.cases = Path(root), tuple(classes), cases
-        self.plan: dict[str, Any] = {
-            "spacing": list(spacing),
-            "clip": list(clip),
-            "mean": mean,
-            "std": std,
-            "classes": len(classes),
-        }
+        self.spacing = list(spacing)
+        self.grey: dict[str, Any] = {"clip": clip, "mean": mean, "std": std}
         self.rename = rename
         self.title, self.where, self.test, self.fold, self.folds = title, where, test, fold % folds, folds
         self._tests: list[str] = []
@@ -205,8 +211,8 @@ class NnUNetFolder(VolumeData):
             shape=(1, *self.patch),
             classes=self.classes,
             sizes={"train": self.cases - held, "val": 0, "test": held},
-            mean=(self.plan["mean"],),
-            std=(self.plan["std"],),
+            mean=(self.grey["mean"] or 0.0,),  # of the training scans, once they are read
+            std=(self.grey["std"] or 1.0,),
             split=f"training scans without {cut}; tested on {'that fold' if self.test == 'fold' else 'imagesTs'}",
             where=self.where,
         )
@@ -241,6 +247,38 @@ class NnUNetFolder(VolumeData):
     def _image(self, part: str, case: str) -> Path:
         return self.root / f"images{part}" / f"{case}_0000.nii.gz"
 
+    @cached_property
+    def plan(self) -> dict[str, Any]:
+        """Arguments of `resample`. Raises DataError where the statistics are still to be measured."""
+        grey = self.grey
+        if grey["clip"] is None:
+            try:
+                grey = json.loads(self._statistics.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise DataError(f"{self._statistics} cannot be read; the scans were not preprocessed") from error
+        return {"spacing": self.spacing, **grey, "classes": len(self.classes)}
+
+    @property
+    def _statistics(self) -> Path:
+        """Where the statistics of these scans are."""
+        mark = hashlib.sha256(json.dumps(self._cases("Tr")).encode()).hexdigest()[:12]
+        return self.root / "preprocessed" / f"grey-{mark}.json"
+
+    def _measure(self, run: Callable[..., Iterable[Any]]) -> None:
+        """Write the statistics of the training scans. `run` is `map`, of this process or of several."""
+        cases = self._cases("Tr")
+        images, labels = ([of("Tr", case) for case in cases] for of in (self._image, self._label))
+        sample = partial(grey_values, count=-(-SAMPLED // len(cases)))
+        grey = np.concatenate(list(run(sample, images, labels)))
+        if not len(grey):
+            raise DataError(f"{self.root}: no training scan has a labelled voxel")
+        found = {"clip": np.percentile(grey, (0.5, 99.5)).tolist(), "mean": float(grey.mean(dtype=float))}
+        found["std"] = float(grey.std(dtype=float))
+        self._statistics.parent.mkdir(exist_ok=True)
+        part = self._statistics.with_suffix(f".part{os.getpid()}")
+        part.write_text(json.dumps(found), encoding="utf-8")
+        part.replace(self._statistics)
+
     @property
     def folder(self) -> Path:
         """Where preprocessed cases of this plan are."""
@@ -248,10 +286,16 @@ class NnUNetFolder(VolumeData):
         return self.root / "preprocessed" / mark
 
     def prepare_data(self) -> None:
-        """Preprocess what is not yet there, on `num_workers` processes."""
+        """Measure and preprocess what is not yet there, on `num_workers` processes."""
         if self.generated:
             return
         train, test = self.listed()
+        if self.grey["clip"] is None and not self._statistics.is_file():
+            if self.num_workers < 2:
+                self._measure(map)
+            else:
+                with ProcessPoolExecutor(self.num_workers) as pool:
+                    self._measure(pool.map)
         work: Callable[..., None] = partial(preprocess, **self.plan)
         todo: list[tuple[Any, ...]] = [
             (case, self.folder, self._image("Tr", case), self._label("Tr", case)) for case in train
@@ -278,7 +322,8 @@ class NnUNetFolder(VolumeData):
         sizes = {"train": len(train), "val": 0, "test": len(self._tests)}
         listing = json.dumps([self.plan, train, self._tests])
         identity = hashlib.sha256(listing.encode()).hexdigest()[:12]
-        return replace(self.declared(), classes=names, sizes=sizes, identity=identity)
+        mean, std = (self.plan[name] for name in ("mean", "std"))
+        return replace(self.declared(), classes=names, sizes=sizes, mean=(mean,), std=(std,), identity=identity)
 
     def _names(self) -> tuple[str, ...]:
         path = self.root / "dataset.json"

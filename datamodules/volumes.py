@@ -52,6 +52,9 @@ def nnunet_augmentation(patch: Sequence[int]) -> Any:
     """nnU-Net's training augmentation for isotropic patches, of "image" and "label" (1, *box) with a box that holds
     the patch: rotation by up to 30 degrees about each axis, zoom, the patch cut out, noise, blur, brightness, contrast,
     low resolution, gamma on the inverted and on the plain image, mirroring of all axes.
+
+    What nnU-Net calls the noise's variance, up to 0.1, is the standard deviation it draws with. It blurs or coarsens
+    each channel of a chosen patch with probability 0.5, which halves both probabilities of a scan with one channel.
     """
     from monai import transforms as t
 
@@ -64,11 +67,11 @@ def nnunet_augmentation(patch: Sequence[int]) -> Any:
             both, prob=0.2, min_zoom=0.7, max_zoom=1.4, mode=["trilinear", "nearest-exact"], padding_mode="constant"
         ),
         t.CenterSpatialCropd(both, list(patch)),
-        t.RandGaussianNoised(image, prob=0.1, std=0.316),  # variance up to 0.1
+        t.RandGaussianNoised(image, prob=0.1, std=0.1),
         t.RandGaussianSmoothd(image, prob=0.1, sigma_x=sigma, sigma_y=sigma, sigma_z=sigma),
         t.RandScaleIntensityd(image, prob=0.15, factors=0.25),
         t.RandScaleIntensityFixedMeand(image, prob=0.15, factors=0.25, preserve_range=True),
-        t.RandSimulateLowResolutiond(image, prob=0.25, zoom_range=(0.5, 1.0)),
+        t.RandSimulateLowResolutiond(image, prob=0.125, zoom_range=(0.5, 1.0)),
         t.RandAdjustContrastd(image, prob=0.1, invert_image=True, **gamma),
         t.RandAdjustContrastd(image, prob=0.3, **gamma),
         *(t.RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in range(3)),

@@ -16,7 +16,7 @@ the tables of the released annotations (`MistakeTables`). The review itself is p
 Where the paper, its code and a later evaluation of 962 models (Peychev et al. 2023) differ:
 - collapsed classes (a malamute is an eskimo dog, sunglass is sunglasses): the paper's labels hold them in 98.8% of the
   cases, its code adds nothing. Peychev et al. add them by original label, and so does `collapse=True`, since the
-  numbers to compare with are theirs. The ImageNet-M count never uses them, as there.
+  numbers to compare with are theirs. The ImageNet-M count never uses them, as there; nor does `SelectedSlice`.
 - the code demands all 1000 classes; here the mean is over those that occur, and `test/classes` says how many.
 - one category is written in two ways in the released files; both are counted as one.
 """
@@ -181,7 +181,7 @@ class SelectedSlice(StageModule):
 
     def on_test_epoch_end(self) -> None:
         found = [measure.compute() for measure in self.measures]
-        self.points = [(float(each["macro_top1"]), float(each["mla"])) for each in found]
+        self.points = [(float(each["top1"]), float(each["mla"])) for each in found]
         chosen, right = self.chosen.compute(), self.right.compute()
         own = {"slice_n": chosen, "slice_right": right, "slice_acc": 100 * right / chosen}
         self.log_dict({f"test/{k}": v for k, v in (own | {k: found[-1][k] for k in ("mla", "top1", "n")}).items()})
@@ -223,7 +223,7 @@ class SelectedSlice(StageModule):
         for number, (top1, mla) in enumerate(self.points):
             who = f"judge {number + 1}" if number + 1 < len(self.points) else "scored"
             axes.plot(top1, mla, "o", label=f"{who}: {top1:.1f} to {mla:.1f}")
-        axes.set(xlabel="top-1, mean over classes, percent", ylabel="MLA, percent", xlim=(0, 100), ylim=(0, 100))
+        axes.set(xlabel="top-1, percent", ylabel="MLA, percent", xlim=(0, 100), ylim=(0, 100))
         axes.legend(fontsize=7)
         return figure
 

@@ -201,15 +201,24 @@ def code_error(distances: Tensor) -> Tensor:
     return distances.amin(1).mean()
 
 
-def nearest_of(queries: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-    """For each of (m, d): the smallest squared distance to the rows of (N, d), and which row that is; (m,) each."""
+def nearest_of(queries: Tensor, items: Tensor, unit: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """For each of (m, d): the smallest squared distance to the rows of (N, d), and which row that is; (m,) each.
+
+    The distance to a row is divided by the row's `unit` (N,) where units are given.
+    """
     best = torch.full((len(queries),), torch.inf, device=queries.device)
     which = torch.zeros(len(queries), dtype=torch.long, device=queries.device)
-    for start, part in enumerate(items.split(CHUNK)):
-        value, index = squared_distances(queries, part.to(queries)).min(1)
+    units = torch.ones(len(items)) if unit is None else unit
+    for start, (part, scale) in enumerate(zip(items.split(CHUNK), units.split(CHUNK), strict=True)):
+        value, index = (squared_distances(queries, part.to(queries)) / scale.to(queries)).min(1)
         which = torch.where(value < best, index + start * CHUNK, which)
         best = torch.minimum(best, value)
     return best, which
+
+
+def contrast(images: Tensor) -> Tensor:
+    """(N, d) -> (N,): squared differences from an image's own mean, summed over its pixels."""
+    return (images - images.mean(1, keepdim=True)).square().sum(1)
 
 
 class CaseBased(ClassificationModule):
@@ -276,7 +285,10 @@ class CaseBased(ClassificationModule):
         - reconstruction: R over the test set.
         - train_top1: accuracy on the training images, not augmented, percent.
         - latent_realism: mean_j min_i ||p_j - f(x_i)||^2 over the training images, in units of their codes' total
-          variance; pixel_realism: mean_j min_i ||g(p_j) - x_i||^2, a sum over pixels. Both better when lower.
+          variance. Better when lower.
+        - pixel_realism: mean_j min_i ||g(p_j) - x_i||^2 / contrast(x_i), 0 for a copy of a training image and 1 or more
+          for a picture without any shape. Better when lower. Without the unit a black picture would pass for more real
+          than most real images: it is close to the darkest of them.
         - classes_covered: how many labels the training images have whose codes are nearest to the prototypes.
         - agreement: in how many percent of the prototypes the judge gives g(p_j) the class of their most negative
           weight.
@@ -314,7 +326,7 @@ class CaseBased(ClassificationModule):
         if net.decoder is not None:
             decoded = net.decoder(net.prototypes)
             pixels = torch.cat(parts).flatten(1)
-            found["pixel_realism"] = float(nearest_of(decoded.flatten(1), pixels)[0].mean())
+            found["pixel_realism"] = float(nearest_of(decoded.flatten(1), pixels, contrast(pixels))[0].mean())
             if self.judge:
                 seen = self.judge.logits((decoded - net.mean) / net.std)[0].argmax(-1)  # (m,)
                 found["agreement"] = 100 * float((seen == self.spoken_for()).float().mean())

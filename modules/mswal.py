@@ -160,7 +160,8 @@ class Segmenter(StageModule):
         mirror: axes along which test patches are mirrored, all combinations, logits averaged.
         step: distance of test windows as a fraction of the patch; they are weighted by a Gaussian.
         window_batch: windows per forward pass.
-        compare_inference: also report Dice without mirroring, and with tiles that do not overlap, on the same weights.
+        compare_inference: also report Dice without mirroring, and from as few windows as cover the scan, each voxel
+            from one of them, on the same weights.
         optimizer, schedule: see StageModule.
     """
 
@@ -206,14 +207,6 @@ class Segmenter(StageModule):
         total /= len(self.flips)
         return torch.cat([total, straight], 1) if self.inference_scores else total
 
-    def tiles(self, image: Tensor, patch: Sequence[int]) -> Tensor:
-        """Logits from tiles that do not overlap: the volume is padded to whole patches, equally on both sides."""
-        short = [-size % side for size, side in zip(image.shape[2:], patch, strict=True)]
-        pad = [n for total in reversed(short) for n in (total // 2, total - total // 2)]
-        logits = sliding_window(F.pad(image, pad), self, patch, 1.0, None, self.window_batch)
-        inner: tuple[Any, ...] = tuple(slice(n // 2, n // 2 + s) for n, s in zip(short, image.shape[2:], strict=True))
-        return logits[(..., *inner)]
-
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         image, reference = batch  # (1, 1, D, H, W) as the network sees it, (1, D', H', W') as it was annotated
         patch = self.trainer.datamodule.spec.shape[1:]  # type: ignore[attr-defined]
@@ -223,7 +216,8 @@ class Segmenter(StageModule):
         if self.inference_scores:
             straight = resampled_labels(logits[:, self.classes :], size)
             self.inference_scores["no_mirror"].update(straight, reference[0])
-            self.inference_scores["no_overlap"].update(resampled_labels(self.tiles(image, patch), size), reference[0])
+            single = sliding_window(image, self, patch, 1.0, None, self.window_batch, first=True)
+            self.inference_scores["no_overlap"].update(resampled_labels(single, size), reference[0])
 
     def on_test_epoch_end(self) -> None:
         names = [re.sub(r"\W+", "_", name) for name in self.trainer.datamodule.spec.classes[1:]]  # type: ignore[attr-defined]
@@ -286,3 +280,33 @@ class Segmenter(StageModule):
         axis.set(xticks=range(len(names)), xticklabels=names, ylim=(0, 1.05), ylabel="score")
         axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
         return figure
+
+
+class Gain(StageModule):
+    """How many points of Dice on one class pre-training adds on the same test scans. Not trained.
+
+    Logs `test/gain` = 100 (Dice of `finetuned` - Dice of `scratch`) and `test/n`.
+
+    Args:
+        finetuned, scratch: the trained segmenters.
+        label: name of the class.
+    """
+
+    def __init__(self, finetuned: Segmenter, scratch: Segmenter, label: str = "tumour") -> None:
+        super().__init__()
+        self.finetuned, self.scratch, self.label = finetuned, scratch, label
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.finetuned(x)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.finetuned.test_step(batch, batch_idx)
+        self.scratch.test_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        number = self.trainer.datamodule.spec.classes[1:].index(self.label)  # type: ignore[attr-defined]
+        found = [arm.scores.compute() for arm in (self.finetuned, self.scratch)]
+        pretrained, random = (scores["dice"].reshape(-1)[number] for scores in found)
+        self.log_dict({"test/gain": 100 * (pretrained - random).float(), "test/n": found[0]["n"].float()})
+        for arm in (self.finetuned, self.scratch):
+            arm.scores.reset()

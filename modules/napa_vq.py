@@ -351,9 +351,9 @@ class NapaVQ(StageModule):
         count = sums[:, -1:].clamp(min=1)  # generated images may leave a class out
         mean = sums[:, :features] / count
         self.prototypes[first:] = mean.to(self.prototypes)
-        if not self.task:  # PASS's: the root of the mean variance over classes and features
+        if not self.task:  # PASS's: the root of the mean variance over features and unrotated classes
             variance = (sums[:, features:-1] - count * mean.square()) / (count - 1).clamp(min=1)
-            self.radius.copy_(variance.mean().clamp(min=0).sqrt())
+            self.radius.copy_(variance[::ROTATIONS].mean().clamp(min=0).sqrt())
 
     @torch.no_grad()
     def test_now(self) -> None:
@@ -459,7 +459,9 @@ class EdgeEvidence(StageModule):
     """Does the graph join the classes that a network without it confuses? Not trained.
 
     Takes the pairs of classes from different tasks, ranks them by how often `confused` takes one for the other on the
-    test images, and counts how many of the first ones are edges of `graph` between rotations 0.
+    test images, and counts how many of the first ones are edges of `graph` between rotations 0. Chance is what as many
+    pairs of the same tasks would give: a network that forgets takes most images for its newest classes, and the graph
+    may have more edges there too, whichever classes they are.
 
     Args:
         confused: an arm without the graph, after its last task.
@@ -469,6 +471,7 @@ class EdgeEvidence(StageModule):
 
     joined: Tensor  # (C, C) bool
     across: Tensor  # (C, C) bool: each pair of classes from different tasks once
+    tasks: Tensor  # (C, C) int64: which two tasks a pair comes from
 
     def __init__(self, confused: NapaVQ, graph: NapaVQ, pairs: int) -> None:
         super().__init__()
@@ -480,6 +483,7 @@ class EdgeEvidence(StageModule):
         task = torch.repeat_interleave(torch.arange(len(confused.tasks)), torch.tensor(confused.tasks))
         task = task[: confused.classes]
         self.register_buffer("across", task[:, None] < task[None, :])
+        self.register_buffer("tasks", task[:, None] * len(confused.tasks) + task[None, :])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.confused(x)
@@ -488,10 +492,17 @@ class EdgeEvidence(StageModule):
         self.confusion.update(self(batch[0]), batch[1])
 
     def on_test_epoch_end(self) -> None:
-        """`confused_joined`: share of the most confused pairs that are edges; `all_joined`: of all pairs, by chance."""
+        """Shares of pairs that are edges: the most confused ones, others of the same tasks (by chance), and all."""
         counts = self.confusion.compute()
         self.confusion.reset()
         mistaken, joined = (counts + counts.T)[self.across], self.joined[self.across].float()
+        tasks = self.tasks[self.across]
         most = mistaken.argsort(descending=True, stable=True)[: self.pairs]
-        found = {"confused_joined": joined[most].mean(), "all_joined": joined.mean(), "n": counts.sum().float()}
+        alike = (tasks[most][:, None] == tasks[None, :]).float()  # (pairs, P): those of the same two tasks
+        found = {
+            "confused_joined": joined[most].mean(),
+            "chance_joined": (alike @ joined / alike.sum(1)).mean(),
+            "all_joined": joined.mean(),
+            "n": counts.sum().float(),
+        }
         self.log_dict({f"test/{name}": value for name, value in found.items()})

@@ -14,8 +14,8 @@ noise to u_y (Eq. 11, 13). Baselines: the same blocks trained end to end by back
 trained by the adjoint method, a convolutional network whose layers are trained greedily.
 
 Equation 3 prints c_t beside eps; c_t is the variance (Eq. 7), so its root is taken. Not printed and chosen here: how
-close abar_T comes to 1 (`abar_cap`), the flow's sigma, where gamma_0, gamma_1 and the alphas of Eq. 18 start, the time
-embedding's scale. A step updates every block on one batch; the paper sweeps the data block by block.
+close abar_T comes to 1 (`abar_cap`), the flow's sigma, where gamma_0, gamma_1, f_out and the alphas of Eq. 18 start,
+the time embedding's scale. A step updates every block on one batch; the paper sweeps the data block by block.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 from torchmetrics import SumMetric
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from modules.common.distributed import summed, world_size
 from modules.common.module import OptimizerFactory, StageModule
@@ -109,6 +109,10 @@ def time_embedding(t: Tensor, dim: int = 64) -> Tensor:
 class LabelSpace(nn.Module):
     """The class embeddings W_Embed (m, d) and the classifier of noisy labels f_out, which all blocks share.
 
+    f_out starts as the classifier by the nearest embedding. From random weights nothing says which embedding means
+    which class: trained end to end, several classes soon share one, and the softmax of the last blocks is by then too
+    sharp to part them.
+
     Args:
         kind: "onehot" (fixed identity, d = m), "learned" (orthogonal rows at first where m <= d, else Gaussian ones of
             unit mean square norm) or "prototype" (learned; starts as images, see `start_from`).
@@ -139,6 +143,14 @@ class LabelSpace(nn.Module):
             self.embedding = nn.Parameter(torch.randn(classes, dim) / math.sqrt(dim))
             if classes <= dim:
                 nn.init.orthogonal_(self.embedding)
+        self.match()
+
+    @torch.no_grad()
+    def match(self) -> None:
+        """Let f_out(z) be -|z - u_k|^2 / 2 up to a constant, in units of the embeddings' mean square norm."""
+        squares = self.embedding.square().sum(-1)
+        self.f_out.weight.copy_(self.embedding / squares.mean())
+        self.f_out.bias.copy_(-squares / (2 * squares.mean()))
 
     def mixed(self, weights: Tensor) -> Tensor:
         """(B, m) -> (B, d), sums of class embeddings, in float32 at any precision."""
@@ -157,10 +169,14 @@ class LabelSpace(nn.Module):
         return logits
 
     def start_from(self, images: Tensor, labels: Tensor) -> None:
-        """Give each class that has images its `medoid`. images (N, C, H, W) normalised, labels (N,)."""
+        """Give each class that has images its `medoid`, and match f_out.
+
+        images (N, C, H, W) normalised, labels (N,).
+        """
         with torch.no_grad():
             for label in labels.unique().tolist():
                 self.embedding[label] = medoid(images[labels == label].flatten(1)).to(self.embedding)
+        self.match()
 
 
 def medoid(points: Tensor) -> Tensor:
@@ -271,12 +287,22 @@ class Noise:
         return torch.rand(self.total, device=self.device)[self.mine]
 
 
+def shuffled_top1(confusion: Tensor) -> float:
+    """Expected top-1 in percent once the images are permuted at random below their labels; the noise is blind to both.
+
+    confusion (m, m) counts [label, answer]. Its margins are all that is left then, in whatever order the images came.
+    """
+    share = confusion.double() / confusion.sum()
+    return 100 * float(share.sum(0) @ share.sum(1))
+
+
 class Arm(StageModule):
     """What all arms share: repeated stochastic inference, the shuffled control, and what backward passes need.
 
-    Test metrics: `top1` is the mean over inference runs, `top1_std` their standard deviation; `shuffled_top1` is one
-    run that sees each image beside another image's label; `<station>_top1` are guesses on the way; `saved_mb` (MiB)
-    and `saved_log2` (log2 of the bytes) are the most that autograd held when a backward pass of a training step began.
+    Test metrics: `top1` is the mean over inference runs, `top1_std` their standard deviation; `shuffled_top1` is what
+    the same answers would score on average with the test images dealt out at random; `<station>_top1` are guesses on
+    the way; `saved_mb` (MiB) and `saved_log2` (log2 of the bytes) are the most that autograd held when a backward pass
+    of a training step began.
 
     Args:
         classes: m.
@@ -295,10 +321,11 @@ class Arm(StageModule):
         super().__init__(optimizer)
         self.automatic_optimization = False
         self.inference_runs, self.pool, self.stations = inference_runs, pool, list(stations)
-        names = [*(f"run{r}" for r in range(inference_runs)), "shuffled", *self.stations, "val"]
+        names = [*(f"run{r}" for r in range(inference_runs)), *self.stations, "val"]
         self.hits: Any = nn.ModuleDict(
             {n: MulticlassAccuracy(classes, average="micro", validate_args=False) for n in names}
         )
+        self.confusion = MulticlassConfusionMatrix(classes, validate_args=False)
         self.count = SumMetric(nan_strategy="disable")
         self.measured: dict[str, float] = {}
         self.saved: dict[int, int] | None = None  # bytes of each storage that autograd holds, while they are counted
@@ -362,9 +389,9 @@ class Arm(StageModule):
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         x, y = batch
         logits, guesses = self.infer(x, self.inference_runs)
-        self.hits["shuffled"].update(self(x.roll(1, 0)).argmax(-1), y)
         for run, predicted in enumerate(logits.argmax(-1)):
             self.hits[f"run{run}"].update(predicted, y)
+            self.confusion.update(predicted, y)
         for name, guess in zip(self.stations, guesses, strict=True):
             self.hits[name].update(guess, y.expand_as(guess))
         self.count.update(len(y))
@@ -373,12 +400,13 @@ class Arm(StageModule):
         found = {name: 100 * float(hits.compute()) for name, hits in self.hits.items() if name != "val"}
         runs = torch.tensor([found.pop(f"run{run}") for run in range(self.inference_runs)], dtype=torch.float64)
         found = {"top1": float(runs.mean()), **{f"{name}_top1": value for name, value in found.items()}}
+        found["shuffled_top1"] = shuffled_top1(self.confusion.compute())
         if len(runs) > 1:
             found["top1_std"] = float(runs.std())
         if saved := int(self.saved_bytes):
             found |= {"saved_mb": saved / 2**20, "saved_log2": math.log2(saved)}
         self.measured = {**found, "n": float(self.count.compute())}
-        for metric in (*self.hits.values(), self.count):
+        for metric in (*self.hits.values(), self.confusion, self.count):
             metric.reset()
         self.log_dict({f"test/{name}": value for name, value in self.measured.items()})
 
@@ -485,14 +513,15 @@ class Stack(Denoiser):
         pool: int = 1,
         optimizer: OptimizerFactory | None = None,
     ) -> None:
-        stations = [f"block{t}" for t in range(1, blocks + 1)]
+        # end to end nothing ties a block's outputs to the classes of the same number: there are no guesses on the way
+        stations = [f"block{t}" for t in range(1, blocks + 1)] if training == "alone" else []
         super().__init__(label, start, inference_runs=inference_runs, pool=pool, stations=stations, optimizer=optimizer)
         if training not in ("alone", "end_to_end"):
             raise ValueError(f"training={training!r}: expected one of alone, end_to_end")
         self.alone = training == "alone"
         arguments = (label.dim, label.classes, label.kind == "prototype", False)
         self.blocks: nn.ModuleList = (
-            start.blocks[:blocks] if start else nn.ModuleList(network(*arguments) for _ in stations)
+            start.blocks[:blocks] if start else nn.ModuleList(network(*arguments) for _ in range(blocks))
         )
         abar = cosine_schedule(blocks, cap=abar_cap)
         self.register_buffer("abar", abar.float(), persistent=False)

@@ -18,8 +18,10 @@ How it is computed, and where that differs from the released code (models.py):
 - a kernel matrix is one scalar function of xi at many points: it is tabulated (a cubic spline of log(-log K) over
   log(-log xi)) instead of recomputed for every pair at every depth.
 - K(X, X) is solved by Cholesky where it is numerically positive definite, else by LU as in the code.
-- the released experiment uses the NNGP, the theorems the NTK; `kernel` says which. The NTK carries a factor L + 1 and
-  reaches the singular limit only like 1 / L, the NNGP geometrically.
+- the released experiment uses the NNGP, the theorems the NTK; `kernel` says which. The NNGP reaches the singular limit
+  geometrically. The NTK carries a factor L + 1 and reaches it like 1 / ((1 - xi) L): L must be far above 1 / (1 - xi)
+  of neighbouring points. Once every S is so small that A is linear to rounding, the remaining layers are added in
+  closed form, so that such depths cost no more than a few hundred layers.
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ from modules.common.closed_form import ClosedForm
 from modules.common.metrics import Classification
 
 CLOSEST, FARTHEST = 1e-20, 1 - 1e-16  # what 1 - xi is held between; equal points need a finite logarithm
+LINEAR = -50.0  # log S below which A(S) = A'(0) S and A'(S) = A'(0) in float64
+LIMIT = 10_000  # layers of the NNGP after which S_L / A'(0)^L is psi to rounding
 BLOCK = 2**18  # kernel entries computed at a time: temporaries stay in the processor's cache
 
 
@@ -171,10 +175,19 @@ class ReLU(Dual):
 def log_kernel(log_xi: Tensor, dual: Dual, depth: int, kernel: str) -> Tensor:
     """log of the NNGP S_L(xi) or of the NTK K_L(xi) / K_L(1), from log xi in float64.
 
-    With w = 1 / K_L(1) the normalised NTK R_L is w S_L + (1 - w) R_{L-1} A'(S_{L-1}) / A'(1).
+    With w = 1 / K_L(1) the normalised NTK R_L is w S_L + (1 - w) R_{L-1} A'(S_{L-1}) / A'(1). Where A(0) = 0 and
+    A'(0) > 0, all S fall below LINEAR in the end; l more layers then give A'(0)^l S and A'(0)^l (K + l S).
     """
     s, r, log_diagonal = log_xi, log_xi, 0.0
-    for _ in range(depth):
+    singular = not math.isnan(dual.order)
+    for layer in range(depth):
+        if singular and float(s.max()) < LINEAR:
+            left, fallen = depth - layer, (depth - layer) * math.log(dual.slope_0)
+            k = torch.logaddexp(r + log_diagonal, s + math.log(left)) + fallen
+            total = (depth + 1) * math.log(dual.slope_1)  # K_L(1) = (A'(1)^(L+1) - 1) / (A'(1) - 1)
+            log_diagonal = total + math.log1p(-math.exp(-total)) - math.log(dual.slope_1 - 1)
+            s, r = s + fallen, k - log_diagonal
+            break
         if kernel == "ntk":
             passed = r + dual.log_slope(s)
             grown = log_diagonal + math.log(dual.slope_1)
@@ -403,7 +416,7 @@ class DeepNetwork(WithPoints):
         kernel: "nngp" or "ntk".
         nodes: see DeepKernel.
         pixels: see SphereClassifier.
-        nearest, majority, hilbert, bayes: references to agree with; the pictures need them too.
+        nearest, majority, hilbert, bayes, limit: references to agree with; the pictures need them too.
     Raises:
         ValueError: depth or kernel has no such value.
     """
@@ -422,8 +435,10 @@ class DeepNetwork(WithPoints):
         majority: SphereClassifier | None = None,
         hilbert: SphereClassifier | None = None,
         bayes: SphereClassifier | None = None,
+        limit: SphereClassifier | None = None,
     ) -> None:
-        super().__init__(pixels, {"nearest": nearest, "majority": majority, "hilbert": hilbert, "bayes": bayes})
+        references = {"nearest": nearest, "majority": majority, "hilbert": hilbert, "bayes": bayes, "limit": limit}
+        super().__init__(pixels, references)
         if kernel not in ("nngp", "ntk"):
             raise ValueError(f"kernel={kernel!r}: expected 'nngp' or 'ntk'")
         if depth < 1:
@@ -528,6 +543,25 @@ class DeepNetwork(WithPoints):
             axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
         axes[-1].set_xlabel("angle on the quarter circle; orange is class +1, upper ticks are its training points")
         return figure
+
+
+class SingularKernel(DeepNetwork):
+    """What a network becomes at infinite depth where 2 alpha exists: sign(sum_i y_i psi(x.x_i)), nothing to solve.
+
+    Args:
+        dual, nodes: see DeepNetwork.
+    Raises:
+        ValueError: the activation's limit is not singular.
+    """
+
+    def __init__(self, dual: Dual, nodes: int = 8192) -> None:
+        if math.isnan(dual.order):
+            raise ValueError(f"{type(dual).__name__} has no singular limit: A(0) = 0 and 0 < A'(0) < 1 are needed")
+        super().__init__(dual, LIMIT, "nngp", nodes)  # a constant times psi, which leaves the sign as it is
+
+    def solve(self, x: Tensor, y: Tensor) -> None:
+        WithPoints.solve(self, x, y)
+        self.weights = self.labels.clone()
 
 
 def share(scores: Tensor, target: Tensor) -> float:

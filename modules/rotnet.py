@@ -10,7 +10,7 @@ class, against the same blocks at random initialisation and against the same net
 
 What deviates, and where paper and released code differ:
 - an image is cropped and mirrored upright, then rotated, so that its copies share one crop (as in the code).
-- the code tests every epoch and keeps the best one; here the last epoch is tested.
+- of its CIFAR-10 probes the code keeps the epoch that is best on the test set; here the last epoch is tested.
 - "random initialisation" has batch statistics of its own: one pass over the training images, upright, averaged over
   all batches (Calibrated). Statistics left at 0 and 1 would handicap it.
 - the supervised network is the convolutional probe with the blocks below it trained too, which is the same

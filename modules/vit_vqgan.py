@@ -299,6 +299,7 @@ class Tokenizer(PixelModule):
         self.suffix, self.rfid = extractor.suffix, FrechetDistance(extractor.features)
         self.squared_error, self.tested = SumMetric(nan_strategy="disable"), SumMetric(nan_strategy="disable")
         self.use: CodebookUse | None = None  # made in setup: its size depends on the test set's
+        self._shown: list[tuple[Tensor, Tensor]] = []  # images and their codes, for the pictures
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -376,12 +377,18 @@ class Tokenizer(PixelModule):
             optimizers.append(self.prepared(self.discriminator_factory(self.discriminator.parameters())))
         return cast(list[Optimizer], optimizers)
 
+    def on_test_start(self) -> None:
+        self._shown = []
+
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         x = self.pixels(batch[0])
         maps, codes, _ = self.reconstruct(x)
         x_hat = self.image(maps).clamp(0, 1)
         assert self.use is not None
-        self.use.update(codes, self.numbers(len(x)))
+        numbers = self.numbers(len(x))
+        self.use.update(codes, numbers)
+        first = self.use.group(numbers) == 0  # one of the batches that the use is counted in, from all classes
+        self._shown.append((x[first].cpu(), codes[first].cpu()))
         self.squared_error.update((x_hat - x).double().square().mean((1, 2, 3)).sum())
         self.tested.update(float(len(x)))
         extractor = self.extractor.on(x.device)
@@ -398,17 +405,12 @@ class Tokenizer(PixelModule):
 
     def pictures(self, data: Any) -> dict[str, Figure]:
         """Test images above their reconstructions, and how often each code is used."""
-        if self.use is None:  # neither trained nor tested
+        if not self._shown:  # not tested
             return {}
-        batches: list[Tensor] = []
-        for images, _ in data.test_dataloader():
-            batches.append(self.pixels(images.to(self.device)))
-            if sum(map(len, batches)) >= 256:
-                break
-        x = torch.cat(batches)[:256]
-        codes = torch.cat([self.codes(part) for part in x.split(len(batches[0]))])
-        figures = {"reconstructions": grid([x[:12], self.decode(codes[:12])], ["original", "reconstruction"])}
-        used = torch.bincount(codes.flatten(), minlength=self.codes_count).sort(descending=True).values.cpu()
+        x, codes = (torch.cat(parts) for parts in zip(*self._shown, strict=True))
+        rebuilt = self.decode(codes[:12].to(self.device))
+        figures = {"reconstructions": grid([x[:12], rebuilt], ["original", "reconstruction"])}
+        used = torch.bincount(codes.flatten(), minlength=self.codes_count).sort(descending=True).values
         figure = Figure(figsize=(9, 3), layout="constrained")
         axes = figure.subplots()
         axes.stairs(used, fill=True)
@@ -532,7 +534,9 @@ class Vim(PixelModule):
         return self.tokenizer.on(labels.device).decode(codes)
 
     def on_test_start(self) -> None:
-        self._base, self._gallery = int(torch.randint(2**31, ())), {}  # the same on every process
+        self._base = int(torch.randint(2**31, ()))  # the same on every process
+        shown = range(0, self.classes, max(1, self.classes // 10))[:10] if self.classes else [0]
+        self._gallery = {label: [] for label in shown}  # from all over: test folders are sorted by class
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         x, labels = batch
@@ -544,9 +548,10 @@ class Vim(PixelModule):
         self.fid.update(extractor.describe(self.pixels(x))[0], real=True)
         self.fid.update(features, real=False)
         self.inception_score.update(logits, numbers)
-        if sum(map(len, self._gallery.values())) < 40:
-            for label, image in zip(labels.tolist(), generated.cpu(), strict=True):
-                self._gallery.setdefault(label, []).append(image)
+        for label, image in zip(labels.tolist(), generated.cpu(), strict=True):
+            kept = self._gallery.get(label if self.classes else 0)
+            if kept is not None and len(kept) < 24:
+                kept.append(image)
 
     def on_test_epoch_end(self) -> None:
         n = self.tested.compute()
@@ -557,14 +562,14 @@ class Vim(PixelModule):
 
     def pictures(self, data: Any) -> dict[str, Figure]:
         """Generated images of the test, by class where the class was given."""
-        names, images = data.spec.classes, self._gallery
+        images = {label: torch.stack(kept) for label, kept in self._gallery.items() if kept}
         if not images:
             return {}
         if not self.classes:
-            mixed = [image for of_class in images.values() for image in of_class][:24]
-            return {"generated images": grid([torch.stack(mixed[:12]), torch.stack(mixed[-12:])], ["", ""])}
-        shown = sorted(images)[:10]
-        return {"generated images": grid([torch.stack(images[c][:12]) for c in shown], [names[c] for c in shown])}
+            rows = images[0].split(12)
+            return {"generated images": grid(rows, [""] * len(rows))}
+        names = [data.spec.classes[label] for label in images]
+        return {"generated images": grid([kept[:12] for kept in images.values()], names)}
 
 
 class LinearProbe(PixelModule, ClassificationModule):

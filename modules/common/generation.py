@@ -116,9 +116,10 @@ class InceptionScore(Metric):
 class CodebookUse(Metric):
     """How much of a codebook the tokens of images hit.
 
-    `code_use`: percent of the codes that occur in a batch of `per` test images (consecutive by number), the mean over
-    whole batches; over one test set of any size it would saturate. `perplexity`: exp of the entropy of the codes over
-    all images, at most K.
+    `code_use`: percent of the codes that occur in a batch of `per` test images, the mean over whole batches; over one
+    test set of any size it would saturate. Batches are drawn at random, always the same ones: test folders are sorted
+    by class, and 256 consecutive images of ImageNet show six classes. `perplexity`: exp of the entropy of the codes
+    over all images, at most K.
 
     Args:
         codes: K.
@@ -130,17 +131,24 @@ class CodebookUse(Metric):
     higher_is_better = True
     counts: Tensor
     images: Tensor
+    order: Tensor
 
     def __init__(self, codes: int, images: int, per: int = 256) -> None:
         super().__init__()
         self.codes, self.per = codes, per
+        order = torch.randperm(images, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("order", order, persistent=False)
         groups = -(-images // per)
         self.add_state("counts", torch.zeros(groups, codes, dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("images", torch.zeros(groups, dtype=torch.long), dist_reduce_fx="sum")
 
+    def group(self, numbers: Tensor) -> Tensor:
+        """Which batch each of the test images with these numbers belongs to, (B,)."""
+        return self.order[numbers] // self.per
+
     def update(self, codes: Tensor, numbers: Tensor) -> None:
         """codes (B, T), the tokens of the test images with these numbers (B,)."""
-        group = numbers // self.per
+        group = self.group(numbers)
         flat = (group[:, None] * self.codes + codes).flatten()
         self.counts += torch.bincount(flat, minlength=self.counts.numel()).view_as(self.counts)
         self.images += torch.bincount(group, minlength=len(self.images))

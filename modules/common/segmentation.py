@@ -111,6 +111,7 @@ def sliding_window(
     step: float = 0.5,
     weights: Tensor | None = None,
     window_batch: int = 1,
+    first: bool = False,
 ) -> Tensor:
     """Logits of a whole volume from windows, averaged where they overlap.
 
@@ -120,6 +121,7 @@ def sliding_window(
         step: largest distance between windows, as a fraction of the patch.
         weights: (*patch), see gaussian_window; None weighs all voxels alike.
         window_batch: windows per call of `predict`.
+        first: a voxel keeps the logits of the first window that reaches it, instead of the average.
     Returns:
         (1, C, D, H, W) float32.
     """
@@ -133,14 +135,15 @@ def sliding_window(
     starts = list(product(*(window_starts(s, p, step) for s, p in zip(volume.shape[2:], patch, strict=True))))
     places: list[Any] = [(..., *(slice(a, a + p) for a, p in zip(start, patch, strict=True))) for start in starts]
     found, total = None, volume.new_zeros(volume.shape[2:])
-    for first in range(0, len(places), window_batch):
-        chosen = places[first : first + window_batch]
-        logits = predict(torch.cat([volume[place] for place in chosen])).float().mul_(weights)
+    for begin in range(0, len(places), window_batch):
+        chosen = places[begin : begin + window_batch]
+        logits = predict(torch.cat([volume[place] for place in chosen])).float()
         if found is None:
             found = volume.new_zeros(logits.shape[1], *volume.shape[2:])
         for place, part in zip(chosen, logits, strict=True):
-            found[place] += part
-            total[place] += weights
+            share = weights * (total[place] == 0) if first else weights
+            found[place] += part.mul_(share)
+            total[place] += share
     assert found is not None
     inner: tuple[Any, ...] = (..., *(slice(b, b + s) for b, s in zip(before, size, strict=True)))
     return found.div_(total)[inner][None]

@@ -97,6 +97,20 @@ def test_batches_repeat_and_resume(options: dict[str, Any]) -> None:
     assert not any(torch.equal(a, b) for (a, _), (b, _) in zip(whole, served(data, epoch=1), strict=True))
 
 
+def test_every_volume_is_drawn_equally_often_whatever_the_epochs_length() -> None:
+    """Five volumes, epochs of 8 draws: counts differ by one at most after each of them."""
+    data = Phantoms(2, **SMALL)
+    data.setup()
+    loader = data.train_dataloader()
+    drawn: list[int] = []
+    for epoch in range(10):
+        loader.sampler.set_epoch(epoch)
+        drawn += [index for keys in loader.loader.batch_sampler for index, _, _ in keys]
+        counts = [drawn.count(number) for number in range(5)]
+        assert len(drawn) == 8 * (epoch + 1)
+        assert max(counts) - min(counts) <= 1
+
+
 def test_where_a_loader_stands_is_what_was_consumed() -> None:
     data = Phantoms(2, **SMALL, **AUGMENTED)
     data.setup()
@@ -193,6 +207,20 @@ def test_augmentation_moves_labels_with_the_image() -> None:
         assert float(((x > 0.5) != (y > 0.5)).float().mean()) < 0.01
         changed += not torch.equal(y, label[None, 6:38, 6:38, 6:38])
     assert changed > 10
+
+
+def test_noise_and_low_resolution_are_as_frequent_and_as_strong_as_nnunets() -> None:
+    augment, x = nnunet_augmentation([16, 16, 16]), torch.zeros(1, 16, 16, 16)
+    (noise,) = (op for op in augment.transforms if type(op).__name__ == "RandGaussianNoised")
+    noise.set_random_state(seed=0)
+    spread = [float(noise({"image": x})["image"].std()) for _ in range(600)]
+    there = [s for s in spread if s > 0]
+    assert 35 < len(there) < 90
+    assert 0.09 < max(there) < 0.105
+    rough = torch.randn(1, 16, 16, 16)
+    (low,) = (op for op in augment.transforms if type(op).__name__ == "RandSimulateLowResolutiond")
+    low.set_random_state(seed=0)
+    assert 45 < sum(not torch.equal(low({"image": rough})["image"], rough) for _ in range(600)) < 105
 
 
 def test_generated_volumes_have_the_patches_size() -> None:
@@ -321,6 +349,41 @@ def test_preprocessing_is_done_once_and_depends_on_the_plan(folder: Path) -> Non
     assert opened(folder).folder == data.folder
     assert file.stat().st_mtime_ns == before
     assert opened(folder, std=30.0).folder != data.folder
+
+
+MEASURED: dict[str, Any] = {"clip": None, "mean": None, "std": None}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_grey_values_come_from_the_foreground_of_all_training_scans(folder: Path, workers: int) -> None:
+    """By hand, each scan with equal weight: one has a tenth of the others' foreground and is brighter by 500."""
+    path = folder / "labelsTr" / "case_2.nii.gz"
+    small = np.zeros((20, 16, 10), dtype=np.uint8)
+    small[2:14, 2:6, 1:3] = 1
+    nibabel.save(nibabel.Nifti1Image(small, np.diag([1.0, 1.0, 2.0, 1.0])), path)
+    file = folder / "imagesTr" / "case_2_0000.nii.gz"
+    scan = nibabel.load(file)
+    nibabel.save(nibabel.Nifti1Image(scan.get_fdata().astype(np.float32) + 500, scan.affine), file)
+    inside = []
+    for number in range(5):
+        image = nibabel.load(folder / "imagesTr" / f"case_{number}_0000.nii.gz").get_fdata()
+        inside.append(image[nibabel.load(folder / "labelsTr" / f"case_{number}.nii.gz").get_fdata() > 0])
+    mean = np.mean([grey.mean() for grey in inside])
+    spread = np.sqrt(np.mean([((grey - mean) ** 2).mean() for grey in inside]))
+    data = opened(folder, **MEASURED, num_workers=workers)
+    assert data.plan["mean"] == pytest.approx(mean, rel=1e-3) == data.spec.mean[0]
+    assert data.plan["std"] == pytest.approx(spread, rel=1e-3) == data.spec.std[0]
+    assert data.plan["clip"][0] == pytest.approx(np.percentile(np.concatenate(inside), 0.5), abs=3)
+    assert data.plan["clip"][1] > 550
+    assert opened(folder, **MEASURED, fold=1).folder == data.folder  # the same for every fold
+
+
+def test_statistics_are_measured_before_anything_is_read(folder: Path) -> None:
+    data = NnUNetFolder(str(folder), 2, **{**PLAN, **MEASURED})
+    with pytest.raises(DataError, match=r"grey-\w+\.json cannot be read"):
+        data.setup()
+    with pytest.raises(DataError, match="expected all three or none"):
+        NnUNetFolder(str(folder), 2, **{**PLAN, "mean": None})
 
 
 def test_names_may_come_from_the_recipe(folder: Path) -> None:

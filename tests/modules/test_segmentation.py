@@ -144,6 +144,16 @@ def test_a_pointwise_network_is_the_same_by_windows_and_at_once() -> None:
         assert torch.allclose(found, network(x), atol=1e-5)
 
 
+def test_first_window_wins_where_windows_are_not_averaged() -> None:
+    """Size 10, windows of 4 at 0, 3 and 6: the second decides 4 to 6, the third 7 to 9."""
+    calls = iter(range(1, 28))
+    found = sliding_window(
+        torch.zeros(1, 1, 10, 4, 4), lambda x: torch.full((1, 1, 4, 4, 4), float(next(calls))), [4] * 3, 1.0, first=True
+    )
+    assert found[0, 0, :, 0, 0].tolist() == [1, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert torch.equal(found, found[..., :1, :1].expand_as(found))
+
+
 def test_where_the_starts_agree_the_windows_are_monais() -> None:
     """48 with a patch of 32: both begin at 0 and 16. MONAI is given our weights; its own are centred between voxels."""
     from monai.inferers import sliding_window_inference

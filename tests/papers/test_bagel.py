@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from datamodules.annotations import Mistakes
+from datamodules.annotations import Mistakes, imagenet_classes
 from experiments import training
 from experiments.plan import Plan
 from modules.bagel import COLLAPSED, MistakeCounts, MistakeTables, MultiLabelEvaluation, SelectedSlice, collapsed_table
@@ -25,6 +25,7 @@ NAMES = {
     "categories": ["fine_grained", "fine_grained_oov", "spurious", "non_prototypical", "other"],
     "severities": ["major", "minor", "borderline"],
 }
+WEASELS = ("weasel", "mink", "polecat", "black-footed ferret")
 # original label, valid set, problematic, prediction
 TOY = [(0, [0], 0, 0), (0, [0, 1], 0, 1), (0, [0], 0, 2), (1, [1], 0, 1), (2, [2], 1, 0), (2, [2], 0, 2)]
 
@@ -175,6 +176,30 @@ def test_collapsed_classes_count_one_way_or_both_and_not_in_imagenet_m() -> None
         MultiLabelEvaluation(Given(), 10, collapse=True)
 
 
+def test_collapsed_classes_by_name() -> None:
+    """Numbers mean what the comments say; two maillots share their first name."""
+    _, names = imagenet_classes()
+    assert {(names[label], names[other]) for label, also in COLLAPSED.items() for other in also} == {
+        ("malamute", "Eskimo dog"),
+        ("Siberian husky", "Eskimo dog"),
+        *((a, b) for a in WEASELS for b in WEASELS if a != b),
+        ("Indian elephant", "tusker"),
+        ("African elephant", "tusker"),
+        ("bathtub", "tub"),
+        ("cassette player", "tape player"),
+        ("coffee mug", "cup"),
+        ("laptop", "notebook"),
+        ("notebook", "laptop"),
+        ("maillot", "maillot"),
+        ("missile", "projectile"),
+        ("projectile", "missile"),
+        ("monitor", "screen"),
+        ("screen", "monitor"),
+        ("sunglass", "sunglasses"),
+        ("sunglasses", "sunglass"),
+    }
+
+
 def test_imagenet_m_is_a_count_of_valid_predictions() -> None:
     """A constant prediction of class k scores the number of images with k in the valid set."""
     rows = [(o, s, 0, 1) for o, s, _, _ in random_rows(68)]
@@ -239,6 +264,18 @@ def test_the_released_annotations_give_the_published_counts(
     assert counted["n"] == 378 + 249 - 164
 
 
+def test_the_most_confused_pairs() -> None:
+    data = Mistakes(str(ROOT / "labels" / "imagenet_mistakes"), **NAMES)
+    if problem := data.available():
+        pytest.skip(problem)
+    data.setup()
+    _, names = imagenet_classes()
+    assert {frozenset((names[a], names[b])) for a, b, times in data.pairs.tolist() if times == 5} == {
+        frozenset(("American chameleon", "green lizard")),
+        frozenset(("Madagascar cat", "indri")),
+    }
+
+
 def test_every_mistake_has_one_category_and_one_severity(counted: dict[str, float]) -> None:
     for model in NAMES["models"]:
         for kind in ("categories", "severities"):
@@ -267,6 +304,50 @@ def test_mistake_tables_by_hand() -> None:
     assert found["test/vit3b_mistakes"] == int(counts.table[0].sum()) == 3
     assert [found[f"test/pairs_seen_{times}"] for times in range(1, 6)] == [2, 0, 0, 0, 1]
     assert found["test/pair_mistakes"] == 7
+
+
+def test_what_a_guess_reaches_in_mini(make_plan: Callable[..., Plan]) -> None:
+    """The recipe says 10 percent top-1, 20 percent MLA, 11 percent of the mistakes valid; a claim's bar is that MLA."""
+    this = make_plan("paper=bagel", "scale=mini")
+    data = training.build(this.stages["middle"].data)
+    data.setup()
+    draw = torch.Generator().manual_seed(0)
+    measure = MultiLabelAccuracy(10)
+    for _ in range(10):
+        for _, original, valid, skip, _ in data.test_dataloader():
+            measure.update(torch.randint(10, original.shape, generator=draw), original, valid, skip)
+    found = measure.compute()
+    assert float(found["macro_top1"]) == pytest.approx(10, abs=0.6)
+    assert float(found["mla"]) == pytest.approx(20, abs=0.8)
+    assert float(found["valid_share"]) == pytest.approx(100 / 9, abs=0.8)
+    (bar,) = (c["than"] for c in this.config["claims"] if c["better"] == "slice/test/slice_acc")
+    assert bar == 20
+
+
+def test_the_three_networks_of_mini_differ_in_size_alone(make_plan: Callable[..., Plan]) -> None:
+    stages = make_plan("paper=bagel", "scale=mini").stages
+    weak, middle, strong = (stages[name] for name in ("weak", "middle", "strong"))
+    sizes = [
+        sum(p.numel() for p in training.build(stage.module).network.parameters()) for stage in (weak, middle, strong)
+    ]
+    assert sizes == sorted(set(sizes))
+    for stage in (middle, strong):
+        assert stage.data == weak.data
+        assert stage.trainer == weak.trainer
+        assert {k: v for k, v in stage.module.items() if k != "network"} == {
+            k: v for k, v in weak.module.items() if k != "network"
+        }
+    assert stages["slice"].data == weak.data
+
+
+def test_photos_are_equally_large_and_their_label_is_any_of_them(make_plan: Callable[..., Plan]) -> None:
+    this = make_plan("paper=bagel", "scale=mini", "variant=photos")
+    data = this.stages["middle"].data
+    assert data["_target_"] == "datamodules.composites.Composites"
+    assert "prominence" not in data
+    assert not any(
+        c["better"].endswith("/mla") and c["than"] == "middle/test/macro_top1" for c in this.config["claims"]
+    )
 
 
 def test_full_recipe_follows_the_models_it_names(make_plan: Callable[..., Plan]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,8 +18,8 @@ from torch.nn import functional as F
 from experiments import training
 from experiments.plan import Plan
 from modules.common.schedules import Position
-from modules.common.segmentation import gaussian_window, sliding_window
-from modules.mswal import HEADS, InceptionNnunet, MiniInception, Segmenter, planned, poly, transfer
+from modules.common.segmentation import dice_per_class, gaussian_window, sliding_window
+from modules.mswal import HEADS, Gain, InceptionNnunet, MiniInception, Segmenter, planned, poly, transfer
 
 RES_ENC_L = [32, 64, 128, 256, 320, 320]
 BLOCKS = [1, 3, 4, 6, 6, 6]
@@ -210,16 +211,18 @@ def test_learning_rate(make_plan: Callable[..., Plan]) -> None:
     assert stage.trainer["max_epochs"] == 1000
     assert stage.trainer["gradient_clip_val"] == 12
     assert stage.data["batch_size"] == stage.reference_batch == 2
+    assert stage.module["batch_dice"]  # a plan for scans of this size has a low-resolution stage
     group = Segmenter(small(), optimizer=training.build(stage.module["optimizer"])).configure_optimizers().param_groups
     wanted = {"lr": 0.01, "momentum": 0.99, "nesterov": True, "weight_decay": 3e-5}
     assert {key: group[0][key] for key in wanted} == wanted
 
 
-@pytest.mark.parametrize("scale", ["full", "mini"])
-def test_arms_differ_in_their_network_alone(scale: str, make_plan: Callable[..., Plan]) -> None:
-    stages = make_plan("paper=mswal", f"scale={scale}").stages
+@pytest.mark.parametrize(("scale", "variant"), [("full", None), ("full", "long"), ("mini", None)])
+def test_arms_differ_in_their_network_alone(scale: str, variant: str | None, make_plan: Callable[..., Plan]) -> None:
+    lines = ["paper=mswal", f"scale={scale}", *([f"variant={variant}"] if variant else [])]
+    stages = make_plan(*lines).stages
     first = stages["inception"]
-    for name in ("residual", "wide", "plain"):
+    for name in ("residual", "wide", "plain", *(["residual_encoder"] if scale == "full" else [])):
         stage = stages[name]
         assert stage.data == first.data
         assert stage.trainer == first.trainer
@@ -228,8 +231,10 @@ def test_arms_differ_in_their_network_alone(scale: str, make_plan: Callable[...,
         assert stage.module["network"]["seed"] == first.module["network"]["seed"] == 0
     assert stages["finetuned"].data == stages["scratch"].data
     assert stages["finetuned"].module == stages["scratch"].module
+    assert stages["finetuned"].trainer == stages["scratch"].trainer
     with torch.device("meta"):
-        sizes = {n: parameters(training.build(s.module["network"], "network")) for n, s in stages.items()}
+        networks = {n: s.module["network"] for n, s in stages.items() if "network" in s.module}
+        sizes = {n: parameters(training.build(network, "network")) for n, network in networks.items()}
     assert sizes["wide"] == pytest.approx(sizes["inception"], rel=0.001)
 
 
@@ -254,7 +259,6 @@ def test_mirroring_changes_nothing_for_a_network_that_mirrors_along() -> None:
     with torch.no_grad():
         found = sliding_window(x, module.views, [8, 8, 8], 0.5, gaussian_window([8, 8, 8]), 2)
         assert torch.allclose(found, module(x), atol=1e-5)
-        assert torch.allclose(module.tiles(x, [8, 8, 8]), module(x), atol=1e-5)
 
 
 def test_mirrored_logits_are_the_average_over_mirrored_inputs() -> None:
@@ -266,6 +270,63 @@ def test_mirrored_logits_are_the_average_over_mirrored_inputs() -> None:
         assert torch.allclose(module.views(x.flip(3)), found.flip(3), atol=1e-5)
         both = Segmenter(module.network, compare_inference=True).eval().views(x)
         assert torch.equal(both, torch.cat([found, module(x)], 1))
+
+
+class OfEachWindow(nn.Module):
+    """Logits that depend on the whole window and on its direction: its mean, its first voxel's row, and the voxel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decoder = SimpleNamespace(num_classes=4)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        mean = x.mean((2, 3, 4), keepdim=True).expand_as(x)
+        return [torch.cat([0.3 * mean, x - mean, x[..., :1].expand_as(x) - x, -x - 0.1], 1)]
+
+
+def test_the_three_ways_of_inference(make_plan: Callable[..., Plan]) -> None:
+    data = training.build(make_plan("paper=mswal", "scale=smoke").stages["inception"].data)
+    data.setup()
+    module = Segmenter(OfEachWindow(), compare_inference=True, window_batch=3)
+    module._trainer = SimpleNamespace(datamodule=data)  # type: ignore[assignment]
+    patch, (image, reference) = [16, 16, 16], next(iter(data.test_dataloader()))
+    module.test_step((image, reference), 0)
+
+    def mirrored(x: Tensor) -> Tensor:
+        return torch.stack([module(x.flip(axes)).flip(axes) for axes in module.flips]).mean(0)
+
+    window = gaussian_window(patch)
+    both = sliding_window(image, mirrored, patch, 0.5, window)[0].argmax(0)
+    straight = sliding_window(image, module, patch, 0.5, window)[0].argmax(0)
+    single = torch.zeros_like(both)  # size 24: windows begin at 0 and 8, and voxels below 16 belong to the first
+    for start in reversed(list(product((0, 8), repeat=3))):
+        box = tuple(slice(a, a + 16) for a in start)
+        single[box] = module(image[(..., *box)])[0].argmax(0)
+    found = [module.scores, module.inference_scores["no_mirror"], module.inference_scores["no_overlap"]]
+    for scores, labels in zip(found, (both, straight, single), strict=True):
+        assert torch.equal(scores.dice_sum, dice_per_class(labels, reference[0], 4).nan_to_num())
+    assert not torch.equal(both, straight)
+    assert not torch.equal(straight, single)
+
+
+def test_gain_is_the_difference_in_points_on_the_same_scans() -> None:
+    torch.manual_seed(0)
+    arms = [Segmenter(small(classes=3, seed=seed)).eval() for seed in (0, 1)]
+    gain, logged, patch = Gain(*arms), {}, [16, 16, 16]
+    spec = SimpleNamespace(shape=(1, *patch), classes=("background", "liver", "tumour"))
+    for part in (gain, *arms):
+        part._trainer = SimpleNamespace(datamodule=SimpleNamespace(spec=spec))  # type: ignore[assignment]
+    gain.log_dict = logged.update  # type: ignore[method-assign, assignment]
+    scans = [(torch.randn(1, 1, *patch), torch.randint(3, (1, *patch))) for _ in range(2)]
+    with torch.inference_mode():
+        for number, scan in enumerate(scans):
+            gain.test_step(scan, number)
+        gain.on_test_epoch_end()
+        dice = [[dice_per_class(arm.views(x)[0].argmax(0), y[0], 3)[1] for x, y in scans] for arm in arms]
+    means = [torch.stack(values).nanmean() for values in dice]
+    assert float(logged["test/gain"]) == pytest.approx(100 * float(means[0] - means[1]), abs=1e-4)
+    assert float(logged["test/gain"]) != 0
+    assert logged["test/n"] == 2
 
 
 def test_scores_count_every_volume_and_name_every_class(make_plan: Callable[..., Plan]) -> None:

@@ -29,6 +29,7 @@ from modules.noprop import (
     medoid,
     noised,
     prior_kl,
+    shuffled_top1,
     transitions,
 )
 
@@ -295,6 +296,31 @@ def test_diffusion_trains_the_schedule() -> None:
     assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in module.noise.parameters())
 
 
+def test_diffusion_loss_is_equation_9() -> None:
+    module, (x, y) = continuous("diffusion").eval(), batch()
+    module.eta = 0.7
+    torch.manual_seed(5)
+    loss = module.diffusion_loss(x, y, Noise(x)).detach()
+
+    def snr(t: Tensor) -> Tensor:
+        assert module.noise is not None
+        return torch.exp(-module.noise(t)[0]).detach()
+
+    torch.manual_seed(5)
+    t, eps, eps_last = torch.rand(32).double(), torch.randn(32, 10), torch.randn(32, 10)
+    rise = (snr(t + 1e-5) - snr(t - 1e-5)) / 2e-5
+    start, *_, end = snr(torch.linspace(0, 1, 3).double())
+    abar_0, abar_1, abar = start / (1 + start), end / (1 + end), (snr(t) / (1 + snr(t)))[:, None]
+    u = F.one_hot(y, 10).double()
+    z, z_last = abar.sqrt() * u + (1 - abar).sqrt() * eps, abar_1.sqrt() * u + (1 - abar_1).sqrt() * eps_last
+    with torch.no_grad():
+        guess = module.network(z.float(), module.network.image(x), t.float()).softmax(-1)
+        cross_entropy = F.cross_entropy(module.label.f_out(z_last.float()), y)
+    prior = 0.5 * (abar_0 - 10 * abar_0 - 10 * torch.log(1 - abar_0))
+    expected = cross_entropy + prior + 0.7 / 2 * (rise * ((guess - u) ** 2).sum(-1)).mean()
+    assert float(loss) == pytest.approx(float(expected), rel=1e-4)
+
+
 def test_flow_loss_is_equation_11_and_13() -> None:
     (x, y), u = batch(), F.one_hot(batch()[1], 10).float()
     module = continuous("flow").eval()
@@ -346,6 +372,20 @@ def test_back_propagation_moves_z_by_alpha() -> None:
     assert all(p.grad is not None for p in [*module.blocks.parameters(), module.w])
 
 
+def test_classes_do_not_come_to_share_an_embedding_end_to_end() -> None:
+    """From random weights of f_out, three to five of ten classes are never answered here."""
+    torch.manual_seed(0)
+    network = partial(Network, in_channels=1, size=8, widths=[8, 8, 8], hidden=32)
+    label = LabelSpace("onehot", 10, 10)
+    module: Any = alone(Stack(4, network, label, training="end_to_end", optimizer=ADAMW))
+    x, y = torch.randn(10, 1, 8, 8).repeat(5, 1, 1, 1), torch.arange(50) % 10  # one image per class
+    for _ in range(60):
+        module.descend(x, y)
+    with torch.no_grad():
+        right = (module.eval()(x).argmax(-1) == y).float().mean()
+    assert float(right) > 0.85
+
+
 def test_greedy_layers_do_not_teach_each_other() -> None:
     torch.manual_seed(0)
     module, (x, y) = Greedy(10, 1, [3, 4, 5], [1], 8, optimizer=ADAMW), batch()
@@ -385,6 +425,32 @@ def test_memory_of_blocks_trained_alone_does_not_grow_with_their_number() -> Non
     assert ends[1] > 5 * held(stack(6))
 
 
+def test_answers_are_scored_over_runs_and_beside_images_of_other_classes() -> None:
+    """Also where the test images come class by class, as from folders."""
+
+    class Known(Arm):
+        def infer(self, x: Tensor, runs: int) -> tuple[Tensor, list[Tensor]]:
+            right = x.flatten(1)[:, :10]
+            return torch.stack([right, right.roll(1, -1)]), [right.argmax(-1).expand(runs, -1)]
+
+    module: Any = Known(10, 2, 1, ["block1"], None)
+    logged: dict[str, float] = {}
+    module.log_dict = logged.update
+    for label in range(10):
+        y = torch.full((4,), label)
+        module.test_step((shown(y), y), label)
+    module.on_test_epoch_end()
+    expected = {"top1": 50, "top1_std": 100 / math.sqrt(2), "shuffled_top1": 10, "block1_top1": 100, "n": 40}
+    assert logged == pytest.approx({f"test/{name}": value for name, value in expected.items()})
+
+
+def test_images_dealt_out_at_random_score_by_the_margins() -> None:
+    answers, labels = torch.tensor([0, 0, 1, 2, 2, 2]), torch.tensor([0, 1, 1, 2, 2, 0])
+    confusion = torch.zeros(3, 3).index_put((labels, answers), torch.ones(6), accumulate=True)
+    every_order = [(answers.roll(shift) == labels).float().mean() for shift in range(6)]  # each pair once
+    assert shuffled_top1(confusion) == pytest.approx(100 * float(torch.stack(every_order).mean()))
+
+
 def test_label_space() -> None:
     onehot, learned = LabelSpace("onehot", 10, 10), LabelSpace("learned", 10, 20)
     assert torch.equal(onehot.embedding, torch.eye(10))
@@ -397,6 +463,19 @@ def test_label_space() -> None:
         LabelSpace("two", 10, 10)
     with pytest.raises(ValueError, match="training='both'"):
         stack(training="both")
+
+
+def test_f_out_starts_as_the_classifier_by_the_nearest_embedding() -> None:
+    torch.manual_seed(0)
+    onehot, learned, crowded = (LabelSpace(*a) for a in (("onehot", 10, 10), ("learned", 10, 20), ("learned", 40, 20)))
+    prototypes = LabelSpace("prototype", 10, 64)
+    images = 5 + torch.arange(1.0, 11).view(-1, 1, 1, 1) * torch.randn(10, 1, 8, 8)  # of very different norms
+    prototypes.start_from(images, torch.arange(10))
+    for label in (onehot, learned, crowded, prototypes):
+        z = label.embedding.detach() + torch.randn(label.classes, label.dim)
+        assert torch.equal(label(z).argmax(-1), label.nearness(z).argmax(-1))
+    gaps = onehot(torch.eye(10)) - onehot(torch.eye(10))[:, :1]
+    assert torch.allclose(gaps, torch.eye(10) - torch.eye(10)[:, :1], atol=1e-6)  # |u_y - u_k|^2 / 2 is 0 or 1
 
 
 def test_posterior_is_that_of_a_normal_likelihood() -> None:
@@ -455,6 +534,20 @@ def test_arms_start_from_the_same_weights(make_plan: Callable[..., Plan]) -> Non
     assert same(made["noprop"].label, made["backprop"].label)
     assert same(made["ct"].network, made["fm"].network)
     assert same(made["ct"].network, made["adjoint"].network)
+
+
+def test_arms_of_a_comparison_train_alike(make_plan: Callable[..., Plan]) -> None:
+    for scale, groups in {
+        "mini": (("noprop", "backprop", "single", "greedy"), ("ct", "fm", "adjoint")),
+        "full": (("noprop", "backprop", "single", "greedy"), ("ct", "fm")),  # the adjoint method had 4 epochs
+    }.items():
+        stages = make_plan("paper=noprop", f"scale={scale}").stages
+        for group in groups:
+            first, *others = (stages[name] for name in group)
+            for other in others:
+                assert (other.data, other.trainer) == (first.data, first.trainer)
+                rates = [{k: stage.module["optimizer"][k] for k in ("lr", "weight_decay")} for stage in (first, other)]
+                assert rates[0] == rates[1]
 
 
 def test_full_recipe_is_table_3(make_plan: Callable[..., Plan]) -> None:

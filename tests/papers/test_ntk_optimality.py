@@ -19,6 +19,7 @@ from datamodules.dirichlet import Dirichlet
 from datamodules.subsets import Subset
 from datamodules.torchvision_sets import FashionMNIST
 from experiments.plan import Plan
+from modules import ntk_optimality
 from modules.ntk_optimality import (
     Bayes,
     DeepKernel,
@@ -32,11 +33,13 @@ from modules.ntk_optimality import (
     Polynomial,
     ReLU,
     Sine,
+    SingularKernel,
     hermite,
     log_kernel,
     log_singular_limit,
     optimal,
     ridgeless,
+    share,
 )
 
 DUALS: dict[str, Dual] = {
@@ -266,6 +269,107 @@ def test_the_limit_is_koenigs_function_with_the_stated_singularity(name: str) ->
     assert float(bounded.max() / bounded.min()) < 3
 
 
+@pytest.mark.parametrize("name", ["erf", "sine1", "sine13.8258", "d1", "d2", "d8"])
+def test_layers_added_in_closed_form_equal_layers_one_by_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    log_xi = torch.tensor([1e-12, 1e-3, 0.5, 0.99, 1 - 1e-9], dtype=torch.float64)
+    log_xi = torch.cat([(-log_xi).log1p(), torch.tensor([-60.0]).double()])
+    depth = 1500
+    fast = [log_kernel(log_xi, DUALS[name], depth, kernel) for kernel in ("nngp", "ntk")]
+    monkeypatch.setattr(ntk_optimality, "LINEAR", -math.inf)
+    for kernel, found in zip(("nngp", "ntk"), fast, strict=True):
+        assert torch.allclose(found, log_kernel(log_xi, DUALS[name], depth, kernel), rtol=1e-12, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["erf", "sine2.676", "d1", "d2", "d8"])
+def test_tangent_kernel_has_the_same_limit_at_one_over_depth(name: str) -> None:
+    """K_L / ((L + 1) A'(0)^L) -> psi, the slower the closer the points."""
+    dual = DUALS[name]
+    log_xi = torch.tensor([0.5, 0.1, 1e-3], dtype=torch.float64).neg().log1p()
+    psi = log_singular_limit(log_xi, dual, 400)
+
+    def error(depth: int) -> Tensor:
+        diagonal = mpmath.log(sum(mpmath.mpf(dual.slope_1) ** k for k in range(depth + 1)))
+        k = log_kernel(log_xi, dual, depth, "ntk") + float(diagonal)
+        return (k - math.log(depth + 1) - depth * math.log(dual.slope_0) - psi).expm1()
+
+    coarse, fine = error(20_000), error(40_000)
+    assert torch.allclose(coarse / fine, torch.full_like(coarse, 2.0), rtol=0.01)
+    assert bool((fine > 0).all())
+    assert float(fine[2]) > 10 * float(fine[1]) > 20 * float(fine[0])
+    assert float(fine[2]) < 0.2
+
+
+def test_singular_kernel_classifier_is_the_stated_sum() -> None:
+    x, z, y = points(80, 3, 0), points(300, 3, 1), torch.arange(80) % 5 // 3
+    made = SingularKernel(optimal(2))
+    made.solve(x, y)
+    psi, layers = (z @ x.T).clamp(max=1), 100
+    for _ in range(layers):
+        psi = (psi**3 + psi) / 2
+    scores = (psi * 2.0**layers) @ (2 * y - 1).double()
+    assert float(scores.abs().min()) > 1e-6
+    assert torch.equal(made.predicted(z), (scores >= 0).long())
+    assert 20 < float((made.predicted(z) == 1).sum()) < 280
+    for dual in (ReLU(), hermite(2)):
+        with pytest.raises(ValueError, match="no singular limit"):
+            SingularKernel(dual)
+
+
+def test_both_kernels_end_in_the_singular_kernel_classifier() -> None:
+    data = Dirichlet(1000, [1, 2], [2, 1], n_train=300, n_test=2000, seed=100)
+    data.setup()
+    (x, y), (z, _) = data.splits["train"], data.splits["test"]
+    limit = SingularKernel(optimal(1))
+    limit.solve(x, y)
+
+    def agreement(depth: int, kernel: str) -> float:
+        return share(network(optimal(1), depth, x, y, kernel).scores(z), 2 * limit.predicted(z) - 1)
+
+    assert agreement(100, "nngp") > 99.5
+    assert agreement(10**9, "ntk") > 99.5
+    assert agreement(1000, "ntk") < 97
+
+
+def test_agreement_is_with_the_reference_and_accuracy_with_the_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, z, y = points(60, 3, 0), points(100, 3, 1), torch.arange(60) % 5 // 3
+    labels = torch.arange(100) % 3 // 2
+    nearest, majority = Nearest(), Majority()
+    made = DeepNetwork(optimal(2), 30, nearest=nearest, majority=majority)
+    for module in (nearest, majority, made):
+        module.solve(x, y)
+    found: dict[str, Tensor] = {}
+    monkeypatch.setattr(made, "log_dict", found.update)
+    for part in (slice(0, 70), slice(70, 100)):  # batches of different size
+        made.test_step((5 * z[part], labels[part]), 0)  # any length: divided by the norm
+    made.on_test_epoch_end()
+    theirs = torch.as_tensor(KNeighborsClassifier(1).fit(x, y).predict(z))
+    ours = made.predicted(z)
+    expected = {
+        "test/top1": ours == labels,
+        "test/agreement_nearest": ours == theirs,
+        "test/agreement_majority": ours == 0,
+    }
+    for name, right in expected.items():
+        assert float(found[name]) == pytest.approx(100 * float(right.double().mean()), abs=1e-4)
+    assert len({round(float(found[name]), 3) for name in expected}) == 3
+    assert float(found["test/n"]) == 100
+
+
+def test_picture_against_points_shows_networks_of_that_many_points() -> None:
+    data = Dirichlet(1000, [1, 2], [2, 1], n_train=600, n_test=300, seed=100)
+    data.setup()
+    (x, y), (z, labels) = data.splits["train"], data.splits["test"]
+    bayes = Bayes([1, 2], [2, 1], 0.4)
+    made = DeepNetwork(optimal(1), 100, bayes=bayes)
+    made.solve(x, y)
+    (axes,) = made.pictures(data)["against the number of training points"].axes
+    drawn = {str(line.get_label()): np.asarray(line.get_ydata()) for line in axes.get_lines()}
+    assert np.asarray(axes.get_lines()[0].get_xdata()).tolist() == [62, 125, 250, 500]
+    few = network(optimal(1), 100, x[:125], y[:125])
+    assert drawn["this network"][1] == pytest.approx(100 * float((few.predicted(z) == labels).double().mean()))
+    assert drawn["Bayes rule"] == pytest.approx([100 * float((bayes.predicted(z) == labels).double().mean())] * 4)
+
+
 def test_singular_network_predicts_as_the_hilbert_estimate() -> None:
     data = Dirichlet(1000, [1, 2], [2, 1], n_train=500, n_test=2000, seed=100)
     data.setup()
@@ -292,6 +396,7 @@ def test_second_hermite_polynomial_becomes_the_nearest_neighbour() -> None:
     x, z, y = points(80, 30, 0), points(300, 30, 1), torch.arange(80) % 2
     log_xi = torch.tensor([0.3, 0.99], dtype=torch.float64).log()
     assert torch.allclose(log_kernel(log_xi, hermite(2), 9, "nngp"), 2.0**9 * log_xi, rtol=1e-14)
+    assert torch.allclose(log_kernel(log_xi, hermite(2), 9, "ntk"), 2.0**9 * log_xi, rtol=1e-12)  # K_L / (2^(L+1) - 1)
     theirs = torch.as_tensor(KNeighborsClassifier(1).fit(x, y).predict(z))
     nearest = Nearest()
     nearest.solve(x, y)
@@ -428,3 +533,31 @@ def test_full_recipe_is_the_released_settings(make_plan: Callable[..., Plan]) ->
             stages[f"space_{name}"].module["dual"]["dimension"] for name in ("matched", "rival_a", "rival_b", "rival_c")
         }
         assert orders == {1, 2, 4, 8}
+
+
+@pytest.mark.parametrize("scale", ["mini", "full"])
+def test_arms_of_a_block_see_the_same_points(scale: str, make_plan: Callable[..., Plan]) -> None:
+    """Claims are on paired differences: the same pool and test points, and as many training points in both arms."""
+    plan = make_plan("paper=ntk_optimality", f"scale={scale}")
+    for block in ("line", "space", "image"):
+        data = [dict(stage.data) for name, stage in plan.stages.items() if name.startswith(f"{block}_")]
+        assert len(data) > 5
+        for one in data:
+            one.pop("n_train", None)
+        assert all(one == data[0] for one in data)
+    points = {name: stage.data.get("n_train") for name, stage in plan.stages.items()}
+    for claim in plan.config["claims"]:
+        better, than = claim["better"].split("/")[0], str(claim["than"]).split("/")[0]
+        if than in points and than != "line_majority" and better + than != "line_matchedline_matched_few":
+            assert points[better] == points[than], claim["name"]
+    for network_, limit in (("line_matched", "line_limit"), ("line_ntk_deep", "line_limit_small")):
+        assert plan.stages[network_].module["dual"] == plan.stages[limit].module["dual"]
+        assert plan.stages[network_].needs["limit"] == limit
+        assert points[network_] == points[limit]
+
+
+@pytest.mark.parametrize(("variant", "block"), [("mnist", "image_"), ("nine_coordinates", "space_")])
+def test_a_variant_judges_what_it_changes(variant: str, block: str, make_plan: Callable[..., Plan]) -> None:
+    claims = make_plan("paper=ntk_optimality", "scale=mini", f"variant={variant}").config["claims"]
+    every = make_plan("paper=ntk_optimality", "scale=mini").config["claims"]
+    assert [c["name"] for c in claims] == [c["name"] for c in every if c["better"].startswith(block)]

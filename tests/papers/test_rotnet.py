@@ -12,6 +12,7 @@ import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from datamodules.subsets import Subset
 from datamodules.torchvision_sets import FashionMNIST
@@ -86,6 +87,22 @@ def test_constant_logits_give_ln_4() -> None:
     module = small()
     module.head = Constant()
     assert float(module.training_step(labelled(), 0)) == pytest.approx(2 * LN2, abs=1e-6)
+
+
+def test_loss_is_the_mean_over_images_and_their_copies() -> None:
+    """Equations 2 and 3, one copy at a time, turned by numpy."""
+    module = small().eval()
+    module.head[-1].weight.data *= 30  # type: ignore[union-attr, operator]
+    x = images(5)
+    terms = []
+    for image in x:
+        for k in range(4):
+            turned = torch.from_numpy(np.rot90(image.numpy(), k, (1, 2)).copy())
+            terms.append(-float(module(turned[None]).detach().log_softmax(-1)[0, k]))
+    assert max(terms) - min(terms) > 0.1
+    found = module.training_step((x, torch.full((5,), 7)), 0)  # labels are not looked at
+    assert found is not None
+    assert float(found.detach()) == pytest.approx(sum(terms) / 20, abs=1e-5)
 
 
 @pytest.mark.parametrize(("symmetry", "bound"), [(4, 2 * LN2), (2, LN2)])
@@ -165,6 +182,36 @@ def test_alexnet_agrees_with_torchvision() -> None:
     with torch.no_grad():
         assert torch.allclose(trunk(x)[-1], theirs(x), atol=1e-5)
         assert trunk(x)[1].shape == (1, 192, 27, 27)  # before the pooling
+
+
+def test_the_network_in_network_layer_by_layer() -> None:
+    """Statistics are 0 and 1: a unit is a convolution, a division by sqrt(1 + eps) and a ReLU."""
+    torch.manual_seed(0)
+    trunk = rotnet.nin(blocks=3, **SMALL).eval()  # type: ignore[arg-type]
+    convs = [part for part in trunk.modules() if isinstance(part, nn.Conv2d)]
+    assert [conv.kernel_size[0] for conv in convs] == [5, 1, 1, 5, 1, 1, 3, 1, 1]
+    x, expected = images(), []
+    with torch.no_grad():
+        found = trunk(x)
+        for number, conv in enumerate(convs):
+            x = (F.conv2d(x, conv.weight, padding=conv.kernel_size[0] // 2) / math.sqrt(1 + 1e-5)).relu()
+            if number == 2:
+                x = F.max_pool2d(x, 3, 2, 1)
+            if number == 5:
+                x = F.avg_pool2d(x, 3, 2, 1)
+            if number % 3 == 2:
+                expected.append(x)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found, expected, strict=True))
+
+
+def test_the_linear_probe_takes_maxima_and_scales_nothing() -> None:
+    head = rotnet.linear((3, 6, 6), 10, inputs=27).eval()
+    assert parameters(head) == 27 * 10 + 10  # the linear layer's: the norm has none
+    x = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    dense = head[-1]  # type: ignore[index]
+    with torch.no_grad():
+        maxima = F.max_pool2d(x, 2).flatten(1)  # 6x6 -> 3x3
+        assert torch.allclose(head(x), dense(maxima / math.sqrt(1 + 1e-5)), atol=1e-5)
 
 
 def test_average_pooling_counts_the_zeros_of_its_padding() -> None:
@@ -307,6 +354,49 @@ def test_learning_rates_of_the_full_recipe(make_plan: Callable[..., Plan]) -> No
     assert all((o["momentum"], o["nesterov"], o["weight_decay"]) == (0.9, True, 5e-4) for o in optimizers)
 
 
+def test_learning_rates_on_imagenet(make_plan: Callable[..., Plan]) -> None:
+    stages = make_plan("paper=rotnet", "scale=full", "variant=imagenet").stages
+    drops = {"rotnet": 0.1, "supervised": 0.1, "probe": 0.2, "probe_random": 0.2, "conv": 0.2, "conv_random": 0.2}
+    backbone = (15, 30, 45, 50)
+    ends = {"rotnet": backbone, "supervised": backbone, "probe": (5, 15, 25, 35), "conv": (10, 20, 30, 40)}
+    for name, drop in drops.items():
+        stage = stages[name]
+        schedule, last = training.build(stage.module["schedule"]), stage.trainer["max_epochs"]
+        found = [0.01 * schedule(Position(epoch, 0, 6673, last)) for epoch in range(last)]
+        bounds = ends[name.removesuffix("_random")]
+        starts = (0, *bounds[:-1])
+        expected = [0.01 * drop**i for i, (a, b) in enumerate(zip(starts, bounds, strict=True)) for _ in range(a, b)]
+        assert found == pytest.approx(expected)
+        assert stage.module["optimizer"]["lr"] == 0.01
+        assert (stage.reference_batch, stage.data["batch_size"]) == (192, 192)
+
+
+@pytest.mark.parametrize(
+    ("variant", "angles"), [(None, 4), ("rotations_90_270", 2), ("rotations_8", 8), ("imagenet", 4)]
+)
+def test_chance_is_one_in_the_number_of_rotations(
+    variant: str | None, angles: int, make_plan: Callable[..., Plan]
+) -> None:
+    plan = make_plan("paper=rotnet", "scale=full", *([f"variant={variant}"] if variant else []))
+    assert len(plan.stages["rotnet"].module["angles"]) == angles
+    claims = [claim for claim in plan.config["claims"] if claim["better"] == "rotnet/test/rotation_top1"]
+    assert [claim["than"] for claim in claims] == [100 / angles]
+
+
+def test_variants_claim_what_they_train(make_plan: Callable[..., Plan]) -> None:
+    def sides(variant: str, word: str) -> list[tuple[str, str]]:
+        claims = make_plan("paper=rotnet", "scale=full", f"variant={variant}").config["claims"]
+        return [(claim["better"], claim["than"]) for claim in claims if word in claim["name"]]
+
+    four, two = "probe/test/block2_top1", "probe_180/test/block2_top1"
+    assert sides("rotations_8", "8 rotations") == [(four, two)]
+    assert sides("rotations_90_270", "90 and 270") == [(two, four)]
+    for variant in ("rotations_8", "rotations_90_270"):
+        assert not sides(variant, "4 rotations")
+    for blocks in (3, 5):
+        assert sides(f"blocks_{blocks}", "last block") == [(four, f"probe/test/block{blocks}_top1")]
+
+
 def test_twenty_labels_a_class_are_drawn_equally_often(make_plan: Callable[..., Plan]) -> None:
     data = make_plan("paper=rotnet", "scale=full").stages["conv_20"].data
     assert (data["per_class"], data["draws"]) == (20, 50_000)
@@ -326,10 +416,36 @@ def test_twenty_labels_a_class_are_drawn_equally_often(make_plan: Callable[..., 
 
 def test_arms_of_a_seed_share_data_and_initial_weights(make_plan: Callable[..., Plan]) -> None:
     stages = make_plan("paper=rotnet", "scale=mini", seed=3).stages
-    for pair in (("probe", "probe_random"), ("conv_20", "supervised_20"), ("conv_100", "supervised_100")):
-        first, second = (stages[name] for name in pair)
-        assert first.data == second.data
-        assert first.trainer == second.trainer
-        assert first.module["optimizer"] == second.module["optimizer"]
-        assert first.module["head_seed"] == second.module["head_seed"] == 3
+    arms = (
+        ("probe", "probe_random", "probe_180", "probe_tuned"),
+        ("conv", "conv_random", "conv_tuned", "supervised"),
+        ("conv_20", "supervised_20"),
+        ("conv_100", "supervised_100"),
+        ("rotnet", "rotnet_180"),
+    )
+    for first, *others in [[stages[name] for name in names] for names in arms]:
+        for second in others:
+            assert first.data == second.data
+            assert first.trainer == second.trainer
+            assert first.module["optimizer"] == second.module["optimizer"]
+            assert first.module["schedule"] == second.module["schedule"]
+            assert first.module.get("head_seed") == second.module.get("head_seed")
+    assert stages["conv_20"].module["head_seed"] == 3
+    few, more = stages["conv_20"], stages["conv_100"]  # as many updates, whatever the number of labels
+    assert few.trainer == more.trainer
+    assert few.data | {"per_class": 100} == more.data
     assert stages["rotnet"].needs == stages["random"].needs == stages["rotnet_180"].needs == {"start": "untrained"}
+
+
+def test_labelled_images_are_among_those_that_rotations_are_learnt_on(make_plan: Callable[..., Plan]) -> None:
+    stages = make_plan("paper=rotnet", "scale=mini", seed=3).stages
+    seen: dict[str, dict[str, set[bytes]]] = {}
+    for name in ("rotnet", "conv_20", "conv_100", "conv"):
+        data = training.build(stages[name].data)
+        data.setup()
+        seen[name] = {split: {bytes(image.numpy()) for image in data.splits[split][0]} for split in ("train", "test")}
+    assert seen["conv_20"]["train"] < seen["conv_100"]["train"] < seen["conv"]["train"] < seen["rotnet"]["train"]
+    assert len(seen["conv_100"]["train"]) == 1000
+    for splits in seen.values():
+        assert splits["test"] == seen["rotnet"]["test"]
+        assert not splits["test"] & seen["rotnet"]["train"]

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from vector_quantize_pytorch import VectorQuantize
 
+from datamodules.faces import FFHQ, CelebAHQ, Faces
 from experiments.plan import Plan
-from modules.common.generation import StyleDiscriminator
+from modules.common.generation import CodebookUse, StyleDiscriminator, r1_penalty
 from modules.common.schedules import Position
 from modules.vit_vqgan import (
     EPSILON,
@@ -135,11 +136,31 @@ def test_shapes_at_published_size() -> None:
     assert 1024 * math.log2(8192) == 13_312  # bits of an image
 
 
-def test_patches_are_raster_ordered_and_invertible() -> None:
-    x = torch.arange(64.0).view(1, 1, 8, 8)
-    patches = F.pixel_unshuffle(x, 4).flatten(2).transpose(1, 2)
-    assert torch.equal(patches, F.unfold(x, 4, stride=4).transpose(1, 2))
-    assert torch.equal(F.pixel_shuffle(patches.transpose(1, 2).unflatten(2, (2, 2)), 4), x)
+def bare() -> ViTAutoencoder:
+    """8x8 pixels in patches of 4, and nothing but the patching: tokens are pixels."""
+    vit = ViTAutoencoder(8, 1, 4, Size(16, 1, 2, 32, 8), Size(16, 1, 2, 32, 8))
+    for name in ("patches", "encoder", "decoder", "to_pixels"):
+        setattr(vit, name, nn.Identity())
+    nn.init.zeros_(vit.encoder_positions)
+    nn.init.zeros_(vit.decoder_positions)
+    return vit
+
+
+def test_patches_are_raster_ordered_and_put_back() -> None:
+    vit, x = bare(), torch.arange(64.0).view(1, 1, 8, 8)
+    tokens = vit.encode(x)
+    assert torch.equal(tokens, F.unfold(x, 4, stride=4).transpose(1, 2))
+    assert torch.equal(vit.decode(tokens), x)
+
+
+def test_a_constant_image_is_rebuilt_as_one_patch_repeated_but_for_positions() -> None:
+    module, x = tokenizer().eval(), torch.full((1, 1, 8, 8), 0.3)
+    assert not torch.allclose(module.reconstruct(x)[0][..., :2, :2], module.reconstruct(x)[0][..., 2:4, 2:4])
+    nn.init.zeros_(module.vit.encoder_positions)
+    nn.init.zeros_(module.vit.decoder_positions)
+    maps, codes, _ = module.reconstruct(x)
+    assert len(codes.unique()) == 1
+    assert torch.allclose(maps, maps[..., :2, :2].repeat(1, 1, 4, 4), atol=1e-6)
 
 
 # Quantiser
@@ -280,8 +301,11 @@ def test_weight_zero_of_the_adversarial_loss_is_the_plain_loss() -> None:
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
+    ranges: list[tuple[float, float]] = []
+
     class Distance(nn.Module):
         def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            ranges.append((float(y.min()), float(y.max())))
             return (x - y).abs().mean((1, 2, 3), keepdim=True)
 
     module = gan(perceptual=Distance(), perceptual_weight=0.3, logit_laplace_weight=0.2, l2_weight=0.7)
@@ -290,16 +314,29 @@ def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
     weighted = mean["vq"] + 0.1 * mean["adv"] + 0.3 * mean["lpips"] + 0.2 * mean["laplace"] + 0.7 * mean["l2"]
     assert mean["loss"] == pytest.approx(weighted, rel=1e-5)
     assert mean["disc"] > 0
+    (low, high), *_ = ranges
+    assert -1 <= low < -0.9  # LPIPS takes images in [-1, 1]
+    assert 0.9 < high <= 1
 
 
-def test_r1_comes_every_sixteenth_batch() -> None:
+def test_r1_comes_every_sixteenth_batch_with_sixteen_times_its_weight() -> None:
+    """With a plain gradient step of 1, what R1 adds to it is -gamma / 2 * 16 times its gradient at real images."""
+    torch.manual_seed(1)
+    x = 2 * torch.rand(4, 1, 8, 8) - 1  # what step() trains on, in [-1, 1]
+
     def after(batch_idx: int, gamma: float) -> Tensor:
-        module = gan(r1_gamma=gamma, clip=None)
+        module = gan(r1_gamma=gamma, clip=None, discriminator_optimizer=partial(torch.optim.SGD, lr=1.0))
         step(module, batch_idx)
         return torch.cat([p.detach().flatten() for p in module.discriminator.parameters()])  # type: ignore[union-attr]
 
-    assert torch.equal(after(3, 0.0), after(3, 100.0))
-    assert not torch.equal(after(0, 0.0), after(0, 100.0))
+    assert torch.equal(after(3, 0.0), after(3, 0.1))
+    before = gan().discriminator
+    assert before is not None
+    r1_penalty(before, x).backward()
+    parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in before.parameters()]
+    gradient = torch.cat([part.flatten() for part in parts])
+    assert torch.allclose(after(0, 0.1) - after(0, 0.0), -0.05 * 16 * gradient, atol=1e-5)
+    assert float(gradient.abs().max()) > 1e-3
 
 
 def test_gradients_are_clipped() -> None:
@@ -328,6 +365,38 @@ def test_decoding_codes_is_the_reconstruction() -> None:
     assert torch.equal(codes, module.codes(x))
     assert torch.allclose(module.decode(codes), maps.clamp(0, 1), atol=1e-5)
     assert not any("extractor" in name for name in module.state_dict())
+
+
+def measured(module: Tokenizer | Vim, *batches: tuple[Tensor, Tensor]) -> dict[str, float]:
+    """What a test on these batches logs."""
+    logged: dict[str, float] = {}
+    module._trainer = SimpleNamespace(global_rank=0, world_size=1)  # type: ignore[assignment]
+    module.log_dict = lambda found: logged.update({k: float(v) for k, v in found.items()})  # type: ignore[method-assign,assignment]
+    torch.manual_seed(2)
+    with torch.inference_mode():
+        module.on_test_epoch_start()
+        module.on_test_start()
+        for number, batch in enumerate(batches):
+            module.test_step(batch, number)
+        module.on_test_epoch_end()
+    return logged
+
+
+def test_a_test_measures_every_reconstruction_once() -> None:
+    module, x = tokenizer().eval(), torch.rand(7, 1, 8, 8)
+    module.use = CodebookUse(32, 7)
+    labels = torch.zeros(7, dtype=torch.long)
+    found = measured(module, (x[:5], labels[:5]), (x[5:], labels[5:]))
+    with torch.inference_mode():
+        codes = module.codes(x)
+        mse = float((module.decode(codes) - x).square().mean())
+        figures = module.pictures(None)
+    assert found["test/mse"] == pytest.approx(mse, rel=1e-5)
+    assert found["test/psnr"] == pytest.approx(-10 * math.log10(mse), rel=1e-5)
+    assert found["test/code_use"] == pytest.approx(100 * len(codes.unique()) / 32)
+    assert found["test/n"] == 7
+    assert set(figures) == {"reconstructions", "codebook use"}
+    assert figures["codebook use"].axes[0].get_ylabel() == "tokens of 7 test images"
 
 
 # Stage 2
@@ -380,6 +449,27 @@ def test_an_images_sample_depends_on_its_number_alone() -> None:
     together = module.images(labels, torch.tensor([4, 9, 11]))
     assert together.shape == (3, 1, 8, 8)
     assert torch.allclose(together[1:2], module.images(labels[1:2], torch.tensor([9])), atol=1e-6)
+
+
+def test_a_test_of_vim_averages_over_tokens_and_samples_each_images_class() -> None:
+    module, x = vim().eval(), torch.rand(7, 1, 8, 8)
+    labels = torch.tensor([2, 2, 1, 2, 2, 1, 1])
+    asked: list[tuple[int, int]] = []
+    draw = module.images
+
+    def watched(classes: Tensor, numbers: Tensor) -> Tensor:
+        asked.extend(zip(classes.tolist(), numbers.tolist(), strict=True))
+        return draw(classes, numbers)
+
+    module.images = watched  # type: ignore[method-assign]
+    found = measured(module, (x[:5], labels[:5]), (x[5:], labels[5:]))
+    assert asked == [(int(label), number) for number, label in enumerate(labels)]
+    assert found["test/nll"] == pytest.approx(float(module.losses((x, labels)).detach().mean()), rel=1e-5)
+    assert found["test/n"] == 7
+    assert {label: len(kept) for label, kept in module._gallery.items()} == {0: 0, 1: 3, 2: 4}
+    names = SimpleNamespace(spec=SimpleNamespace(classes=("a", "b", "c")))
+    (axes,) = module.pictures(names)["generated images"].axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["b", "c"]
 
 
 def test_vim_trains_its_own_weights_alone() -> None:
@@ -492,13 +582,33 @@ def test_full_recipe_is_the_published_one(make_plan: Callable[..., Plan]) -> Non
     assert {name for name, stage in faces.items() if stage.fit} == {"tokenizer", "vim_unconditional"}
 
 
+@pytest.mark.parametrize(("variant", "kind"), [("celeba_hq", CelebAHQ), ("ffhq", FFHQ)])
+def test_faces_are_trained_for_the_steps_of_imagenet(
+    variant: str, kind: type[Faces], make_plan: Callable[..., Plan]
+) -> None:
+    spec = kind("nowhere", 4, 256, generated=True).spec  # as a dry run makes it
+    assert (spec.shape, spec.classes) == ((3, 256, 256), ("face",))
+    images = spec.sizes["train"]
+    stages = make_plan("paper=vit_vqgan", "scale=full", f"variant={variant}").stages
+    for name, batch, steps, warmup in (
+        ("tokenizer", 256, 500_000, 50_000),
+        ("vim_unconditional", 1024, 450_000, 5_000),
+    ):
+        per_epoch = math.ceil(images / batch)
+        assert per_epoch * stages[name].trainer["max_epochs"] == pytest.approx(steps, rel=1e-3)
+        assert per_epoch * stages[name].module["schedule"]["warmup_epochs"] == pytest.approx(warmup, rel=5e-3)
+    assert per_epoch * stages["vim_unconditional"].module["schedule"]["decay_epoch"] == pytest.approx(80_000, rel=1e-3)
+
+
 def test_arms_of_mini_differ_only_in_their_lookup(make_plan: Callable[..., Plan]) -> None:
     mini = make_plan("paper=vit_vqgan", "scale=mini").stages
     lookups = {"lookup_dim", "normalise", "codebook_init"}
-    for name in ("vanilla", "vanilla_normal", "low_dim", "l2_only"):
+    for name in ("vanilla", "vanilla_normal", "low_dim", "low_dim_uniform", "l2_only"):
         paper, arm = mini["tokenizer"], mini[name]
         assert {k for k in arm.module if arm.module[k] != paper.module[k]} <= lookups
         assert (arm.data, arm.trainer) == (paper.data, paper.trainer)
+    for name, only in (("low_dim", "normalise"), ("l2_only", "lookup_dim")):  # one thing at a time
+        assert {k for k in mini[name].module if mini[name].module[k] != mini["tokenizer"].module[k]} == {only}
     for one, other in (("vim_unconditional", "vim_vanilla"), ("probe", "probe_vanilla")):
         assert mini[one].module == mini[other].module
         assert (mini[one].data, mini[one].trainer) == (mini[other].data, mini[other].trainer)
