@@ -163,15 +163,15 @@ class ConvNorm(nn.Module):
 class FactorizedReduction(nn.Module):
     """Halves the side: every second pixel, and every second one after a shift by a pixel, each through a 1x1 to o / 2.
 
+    Of an odd o the second path has one channel more, as in the released code.
+
     Args:
         rectify: with a ReLU before (an input of a cell) or without (an unused input at its output).
     """
 
     def __init__(self, i: int, o: int, norm: Norm, rectify: bool = True) -> None:
         super().__init__()
-        if o % 2:
-            raise ValueError(f"a factorized reduction to {o} channels: expected an even number")
-        self.conv1, self.conv2, self.bn = SameConv2d(i, o // 2, 1), SameConv2d(i, o // 2, 1), norm(o)
+        self.conv1, self.conv2, self.bn = SameConv2d(i, o // 2, 1), SameConv2d(i, o - o // 2, 1), norm(o)
         self.rectify = rectify
 
     def forward(self, state: State) -> Tensor:

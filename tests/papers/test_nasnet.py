@@ -300,8 +300,20 @@ def test_factorized_reduction_by_hand() -> None:
     assert reduction(State(torch.tensor([[[[1.0, 2], [3, 4]]]]))).flatten().tolist() == [1, 4]
     odd = reduction(State(torch.arange(1.0, 10).view(1, 1, 3, 3)))
     assert odd[0].tolist() == [[[1, 3], [7, 9]], [[5, 0], [0, 0]]]  # the shifted path sees the padding
-    with pytest.raises(ValueError, match="even"):
-        cell_operations.FactorizedReduction(1, 3, norm)
+
+
+def test_a_factorized_reduction_gives_an_odd_channel_to_its_second_path() -> None:
+    """As slim's nasnet_utils.factorized_reduction: 11 channels, a quarter of 44 filters, are 5 and 6."""
+    reduction = cell_operations.FactorizedReduction(3, 11, norm)
+    assert (reduction.conv1.out_channels, reduction.conv2.out_channels) == (5, 6)
+    assert reduction(State(torch.randn(2, 3, 8, 8))).shape == (2, 11, 4, 4)
+
+
+def test_a_cell_that_leaves_an_input_unread_fits_the_mobile_network() -> None:
+    """Of 44 filters the first stem cell has 11, to which it has to halve the input that it passes on unread."""
+    with torch.device("meta"):
+        network = CellNetwork(Space().decode([1, 1, 0, 0, 0] * 10), 1, 1000, 44, input_size=64, stem="imagenet")
+        assert network(torch.empty(2, 3, 64, 64)).shape == (2, 1000)
 
 
 def test_a_separable_convolution_is_applied_twice() -> None:
