@@ -19,28 +19,21 @@ from datamodules.dirichlet import Dirichlet
 from datamodules.subsets import Subset
 from datamodules.torchvision_sets import FashionMNIST
 from experiments.plan import Plan
-from modules import ntk_optimality
-from modules.ntk_optimality import (
-    Bayes,
+from modules.common import deep_kernels
+from modules.common.deep_kernels import (
     DeepKernel,
-    DeepNetwork,
     Dual,
     Erf,
-    Hilbert,
-    Majority,
-    Nearest,
-    Pixels,
     Polynomial,
     ReLU,
     Sine,
-    SingularKernel,
     hermite,
     log_kernel,
     log_singular_limit,
     optimal,
     ridgeless,
-    share,
 )
+from modules.ntk_optimality import Bayes, DeepNetwork, Hilbert, Majority, Nearest, Pixels, SingularKernel, share
 
 DUALS: dict[str, Dual] = {
     "relu": ReLU(),
@@ -275,7 +268,7 @@ def test_layers_added_in_closed_form_equal_layers_one_by_one(name: str, monkeypa
     log_xi = torch.cat([(-log_xi).log1p(), torch.tensor([-60.0]).double()])
     depth = 1500
     fast = [log_kernel(log_xi, DUALS[name], depth, kernel) for kernel in ("nngp", "ntk")]
-    monkeypatch.setattr(ntk_optimality, "LINEAR", -math.inf)
+    monkeypatch.setattr(deep_kernels, "LINEAR", -math.inf)
     for kernel, found in zip(("nngp", "ntk"), fast, strict=True):
         assert torch.allclose(found, log_kernel(log_xi, DUALS[name], depth, kernel), rtol=1e-12, atol=1e-9)
 
