@@ -15,23 +15,18 @@ from torch.nn import functional as F
 
 from experiments import training
 from experiments.plan import Plan
-from modules.noprop import (
+from modules.common.label_diffusion import (
     AdjointEuler,
-    Arm,
-    Continuous,
-    Greedy,
     LabelSpace,
     LearnedSchedule,
-    Network,
     Noise,
-    Stack,
     cosine_schedule,
     medoid,
     noised,
     prior_kl,
-    shuffled_top1,
     transitions,
 )
+from modules.noprop import Arm, Continuous, Greedy, Network, Stack, shuffled_top1
 
 SMALL = partial(Network, in_channels=1, size=8, widths=[3, 4, 5], hidden=16)
 ADAMW = partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1)
