@@ -22,8 +22,7 @@ The authors released no code. Where the text leaves room, re-implementations are
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
@@ -50,102 +49,9 @@ from modules.common.generation import (
 )
 from modules.common.module import OptimizerFactory
 from modules.common.schedules import Position, Schedule
+from modules.common.vit_autoencoder import Block, Size, ViTAutoencoder, initialise
 
 EPSILON = 0.1  # of logit-laplace: keeps pixels off 0 and 1
-
-
-@dataclass(frozen=True)
-class Size:
-    """Of a Transformer. Heads of the paper are 64 wide, so Large is 1024 wide inside its attention and 1280 outside."""
-
-    dim: int
-    blocks: int
-    heads: int
-    mlp_dim: int
-    head_width: int = 64
-
-
-class Block(nn.Module):
-    """Pre-norm attention and MLP. Dropout on the residuals, in the MLP and on the attention."""
-
-    def __init__(self, size: Size, causal: bool, dropout: float = 0.0, activation: str = "gelu") -> None:
-        super().__init__()
-        self.heads, self.causal, self.dropout, inner = size.heads, causal, dropout, size.heads * size.head_width
-        self.norm_1, self.norm_2 = nn.LayerNorm(size.dim), nn.LayerNorm(size.dim)
-        self.qkv, self.out = nn.Linear(size.dim, 3 * inner, bias=False), nn.Linear(inner, size.dim)
-        middle = nn.GELU() if activation == "gelu" else nn.Tanh()
-        up, down = nn.Linear(size.dim, size.mlp_dim), nn.Linear(size.mlp_dim, size.dim)
-        self.mlp = nn.Sequential(up, middle, nn.Dropout(dropout), down)
-        self.residual = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor, cache: Tensor | None = None, position: int = 0) -> Tensor:
-        """(B, T, dim) -> the same. With a cache (2, B, heads, T_max, width), x is the one token at `position`."""
-        b, t, _ = x.shape
-        q, k, v = self.qkv(self.norm_1(x)).view(b, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (B, heads, T, width)
-        if cache is None:
-            p = self.dropout if self.training else 0.0
-            y = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=self.causal)
-        else:
-            cache[0, :, :, position : position + 1], cache[1, :, :, position : position + 1] = k, v
-            k, v = cache[:, :, :, : position + 1]
-            y = F.scaled_dot_product_attention(q, k, v)
-        x = x + self.residual(self.out(y.transpose(1, 2).reshape(b, t, -1)))
-        return x + self.residual(self.mlp(self.norm_2(x)))
-
-
-def initialise(layer: nn.Module) -> None:
-    """As ViT does: Glorot-uniform weights, no biases. With torch's own biases all tokens start in one direction."""
-    if isinstance(layer, nn.Linear):
-        nn.init.xavier_uniform_(layer.weight)
-        if layer.bias is not None:
-            nn.init.zeros_(layer.bias)
-
-
-class ViTAutoencoder(nn.Module):
-    """Stage 1's two Transformers. Full attention, learned positions, no class token, no activation at either end.
-
-    Args:
-        image_size, channels: of the images; patch: side of a patch, one token.
-        encoder, decoder: sizes.
-        maps: output maps per channel: 1, or 2 for (mu, ln b) of logit-laplace.
-        activation: of the blocks, "gelu" or "tanh".
-        output_mlp: the two-layer tanh MLP at the end of both.
-    """
-
-    def __init__(
-        self,
-        image_size: int,
-        channels: int,
-        patch: int,
-        encoder: Size,
-        decoder: Size,
-        maps: int = 1,
-        activation: str = "gelu",
-        output_mlp: bool = True,
-    ) -> None:
-        super().__init__()
-        self.patch, self.side = patch, image_size // patch
-
-        def transformer(size: Size) -> nn.Sequential:
-            blocks = [Block(size, causal=False, activation=activation) for _ in range(size.blocks)]
-            end = [nn.Linear(size.dim, size.mlp_dim), nn.Tanh(), nn.Linear(size.mlp_dim, size.dim)]
-            return nn.Sequential(*blocks, nn.LayerNorm(size.dim), *(end if output_mlp else []))
-
-        self.patches = nn.Linear(channels * patch**2, encoder.dim)
-        self.encoder_positions = nn.Parameter(torch.randn(self.side**2, encoder.dim) * 0.02)
-        self.encoder = transformer(encoder)
-        self.decoder_positions = nn.Parameter(torch.randn(self.side**2, decoder.dim) * 0.02)
-        self.decoder = transformer(decoder)
-        self.to_pixels = nn.Linear(decoder.dim, maps * channels * patch**2)
-        self.apply(initialise)
-
-    def encode(self, x: Tensor) -> Tensor:
-        patches = F.pixel_unshuffle(x, self.patch).flatten(2).transpose(1, 2)  # (B, T, C p p)
-        return self.encoder(self.patches(patches) + self.encoder_positions)  # (B, T, dim)
-
-    def decode(self, h: Tensor) -> Tensor:
-        patches = self.to_pixels(self.decoder(h + self.decoder_positions))  # (B, T, maps C p p)
-        return F.pixel_shuffle(patches.transpose(1, 2).unflatten(2, (self.side, self.side)), self.patch)
 
 
 def vq_loss(z: Tensor, e: Tensor, beta: float = 0.25) -> Tensor:
@@ -645,55 +551,3 @@ def exponential_tail(position: Position, warmup_epochs: float, decay_epoch: floa
     if done < warmup_epochs:
         return (done + 1 / position.steps_per_epoch) / warmup_epochs
     return float(final ** max(0.0, (done - decay_epoch) / (position.max_epochs - decay_epoch)))
-
-
-class FactoredAdam(Optimizer):
-    """AdamW in little memory, as Adafactor saves it: momentum in bfloat16, and of a matrix's squared gradients only
-    the means of rows and columns, whose outer product stands for them.
-
-    Args:
-        params: parameters or groups; lr, betas, eps, weight_decay: AdamW's.
-    """
-
-    def __init__(
-        self,
-        params: Any,
-        lr: float,
-        betas: tuple[float, float] = (0.9, 0.96),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-    ) -> None:
-        super().__init__(params, {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for p in (p for p in group["params"] if p.grad is not None):
-                direction, scale = self._moments(p.grad.float(), self.state[p], *group["betas"])
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.addcdiv_(direction, scale.add_(group["eps"]), value=-group["lr"])
-        return loss
-
-    @staticmethod
-    def _moments(g: Tensor, state: dict[str, Any], b1: float, b2: float) -> tuple[Tensor, Tensor]:
-        """The momentum and the root of the second moment, both corrected for starting at 0."""
-        square = g.square()
-        parts = {"square": square}
-        if g.ndim > 1:
-            parts = {"rows": square.mean(-1, keepdim=True), "columns": square.mean(-2, keepdim=True)}
-        if not state:
-            state |= {"step": 0, "momentum": torch.zeros_like(g), **{k: torch.zeros_like(v) for k, v in parts.items()}}
-        state["step"] += 1
-        momentum = state["momentum"].float().lerp_(g, 1 - b1)
-        state["momentum"] = momentum.bfloat16()
-        for name, value in parts.items():
-            state[name].lerp_(value, 1 - b2)
-        if g.ndim > 1:
-            square = state["rows"] * state["columns"] / state["rows"].mean(-2, keepdim=True).clamp(min=1e-30)
-        else:
-            square = state["square"].clone()
-        return momentum / (1 - b1 ** state["step"]), square.div_(1 - b2 ** state["step"]).sqrt_()

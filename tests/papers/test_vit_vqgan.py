@@ -16,17 +16,16 @@ from vector_quantize_pytorch import VectorQuantize
 
 from datamodules.faces import FFHQ, CelebAHQ, Faces
 from experiments.plan import Plan
+from modules.common.factored_adam import FactoredAdam
 from modules.common.generation import CodebookUse, StyleDiscriminator, r1_penalty
 from modules.common.schedules import Position
+from modules.common.vit_autoencoder import Size, ViTAutoencoder
 from modules.vit_vqgan import (
     EPSILON,
-    FactoredAdam,
     LinearProbe,
     Quantizer,
-    Size,
     Tokenizer,
     Vim,
-    ViTAutoencoder,
     exponential_tail,
     logit_laplace,
     vq_loss,
