@@ -7,6 +7,7 @@ import os
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +45,22 @@ def make_plan(tmp_path: Path) -> Callable[..., Plan]:
         return plan(compose.compose(request.overrides), seed)
 
     return make
+
+
+@pytest.fixture
+def logged() -> Callable[..., dict[str, float]]:
+    """What a module logs of a test of these batches, without a trainer."""
+
+    def run(module: Any, *batches: Any) -> dict[str, float]:
+        found: dict[str, float] = {}
+        module.log = lambda name, value, **_: found.update({name: float(value)})
+        module.log_dict = lambda values, **_: found.update({name: float(value) for name, value in values.items()})
+        for number, batch in enumerate(batches):
+            module.test_step(batch, number)
+        module.on_test_epoch_end()
+        return found
+
+    return run
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -37,17 +37,7 @@ class Staged(Throughput):
         return lambda: sum(float(c.spent) for c in self.candidates.values())  # type: ignore[arg-type]
 
 
-def logged(module: Throughput, *batches: tuple[Tensor, Tensor]) -> dict[str, float]:
-    """What a test of these batches logs."""
-    found: dict[str, float] = {}
-    module.log = lambda name, value, **_: found.update({name: float(value)})  # type: ignore[method-assign,assignment]
-    for number, batch in enumerate(batches):
-        module.test_step(batch, number)
-    module.on_test_epoch_end()
-    return found
-
-
-def test_ratios_are_those_of_the_clock() -> None:
+def test_ratios_are_those_of_the_clock(logged: Callable[..., dict[str, float]]) -> None:
     candidates = {"ours": Slow(1.0), "theirs": Slow(4.0), "bare": Slow(0.5, weight=False)}
     found = logged(Staged(candidates, rounds=3, calls=2, warmup=5), (torch.zeros(5, 3, 4, 4), torch.zeros(5)))
     assert found["test/train_log2_theirs"] == found["test/infer_log2_theirs"] == 2.0
@@ -59,7 +49,9 @@ def test_ratios_are_those_of_the_clock() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_every_candidate_counts_in_its_faster_layout_whatever_single_calls_say(seed: int) -> None:
+def test_every_candidate_counts_in_its_faster_layout_whatever_single_calls_say(
+    logged: Callable[..., dict[str, float]], seed: int
+) -> None:
     """Layouts differ by a quarter to a half; calls by a tenth, and one in six takes three times as long."""
     source = random.Random(seed)
 

@@ -606,22 +606,17 @@ def test_cells_are_averaged_and_the_last_may_be_smaller() -> None:
     assert averaged(x, 1) is x
 
 
-def logged_test(module: IFormerClassifier, images: Tensor) -> dict[str, float]:
-    """What a test of three batches logs."""
-    logged: dict[str, float] = {}
-    module.log = lambda name, value: logged.update({name: float(value)})  # type: ignore[assignment, misc]
-    module.log_dict = lambda values: logged.update({k: float(v) for k, v in values.items()})  # type: ignore[assignment, misc]
-    with torch.inference_mode():
-        for batch in images.split(4):
-            module.test_step((batch, torch.zeros(len(batch), dtype=torch.long)), 0)
-        module.on_test_epoch_end()
-    return logged
+def labelled(images: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Batches of at most four images."""
+    return [(batch, torch.zeros(len(batch), dtype=torch.long)) for batch in images.split(4)]
 
 
-def test_reported_spectra_are_means_over_images_and_blocks_on_attentions_cells() -> None:
+def test_reported_spectra_are_means_over_images_and_blocks_on_attentions_cells(
+    logged: Callable[..., dict[str, float]],
+) -> None:
     module = IFormerClassifier(tiny(input_size=32), 5).eval()
     images = random(10, 1, 32, 32)
-    logged = logged_test(module, images)
+    found = logged(module, *labelled(images))
     with torch.inference_mode(), branch_outputs(module.iformer) as outputs:
         module(images)
     assert not any(b._forward_hooks for _, _, m in module.iformer.mixers() for b in m.branches.values())
@@ -634,31 +629,31 @@ def test_reported_spectra_are_means_over_images_and_blocks_on_attentions_cells()
         maps = [averaged(outputs[1, 1, name], 2), outputs[2, 1, name], outputs[2, 2, name]]
         for suffix, base in (("", 0), ("_from_1", 1)):
             expected = torch.stack([high_frequency(radial(y), base) for y in maps]).mean()
-            assert logged[f"test/{name}_high{suffix}"] == pytest.approx(float(expected), abs=1e-4)
-    assert logged["test/n"] == 10
+            assert found[f"test/{name}_high{suffix}"] == pytest.approx(float(expected), abs=1e-4)
+    assert found["test/n"] == 10
 
 
-def test_maps_under_7_pixels_have_no_spectrum() -> None:
-    logged = logged_test(IFormerClassifier(tiny(input_size=26), 5).eval(), random(4, 1, 26, 26))
-    assert logged["test/conv_high"] != 0  # stage 1: 13 pixels, 7 cells
+def test_maps_under_7_pixels_have_no_spectrum(logged: Callable[..., dict[str, float]]) -> None:
+    found = logged(IFormerClassifier(tiny(input_size=26), 5).eval(), *labelled(random(4, 1, 26, 26)))
+    assert found["test/conv_high"] != 0  # stage 1: 13 pixels, 7 cells
     assert not [
-        name for name in logged_test(IFormerClassifier(tiny(), 5).eval(), random(4, 1, 16, 16)) if "high" in name
+        name for name in logged(IFormerClassifier(tiny(), 5).eval(), *labelled(random(4, 1, 16, 16))) if "high" in name
     ]
 
 
-def test_untrained_spectra_stay_those_of_the_first_weights() -> None:
+def test_untrained_spectra_stay_those_of_the_first_weights(logged: Callable[..., dict[str, float]]) -> None:
     module, same = (IFormerClassifier(tiny(3, input_size=32), 5).eval() for _ in range(2))
     images = random(8, 1, 32, 32)
-    before = logged_test(same, images)
+    before = logged(same, *labelled(images))
     with torch.no_grad():
         for p in module.network.parameters():
             p.add_(0.1 * random(*p.shape))
-    after = logged_test(module, images)
+    after = logged(module, *labelled(images))
     for name in ("conv", "pool", "attention"):
         for suffix in ("", "_from_1"):
             assert after[f"test/{name}_high{suffix}_initial"] == before[f"test/{name}_high{suffix}_initial"]
             assert abs(after[f"test/{name}_high{suffix}"] - before[f"test/{name}_high{suffix}"]) > 1e-3
-    tuned = logged_test(IFormerClassifier(tiny(4, input_size=32), 5, start=module).eval(), images)
+    tuned = logged(IFormerClassifier(tiny(4, input_size=32), 5, start=module).eval(), *labelled(images))
     assert not [name for name in tuned if name.endswith("_initial")]
     assert not [name for name in module.state_dict() if "initial" in name]
     assert sum(p.numel() for p in module.parameters()) == parameters(module.network)

@@ -635,17 +635,7 @@ def test_claims_are_about_what_is_run(make_plan: Callable[..., Plan], line: str)
 # --- the clock
 
 
-def logged(module: TradeOff, *batches: tuple[Tensor, Tensor]) -> dict[str, float]:
-    """What a test of these batches logs."""
-    found: dict[str, float] = {}
-    module.log = lambda name, value, **_: found.update({name: float(value)})  # type: ignore[method-assign,assignment]
-    for number, batch in enumerate(batches):
-        module.test_step(batch, number)
-    module.on_test_epoch_end()
-    return found
-
-
-def test_the_trade_off_is_of_the_tested_weights_on_all_images() -> None:
+def test_the_trade_off_is_of_the_tested_weights_on_all_images(logged: Callable[..., dict[str, float]]) -> None:
     """Top-1 is that of each arm's final network before timing, whose steps move copies alone."""
     torch.manual_seed(0)
     arms = [MetaNeXtClassifier(10, small(gamma=1.0)), MetaNeXtClassifier(10, small(mixer=nn.Identity), ema=0.5)]

@@ -729,14 +729,6 @@ def search(method: str = "ppo", samples: int = 400, **options: Any) -> Search:
     return module
 
 
-def logged(module: Any) -> dict[str, float]:
-    found: dict[str, float] = {}
-    module.log_dict = lambda values: found.update({k: float(v) for k, v in values.items()})
-    module.log = lambda name, value: found.update({name: float(value)})
-    module.on_test_epoch_end()
-    return found
-
-
 def test_the_baseline_is_a_moving_average() -> None:
     """From 0.5, after rewards of 0.7: 0.51. The first minibatch sets it to its own mean."""
     module = search(samples=20)
@@ -748,7 +740,7 @@ def test_the_baseline_is_a_moving_average() -> None:
     assert float(module.baseline) == pytest.approx(0.3)
 
 
-def test_ppo_learns_and_random_search_does_not() -> None:
+def test_ppo_learns_and_random_search_does_not(logged: Callable[..., dict[str, float]]) -> None:
     ppo, random = logged(search(replays=4)), logged(search("random", replays=4))
     mean = float(table().rewards[TINY.place(torch.tensor(list(product(range(2), repeat=5))))].mean()) * 100
     assert ppo["test/late_reward"] > mean + 4
@@ -880,7 +872,7 @@ def test_reward_and_judgement_come_from_two_trainings() -> None:
     assert int(made.rewards.isnan().sum()) == 18
 
 
-def test_the_table_ranks_by_the_mean_and_reports_what_repeats() -> None:
+def test_the_table_ranks_by_the_mean_and_reports_what_repeats(logged: Callable[..., dict[str, float]]) -> None:
     made = table()
     made.repeated.copy_(torch.arange(20).flip(0) / 100 + torch.arange(20) / 50)  # mean: larger with the number
     made.repeated[0] = 1.0
@@ -923,7 +915,7 @@ def test_the_reward_is_not_test_accuracy() -> None:
     assert not (train[:, None] == val[None]).all(-1).any()
 
 
-def test_ranking_takes_cells_evenly_and_reports_thirds() -> None:
+def test_ranking_takes_cells_evenly_and_reports_thirds(logged: Callable[..., dict[str, float]]) -> None:
     found, random = search(), search("random", replays=4)
     module = Ranking(table(), found, random, children(), cells=6)
     assert TINY.place(module.chosen[:-1]).tolist() == [0, 4, 8, 11, 15, 19]

@@ -35,13 +35,6 @@ def random_features(rows: int, views: int = 1, d: int = 24, seed: int = 0) -> Fe
     return exported(torch.randn(rows, views, d, generator=torch.Generator().manual_seed(seed)))
 
 
-def logged(module: Any) -> dict[str, float]:
-    found: dict[str, float] = {}
-    module.log_dict = lambda values: found.update({k: float(v) for k, v in values.items()})
-    module.on_test_epoch_end()
-    return found
-
-
 @pytest.mark.parametrize(
     ("size", "side", "parameters", "operations"),
     [("large", 221, 144_656_488, 5.355), ("small", 231, 145_920_872, None)],
@@ -163,7 +156,7 @@ def test_pca_never_sees_a_query() -> None:
     assert torch.equal(*found)
 
 
-def test_retrieval_measures_by_hand() -> None:
+def test_retrieval_measures_by_hand(logged: Callable[..., dict[str, float]]) -> None:
     """References on a line at 0, 1, 2, 3 and the query at 0: the order is known."""
     place = torch.tensor([0.0, 0.1, 0.2, 0.3, 0.0])
     features = exported(torch.stack([place.cos(), place.sin()], 1)[:, None])
@@ -186,7 +179,7 @@ def task(views: int = 1, per_view: float = 0.0, count: int = 90) -> tuple[Featur
     return exported(base[:, None] + noise), torch.arange(count), y
 
 
-def test_the_sum_over_identical_views_is_one_view() -> None:
+def test_the_sum_over_identical_views_is_one_view(logged: Callable[..., dict[str, float]]) -> None:
     features, rows, y = task()
     many = exported(features.stored.expand(-1, 16, -1))
     one, sixteen = LinearSVM(features, 3, 1.0, scheme="one_vs_all"), LinearSVM(many, 3, 1.0, scheme="one_vs_all")
@@ -269,7 +262,7 @@ def test_cost_is_judged_by_the_views_of_the_test() -> None:
     assert judged[1] > 60 > judged[None]
 
 
-def test_curve_counts_what_its_stages_say() -> None:
+def test_curve_counts_what_its_stages_say(logged: Callable[..., dict[str, float]]) -> None:
     features, rows, y = task()
     machines = [LinearSVM(features, 3, 1.0) for _ in range(4)]
     for svm, n in zip(machines, (6, 60, 6, 60), strict=True):
