@@ -150,7 +150,7 @@ def test_catalog_lists_every_paper_and_marks_what_is_stale(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
-    lines = ["scale=smoke", "jobs=1", "seeds=[0,1]", f"runs_dir={tmp_path}"]
+    lines = ["paper=case_based_prototypes", "scale=smoke", "jobs=1", "seeds=[0,1]", f"runs_dir={tmp_path}"]
     assert reproduce.main(lines) == 0
     request = compose.request(lines)
     from experiments.plan import plan
@@ -159,17 +159,17 @@ def test_catalog_lists_every_paper_and_marks_what_is_stale(
     entry = results.entry(plans, request.given, {})
     assert results.entry(plans, request.given, {}) == entry  # reading the records again changes nothing
     assert entry["overrides"] == ["seeds=[0,1]"]  # neither how many processes nor where files are
-    files.write_json(tmp_path / "results" / "meal_v2.json", {"title": "t", "entries": {"smoke": entry}})
-    assert catalog.describe("meal_v2")["entries"]["smoke"]["stale"] == []
-    entry["stages"]["student"]["fingerprints"] = ["000000000000"] * 2
-    files.write_json(tmp_path / "results" / "meal_v2.json", {"title": "t", "entries": {"smoke": entry}})
-    assert catalog.describe("meal_v2")["entries"]["smoke"]["stale"] == ["student"]
+    files.write_json(tmp_path / "results" / "case_based_prototypes.json", {"title": "t", "entries": {"smoke": entry}})
+    assert catalog.describe("case_based_prototypes")["entries"]["smoke"]["stale"] == []
+    entry["stages"]["prototypes"]["fingerprints"] = ["000000000000"] * 2
+    files.write_json(tmp_path / "results" / "case_based_prototypes.json", {"title": "t", "entries": {"smoke": entry}})
+    assert catalog.describe("case_based_prototypes")["entries"]["smoke"]["stale"] == ["prototypes"]
     capsys.readouterr()
     assert catalog.main(["--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert [paper["key"] for paper in listed] == compose.papers()
     assert catalog.main([]) == 0
-    assert "stale: student" in capsys.readouterr().out
+    assert "stale: prototypes" in capsys.readouterr().out
     with pytest.raises(InputError, match="--jsn"):
         catalog.main(["--jsn"])
 

@@ -23,7 +23,7 @@ from experiments.soak import bench as benches
 from experiments.soak import disturb, hostile
 from experiments.soak.bench import Bench
 
-PAPER = compose.papers()[0]
+PAPER = compose.default("paper")
 LINES = [f"paper={PAPER}", *benches.LINES]
 
 
