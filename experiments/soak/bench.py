@@ -74,6 +74,7 @@ def fork(work: Callable[[], int], log: Path, temporary: Path) -> Any:
         os.dup2(out, 2)
         sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1, encoding="utf-8", closefd=False)
         tempfile.tempdir = str(temporary)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell started us in the background
         code = work()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # there is nothing left to interrupt
         sys.exit(code)
