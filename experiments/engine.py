@@ -22,6 +22,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from experiments import files
+from experiments.devices import processes
 from experiments.errors import InputError, RunError
 from experiments.plan import Plan, Stage
 from experiments.processes import on_this_machine
@@ -168,7 +169,7 @@ def _train(plan: Plan, stage: Stage, report: Report) -> dict[str, Any]:
     from experiments import training
 
     training.quiet()
-    if training.processes(stage.trainer) > 1:
+    if processes(stage.trainer) > 1:
         result = training.in_own_processes(plan, stage)
     else:
         result = training.train(plan, stage, report)

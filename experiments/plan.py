@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from experiments import compose
+from experiments.devices import decide_precision
 from experiments.errors import InputError, unknown
 from experiments.fingerprint import fingerprint
 
@@ -129,10 +130,15 @@ def published(config: Mapping[str, Any]) -> list[Published]:
     return [item for item in items if item.variant == variant]
 
 
-def plan(config: DictConfig, seed: int) -> Plan:
+def plan(config: DictConfig, seed: int, precisions: Mapping[str, str] | None = None) -> Plan:
     """Order the stages of a configuration and fingerprint them for one seed.
 
-    Raises InputError for unknown keys, unknown predecessors, cycles and missing data.
+    Args:
+        config: composed.
+        seed: of the run.
+        precisions: stage -> what `auto` meant where it ran; what it means on this machine unless given.
+    Raises:
+        InputError: unknown keys, unknown predecessors, cycles, missing data.
     """
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise InputError(f"seed={seed!r}: expected a whole number")
@@ -157,6 +163,8 @@ def plan(config: DictConfig, seed: int) -> Plan:
             if not isinstance(item.get(key), dict) or not item[key].get("_target_"):
                 raise InputError(f"{where}.{key}: the recipe {paper}/{scale} says nothing about it")
         trainer = {**resolved["trainer"], **(item.get("trainer") or {})}
+        if trainer["precision"] == "auto":
+            trainer["precision"] = (precisions or {}).get(name) or decide_precision(trainer)
         needs = item.get("needs") or {}
         made[name] = typed(Stage, {**item, "name": name, "trainer": trainer, "seed": seed, "needs": needs}, where)
         for needed in made[name].predecessors:

@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from experiments import cli, compose, engine, loggers, results
+from experiments.devices import processes, uses_gpu
 from experiments.errors import InputError
 from experiments.plan import Plan, plan
 from experiments.processes import end_with_parent
@@ -116,11 +117,7 @@ def jobs(config: DictConfig, seeds: int) -> int:
         if not isinstance(config.jobs, int) or config.jobs < 1:
             raise InputError(f"jobs={config.jobs}: expected auto or a whole number from 1")
         return min(config.jobs, seeds)
-    from experiments import training
-
-    trainer: Any = config.trainer
-    uses_gpu = trainer.accelerator in ("gpu", "cuda") or (trainer.accelerator == "auto" and training.has_gpu())
-    return 1 if uses_gpu or training.processes(trainer) > 1 else min(cores(), seeds)
+    return 1 if uses_gpu(config.trainer) or processes(config.trainer) > 1 else min(cores(), seeds)
 
 
 def _run(plans: Sequence[Plan], count: int, report: engine.Report) -> dict[int, dict[str, engine.Outcome]]:

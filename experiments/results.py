@@ -203,7 +203,8 @@ def _stale(paper: str, found: Mapping[str, Any]) -> list[str]:
         lines.append(f"variant={found['variant']}")
     try:
         config: DictConfig = compose.compose(compose.request(lines).overrides)
-        now = plan.plan(config, found["seeds"][0])
+        precisions = {name: stage.get("precision") for name, stage in found["stages"].items()}
+        now = plan.plan(config, found["seeds"][0], precisions)
     except InputError:
         return ["all"]
     changed = [

@@ -25,6 +25,7 @@ import torch
 from datamodules.base import DataModule, mix
 from experiments import files, loggers
 from experiments.callbacks import EndWithParent, Progress, Recorder, StepSeed
+from experiments.devices import processes
 from experiments.engine import Damaged, Report, explain, finished, silent, to_json
 from experiments.errors import InputError, RunError
 from experiments.instantiate import build, check
@@ -50,20 +51,6 @@ def seed_all(*numbers: int) -> None:
     random.seed(value)
     np.random.seed(value % 2**32)
     torch.manual_seed(value)
-
-
-def processes(trainer: Mapping[str, Any]) -> int:
-    """How many devices a trainer configuration asks for on this machine."""
-    devices = trainer["devices"]
-    if isinstance(devices, int) and devices > 0:
-        return devices
-    if isinstance(devices, list | tuple):
-        return len(devices)
-    return max(1, torch.cuda.device_count()) if trainer["accelerator"] in ("gpu", "auto", "cuda") else 1
-
-
-def has_gpu() -> bool:
-    return torch.cuda.is_available()
 
 
 def check_plan(plan: Plan) -> None:
@@ -143,14 +130,10 @@ def construct_from(stage: Stage, given: Mapping[str, Any]) -> StageModule:
 
 
 def trainer_arguments(stage: Stage) -> dict[str, Any]:
-    """The stage's trainer configuration with `auto` precision decided: bf16-mixed on a GPU, else fp32."""
-    arguments = dict(stage.trainer)
-    if arguments["precision"] == "auto":
-        gpu = arguments["accelerator"] in ("gpu", "cuda", "auto") and torch.cuda.is_available()
-        arguments["precision"] = "bf16-mixed" if gpu else "32-true"
-    if arguments["accelerator"] in ("gpu", "cuda") and not torch.cuda.is_available():
+    """The stage's trainer configuration. Raises InputError if it asks for a GPU where there is none."""
+    if stage.trainer["accelerator"] in ("gpu", "cuda") and not torch.cuda.is_available():
         raise InputError("trainer.accelerator=gpu: this machine has no usable GPU; use trainer=cpu or trainer=auto")
-    return arguments
+    return dict(stage.trainer)
 
 
 def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:

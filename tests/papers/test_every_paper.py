@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
-from experiments import compose, reproduce, training
+from experiments import compose, definitions, reproduce, training
 from experiments.benchmark import Pair
+from experiments.fingerprint import targets
 from experiments.instantiate import check
-from experiments.plan import Plan, published, typed
+from experiments.plan import Plan, Stage, published, typed
 
 PAPERS = compose.papers()
+TRAIN = training.train
 SETTINGS = [
     (paper, scale, variant)
     for paper in PAPERS
@@ -56,10 +62,72 @@ def test_networks_to_compare_can_be_built(paper: str) -> None:
         check(pair.theirs, f"bench.{number}.theirs")
 
 
+class Watch:
+    """Which module-level definitions of the suite's own code execute while a stage trains and is tested."""
+
+    def __init__(self) -> None:
+        self.executed: dict[str, set[definitions.Definition]] = {}
+        self._files: dict[str, list[tuple[int, int, definitions.Definition]] | None] = {}
+
+    def train(self, plan: Plan, stage: Stage, report: Any) -> dict[str, Any]:
+        seen: set[tuple[str, int]] = set()
+
+        def note(frame: FrameType, event: str, argument: Any) -> None:
+            code = frame.f_code
+            if event == "call" and code.co_name != "<module>":
+                seen.add((code.co_filename, code.co_firstlineno))
+
+        sys.setprofile(note)
+        try:
+            return TRAIN(plan, stage, report)
+        finally:
+            sys.setprofile(None)
+            self.executed.setdefault(stage.name, set()).update(d for place in seen if (d := self._definition(*place)))
+
+    def _definition(self, file: str, line: int) -> definitions.Definition | None:
+        if file not in self._files:
+            path = Path(file)
+            inside = path.is_relative_to(compose.ROOT) and path.relative_to(compose.ROOT).parts[0] in (
+                "modules",
+                "datamodules",
+            )
+            self._files[file] = _lines(path) if inside else None
+        return next((d for first, last, d in self._files[file] or () if first <= line <= last), None)
+
+
+def _lines(path: Path) -> list[tuple[int, int, definitions.Definition]]:
+    module = ".".join(path.relative_to(compose.ROOT).with_suffix("").parts).removesuffix(".__init__")
+    found = []
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+            found.append((first, node.end_lineno or first, definitions.Definition(module, node.name)))
+    return found
+
+
+def identity(plan: Plan, name: str) -> set[definitions.Definition]:
+    """What the fingerprint of a stage covers, that of its predecessors included."""
+    stage = plan.stages[name]
+    reached = set(definitions.reach(tuple(sorted(set(targets([stage.module, stage.data]))))))
+    return reached.union(*(identity(plan, needed) for needed in stage.predecessors))
+
+
 @pytest.mark.parametrize("paper", PAPERS)
-def test_smoke_runs_to_a_verdict(paper: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_smoke_runs_to_a_verdict_with_all_that_executes_in_its_identity(
+    paper: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    make_plan: Callable[..., Plan],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     lines = [f"paper={paper}", "scale=smoke", f"runs_dir={tmp_path}", "jobs=1"]
+    watch = Watch()
+    this = make_plan(*lines)
+    training.check_plan(this)  # imports what the stages need: module-level code is not what is watched
+    monkeypatch.setattr(training, "train", watch.train)
     assert reproduce.main(lines) == 0
+    for stage, executed in watch.executed.items():
+        assert executed <= identity(this, stage), f"{stage} runs code that its fingerprint leaves out"
     summary = json.loads((tmp_path / paper / "smoke" / "summary.json").read_text())
     assert set(summary) == {"paper", "scale", "variant", "seeds", "stages", "claims", "published"}
     assert all(summary["stages"].values())
