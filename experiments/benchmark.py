@@ -37,8 +37,8 @@ BATCH, STEPS = 128, 40  # long enough that the one checkpoint weighs what it wei
 NETWORK = {"_target_": "torchvision.models.resnet18", "num_classes": 10}
 OPTIMIZER = {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.01, "momentum": 0.9}
 AUGMENT: list[dict[str, Any]] = [
-    {"_target_": "datamodules.augment.RandomCrop", "padding": 4},
-    {"_target_": "datamodules.augment.HorizontalFlip"},
+    {"_target_": "datamodules.common.augment.RandomCrop", "padding": 4},
+    {"_target_": "datamodules.common.augment.HorizontalFlip"},
 ]
 
 
@@ -183,7 +183,7 @@ def _range(values: Sequence[float], scale: float, unit: str) -> str:
 
 
 def _data(augment: bool) -> dict[str, Any]:
-    data = {"_target_": "datamodules.torchvision_sets.CIFAR10", "generated": True, "batch_size": BATCH}
+    data = {"_target_": "datamodules.common.torchvision_sets.CIFAR10", "generated": True, "batch_size": BATCH}
     return {**data, "train_size": 4 * BATCH, "augment": AUGMENT if augment else []}
 
 

@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint
 
-from datamodules.base import mix
+from datamodules.common.base import mix
 from experiments.errors import RunError
 from experiments.files import replacing
 from experiments.processes import end_with_parent

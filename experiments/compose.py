@@ -46,7 +46,9 @@ class Request:
 
 
 def options(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    """What a group offers; a paper's own data as `<paper>/<name>`."""
+    folder = CONF / group
+    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
 
 
 def papers() -> list[str]:

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_flop_formula, sdpa_flop_count
 
-from datamodules.base import DataModule
+from datamodules.common.base import DataModule
 from experiments import console, training
 from experiments.engine import explain
 from experiments.errors import RunError

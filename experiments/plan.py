@@ -16,6 +16,19 @@ from experiments.devices import decide_precision
 from experiments.errors import InputError, unknown
 from experiments.fingerprint import fingerprint
 
+TRAINER = (  # pytorch_lightning.Trainer's arguments that a configuration may set; the engine sets the rest
+    "accelerator",
+    "devices",
+    "num_nodes",
+    "strategy",
+    "precision",
+    "sync_batchnorm",
+    "max_epochs",
+    "check_val_every_n_epoch",
+    "accumulate_grad_batches",
+    "gradient_clip_val",
+)
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -163,6 +176,9 @@ def plan(config: DictConfig, seed: int, precisions: Mapping[str, str] | None = N
             if not isinstance(item.get(key), dict) or not item[key].get("_target_"):
                 raise InputError(f"{where}.{key}: the recipe {paper}/{scale} says nothing about it")
         trainer = {**resolved["trainer"], **(item.get("trainer") or {})}
+        for key in trainer:
+            if key not in TRAINER:
+                raise unknown(f"{where}.trainer: key", str(key), TRAINER)
         if trainer["precision"] == "auto":
             trainer["precision"] = (precisions or {}).get(name) or decide_precision(trainer)
         needs = item.get("needs") or {}

@@ -22,7 +22,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from datamodules.base import DataModule, mix
+from datamodules.common.base import DataModule, mix
 from experiments import files, loggers
 from experiments.callbacks import EndWithParent, Progress, Recorder, StepSeed
 from experiments.devices import processes
@@ -61,7 +61,6 @@ def check_plan(plan: Plan) -> None:
     for stage in plan.stages.values():
         check(stage.module, f"stages.{stage.name}.module", tuple(stage.needs))
         check(stage.data, f"stages.{stage.name}.data")
-        check({"_target_": "modules.common.trainer.arguments", **stage.trainer}, f"stages.{stage.name}.trainer")
         share, rest = divmod(stage.data.get("batch_size", 0), processes(stage.trainer))
         if rest or (share == 0 and "batch_size" in stage.data):
             raise InputError(

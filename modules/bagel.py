@@ -33,7 +33,8 @@ from torch import Tensor, nn
 from torchmetrics import Metric, SumMetric
 
 from modules.common.classifier import Classifier
-from modules.common.module import Frozen, OptimizerFactory, StageModule
+from modules.common.frozen import Frozen
+from modules.common.module import OptimizerFactory, StageModule
 from modules.common.multilabel import MultiLabelAccuracy, among
 from modules.common.schedules import Schedule
 
@@ -276,8 +277,8 @@ class MistakeCounts(Metric):
 class MistakeTables(StageModule):
     """The paper's counts from its released annotations: category by severity, overlap of two models, confused pairs.
 
-    Test data is that of datamodules.annotations.Mistakes: photos (B, M, 3) with prediction, category and severity of
-    each model, -1 where it is not wrong; and pairs (B, 3) with two classes and a count.
+    Test data is that of datamodules.bagel.annotations.Mistakes: photos (B, M, 3) with prediction, category and
+    severity of each model, -1 where it is not wrong; and pairs (B, 3) with two classes and a count.
 
     Args:
         models, categories, severities: names, in the order of the numbers in the data. The first severity is the one

@@ -34,8 +34,10 @@ from torch.nn import functional as F
 from torchmetrics import SumMetric
 
 from modules.common.classifier import ClassificationModule
+from modules.common.distances import squared_distances
 from modules.common.distributed import summed, world_size
-from modules.common.module import Frozen, OptimizerFactory
+from modules.common.frozen import Frozen
+from modules.common.module import OptimizerFactory
 from modules.common.schedules import Schedule
 
 ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}
@@ -171,11 +173,6 @@ def _initialised(part: nn.Module, source: torch.Generator) -> nn.Module:
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
     return part
-
-
-def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """(n, d), (m, d) -> (n, m)."""
-    return (a[:, None] - b).square().sum(-1)
 
 
 def reconstruction_error(decoded: Tensor, x: Tensor) -> Tensor:

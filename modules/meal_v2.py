@@ -29,7 +29,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modules.common.classifier import ClassificationModule
-from modules.common.module import Frozen, OptimizerFactory
+from modules.common.distillation import entropy, similarity_loss, soft_target
+from modules.common.frozen import Frozen
+from modules.common.mixing import cutmix
+from modules.common.module import OptimizerFactory
 from modules.common.schedules import Schedule
 
 log = logging.getLogger(__name__)
@@ -75,21 +78,6 @@ def reverse_gradient(x: Tensor) -> Tensor:
     return _Reverse.apply(x)
 
 
-def soft_target(teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """p_T: the average of the teachers' softmax outputs (not of their logits). (T, B, C) -> (B, C)."""
-    return (teacher_logits / temperature).softmax(-1).mean(0)
-
-
-def similarity_loss(student_logits: Tensor, target: Tensor) -> Tensor:
-    """L_sim, mean over the batch. student_logits (B, C), target (B, C) probabilities."""
-    return -(target * F.log_softmax(student_logits, -1)).sum(-1).mean()
-
-
-def entropy(target: Tensor) -> Tensor:
-    """Mean entropy of (B, C) probabilities in nats; L_sim minus this is KL(p_T || p_S)."""
-    return -torch.xlogy(target, target).sum(-1).mean()
-
-
 def discriminator_loss(discriminator: nn.Module, student: Tensor, teacher: Tensor) -> Tensor:
     """L_D: binary cross-entropy on D's two outputs, student rows [1, 0], teacher rows [0, 1], mean over 2B x 2."""
     b = len(student)
@@ -100,17 +88,22 @@ def discriminator_loss(discriminator: nn.Module, student: Tensor, teacher: Tenso
     return F.binary_cross_entropy_with_logits(outputs, labels)
 
 
-def cutmix(x: Tensor, beta: float) -> Tensor:
-    """Paste one random box of a shuffled batch into every image (Yun et al. 2019); the teachers label the result."""
-    b, _, height, width = x.shape
-    keep = torch.distributions.Beta(beta, beta).sample()
-    side = (1 - keep).sqrt()
-    cy, cx = int(torch.randint(height, ())), int(torch.randint(width, ()))
-    dy, dx = int(height * side) // 2, int(width * side) // 2
-    rows, columns = slice(max(cy - dy, 0), cy + dy), slice(max(cx - dx, 0), cx + dx)
-    mixed = x.clone()
-    mixed[:, :, rows, columns] = x[torch.randperm(b).to(x.device)][:, :, rows, columns]
-    return mixed
+class Ensemble(ClassificationModule):
+    """The average of several trained classifiers' softmax outputs, tested as one. Not trained.
+
+    Args:
+        members: classifiers with the same classes.
+        classes: number of classes.
+    """
+
+    def __init__(self, members: list[ClassificationModule], classes: int) -> None:
+        super().__init__(nn.ModuleList(member.network for member in members), classes)
+        self.members = [member.network for member in members]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Log of the mean probability, (B, classes): logits of the averaged prediction."""
+        log_probabilities = torch.stack([F.log_softmax(member(x), -1) for member in self.members])  # (T, B, classes)
+        return log_probabilities.logsumexp(0) - math.log(len(self.members))
 
 
 class MealV2(ClassificationModule):

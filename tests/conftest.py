@@ -15,6 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["WANDB_MODE"] = "offline"
 
 from experiments import compose
+from experiments.fingerprint import targets
 from experiments.plan import Plan, plan
 
 
@@ -45,6 +46,23 @@ def make_plan(tmp_path: Path) -> Callable[..., Plan]:
         return plan(compose.compose(request.overrides), seed)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def every_target() -> dict[str, tuple[str, ...]]:
+    """paper -> every `_target_` of its stages, over all scales and variants, and of its comparisons of speed."""
+    found = {}
+    for paper in compose.papers():
+        about = compose.paper_file(paper)
+        settings = [(scale, None) for scale in compose.options("scale")]
+        settings += [(item["scale"], name) for name, item in (about.get("variants") or {}).items()]
+        named = set(targets(about.get("bench") or []))
+        for scale, variant in settings:
+            lines = [f"paper={paper}", f"scale={scale}", *([f"variant={variant}"] if variant else [])]
+            config = compose.compose(compose.request(lines).overrides)
+            named |= set(targets(compose.resolve(config, 0)["stages"]))
+        found[paper] = tuple(sorted(named))
+    return found
 
 
 @pytest.fixture

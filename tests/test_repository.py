@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from experiments import definitions
 from experiments.compose import ROOT, papers
+from experiments.definitions import Definition
 
 PYTHON = sorted(p for folder in ("experiments", "modules", "datamodules") for p in (ROOT / folder).rglob("*.py"))
 
@@ -24,20 +26,80 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+def room(name: str) -> str | None:
+    """The room under modules/ or datamodules/ that a dotted name lies in: a paper's key or common."""
+    parts = name.split(".")
+    return parts[1] if parts[0] in definitions.FIRST_PARTY and len(parts) > 1 else None
+
+
 @pytest.mark.parametrize("path", PYTHON, ids=lambda p: str(p.relative_to(ROOT)))
 def test_arrows_go_one_way(path: Path) -> None:
-    """experiments -> modules, datamodules; a paper imports modules.common, never another paper; common no paper."""
+    """experiments -> modules, datamodules; a paper imports common, never another paper; common no paper."""
     place, names = path.relative_to(ROOT).parts, imports(path)
-    if place[0] in ("modules", "datamodules"):
+    here = place[1].removesuffix(".py")
+    rooms = {room(n) for n in names} - {None}
+    if place[0] == "experiments":
+        assert not rooms & set(papers())
+    else:
         assert not {n for n in names if n.split(".")[0] == "experiments"}
+        assert rooms <= {"common", *([here] if here in papers() else [])}
     if place[0] == "datamodules":
         assert not {n for n in names if n.split(".")[0] == "modules"}
-    if place[0] == "modules":
-        assert all(n == "modules" or n.startswith("modules.common") for n in names if n.split(".")[0] == "modules")
-    if place[0] == "experiments":
-        assert not {
-            n for n in names if n.split(".")[:1] == ["modules"] and n.split(".")[1:2] and n.split(".")[1] in papers()
+
+
+def test_every_room_is_a_paper_or_common() -> None:
+    for folder in definitions.FIRST_PARTY:
+        rooms = {
+            p.relative_to(ROOT / folder).parts[0].removesuffix(".py") for p in PYTHON if (ROOT / folder) in p.parents
         }
+        assert rooms - {"__init__", "common"} <= set(papers())
+
+
+# Parts of common that one paper uses so far -> the next paper that will.
+EXPECTED = {
+    "datamodules.common.augment.RandomResizedCrop": "relabel",
+    "modules.common.distances.squared_distances": "explaining_prototypes",
+    "modules.common.distillation.entropy": "simclr_v2",
+    "modules.common.distillation.similarity_loss": "relabel",
+    "modules.common.distillation.soft_target": "cda",
+    "modules.common.extractors.InceptionV3": "mee",
+    "modules.common.fid.FrechetDistance": "mee",
+    "modules.common.inception_score.InceptionScore": "ppgn",
+    "modules.common.mixing.cutmix": "relabel",
+    "modules.common.multilabel.MultiLabelAccuracy": "reassess_imagenet",
+    "modules.common.pretrained.EfficientNetLite": "reassess_imagenet",
+    "modules.common.schedules.poly": "lota",
+}
+
+
+def test_common_holds_what_two_papers_use(every_target: dict[str, tuple[str, ...]]) -> None:
+    """Classes and functions of common by the papers that reach them; what the engine itself uses stays too."""
+    users: dict[Definition, set[str]] = {}
+    for paper, targets in every_target.items():
+        for definition in definitions.reach(targets):
+            users.setdefault(definition, set()).add(paper)
+    lonely = []
+    engine = {n for path in PYTHON if path.is_relative_to(ROOT / "experiments") for n in imports(path)}
+    for path in PYTHON:
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        if room(name) != "common" or path.name == "__init__.py":
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        made = {n.name: n for n in tree.body if isinstance(n, ast.ClassDef | ast.FunctionDef)}
+        public = {n for n in made if not n.startswith("_") and not _only_a_type(made[n])}
+        known = {n for n in public if f"{name}.{n}" in EXPECTED or f"{name}.{n}" in engine}
+        beside = {d.name for n in known for d in definitions.reach((f"{name}.{n}",)) if d.module == name}
+        for unit in public - beside:
+            found = users.get(Definition(name, unit), set())
+            if len(found) < 2:
+                lonely.append(f"{name}.{unit} serves {', '.join(found) or 'nobody'}")
+    assert not lonely, "these belong into a paper's own room"
+    for part, key in EXPECTED.items():
+        assert key not in papers() or len(users.get(definitions.locate(part), set())) > 1, f"{key} does not use {part}"
+
+
+def _only_a_type(node: ast.AST) -> bool:
+    return isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "Protocol" for base in node.bases)
 
 
 @pytest.mark.parametrize("path", PYTHON, ids=lambda p: str(p.relative_to(ROOT)))

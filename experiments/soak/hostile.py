@@ -23,8 +23,8 @@ from typing import Any
 from omegaconf import OmegaConf
 from PIL import Image
 
-from datamodules.base import DataError
-from datamodules.folders import ImageFolder
+from datamodules.common.base import DataError
+from datamodules.common.folders import ImageFolder
 from experiments import cli, compose, console, files, instantiate, plan, report, results
 from experiments.errors import InputError
 from experiments.plan import Plan

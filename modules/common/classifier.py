@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -78,21 +75,3 @@ class Classifier(ClassificationModule):
         loss = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
         self.track(len(y), loss=loss, top1=100 * (logits.argmax(-1) == y).float().mean())
         return loss
-
-
-class Ensemble(ClassificationModule):
-    """The average of several trained classifiers' softmax outputs, tested as one. Not trained.
-
-    Args:
-        members: classifiers with the same classes.
-        classes: number of classes.
-    """
-
-    def __init__(self, members: list[ClassificationModule], classes: int) -> None:
-        super().__init__(nn.ModuleList(member.network for member in members), classes)
-        self.members = [member.network for member in members]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Log of the mean probability, (B, classes): logits of the averaged prediction."""
-        log_probabilities = torch.stack([F.log_softmax(member(x), -1) for member in self.members])  # (T, B, classes)
-        return log_probabilities.logsumexp(0) - math.log(len(self.members))

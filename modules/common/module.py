@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from modules.common.schedules import Position, Schedule
@@ -101,27 +101,3 @@ class StageModule(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._sums, self._count = checkpoint["epoch_sums"], checkpoint["epoch_count"]
-
-
-class Frozen:
-    """Networks that a stage uses and never trains.
-
-    They stay outside the module tree: in no optimiser, in no checkpoint, and `module.train()` cannot put them back
-    into training mode, where their batch statistics would drift.
-    """
-
-    def __init__(self, networks: Iterable[nn.Module]) -> None:
-        self.networks = [network.eval().requires_grad_(False) for network in networks]
-        self._device: torch.device | None = None
-
-    def __len__(self) -> int:
-        return len(self.networks)
-
-    def logits(self, x: Tensor, chosen: Sequence[int] | None = None) -> Tensor:
-        """(T, B, C): the output of each network (or of those chosen) on the same batch. No gradient flows."""
-        if self._device != x.device:
-            self.networks = [network.to(x.device) for network in self.networks]
-            self._device = x.device
-        with torch.inference_mode():
-            outputs = torch.stack([self.networks[i](x) for i in chosen or range(len(self))])
-        return outputs.clone()  # an inference tensor cannot take part in a loss; this copy can

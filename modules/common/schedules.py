@@ -40,3 +40,17 @@ def cosine(position: Position, warmup_epochs: float = 0.0, final: float = 0.0) -
         return (done + 1 / position.steps_per_epoch) / warmup_epochs
     progress = (done - warmup_epochs) / (position.max_epochs - warmup_epochs)
     return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def poly(position: Position, exponent: float = 0.9) -> float:
+    """(1 - epoch / epochs) ** exponent, constant within an epoch."""
+    return float((1 - position.epoch / position.max_epochs) ** exponent)
+
+
+def staircase(position: Position, decay: float = 0.94, every: float = 2.0) -> float:
+    """Learning rate as a factor: times `decay` after each `every` epochs, constant in between.
+
+    `every` is rounded to whole steps: multiples of a fraction of an epoch are not exact in floating point.
+    """
+    done = position.epoch * position.steps_per_epoch + position.step
+    return float(decay ** (done // max(1, round(every * position.steps_per_epoch))))

@@ -313,7 +313,7 @@ def test_two_optimisers_count_batches_and_resume(make_plan: Make, monkeypatch: p
 
 
 def test_the_test_set_is_counted(make_plan: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    from datamodules.digits import Digits
+    from datamodules.common.digits import Digits
 
     monkeypatch.setattr(Digits, "test_dataloader", Digits.val_dataloader)
     outcomes, _ = collect(only(make_plan(), "untrained"))

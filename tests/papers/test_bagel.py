@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from datamodules.annotations import Mistakes, imagenet_classes
+from datamodules.bagel.annotations import Mistakes
+from datamodules.common.imagenet_classes import imagenet_classes
 from experiments import training
 from experiments.plan import Plan
 from modules.bagel import COLLAPSED, MistakeCounts, MistakeTables, MultiLabelEvaluation, SelectedSlice, collapsed_table
@@ -343,7 +344,7 @@ def test_the_three_networks_of_mini_differ_in_size_alone(make_plan: Callable[...
 def test_photos_are_equally_large_and_their_label_is_any_of_them(make_plan: Callable[..., Plan]) -> None:
     this = make_plan("paper=bagel", "scale=mini", "variant=photos")
     data = this.stages["middle"].data
-    assert data["_target_"] == "datamodules.composites.Composites"
+    assert data["_target_"] == "datamodules.bagel.composites.Composites"
     assert "prominence" not in data
     assert not any(
         c["better"].endswith("/mla") and c["than"] == "middle/test/macro_top1" for c in this.config["claims"]

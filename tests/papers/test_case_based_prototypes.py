@@ -15,7 +15,7 @@ from sklearn.metrics.pairwise import euclidean_distances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from datamodules.torchvision_sets import FashionMNIST
+from datamodules.common.torchvision_sets import FashionMNIST
 from experiments import training
 from experiments.plan import Plan
 from modules.case_based_prototypes import (
@@ -26,9 +26,9 @@ from modules.case_based_prototypes import (
     nearest_of,
     prototype_error,
     reconstruction_error,
-    squared_distances,
 )
 from modules.common.classifier import Classifier
+from modules.common.distances import squared_distances
 
 CODES = torch.tensor([[0.0, 0], [3, 0], [1, 1]])
 PROTOTYPES = torch.tensor([[1.0, 0], [0, 2]])
@@ -428,7 +428,7 @@ def test_full_recipe_is_the_released_one(make_plan: Callable[..., Plan]) -> None
     assert stage.module.get("schedule") is None
     assert (stage.data["batch_size"], stage.data["val_size"], stage.trainer["max_epochs"]) == (250, 5000, 1500)
     assert stage.data["augment"] == [
-        {"_target_": "datamodules.elastic.ElasticDeformation", "sigma": 4.0, "alpha": 20.0}
+        {"_target_": "datamodules.case_based_prototypes.ElasticDeformation", "sigma": 4.0, "alpha": 20.0}
     ]
     optimizer = training.build(stage.module["optimizer"])(network().parameters())
     assert isinstance(optimizer, torch.optim.Adam)

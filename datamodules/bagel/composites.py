@@ -1,0 +1,188 @@
+"""Canvases that show several images of known classes, with one of the classes as the single label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from datamodules.common.arrays import ArrayData
+from datamodules.common.base import Batches, DataError, DataModule, Spec, hashed, mix
+from datamodules.common.photo_patches import CELLS, PhotoPatches, assemble
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What N canvases show: K = most images on one canvas, shorter lists padded with -1."""
+
+    items: Tensor  # (N, K) index of each image in its split
+    cells: Tensor  # (N, K) cell of the grid, 0 to 3
+    valid: Tensor  # (N, K) classes on the canvas; the first is the single label
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+def draw(labels: Tensor, count: int, shown: int, source: torch.Generator) -> Layout:
+    """`count` canvases of `shown` images from `shown` different classes, in different cells.
+
+    Every class that has images is equally likely, and so is each of its images. The single label is the first class
+    drawn, so that neither its cell nor anything else tells it from the others.
+
+    Args:
+        labels: (M,) class of each image.
+    Raises:
+        DataError: fewer classes than `shown`.
+    """
+    sizes = labels.bincount()
+    present = sizes.nonzero().flatten()
+    if len(present) < shown:
+        raise DataError(f"patches={shown}: the images have {len(present)} classes, and a canvas shows different ones")
+    order, starts = labels.argsort(stable=True), sizes.cumsum(0) - sizes
+    chosen = present[torch.rand(count, len(present), generator=source).argsort(1)[:, :shown]]  # (N, shown)
+    within = (torch.rand(count, shown, generator=source) * sizes[chosen]).long()
+    cells = torch.rand(count, CELLS, generator=source).argsort(1)[:, :shown]
+    return Layout(order[starts[chosen] + within], cells, chosen)
+
+
+def joined(layouts: Sequence[Layout]) -> Layout:
+    """Several layouts as one, padded to the longest lists."""
+    width = max(layout.items.shape[1] for layout in layouts)
+
+    def padded(name: str) -> Tensor:
+        parts = [getattr(layout, name) for layout in layouts]
+        return torch.cat([torch.nn.functional.pad(p, (0, width - p.shape[1]), value=-1) for p in parts])
+
+    return Layout(padded("items"), padded("cells"), padded("valid"))
+
+
+class CompositeLoader:
+    """Assembles, scales and normalises a batch of canvases at a time.
+
+    Training batches are (images (B, C, 2H, 2W) float32, label (B,)). Test batches also hold what counts as right:
+    (images, label (B,), valid (B, K) padded with -1, skip (B,), major (B,)); nothing is skipped, and no image is
+    set aside as a major mistake.
+    """
+
+    def __init__(
+        self, images: Tensor, layout: Layout, batches: Batches, spec: Spec, background: int, device: torch.device
+    ) -> None:
+        self.images = images.to(device)
+        self.layout = Layout(layout.items.to(device), layout.cells.to(device), layout.valid.to(device))
+        self.batches, self.background = batches, background
+        self.mean = torch.tensor(spec.mean, device=device).view(1, -1, 1, 1)
+        self.std = torch.tensor(spec.std, device=device).view(1, -1, 1, 1)
+        self.sampler, self.batch_sampler = batches, None  # where Lightning looks for set_epoch
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        for share in self.batches:
+            rows = share.indices.to(self.images.device)
+            canvas = assemble(self.images, self.layout.items[rows], self.layout.cells[rows], self.background)
+            x = canvas.float().div_(255).sub_(self.mean).div_(self.std)
+            valid = self.layout.valid[rows]
+            none = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+            yield (x, valid[:, 0]) if self.batches.shuffle else (x, valid[:, 0], valid, none, none)
+
+    def state_dict(self) -> dict[str, int]:
+        return self.batches.state_dict()
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.batches.load_state_dict(state)
+
+
+class Composites(DataModule):
+    """Canvases of two to four images of different classes on a 2x2 grid; the label is one of the classes.
+
+    Training canvases show training images, test canvases test images. Which images meet, where, and which class
+    becomes the label is drawn once from the seed; a canvas is assembled when it is served.
+
+    Args:
+        source: the images; its splits and seed are used, its batch size is not.
+        batch_size: the global batch, over all devices.
+        train_size: training canvases for each entry of `patches`; 0 for data that is only tested on.
+        test_size: test canvases for each entry of `patches`.
+        patches: images on a canvas, 1 to 4.
+        background: what empty cells show, 0 to 255.
+        seed, generated: see DataModule.
+    Raises:
+        DataError: `patches` out of range, or a source with too few classes.
+    """
+
+    def __init__(
+        self,
+        source: ArrayData | PhotoPatches,
+        batch_size: int,
+        train_size: int = 0,
+        test_size: int = 1000,
+        patches: Sequence[int] = (2,),
+        background: int = 0,
+        seed: int = 0,
+        generated: bool = False,
+    ) -> None:
+        super().__init__(batch_size, seed, generated)
+        if not patches or not all(1 <= shown <= CELLS for shown in patches):
+            raise DataError(f"patches={list(patches)}: expected numbers from 1 to {CELLS}")
+        self.source, self.patches, self.background = source, list(patches), background
+        source.generated = source.generated or generated
+        self.wanted = {"train": train_size, "test": test_size}
+        self.layouts: dict[str, Layout] = {}
+        self._identity = ""
+
+    @property
+    def root(self) -> Path | None:
+        return getattr(self.source, "root", None)
+
+    def available(self) -> str:
+        return self.source.available()
+
+    def prepare_data(self) -> None:
+        self.source.prepare_data()
+
+    @property
+    def spec(self) -> Spec:
+        there = self.source.spec
+        channels, height, width = there.shape
+        shown = "/".join(map(str, self.patches))
+        sizes = {name: count * len(self.patches) for name, count in self.wanted.items()}
+        return replace(
+            there,
+            name=f"canvases of {shown} images, {there.name}",
+            shape=(channels, 2 * height, 2 * width),
+            sizes={**sizes, "val": 0},
+            split=f"{shown} images of different classes in random cells of a 2x2 grid, the label one of them at random;"
+            f" training canvases show training images, test canvases test images; images: {there.split}",
+            identity=self._identity,
+        )
+
+    def setup(self, stage: str | None = None) -> None:
+        if self.layouts:
+            return
+        self.source.setup(stage)
+        for number, (name, count) in enumerate(self.wanted.items()):
+            if count:
+                labels = self.source.splits[name][1]
+                generator = torch.Generator().manual_seed(mix(self.seed, 6, number))
+                self.layouts[name] = joined([draw(labels, count, shown, generator) for shown in self.patches])
+        drawn = [t for layout in self.layouts.values() for t in (layout.items, layout.cells, layout.valid)]
+        self._identity = hashed(*drawn, *(self.source.splits[name][0] for name in self.layouts))
+
+    def _loader(self, name: str) -> CompositeLoader:
+        device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
+        batches = self.batches(len(self.layouts[name]), shuffle=name == "train")
+        images = self.source.splits[name][0]
+        return CompositeLoader(images, self.layouts[name], batches, self.spec, self.background, device)
+
+    def train_dataloader(self) -> CompositeLoader | list[CompositeLoader]:
+        return self._loader("train") if "train" in self.layouts else []
+
+    def val_dataloader(self) -> list[CompositeLoader]:
+        return []
+
+    def test_dataloader(self) -> CompositeLoader:
+        return self._loader("test")

@@ -1,0 +1,302 @@
+"""Photos in class folders, decoded by workers: any folder, a zip of one, or ImageNet."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from PIL import Image
+from PIL.Image import DecompressionBombError
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.common.base import Batches, DataError, DataModule, Spec, mix
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+# What Pillow and zipfile raise for files that are damaged, encrypted, or made to exhaust the memory.
+UNREADABLE = (OSError, SyntaxError, RuntimeError, ValueError, zlib.error, zipfile.BadZipFile, DecompressionBombError)
+
+
+class Source:
+    """Image files by split and class in a folder or a zip: `<root>/<split>/<class>/<file>`.
+
+    A zip may have one more folder around everything. Raises DataError if nothing is there or a zip holds a name that
+    points outside it.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.archive: Path | None = root if root.suffix == ".zip" else root.with_name(root.name + ".zip")
+        if root.suffix != ".zip" and root.is_dir():
+            self.archive = None
+            names = [f.relative_to(root).as_posix() for f in root.rglob("*") if f.suffix.lower() in SUFFIXES]
+        elif self.archive is not None and self.archive.is_file():
+            try:
+                with zipfile.ZipFile(self.archive) as opened:
+                    names = [n for n in opened.namelist() if PurePosixPath(n).suffix.lower() in SUFFIXES]
+            except zipfile.BadZipFile as error:
+                raise DataError(f"{self.archive} is damaged: {error}") from error
+            if outside := next((n for n in names if n.startswith("/") or ".." in PurePosixPath(n).parts), None):
+                raise DataError(f"{self.archive} holds {outside!r}, a name that points outside it; refused")
+        else:
+            raise DataError(f"{root} does not exist (nor {self.archive}): set data_dir=... or the data's root")
+        self.root = root
+        self._open: zipfile.ZipFile | None = None
+        self.files: dict[str, dict[str, list[str]]] = {}
+        for name in sorted(names):
+            *_, split, label, _ = ("", "", *PurePosixPath(name).parts)
+            self.files.setdefault(split, {}).setdefault(label, []).append(name)
+
+    def read(self, name: str) -> bytes:
+        if self.archive is None:
+            return (self.root / name).read_bytes()
+        if self._open is None:  # one handle per worker process
+            self._open = zipfile.ZipFile(self.archive)
+        return self._open.read(name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": None}
+
+
+class Photos(Dataset):
+    """One split: decodes, crops and flips the photo of an (epoch, index) pair; the pair fixes the randomness.
+
+    Gives (3, S, S) float32, normalised, and the label. Raises DataError naming a file that cannot be decoded.
+    """
+
+    def __init__(self, source: Source, items: Sequence[tuple[str, int]], transform: Any, seed: int) -> None:
+        self.source, self.items, self.transform, self.seed = source, items, transform, seed
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+        epoch, index = key
+        name, label = self.items[index]
+        try:
+            with Image.open(io.BytesIO(self.source.read(name))) as picture:
+                image = picture.convert("RGB")
+        except UNREADABLE as error:
+            raise DataError(f"{self.source.root / name} cannot be decoded ({error}); replace or remove it") from error
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mix(self.seed, epoch, index))
+            return self.transform(image), label
+
+
+class Generated(Dataset):
+    """Random images of the declared shape; `length` of them."""
+
+    def __init__(self, shape: tuple[int, ...], classes: int, length: int) -> None:
+        self.shape, self.classes, self.length = shape, classes, length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+        source = torch.Generator().manual_seed(mix(5, *key))
+        return torch.randn(self.shape, generator=source), int(torch.randint(self.classes, (), generator=source))
+
+
+class _Keys:
+    """Batches as lists of (epoch, index) for a DataLoader."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for share in self.batches:
+            yield [(self.batches.epoch, index) for index in share.indices.tolist()]
+
+
+class PhotoLoader:
+    """A DataLoader with workers whose order is a function of (seed, epoch) and that can start in mid-epoch."""
+
+    def __init__(self, dataset: Dataset, batches: Batches, num_workers: int, pin: bool) -> None:
+        self.sampler, self.batch_sampler = batches, None  # where Lightning looks for set_epoch
+        self.consumed = 0
+        self.loader = DataLoader(
+            dataset,
+            batch_sampler=_Keys(batches),
+            num_workers=num_workers,
+            pin_memory=pin,  # type: ignore[arg-type]
+        )
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Any]:
+        self.consumed = self.sampler._skip
+        for batch in self.loader:
+            self.consumed += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"position": self.consumed % max(1, len(self))}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.sampler.load_state_dict(state)
+
+
+class ImageFolder(DataModule):
+    """Photos under `root/{train,val}/<class>/`; the val folder is watched
+    while training and tested on, as is usual for ImageNet.
+
+    Training: random resized crop and mirror. Testing: shorter side to `resize`, centre crop. Bilinear, PIL.
+
+    Args:
+        root: folder, or zip with the same layout.
+        batch_size: the global batch, over all devices.
+        image_size: side of the crop, pixels.
+        resize: shorter side before the centre crop; None takes int(256 / 224 * image_size).
+        crop_scale: area range of the random crop, as fractions.
+        mean, std: per channel, in units of [0, 1].
+        num_workers: decoding processes; does not change what is served.
+        seed, generated: see DataModule.
+    Raises:
+        DataError: folder, split or class missing, or a photo that cannot be decoded.
+    """
+
+    title = "image folder"
+    where = "your own photos"
+    test_split = "val"
+
+    def __init__(
+        self,
+        root: str,
+        batch_size: int,
+        image_size: int = 224,
+        resize: int | None = None,
+        crop_scale: Sequence[float] = (0.08, 1.0),
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
+        num_workers: int = 4,
+        seed: int = 0,
+        generated: bool = False,
+    ) -> None:
+        super().__init__(batch_size, seed, generated)
+        self.root, self.image_size, self.crop_scale = Path(root), image_size, tuple(crop_scale)
+        self.resize = resize or int(256 / 224 * image_size)
+        self.mean, self.std, self.num_workers = tuple(mean), tuple(std), num_workers
+        self.items: dict[str, list[tuple[str, int]]] = {}
+        self.source: Source | None = None
+        self._spec: Spec | None = None
+
+    def classes(self) -> tuple[str, ...]:
+        """Class folders in label order."""
+        if self.source is None:
+            self.source = Source(self.root)
+        found = self.source.files.get("train") or self.source.files.get(self.test_split) or {}
+        return tuple(sorted(found))
+
+    def expected_sizes(self) -> dict[str, int]:
+        self._list()
+        return {name: len(items) for name, items in self.items.items()}
+
+    @property
+    def spec(self) -> Spec:
+        return self._spec or Spec(
+            name=self.title,
+            shape=(3, self.image_size, self.image_size),
+            classes=self.classes(),
+            sizes=self.expected_sizes(),
+            mean=self.mean,
+            std=self.std,
+            split="train and val folders; the val folder is also the test set",
+            where=self.where,
+        )
+
+    def available(self) -> str:
+        try:
+            source = Source(self.root)
+        except DataError as error:
+            return f"{error}. {self.title}: {self.where}"
+        missing = [split for split in ("train", self.test_split) if split not in source.files]
+        return f"{self.root} has no {' and no '.join(missing)} folder. {self.title}: {self.where}" if missing else ""
+
+    def _list(self) -> None:
+        classes = {name: label for label, name in enumerate(self.classes())}
+        assert self.source is not None
+        for split, stored in (("train", "train"), ("test", self.test_split)):
+            files = self.source.files.get(stored, {})
+            if unknown := set(files) - set(classes):
+                raise DataError(
+                    f"{self.root}/{stored} has a class folder {min(unknown)!r} that {self.title} does not know"
+                )
+            self.items[split] = [(name, classes[label]) for label in sorted(files) for name in files[label]]
+
+    def setup(self, stage: str | None = None) -> None:
+        if self._spec is not None:
+            return
+        if self.generated:
+            self._spec = replace(self.spec, source="generated")
+            return
+        self._list()
+        if not self.items["test"]:
+            raise DataError(self.available() or f"{self.root}/{self.test_split} holds no image")
+        listing = "\n".join(f"{label} {name}" for items in self.items.values() for name, label in items)
+        identity = hashlib.sha256(listing.encode()).hexdigest()[:12]
+        sizes = {name: len(items) for name, items in self.items.items()}
+        self._spec = replace(self.spec, sizes=sizes, identity=identity)
+
+    def transform(self, *, train: bool) -> Any:
+        """The torchvision pipeline of a split: PIL image -> (3, S, S) float32."""
+        from torchvision.transforms import v2
+
+        bilinear = v2.InterpolationMode.BILINEAR
+        head = (
+            [v2.RandomResizedCrop(self.image_size, self.crop_scale, interpolation=bilinear), v2.RandomHorizontalFlip()]
+            if train
+            else [v2.Resize(self.resize, interpolation=bilinear), v2.CenterCrop(self.image_size)]
+        )
+        tail = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(self.mean, self.std)]
+        return v2.Compose([*head, *tail])
+
+    def _loader(self, split: str) -> PhotoLoader:
+        train = split == "train"
+        if self.generated:
+            length = min(self.spec.sizes[split], 2 * self.batch_size)
+            dataset: Dataset = Generated(self.spec.shape, len(self.spec.classes), length)
+        else:
+            assert self.source is not None
+            length = len(self.items[split])
+            dataset = Photos(self.source, self.items[split], self.transform(train=train), self.seed)
+        workers = 0 if self.generated else self.num_workers
+        return PhotoLoader(dataset, self.batches(length, shuffle=train), workers, torch.cuda.is_available())
+
+    def train_dataloader(self) -> PhotoLoader:
+        return self._loader("train")
+
+    def val_dataloader(self) -> PhotoLoader:
+        return self._loader("test")
+
+    def test_dataloader(self) -> PhotoLoader:
+        return self._loader("test")
+
+
+class ImageNet(ImageFolder):
+    """ImageNet-1k by WordNet id: 1,281,167 training and 50,000 validation photos; label = rank of the wnid.
+
+    A folder with fewer photos (a sample) works; a class folder that is no ImageNet wnid is an error.
+    """
+
+    title = "ImageNet-1k"
+    where = "https://image-net.org/download.php, sorted into <root>/{train,val}/<wnid>/"
+
+    def classes(self) -> tuple[str, ...]:
+        from timm.data import ImageNetInfo
+
+        if self.source is None and not self.generated:
+            self.source = Source(self.root)
+        return tuple(ImageNetInfo().label_names())
+
+    def expected_sizes(self) -> dict[str, int]:
+        return {"train": 1_281_167, "test": 50_000}

@@ -1,0 +1,203 @@
+"""Photos as timm's training script serves them (DeiT, ConvNeXt and most networks since): ImageNet, or arrays enlarged.
+
+Training: random resized crop, mirror, RandAugment, random erasing after normalisation and, if wanted, repeated
+augmentation: an epoch has as many images as the set, but shows a part of them several times, each time augmented anew,
+next to each other in a batch. Testing: shorter side to image_size / crop_pct (bicubic), centre crop.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from datamodules.common.base import Batches, DataError, Share, mix
+from datamodules.common.folders import ImageNet, PhotoLoader, Photos
+
+RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
+ERASING_MODES = ("const", "rand", "pixel")
+INTERPOLATIONS = ("bilinear", "bicubic", "random")
+
+
+class Seeded:
+    """A transform that draws from Python's and numpy's random states, made a function of torch's; theirs are put back.
+
+    The photo's seed is in torch's state (see Photos).
+    """
+
+    def __init__(self, transform: Any) -> None:
+        self.transform = transform
+
+    def __call__(self, image: Any) -> Tensor:
+        states = random.getstate(), np.random.get_state()
+        seed = int(torch.randint(2**31, ()))
+        random.seed(seed)
+        np.random.seed(seed)
+        try:
+            return self.transform(image)
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+
+
+class Augmentation:
+    """What timm's pipelines are made of.
+
+    Args:
+        image_size: side of the crop, pixels.
+        mean, std: per channel, in units of [0, 1].
+        crop_pct: of the test: image_size over the shorter side that photos are resized to.
+        crop_scale: area range of the random crop, as fractions.
+        interpolation: of training crops: "bilinear", "bicubic" or "random" (one of the two).
+        auto_augment: timm's name of a policy; None is off.
+        color_jitter: strength of brightness, contrast and saturation; timm leaves it out beside a policy.
+        erasing: probability of covering a rectangle.
+        erasing_mode: with one colour ("const"), a random colour ("rand") or noise ("pixel").
+    Raises:
+        DataError: a value is out of its range.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        crop_pct: float = 0.875,
+        crop_scale: Sequence[float] = (0.08, 1.0),
+        interpolation: str = "random",
+        auto_augment: str | None = RAND_AUGMENT,
+        color_jitter: float = 0.4,
+        erasing: float = 0.25,
+        erasing_mode: str = "pixel",
+    ) -> None:
+        for name, value, valid in (
+            ("interpolation", interpolation, INTERPOLATIONS),
+            ("erasing_mode", erasing_mode, ERASING_MODES),
+        ):
+            if value not in valid:
+                raise DataError(f"{name}={value!r}: expected one of {', '.join(valid)}")
+        if not 0 <= erasing <= 1 or not 0 < crop_pct <= 1:
+            raise DataError(f"erasing={erasing}, crop_pct={crop_pct}: expected fractions, crop_pct above 0")
+        self.image_size, self.crop_pct = image_size, crop_pct
+        self.common: dict[str, Any] = {"mean": tuple(mean), "std": tuple(std)}
+        self.training: dict[str, Any] = {"scale": tuple(crop_scale), "interpolation": interpolation}
+        self.training |= {"auto_augment": auto_augment, "color_jitter": color_jitter}
+        self.training |= {"re_prob": erasing, "re_mode": erasing_mode, "re_count": 1}
+
+    def transform(self, *, train: bool) -> Seeded:
+        """The pipeline of a split: PIL image -> (3, S, S) float32."""
+        from timm.data import create_transform
+
+        if not train:
+            options: dict[str, Any] = {"interpolation": "bicubic", "crop_pct": self.crop_pct}
+            return Seeded(create_transform(self.image_size, **options, **self.common))
+        made = create_transform(self.image_size, is_training=True, **self.training, **self.common)
+        for step in made.transforms:
+            for operation in getattr(step, "ops", ()):
+                if operation.name.startswith("Posterize"):
+                    operation.aug_fn = posterize
+        return Seeded(made)
+
+
+def posterize(image: Any, bits: int, **options: Any) -> Any:
+    """Keep so many bits of each channel; 0, timm's strongest, is a black image. Newer Pillows refuse to do that."""
+    return ImageOps.posterize(image, bits) if bits else Image.new(image.mode, image.size)
+
+
+class RepeatedAugmentation(Batches):
+    """An epoch of `size` draws in which an image is followed by its copies (Hoffer et al. 2020).
+
+    Copy c of image i has index c * images + i, and thereby random numbers of its own.
+    """
+
+    def __init__(self, images: int, repeats: int, batch_size: int, *, seed: int, rank: int, world: int) -> None:
+        super().__init__(images, batch_size, shuffle=True, seed=seed, rank=rank, world=world)
+        if repeats < 1:
+            raise DataError(f"repeats={repeats}: expected at least 1")
+        self.repeats = repeats
+
+    def __iter__(self) -> Iterator[Share]:
+        order = torch.randperm(self.size, generator=torch.Generator().manual_seed(mix(self.seed, self.epoch)))
+        skip, self._skip = self._skip, 0
+        for number in range(skip, len(self)):
+            drawn = torch.arange(number * self.batch_size, min((number + 1) * self.batch_size, self.size))
+            copies = order[drawn // self.repeats] + drawn % self.repeats * self.size
+            start, end = (len(drawn) * r // self.world for r in (self.rank, self.rank + 1))
+            self.position = number + 1
+            yield Share(copies[start:end], len(drawn), start, mix(self.seed, self.epoch, number))
+
+
+class AugmentedImageNet(ImageNet):
+    """ImageNet-1k, or a random fraction of each class of it, as timm trains on it; tested on all of val.
+
+    Args:
+        fraction: of the training photos of each class, at least one photo, drawn by the seed.
+        repeats: copies in repeated augmentation; 1 switches it off.
+        crop_pct, interpolation, auto_augment, color_jitter, erasing, erasing_mode: see Augmentation.
+        others: see ImageFolder.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        batch_size: int,
+        image_size: int = 224,
+        crop_pct: float = 0.875,
+        crop_scale: Sequence[float] = (0.08, 1.0),
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
+        interpolation: str = "random",
+        auto_augment: str | None = RAND_AUGMENT,
+        color_jitter: float = 0.4,
+        erasing: float = 0.25,
+        erasing_mode: str = "pixel",
+        repeats: int = 1,
+        fraction: float = 1.0,
+        num_workers: int = 8,
+        seed: int = 0,
+        generated: bool = False,
+    ) -> None:
+        super().__init__(root, batch_size, image_size, None, crop_scale, mean, std, num_workers, seed, generated)
+        strengths = (interpolation, auto_augment, color_jitter, erasing, erasing_mode)
+        self.augmentation = Augmentation(image_size, mean, std, crop_pct, crop_scale, *strengths)
+        if not 0 < fraction <= 1 or repeats < 1:
+            raise DataError(f"fraction={fraction}, repeats={repeats}: expected a number in (0, 1], and at least 1")
+        self.fraction, self.repeats = fraction, repeats
+        if fraction < 1:
+            self.title = f"{type(self).title}, {fraction:.0%} of each training class"
+
+    def expected_sizes(self) -> dict[str, int]:
+        whole = super().expected_sizes()
+        return {**whole, "train": round(self.fraction * whole["train"])}
+
+    def _list(self) -> None:
+        super()._list()
+        if self.fraction < 1:
+            of_class: dict[int, list[tuple[str, int]]] = {}
+            for item in self.items["train"]:
+                of_class.setdefault(item[1], []).append(item)
+            self.items["train"] = [item for c in of_class.values() for item in self._drawn(c)]
+
+    def _drawn(self, items: list[tuple[str, int]]) -> list[tuple[str, int]]:
+        """This fraction of one class's photos."""
+        source = torch.Generator().manual_seed(mix(self.seed, 9, items[0][1]))
+        count = max(1, round(self.fraction * len(items)))
+        return [items[i] for i in torch.randperm(len(items), generator=source)[:count].sort().values.tolist()]
+
+    def transform(self, *, train: bool) -> Seeded:
+        return self.augmentation.transform(train=train)
+
+    def train_dataloader(self) -> PhotoLoader:
+        if self.generated:
+            return super().train_dataloader()
+        assert self.source is not None
+        items, (rank, world) = self.items["train"], self.rank_and_world
+        photos = Photos(self.source, items * self.repeats, self.transform(train=True), self.seed)
+        order: dict[str, int] = {"seed": self.seed, "rank": rank, "world": world}
+        batches = RepeatedAugmentation(len(items), self.repeats, self.batch_size, **order)
+        return PhotoLoader(photos, batches, self.num_workers, torch.cuda.is_available())

@@ -1,0 +1,261 @@
+"""3-D scans with a label for every voxel: random patches to train on, whole scans to test on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.common.base import Batches, DataError, DataModule, Spec, mix
+from datamodules.common.folders import PhotoLoader
+from datamodules.common.subsets import Repeated
+
+Augmentation = Callable[[Sequence[int]], Any]
+Key = tuple[int, int, bool]  # volume, seed, forced to show foreground
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One scan as the network sees it.
+
+    Attributes:
+        image: (1, D, H, W) float32, normalised.
+        label: (D, H, W) whole numbers.
+        voxels: places (n, 3) of each foreground class, all or a sample of them.
+    """
+
+    image: Tensor
+    label: Tensor
+    voxels: Mapping[int, Tensor]
+
+
+def places(label: Tensor, classes: int, most: int | None = None) -> dict[int, Tensor]:
+    """Voxels (n, 3) of each foreground class that a label map (D, H, W) has, evenly thinned to `most`."""
+    found = {number: (label == number).nonzero() for number in range(1, classes)}
+    if most is not None:
+        found = {number: at[:: max(1, -(-len(at) // most))] for number, at in found.items()}
+    return {number: at for number, at in found.items() if len(at)}
+
+
+def cut(volume: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
+    """The box (..., *size) that begins at `start`, zero where it reaches outside."""
+    outside = [(max(-a, 0), max(a + s - n, 0)) for a, s, n in zip(start, size, volume.shape[-3:], strict=True)]
+    inside: tuple[Any, ...] = (..., *(slice(max(a, 0), max(a + s, 0)) for a, s in zip(start, size, strict=True)))
+    return torch.nn.functional.pad(volume[inside], [n for pair in reversed(outside) for n in pair])
+
+
+def nnunet_augmentation(patch: Sequence[int]) -> Any:
+    """nnU-Net's training augmentation for isotropic patches, of "image" and "label" (1, *box) with a box that holds
+    the patch: rotation by up to 30 degrees about each axis, zoom, the patch cut out, noise, blur, brightness, contrast,
+    low resolution, gamma on the inverted and on the plain image, mirroring of all axes.
+
+    What nnU-Net calls the noise's variance, up to 0.1, is the standard deviation it draws with. It blurs or coarsens
+    each channel of a chosen patch with probability 0.5, which halves both probabilities of a scan with one channel.
+    """
+    from monai import transforms as t
+
+    both, image = ["image", "label"], ["image"]
+    sigma = (0.5, 1.0)
+    gamma: dict[str, Any] = {"gamma": (0.7, 1.5), "retain_stats": True}
+    operations = [
+        t.RandAffined(both, prob=0.2, rotate_range=[0.5236] * 3, mode=["bilinear", "nearest"], padding_mode="zeros"),
+        t.RandZoomd(
+            both, prob=0.2, min_zoom=0.7, max_zoom=1.4, mode=["trilinear", "nearest-exact"], padding_mode="constant"
+        ),
+        t.CenterSpatialCropd(both, list(patch)),
+        t.RandGaussianNoised(image, prob=0.1, std=0.1),
+        t.RandGaussianSmoothd(image, prob=0.1, sigma_x=sigma, sigma_y=sigma, sigma_z=sigma),
+        t.RandScaleIntensityd(image, prob=0.15, factors=0.25),
+        t.RandScaleIntensityFixedMeand(image, prob=0.15, factors=0.25, preserve_range=True),
+        t.RandSimulateLowResolutiond(image, prob=0.125, zoom_range=(0.5, 1.0)),
+        t.RandAdjustContrastd(image, prob=0.1, invert_image=True, **gamma),
+        t.RandAdjustContrastd(image, prob=0.3, **gamma),
+        *(t.RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in range(3)),
+    ]
+    return t.Compose(operations)
+
+
+class Patches(Dataset):
+    """Random patches: the key fixes the volume, the place and the augmentation.
+
+    A patch forced to show foreground is centred, as far as the scan allows, on a random voxel of a random class that
+    the volume has. Gives (1, *patch) float32 and (*patch) int64.
+
+    Args:
+        volumes: indexed by the key's first entry.
+        patch: side lengths, voxels.
+        margin: the box handed to the augmentation is so many times larger than the patch.
+        augment: makes of the patch's size a MONAI transform that draws its own random numbers, see nnunet_augmentation.
+    """
+
+    def __init__(
+        self,
+        volumes: Sequence[Volume],
+        patch: Sequence[int],
+        margin: float = 1.0,
+        augment: Augmentation | None = None,
+    ) -> None:
+        self.volumes, self.patch = volumes, list(patch)
+        self.more = [round(side * (margin - 1) / 2) for side in patch]  # on either side
+        self.augment = None if augment is None else augment(self.patch)
+
+    def start(self, volume: Volume, forced: bool, source: torch.Generator) -> list[int]:
+        """Where the patch begins; a scan smaller than the patch lies in its middle."""
+        room = [n - p for n, p in zip(volume.label.shape, self.patch, strict=True)]
+        if forced and volume.voxels:
+            at = list(volume.voxels.values())[int(torch.randint(len(volume.voxels), (), generator=source))]
+            voxel = at[int(torch.randint(len(at), (), generator=source))].tolist()
+            wanted = [v - p // 2 for v, p in zip(voxel, self.patch, strict=True)]
+        else:
+            wanted = [int(torch.randint(max(r, 0) + 1, (), generator=source)) for r in room]
+        return [min(max(w, 0), r) if r >= 0 else -(-r // 2) for w, r in zip(wanted, room, strict=True)]
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
+        index, seed, forced = key
+        volume = self.volumes[index]
+        start = self.start(volume, forced, torch.Generator().manual_seed(seed))
+        size = list(self.patch)
+        if self.augment is not None:
+            start = [a - m for a, m in zip(start, self.more, strict=True)]
+            size = [p + 2 * m for p, m in zip(self.patch, self.more, strict=True)]
+        item = {"image": cut(volume.image, start, size), "label": cut(volume.label, start, size)[None].float()}
+        if self.augment is not None:
+            self.augment.set_random_state(seed=seed % 2**32)
+            item = {name: value.as_tensor() for name, value in self.augment(item).items()}
+        return item["image"].float().contiguous(), item["label"][0].long().contiguous()
+
+
+class _Keys:
+    """Batches as lists of keys for a DataLoader; the last `foreground` of each global batch are forced."""
+
+    def __init__(self, batches: Batches, foreground: float) -> None:
+        self.batches, self.foreground = batches, foreground
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for share in self.batches:
+            first = round(share.total * (1 - self.foreground))
+            places = range(share.start, share.start + len(share.indices))
+            yield [(i, mix(share.seed, p), p >= first) for i, p in zip(share.indices.tolist(), places, strict=True)]
+
+
+class PatchLoader(PhotoLoader):
+    """Batches (B, 1, *patch), (B, *patch) in an order that is a function of (seed, epoch); can start in mid-epoch."""
+
+    def __init__(self, dataset: Patches, batches: Batches, foreground: float, num_workers: int, pin: bool) -> None:
+        self.sampler, self.batch_sampler = batches, None  # where Lightning looks for set_epoch
+        self.consumed = 0
+        keys = _Keys(batches, foreground)
+        self.loader = DataLoader(dataset, batch_sampler=keys, num_workers=num_workers, pin_memory=pin)  # type: ignore[arg-type]
+
+
+class WholeVolumes:
+    """Test scans one at a time, each on one process: image (1, 1, D, H, W), annotated label (1, D', H', W')."""
+
+    def __init__(self, pair: Callable[[int], tuple[Tensor, Tensor]], batches: Batches) -> None:
+        self.pair, self.sampler, self.batch_sampler = pair, batches, None
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for share in self.sampler:
+            for index in share.indices.tolist():
+                image, label = self.pair(index)
+                yield image[None], label[None]
+
+
+class VolumeData(DataModule):
+    """Scans with a train and a test split; an epoch is so many batches of patches, every scan drawn equally often.
+
+    Args:
+        batch_size: patches in the global batch, over all devices. Whole scans are tested one at a time.
+        patch: side lengths, voxels.
+        iterations: batches in an epoch.
+        foreground: fraction of each batch that must show foreground, its last patches (nnU-Net's rule: one of two).
+        margin, augment: see Patches.
+        num_workers: processes that cut and augment; does not change what is served.
+        seed, generated: see DataModule.
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        patch: Sequence[int],
+        iterations: int = 250,
+        foreground: float = 0.33,
+        margin: float = 1.0,
+        augment: Augmentation | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+        generated: bool = False,
+    ) -> None:
+        super().__init__(batch_size, seed, generated)
+        if len(patch) != 3 or min(patch) < 1:
+            raise DataError(f"patch={list(patch)}: expected three side lengths")
+        if not 0 <= foreground <= 1:
+            raise DataError(f"foreground={foreground}: expected a fraction between 0 and 1")
+        self.patch, self.iterations, self.foreground = list(patch), iterations, foreground
+        self.margin, self.augment, self.num_workers = margin, augment, num_workers
+        self.train: Sequence[Volume] = ()
+        self._spec: Spec | None = None
+
+    def declared(self) -> Spec:
+        """The spec before anything is read."""
+        raise NotImplementedError
+
+    def read(self) -> Spec:
+        """Fill `train` and whatever `pair` needs; the spec of what was read."""
+        raise NotImplementedError
+
+    def pair(self, index: int) -> tuple[Tensor, Tensor]:
+        """A test scan: image (1, D, H, W) as the network sees it, label (D', H', W') as it was annotated."""
+        raise NotImplementedError
+
+    def tested(self, count: int) -> list[tuple[Tensor, Tensor]]:
+        """The `count` of the first dozen test scans that have the most classes."""
+        shown = [self.pair(index) for index in range(min(12, self.spec.sizes["test"]))]
+        return sorted(shown, key=lambda pair: -len(pair[1].unique()))[:count]
+
+    @property
+    def spec(self) -> Spec:
+        return self._spec or self.declared()
+
+    def setup(self, stage: str | None = None) -> None:
+        if self._spec is not None:
+            return
+        if not self.generated:
+            self._spec = self.read()
+            return
+        declared = self.declared()
+        volume = self._random(len(declared.classes))
+        self.train = [volume] * min(declared.sizes["train"], self.batch_size)
+        self.pair = lambda index: (volume.image, volume.label)  # type: ignore[method-assign]
+        self._spec = replace(declared, source="generated", sizes={**declared.sizes, "test": 1})
+
+    def _random(self, classes: int) -> Volume:
+        source = torch.Generator().manual_seed(mix(self.seed, 4))
+        label = torch.randint(classes, self.patch, generator=source, dtype=torch.uint8)
+        return Volume(torch.randn(1, *self.patch, generator=source), label, places(label, classes, 1000))
+
+    def train_dataloader(self) -> PatchLoader:
+        rank, world = self.rank_and_world
+        size = self.iterations * self.batch_size
+        order = {"shuffle": True, "seed": self.seed, "rank": rank, "world": world}
+        batches = Repeated(len(self.train), size, self.batch_size, **order)
+        patches = Patches(self.train, self.patch, self.margin, self.augment)
+        return PatchLoader(patches, batches, self.foreground, self.num_workers, torch.cuda.is_available())
+
+    def val_dataloader(self) -> list[WholeVolumes]:
+        return []
+
+    def test_dataloader(self) -> WholeVolumes:
+        rank, world = self.rank_and_world
+        batches = Batches(self.spec.sizes["test"], world, shuffle=False, rank=rank, world=world)
+        return WholeVolumes(lambda index: self.pair(index), batches)

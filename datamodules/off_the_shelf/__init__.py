@@ -1,0 +1,1 @@
+"""off_the_shelf"""

@@ -1,0 +1,116 @@
+"""In-memory images trained on with timm's augmentation of photos."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datamodules.common.arrays import ArrayData
+from datamodules.common.base import DataModule, Spec, mix
+from datamodules.common.folders import Generated, PhotoLoader
+from datamodules.common.timm_photos import RAND_AUGMENT, Augmentation, RepeatedAugmentation
+
+
+class ArrayPhotos(Dataset):
+    """Images in memory, (N, 3, H, W) uint8, as photos: an (epoch, index) pair fixes the randomness; see Photos."""
+
+    def __init__(self, images: Tensor, labels: Tensor, transform: Any, seed: int) -> None:
+        self.images, self.labels, self.transform, self.seed = images, labels, transform, seed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+        from torchvision.transforms.functional import to_pil_image
+
+        epoch, index = key
+        own = index % len(self.images)  # a copy of repeated augmentation lies a multiple of N behind
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mix(self.seed, epoch, index))
+            return self.transform(to_pil_image(self.images[own])), int(self.labels[own])
+
+
+class AugmentedArrays(DataModule):
+    """Small colour images of another dataset, enlarged and augmented as photos are.
+
+    Args:
+        source: the dataset; its splits and seed are used, its batch size and augmentation are not.
+        batch_size: the global batch, over all devices.
+        image_size: side of the enlarged crop.
+        repeats: copies in repeated augmentation; 1 switches it off.
+        crop_pct, crop_scale, interpolation, auto_augment, color_jitter, erasing, erasing_mode: see Augmentation.
+        num_workers: processes that transform; does not change what is served.
+        generated: see DataModule.
+    """
+
+    def __init__(
+        self,
+        source: ArrayData,
+        batch_size: int,
+        image_size: int = 224,
+        crop_pct: float = 0.875,
+        crop_scale: Sequence[float] = (0.08, 1.0),
+        interpolation: str = "random",
+        auto_augment: str | None = RAND_AUGMENT,
+        color_jitter: float = 0.4,
+        erasing: float = 0.25,
+        erasing_mode: str = "pixel",
+        repeats: int = 1,
+        num_workers: int = 4,
+        generated: bool = False,
+    ) -> None:
+        super().__init__(batch_size, source.seed, generated)
+        self.source, self.image_size, self.repeats, self.num_workers = source, image_size, repeats, num_workers
+        spec = source.spec
+        strengths = (interpolation, auto_augment, color_jitter, erasing, erasing_mode)
+        self.augmentation = Augmentation(image_size, spec.mean, spec.std, crop_pct, crop_scale, *strengths)
+
+    @property
+    def root(self) -> Any:
+        return getattr(self.source, "root", None)
+
+    @property
+    def spec(self) -> Spec:
+        there, side = self.source.spec, self.image_size
+        source = "generated" if self.generated else there.source
+        return replace(there, shape=(there.shape[0], side, side), source=source, split=f"{there.split}; side {side}")
+
+    def available(self) -> str:
+        return self.source.available()
+
+    def prepare_data(self) -> None:
+        if not self.generated:
+            self.source.prepare_data()
+
+    def setup(self, stage: str | None = None) -> None:
+        if not self.generated:
+            self.source.setup(stage)
+
+    def _loader(self, split: str) -> PhotoLoader:
+        spec, train = self.spec, split == "train"
+        if self.generated:
+            length = min(spec.sizes[split], 2 * self.batch_size)
+            made = Generated(spec.shape, len(spec.classes), length)
+            return PhotoLoader(made, self.batches(length, shuffle=train), 0, False)
+        images, labels = self.source.splits[split]
+        batches = self.batches(len(images), shuffle=train)
+        if train:
+            rank, world = self.rank_and_world
+            order: dict[str, int] = {"seed": self.seed, "rank": rank, "world": world}
+            batches = RepeatedAugmentation(len(images), self.repeats, self.batch_size, **order)
+        photos = ArrayPhotos(images, labels, self.augmentation.transform(train=train), self.seed)
+        return PhotoLoader(photos, batches, self.num_workers, torch.cuda.is_available())
+
+    def train_dataloader(self) -> PhotoLoader:
+        return self._loader("train")
+
+    def val_dataloader(self) -> PhotoLoader | list[Any]:
+        return self._loader("val") if self.spec.sizes["val"] else []
+
+    def test_dataloader(self) -> PhotoLoader:
+        return self._loader("test")

@@ -1,0 +1,235 @@
+"""A vision transformer with prompting blocks (TransHP, arXiv 2304.06385), and timm's weights for it."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import StochasticDepth
+
+COARSE = ("prompts", "class_token", "none")
+
+
+def coarse_scores(p_hat: Tensor, w: Tensor) -> Tensor:
+    """S_i = P_hat_i . w_i, each prompt with its own prototype alone: (B, M, C), (M, C) -> (B, M)."""
+    return (p_hat * w).sum(-1)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention: (B, T, C) -> (B, Q, C), the outputs of the first Q tokens; all T are keys.
+
+    Args:
+        dim: C.
+        heads: a divisor of C.
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"dim={dim} is no multiple of heads={heads}")
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each (B, H, T, C/H)."""
+        b, t, c = x.shape
+        q, k, v = self.qkv(x).view(b, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        return q, k, v
+
+    def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
+        q, k, v = self.split(x)
+        x = F.scaled_dot_product_attention(q[:, :, :queries], k, v)  # (B, H, Q, C/H)
+        return self.proj(x.transpose(1, 2).flatten(2))  # (B, Q, C)
+
+    def shares(self, x: Tensor, queries: int) -> Tensor:
+        """(B, Q, T): softmax over the keys, mean over the heads."""
+        q, k, _ = self.split(x)
+        logits = q[:, :, :queries] @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+        return logits.float().softmax(-1).mean(1)
+
+
+class Block(nn.Module):
+    """A transformer block, normalised before each part (ViT, DeiT).
+
+    Args:
+        dim, heads: C and H.
+        mlp_ratio: hidden units of the MLP over C.
+        drop_path: probability of leaving out a part for a whole image, in training.
+    """
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: float, drop_path: float) -> None:
+        super().__init__()
+        hidden = int(dim * mlp_ratio)
+        self.norm1, self.norm2 = nn.LayerNorm(dim, eps=1e-6), nn.LayerNorm(dim, eps=1e-6)
+        self.attn = Attention(dim, heads)
+        self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
+        self.drop_path = StochasticDepth(drop_path, "row") if drop_path else nn.Identity()
+
+    def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
+        """(B, T, C) -> (B, Q, C), the first Q tokens; all by default."""
+        x = x[:, :queries] + self.drop_path(self.attn(self.norm1(x), queries))
+        return x + self.drop_path(self.fc2(F.gelu(self.fc1(self.norm2(x)))))
+
+
+class PromptingBlock(Block):
+    """B_l: an ordinary block that sees M prompts behind the tokens, and scores their outputs.
+
+    Args:
+        prompts: M.
+        others: see Block.
+    """
+
+    def __init__(self, prompts: int, dim: int, heads: int, mlp_ratio: float, drop_path: float) -> None:
+        super().__init__(dim, heads, mlp_ratio, drop_path)
+        self.prompts = nn.Parameter(torch.empty(prompts, dim))  # P
+        self.prototypes = nn.Parameter(torch.empty(prompts, dim))  # W
+
+    def prompted(self, x: Tensor) -> Tensor:
+        """(B, N+1, C) -> (B, N+1+M, C); the prompts have no position embedding."""
+        return torch.cat([x, self.prompts.to(x.dtype).expand(len(x), -1, -1)], 1)
+
+    def scored(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, N+1, C) -> the tokens after the block, without the prompts, and S (B, M)."""
+        n = x.shape[1]
+        y = super().forward(self.prompted(x))  # (B, N+1+M, C)
+        return y[:, :n], coarse_scores(y[:, n:], self.prototypes)
+
+    def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
+        """(B, N+1, C) -> (B, Q, C), Q = N+1 by default, without scores: no prompt asks, all are asked."""
+        return super().forward(self.prompted(x), queries or x.shape[1])
+
+    def absorbed(self, x: Tensor) -> Tensor:
+        """(B, M): the share of attention that each prompt gets, mean over the N+1 tokens and the heads."""
+        n = x.shape[1]
+        return self.attn.shares(self.norm1(self.prompted(x)), n)[:, :, n:].mean(1)
+
+
+class ViT(nn.Module):
+    """A vision transformer, plain or with prompting blocks. (B, in_channels, S, S) -> fine logits (B, classes).
+
+    Args:
+        image_size: S.
+        patch: side of a patch.
+        classes: fine classes.
+        dim, depth, heads, mlp_ratio: C, blocks, H, hidden units of an MLP over C.
+        levels: (block counted from 0, M) for each level of the hierarchy, coarsest first.
+        coarse: where the levels' scores come from: "prompts" (TransHP), "class_token" (a linear classifier on the class
+            token after the same block: "no prompts") or "none" (a plain ViT; `levels` is not looked at).
+        drop_path: of the last block; it grows linearly from 0 in the first.
+        in_channels: of the images.
+        init_seed: fixes the initial weights; None draws them from torch's random state.
+    Raises:
+        ValueError: a value that is not listed, a block that is not there, or sizes that do not divide.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        patch: int,
+        classes: int,
+        dim: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        levels: Sequence[Sequence[int]] = (),
+        coarse: str = "none",
+        drop_path: float = 0.0,
+        in_channels: int = 3,
+        init_seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        if coarse not in COARSE:
+            raise ValueError(f"coarse={coarse!r}: expected one of {', '.join(COARSE)}")
+        if image_size % patch:
+            raise ValueError(f"image_size={image_size} is no multiple of patch={patch}")
+        self.levels = [(block, m) for block, m in levels] if coarse != "none" else []
+        places = [block for block, _ in self.levels]
+        if places != sorted(set(places)) or any(not 0 <= place < depth for place in places):
+            raise ValueError(f"levels: blocks {places}; expected different ones from 0 to {depth - 1}, in this order")
+        self.coarse, self.patch = coarse, patch
+        prompts = dict(self.levels) if coarse == "prompts" else {}
+        self.patch_embed = nn.Conv2d(in_channels, dim, patch, patch)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
+        self.pos_embed = nn.Parameter(torch.empty(1, 1 + (image_size // patch) ** 2, dim))
+        made: list[Block] = []
+        for number in range(depth):
+            sizes = (dim, heads, mlp_ratio, drop_path * number / max(1, depth - 1))
+            made.append(PromptingBlock(prompts[number], *sizes) if number in prompts else Block(*sizes))
+        self.blocks = nn.ModuleList(made)
+        own = self.levels if coarse == "class_token" else []
+        self.coarse_heads = nn.ModuleDict(
+            {str(block): nn.Sequential(nn.LayerNorm(dim, eps=1e-6), nn.Linear(dim, m)) for block, m in own}
+        )
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.head = nn.Linear(dim, classes)
+        self.initialise(init_seed)
+
+    def initialise(self, seed: int | None) -> None:
+        """Normal(0, 0.02), cut at 2, for all matrices, the prompts and prototypes among them; zero biases (DeiT).
+
+        The patch embedding has torch's own range. With a seed, each parameter draws from a stream of its own, so that
+        networks that differ in their prompts alone start alike.
+        """
+        bound = 1 / math.sqrt(self.patch_embed.weight[0].numel())
+        for name, parameter in self.named_parameters():
+            own = None if seed is None else zlib.crc32(f"{seed} {name}".encode())  # torch looks at 32 bits alone
+            stream = None if own is None else torch.Generator().manual_seed(own)
+            if name.startswith("patch_embed"):
+                nn.init.uniform_(parameter, -bound, bound, generator=stream)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif parameter.ndim > 1:
+                nn.init.trunc_normal_(parameter, std=0.02, generator=stream)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Images (B, in_channels, S, S) -> [x_cls, X] with positions, (B, N+1, C)."""
+        x = self.patch_embed(x).flatten(2).transpose(1, 2)  # (B, N, C)
+        return torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1) + self.pos_embed
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        for block in self.blocks[:-1]:
+            x = block(x)
+        return self.classify(self.blocks[-1](x, 1))
+
+    def classify(self, x: Tensor) -> Tensor:
+        """Fine logits from the class token of the last block; the other tokens need not be there."""
+        return self.head(self.norm(x[:, 0]))
+
+    def scored(self, x: Tensor, absorbed: list[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Fine logits (B, classes) and the scores (B, M) of each level.
+
+        Args:
+            absorbed: gets the absorption weights (B, M) of each prompting block appended.
+        """
+        x, scores, last = self.embed(x), [], len(self.blocks) - 1
+        for number, block in enumerate(self.blocks):
+            if isinstance(block, PromptingBlock):
+                if absorbed is not None:
+                    absorbed.append(block.absorbed(x))
+                x, s = block.scored(x)
+                scores.append(s)
+            else:
+                x = block(x, 1 if number == last else None)
+                if str(number) in self.coarse_heads:
+                    scores.append(self.coarse_heads[str(number)](x[:, 0]))
+        return self.classify(x), scores
+
+
+def from_timm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Parameters of timm's vit_* and deit_*, or of the released TransHP, by the names they have here.
+
+    The released code calls the prompts of block l `prototype_<l>.weight` and the prototypes `matrix_<l>.weight`.
+    """
+    renamed = {}
+    for name, value in state.items():
+        kind, _, rest = name.partition("_")
+        if kind in ("prototype", "matrix"):
+            name = f"blocks.{rest.removesuffix('.weight')}.{'prompts' if kind == 'prototype' else 'prototypes'}"
+        renamed[name.replace(".mlp.", ".").replace("patch_embed.proj.", "patch_embed.")] = value
+    return renamed

@@ -1,0 +1,99 @@
+"""Metrics, schedules and bookkeeping against values by hand and independent references."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
+from torch import nn
+
+from modules.common.frozen import Frozen
+from modules.common.metrics import Classification
+from modules.common.module import StageModule
+from modules.common.networks import ConvNet
+from modules.common.schedules import Position, cosine, multistep
+
+
+def test_classification_metrics_agree_with_scikit_learn_over_uneven_batches() -> None:
+    source = torch.Generator().manual_seed(0)
+    logits = torch.randn(101, 10, generator=source) * 3
+    labels = torch.randint(10, (101,), generator=source)
+    metrics = Classification(10)
+    for part in torch.arange(101).split(32):
+        metrics.update(logits[part], labels[part])
+    found = {name: float(value) for name, value in metrics.compute().items()}
+    probabilities = logits.double().softmax(-1).numpy()
+    assert found["top1"] == pytest.approx(100 * accuracy_score(labels, probabilities.argmax(1)), abs=1e-4)
+    assert found["top5"] == pytest.approx(100 * top_k_accuracy_score(labels, probabilities, k=5), abs=1e-4)
+    assert found["nll"] == pytest.approx(log_loss(labels, probabilities, labels=range(10)), abs=1e-5)
+    assert found["n"] == 101
+    metrics.reset()
+    metrics.update(logits[:1], labels[:1])
+    assert float(metrics.compute()["n"]) == 1
+
+
+def test_top1_is_micro_not_macro() -> None:
+    """Three of four right, one class absent: micro 75, macro over present classes 83.3."""
+    logits = torch.eye(4)[[0, 0, 1, 2]] * 9
+    metrics = Classification(4)
+    metrics.update(logits, torch.tensor([0, 0, 1, 1]))
+    assert float(metrics.compute()["top1"]) == 75.0
+
+
+def test_calibration_error_by_hand() -> None:
+    """Half the answers at 0.9 confidence and half right, half at 0.6 and all right: .5 x .4 + .5 x .4."""
+    confident, unsure = [math.log(9.0), 0.0], [math.log(1.5), 0.0]
+    metrics = Classification(2, ["ece"])
+    metrics.update(torch.tensor([confident, confident, unsure, unsure]), torch.tensor([0, 1, 0, 0]))
+    assert float(metrics.compute()["ece"]) == pytest.approx(0.4, abs=1e-5)
+
+
+def test_metrics_are_given_by_name_and_top5_needs_classes() -> None:
+    with pytest.raises(ValueError, match="unknown metric 'top2'"):
+        Classification(10, ["top2"])
+    metrics = Classification(5)
+    metrics.update(torch.randn(4, 5), torch.tensor([0, 1, 2, 3]))
+    assert set(metrics.compute()) == {"top1", "ece", "nll", "n"}
+    assert not metrics.state_dict()
+
+
+def test_cosine_schedule_by_hand() -> None:
+    assert cosine(Position(0, 0, 10, 4)) == 1.0
+    assert cosine(Position(2, 0, 10, 4)) == pytest.approx(0.5)
+    assert cosine(Position(3, 9, 10, 4)) == pytest.approx(0.5 * (1 + math.cos(math.pi * 39 / 40)))
+    assert cosine(Position(0, 0, 10, 4), warmup_epochs=1) == pytest.approx(0.1)
+    assert cosine(Position(1, 0, 10, 4), warmup_epochs=1) == pytest.approx(1.0)
+    assert cosine(Position(2, 5, 10, 4), warmup_epochs=1, final=0.2) == pytest.approx(0.2 + 0.8 * 0.5)
+
+
+def test_multistep_counts_milestones_reached() -> None:
+    assert [multistep(Position(e, 0, 1, 9), [3, 5]) for e in (2, 3, 4, 5)] == pytest.approx([1, 0.1, 0.1, 0.01])
+
+
+def test_frozen_networks_keep_their_statistics_and_hand_out_usable_tensors() -> None:
+    class Student(StageModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.frozen = Frozen([nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4), nn.Dropout(0.5))])
+            self.weight = nn.Parameter(torch.ones(4))
+
+    student = Student().train()
+    before = student.frozen.networks[0][1].running_mean.clone()
+    target = student.frozen.logits(torch.randn(8, 4))[0]
+    (target * student.weight).sum().backward()
+    assert torch.equal(student.frozen.networks[0][1].running_mean, before)
+    assert student.weight.grad is not None
+    assert not target.is_inference()
+    assert list(student.state_dict()) == ["weight"]
+
+
+def test_convnet_shapes() -> None:
+    net = ConvNet(1, 8, [24, 32, 48], [1, 2, 1], 10, grid=2)
+    assert net(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+    assert net[-1].in_features == 48 * 4
+    pooled = ConvNet(3, 32, [8, 16], [0, 0], 7, dropout=0.3)
+    assert pooled[-1].in_features == 16 * 8 * 8
+    with pytest.raises(ValueError, match="expected as many"):
+        ConvNet(1, 8, [4], [1, 2], 10)

@@ -1,0 +1,119 @@
+"""Frozen networks as extractors: nothing moves, layers are what they are called, rows stay in order."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from datamodules.common.torchvision_sets import FashionMNIST
+from datamodules.off_the_shelf.collection import ArrayCollection
+from modules.common.pretrained import efficientnet_lite
+from modules.off_the_shelf.features import Backbone, Features, unit
+from modules.off_the_shelf.handmade import Pixels
+from modules.off_the_shelf.views import Jitter
+
+
+def images(count: int = 4, channels: int = 3, side: int = 32, seed: int = 0) -> Tensor:
+    return torch.rand(count, channels, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def small(**options: Any) -> Backbone:
+    """A network with batch statistics that are not their initial values."""
+
+    def network() -> nn.Module:
+        made = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        nn.init.uniform_(made[1].running_mean)  # type: ignore[arg-type]
+        nn.init.uniform_(made[1].running_var, 0.5, 2)  # type: ignore[arg-type]
+        return made
+
+    return Backbone(network, 32, **options)
+
+
+def test_features_have_unit_length_and_the_backbone_stays_as_it_is() -> None:
+    backbone = small()
+    features = Features(backbone=backbone, views=Jitter())
+    network = backbone.built()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    features.train()
+    backbone.train()
+    x = images(3)
+    f = features(x)
+    assert f.shape == (3, 16, 8)
+    assert torch.allclose(f.norm(dim=2), torch.ones(3, 16), atol=1e-6)
+    features.training_step((x, torch.arange(3)), 0)  # type: ignore[arg-type]
+    assert not any(part.training for part in network.modules())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert "1.running_mean" in before
+    assert not any(p.requires_grad for p in network.parameters())
+    assert torch.equal(features(x), f)
+    assert not list(features.parameters())
+
+
+def test_layers_are_taken_before_the_next_one_rectifies_in_place() -> None:
+    """FC6 of torchvision's AlexNet, which is followed by an in-place ReLU."""
+    torch.manual_seed(0)
+    alexnet = torchvision.models.alexnet().eval()
+    x = images(2, 3, 224)
+    with torch.no_grad():
+        expected = alexnet.classifier[1](alexnet.avgpool(alexnet.features(x)).flatten(1))
+    assert torch.allclose(Backbone(lambda: alexnet, 224, layer="classifier.1")(x), expected, atol=1e-4)
+    assert float(expected.min()) < 0
+    again = Backbone(lambda: alexnet, 224, layer="classifier.1", relu=True)(x)
+    assert torch.allclose(again, expected.relu(), atol=1e-4)
+    with pytest.raises(ValueError, match=r"layer='fc9': the network has features, features\.0"):
+        Backbone(lambda: alexnet, 224, layer="fc9")(x)
+
+
+def test_a_named_layer_and_the_scaling_of_lite_features() -> None:
+    """The layer found by its name against the same network built without a classifier, on inputs scaled by hand; that
+    the weights themselves are read rightly is tested elsewhere."""
+    x = images(2, 3, 64)
+    backbone = Backbone(
+        partial(efficientnet_lite, 0), 64, layer="global_pool", mean=[0.5, 0.5, 0.5], std=[0.5, 0.5, 0.5]
+    )
+    theirs = timm.create_model("tf_efficientnet_lite0.in1k", pretrained=False, num_classes=0).eval()
+    theirs.load_state_dict(efficientnet_lite(0).state_dict(), strict=False)
+    with torch.no_grad():
+        expected = theirs((x - 0.5) / 0.5)
+    assert expected.shape == (2, 1280)
+    assert torch.allclose(backbone(x), expected, atol=1e-4)
+
+
+def test_grey_images_are_shown_in_all_channels() -> None:
+    x = images(2, 1)
+    assert torch.equal(small()(x), small()(x.expand(-1, 3, -1, -1)))
+
+
+def test_random_backbones_are_the_same_in_every_stage() -> None:
+    x = images(1)
+    torch.manual_seed(1)
+    first = small()(x)
+    torch.manual_seed(2)
+    assert torch.equal(small()(x), first)
+    assert not torch.equal(small(weight_seed=1)(x), first)
+
+
+def test_export_follows_row_numbers_and_refuses_gaps() -> None:
+    data = ArrayCollection(FashionMNIST(8, train_size=20, val_size=0, test_size=10), 8, exports=True)
+    data.setup()
+    features = Features(Pixels())
+    for number, batch in enumerate(data.train_dataloader()):
+        features._seen.append((features.gathered(batch[0]), batch[1]))
+        assert number < 4
+    x, rows = (torch.cat(parts) for parts in zip(*features._seen, strict=True))
+    features.solve(x, rows)
+    assert torch.allclose(features.stored[:, 0], unit(data.images(torch.arange(30)).flatten(1)), atol=1e-6)
+    with pytest.raises(ValueError, match="exactly once"):
+        features.solve(x[1:], rows[1:])
+
+
+@pytest.mark.parametrize("given", [{}, {"extractor": Pixels(), "backbone": small()}])
+def test_either_an_extractor_or_a_backbone(given: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="either extractor, or backbone"):
+        Features(**given)
