@@ -3,16 +3,17 @@ PYTHON ?= python3
 PAPER  ?= meal_v2
 SCALE  ?= mini
 ARGS   ?=
+MINUTES ?=
 BIN    := .venv/bin
 READY  := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test papers report sweep dashboard soak bench lint readme clean
+.PHONY: help setup reproduce test test-all papers report check-results sweep dashboard soak bench lint readme clean
 
 help: ## this text
 	@echo "Reprise re-runs image-modelling papers and computes whether their claims hold."
 	@echo
-	@grep -hE '^[a-z]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 	@echo
 	@echo "  PAPER=meal_v2 (or all)   SCALE=mini | smoke | full   ARGS=\"seeds=[0,1] variant=clean ...\""
 	@echo "  e.g.  make reproduce PAPER=meal_v2"
@@ -29,17 +30,23 @@ $(READY): pyproject.toml
 
 setup: $(READY) ## create .venv and install what is needed
 
-reproduce: $(READY) ## train a paper's method and baselines over several seeds; print and record the verdicts
-	@$(BIN)/python -m experiments.reproduce paper=$(PAPER) scale=$(SCALE) $(ARGS)
+reproduce: $(READY) ## train a paper's method and baselines until its main claim is decided; print and record verdicts
+	@$(BIN)/python -m experiments.reproduce paper=$(PAPER) scale=$(SCALE) $(if $(MINUTES),minutes=$(MINUTES)) $(ARGS)
 
-test: $(READY) ## the whole test suite
+test: $(READY) ## what to run before each commit: units, every paper's smoke run, faults (minutes)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --maxschedchunk 1 -m "not slow" $(ARGS)
+
+test-all: $(READY) ## everything: also full recipes' dry runs, kills, sweeps, devices (about half an hour)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --maxschedchunk 1 $(ARGS)
 
-papers: $(READY) ## every paper: claims, stages, cost, verdicts, stale or not
+papers: $(READY) ## every paper: main claim, verdict, scale, cost, stale or not
 	@$(BIN)/python -m experiments.catalog $(ARGS)
 
 report: $(READY) ## site/index.html and a page per paper
 	@$(BIN)/python -m experiments.report $(ARGS)
+
+check-results: $(READY) ## re-derive every recorded interval, verdict and table from per-seed values
+	@$(BIN)/python -m experiments.check_results $(ARGS)
 
 sweep: $(READY) ## a named sweep (SWEEP=hard_labels) or a grid: ARGS="seed=0,1 stages.X.module.key=1,2"
 	@$(BIN)/python -m experiments.run -m paper=$(PAPER) scale=$(SCALE) $(if $(SWEEP),sweep=$(SWEEP)) $(ARGS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from datamodules.common.arrays import ArrayData, Split
-from datamodules.common.base import Spec, mix
+from datamodules.common.base import Spec, generator
 
 
 class Noise(ArrayData):
@@ -38,7 +38,7 @@ class Noise(ArrayData):
         )
 
     def read(self) -> tuple[Split, Split]:
-        source = torch.Generator().manual_seed(mix(self.seed, 4))
+        source = generator("noise images", self.seed)
 
         def split() -> Split:
             images = torch.randint(256, (self.batch_size, *self.shape), generator=source, dtype=torch.uint8)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from datamodules.common.base import DataError, Spec
-from datamodules.common.folders import ImageNet, PhotoLoader
+from datamodules.common.folders import ImageNet
+from datamodules.common.loader import WorkerLoader
 
 # TF-slim's four orders of brightness, saturation, hue and contrast; each image gets one of them
 ORDERS = ("bshc", "sbch", "chbs", "hscb")
@@ -115,7 +116,7 @@ class WholeImageNet(ImageNet):
 
         return v2.Compose([v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(self.mean, self.std)])
 
-    def _loader(self, split: str) -> PhotoLoader:
+    def _loader(self, split: str) -> WorkerLoader:
         world = self.rank_and_world[1]
         if self.batch_size != world and not self.generated:
             raise DataError(

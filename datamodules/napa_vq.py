@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.common.arrays import ArrayData, ArrayLoader, Split
+from datamodules.common.arrays import ArrayData
 from datamodules.common.base import DataError, DataModule, Draws, Spec
-from datamodules.common.folders import Generated, ImageFolder, PhotoLoader, Photos
+from datamodules.common.folders import Generated, ImageFolder, Photos
+from datamodules.common.loader import Loader, WorkerLoader
 from datamodules.common.subsets import Subset
 
 
@@ -117,12 +118,10 @@ class Incremental(Subset):
         elif missing := set(range(first, len(self.tested))) - set(labels.tolist()):
             raise DataError(f"{self.spec.name} has no training image of class {self.spec.classes[min(missing)]!r}")
 
-    def ordered_train_dataloader(self) -> ArrayLoader:
+    def ordered_train_dataloader(self) -> Loader:
         """The task's training images, each exactly once over all processes, not augmented."""
-        split: Split = self.splits["train"]
-        device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
-        batches = self.batches(len(split[0]), shuffle=False)
-        return ArrayLoader(split, batches, self.spec, self.peak, (), device)
+        batches = self.batches(len(self.splits["train"][0]), shuffle=False)
+        return Loader(batches, self.fetch("train", augment=False))
 
 
 class IncrementalFolder(DataModule):
@@ -184,7 +183,7 @@ class IncrementalFolder(DataModule):
         sizes = {name: len(items) for name, items in self.items.items()}
         self._spec = replace(spec, sizes=sizes, identity=hashlib.sha256(listing.encode()).hexdigest()[:12])
 
-    def _loader(self, name: str, *, augment: bool) -> PhotoLoader:
+    def _loader(self, name: str, *, augment: bool) -> WorkerLoader:
         spec = self.spec
         if self.generated:
             length = min(spec.sizes[name], 2 * self.batch_size)
@@ -196,18 +195,18 @@ class IncrementalFolder(DataModule):
             length = len(self.items[name])
             dataset = Photos(self.source.source, self.items[name], transform, self.seed)
         workers = 0 if self.generated else self.source.num_workers
-        return PhotoLoader(dataset, self.batches(length, shuffle=augment), workers, torch.cuda.is_available())
+        return WorkerLoader(dataset, self.batches(length, shuffle=augment), num_workers=workers)
 
-    def train_dataloader(self) -> PhotoLoader:
+    def train_dataloader(self) -> WorkerLoader:
         return self._loader("train", augment=True)
 
-    def val_dataloader(self) -> list[PhotoLoader]:
+    def val_dataloader(self) -> list[WorkerLoader]:
         return []
 
-    def test_dataloader(self) -> PhotoLoader:
+    def test_dataloader(self) -> WorkerLoader:
         return self._loader("test", augment=False)
 
-    def ordered_train_dataloader(self) -> PhotoLoader:
+    def ordered_train_dataloader(self) -> WorkerLoader:
         """The task's training images, each exactly once over all processes, as in a test."""
         return self._loader("train", augment=False)
 

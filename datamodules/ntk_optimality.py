@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,32 +12,10 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from datamodules.common.arrays import Split
-from datamodules.common.base import Batches, DataError, DataModule, Spec, hashed
+from datamodules.common.base import DataError, DataModule, Spec, hashed
+from datamodules.common.loader import Columns, Loader
 
 ATTEMPTS = 1000
-
-
-class RowLoader:
-    """Batches of rows already in memory, in float64. Yields (rows (B, D), labels (B,) int64)."""
-
-    def __init__(self, split: Split, batches: Batches, device: torch.device) -> None:
-        self.rows, self.labels = (tensor.to(device) for tensor in split)
-        self.batches = self.sampler = batches  # sampler is where Lightning looks for set_epoch
-        self.batch_sampler = None
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Split]:
-        for share in self.batches:
-            indices = share.indices.to(self.rows.device)
-            yield self.rows.index_select(0, indices), self.labels.index_select(0, indices)
-
-    def state_dict(self) -> dict[str, int]:
-        return self.batches.state_dict()
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.batches.load_state_dict(state)
 
 
 def coincide(rows: np.ndarray) -> bool:
@@ -130,16 +108,15 @@ class Dirichlet(DataModule):
         labels = torch.cat([torch.ones(first, dtype=torch.long), torch.zeros(total - first, dtype=torch.long)])
         return torch.as_tensor(rows)[order], labels[order]
 
-    def _loader(self, name: str) -> RowLoader:
-        split = self.splits[name]
-        device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
-        return RowLoader(split, self.batches(len(split[0]), shuffle=name == "train"), device)
+    def _loader(self, name: str) -> Loader:
+        rows, labels = self.splits[name]
+        return Loader(self.batches(len(rows), shuffle=name == "train"), Columns(self.device, x=rows, y=labels))
 
-    def train_dataloader(self) -> RowLoader:
+    def train_dataloader(self) -> Loader:
         return self._loader("train")
 
-    def val_dataloader(self) -> list[RowLoader]:
+    def val_dataloader(self) -> list[Loader]:
         return []
 
-    def test_dataloader(self) -> RowLoader:
+    def test_dataloader(self) -> Loader:
         return self._loader("test")

@@ -17,8 +17,7 @@ from rich.table import Table
 
 from experiments import cli, compose
 from experiments.console import out
-from experiments.errors import InputError
-from experiments.plan import typed
+from experiments.errors import InputError, typed
 
 HELP = """\
 Measure the frame against plain PyTorch: the cost of a training step, and the in-memory data path. With a paper, measure

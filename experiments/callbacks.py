@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint
 
-from datamodules.common.base import mix
+from datamodules.common.base import seed_torch, stream
 from experiments.errors import RunError
 from experiments.files import replacing
 from experiments.processes import end_with_parent
@@ -34,10 +34,10 @@ class StepSeed(Callback):
         self.seed = seed
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
-        torch.manual_seed(mix(self.seed, trainer.current_epoch, batch_idx, 0))
+        seed_torch(stream("step", self.seed, trainer.current_epoch, batch_idx))
 
     def on_test_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        torch.manual_seed(mix(self.seed, -1, 0))
+        seed_torch(stream("test", self.seed))
 
 
 class EndWithParent(Callback):

@@ -1,4 +1,4 @@
-"""`make papers`: every paper with what it claims, what a run costs and what came out. Imports no torch."""
+"""`make papers`: every paper's main claim, its verdict, at what scale, what it cost, stale or not. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from experiments import cli, compose, files, results
-from experiments.console import STYLES, out
+from experiments import claims, cli, compose, files, results
+from experiments.console import STYLES, out, span
 from experiments.errors import InputError
-from experiments.plan import plan
 
 HELP = """\
-List every paper of the suite: claims, stages, cost and verdicts, and whether the code moved since.
+List every paper of the suite: main claim, verdict, cost, and whether code or claims changed since.
 
   python -m experiments.catalog
   python -m experiments.catalog --json        for programs
@@ -26,69 +25,82 @@ List every paper of the suite: claims, stages, cost and verdicts, and whether th
 
 
 def describe(paper: str) -> dict[str, Any]:
-    """One paper as plain data: title, claims, stages, variants, and each recorded entry with verdicts and staleness."""
+    """One paper as plain data: title, claims, stages, variants, and each recorded entry with its main claim."""
     config = compose.compose(compose.request([f"paper={paper}"]).overrides)
-    this = plan(config, int(config.seed))
+    resolved = compose.resolve(config, 0)
+    questions = claims.read(resolved)
     recorded = (results.read(paper) or {}).get("entries", {})
-    entries = {}
-    for name, found in recorded.items():
-        entries[name] = {
-            "verdicts": {claim["name"]: claim["verdict"] for claim in found["claims"]},
-            "published": {f"{p['stage']}/{p['metric']}": p["verdict"] for p in found["published"]},
-            "seeds": len(found["seeds"]),
-            "seconds": found["provenance"]["seconds"],
-            "metrics": sorted({m for stage in found["stages"].values() for m in stage["metrics"]}),
-            "stale": results.stale(paper, found),
-        }
     return {
         "key": paper,
-        "title": this.config["title"],
-        "arxiv": this.config.get("arxiv"),
-        "about": this.config.get("about", ""),
-        "claims": [claim["name"] for claim in this.config.get("claims") or []],
-        "stages": list(this.stages),
-        "variants": {name: item["about"] for name, item in (this.config.get("variants") or {}).items()},
-        "seeds": this.config["seeds"],
-        "entries": entries,
+        "title": resolved["title"],
+        "arxiv": resolved.get("arxiv"),
+        "about": resolved.get("about", ""),
+        "main": questions.main.name if questions.main is not None else None,
+        "claims": [claim.name for claim in questions.claims],
+        "stages": list(resolved["stages"]),
+        "variants": {name: item["about"] for name, item in (resolved.get("variants") or {}).items()},
+        "entries": {name: _recorded(paper, entry) for name, entry in recorded.items() if entry["seeds"]},
     }
 
 
-def counted(entry: dict[str, Any]) -> dict[str, int]:
-    """How often each verdict was reached, in a fixed order."""
-    verdicts = list(entry["verdicts"].values())
-    return {verdict: verdicts.count(verdict) for verdict in STYLES if verdict in verdicts}
+def _recorded(paper: str, entry: dict[str, Any]) -> dict[str, Any]:
+    main = results.main_claim(entry)
+    return {
+        "main": {key: main[key] for key in ("name", "verdict", "difference", "interval", "unit", "reason", "published")}
+        if main is not None
+        else None,
+        "verdicts": {claim["name"]: claim["verdict"] for claim in entry["claims"]},
+        "published": {f"{p['stage']}/{p['metric']}": p["verdict"] for p in entry["published"]},
+        "seeds": len(main["seeds"]) if main is not None else len(entry["seeds"]),
+        "seconds": entry["provenance"]["seconds"],
+        "metrics": sorted({m for stage in entry["stages"].values() for m in stage["metrics"]}),
+        "registered": entry["registered"]["hash"],
+        "seen": bool(entry["registered"].get("seen")),
+        "stale": results.stale(paper, entry),
+    }
+
+
+def _ordered(entries: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The main settings first."""
+    return sorted(entries.items(), key=lambda item: ("+" in item[0] or "by hand" in item[0], item[0]))
 
 
 def _table(papers: list[dict[str, Any]]) -> Table:
     table = Table(title=f"{len(papers)} paper{'s' if len(papers) != 1 else ''}", title_justify="left", show_lines=True)
-    for column in ("paper", "title", "stages", "claims", "recorded", "cost", "verdicts"):
-        table.add_column(column, no_wrap=column == "paper")
+    for column in ("paper", "main claim", "setting", "verdict", "difference", "seeds", "cost"):
+        table.add_column(column, no_wrap=column in ("paper", "seeds", "cost"))
     for paper in papers:
-        rows: list[tuple[str, str, str]] = []
-        for name, entry in paper["entries"].items():
-            parts = [f"[{STYLES[verdict]}]{n} {verdict}[/]" for verdict, n in counted(entry).items()]
-            if entry["stale"]:
-                parts.append(f"[magenta]stale: {', '.join(entry['stale'])}[/]")
-            rows.append((name, f"{entry['seconds'] / 60:.0f} min, {entry['seeds']} seeds", ", ".join(parts)))
-        joined = ["\n".join(column) for column in zip(*rows, strict=True)]
-        cells = joined or ["[dim]not run[/]", "", ""]
-        table.add_row(
-            paper["key"], escape(paper["title"]), str(len(paper["stages"])), str(len(paper["claims"])), *cells
-        )
+        rows = []
+        for name, entry in _ordered(paper["entries"]):
+            main = entry["main"]
+            verdict = f"[{STYLES[main['verdict']]}]{main['verdict']}[/]" if main else "[dim]no main claim[/]"
+            marks = " [magenta]stale[/]" if entry["stale"] else " [dim]seen[/]" if entry["seen"] else ""
+            told = escape(span(main)) if main else ""
+            rows.append((name, verdict + marks, told, str(entry["seeds"]), f"{entry['seconds'] / 60:.0f} min"))
+        cells = ["\n".join(column) for column in zip(*rows, strict=True)] or ["", "[dim]not run[/]", "", "", ""]
+        table.add_row(paper["key"], escape(paper["main"] or ""), *cells)
+    table.caption = "stale: code, configuration or claims changed since; seen: claims were written after these seeds"
     return table
 
 
 def markdown(papers: list[dict[str, Any]]) -> str:
-    """The README's table: one line per recorded entry, one for a paper that was never run."""
-    lines = ["| paper | setting | seeds | computing | verdicts |", "|---|---|---|---|---|"]
+    """The README's table: a line per paper with its main claim, and one for each further recorded setting."""
+    lines = [
+        "| paper | main claim | setting | verdict | difference | seeds | compute time |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for paper in papers:
         link = f"[{paper['title'].split(':')[0]}](https://arxiv.org/abs/{paper['arxiv']}) `{paper['key']}`"
         if not paper["entries"]:
-            lines.append(f"| {link} | | | | not run |")
-        for name, entry in paper["entries"].items():
-            verdicts = ", ".join(f"{n} {verdict}" for verdict, n in counted(entry).items())
-            old = " (stale)" if entry["stale"] else ""
-            lines.append(f"| {link} | {name} | {entry['seeds']} | {entry['seconds'] / 60:.0f} min | {verdicts}{old} |")
+            lines.append(f"| {link} | {paper['main'] or ''} | | not run | | | |")
+        for number, (name, entry) in enumerate(_ordered(paper["entries"])):
+            main = entry["main"]
+            first = f"{link} | {paper['main'] or ''}" if number == 0 else " | "
+            verdict = main["verdict"] if main else "no main claim"
+            marks = " (stale)" if entry["stale"] else " (claims written after these seeds)" if entry["seen"] else ""
+            told = span(main) if main else ""
+            cost = f"{entry['seconds'] / 60:.0f} min"
+            lines.append(f"| {first} | {name} | {verdict}{marks} | {told} | {entry['seeds']} | {cost} |")
     return "\n".join(lines)
 
 

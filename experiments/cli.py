@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from experiments import compose, engine
-from experiments.errors import InputError, RunError
+from experiments import compose
+from experiments.errors import InputError, RunError, explain
 
 COMMON = """\
   paper=K            {papers}
@@ -41,7 +41,7 @@ def main(command: Callable[[list[str]], int], text: str, argv: Sequence[str] | N
         _say(str(error))
         return error.exit_code
     except OSError as error:  # a full disk or a read-only folder, met outside any stage
-        text, code = engine.explain(error)
+        text, code = explain(error)
         _say(text)
         return code
     except KeyboardInterrupt:

@@ -6,6 +6,8 @@ Three things are added to Hydra's override grammar, all before Hydra sees the li
 - `stages.*.key=value` and `data@stages.*.data=name`: one override for every stage whose name fits the pattern and that
   no `~stages.name` takes away.
 - a wrong name ends in one line with the nearest valid one, instead of a trace.
+
+Papers and recipes are written out before Hydra reads them (experiments.recipes).
 """
 
 from __future__ import annotations
@@ -21,16 +23,22 @@ from typing import Any
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments import recipes
 from experiments.errors import InputError, unknown
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 GROUPS = ("paper", "scale", "trainer", "logger", "data")
 
 
@@ -68,10 +76,46 @@ def paper_file(paper: str) -> dict[str, Any]:
     path = CONF / "paper" / f"{paper}.yaml"
     if not path.exists():
         raise unknown("paper", paper, papers())
+    return recipes.expand(_load(path), f"conf/paper/{paper}.yaml")
+
+
+@lru_cache
+def known_stages(paper: str) -> tuple[str, ...]:
+    """Every stage that a paper's file or any of its recipes names, whatever a setting leaves out."""
+    names = list(paper_file(paper).get("stages") or {})
+    for path in sorted((CONF / "recipe" / paper).glob("*.yaml")):
+        names += recipes.expand(_load(path), str(path.relative_to(ROOT)), names).get("stages") or {}
+    return tuple(dict.fromkeys(names))
+
+
+def _load(path: Path) -> dict[str, Any]:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), LOADER)  # noqa: S506 - a safe loader, in C where it can be
     except yaml.YAMLError as error:
-        raise _unreadable(error) from error
+        told = " ".join(str(error).replace('in "<unicode string>", ', "").split())
+        raise InputError(f"{path.relative_to(ROOT)}: no YAML: {told}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path.relative_to(ROOT)}: expected a mapping")
+    return content
+
+
+class Expanded(FileConfigSource):
+    """Hydra's reader of configuration files, with papers and recipes written out (see experiments.recipes)."""
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        read = super().load_config(config_path)
+        parts = Path(self._normalize_file_name(config_path)).with_suffix("").parts
+        if parts[0] not in ("paper", "recipe") or Path(self.path).resolve() != CONF:
+            return read
+        paper = parts[1]
+        others = list(paper_file(paper).get("stages") or {}) if parts[0] == "recipe" else []
+        content = _load(CONF / Path(*parts).with_suffix(".yaml"))
+        read.config = OmegaConf.create(recipes.expand(content, "conf/" + "/".join(parts) + ".yaml", others))
+        return read
+
+
+Plugins.instance()  # registers Hydra's own readers, so that the next line is not undone
+SourcesRegistry.instance().types[FileConfigSource.scheme()] = Expanded
 
 
 def _unreadable(error: yaml.YAMLError) -> InputError:

@@ -12,18 +12,34 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from experiments.claims import FAILED, INCONCLUSIVE, MATCHED, NOT_RUN, PARTIAL, REFUTED, SUPPORTED, estimate
+from experiments import expressions, results
+from experiments.sequences import t_interval
+from experiments.verdicts import (
+    FAILED,
+    FAILS,
+    HOLDS,
+    MATCHED,
+    NO_GAIN,
+    NOT_RUN,
+    REFUTED,
+    SUPPORTED,
+    UNDECIDED,
+    UNTESTED,
+)
 
 out = Console(highlight=False)
 if not out.is_terminal:
     out = Console(highlight=False, width=140)  # into a file or a pipe nothing needs to fit a window
 STYLES = {
     SUPPORTED: "green",
+    HOLDS: "green",
     MATCHED: "green",
     REFUTED: "red",
+    FAILS: "red",
     FAILED: "red",
-    INCONCLUSIVE: "yellow",
-    PARTIAL: "yellow",
+    NO_GAIN: "blue",
+    UNDECIDED: "yellow",
+    UNTESTED: "magenta",
     NOT_RUN: "dim",
 }
 COLUMNS = 8  # of metrics, those that claims are about first; a terminal has no room for more
@@ -92,28 +108,90 @@ def number(value: float) -> str:
     return f"{value:.2f}" if size >= 10 else f"{value:.3f}" if size >= 0.1 else f"{value:.4f}"
 
 
-def _cell(values: Sequence[float]) -> str:
-    measured = estimate(values)
+def _cell(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known or not all(math.isfinite(value) for value in known):
+        return "" if not known else "not finite"
+    measured = t_interval(known)
     half = measured.high - measured.mean
     return f"{number(measured.mean)} ± {number(half)}" if math.isfinite(half) else number(measured.mean)
 
 
-def stage_table(found: Mapping[str, Any], title: str) -> Table:
-    """Mean and 95% interval over seeds for every stage and metric."""
-    names = list(dict.fromkeys(m for s in found["stages"].values() for m in s["metrics"] if not m.endswith("/n")))
-    judged = {m.split("/", 1)[1] for c in found["claims"] for m in (c["better"], c["than"]) if isinstance(m, str)}
+def signed(value: float) -> str:
+    return f"{value:+.2f}" if abs(value) >= 1 or value == 0 else f"{value:+.3f}"
+
+
+def span(claim: Mapping[str, Any]) -> str:
+    """A claim's difference with unit and interval, in words."""
+    if claim["difference"] is None:
+        return ""
+    unit = f" {claim['unit']}" if claim["unit"] else ""
+    ends = f" [{signed(claim['interval'][0])}, {signed(claim['interval'][1])}]" if claim["interval"] else ""
+    return f"{signed(claim['difference'])}{ends}{unit}"
+
+
+def main_line(entry: Mapping[str, Any], title: str) -> str:
+    """The answer, first: the main claim, its verdict, how sure, from how many seeds."""
+    claim = results.main_claim(entry)
+    if claim is None:
+        return f"[bold]{escape(title)}[/]: no main claim in this setting"
+    style = STYLES[claim["verdict"]]
+    why = f" ({escape(claim['reason'])})" if claim["reason"] else ""
+    seeds = f"{len(claim['seeds'])} seed{'s' * (len(claim['seeds']) != 1)}"
+    stopped = f"; stopped: {escape(entry['stopped'])}" if entry.get("stopped") else ""
+    lines = [f"[bold {style}]{claim['verdict']}[/]{why}: [bold]{escape(claim['name'])}[/]"]
+    lines.append(f"  {escape(span(claim))}, {seeds}{stopped}")
+    if claim["published"]:
+        said = f"{claim['published']['difference']:+g} {claim['unit']}, {claim['published']['source']}"
+        lines.append(f"  published: {escape(said)}")
+    return "\n".join(lines)
+
+
+def look_line(entry: Mapping[str, Any], began: float, minutes: float) -> str:
+    """How far a decision is, between two looks."""
+    claim = results.main_claim(entry)
+    assert claim is not None
+    left = max(0.0, minutes - (time.monotonic() - began) / 60)
+    needed = f"about {claim['needed']} would decide" if claim["needed"] else "how many would decide is not in sight"
+    return (
+        f"look after {len(entry['seeds'])} seeds: {escape(span(claim))} {claim['verdict']}; {needed}; "
+        f"{left:.0f} min left for further seeds"
+    )
+
+
+def beside(recorded: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
+    """What is recorded and what came out now, one under the other."""
+    lines = []
+    for word, item in (("recorded", recorded), ("here", entry)):
+        claim = results.main_claim(item)
+        if claim is not None:
+            seeds = f"{len(claim['seeds'])} seeds of stream {item['registered']['stream']}"
+            lines.append(f"{word + ':':<10}{claim['verdict']}, {escape(span(claim))}, {seeds}")
+    return "\n".join(lines)
+
+
+def judged_metrics(entry: Mapping[str, Any]) -> set[str]:
+    """The metrics that claims look at."""
+    sides = [side for claim in entry["claims"] for side in (claim["better"], claim["than"])]
+    return {metric.name for side in sides for metric in expressions.metrics(expressions.parse(side, "claim"))}
+
+
+def stage_table(entry: Mapping[str, Any], title: str) -> Table:
+    """Mean and 95% t interval over seeds for every stage and metric of the test."""
+    names = list(dict.fromkeys(m for s in entry["stages"].values() for m in s["metrics"]))
+    judged = judged_metrics(entry)
+    names = [name for name in names if not name.endswith("/n") and (name.startswith("test/") or name in judged)]
     names.sort(key=lambda name: (name not in judged, SHOWN.index(name) if name in SHOWN else len(SHOWN)))
     names, more = names[:COLUMNS], names[COLUMNS:]
-    table = Table(
-        title=f"{escape(title)}: mean ± half of the 95% interval over {len(found['seeds'])} seeds", title_justify="left"
-    )
+    seeds = len(entry["seeds"])
+    table = Table(title=f"{escape(title)}: mean ± half of the 95% interval, up to {seeds} seeds", title_justify="left")
     table.add_column("stage")
     for name in names:
         table.add_column(escape(name.removeprefix("test/")), justify="right")
     table.add_column("seconds", justify="right")
-    for stage, item in found["stages"].items():
-        if item["metrics"]:
-            cells = [_cell(item["metrics"][n]) if n in item["metrics"] else "" for n in names]
+    for stage, item in entry["stages"].items():
+        if item["metrics"] or (item["seconds"] and not item["failed"]):
+            cells = [_cell(item["metrics"].get(n, [])) for n in names]
             table.add_row(escape(stage), *cells, f"{sum(item['seconds']):.0f}")
         else:
             table.add_row(escape(stage), f"[red]{'failed' if item['failed'] else 'skipped'}[/]", *[""] * len(names))
@@ -122,34 +200,49 @@ def stage_table(found: Mapping[str, Any], title: str) -> Table:
     return table
 
 
-def claim_table(found: Mapping[str, Any], title: str) -> Table:
-    """A verdict per claim, with what it was computed from."""
+def claim_table(entry: Mapping[str, Any], title: str) -> Table:
+    """A verdict per claim, the main one first, with what it was computed from."""
     table = Table(title=f"{escape(title)}: claims", title_justify="left")
     table.add_column("verdict")
     table.add_column("claim", ratio=1)
     table.add_column("difference", justify="right")
     table.add_column("95% interval", justify="right", no_wrap=True)
-    for claim in found["claims"]:
-        style = STYLES[claim["verdict"]]
-        interval = claim["interval"]
+    table.add_column("seeds", justify="right")
+    for claim in sorted(entry["claims"], key=lambda claim: not claim["main"]):
+        style, interval = STYLES[claim["verdict"]], claim["interval"]
+        kind = "" if claim["main"] else " [dim](exploratory)[/]" if not claim.get("found") else " [dim](found)[/]"
+        name = f"[bold]{escape(claim['name'])}[/]" if claim["main"] else escape(claim["name"]) + kind
         table.add_row(
             f"[{style}]{claim['verdict']}[/]",
-            escape(claim["name"]) + (f" [dim]({escape(claim['reason'])})[/]" if claim["reason"] else ""),
-            f"{claim['difference']:+.2f}" if claim["difference"] is not None else "",
-            f"{interval[0]:+.2f} to {interval[1]:+.2f}" if interval else "",
+            name + (f" [dim]({escape(claim['reason'])})[/]" if claim["reason"] else ""),
+            f"{signed(claim['difference'])} {escape(claim['unit'])}" if claim["difference"] is not None else "",
+            f"{signed(interval[0])} to {signed(interval[1])}" if interval else "",
+            str(len(claim["seeds"])),
         )
     return table
 
 
-def published_table(found: Mapping[str, Any], title: str) -> Table:
+def check_table(entry: Mapping[str, Any], title: str) -> Table:
+    """Checks: what must be so for the run to make sense; no evidence."""
+    table = Table(title=f"{escape(title)}: checks", title_justify="left")
+    for column in ("", "check", "values"):
+        table.add_column(column)
+    for item in entry["checks"]:
+        mark = {True: "[green]holds[/]", False: "[red]fails[/]", None: "[dim]not run[/]"}[item["holds"]]
+        values = " against ".join(number(v) for v in item["values"]) if item["values"] else escape(item["reason"])
+        table.add_row(mark, escape(item["name"]), values)
+    return table
+
+
+def published_table(entry: Mapping[str, Any], title: str) -> Table:
     """Published numbers beside ours."""
-    below = "" if found["scale"] == "full" else f" ({found['scale']} is a smaller recipe: not comparable)"
+    below = "" if entry["scale"] == "full" else f" ({entry['scale']} is a smaller recipe: not comparable)"
     table = Table(title=f"{escape(title)}: published beside ours{below}", title_justify="left")
     for column in ("stage", "metric", "published", "ours", "verdict", "protocol"):
         table.add_column(column)
-    for item in found["published"]:
+    for item in entry["published"]:
         ours = number(item["ours"]) if item["ours"] is not None else ""
-        judged = item["verdict"] if found["scale"] == "full" else "not judged"
+        judged = item["verdict"] if entry["scale"] == "full" or item["kind"] == "exact" else "not judged"
         verdict = f"[{STYLES.get(judged, 'dim')}]{judged}[/]"
         protocol = f"{item['dataset']}, {item['protocol']}"
         table.add_row(

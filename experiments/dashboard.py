@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import cli, compose, engine, files, loggers, results
-from experiments.errors import InputError, RunError
-from experiments.plan import Plan, claims, plan
+from experiments import claims, cli, compose, console, files, loggers, registration, results
+from experiments.errors import InputError, RunError, explain
+from experiments.plan import Plan, plan
 
 HELP = """\
 Send a paper's offline W&B runs and build its W&B workspace and report: claims, published numbers beside ours,
@@ -53,14 +53,13 @@ def _paper(argv: list[str]) -> None:
     config = compose.compose(request.overrides)
     if config.logger.name != "wandb":
         raise InputError(f"logger={config.logger.name}: a dashboard is W&B's; leave logger out")
-    if not config.seeds:
-        raise InputError("seeds=[]: expected whole numbers, as in 'seeds=[0,1,2]'")
-    plans = [plan(config, seed) for seed in config.seeds]
+    request_seeds = registration.check_seeds(config.seeds if config.seeds is not None else [int(config.seed)])
+    plans = [plan(config, seed) for seed in request_seeds]
     first = plans[0]
     folder = Path(first.config["runs_dir"]) / first.paper / first.scale
     recorded = (results.read(first.paper) or {}).get("entries", {})
     # What `reproduce` recorded; before that, whatever the runs folder holds.
-    found = recorded.get(results.title(first.scale, first.variant)) or results.entry(plans, [], {})
+    found = recorded.get(results.title(first.scale, first.variant)) or results.build(plans, len(plans), [], {})
     pictures = sorted({path.stem for path in folder.glob("seed=*/*/pictures/*.png")})
     spec = describe(first, found, pictures)
     path = folder / (f"dashboard-{first.variant}.json" if first.variant else "dashboard.json")
@@ -127,7 +126,7 @@ def describe(plan_: Plan, found: Mapping[str, Any], pictures: Sequence[str]) -> 
     logger = plan_.config["logger"]
     curves = list(dict.fromkeys(metric for stage in found["stages"].values() for metric in stage["curves"]))
     curves = sorted(curves or CURVES, key=lambda name: CURVES.index(name) if name in CURVES else len(CURVES))
-    judged = [m.split("/", 1)[1] for c in found["claims"] for m in (c["better"], c["than"]) if isinstance(m, str)]
+    judged = sorted(console.judged_metrics(found))
     metrics = list(dict.fromkeys([*judged, *(item["metric"] for item in found["published"])]))
     shown = {name: _pick(table, SHOWN[name]) for name, table in loggers.verdict_tables(found).items()}
     numbers = [shown["published"], {"kind": "logged table", "key": "published"}]
@@ -163,7 +162,7 @@ def _pick(table: loggers.Table, wanted: Sequence[str]) -> dict[str, Any]:
 
 def _sweep(plan_: Plan, metrics: Sequence[str]) -> list[dict[str, Any]]:
     """What a sweep turns on the stage that the first claim is about, against the first metric."""
-    judged = [claim.better.split("/")[0] for claim in claims(plan_.config)]
+    judged = list(claims.read(plan_.config).main_stages)
     stage, metric = plan_.stages[[*judged, *plan_.stages][0]], [*metrics, "test/top1"][0]
     own = list(_numbers(stage.module, "stage.module"))
     usual = ["stage.trainer.max_epochs", "stage.data.batch_size"]
@@ -304,7 +303,7 @@ def publish(spec: Mapping[str, Any], addresses: Mapping[str, str]) -> dict[str, 
         # W&B's packages raise classes that they do not export; anything from elsewhere is not theirs to explain.
         if type(error).__module__.split(".")[0] not in ("wandb", "wandb_workspaces"):
             raise
-        raise RunError(f"W&B: {engine.explain(error)[0]}") from error
+        raise RunError(f"W&B: {explain(error)[0]}") from error
 
 
 def _over(load: Callable[[str], Any], address: str | None, made: Any, parts: Sequence[str]) -> Any:

@@ -19,12 +19,11 @@ from omegaconf import DictConfig
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_flop_formula, sdpa_flop_count
 
-from datamodules.common.base import DataModule
+from datamodules.common.base import DataModule, Fed
 from experiments import console, training
-from experiments.engine import explain
-from experiments.errors import RunError
+from experiments.errors import RunError, explain, typed
 from experiments.instantiate import build
-from experiments.plan import Stage, plan, typed
+from experiments.plan import Stage, plan
 from modules.common.module import StageModule
 
 _cpu_attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -102,10 +101,11 @@ def offline(config: Any) -> Any:
 
 def _stage(stage: Stage, short: Shortened, built: dict[str, StageModule], data: dict[str, DataModule]) -> list[str]:
     given = {k: built[v] if isinstance(v, str) else [built[n] for n in v] for k, v in stage.needs.items()}
-    real = build({**stage.data}, f"stages.{stage.name}.data")
+    fed = {k: _fed(built, v) for k, v in stage.feeds.items()}
+    real = build({**stage.data}, f"stages.{stage.name}.data", **fed)
     data[f"{real.root if hasattr(real, 'root') else ''}{stage.data['_target_']}"] = real
     generated = build(
-        {**stage.data, **short.data, "generated": True, "batch_size": short.batch}, f"stages.{stage.name}.data"
+        {**stage.data, **short.data, "generated": True, "batch_size": short.batch}, f"stages.{stage.name}.data", **fed
     )
     config = offline({**stage.module, **short.module})
     module = training.construct_from(Stage(**{**vars(stage), "module": config}), given)
@@ -149,6 +149,11 @@ def _stage(stage: Stage, short: Shortened, built: dict[str, StageModule], data: 
         f"{seconds:.1f}" if stage.fit else "",
         f"{training._peak_memory() / 2**30:.1f}",
     ]
+
+
+def _fed(built: dict[str, StageModule], needed: str | list[str]) -> Any:
+    """What feeds generated data: the modules alone, since no stage has made anything."""
+    return Fed(built[needed], {}) if isinstance(needed, str) else [_fed(built, name) for name in needed]
 
 
 def multiply_adds(module: StageModule, spec: Any) -> float:

@@ -7,15 +7,11 @@ and marks the stage as done. Torch is imported only when a stage really has to r
 from __future__ import annotations
 
 import contextlib
-import errno
-import hashlib
-import json
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -23,12 +19,11 @@ from filelock import FileLock, Timeout
 
 from experiments import files
 from experiments.devices import processes
-from experiments.errors import InputError, RunError
+from experiments.errors import RunError, explain
+from experiments.manifest import Damaged, Report, finished, hash_metrics, silent
 from experiments.plan import Plan, Stage
 from experiments.processes import on_this_machine
 from experiments.provenance import code_version, hardware, versions
-
-Report = Callable[[dict[str, Any]], None]
 
 
 @dataclass
@@ -42,34 +37,6 @@ class Outcome:
     exit_code: int = 0
     cached: bool = False
     seconds: float = 0.0
-
-
-class Damaged(Exception):
-    """A finished stage whose checkpoint cannot be read."""
-
-    def __init__(self, stage: str, reason: str) -> None:
-        super().__init__(f"{stage}: {reason}")
-        self.stage = stage
-
-
-def silent(event: dict[str, Any]) -> None:
-    """A Report that drops everything."""
-
-
-def finished(stage: Stage) -> dict[str, Any] | None:
-    """The manifest of a stage that is done, with its metrics; None otherwise."""
-    manifest = files.read_json(stage.directory / "manifest.json")
-    metrics = files.read_json(stage.directory / "metrics.json")
-    if not isinstance(manifest, dict) or not isinstance(metrics, dict):
-        return None
-    if manifest.get("fingerprint") != stage.fingerprint or manifest.get("metrics_hash") != _hash(metrics):
-        return None
-    return {**manifest, "metrics": metrics}
-
-
-def _hash(metrics: Mapping[str, float]) -> str:
-    """Ties metrics.json to its manifest: a number changed afterwards is noticed."""
-    return hashlib.sha256(json.dumps(metrics, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def run(plan: Plan, report: Report = silent) -> dict[str, Outcome]:
@@ -98,28 +65,6 @@ def _attempt(plan: Plan, stage: Stage, report: Report) -> Outcome:
         return Outcome(stage.name, "failed", reason=reason, exit_code=code)
 
 
-def explain(error: BaseException) -> tuple[str, int]:
-    """One line for people, and the exit code."""
-    chain: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None:
-        chain.append(link)
-        link = link.__cause__ or link.__context__
-    for link in chain:
-        if isinstance(link, InputError | RunError):
-            return str(link), link.exit_code
-        if type(link).__name__ == "DataError":  # known by name, so that torch need not be imported to look
-            # A worker process puts its whole trace into the message; what it said comes last.
-            return str(link).rpartition("DataError: ")[2].strip(), InputError.exit_code
-        if isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT):
-            return "the disk is full: free space and run the same command again", RunError.exit_code
-        if isinstance(link, OSError) and link.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            where = link.filename or "the runs folder"
-            return f"cannot write to {where}: {link.strerror}; name another with runs_dir=...", InputError.exit_code
-    first = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {first[0] if first else 'no message'}", 1
-
-
 def ensure(plan: Plan, stage: Stage, report: Report = silent) -> Outcome:
     """Run one stage unless it is done; its predecessors must be done.
 
@@ -135,7 +80,7 @@ def ensure(plan: Plan, stage: Stage, report: Report = silent) -> Outcome:
                     part.unlink()  # of a process that was killed while it wrote
                 _write_config(stage)
                 text = f"{stage.name} of seed {plan.seed} measures time: waiting for the stages that run beside it"
-                with on_this_machine(stage.alone, partial(report, {"event": "warning", "text": text})):
+                with on_this_machine(stage.exclusive, partial(report, {"event": "warning", "text": text})):
                     report({"event": "start", "seed": plan.seed, "stage": stage.name})
                     manifest = _train(plan, stage, report)
                 return Outcome(stage.name, "done", manifest["metrics"], seconds=manifest["seconds"])
@@ -181,7 +126,7 @@ def _train(plan: Plan, stage: Stage, report: Report) -> dict[str, Any]:
         "stage": stage.name,
         "seed": stage.seed,
         "fingerprint": stage.fingerprint,
-        "metrics_hash": _hash(result["metrics"]),
+        "metrics_hash": hash_metrics(result["metrics"]),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "code": code_version(),
         "versions": versions(),
@@ -191,21 +136,6 @@ def _train(plan: Plan, stage: Stage, report: Report) -> dict[str, Any]:
     files.write_json(stage.directory / "manifest.json", manifest)
     (stage.directory / "failure.txt").unlink(missing_ok=True)
     return {**manifest, "metrics": result["metrics"]}
-
-
-def to_json(plan: Plan, stage: Stage) -> str:
-    """A stage and all that it needs as JSON, for a process of its own."""
-    stages = {name: {**item.config(), "directory": str(item.directory)} for name, item in plan.stages.items()}
-    return json.dumps({**vars(plan), "stages": stages, "stage": stage.name})
-
-
-def from_json(text: str) -> tuple[Plan, Stage]:
-    """The inverse of to_json."""
-    value = json.loads(text)
-    name = value.pop("stage")
-    stages = {key: Stage(**{**item, "directory": Path(item["directory"])}) for key, item in value["stages"].items()}
-    plan = Plan(**{**value, "stages": stages})
-    return plan, stages[name]
 
 
 def exit_code(outcomes: Mapping[str, Outcome]) -> int:

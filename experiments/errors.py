@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import errno
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from typing import Any
 
 
 class InputError(Exception):
@@ -27,3 +30,39 @@ def unknown(what: str, name: str, options: Iterable[str]) -> InputError:
     if len(listed) > 300:
         listed = listed[:300] + " ..."
     return InputError(f"{what} {name!r} does not exist{ending} Valid: {listed}")
+
+
+def typed(kind: type, item: Mapping[str, Any], where: str) -> Any:
+    """A dataclass from a mapping. Raises InputError for a key it does not have or one it lacks."""
+    if not isinstance(item, Mapping):
+        raise InputError(f"{where}={item!r}: expected a mapping")
+    names = {f.name for f in fields(kind)}
+    for key in item:
+        if key not in names:
+            raise unknown(f"{where}: key", str(key), names)
+    try:
+        return kind(**item)
+    except TypeError as error:
+        raise InputError(f"{where}: {str(error).split('__init__() ')[-1]}") from error
+
+
+def explain(error: BaseException) -> tuple[str, int]:
+    """One line for people, and the exit code."""
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    for link in chain:
+        if isinstance(link, InputError | RunError):
+            return str(link), link.exit_code
+        if type(link).__name__ == "DataError":  # known by name, so that torch need not be imported to look
+            # A worker process puts its whole trace into the message; what it said comes last.
+            return str(link).rpartition("DataError: ")[2].strip(), InputError.exit_code
+        if isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT):
+            return "the disk is full: free space and run the same command again", RunError.exit_code
+        if isinstance(link, OSError) and link.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            where = link.filename or "the runs folder"
+            return f"cannot write to {where}: {link.strerror}; name another with runs_dir=...", InputError.exit_code
+    first = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {first[0] if first else 'no message'}", 1

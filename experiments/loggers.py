@@ -144,12 +144,13 @@ def verdict_tables(found: Mapping[str, Any]) -> dict[str, Table]:
     Published numbers have verdicts and differences at full scale only: a smaller recipe does not try to reach them.
     """
     seeds = [f"seed {seed}" for seed in found["seeds"]]
+    rest = [None] * len(seeds)
     recorded = found["provenance"]["written"]
     claims = []
     for claim in found["claims"]:
         shown = [claim[key] for key in ("name", "verdict", "difference")]
         rule = [claim[key] for key in ("rule", "refuted_by", "reason")]
-        claims.append([*shown, *_ends(claim), *rule, *(claim["per_seed"] or [None] * len(seeds)), recorded])
+        claims.append([*shown, *_ends(claim), *rule, *[*claim["per_seed"], *rest][: len(seeds)], recorded])
     full, where = found["scale"] == "full", ("dataset", "protocol", "source")
     published = []
     for item in found["published"]:
@@ -157,7 +158,7 @@ def verdict_tables(found: Mapping[str, Any]) -> dict[str, Table]:
         ours = measured.get(item["metric"]) or [None] * len(seeds)
         differences = [None if value is None or not full else value - item["value"] for value in ours]
         shown = [item[key] for key in ("stage", "metric", "value", "ours")]
-        verdict = item["verdict"] if full else "not judged"
+        verdict = item["verdict"] if full or item["kind"] == "exact" else "not judged"
         published.append([*shown, *_ends(item), verdict, *(item[key] for key in where), *differences, recorded])
     return {
         "claims": (

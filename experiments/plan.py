@@ -1,19 +1,19 @@
-"""What a configuration asks for, as data: stages in the order they run, claims, published numbers. Imports no torch."""
+"""What a configuration asks for, as data: stages in the order they run. Imports no torch."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from experiments import compose
+from experiments import claims, compose
 from experiments.devices import decide_precision
-from experiments.errors import InputError, unknown
+from experiments.errors import InputError, typed, unknown
 from experiments.fingerprint import fingerprint
 
 TRAINER = (  # pytorch_lightning.Trainer's arguments that a configuration may set; the engine sets the rest
@@ -28,6 +28,7 @@ TRAINER = (  # pytorch_lightning.Trainer's arguments that a configuration may se
     "accumulate_grad_batches",
     "gradient_clip_val",
 )
+NO_CONTENT = ("fingerprint", "seed", "needs", "feeds", "dry", "exclusive")  # of a stage's identity, or apart in it
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,12 @@ class Stage:
     data: dict[str, Any]
     trainer: dict[str, Any]
     about: str = ""
-    needs: dict[str, str | list[str]] = field(default_factory=dict)
+    needs: dict[str, str | list[str]] = field(default_factory=dict)  # argument of the module -> finished stages
+    feeds: dict[str, str | list[str]] = field(default_factory=dict)  # argument of the datamodule -> finished stages
     fit: bool = True
     test: bool = True
-    alone: bool = False  # it measures time: no other stage of this suite runs on the machine meanwhile
+    exclusive: bool = False  # it measures time: no other stage of this suite runs on the machine meanwhile
+    start_like: str | None = None  # construct with the random state of this name: arms that share it start alike
     reference_batch: int | None = None  # the global batch the learning rate is stated for
     dry: dict[str, Any] = field(default_factory=dict)  # what a dry run shortens, see experiments.dry.Shortened
     fingerprint: str = ""
@@ -51,48 +54,12 @@ class Stage:
 
     @property
     def predecessors(self) -> list[str]:
-        return [name for value in self.needs.values() for name in ([value] if isinstance(value, str) else value)]
+        given = [*self.needs.values(), *self.feeds.values()]
+        return list(dict.fromkeys(name for value in given for name in ([value] if isinstance(value, str) else value)))
 
     def config(self) -> dict[str, Any]:
         """What config.yaml records: everything needed to build the stage again."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "directory"}
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A statement about stage metrics with a rule, written before the run.
-
-    `better` and `than` are `<stage>/<split>/<metric>` (`than` may be a number). With d = better - than, paired by seed:
-    supported if the interval of d lies above `margin`, refuted if below it. With `within: w` instead: supported if the
-    interval lies inside (-w, w), refuted if it lies outside. `lower_is_better` turns d around.
-    """
-
-    name: str
-    better: str
-    than: str | float
-    margin: float = 0.0
-    within: float | None = None
-    lower_is_better: bool = False
-    confidence: float = 0.95
-    refuted_by: str = ""
-
-    @property
-    def metrics(self) -> list[str]:
-        return [m for m in (self.better, self.than) if isinstance(m, str)]
-
-
-@dataclass(frozen=True)
-class Published:
-    """A number the paper reports. `tolerance` is how far ours may lie from it and still be `matched`."""
-
-    stage: str
-    metric: str
-    value: float
-    dataset: str
-    protocol: str
-    source: str
-    variant: str | None = None
-    tolerance: float = 0.3
 
 
 @dataclass(frozen=True)
@@ -111,36 +78,16 @@ class Plan:
         return f"{self.paper}/{self.scale}" + (f"+{self.variant}" if self.variant else "")
 
 
-def typed(kind: type, item: Mapping[str, Any], where: str) -> Any:
-    """A dataclass from a mapping. Raises InputError for a key it does not have or one it lacks."""
-    names = {f.name for f in fields(kind)}
-    for key in item:
-        if key not in names:
-            raise unknown(f"{where}: key", str(key), names)
-    try:
-        return kind(**item)
-    except TypeError as error:
-        raise InputError(f"{where}: {str(error).split('__init__() ')[-1]}") from error
-
-
-def claims(config: Mapping[str, Any]) -> list[Claim]:
-    """The paper's claims; every metric must name an existing stage."""
-    found = [typed(Claim, item, f"claims.{i}") for i, item in enumerate(config.get("claims") or [])]
-    for index, claim in enumerate(found):
-        for metric in claim.metrics:
-            parts = metric.split("/")
-            if len(parts) != 3:
-                raise InputError(f"claims.{index}: {metric!r}: expected <stage>/<split>/<metric>")
-            if parts[0] not in config["stages"]:
-                raise unknown(f"claims.{index}: stage", parts[0], config["stages"])
-    return found
-
-
-def published(config: Mapping[str, Any]) -> list[Published]:
-    """The numbers the paper reports for what this configuration runs; below full scale, those of its main setting."""
-    items = [typed(Published, item, f"published.{i}") for i, item in enumerate(config.get("published") or [])]
-    variant = config.get("variant") if config["scale"] == "full" else None
-    return [item for item in items if item.variant == variant]
+def only(plan_: Plan, names: Iterable[str]) -> Plan:
+    """The same plan with these stages and what they need."""
+    wanted: set[str] = set()
+    queue = list(names)
+    while queue:
+        name = queue.pop()
+        if name not in wanted:
+            wanted.add(name)
+            queue += plan_.stages[name].predecessors
+    return replace(plan_, stages={name: stage for name, stage in plan_.stages.items() if name in wanted})
 
 
 def plan(config: DictConfig, seed: int, precisions: Mapping[str, str] | None = None) -> Plan:
@@ -168,7 +115,7 @@ def plan(config: DictConfig, seed: int, precisions: Mapping[str, str] | None = N
         where = f"stages.{name}"
         if not re.fullmatch(r"[A-Za-z0-9_]+", str(name)):
             raise InputError(f"{where}: a stage's name may hold letters, digits and _ alone")
-        for key, value in (("", item), (".needs", item), (".trainer", item)):
+        for key, value in (("", item), (".needs", item), (".feeds", item), (".trainer", item)):
             part = value.get(key[1:]) if key and isinstance(value, dict) else value
             if not isinstance(part, dict) and (part is not None or not key):
                 raise InputError(f"{where}{key}={part!r}: expected a mapping")
@@ -181,22 +128,22 @@ def plan(config: DictConfig, seed: int, precisions: Mapping[str, str] | None = N
                 raise unknown(f"{where}.trainer: key", str(key), TRAINER)
         if trainer["precision"] == "auto":
             trainer["precision"] = (precisions or {}).get(name) or decide_precision(trainer)
-        needs = item.get("needs") or {}
-        made[name] = typed(Stage, {**item, "name": name, "trainer": trainer, "seed": seed, "needs": needs}, where)
+        given = {"needs": item.get("needs") or {}, "feeds": item.get("feeds") or {}}
+        made[name] = typed(Stage, {**item, "name": name, "trainer": trainer, "seed": seed, **given}, where)
         for needed in made[name].predecessors:
             if needed not in resolved["stages"]:
-                raise unknown(f"{where}.needs: stage", needed, resolved["stages"])
+                raise unknown(f"{where}: needs or feeds: stage", needed, resolved["stages"])
     stages: dict[str, Stage] = {}
     for name in _order(made):
         stage = made[name]
-        needs = {k: [stages[n].fingerprint for n in ([v] if isinstance(v, str) else v)] for k, v in stage.needs.items()}
-        content = {k: v for k, v in stage.config().items() if k not in ("fingerprint", "seed", "needs", "dry", "alone")}
+        given = {**stage.needs, **{f"data.{argument}": value for argument, value in stage.feeds.items()}}
+        needs = {k: [stages[n].fingerprint for n in ([v] if isinstance(v, str) else v)] for k, v in given.items()}
+        content = {k: v for k, v in stage.config().items() if k not in NO_CONTENT}
         mark = fingerprint(content, seed, needs)
         stages[name] = typed(
             Stage, {**vars(stage), "fingerprint": mark, "directory": base / f"{name}-{mark}"}, f"stages.{name}"
         )
-    claims(resolved)
-    published(resolved)  # both are read for their errors: nothing should train before they are known to be right
+    claims.read(resolved)  # for its errors: nothing should train before they are known to be right
     return Plan(paper, scale, variant, seed, stages, resolved)
 
 

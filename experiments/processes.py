@@ -30,26 +30,26 @@ def end_with_parent() -> None:
 
 
 @contextlib.contextmanager
-def on_this_machine(alone: bool, waiting: Callable[[], None], folder: Path | None = None) -> Iterator[None]:
-    """Hold a place on the machine: many may hold one, but who is `alone` waits for all others and holds the only one.
+def on_this_machine(exclusive: bool, waiting: Callable[[], None], folder: Path | None = None) -> Iterator[None]:
+    """Hold a place on the machine: many may hold one; who is `exclusive` waits for all others and holds the only one.
 
     Those who come later wait behind one that waits to be alone, so that it gets its turn. What a process held is free
     when it ends, however it ends.
 
     Args:
-        alone: nothing that holds a place runs meanwhile.
+        exclusive: nothing that holds a place runs meanwhile.
         waiting: called once if there is something to wait for before being alone.
         folder: where the locks lie; None is the machine's folder for temporary files.
     """
     base = (folder or Path(tempfile.gettempdir())) / f"reprise-{os.getuid()}"
     with base.with_suffix(".turn").open("w") as turn, base.with_suffix(".places").open("w") as places:
-        if alone:
+        if exclusive:
             try:
                 fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 fcntl.flock(places, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 waiting()
         fcntl.flock(turn, fcntl.LOCK_EX)
-        fcntl.flock(places, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(places, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
         fcntl.flock(turn, fcntl.LOCK_UN)
         yield

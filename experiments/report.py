@@ -19,24 +19,13 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from experiments import claims, compose, figures, files, plan, results
+from experiments import answers, claims, compose, figures, files, results, sequences, verdicts
 from experiments.compose import ROOT
-from experiments.console import SHOWN
+from experiments.console import SHOWN, judged_metrics
 from experiments.errors import InputError, unknown
 from experiments.figures import decimals, number
 
 RUNS = ROOT / "runs"
-STALE = "stale"
-SYMBOLS = {  # a verdict is a symbol and a word; the colour only repeats them
-    claims.SUPPORTED: "✓",
-    claims.REFUTED: "✗",
-    claims.INCONCLUSIVE: "≈",
-    claims.MATCHED: "✓",
-    claims.PARTIAL: "◐",
-    claims.FAILED: "✗",
-    claims.NOT_RUN: "○",
-    STALE: "↻",
-}
 SCALES = {
     "full": "the recipe as published",
     "mini": "the embedded default: a smaller recipe for two CPU cores",
@@ -84,7 +73,7 @@ def _chip(verdict: str, count: int | None = None) -> Markup:
     """A verdict as a small label: symbol, count if given, word."""
     shown = verdict if count is None else f"{count} {verdict}"
     text = '<span class="chip {}"><span aria-hidden="true">{}</span> {}</span>'
-    return Markup(text).format(verdict.replace(" ", "-"), SYMBOLS[verdict], shown)
+    return Markup(text).format(verdict.replace(" ", "-"), answers.SYMBOLS[verdict], shown)
 
 
 def _render(template: str, **values: Any) -> str:
@@ -110,20 +99,17 @@ def _gather(key: str) -> dict[str, Any]:
 
 
 def _card(paper: Mapping[str, Any], linked: bool) -> dict[str, Any]:
-    """A paper in the gallery: for each entry, how many claims got which verdict."""
+    """A paper on the index: for each entry its main claim, verdict, difference and how sure that is."""
     entries = []
     for title, entry in paper["entries"].items():
-        counted = [_count(entry["claims"], "claim")]
-        if entry["scale"] == "full":
-            counted.append(_count(entry["published"], "published number"))
-        entries.append({"title": title, "counts": [c for c in counted if c], "stale": bool(paper["stale"][title])})
+        stale = bool(paper["stale"][title])
+        entries.append({"title": title, "anchor": _anchor(title), "stale": stale, **answers.answer(entry)})
+    entries.sort(key=lambda entry: ("+" in entry["title"] or "by hand" in entry["title"], entry["title"]))
     return {**{k: paper[k] for k in ("key", "title", "arxiv", "about", "venue")}, "entries": entries, "linked": linked}
 
 
-def _count(judged: Sequence[Mapping[str, Any]], what: str) -> dict[str, Any] | None:
-    found = Counter(item["verdict"] for item in judged)
-    what = what if len(judged) == 1 else f"{what}s"
-    return {"what": what, "verdicts": [(v, found[v]) for v in SYMBOLS if v in found]} if judged else None
+def _anchor(title: str) -> str:
+    return title.replace("+", "-").replace(" ", "-")
 
 
 def _page(paper: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,11 +146,11 @@ def _planned(key: str, declared: Mapping[str, Any]) -> dict[str, Any]:
         trained = stage.get("fit", True)
         needs = [n for v in (stage.get("needs") or {}).values() for n in ([v] if isinstance(v, str) else v)]
         boxes.append(figures.Box(name, needs, trained, "trained" if trained else "only tested"))
-    judged = [claims.judge(claim, {}, 0) for claim in plan.claims(composed)]
-    shown = plan.published({**declared, "scale": "full"})
+    judged = [verdicts.judge(claim, {}, [], 0) for claim in claims.read(composed).claims]
+    shown = claims.published({**declared, "scale": "full"})
     return {
-        "claims": _claims([{**claim, "reason": ""} for claim in judged], []),
-        "published": _published([claims.compare(item, {}, 0, "full") for item in shown], "full"),
+        "claims": answers.claim_rows([{**claim, "reason": ""} for claim in judged]),
+        "published": _published([verdicts.compare(item, {}, [], "full") for item in shown], "full"),
         "diagram": Markup(figures.diagram(boxes, {box.name: i for i, box in enumerate(boxes)})),
         "command": _command(key, "mini", None, []),
     }
@@ -174,16 +160,22 @@ def _entry(key: str, title: str, entry: Mapping[str, Any], changed: Sequence[str
     """One (scale, variant) as the page shows it: everything formatted, nothing left to compute."""
     stages = entry["stages"]
     styles = {name: index for index, name in enumerate(stages)}
-    strong = {claim["better"].split("/")[0] for claim in entry["claims"][:1]}
+    main = results.main_claim(entry)
+    strong = {str(main["better"]).split("/")[0]} if main is not None else set()
     drawn = _curves(stages, styles, strong)
     return {
         "title": title,
-        "anchor": title.replace("+", "-"),
+        "anchor": _anchor(title),
+        "answer": answers.answer(entry),
         "scale": entry["scale"],
         "facts": _facts(entry),
-        "claims": _claims(entry["claims"], entry["seeds"]),
-        "counts": _count(entry["claims"], "claim"),
-        **_stages(stages, changed),
+        "claims": answers.claim_rows([claim for claim in entry["claims"] if not claim["main"]]),
+        "checks": [answers.comparison(item) for item in entry.get("checks", [])],
+        "counts": answers.count_verdicts(entry["claims"], "claim"),
+        "history": [answers.past(item) for item in entry["history"]],
+        "elsewhere": [answers.elsewhere(item) for item in entry.get("elsewhere", [])],
+        "registered": answers.registered(entry),
+        **_stages(entry, changed),
         "seeds": len(entry["seeds"]),
         "published": _published(entry["published"], entry["scale"]),
         "curves": drawn[: len(FIRST_CURVES)],
@@ -216,53 +208,46 @@ def _facts(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
     return facts
 
 
-def _claims(judged: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> list[dict[str, Any]]:
-    rows = []
-    for claim in judged:
-        mean, interval = claim["difference"], claim["interval"]
-        digits = decimals([mean, *(interval or [])], two_from=1)
-        rows.append(
-            {
-                **{k: claim[k] for k in ("name", "verdict", "rule", "refuted_by", "reason")},
-                "difference": "" if mean is None else number(mean, digits, sign=True),
-                "interval": " to ".join(number(end, digits, sign=True) for end in interval) if interval else "",
-                "figure": Markup(figures.difference(claim, seeds, figures.span(claim, judged)))
-                if claim["per_seed"]
-                else "",
-            }
-        )
-    return rows
-
-
-def _stages(stages: Mapping[str, Mapping[str, Any]], changed: Sequence[str]) -> dict[str, Any]:
-    """The stage table: a column for each metric (the number of samples stands with the data), a row per stage."""
-    names = list(dict.fromkeys(m for s in stages.values() for m in s["metrics"] if not m.endswith("/n")))
+def _stages(entry: Mapping[str, Any], changed: Sequence[str]) -> dict[str, Any]:
+    """The stage tables: stages that report the same metrics stand in one, so that no column is empty."""
+    stages, judged = entry["stages"], judged_metrics(entry)
+    tables: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    shown = {
+        name: [m for m in stage["metrics"] if not m.endswith("/n") and (m.startswith("test/") or m in judged)]
+        for name, stage in stages.items()
+    }
+    names = list(dict.fromkeys(m for metrics in shown.values() for m in metrics))
     names.sort(key=lambda name: SHOWN.index(name) if name in SHOWN else len(SHOWN))
-    places = {m: decimals([v for s in stages.values() for v in s["metrics"].get(m, [])], two_from=10) for m in names}
-    rows = []
+    places = {
+        m: decimals([v for s in stages.values() for v in s["metrics"].get(m, []) if v is not None], two_from=10)
+        for m in names
+    }
     for name, stage in stages.items():
-        rows.append(
+        columns = tuple(m for m in names if m in shown[name])
+        tables.setdefault(columns, []).append(
             {
                 "name": name,
                 "about": stage["about"],
                 "stale": name in changed,
                 "failed": "" if stage["metrics"] else stage["failed"] or "did not finish for every seed",
-                "cells": [_cell(stage["metrics"].get(m, []), places[m]) for m in names],
+                "cells": [_cell(stage["metrics"].get(m, []), places[m]) for m in columns],
                 "epochs": "–" if stage["epochs"] is None else str(stage["epochs"]),
                 "parameters": "–" if stage["parameters"] is None else f"{stage['parameters']:,}",
                 "seconds": f"{sum(stage['seconds']):,.1f}" if stage["seconds"] else "–",
             }
         )
-    return {"metrics": [m.removeprefix("test/") for m in names], "stages": rows}
+    made = [{"metrics": [m.removeprefix("test/") for m in ms], "stages": rows} for ms, rows in tables.items()]
+    return {"tables": made}
 
 
-def _cell(values: Sequence[float], digits: int) -> tuple[str, str]:
-    """Mean and half of the 95% interval; the latter is empty where there is none."""
-    if not values:
+def _cell(values: Sequence[float | None], digits: int) -> tuple[str, str]:
+    """Mean and half of the 95% t interval; the latter is empty where there is none."""
+    known = [value for value in values if value is not None]
+    if not known:
         return "–", ""
-    if not all(math.isfinite(v) for v in values):
+    if not all(math.isfinite(v) for v in known):
         return "not finite", ""
-    measured = claims.estimate(values)
+    measured = sequences.t_interval(known)
     half = measured.high - measured.mean
     return number(measured.mean, digits), number(half, digits) if math.isfinite(half) else ""
 
@@ -279,7 +264,7 @@ def _published(judged: Sequence[Mapping[str, Any]], scale: str) -> list[dict[str
                 "value": number(item["value"], digits),
                 "ours": "–" if ours is None else number(ours, digits),
                 "half": half,
-                "verdict": item["verdict"] if scale == "full" else "",
+                "verdict": item["verdict"] if scale == "full" or item["kind"] == "exact" else "",
             }
         )
     return rows

@@ -1,36 +1,38 @@
-"""`make reproduce`: all stages of a paper over its seeds, then verdicts, results/<key>.json and the report page."""
+"""`make reproduce`: a paper's stages over seeds until its main claim is decided; verdicts, record and report page."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 from omegaconf import DictConfig
 
-from experiments import cli, compose, engine, loggers, results
+from experiments import claims, cli, compose, engine, loggers, pool, registration, results, verdicts
 from experiments.devices import processes, uses_gpu
 from experiments.errors import InputError
-from experiments.plan import Plan, plan
-from experiments.processes import end_with_parent
+from experiments.manifest import Report, finished
+from experiments.plan import Plan, only, plan
 from experiments.provenance import cores
 
 HELP = """\
-Train a paper's method and its baselines over several seeds and compute whether its claims hold.
+Train a paper's method and its baselines over seeds until its main claim is decided.
 
   python -m experiments.reproduce paper=meal_v2                    the embedded default, minutes on two cores
   python -m experiments.reproduce paper=meal_v2 scale=smoke        does everything run? (seconds)
   python -m experiments.reproduce paper=meal_v2 scale=full dry=true   builds the published recipe, steps once
-  python -m experiments.reproduce paper=meal_v2 'seeds=[0,1,2]' variant=clean
+  python -m experiments.reproduce paper=meal_v2 variant=clean minutes=30
   python -m experiments.reproduce paper=all scale=smoke
 
-What is done is not run again; an interrupted command continues. Besides:
+The first look is after 6 seeds of every stage; then the stages of the main claim get further seeds until it is decided,
+32 seeds are reached or 15 minutes have passed. The intervals hold at every look: stop and go on as you like. What is
+done is not run again; an interrupted command continues. Besides:
 
-  seeds=[0,1,2]      the seeds to run (quote it in a shell)
+  minutes=15         start no further seed after that long
+  most=32            leave an undecided main claim so at that many seeds
+  seeds=[0,1,2]      by hand: these seeds, in an entry of its own that says so (quote it in a shell)
+  why='...'          why a recorded entry gets a new registration after its claims or recipe were changed
   jobs=2             seeds trained at the same time (default: one per core on a CPU)
 """
 
@@ -51,59 +53,19 @@ def _paper(argv: list[str]) -> int:
         from experiments import dry
 
         return dry.main(config)
-    code = _entry(request, config)
+    code = _Setting(request, config).run()
     always = [
         n for n, v in (config.get("variants") or {}).items() if v.get("always") and v.get("scale") == request.scale
     ]
     if request.variant is None:
         for name in always:
             again = compose.request([*argv, f"variant={name}"])
-            code = max(code, _entry(again, compose.compose(again.overrides)))
-    _finish(request.paper, config)
+            code = max(code, _Setting(again, compose.compose(again.overrides)).run())
+    _finish(request.paper)
     return code
 
 
-def _entry(request: compose.Request, config: DictConfig) -> int:
-    """One (paper, scale, variant) over all its seeds; prints its tables and writes its record."""
-    from experiments import console
-
-    seeds = list(config.seeds)
-    if not seeds or len(set(seeds)) != len(seeds) or not all(isinstance(s, int) for s in seeds):
-        raise InputError(f"seeds={seeds}: expected different whole numbers, as in 'seeds=[0,1,2]'")
-    plans = [plan(config, seed) for seed in seeds]
-    began = time.monotonic()
-    open_plans = [p for p in plans if any(engine.finished(s) is None for s in p.stages.values())]
-    outcomes: dict[int, dict[str, engine.Outcome]] = {}
-    if open_plans:
-        from experiments import training
-
-        training.check_plan(plans[0])
-        with console.Board(plans[0].title, len(plans[0].stages) * len(open_plans)) as board:
-            outcomes = _run(open_plans, jobs(config, len(open_plans)), board)
-    reasons = {
-        name: f"seed {seed}: {outcome.reason}"
-        for seed, done in outcomes.items()
-        for name, outcome in done.items()
-        if outcome.status != "done"
-    }
-    found = results.entry(plans, request.given, reasons)
-    title = plans[0].title
-    console.out.print(console.stage_table(found, title), "")
-    console.out.print(console.claim_table(found, title), "")
-    if found["published"]:
-        console.out.print(console.published_table(found, title), "")
-    path = results.write(found, plans[0])
-    loggers.log_verdict(plans[0], found)
-    trained = sum(1 for done in outcomes.values() for o in done.values() if o.status == "done" and not o.cached)
-    console.out.print(
-        f"{trained} stages run, {len(plans) * len(plans[0].stages)} in all, {time.monotonic() - began:.0f} s"
-    )
-    if path is not None:
-        console.out.print(f"results: {path.relative_to(compose.ROOT)}")
-    return max((engine.exit_code(done) for done in outcomes.values()), default=0)
-
-
-def _finish(paper: str, config: DictConfig) -> None:
+def _finish(paper: str) -> None:
     from experiments import console, report
 
     if results.read(paper) is not None:
@@ -116,60 +78,148 @@ def jobs(config: DictConfig, seeds: int) -> int:
     if config.jobs != "auto":
         if not isinstance(config.jobs, int) or config.jobs < 1:
             raise InputError(f"jobs={config.jobs}: expected auto or a whole number from 1")
-        return min(config.jobs, seeds)
+        return min(int(config.jobs), seeds)
     return 1 if uses_gpu(config.trainer) or processes(config.trainer) > 1 else min(cores(), seeds)
 
 
-def _run(plans: Sequence[Plan], count: int, report: engine.Report) -> dict[int, dict[str, engine.Outcome]]:
-    """Run every plan; several at a time in processes of their own when count > 1."""
-    if count == 1:
-        return {p.seed: engine.run(p, report) for p in plans}
-    context = multiprocessing.get_context("spawn")
-    # One thread each: threads that wait for each other on busy cores cost far more than they bring.
-    os.environ["OMP_NUM_THREADS"] = str(max(1, cores() // count))
-    events: Any = context.Queue()
-    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker, initargs=(events,))
-    try:
-        waiting = {pool.submit(_work, p): p.seed for p in plans}
-        return _gather(waiting, events, report)
-    finally:  # after Ctrl-C too: the workers got it as well and are saving
-        pool.shutdown(wait=True, cancel_futures=True)
+class _Setting:
+    """One (paper, scale, variant): runs it until it is decided, prints its tables and writes its record."""
 
+    def __init__(self, request: compose.Request, config: DictConfig) -> None:
+        self.request, self.config = request, config
+        self.began = time.monotonic()
+        self.recorded = request.scale != "smoke"
+        self.by_hand = self.recorded and (config.seeds is not None or bool(results.personal(request.given)))
+        self.title = results.title(request.scale, request.variant, self.by_hand)
+        self.resolved = compose.resolve(config, 0)
+        self.questions = claims.read(self.resolved)
+        for key in ("first", "most", "minutes"):
+            value = config[key]
+            if not isinstance(value, int | float) or isinstance(value, bool) or value < (0 if key == "minutes" else 1):
+                raise InputError(f"{key}={value}: expected a positive number")
+        self.plans: list[Plan] = []
+        self.outcomes: dict[int, dict[str, engine.Outcome]] = {}
+        self.registered: dict[str, Any] = {}
 
-def _gather(waiting: dict[Any, int], events: Any, report: engine.Report) -> dict[int, dict[str, engine.Outcome]]:
-    import queue
+    def run(self) -> int:
+        from experiments import console
 
-    def drain(timeout: float) -> None:
-        try:
-            report(events.get(timeout=timeout))
-            while True:
-                report(events.get_nowait())
-        except queue.Empty:
+        if self.by_hand or not self.recorded:
+            seeds = registration.check_seeds(self.config.seeds or range(int(self.config.first)))
+            self.registered = {**registration.new(self.resolved, 0), "stream": 0, "by_hand": True}
+        else:  # before the first seed
+            self.registered = results.register(self.request.paper, self.title, self.resolved)
+            seeds = [registration.seed(self.registered["stream"], i) for i in range(int(self.config.first))]
+        self.plans = [plan(self.config, seed) for seed in seeds]
+        looked = len(seeds)
+        self._train(self.plans)
+        entry = self._look(looked)
+        stopped = "seeds given by hand" if self.registered["stream"] == 0 else ""
+        while not stopped:
+            stopped = self._stop(entry)
+            if not stopped:
+                entry = self._go_on(entry, looked)
+        entry["stopped"] = stopped
+        console.out.print(console.main_line(entry, self._name()), "", soft_wrap=True)
+        console.out.print(console.stage_table(entry, self._name()), "")
+        console.out.print(console.claim_table(entry, self._name()), "")
+        if entry["checks"]:
+            console.out.print(console.check_table(entry, self._name()), "")
+        if entry["published"]:
+            console.out.print(console.published_table(entry, self._name()), "")
+        self._record(entry)
+        outcomes = [outcome for done in self.outcomes.values() for outcome in done.values()]
+        trained = sum(1 for outcome in outcomes if outcome.status == "done" and not outcome.cached)
+        everything = sum(1 for p in self.plans for s in p.stages.values() if finished(s) is not None)
+        console.out.print(f"{trained} stages run, {everything} in all, {time.monotonic() - self.began:.0f} s")
+        if self.recorded:
+            console.out.print(f"results: {(results.RESULTS / f'{self.request.paper}.json').relative_to(compose.ROOT)}")
+        return max((engine.exit_code(done) for done in self.outcomes.values()), default=0)
+
+    def _name(self) -> str:
+        return f"{self.request.paper}/{self.title}"
+
+    def _train(self, plans: Sequence[Plan]) -> None:
+        """Run what is not done of these plans."""
+        from experiments import console
+
+        open_plans = [p for p in plans if any(finished(s) is None for s in p.stages.values())]
+        if not open_plans:
             return
+        from experiments import training
 
-    outcomes = {}
-    while waiting:
-        drain(0.2)
-        for future in [f for f in waiting if f.done()]:
-            outcomes[waiting.pop(future)] = future.result()
-    drain(0.05)
-    return outcomes
+        training.check_plan(open_plans[0])
+        total = sum(len(p.stages) for p in open_plans)
+        with console.Board(self._name(), total) as board:
+            report: Report = board
+            for seed, done in pool.run(open_plans, jobs(self.config, len(open_plans)), report).items():
+                self.outcomes[seed] = {**self.outcomes.get(seed, {}), **done}
 
+    def _look(self, looked: int) -> dict[str, Any]:
+        reasons = {
+            name: f"seed {seed}: {outcome.reason}"
+            for seed, done in self.outcomes.items()
+            for name, outcome in done.items()
+            if outcome.status != "done"
+        }
+        entry = results.build(self.plans, looked, self.request.given, reasons)
+        return {**entry, "registered": self.registered}
 
-_events: Any = None  # of a worker: where it reports
+    def _stop(self, entry: dict[str, Any]) -> str:
+        """Why no further seed is run; empty while the main claim is open and there is room."""
+        main = results.main_claim(entry)
+        if main is None:
+            return "no main claim: the first look is all"
+        if main["verdict"] == verdicts.NOT_RUN:
+            return "a stage of the main claim did not finish"
+        if main["verdict"] == verdicts.UNTESTED:
+            return "the mechanism of the main claim is absent"
+        if main["verdict"] in verdicts.DECIDED:
+            return "decided"
+        if main["kind"] in ("exact", "folds"):
+            return "more seeds tell nothing new"
+        if len(self.plans) >= self.config.most:
+            return f"{len(self.plans)} seeds"
+        if self._next_is_done():
+            return ""
+        if (time.monotonic() - self.began) / 60 >= self.config.minutes:
+            return f"{self.config.minutes:g} minutes; the same command goes on"
+        return ""
 
+    def _next_is_done(self) -> bool:
+        further = only(plan(self.config, self._seed(len(self.plans))), self.questions.main_stages)
+        return all(finished(stage) is not None for stage in further.stages.values())
 
-def _start_worker(events: Any) -> None:
-    global _events
-    _events = events
-    end_with_parent()
+    def _seed(self, index: int) -> int:
+        return registration.seed(self.registered["stream"], index)
 
+    def _go_on(self, entry: dict[str, Any], looked: int) -> dict[str, Any]:
+        """The stages of the main claim for as many further seeds as run at the same time, then another look."""
+        from experiments import console
 
-def _work(plan_: Plan) -> dict[str, engine.Outcome]:
-    try:
-        return engine.run(plan_, _events.put)
-    except KeyboardInterrupt:
-        return {}
+        console.out.print(console.look_line(entry, self.began, self.config.minutes), soft_wrap=True)
+        count = min(jobs(self.config, cores()), int(self.config.most) - len(self.plans))
+        further = [plan(self.config, self._seed(len(self.plans) + i)) for i in range(max(1, count))]
+        self.plans += further
+        self._train([only(p, self.questions.main_stages) for p in further])
+        return self._look(looked)
+
+    def _record(self, entry: dict[str, Any]) -> None:
+        from experiments import console
+
+        results.write_summary(entry, self.plans[0])
+        loggers.log_verdict(self.plans[0], entry)
+        if not self.recorded:
+            return
+        before: dict[str, Any] = {}
+
+        def change(stored: dict[str, Any] | None) -> dict[str, Any]:
+            before.update(stored or {})
+            return results.put(entry, stored, self.registered)
+
+        results.update(self.request.paper, self.title, self.resolved, change)
+        if before.get("seeds") and results.main_claim(before) is not None:
+            console.out.print(console.beside(before, entry), "", soft_wrap=True)
 
 
 if __name__ == "__main__":

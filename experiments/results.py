@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from omegaconf import DictConfig
 
-from experiments import claims, compose, files, plan
-from experiments.engine import finished
+from experiments import claims, compose, files, plan, registration, verdicts
 from experiments.errors import InputError
+from experiments.expressions import Table
+from experiments.manifest import finished
 from experiments.plan import Plan
 from experiments.provenance import code_version, hardware, versions
 from experiments.tables import read_rows
@@ -23,18 +26,116 @@ from experiments.tables import read_rows
 RESULTS = compose.ROOT / "results"
 REMEMBERED = compose.ROOT / "runs" / "stale.json"
 POINTS = 60  # a stored curve has at most about this many
-LOCAL = ("jobs", "data_dir", "runs_dir", "logger", "checkpoint_seconds")  # of one machine; they change no number
+LOCAL = {  # of one machine or one command; they change no number
+    "jobs",
+    "data_dir",
+    "runs_dir",
+    "logger",
+    "checkpoint_seconds",
+    "minutes",
+    "most",
+    "why",
+    "trainer",
+}
+PARTS = ("scale", "variant", "seeds", "registered", "history", "claims", "published", "stages", "provenance")
 
 
-def tabulate(plans: Sequence[Plan]) -> dict[str, dict[str, list[float]]]:
-    """stage -> metric -> one value per seed; only stages that finished for every seed."""
-    table: dict[str, dict[str, list[float]]] = {}
-    for name in plans[0].stages:
+def title(scale: str, variant: str | None, by_hand: bool = False) -> str:
+    """An entry's name among a paper's."""
+    return (f"{scale}+{variant}" if variant else scale) + (" by hand" if by_hand else "")
+
+
+def personal(overrides: Sequence[str]) -> list[str]:
+    """Of what the user gave, what makes it another run than the registered one."""
+    return [line for line in overrides if line.lstrip("+").split("=")[0] not in LOCAL]
+
+
+def table(entry: Mapping[str, Any]) -> Table:
+    """An entry's metrics: stage -> metric -> seed -> value."""
+    seeds = entry["seeds"]
+    return {
+        name: {
+            metric: {seed: value for seed, value in zip(seeds, values, strict=True) if value is not None}
+            for metric, values in stage["metrics"].items()
+        }
+        for name, stage in entry["stages"].items()
+        if stage["metrics"]
+    }
+
+
+def build(plans: Sequence[Plan], looked: int, overrides: Sequence[str], reasons: Mapping[str, str]) -> dict[str, Any]:
+    """Everything known about one (paper, scale, variant), from the records of its runs, judged.
+
+    Args:
+        plans: one per seed, all stages each.
+        looked: seeds, from the first, that every stage ran for; later ones may have some stages alone.
+        overrides: what the user gave beyond paper, scale and variant.
+        reasons: stage -> why it did not finish, for those that did not.
+    """
+    first = plans[0]
+    stages: dict[str, Any] = {}
+    for name, stage in first.stages.items():
         manifests = [finished(p.stages[name]) for p in plans]
-        done = [m["metrics"] for m in manifests if m is not None]
-        if len(done) == len(plans):
-            table[name] = {metric: [m[metric] for m in done] for metric in done[0] if all(metric in m for m in done)}
-    return table
+        done = [m for m in manifests if m is not None]
+        known = done[0] if done else {}
+        names = list(dict.fromkeys(metric for m in done for metric in m["metrics"]))
+        complete = all(m is not None for m in manifests[:looked])
+        stages[name] = {
+            "about": stage.about,
+            "fit": stage.fit,
+            "needs": stage.predecessors,
+            "fingerprints": [p.stages[name].fingerprint if m else None for p, m in zip(plans, manifests, strict=True)],
+            "metrics": {n: [m["metrics"].get(n) if m else None for m in manifests] for n in names} if complete else {},
+            "failed": reasons.get(name, ""),
+            "seconds": [m["seconds"] for m in done],
+            "epochs": stage.trainer.get("max_epochs") if stage.fit else None,
+            **{key: known.get(key) for key in ("parameters", "precision", "batch", "learning_rates", "peak_memory_mb")},
+            "data": known.get("data"),
+            "curves": _curves(plans, name) if stage.fit and complete else {},
+        }
+    entry = {
+        "scale": first.scale,
+        "variant": first.variant,
+        "about": (first.config.get("variants") or {}).get(first.variant, {}).get("about", "") if first.variant else "",
+        "seeds": [p.seed for p in plans],
+        "looked": looked,
+        "overrides": personal(overrides),
+        "stages": stages,
+        "provenance": {**_provenance(plans), "seconds": round(sum(sum(s["seconds"]) for s in stages.values()), 1)},
+    }
+    return {**entry, **judge(entry, claims.read(first.config))}
+
+
+def judge(entry: Mapping[str, Any], questions: claims.Questions) -> dict[str, Any]:
+    """The claims, checks and published numbers of an entry, from its metrics."""
+    values, seeds, looked = table(entry), entry["seeds"], entry["looked"]
+    judged = [verdicts.judge(claim, values, seeds, looked) for claim in questions.claims]
+    return {
+        "claims": verdicts.find(judged),
+        "checks": [verdicts.check(item, values, seeds[:looked]) for item in questions.checks],
+        "published": [verdicts.compare(item, values, seeds, entry["scale"]) for item in questions.published],
+    }
+
+
+def seal(entry: Mapping[str, Any]) -> str:
+    """A hash of all that an entry states, so that an edit by hand is noticed; whoever wants to forge it can."""
+    kept = {key: value for key, value in entry.items() if key != "seal"}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def main_claim(entry: Mapping[str, Any]) -> dict[str, Any] | None:
+    return next((claim for claim in entry["claims"] if claim["main"]), None)
+
+
+def complete(entry: Mapping[str, Any] | None) -> bool:
+    """Whether an entry answers its question: a verdict for the main claim, or for every claim where none is main."""
+    if entry is None or not entry["seeds"]:
+        return False
+    main = main_claim(entry)
+    judged = [main] if main is not None else entry["claims"]
+    return all(claim["verdict"] != verdicts.NOT_RUN for claim in judged) and any(
+        stage["metrics"] for stage in entry["stages"].values()
+    )
 
 
 def _curves(plans: Sequence[Plan], stage: str) -> dict[str, dict[str, list[float]]]:
@@ -43,7 +144,7 @@ def _curves(plans: Sequence[Plan], stage: str) -> dict[str, dict[str, list[float
     names = [
         n for n in dict.fromkeys(k for rows in runs for row in rows for k in row) if n not in ("epoch", "train/lr")
     ]
-    found: dict[str, dict[str, list[float]]] = {}
+    curves: dict[str, dict[str, list[float]]] = {}
     for name in names:
         if name.endswith("/n") or name in ("val/top5", "val/ece"):
             continue
@@ -54,55 +155,13 @@ def _curves(plans: Sequence[Plan], stage: str) -> dict[str, dict[str, list[float
                     by_epoch.setdefault(row["epoch"], []).append(row[name])
         epochs = sorted(by_epoch)
         epochs = sorted({*epochs[:: max(1, len(epochs) // POINTS)], *epochs[-1:]})
-        found[name] = {
+        curves[name] = {
             "epoch": epochs,
             "mean": [round(sum(by_epoch[e]) / len(by_epoch[e]), 4) for e in epochs],
             "low": [round(min(by_epoch[e]), 4) for e in epochs],
             "high": [round(max(by_epoch[e]), 4) for e in epochs],
         }
-    return found
-
-
-def entry(plans: Sequence[Plan], overrides: Sequence[str], reasons: Mapping[str, str]) -> dict[str, Any]:
-    """Everything known about one (paper, scale, variant), from the records of its runs.
-
-    Args:
-        plans: one per seed.
-        overrides: what the user gave beyond paper, scale and variant.
-        reasons: stage -> why it did not finish, for those that did not.
-    """
-    first = plans[0]
-    table = tabulate(plans)
-    stages: dict[str, Any] = {}
-    for name, stage in first.stages.items():
-        manifests = [m for p in plans if (m := finished(p.stages[name])) is not None]
-        known = manifests[0] if manifests else {}
-        stages[name] = {
-            "about": stage.about,
-            "fit": stage.fit,
-            "needs": stage.predecessors,
-            "fingerprints": [p.stages[name].fingerprint for p in plans],
-            "metrics": table.get(name, {}),
-            "failed": reasons.get(name, ""),
-            "seconds": [m["seconds"] for m in manifests],
-            "epochs": stage.trainer.get("max_epochs") if stage.fit else None,
-            **{key: known.get(key) for key in ("parameters", "precision", "batch", "learning_rates", "peak_memory_mb")},
-            "data": known.get("data"),
-            "curves": _curves(plans, name) if stage.fit and name in table else {},
-        }
-    seeds = len(plans)
-    total = sum(sum(stage["seconds"]) for stage in stages.values())
-    return {
-        "scale": first.scale,
-        "variant": first.variant,
-        "about": (first.config.get("variants") or {}).get(first.variant, {}).get("about", "") if first.variant else "",
-        "seeds": [p.seed for p in plans],
-        "overrides": [line for line in overrides if line.lstrip("+").split("=")[0] not in LOCAL],
-        "claims": [claims.judge(claim, table, seeds) for claim in plan.claims(first.config)],
-        "published": [claims.compare(item, table, seeds, first.scale) for item in plan.published(first.config)],
-        "stages": stages,
-        "provenance": {**_provenance(plans), "seconds": round(total, 1)},
-    }
+    return curves
 
 
 def _provenance(plans: Sequence[Plan]) -> dict[str, Any]:
@@ -122,69 +181,198 @@ def _provenance(plans: Sequence[Plan]) -> dict[str, Any]:
     }
 
 
-def summary(found: Mapping[str, Any], paper: str) -> dict[str, Any]:
-    """The short form that stands beside the runs."""
-    return {
-        "paper": paper,
-        "scale": found["scale"],
-        "variant": found["variant"],
-        "seeds": found["seeds"],
-        "stages": {name: stage["metrics"] for name, stage in found["stages"].items()},
-        "claims": [
-            {key: claim[key] for key in ("name", "verdict", "difference", "interval", "per_seed", "reason")}
-            for claim in found["claims"]
-        ],
-        "published": found["published"],
-    }
+# --- the record ------------------------------------------------------------------------------------------------------
 
 
-def title(scale: str, variant: str | None) -> str:
-    return f"{scale}+{variant}" if variant else scale
-
-
-def write(found: Mapping[str, Any], plan_: Plan) -> Path | None:
-    """Write the summary, and (mini and full only) the paper's results file; returns the latter's path."""
-    name = f"summary-{plan_.variant}.json" if plan_.variant else "summary.json"
-    files.write_json(Path(plan_.config["runs_dir"]) / plan_.paper / plan_.scale / name, summary(found, plan_.paper))
-    if plan_.scale == "smoke":
+def read(paper: str) -> dict[str, Any] | None:
+    """A paper's results file; None when it was never run. Raises InputError naming a file that is damaged."""
+    path = RESULTS / f"{paper}.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
         return None
-    path = RESULTS / f"{plan_.paper}.json"
-    stored = files.read_json(path) or {}
-    entries = {**stored.get("entries", {}), title(plan_.scale, plan_.variant): found}
-    config = plan_.config
-    files.write_json(
-        path,
-        {
-            "key": plan_.paper,
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: damaged ({type(error).__name__}: {str(error)[:80]}); restore it with git") from error
+    if not isinstance(record, dict) or not isinstance(record.get("entries"), dict) or record.get("key") != paper:
+        raise InputError(f"{path}: expected the record of {paper} with its entries; restore it with git")
+    for name, entry in record["entries"].items():
+        lacking = [part for part in PARTS if not isinstance(entry, dict) or part not in entry]
+        if lacking:
+            raise InputError(f"{path}: entry {name!r} lacks {', '.join(lacking)}; restore it with git")
+    return record
+
+
+def update(paper: str, name: str, config: Mapping[str, Any], change: Callable[[dict[str, Any] | None], Any]) -> Path:
+    """Read a paper's record, let `change` make the entry `name` anew from the present one, and write it, under a lock.
+
+    Raises InputError if the file that is there is damaged: nothing is overwritten then.
+    """
+    path = RESULTS / f"{paper}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        record = read(paper)
+        entries = dict(record["entries"]) if record is not None else {}
+        entries[name] = change(entries.get(name))
+        entries[name]["seal"] = seal(entries[name])
+        about = {
+            "key": paper,
             "title": config["title"],
             "arxiv": config.get("arxiv"),
             "about": config.get("about", ""),
             "deviations": config.get("deviations") or [],
             "entries": dict(sorted(entries.items())),
-        },
-    )
+        }
+        files.write_json(path, about)
     return path
 
 
-def read(paper: str) -> dict[str, Any] | None:
-    """A paper's results file; None when it was never run."""
-    return files.read_json(RESULTS / f"{paper}.json")
+def register(paper: str, name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Write down under what an entry's next seeds run, before the first of them; returns the registration."""
+    registered: dict[str, Any] = {}
+
+    def change(entry: dict[str, Any] | None) -> dict[str, Any]:
+        registered.update(registration.current(entry, config, f"{paper}/{name}"))
+        if entry is None:
+            return {**_empty(config), "registered": registered}
+        if entry["registered"]["stream"] == registered["stream"]:
+            return entry
+        return {**entry, "next": registered}
+
+    update(paper, name, config, change)
+    return registered
 
 
-def stale(paper: str, found: Mapping[str, Any]) -> list[str]:
-    """The stages whose code or configuration changed since an entry was recorded; ["all"] if it no longer composes.
+def _empty(config: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry of which nothing has run."""
+    blank = {
+        "scale": config["scale"],
+        "variant": config.get("variant"),
+        "about": "",
+        "seeds": [],
+        "looked": 0,
+        "overrides": [],
+        "stages": {},
+        "provenance": {
+            "written": datetime.now(UTC).isoformat(timespec="seconds"),
+            "code": code_version(),
+            "versions": versions(),
+            "hardware": hardware(),
+            "seconds": 0.0,
+        },
+        "history": [],
+        "elsewhere": [],
+    }
+    return {**blank, **judge(blank, claims.read(config))}
 
-    Composing takes half a second an entry, so answers are remembered until any code or configuration file changes.
+
+def put(new: Mapping[str, Any], stored: Mapping[str, Any] | None, registered: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry to keep, of the one recorded and the one that ran now.
+
+    - unfinished: what is recorded stays.
+    - another registration: the old verdicts go into the history, with the reason given.
+    - the same, but stages were trained by other code: likewise, with the stages named.
+    - the same code, other numbers: another machine. The record stays, ours goes beside it.
+    - more seeds with the same numbers: the record goes on.
+    """
+    fresh = {**new, "registered": dict(registered), "history": [], "elsewhere": []}
+    if stored is None or not stored["seeds"]:
+        return {**fresh, "history": list(stored["history"]) if stored else []}
+    if not complete(new):
+        return dict(stored)
+    history, elsewhere = list(stored["history"]), list(stored.get("elsewhere") or [])
+    if stored["registered"]["stream"] != registered["stream"]:
+        why = str(registered.get("why") or "recorded anew")
+        return {**fresh, "history": [*history, registration.past(stored, why)]}
+    changed = other_code(new, stored)
+    if changed:
+        why = f"recorded again after a change of the code of {', '.join(changed)}"
+        return {**fresh, "history": [*history, registration.past(stored, why)]}
+    if not same_numbers(new, stored):
+        mine = _from_elsewhere(new)
+        kept = [item for item in elsewhere if item["hardware"] != mine["hardware"]]
+        return {**stored, "elsewhere": [*kept, mine]}
+    longer = len(new["seeds"]) >= len(stored["seeds"])
+    return {**(fresh if longer else stored), "history": history, "elsewhere": elsewhere}
+
+
+def other_code(new: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
+    """The stages that a shared seed gives another fingerprint."""
+    changed = []
+    for name, stage in new["stages"].items():
+        there = stored["stages"].get(name)
+        ours = dict(zip(new["seeds"], stage["fingerprints"], strict=True))
+        theirs = dict(zip(stored["seeds"], there["fingerprints"], strict=True)) if there else {}
+        pairs = [(ours[s], theirs[s]) for s in ours if ours[s] and theirs.get(s)]
+        if there is None or any(a != b for a, b in pairs):
+            changed.append(name)
+    return changed
+
+
+def same_numbers(new: Mapping[str, Any], stored: Mapping[str, Any]) -> bool:
+    """Whether every claim has the same differences for the seeds that both have."""
+    theirs = {c["name"]: dict(zip(c["seeds"], c["per_seed"], strict=True)) for c in stored["claims"]}
+    for claim in new["claims"]:
+        known = theirs.get(claim["name"], {})
+        for seed, value in zip(claim["seeds"], claim["per_seed"], strict=True):
+            if seed in known and not math.isclose(value, known[seed], rel_tol=1e-9, abs_tol=1e-12):
+                return False
+    return True
+
+
+def _from_elsewhere(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What another machine found, as it stands beside the record."""
+    made = entry["provenance"]
+    return {
+        "hardware": made["hardware"],
+        "commit": made["code"]["commit"],
+        "at": made["written"],
+        "seeds": entry["seeds"],
+        "claims": {
+            claim["name"]: {key: claim[key] for key in ("main", "verdict", "difference", "interval")}
+            for claim in entry["claims"]
+        },
+    }
+
+
+def write_summary(entry: Mapping[str, Any], plan_: Plan) -> Path:
+    """The short form that stands beside the runs."""
+    name = f"summary-{plan_.variant}.json" if plan_.variant else "summary.json"
+    path = Path(plan_.config["runs_dir"]) / plan_.paper / plan_.scale / name
+    short = {
+        "paper": plan_.paper,
+        "scale": entry["scale"],
+        "variant": entry["variant"],
+        "seeds": entry["seeds"],
+        "stages": {name: stage["metrics"] for name, stage in entry["stages"].items()},
+        "claims": [
+            {key: claim[key] for key in ("name", "main", "verdict", "difference", "interval", "per_seed", "reason")}
+            for claim in entry["claims"]
+        ],
+        "checks": entry["checks"],
+        "published": entry["published"],
+    }
+    files.write_json(path, short)
+    return path
+
+
+# --- stale or not ----------------------------------------------------------------------------------------------------
+
+
+def stale(paper: str, entry: Mapping[str, Any]) -> list[str]:
+    """The stages whose code or configuration changed since an entry was recorded; ["all"] if it no longer composes,
+    ["claims"] if they are other ones now.
+
+    Composing takes a while, so answers are remembered until any code or configuration file changes.
     """
     state = _state()
-    mark = hashlib.sha256(json.dumps([paper, found], sort_keys=True).encode()).hexdigest()[:16]
+    mark = hashlib.sha256(json.dumps([paper, entry], sort_keys=True).encode()).hexdigest()[:16]
     known = files.read_json(REMEMBERED) or {}
     answers = known.get("answers", {}) if known.get("state") == state else {}
     if mark not in answers:
-        answers = {**answers, mark: _stale(paper, found)}
+        answers = {**answers, mark: _stale(paper, entry)}
         with contextlib.suppress(OSError):  # a checkout that cannot be written to only answers more slowly
             files.write_json(REMEMBERED, {"state": state, "answers": answers})
-    return answers[mark]
+    return list(answers[mark])
 
 
 @lru_cache
@@ -197,17 +385,25 @@ def _state() -> str:
     return digest.hexdigest()[:16]
 
 
-def _stale(paper: str, found: Mapping[str, Any]) -> list[str]:
-    lines = [f"paper={paper}", f"scale={found['scale']}", *found["overrides"]]
-    if found["variant"]:
-        lines.append(f"variant={found['variant']}")
+def _stale(paper: str, entry: Mapping[str, Any]) -> list[str]:
+    if not entry["seeds"]:
+        return []
+    lines = [f"paper={paper}", f"scale={entry['scale']}", *entry["overrides"]]
+    if entry["variant"]:
+        lines.append(f"variant={entry['variant']}")
     try:
         config: DictConfig = compose.compose(compose.request(lines).overrides)
-        precisions = {name: stage.get("precision") for name, stage in found["stages"].items()}
-        now = plan.plan(config, found["seeds"][0], precisions)
+        precisions = {name: stage["precision"] for name, stage in entry["stages"].items() if stage.get("precision")}
+        plans = [plan.plan(config, seed, precisions) for seed in entry["seeds"]]
+        declared = registration.digest(compose.resolve(config, 0))
     except InputError:
         return ["all"]
-    changed = [
-        n for n, s in now.stages.items() if found["stages"].get(n, {}).get("fingerprints", [""])[0] != s.fingerprint
-    ]
-    return changed + [name for name in found["stages"] if name not in now.stages]
+    changed = []
+    for name in plans[0].stages:
+        recorded = entry["stages"].get(name, {}).get("fingerprints", [None])
+        now = [p.stages[name].fingerprint for p in plans]
+        if not any(recorded) or any(mark and mark != other for mark, other in zip(recorded, now, strict=False)):
+            changed.append(name)
+    lost = [name for name in entry["stages"] if name not in plans[0].stages]
+    other = ["claims"] if not changed and not lost and declared != entry["registered"]["hash"] else []
+    return changed + lost + other

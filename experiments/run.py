@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 from experiments import cli, compose, engine, files, sweep
 from experiments.errors import InputError, RunError
+from experiments.manifest import finished
 from experiments.plan import plan
 
 HELP = """\
@@ -59,7 +60,7 @@ def _run(config: DictConfig, job: Any) -> float:
 
     this = plan(config, config.seed)
     metric = sweep.objective(this)
-    if any(engine.finished(stage) is None for stage in this.stages.values()):
+    if any(finished(stage) is None for stage in this.stages.values()):
         training.check_plan(this)
     with console.Board(f"{this.title} seed {this.seed}", len(this.stages)) as board:
         outcomes = engine.run(this, board)

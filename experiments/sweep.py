@@ -18,7 +18,7 @@ import yaml
 from rich.markup import escape
 from rich.table import Table
 
-from experiments import claims, compose, files
+from experiments import claims, compose, expressions, files, sequences
 from experiments.errors import InputError, unknown
 from experiments.plan import Plan
 from experiments.provenance import cores
@@ -33,14 +33,22 @@ def named(paper: str, name: str) -> list[str]:
 
 
 def objective(plan: Plan) -> str:
-    """The metric that a search looks at: `objective=`, else what the first claim is about."""
-    chosen = plan.config.get("objective") or (plan.config["claims"][0]["better"] if plan.config["claims"] else None)
+    """The metric that a search looks at: `objective=`, else what the main claim is about."""
+    chosen = plan.config.get("objective") or _of_claims(plan)
     if chosen is None:
-        raise InputError("objective: the paper has no claim to take it from; set objective=<stage>/<split>/<metric>")
+        raise InputError("objective: no claim names a metric to take; set objective=<stage>/<split>/<metric>")
     stage = str(chosen).split("/")[0]
     if stage not in plan.stages:
         raise unknown("objective: stage", stage, plan.stages)
     return str(chosen)
+
+
+def _of_claims(plan: Plan) -> str | None:
+    """The first metric of the main claim, or of the first claim."""
+    questions = claims.read(plan.config)
+    chosen = [questions.main] if questions.main is not None else list(questions.claims)
+    named = [m for claim in chosen for side in claim.expression() for m in expressions.metrics(side)]
+    return next((str(metric) for metric in named if metric.stage in plan.stages), None)
 
 
 def record(folder: Path, overrides: Sequence[str], plan: Plan, value: float, exit_code: int, reason: str) -> None:
@@ -82,7 +90,7 @@ def settings(jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     rows = []
     for setting, members in groups.items():
         values = [job["value"] for job in members if job["value"] is not None]
-        measured = claims.estimate(values) if values else None
+        measured = sequences.t_interval(values) if values else None
         bounded = measured is not None and math.isfinite(measured.low)
         rows.append(
             {

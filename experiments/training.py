@@ -14,7 +14,7 @@ import time
 import warnings
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,16 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from datamodules.common.base import DataModule, mix
+from datamodules.common.base import DataModule, Fed, seed_torch, stream
 from experiments import files, loggers
 from experiments.callbacks import EndWithParent, Progress, Recorder, StepSeed
 from experiments.devices import processes
-from experiments.engine import Damaged, Report, explain, finished, silent, to_json
-from experiments.errors import InputError, RunError
+from experiments.errors import InputError, RunError, explain
 from experiments.instantiate import build, check
+from experiments.manifest import Damaged, Report, finished, from_json, silent, to_json
 from experiments.plan import Plan, Stage
 from experiments.processes import end_with_parent
+from experiments.registration import PILOTS
 from experiments.tables import write_rows
 from modules.common.distributed import synced
 from modules.common.module import StageModule
@@ -45,12 +46,12 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", module="torchmetrics")
 
 
-def seed_all(*numbers: int) -> None:
-    """Python's, numpy's and torch's random states from a few whole numbers."""
-    value = mix(*numbers)
+def seed_all(purpose: str, *numbers: int) -> None:
+    """Python's, numpy's and torch's random states for one purpose."""
+    value = stream(purpose, *numbers)
     random.seed(value)
     np.random.seed(value % 2**32)
-    torch.manual_seed(value)
+    seed_torch(value)
 
 
 def check_plan(plan: Plan) -> None:
@@ -60,7 +61,7 @@ def check_plan(plan: Plan) -> None:
     """
     for stage in plan.stages.values():
         check(stage.module, f"stages.{stage.name}.module", tuple(stage.needs))
-        check(stage.data, f"stages.{stage.name}.data")
+        check(stage.data, f"stages.{stage.name}.data", tuple(stage.feeds))
         share, rest = divmod(stage.data.get("batch_size", 0), processes(stage.trainer))
         if rest or (share == 0 and "batch_size" in stage.data):
             raise InputError(
@@ -112,8 +113,26 @@ def construct(plan: Plan, stage: Stage, **overrides: Any) -> StageModule:
     given: dict[str, Any] = {}
     for argument, needed in stage.needs.items():
         given[argument] = load(plan, needed) if isinstance(needed, str) else [load(plan, n) for n in needed]
-    seed_all(stage.seed, zlib.crc32(stage.name.encode()))
+    seed_all("construction", stage.seed, zlib.crc32((stage.start_like or stage.name).encode()))
     return construct_from(stage, given)
+
+
+def construct_data(plan: Plan, stage: Stage) -> DataModule:
+    """Build a stage's datamodule with the finished stages that feed it."""
+    given = {argument: fed(plan, needed) for argument, needed in stage.feeds.items()}
+    try:
+        data = build(stage.data, f"stages.{stage.name}.data", **given)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"stages.{stage.name}.data: {error}") from error
+    assert isinstance(data, DataModule)
+    return data
+
+
+def fed(plan: Plan, needed: str | list[str]) -> Any:
+    """What a datamodule gets of the stages that feed it: module and artifacts of each."""
+    if not isinstance(needed, str):
+        return [fed(plan, name) for name in needed]
+    return Fed(load(plan, needed), artifacts(plan.stages[needed]))
 
 
 def construct_from(stage: Stage, given: Mapping[str, Any]) -> StageModule:
@@ -138,16 +157,13 @@ def trainer_arguments(stage: Stage) -> dict[str, Any]:
 def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
     """Fit (resuming if there is a checkpoint) and test a stage in this process or process group.
 
-    Returns metrics, seconds, fit_seconds, peak_memory_mb, parameters, batch, learning_rates, data, precision.
+    Returns metrics, artifacts with their checksums, seconds, fit_seconds, peak_memory_mb, parameters, batch,
+    learning_rates, data, precision.
     """
     check_plan(plan)
     began = time.monotonic()
     module = construct(plan, stage)
-    try:
-        data = build(stage.data, f"stages.{stage.name}.data")
-    except (ValueError, TypeError) as error:
-        raise InputError(f"stages.{stage.name}.data: {error}") from error
-    assert isinstance(data, DataModule)
+    data = construct_data(plan, stage)
     arguments = trainer_arguments(stage)
     batch = data.batch_size * arguments.get("accumulate_grad_batches", 1)
     module.lr_scale = batch / stage.reference_batch if stage.reference_batch else 1.0
@@ -162,6 +178,7 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
     def progress(fraction: float) -> None:
         report({"event": "progress", "seed": plan.seed, "stage": stage.name, "fraction": fraction})
 
+    kept: dict[str, str] = {}
     logger = loggers.open_logger(plan, stage)
     trainer = pl.Trainer(
         **arguments,
@@ -176,17 +193,21 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
     try:
         if stage.fit:
             _fit(trainer, module, data, recorder, report)
-        metrics = _test(trainer, module, data) if stage.test else {}
+        metrics = _last_epoch(recorder.rows) if stage.fit else {}
+        metrics |= _test(trainer, module, data) if stage.test else {}
         data.setup("test")  # with forked processes it was set up in them alone
         _count(metrics, data, stage)
-        if stage.seed == plan.config["seeds"][0] and trainer.is_global_zero:
-            _draw(module, data, stage)
+        if trainer.is_global_zero:
+            if shows_pictures(plan):
+                _draw(module, data, stage)
+            kept = write_artifacts(stage, module.artifacts())
         loggers.log_pictures(logger, stage, metrics)
     finally:
         loggers.close_logger(logger)
     spec = data.spec
     return {
         "metrics": metrics,
+        "artifacts": kept,
         "seconds": round(max(recorder.elapsed, time.monotonic() - began), 2),
         "fit_seconds": round(recorder.elapsed, 3),
         "peak_memory_mb": round(_peak_memory() / 2**20),
@@ -240,6 +261,12 @@ def _test(trainer: pl.Trainer, module: StageModule, data: DataModule) -> dict[st
     return {name: float(value) for part in measured for name, value in part.items()}
 
 
+def _last_epoch(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """What the last epoch of training logged, for claims and their preconditions."""
+    last = rows[-1] if rows else {}
+    return {name: value for name, value in last.items() if name not in ("epoch", "train/lr")}
+
+
 def _count(metrics: Mapping[str, float], data: DataModule, stage: Stage) -> None:
     """Raise RunError unless every test image was counted once; the data is set up, its sizes may be known only then."""
     counted, expected = metrics.get("test/n"), data.spec.sizes["test"]
@@ -254,6 +281,38 @@ def _draw(module: StageModule, data: DataModule, stage: Stage) -> None:
     for name, figure in figures.items():
         with files.replacing(stage.directory / "pictures" / f"{name}.png") as temporary:
             figure.savefig(temporary, format="png", dpi=120)
+
+
+def shows_pictures(plan: Plan) -> bool:
+    """One seed is enough to look at: the first of its stream, or of those given."""
+    given = plan.config.get("seeds")
+    return plan.seed == given[0] if given else plan.seed % PILOTS == 0
+
+
+def write_artifacts(stage: Stage, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Write what a stage makes for later ones as artifacts/<name>.npy; returns name -> SHA-256 of the file."""
+    made = {}
+    for name, array in arrays.items():
+        path = stage.directory / "artifacts" / f"{name}.npy"
+        with files.replacing(path) as temporary, temporary.open("wb") as out:
+            np.save(out, np.ascontiguousarray(array), allow_pickle=False)
+        made[name] = files.sha256(path)
+    return made
+
+
+def artifacts(stage: Stage) -> dict[str, np.ndarray]:
+    """What a finished stage made, memory-mapped. Raises Damaged if a file is missing or not what was written."""
+    manifest = finished(stage)
+    if manifest is None:
+        raise Damaged(stage.name, "it has not finished")
+    arrays = {}
+    for name, checksum in (manifest.get("artifacts") or {}).items():
+        path = stage.directory / "artifacts" / f"{name}.npy"
+        if not path.is_file() or files.sha256(path) != checksum:
+            (stage.directory / "manifest.json").unlink(missing_ok=True)
+            raise Damaged(stage.name, f"{path} is missing or not what was written")
+        arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return arrays
 
 
 def _peak_memory() -> int:
@@ -288,8 +347,6 @@ def in_own_processes(plan: Plan, stage: Stage) -> dict[str, Any]:
 
 
 def _worker(request: Path, answer: Path) -> None:
-    from experiments.engine import from_json
-
     quiet()
     end_with_parent()
     plan, stage = from_json(request.read_text(encoding="utf-8"))

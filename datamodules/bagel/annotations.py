@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.common.base import Batches, DataError, DataModule, Spec, hashed, mix
-from datamodules.common.folders import Generated, PhotoLoader, Photos, Source
+from datamodules.common.base import DataError, DataModule, Spec, generator, hashed
+from datamodules.common.folders import Generated, Photos, Source
 from datamodules.common.imagenet_classes import imagenet_classes
+from datamodules.common.loader import Loader, WorkerLoader, batch_type
 
 PREFIX = "ILSVRC2012_val_"
 MULTI_LABELS = "https://storage.googleapis.com/brain-car-datasets/imagenet-mistakes/human_accuracy_v3.0.0.json"
@@ -173,23 +174,33 @@ class ImageNetMultiLabel(DataModule):
     def _random(self, spec: Spec) -> None:
         """Tables of a dry run: the label itself and one more class count as right."""
         count = 2 * self.batch_size
-        draw = torch.Generator().manual_seed(mix(self.seed, 4))
+        draw = generator("stand-in", self.seed)
         self.original = torch.randint(len(spec.classes), (count,), generator=draw)
         self.valid = torch.stack([self.original, (self.original + 1) % len(spec.classes)], 1)
         self.skip, self.major = torch.zeros(count, dtype=torch.bool), torch.arange(count) == 0
         self._spec = replace(spec, source="generated")
 
-    def test_dataloader(self) -> LabelledLoader:
+    def test_dataloader(self) -> WorkerLoader:
+        """Batches (x, y, valid, skip, major); x is a list where the models take photos of several kinds."""
         if self.generated:
             rows = len(self.original)
             views: Any = GeneratedViews([tuple(i["input_size"]) for i in self.inputs], rows)
-            return LabelledLoader(PhotoLoader(views, self.batches(rows, shuffle=False), 0, False), self)
+            return self._labelled(views, rows, 0)
         from timm.data import create_transform
 
         assert self._source is not None
         photos = Photos(self._source, self.items, Views([create_transform(**i) for i in self.inputs]), self.seed)
-        batches = self.batches(len(self.items), shuffle=False)
-        return LabelledLoader(PhotoLoader(photos, batches, self.num_workers, torch.cuda.is_available()), self)
+        return self._labelled(photos, len(self.items), self.num_workers)
+
+    def _labelled(self, photos: Any, count: int, workers: int) -> WorkerLoader:
+        batches = self.batches(count, shuffle=False)
+        columns = ("x", "row")
+        return WorkerLoader(photos, batches, columns=columns, num_workers=workers, finish=self._add_labels)
+
+    def _add_labels(self, batch: Any) -> Any:
+        tables = [table[batch.row] for table in (self.original, self.valid, self.skip, self.major)]
+        x = batch.x[0] if len(batch.x) == 1 else batch.x
+        return batch_type(("x", "y", "valid", "skip", "major"))(x, *tables)
 
 
 def input_of(name: str) -> dict[str, Any]:
@@ -231,25 +242,8 @@ class GeneratedViews(Generated):
         self.shapes = shapes
 
     def __getitem__(self, key: tuple[int, int]) -> Any:
-        source = torch.Generator().manual_seed(mix(5, *key))
+        source = generator("stand-in photo", *key)
         return [torch.randn(shape, generator=source) for shape in self.shapes], key[1]
-
-
-class LabelledLoader:
-    """Adds the rows of the label tables to batches of (views, row numbers)."""
-
-    def __init__(self, photos: PhotoLoader, data: ImageNetMultiLabel) -> None:
-        self.photos, self.data = photos, data
-        self.sampler, self.batch_sampler = photos.sampler, None  # where Lightning looks for set_epoch
-
-    def __len__(self) -> int:
-        return len(self.photos)
-
-    def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        data = self.data
-        for views, rows in self.photos:
-            tables = (table[rows] for table in (data.original, data.valid, data.skip, data.major))
-            yield (views[0] if len(views) == 1 else views, *tables)
 
 
 # The files write one category in two ways; a single mistake is "Fine-grained with Multilabel Options".
@@ -321,7 +315,7 @@ class Mistakes(DataModule):
         if len(self.photos):
             return
         if self.generated:
-            draw = torch.Generator().manual_seed(mix(self.seed, 4))
+            draw = generator("stand-in", self.seed)
             highs = (1000, len(self.categories), len(self.severities))
             self.photos = torch.stack([torch.randint(high, (8, len(self.models)), generator=draw) for high in highs], 2)
             self.pairs = torch.randint(1, 5, (8, 3), generator=draw)
@@ -352,20 +346,8 @@ class Mistakes(DataModule):
             raise DataError(f"{self.root}, {name}: a category or severity that is not known: {error}") from error
         return [int(mistake["top_prediction"]), category, severity]
 
-    def test_dataloader(self) -> list[RowLoader]:
-        return [RowLoader(rows, self.batches(len(rows), shuffle=False)) for rows in (self.photos, self.pairs)]
+    def test_dataloader(self) -> list[Loader]:
+        return [self._rows(rows) for rows in (self.photos, self.pairs)]
 
-
-class RowLoader:
-    """Batches of rows of a table."""
-
-    def __init__(self, rows: Tensor, batches: Batches) -> None:
-        self.rows, self.batches = rows, batches
-        self.sampler, self.batch_sampler = batches, None  # where Lightning looks for set_epoch
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        for share in self.batches:
-            yield self.rows[share.indices]
+    def _rows(self, rows: Tensor) -> Loader:
+        return Loader(self.batches(len(rows), shuffle=False), lambda share: rows[share.indices])

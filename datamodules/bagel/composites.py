@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from datamodules.common.arrays import ArrayData
-from datamodules.common.base import Batches, DataError, DataModule, Spec, hashed, mix
+from datamodules.common.base import DataError, DataModule, Spec, generator, hashed
+from datamodules.common.loader import Columns, Images, Loader, batch_type
 from datamodules.common.photo_patches import CELLS, PhotoPatches, assemble
 
 
@@ -57,43 +59,6 @@ def joined(layouts: Sequence[Layout]) -> Layout:
         return torch.cat([torch.nn.functional.pad(p, (0, width - p.shape[1]), value=-1) for p in parts])
 
     return Layout(padded("items"), padded("cells"), padded("valid"))
-
-
-class CompositeLoader:
-    """Assembles, scales and normalises a batch of canvases at a time.
-
-    Training batches are (images (B, C, 2H, 2W) float32, label (B,)). Test batches also hold what counts as right:
-    (images, label (B,), valid (B, K) padded with -1, skip (B,), major (B,)); nothing is skipped, and no image is
-    set aside as a major mistake.
-    """
-
-    def __init__(
-        self, images: Tensor, layout: Layout, batches: Batches, spec: Spec, background: int, device: torch.device
-    ) -> None:
-        self.images = images.to(device)
-        self.layout = Layout(layout.items.to(device), layout.cells.to(device), layout.valid.to(device))
-        self.batches, self.background = batches, background
-        self.mean = torch.tensor(spec.mean, device=device).view(1, -1, 1, 1)
-        self.std = torch.tensor(spec.std, device=device).view(1, -1, 1, 1)
-        self.sampler, self.batch_sampler = batches, None  # where Lightning looks for set_epoch
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        for share in self.batches:
-            rows = share.indices.to(self.images.device)
-            canvas = assemble(self.images, self.layout.items[rows], self.layout.cells[rows], self.background)
-            x = canvas.float().div_(255).sub_(self.mean).div_(self.std)
-            valid = self.layout.valid[rows]
-            none = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
-            yield (x, valid[:, 0]) if self.batches.shuffle else (x, valid[:, 0], valid, none, none)
-
-    def state_dict(self) -> dict[str, int]:
-        return self.batches.state_dict()
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.batches.load_state_dict(state)
 
 
 class Composites(DataModule):
@@ -167,22 +132,37 @@ class Composites(DataModule):
         for number, (name, count) in enumerate(self.wanted.items()):
             if count:
                 labels = self.source.splits[name][1]
-                generator = torch.Generator().manual_seed(mix(self.seed, 6, number))
-                self.layouts[name] = joined([draw(labels, count, shown, generator) for shown in self.patches])
+                source = generator("composites", self.seed, number)
+                self.layouts[name] = joined([draw(labels, count, shown, source) for shown in self.patches])
         drawn = [t for layout in self.layouts.values() for t in (layout.items, layout.cells, layout.valid)]
         self._identity = hashed(*drawn, *(self.source.splits[name][0] for name in self.layouts))
 
-    def _loader(self, name: str) -> CompositeLoader:
-        device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
-        batches = self.batches(len(self.layouts[name]), shuffle=name == "train")
-        images = self.source.splits[name][0]
-        return CompositeLoader(images, self.layouts[name], batches, self.spec, self.background, device)
+    def shown(self, name: str) -> Tensor:
+        """The images that a split's layout numbers."""
+        return self.source.splits[name][0]
 
-    def train_dataloader(self) -> CompositeLoader | list[CompositeLoader]:
+    def _loader(self, name: str) -> Loader:
+        """Training batches are (x (B, C, 2H, 2W), y). Test batches also hold what counts as right: valid (B, K), padded
+        with -1, skip (B,), major (B,); nothing is skipped, and no image is set aside as a major mistake.
+        """
+        layout, train = self.layouts[name], name == "train"
+        columns = Columns(self.device, items=layout.items, cells=layout.cells, valid=layout.valid)
+        images = self.shown(name).to(self.device)
+
+        def canvas(batch: Any) -> Any:
+            x = assemble(images, batch.items, batch.cells, self.background)
+            y, none = batch.valid[:, 0], torch.zeros(len(x), dtype=torch.bool, device=x.device)
+            if train:
+                return batch_type(("x", "y"))(x, y)
+            return batch_type(("x", "y", "valid", "skip", "major"))(x, y, batch.valid, none, none)
+
+        return Loader(self.batches(len(layout), shuffle=train), Images(columns, self.spec, make=canvas))
+
+    def train_dataloader(self) -> Loader | list[Loader]:
         return self._loader("train") if "train" in self.layouts else []
 
-    def val_dataloader(self) -> list[CompositeLoader]:
+    def val_dataloader(self) -> list[Loader]:
         return []
 
-    def test_dataloader(self) -> CompositeLoader:
+    def test_dataloader(self) -> Loader:
         return self._loader("test")

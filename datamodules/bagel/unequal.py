@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from datamodules.bagel.composites import CompositeLoader, Composites, Layout
+from datamodules.bagel.composites import Composites, Layout
 from datamodules.common.arrays import ArrayData
-from datamodules.common.base import DataError, Spec, hashed, mix
+from datamodules.common.base import DataError, Spec, generator, hashed
 from datamodules.common.photo_patches import PhotoPatches
 
 
@@ -85,14 +85,12 @@ class UnequalComposites(Composites):
         super().setup(stage)
         for number, (name, layout) in enumerate(self.layouts.items()):
             images = self.source.splits[name][0]
-            large = large_one(layout.valid, self.prominence, torch.Generator().manual_seed(mix(self.seed, 7, number)))
+            large = large_one(layout.valid, self.prominence, generator("large one", self.seed, number))
             small = (torch.arange(layout.valid.shape[1]) != large[:, None]) & (layout.valid >= 0)  # (N, K)
             self.layouts[name] = Layout(layout.items + len(images) * small, layout.cells, layout.valid)
             self.images[name] = torch.cat([images, halved(images, self.background)])
         drawn = [t for layout in self.layouts.values() for t in (layout.items, layout.cells, layout.valid)]
         self._identity = hashed(*drawn, *self.images.values())
 
-    def _loader(self, name: str) -> CompositeLoader:
-        device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
-        batches = self.batches(len(self.layouts[name]), shuffle=name == "train")
-        return CompositeLoader(self.images[name], self.layouts[name], batches, self.spec, self.background, device)
+    def shown(self, name: str) -> Tensor:
+        return self.images[name]

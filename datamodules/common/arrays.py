@@ -2,57 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from datamodules.common.augment import Augmentation
-from datamodules.common.base import Batches, DataError, DataModule, Draws, Spec, hashed, mix
+from datamodules.common.base import DataError, DataModule, Spec, generator, hashed
+from datamodules.common.loader import Columns, Images, Loader
 
 Split = tuple[Tensor, Tensor]  # images (N, C, H, W) uint8, labels (N,) int64
-
-
-class ArrayLoader:
-    """Batches of a tensor already in memory: index, scale, augment, normalise.
-
-    On a GPU the whole split lives on the device. Yields (images (B, C, H, W) float32, labels (B,) int64).
-    """
-
-    def __init__(
-        self,
-        split: Split,
-        batches: Batches,
-        spec: Spec,
-        peak: int,
-        augment: Sequence[Augmentation],
-        device: torch.device,
-    ) -> None:
-        self.images, self.labels = (tensor.to(device) for tensor in split)
-        self.batches, self.augment, self.peak = batches, augment, float(peak)
-        self.mean = torch.tensor(spec.mean, device=device).view(1, -1, 1, 1)
-        self.std = torch.tensor(spec.std, device=device).view(1, -1, 1, 1)
-        self.sampler, self.batch_sampler = batches, None  # where Lightning looks for set_epoch
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Split]:
-        for share in self.batches:
-            indices = share.indices.to(self.images.device)
-            images = self.images.index_select(0, indices).float().div_(self.peak)  # many times faster than [indices]
-            if self.augment:
-                draws: Draws = share.generator()
-                for operation in self.augment:
-                    images = operation(images, draws)
-            yield images.sub_(self.mean).div_(self.std), self.labels.index_select(0, indices)
-
-    def state_dict(self) -> dict[str, int]:
-        return self.batches.state_dict()
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.batches.load_state_dict(state)
 
 
 class ArrayData(DataModule):
@@ -64,6 +24,8 @@ class ArrayData(DataModule):
             from the training images, fixed by the seed.
         label_noise: fraction of training labels replaced by random classes (a replaced label may stay right by chance).
         augment: operations applied to training batches, in order.
+        views: how often each training image is augmented anew; further views are the columns x2, x3, ...
+        rows: a column `row` holds each image's number in its split.
         seed, generated: see DataModule.
     Raises:
         DataError: fewer images than asked for, or data that is missing or damaged.
@@ -81,12 +43,16 @@ class ArrayData(DataModule):
         augment: Sequence[Augmentation] = (),
         seed: int = 0,
         generated: bool = False,
+        views: int = 1,
+        rows: bool = False,
     ) -> None:
         super().__init__(batch_size, seed, generated)
+        if views < 1:
+            raise DataError(f"views={views}: expected 1 or more")
         if not 0 <= label_noise <= 1:
             raise DataError(f"label_noise={label_noise}: expected a fraction between 0 and 1")
         self.train_size, self.val_size, self.test_size = train_size, val_size, test_size
-        self.label_noise, self.augment = label_noise, augment
+        self.label_noise, self.augment, self.views, self.rows = label_noise, augment, views, rows
         self.splits: dict[str, Split] = {}
         self.clean_labels = torch.empty(0, dtype=torch.long)  # of the training split, before label noise
         self._spec: Spec | None = None
@@ -129,7 +95,7 @@ class ArrayData(DataModule):
             self._spec = replace(spec, source="generated")
             return
         (images, labels), test = self.read()
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(mix(self.seed, 1)))
+        order = torch.randperm(len(images), generator=generator("split", self.seed))
         start = 0
         for name in ("train", "val") if test is not None else ("train", "val", "test"):
             part = order[start : start + spec.sizes[name]]  # cut from one shuffled order: no image is in two parts
@@ -138,20 +104,20 @@ class ArrayData(DataModule):
         if test is not None:
             chosen = torch.arange(len(test[0]))
             if spec.sizes["test"] < len(chosen):
-                chosen = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(mix(self.seed, 2)))
+                chosen = torch.randperm(len(chosen), generator=generator("test subset", self.seed))
             chosen = chosen[: spec.sizes["test"]]
             self.splits["test"] = (test[0][chosen], test[1][chosen])
         self._spec = replace(spec, identity=hashed(*(t for split in self.splits.values() for t in split)))
         self.clean_labels = self.splits["train"][1].clone()
         if self.label_noise:
-            source = torch.Generator().manual_seed(mix(self.seed, 3))
+            source = generator("label noise", self.seed)
             noisy = torch.rand(len(self.clean_labels), generator=source) < self.label_noise
             random = torch.randint(len(spec.classes), (len(self.clean_labels),), generator=source)
             self.splits["train"] = (self.splits["train"][0], torch.where(noisy, random, self.clean_labels))
 
     def _random(self, spec: Spec, count: int) -> Split:
         count = min(count, 4 * self.batch_size)
-        source = torch.Generator().manual_seed(mix(self.seed, 4))
+        source = generator("stand-in", self.seed)
         images = torch.randint(self.peak + 1, (count, *spec.shape), generator=source, dtype=torch.uint8)
         return images, torch.randint(len(spec.classes), (count,), generator=source)
 
@@ -165,18 +131,23 @@ class ArrayData(DataModule):
         mean, std = (torch.tensor(value).view(1, -1, 1, 1) for value in (self.spec.mean, self.spec.std))
         return (images.float() / self.peak - mean) / std
 
-    def _loader(self, name: str) -> ArrayLoader:
+    def _loader(self, name: str) -> Loader:
         train = name == "train"
-        split = self.splits[name]
-        device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
-        batches = self.batches(len(split[0]), shuffle=train)
-        return ArrayLoader(split, batches, self.spec, self.peak, self.augment if train else (), device)
+        batches = self.batches(len(self.splits[name][0]), shuffle=train)
+        return Loader(batches, self.fetch(name, augment=train))
 
-    def train_dataloader(self) -> ArrayLoader:
+    def fetch(self, name: str, *, augment: bool) -> Images:
+        """Makes a split's batches (x, y), and where they are asked for further views and rows."""
+        images, labels = self.splits[name]
+        columns = Columns(self.device, x=images, y=labels, **({"row": None} if self.rows else {}))
+        views = self.views if augment else 1
+        return Images(columns, self.spec, self.peak, self.augment if augment else (), views)
+
+    def train_dataloader(self) -> Loader:
         return self._loader("train")
 
-    def val_dataloader(self) -> ArrayLoader | list[ArrayLoader]:
+    def val_dataloader(self) -> Loader | list[Loader]:
         return self._loader("val") if self.spec.sizes["val"] else []
 
-    def test_dataloader(self) -> ArrayLoader:
+    def test_dataloader(self) -> Loader:
         return self._loader("test")

@@ -6,9 +6,10 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class DataError(Exception):
@@ -44,10 +45,22 @@ class Spec:
     identity: str = ""
 
 
-def mix(*numbers: int) -> int:
-    """One 63-bit seed from several whole numbers; neighbours give unrelated streams."""
-    digest = hashlib.blake2b(b"".join(n.to_bytes(8, "little", signed=True) for n in numbers), digest_size=8)
-    return int.from_bytes(digest.digest(), "little") >> 1
+def stream(purpose: str, *numbers: int) -> int:
+    """A 63-bit seed for one purpose: no two purposes, and no two lists of numbers, share their random numbers."""
+    text = purpose.encode() + b"\0" + b"".join(n.to_bytes(8, "little", signed=True) for n in numbers)
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
+
+
+def generator(purpose: str, *numbers: int) -> torch.Generator:
+    """A generator of its own for one purpose."""
+    return torch.Generator().manual_seed(stream(purpose, *numbers))
+
+
+def seed_torch(value: int) -> None:
+    """As torch.manual_seed, which spends a millisecond on devices that are not there."""
+    torch.default_generator.manual_seed(value)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(value)
 
 
 def hashed(*tensors: Tensor) -> str:
@@ -131,19 +144,27 @@ class Batches:
             for part in mine.split(-(-self.batch_size // self.world)):
                 yield Share(part, len(part), 0, 0)
             return
-        order = torch.randperm(self.size, generator=torch.Generator().manual_seed(mix(self.seed, self.epoch)))
+        order = torch.randperm(self.size, generator=generator("order", self.seed, self.epoch))
         for number in range(skip, len(self)):
             chunk = order[number * self.batch_size : (number + 1) * self.batch_size]
             bounds = [len(chunk) * r // self.world for r in (self.rank, self.rank + 1)]
             self.position = number + 1
             part = chunk[bounds[0] : bounds[1]]
-            yield Share(part, len(chunk), bounds[0], mix(self.seed, self.epoch, number))
+            yield Share(part, len(chunk), bounds[0], stream("augmentation", self.seed, self.epoch, number))
 
     def state_dict(self) -> dict[str, int]:
         return {"position": self.position % max(1, len(self))}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self._skip = state["position"]
+
+
+@dataclass(frozen=True)
+class Fed:
+    """A finished stage that feeds a datamodule: its module with its weights, and the arrays it made."""
+
+    module: nn.Module
+    arrays: Mapping[str, np.ndarray]
 
 
 class DataModule(pl.LightningDataModule):
@@ -170,6 +191,11 @@ class DataModule(pl.LightningDataModule):
     def relabelled(self, count: int) -> tuple[Tensor, Tensor]:
         """Up to `count` training images (B, C, H, W) whose label was replaced by label noise, and the label given."""
         return torch.empty(0, *self.spec.shape), torch.empty(0, dtype=torch.long)
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches are made: the device of this process's trainer."""
+        return self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
 
     @property
     def rank_and_world(self) -> tuple[int, int]:

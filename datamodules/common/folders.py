@@ -6,7 +6,7 @@ import hashlib
 import io
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,9 +15,10 @@ import torch
 from PIL import Image
 from PIL.Image import DecompressionBombError
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from datamodules.common.base import Batches, DataError, DataModule, Spec, mix
+from datamodules.common.base import DataError, DataModule, Spec, generator, seed_torch, stream
+from datamodules.common.loader import WorkerLoader
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 # What Pillow and zipfile raise for files that are damaged, encrypted, or made to exhaust the memory.
@@ -85,7 +86,7 @@ class Photos(Dataset):
         except UNREADABLE as error:
             raise DataError(f"{self.source.root / name} cannot be decoded ({error}); replace or remove it") from error
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mix(self.seed, epoch, index))
+            seed_torch(stream("augmentation of a photo", self.seed, epoch, index))
             return self.transform(image), label
 
 
@@ -99,51 +100,8 @@ class Generated(Dataset):
         return self.length
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
-        source = torch.Generator().manual_seed(mix(5, *key))
+        source = generator("stand-in photo", *key)
         return torch.randn(self.shape, generator=source), int(torch.randint(self.classes, (), generator=source))
-
-
-class _Keys:
-    """Batches as lists of (epoch, index) for a DataLoader."""
-
-    def __init__(self, batches: Batches) -> None:
-        self.batches = batches
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for share in self.batches:
-            yield [(self.batches.epoch, index) for index in share.indices.tolist()]
-
-
-class PhotoLoader:
-    """A DataLoader with workers whose order is a function of (seed, epoch) and that can start in mid-epoch."""
-
-    def __init__(self, dataset: Dataset, batches: Batches, num_workers: int, pin: bool) -> None:
-        self.sampler, self.batch_sampler = batches, None  # where Lightning looks for set_epoch
-        self.consumed = 0
-        self.loader = DataLoader(
-            dataset,
-            batch_sampler=_Keys(batches),
-            num_workers=num_workers,
-            pin_memory=pin,  # type: ignore[arg-type]
-        )
-
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-    def __iter__(self) -> Iterator[Any]:
-        self.consumed = self.sampler._skip
-        for batch in self.loader:
-            self.consumed += 1
-            yield batch
-
-    def state_dict(self) -> dict[str, int]:
-        return {"position": self.consumed % max(1, len(self))}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.sampler.load_state_dict(state)
 
 
 class ImageFolder(DataModule):
@@ -260,7 +218,7 @@ class ImageFolder(DataModule):
         tail = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(self.mean, self.std)]
         return v2.Compose([*head, *tail])
 
-    def _loader(self, split: str) -> PhotoLoader:
+    def _loader(self, split: str) -> WorkerLoader:
         train = split == "train"
         if self.generated:
             length = min(self.spec.sizes[split], 2 * self.batch_size)
@@ -270,15 +228,15 @@ class ImageFolder(DataModule):
             length = len(self.items[split])
             dataset = Photos(self.source, self.items[split], self.transform(train=train), self.seed)
         workers = 0 if self.generated else self.num_workers
-        return PhotoLoader(dataset, self.batches(length, shuffle=train), workers, torch.cuda.is_available())
+        return WorkerLoader(dataset, self.batches(length, shuffle=train), num_workers=workers)
 
-    def train_dataloader(self) -> PhotoLoader:
+    def train_dataloader(self) -> WorkerLoader:
         return self._loader("train")
 
-    def val_dataloader(self) -> PhotoLoader:
+    def val_dataloader(self) -> WorkerLoader:
         return self._loader("test")
 
-    def test_dataloader(self) -> PhotoLoader:
+    def test_dataloader(self) -> WorkerLoader:
         return self._loader("test")
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules.common.arrays import Split
-from datamodules.common.base import DataError, DataModule, Spec, mix
+from datamodules.common.base import DataError, DataModule, Spec, generator
 from datamodules.common.folders import UNREADABLE, Source
 from datamodules.common.imagenet_classes import imagenet_classes
 
@@ -79,7 +79,7 @@ class PhotoPatches(DataModule):
         if self.splits:
             return
         if self.generated:
-            source = torch.Generator().manual_seed(mix(self.seed, 4))
+            source = generator("stand-in", self.seed)
             images = torch.randint(256, (8, 3, self.side, self.side), generator=source, dtype=torch.uint8)
             self.splits = {"test": (images, torch.arange(8))}
             return

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.common.arrays import ArrayData, ArrayLoader, Split
-from datamodules.common.base import Batches, DataError, Share, Spec, hashed, mix
+from datamodules.common.arrays import ArrayData, Split
+from datamodules.common.base import Batches, DataError, Share, Spec, generator, hashed
+from datamodules.common.loader import Loader
 
 
 class Subset(ArrayData):
@@ -133,7 +134,7 @@ class Subset(ArrayData):
         ours[torch.tensor(self.labels)] = torch.arange(len(self.labels))
         return images[chosen], ours[labels[chosen]]
 
-    def _loader(self, name: str) -> ArrayLoader:
+    def _loader(self, name: str) -> Loader:
         loader = super()._loader(name)
         if name == "train" and self.draws is not None:
             rank, world = self.rank_and_world
@@ -141,7 +142,7 @@ class Subset(ArrayData):
             batches = Repeated(
                 images, self.draws, self.batch_size, shuffle=True, seed=self.seed, rank=rank, world=world
             )
-            loader.batches = loader.sampler = batches
+            loader.batches = batches
         return loader
 
 
@@ -159,7 +160,7 @@ class Repeated(Batches):
     def __iter__(self) -> Iterator[Share]:
         first = self.epoch * self.size
         passes = range(first // self.images, (first + self.size - 1) // self.images + 1)
-        sources = [torch.Generator().manual_seed(mix(self.seed, number)) for number in passes]
+        sources = [generator("order of passes", self.seed, number) for number in passes]
         drawn = torch.cat([torch.randperm(self.images, generator=source) for source in sources])
         drawn = drawn[first % self.images :][: self.size]
         for share in super().__iter__():

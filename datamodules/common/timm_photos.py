@@ -16,8 +16,9 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from datamodules.common.base import Batches, DataError, Share, mix
-from datamodules.common.folders import ImageNet, PhotoLoader, Photos
+from datamodules.common.base import Batches, DataError, Share, generator, stream
+from datamodules.common.folders import ImageNet, Photos
+from datamodules.common.loader import WorkerLoader
 
 RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
 ERASING_MODES = ("const", "rand", "pixel")
@@ -122,14 +123,14 @@ class RepeatedAugmentation(Batches):
         self.repeats = repeats
 
     def __iter__(self) -> Iterator[Share]:
-        order = torch.randperm(self.size, generator=torch.Generator().manual_seed(mix(self.seed, self.epoch)))
+        order = torch.randperm(self.size, generator=generator("order", self.seed, self.epoch))
         skip, self._skip = self._skip, 0
         for number in range(skip, len(self)):
             drawn = torch.arange(number * self.batch_size, min((number + 1) * self.batch_size, self.size))
             copies = order[drawn // self.repeats] + drawn % self.repeats * self.size
             start, end = (len(drawn) * r // self.world for r in (self.rank, self.rank + 1))
             self.position = number + 1
-            yield Share(copies[start:end], len(drawn), start, mix(self.seed, self.epoch, number))
+            yield Share(copies[start:end], len(drawn), start, stream("augmentation", self.seed, self.epoch, number))
 
 
 class AugmentedImageNet(ImageNet):
@@ -185,14 +186,14 @@ class AugmentedImageNet(ImageNet):
 
     def _drawn(self, items: list[tuple[str, int]]) -> list[tuple[str, int]]:
         """This fraction of one class's photos."""
-        source = torch.Generator().manual_seed(mix(self.seed, 9, items[0][1]))
+        source = generator("part of a class", self.seed, items[0][1])
         count = max(1, round(self.fraction * len(items)))
         return [items[i] for i in torch.randperm(len(items), generator=source)[:count].sort().values.tolist()]
 
     def transform(self, *, train: bool) -> Seeded:
         return self.augmentation.transform(train=train)
 
-    def train_dataloader(self) -> PhotoLoader:
+    def train_dataloader(self) -> WorkerLoader:
         if self.generated:
             return super().train_dataloader()
         assert self.source is not None
@@ -200,4 +201,4 @@ class AugmentedImageNet(ImageNet):
         photos = Photos(self.source, items * self.repeats, self.transform(train=True), self.seed)
         order: dict[str, int] = {"seed": self.seed, "rank": rank, "world": world}
         batches = RepeatedAugmentation(len(items), self.repeats, self.batch_size, **order)
-        return PhotoLoader(photos, batches, self.num_workers, torch.cuda.is_available())
+        return WorkerLoader(photos, batches, num_workers=self.num_workers)

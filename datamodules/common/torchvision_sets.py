@@ -44,8 +44,11 @@ class TorchvisionSet(ArrayData):
         augment: Sequence[Augmentation] = (),
         seed: int = 0,
         generated: bool = False,
+        views: int = 1,
+        rows: bool = False,
     ) -> None:
-        super().__init__(batch_size, train_size, val_size, test_size, label_noise, augment, seed, generated)
+        sizes = (train_size, val_size, test_size)
+        super().__init__(batch_size, *sizes, label_noise, augment, seed, generated, views, rows)
         self.root = Path(root)
 
     def declared(self) -> Spec:

@@ -21,7 +21,7 @@ from nibabel.spatialimages import HeaderDataError
 from scipy import ndimage
 from torch import Tensor
 
-from datamodules.common.base import DataError, Spec, mix
+from datamodules.common.base import DataError, Spec, generator
 from datamodules.mswal.volumes import Augmentation, Volume, VolumeData, places
 
 SPLIT_SEED = 12345  # nnU-Net's: folds are the same whatever the run's seed
@@ -222,7 +222,7 @@ class NnUNetFolder(VolumeData):
         if problem := self.available():
             raise DataError(problem)
         cases = self._cases("Tr")
-        order = torch.randperm(len(cases), generator=torch.Generator().manual_seed(mix(SPLIT_SEED))).tolist()
+        order = torch.randperm(len(cases), generator=generator("folds", SPLIT_SEED)).tolist()
         held = {cases[i] for i in order[self.fold :: self.folds]} if self.folds > 1 else set()
         train = [case for case in cases if case not in held]
         test = sorted(held) if self.test == "fold" else self._cases("Ts")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from datamodules.common.base import DataError, Spec, hashed, mix
+from datamodules.common.base import DataError, Spec, hashed, stream
 from datamodules.mswal.volumes import Augmentation, Volume, VolumeData, places
 
 LESIONS = ("stone", "cyst", "tumour")
@@ -141,7 +141,7 @@ class Phantoms(VolumeData):
     def read(self) -> Spec:
         made = {}
         for number, name in enumerate(("train", "test")):
-            seeds = [mix(self.seed, 6, self.stream, number, index) for index in range(self.sizes[name])]
+            seeds = [stream("phantom", self.seed, self.stream, number, index) for index in range(self.sizes[name])]
             made[name] = phantoms(seeds, self.size, self.noise)
         images, lesions = made["train"]
         grey = images[lesions > 0]  # labelled or not, so that a dataset of one lesion is normalised like one of three

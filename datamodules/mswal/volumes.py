@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from datamodules.common.base import Batches, DataError, DataModule, Spec, mix
-from datamodules.common.folders import PhotoLoader
+from datamodules.common.base import Batches, DataError, DataModule, Share, Spec, generator, stream
+from datamodules.common.loader import Loader, WorkerLoader
 from datamodules.common.subsets import Repeated
 
 Augmentation = Callable[[Sequence[int]], Any]
@@ -129,46 +129,12 @@ class Patches(Dataset):
         return item["image"].float().contiguous(), item["label"][0].long().contiguous()
 
 
-class _Keys:
-    """Batches as lists of keys for a DataLoader; the last `foreground` of each global batch are forced."""
-
-    def __init__(self, batches: Batches, foreground: float) -> None:
-        self.batches, self.foreground = batches, foreground
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        for share in self.batches:
-            first = round(share.total * (1 - self.foreground))
-            places = range(share.start, share.start + len(share.indices))
-            yield [(i, mix(share.seed, p), p >= first) for i, p in zip(share.indices.tolist(), places, strict=True)]
-
-
-class PatchLoader(PhotoLoader):
-    """Batches (B, 1, *patch), (B, *patch) in an order that is a function of (seed, epoch); can start in mid-epoch."""
-
-    def __init__(self, dataset: Patches, batches: Batches, foreground: float, num_workers: int, pin: bool) -> None:
-        self.sampler, self.batch_sampler = batches, None  # where Lightning looks for set_epoch
-        self.consumed = 0
-        keys = _Keys(batches, foreground)
-        self.loader = DataLoader(dataset, batch_sampler=keys, num_workers=num_workers, pin_memory=pin)  # type: ignore[arg-type]
-
-
-class WholeVolumes:
-    """Test scans one at a time, each on one process: image (1, 1, D, H, W), annotated label (1, D', H', W')."""
-
-    def __init__(self, pair: Callable[[int], tuple[Tensor, Tensor]], batches: Batches) -> None:
-        self.pair, self.sampler, self.batch_sampler = pair, batches, None
-
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for share in self.sampler:
-            for index in share.indices.tolist():
-                image, label = self.pair(index)
-                yield image[None], label[None]
+def patch_keys(share: Share, foreground: float) -> list[Key]:
+    """The keys of a share of a batch; of each global batch the last `foreground` patches are forced."""
+    first = round(share.total * (1 - foreground))
+    places = range(share.start, share.start + len(share.indices))
+    pairs = zip(share.indices.tolist(), places, strict=True)
+    return [(index, stream("patch", share.seed, place), place >= first) for index, place in pairs]
 
 
 class VolumeData(DataModule):
@@ -240,22 +206,29 @@ class VolumeData(DataModule):
         self._spec = replace(declared, source="generated", sizes={**declared.sizes, "test": 1})
 
     def _random(self, classes: int) -> Volume:
-        source = torch.Generator().manual_seed(mix(self.seed, 4))
+        source = generator("stand-in", self.seed)
         label = torch.randint(classes, self.patch, generator=source, dtype=torch.uint8)
         return Volume(torch.randn(1, *self.patch, generator=source), label, places(label, classes, 1000))
 
-    def train_dataloader(self) -> PatchLoader:
+    def train_dataloader(self) -> WorkerLoader:
+        """Batches (B, 1, *patch), (B, *patch)."""
         rank, world = self.rank_and_world
         size = self.iterations * self.batch_size
-        order = {"shuffle": True, "seed": self.seed, "rank": rank, "world": world}
-        batches = Repeated(len(self.train), size, self.batch_size, **order)
+        batches = Repeated(len(self.train), size, self.batch_size, shuffle=True, seed=self.seed, rank=rank, world=world)
         patches = Patches(self.train, self.patch, self.margin, self.augment)
-        return PatchLoader(patches, batches, self.foreground, self.num_workers, torch.cuda.is_available())
+        return WorkerLoader(patches, batches, self._keys, num_workers=self.num_workers)
 
-    def val_dataloader(self) -> list[WholeVolumes]:
+    def _keys(self, share: Share) -> list[Key]:
+        return patch_keys(share, self.foreground)
+
+    def val_dataloader(self) -> list[Loader]:
         return []
 
-    def test_dataloader(self) -> WholeVolumes:
+    def test_dataloader(self) -> Loader:
+        """Scans one at a time, each on one process: image (1, 1, D, H, W), annotated label (1, D', H', W')."""
         rank, world = self.rank_and_world
-        batches = Batches(self.spec.sizes["test"], world, shuffle=False, rank=rank, world=world)
-        return WholeVolumes(lambda index: self.pair(index), batches)
+        return Loader(Batches(self.spec.sizes["test"], world, shuffle=False, rank=rank, world=world), self._whole)
+
+    def _whole(self, share: Share) -> tuple[Tensor, Tensor]:
+        image, label = self.pair(int(share.indices))
+        return image[None], label[None]

@@ -7,31 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from datamodules.common.arrays import ArrayData, ArrayLoader
+from datamodules.common.arrays import ArrayData
 from datamodules.common.base import Batches, DataError, DataModule, Share, Spec
-
-
-class NumberLoader:
-    """Batches of trial numbers (b,) int64, in order; several processes share a batch."""
-
-    def __init__(self, batches: Batches) -> None:
-        self.batches = batches
-        self.sampler, self.batch_sampler = batches, None  # where Lightning looks for set_epoch
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        for share in self.batches:
-            yield share.indices
-
-    def state_dict(self) -> dict[str, int]:
-        return self.batches.state_dict()
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.batches.load_state_dict(state)
+from datamodules.common.loader import Loader
 
 
 class InOrder(Batches):
@@ -84,17 +63,19 @@ class Trials(DataModule):
     def setup(self, stage: str | None = None) -> None:
         self.source.setup(stage)
 
-    def train_dataloader(self) -> NumberLoader:
+    def train_dataloader(self) -> Loader:
+        """Batches of trial numbers (b,) int64, in order; several processes share a batch."""
         rank, world = self.rank_and_world
-        return NumberLoader(InOrder(self.trials, self.batch_size, shuffle=True, seed=self.seed, rank=rank, world=world))
+        batches = InOrder(self.trials, self.batch_size, shuffle=True, seed=self.seed, rank=rank, world=world)
+        return Loader(batches, lambda share: share.indices)
 
-    def val_dataloader(self) -> list[ArrayLoader]:
+    def val_dataloader(self) -> list[Loader]:
         return []
 
-    def test_dataloader(self) -> ArrayLoader:
+    def test_dataloader(self) -> Loader:
         return self.images("test")
 
-    def images(self, split: str) -> ArrayLoader:
+    def images(self, split: str) -> Loader:
         """The images of one trial's training ("train"), reward ("val") or test, whole on every process.
 
         Raises DataError for another name or an empty split.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from datamodules.common.arrays import ArrayData, Split
-from datamodules.common.base import Batches, DataError, DataModule, Spec, hashed, mix
+from datamodules.common.base import DataError, DataModule, Share, Spec, generator, hashed
+from datamodules.common.loader import Columns, Loader, batch_type
 from datamodules.common.photo_patches import CELLS, PhotoPatches, assemble
 
 _READ: dict[tuple[Any, ...], dict[str, Split]] = {}
@@ -104,7 +105,7 @@ class Collection(DataModule):
 
     def random_images(self, rows: Tensor) -> Tensor:
         shape = self.declared().shape
-        drawn = [torch.rand(shape, generator=torch.Generator().manual_seed(mix(7, row))) for row in rows.tolist()]
+        drawn = [torch.rand(shape, generator=generator("stand-in row", row)) for row in rows.tolist()]
         return torch.stack(drawn)
 
     def served(self, name: str) -> tuple[Tensor, Tensor | None]:
@@ -114,47 +115,28 @@ class Collection(DataModule):
         keep = slice(self.first if name == "train" else None)
         return self.rows[name][keep], self.targets[name][keep]
 
-    def _loader(self, name: str) -> RowLoader:
+    def _loader(self, name: str) -> Loader:
+        """Batches (x, row) where images are exported, (row, y) where their features are looked up."""
         rows, targets = self.served(name)
-        device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
-        return RowLoader(self, rows, targets, self.batches(len(rows), shuffle=name == "train"), device)
+        batches = self.batches(len(rows), shuffle=name == "train")
+        if targets is not None:
+            return Loader(batches, Columns(self.device, row=rows, y=targets))
+        images = self.random_images if self.generated else self.images
 
-    def train_dataloader(self) -> RowLoader:
+        def exported(share: Share) -> Any:
+            shown = rows[share.indices]
+            return batch_type(("x", "row"))(images(shown).to(self.device), shown.to(self.device))
+
+        return Loader(batches, exported)
+
+    def train_dataloader(self) -> Loader:
         return self._loader("train")
 
-    def val_dataloader(self) -> list[RowLoader]:
+    def val_dataloader(self) -> list[Loader]:
         return []
 
-    def test_dataloader(self) -> RowLoader:
+    def test_dataloader(self) -> Loader:
         return self._loader("test")
-
-
-class RowLoader:
-    """Batches of a Collection."""
-
-    def __init__(
-        self, data: Collection, rows: Tensor, targets: Tensor | None, batches: Batches, device: torch.device
-    ) -> None:
-        self.data, self.rows, self.targets, self.batches, self.device = data, rows, targets, batches, device
-        self.sampler, self.batch_sampler = batches, None  # where Lightning looks for set_epoch
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for share in self.batches:
-            rows = self.rows[share.indices]
-            if self.targets is None:
-                images = (self.data.random_images if self.data.generated else self.data.images)(rows)
-                yield images.to(self.device), rows.to(self.device)
-            else:
-                yield rows.to(self.device), self.targets[share.indices].to(self.device)
-
-    def state_dict(self) -> dict[str, int]:
-        return self.batches.state_dict()
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.batches.load_state_dict(state)
 
 
 class ArrayCollection(Collection):
@@ -297,7 +279,7 @@ class Crops(Collection):
         each = CELLS if self.grid == 2 else 1
         if len(images) < self.references * each:
             raise DataError(f"{self.source.spec.name} has {len(images)} images; {self.references * each} are needed")
-        source = torch.Generator().manual_seed(mix(self.seed, 8))
+        source = generator("squares", self.seed)
         chosen = torch.randperm(len(images), generator=source)[: self.references * each].view(-1, each)
         whole = images[chosen[:, 0]]
         if self.grid == 2:

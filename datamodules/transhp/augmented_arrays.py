@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.common.arrays import ArrayData
-from datamodules.common.base import DataModule, Spec, mix
-from datamodules.common.folders import Generated, PhotoLoader
+from datamodules.common.base import DataModule, Spec, seed_torch, stream
+from datamodules.common.folders import Generated
+from datamodules.common.loader import WorkerLoader
 from datamodules.common.timm_photos import RAND_AUGMENT, Augmentation, RepeatedAugmentation
 
 
@@ -31,7 +32,7 @@ class ArrayPhotos(Dataset):
         epoch, index = key
         own = index % len(self.images)  # a copy of repeated augmentation lies a multiple of N behind
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mix(self.seed, epoch, index))
+            seed_torch(stream("augmentation of a photo", self.seed, epoch, index))
             return self.transform(to_pil_image(self.images[own])), int(self.labels[own])
 
 
@@ -91,12 +92,12 @@ class AugmentedArrays(DataModule):
         if not self.generated:
             self.source.setup(stage)
 
-    def _loader(self, split: str) -> PhotoLoader:
+    def _loader(self, split: str) -> WorkerLoader:
         spec, train = self.spec, split == "train"
         if self.generated:
             length = min(spec.sizes[split], 2 * self.batch_size)
             made = Generated(spec.shape, len(spec.classes), length)
-            return PhotoLoader(made, self.batches(length, shuffle=train), 0, False)
+            return WorkerLoader(made, self.batches(length, shuffle=train))
         images, labels = self.source.splits[split]
         batches = self.batches(len(images), shuffle=train)
         if train:
@@ -104,13 +105,13 @@ class AugmentedArrays(DataModule):
             order: dict[str, int] = {"seed": self.seed, "rank": rank, "world": world}
             batches = RepeatedAugmentation(len(images), self.repeats, self.batch_size, **order)
         photos = ArrayPhotos(images, labels, self.augmentation.transform(train=train), self.seed)
-        return PhotoLoader(photos, batches, self.num_workers, torch.cuda.is_available())
+        return WorkerLoader(photos, batches, num_workers=self.num_workers)
 
-    def train_dataloader(self) -> PhotoLoader:
+    def train_dataloader(self) -> WorkerLoader:
         return self._loader("train")
 
-    def val_dataloader(self) -> PhotoLoader | list[Any]:
+    def val_dataloader(self) -> WorkerLoader | list[Any]:
         return self._loader("val") if self.spec.sizes["val"] else []
 
-    def test_dataloader(self) -> PhotoLoader:
+    def test_dataloader(self) -> WorkerLoader:
         return self._loader("test")

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from datamodules.common.base import DataError, DataModule, Spec, mix
+from datamodules.common.base import DataError, DataModule, Spec, generator
+from datamodules.common.loader import Loader, batch_type
 from datamodules.common.torchvision_sets import CIFAR10 as CIFAR10Set
 from datamodules.common.torchvision_sets import FashionMNIST
 from datamodules.transhp.shapes import SHAPES
@@ -85,7 +86,7 @@ class Hierarchy:
 
     def random(self, seed: int) -> Tensor:
         """A table of the same shape for dry runs."""
-        source = torch.Generator().manual_seed(mix(seed, 8))
+        source = generator("random hierarchy", seed)
         columns = [torch.randint(m, (self.classes,), generator=source) for m in self.prompts]
         return torch.stack(columns, 1)
 
@@ -235,38 +236,22 @@ class Hierarchical(DataModule):
         whole = self.hierarchy.random(self.seed) if self.generated else self.hierarchy.table(self.labels)
         self.table = whole[:, self.skip :]
 
-    def train_dataloader(self) -> CoarseLoader:
+    def train_dataloader(self) -> Loader:
         return self._with_table(self.inner.train_dataloader())
 
-    def val_dataloader(self) -> CoarseLoader | list[Any]:
+    def val_dataloader(self) -> Loader | list[Any]:
         loader = self.inner.val_dataloader()
         return loader if isinstance(loader, list) else self._with_table(loader)
 
-    def test_dataloader(self) -> CoarseLoader:
+    def test_dataloader(self) -> Loader:
         return self._with_table(self.inner.test_dataloader())
 
-    def _with_table(self, loader: Any) -> CoarseLoader:
+    def _with_table(self, loader: Loader) -> Loader:
+        """The same batches with a column `coarse`: each label's row of the table."""
+        loader.finish = self._add_coarse
+        return loader
+
+    def _add_coarse(self, batch: Any) -> Any:
         assert self.table is not None
-        return CoarseLoader(loader, self.table)
-
-
-class CoarseLoader:
-    """A loader whose batches get the rows of a table (K, L) for their labels."""
-
-    def __init__(self, loader: Any, table: Tensor) -> None:
-        self.loader, self.table = loader, table
-        self.sampler, self.batch_sampler = loader.sampler, None  # where Lightning looks for set_epoch
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for x, y in self.loader:
-            self.table = self.table.to(y.device)
-            yield x, y, self.table[y]
-
-    def state_dict(self) -> dict[str, int]:
-        return self.loader.state_dict()
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.loader.load_state_dict(state)
+        self.table = self.table.to(batch.y.device)
+        return batch_type((*batch._fields, "coarse"))(*batch, self.table[batch.y])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from datamodules.common.arrays import ArrayData, Split
 from datamodules.common.augment import Augmentation
-from datamodules.common.base import DataError, Spec, mix
+from datamodules.common.base import DataError, Spec, generator
 
 SHAPES = {  # each coarse class has a fine attribute that no other has
     "disc": ("radius 3", "radius 4", "radius 5", "radius 6"),
@@ -120,6 +120,6 @@ class Shapes(ArrayData):
         splits = []
         for number, count in enumerate(self.made.values()):
             labels = torch.arange(count) % len(CLASSES)
-            source = torch.Generator().manual_seed(mix(self.seed, 7, number))
+            source = generator("shapes", self.seed, number)
             splits.append((shapes(labels, self.noise, self.jitter, source), labels))
         return splits[0], splits[1]

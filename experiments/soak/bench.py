@@ -146,7 +146,7 @@ class Bench:
                 hook(event)
 
             outcomes = engine.run(this, told)
-            results.entry([this], [], {})  # what reads the records must be able to
+            results.build([this], 1, [], {})  # what reads the records must be able to
             return engine.exit_code(outcomes)
 
         child = fork(lambda: cli.main(command, "", []), self.log(this), self.folder / "temporary")

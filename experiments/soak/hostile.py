@@ -25,7 +25,7 @@ from PIL import Image
 
 from datamodules.common.base import DataError
 from datamodules.common.folders import ImageFolder
-from experiments import cli, compose, console, files, instantiate, plan, report, results
+from experiments import cli, compose, console, files, instantiate, plan, registration, report, results
 from experiments.errors import InputError
 from experiments.plan import Plan
 from experiments.soak.bench import HANGS, fork
@@ -231,7 +231,7 @@ def configured(where: str, text: str, lines: Sequence[str], folder: Path) -> int
 
 def renamed(done: Plan, text: str) -> dict[str, Any]:
     """A run's entry with names that act on whoever shows them unescaped."""
-    entry = copy.deepcopy(results.entry([done], [text], {}))
+    entry = copy.deepcopy(results.build([done], 1, [text], {}))
     for claim in entry["claims"]:
         claim |= {"name": text, "refuted_by": text, "reason": text}
     entry["published"] = [item | {"stage": text, "protocol": text, "source": text} for item in entry["published"]]
@@ -242,7 +242,9 @@ def renamed(done: Plan, text: str) -> dict[str, Any]:
 
 def page(done: Plan, folder: Path) -> int:
     """0 if the report shows hostile names as text."""
-    record = {"title": HTML, "about": HTML, "deviations": [], "entries": {done.scale: renamed(done, HTML)}}
+    blank = {"registered": registration.new(done.config, 0), "history": [], "elsewhere": []}
+    entries = {done.scale: {**renamed(done, HTML), **blank}}
+    record = {"key": done.paper, "title": HTML, "about": HTML, "deviations": [], "entries": entries}
     results.RESULTS = folder
     files.write_json(folder / f"{done.paper}.json", record)
     written = report.build([done.paper], folder / "site")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +23,16 @@ class Frozen:
     def __len__(self) -> int:
         return len(self.networks)
 
+    def on(self, device: torch.device) -> list[Any]:
+        """The networks, on that device."""
+        if self._device != device:
+            self.networks = [network.to(device) for network in self.networks]
+            self._device = device
+        return self.networks
+
     def logits(self, x: Tensor, chosen: Sequence[int] | None = None) -> Tensor:
         """(T, B, C): the output of each network (or of those chosen) on the same batch. No gradient flows."""
-        if self._device != x.device:
-            self.networks = [network.to(x.device) for network in self.networks]
-            self._device = x.device
+        networks = self.on(x.device)
         with torch.inference_mode():
-            outputs = torch.stack([self.networks[i](x) for i in chosen or range(len(self))])
+            outputs = torch.stack([networks[i](x) for i in chosen or range(len(self))])
         return outputs.clone()  # an inference tensor cannot take part in a loss; this copy can

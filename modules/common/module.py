@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from matplotlib.figure import Figure
@@ -75,6 +76,13 @@ class StageModule(pl.LightningModule):
         """What a reader of the paper would want to see after the test, by file name; shown on the report page.
 
         `data` is the stage's datamodule, already set up.
+        """
+        return {}
+
+    def artifacts(self) -> dict[str, np.ndarray]:
+        """What later stages are fed with, by name: arrays, label maps, images; kept in the stage's folder.
+
+        Asked for on the first process after the test.
         """
         return {}
 

@@ -275,33 +275,3 @@ class Segmenter(StageModule):
         axis.set(xticks=range(len(names)), xticklabels=names, ylim=(0, 1.05), ylabel="score")
         axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
         return figure
-
-
-class Gain(StageModule):
-    """How many points of Dice on one class pre-training adds on the same test scans. Not trained.
-
-    Logs `test/gain` = 100 (Dice of `finetuned` - Dice of `scratch`) and `test/n`.
-
-    Args:
-        finetuned, scratch: the trained segmenters.
-        label: name of the class.
-    """
-
-    def __init__(self, finetuned: Segmenter, scratch: Segmenter, label: str = "tumour") -> None:
-        super().__init__()
-        self.finetuned, self.scratch, self.label = finetuned, scratch, label
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.finetuned(x)
-
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self.finetuned.test_step(batch, batch_idx)
-        self.scratch.test_step(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        number = self.trainer.datamodule.spec.classes[1:].index(self.label)  # type: ignore[attr-defined]
-        found = [arm.scores.compute() for arm in (self.finetuned, self.scratch)]
-        pretrained, random = (scores["dice"].reshape(-1)[number] for scores in found)
-        self.log_dict({"test/gain": 100 * (pretrained - random).float(), "test/n": found[0]["n"].float()})
-        for arm in (self.finetuned, self.scratch):
-            arm.scores.reset()

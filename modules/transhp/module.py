@@ -34,13 +34,12 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
 
 from modules.common.classifier import ClassificationModule
-from modules.common.metrics import Classification
-from modules.common.module import OptimizerFactory, StageModule
+from modules.common.module import OptimizerFactory
 from modules.common.schedules import Position, Schedule
 from modules.transhp.networks import ViT
 
@@ -243,35 +242,3 @@ class TransHP(ClassificationModule):
         axes[1, 0].set_ylabel("attention to\nthe prompt", fontsize=8)
         axes[2, 0].set_ylabel("coarse\nprobability", fontsize=8)
         return {"attention to the prompts by coarse class": by_class, "prompts of a few images": few}
-
-
-class Gain(StageModule):
-    """How many points of top-1 the method is ahead of its baseline on the same test images. Not trained.
-
-    Logs `test/gain`, `test/method_top1` and `test/baseline_top1`.
-
-    Args:
-        method, baseline: trained classifiers.
-    """
-
-    def __init__(self, method: TransHP, baseline: TransHP) -> None:
-        super().__init__()
-        self.networks = nn.ModuleDict({"method": method.network, "baseline": baseline.network})
-        self.measures = {name: Classification(method.classes, ("top1",)) for name in self.networks}
-        for name, measure in self.measures.items():  # registered for moves between devices; the dict keeps their type
-            self.add_module(f"{name}_metrics", measure)
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        return {name: network(x) for name, network in self.networks.items()}
-
-    def test_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
-        for name, z in self(batch[0]).items():
-            self.measures[name].update(z, batch[1])
-
-    def on_test_epoch_end(self) -> None:
-        found = {name: measure.compute() for name, measure in self.measures.items()}
-        top1 = {f"test/{name}_top1": values["top1"] for name, values in found.items()}
-        gain = top1["test/method_top1"] - top1["test/baseline_top1"]
-        self.log_dict({"test/gain": gain, "test/n": found["method"]["n"], **top1})
-        for measure in self.measures.values():
-            measure.reset()

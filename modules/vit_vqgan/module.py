@@ -34,12 +34,13 @@ from torchmetrics import SumMetric
 
 from modules.common.extractors import Extractor
 from modules.common.fid import FrechetDistance
+from modules.common.frozen import Frozen
 from modules.common.module import OptimizerFactory
 from modules.common.schedules import Schedule
 from modules.vit_vqgan.adversarial import discriminator_loss, generator_loss, r1_penalty
 from modules.vit_vqgan.autoencoder import Size, ViTAutoencoder, initialise
 from modules.vit_vqgan.codebook_use import CodebookUse
-from modules.vit_vqgan.pixels import Aside, PixelModule, grid
+from modules.vit_vqgan.pixels import PixelModule, grid
 
 EPSILON = 0.1  # of logit-laplace: keeps pixels off 0 and 1
 
@@ -182,7 +183,7 @@ class Tokenizer(PixelModule):
             )  # before anything whose size differs between arms
         self.quantizer = Quantizer(encoder.dim, decoder.dim, codes, lookup_dim, normalise, codebook_init, beta)
         self.discriminator = discriminator if adversarial_weight > 0 else None
-        self.perceptual = Aside(perceptual) if perceptual is not None and perceptual_weight > 0 else None
+        self.perceptual = Frozen([perceptual]) if perceptual is not None and perceptual_weight > 0 else None
         self.weights = {
             "adv": adversarial_weight,
             "lpips": perceptual_weight,
@@ -191,7 +192,7 @@ class Tokenizer(PixelModule):
         }
         self.adversarial_start, self.r1_gamma, self.r1_every, self.clip = adversarial_start, r1_gamma, r1_every, clip
         self.discriminator_factory = discriminator_optimizer or optimizer
-        self.extractor = Aside(cast(nn.Module, extractor))
+        self.extractor = Frozen([cast(nn.Module, extractor)])
         self.suffix, self.rfid = extractor.suffix, FrechetDistance(extractor.features)
         self.squared_error, self.tested = SumMetric(nan_strategy="disable"), SumMetric(nan_strategy="disable")
         self.use: CodebookUse | None = None  # made in setup: its size depends on the test set's
@@ -234,7 +235,7 @@ class Tokenizer(PixelModule):
         x_hat = self.image(maps)
         parts = {"vq": l_vq, "l2": F.mse_loss(x_hat, x)}
         if self.perceptual is not None:
-            parts["lpips"] = self.perceptual.on(x.device)(2 * x_hat - 1, 2 * x - 1).mean()
+            parts["lpips"] = self.perceptual.on(x.device)[0](2 * x_hat - 1, 2 * x - 1).mean()
         if self.weights["laplace"]:
             parts["laplace"] = logit_laplace(x, *maps.chunk(2, 1))
         if adversarial:
@@ -287,7 +288,7 @@ class Tokenizer(PixelModule):
         self._shown.append((x[first].cpu(), codes[first].cpu()))
         self.squared_error.update((x_hat - x).double().square().mean((1, 2, 3)).sum())
         self.tested.update(float(len(x)))
-        extractor = self.extractor.on(x.device)
+        extractor = self.extractor.on(x.device)[0]
         self.rfid.update(extractor.describe(x)[0], real=True)
         self.rfid.update(extractor.describe(x_hat)[0], real=False)
 

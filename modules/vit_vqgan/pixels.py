@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 
-from modules.common.frozen import Frozen
 from modules.common.module import StageModule
 
 
@@ -48,20 +47,6 @@ class PixelModule(StageModule):
         numbers = rank + world * torch.arange(self._tested, self._tested + count, device=self.device)
         self._tested += count
         return numbers
-
-
-class Aside(Frozen):
-    """One network that a stage uses and never trains, for use by its own methods."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__([network])
-
-    def on(self, device: torch.device) -> Any:
-        """The network, on that device."""
-        if self._device != device:
-            self.networks[0].to(device)
-            self._device = device
-        return self.networks[0]
 
 
 def uniforms(base: int, numbers: Tensor, count: int) -> Tensor:

@@ -14,12 +14,13 @@ from torchmetrics.classification import MulticlassAccuracy
 from modules.common.classifier import ClassificationModule
 from modules.common.extractors import Extractor
 from modules.common.fid import FrechetDistance
+from modules.common.frozen import Frozen
 from modules.common.inception_score import InceptionScore
 from modules.common.module import OptimizerFactory
 from modules.common.schedules import Position, Schedule
 from modules.vit_vqgan.autoencoder import Block, Size
 from modules.vit_vqgan.module import Tokenizer
-from modules.vit_vqgan.pixels import Aside, PixelModule, grid, uniforms
+from modules.vit_vqgan.pixels import PixelModule, grid, uniforms
 
 
 class Vim(PixelModule):
@@ -55,7 +56,7 @@ class Vim(PixelModule):
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__(optimizer, schedule)
-        self.tokenizer, self.extractor = Aside(tokenizer), Aside(cast(nn.Module, extractor))
+        self.tokenizer, self.extractor = Frozen([tokenizer]), Frozen([cast(nn.Module, extractor)])
         self.size, self.classes, self.temperature, self.side = size, classes, temperature, tokenizer.side
         self.all_tokens = tokenizer.side**2
         self.tokens = tokens or self.all_tokens
@@ -94,7 +95,7 @@ class Vim(PixelModule):
     def codes(self, x: Tensor) -> Tensor:
         """Images as the data serves them -> their tokens, (B, tokens)."""
         with torch.inference_mode():
-            codes = self.tokenizer.on(x.device).codes(self.pixels(x))[:, : self.tokens]
+            codes = self.tokenizer.on(x.device)[0].codes(self.pixels(x))[:, : self.tokens]
         return codes.clone()
 
     def losses(self, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -134,7 +135,7 @@ class Vim(PixelModule):
         """Pixels of generated images (B, C, H, W); an image's number fixes its noise."""
         codes = self.sample(labels, uniforms(self._base, numbers, self.tokens))
         codes = F.pad(codes, (0, self.all_tokens - self.tokens))
-        return self.tokenizer.on(labels.device).decode(codes)
+        return self.tokenizer.on(labels.device)[0].decode(codes)
 
     def on_test_start(self) -> None:
         self._base = int(torch.randint(2**31, ()))  # the same on every process
@@ -145,7 +146,7 @@ class Vim(PixelModule):
         x, labels = batch
         self.nll.update(self.losses(batch).double().mean(1).sum())
         self.tested.update(float(len(x)))
-        numbers, extractor = self.numbers(len(x)), self.extractor.on(x.device)
+        numbers, extractor = self.numbers(len(x)), self.extractor.on(x.device)[0]
         generated = self.images(labels, numbers)
         features, logits = extractor.describe(generated)
         self.fid.update(extractor.describe(self.pixels(x))[0], real=True)
@@ -203,15 +204,15 @@ class LinearProbe(PixelModule, ClassificationModule):
             raise ValueError(f"blocks={blocks}: expected {block} among them and all between 1 and {len(vim.blocks)}")
         heads = nn.ModuleDict({str(b): nn.Linear(vim.size.dim, classes) for b in sorted(blocks)})
         super().__init__(heads, classes, optimizer, schedule)
-        self.vim, self.block = Aside(vim), str(block)
+        self.vim, self.block = Frozen([vim]), str(block)
         sweep = {name: MulticlassAccuracy(classes, average="micro", validate_args=False) for name in heads}
         self.sweep = nn.ModuleDict(sweep)
 
     def every_logits(self, x: Tensor) -> dict[str, Tensor]:
         """Images as the data serves them -> logits (B, classes) by block."""
-        vim, found = self.vim.on(x.device), {}
+        vim, found = self.vim.on(x.device)[0], {}
         with torch.inference_mode():
-            codes = vim.tokenizer.on(x.device).codes(self.pixels(x))[:, : vim.tokens]
+            codes = vim.tokenizer.on(x.device)[0].codes(self.pixels(x))[:, : vim.tokens]
             h = vim.embed(codes)
             for number, block in enumerate(vim.blocks, 1):
                 h = block(h)

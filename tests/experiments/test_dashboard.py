@@ -25,11 +25,17 @@ def entry(scale: str = "smoke", name: str = HOSTILE) -> dict[str, Any]:
     """A results entry of two seeds, as `reproduce` records it, cut to what a dashboard reads."""
     curve = {"epoch": [0, 1], "mean": [1.0, 0.5], "low": [1.0, 0.5], "high": [1.0, 0.5]}
     claim = {"name": name, "better": "student/test/top1", "than": "continued/test/top1", "verdict": "supported"}
-    claim |= {"difference": 2.0, "interval": [1.0, 3.0], "per_seed": [1.5, 2.5]}
+    claim |= {"difference": 2.0, "interval": [1.0, 3.0], "per_seed": [1.5, 2.5], "main": True, "unit": "points"}
     unjudged = {**claim, "verdict": "not run", "difference": None, "interval": None, "per_seed": []}
     said = {"rule": "interval above 0", "refuted_by": "below 0", "reason": ""}
     published = {"stage": "student", "metric": "test/top1", "value": 80.0, "ours": 81.0, "interval": None}
-    published |= {"verdict": "matched", "dataset": "ImageNet", "protocol": "224, one crop", "source": "Table 2"}
+    published |= {
+        "kind": "normal",
+        "verdict": "matched",
+        "dataset": "ImageNet",
+        "protocol": "224, one crop",
+        "source": "Table 2",
+    }
     return {
         "scale": scale,
         "variant": None,
@@ -76,7 +82,7 @@ def test_description_has_the_sections_and_what_is_in_them(wandb_plan: Plan) -> N
 
 
 def test_a_paper_that_never_ran_has_all_panels_and_no_numbers(wandb_plan: Plan) -> None:
-    spec = dashboard.describe(wandb_plan, results.entry([wandb_plan], [], {}), [])
+    spec = dashboard.describe(wandb_plan, results.build([wandb_plan], 1, [], {}), [])
     table, _ = panels(spec, "Claims")
     assert {row[0] for row in table["rows"]} == {"not run"}
     assert [panel["metric"] for panel in panels(spec, "Learning curves by stage")] == ["train/loss", "val/top1"]
@@ -288,7 +294,7 @@ def test_pictures_and_verdict_reach_offline_runs(wandb_plan: Plan, tmp_path: Pat
     rows = json.loads(table.read_text(encoding="utf-8"))["data"]
     assert [row[:3] for row in rows if row[2] == "test/top1"] == [["student", 0, "test/top1"]]
 
-    found = results.entry([plan], ["logger=wandb"], {})
+    found = results.build([plan], 1, ["logger=wandb"], {})
     loggers.log_verdict(plan, found)
     loggers.log_verdict(plan, found)  # the second takes the first one's place
     (verdict,) = (tmp_path / "meal_v2/smoke/verdict/wandb").glob("offline-run-*")

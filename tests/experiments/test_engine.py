@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from experiments import compose, engine, files, training
+from experiments import compose, engine, files, manifest, training
 from experiments.engine import Outcome
 from experiments.errors import RunError
 from experiments.plan import Plan
@@ -229,13 +229,13 @@ def test_two_processes_share_a_stage(make_plan: Make, tmp_path: Path) -> None:
     """Both ask for the same stage at once; one trains, the other waits and takes the result."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from experiments import engine; from pathlib import Path\n"
-        "plan, stage = engine.from_json(Path(sys.argv[2]).read_text())\n"
+        "from experiments import engine, manifest; from pathlib import Path\n"
+        "plan, stage = manifest.from_json(Path(sys.argv[2]).read_text())\n"
         "print(engine.ensure(plan, stage).cached)"
     )
     plan = make_plan("stages.*.trainer.max_epochs=20")
     request = tmp_path / "request.json"
-    request.write_text(engine.to_json(plan, plan.stages["init"]))
+    request.write_text(manifest.to_json(plan, plan.stages["init"]))
     command = [sys.executable, "-c", code, str(compose.ROOT), str(request)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert sorted(process.communicate(timeout=120)[0].strip() for process in running) == ["False", "True"]
@@ -294,7 +294,7 @@ def test_two_optimisers_count_batches_and_resume(make_plan: Make, monkeypatch: p
         return 1.0 - position.fraction
 
     def construct(plan: Plan, stage: Any) -> Alternating:
-        training.seed_all(0)
+        training.seed_all("test", 0)
         network = training.build(stage.module["network"])
         return Alternating(network, 10, schedule=schedule)
 
@@ -346,28 +346,30 @@ def test_replacing_leaves_the_old_file_when_writing_fails(tmp_path: Path) -> Non
 
 def test_plans_travel_as_json(make_plan: Make) -> None:
     plan = make_plan()
-    copy, stage = engine.from_json(engine.to_json(plan, plan.stages["student"]))
+    copy, stage = manifest.from_json(manifest.to_json(plan, plan.stages["student"]))
     assert copy == plan
     assert stage == plan.stages["student"]
 
 
 def test_construction_depends_on_seed_and_stage_alone(make_plan: Make) -> None:
-    def weights(seed: int, name: str) -> torch.Tensor:
+    def weights(seed: int, name: str, *lines: str) -> torch.Tensor:
         torch.rand(int(time.monotonic() * 1000) % 7 + 1)
-        plan = make_plan(seed=seed)
+        plan = make_plan(*lines, seed=seed)
         return next(training.construct(plan, plan.stages[name]).parameters()).detach().flatten()
 
     assert torch.equal(weights(0, "init"), weights(0, "init"))
     assert not torch.equal(weights(0, "init"), weights(1, "init"))
     assert not torch.equal(weights(0, "init"), weights(0, "untrained"))
+    alike = "+stages.untrained.start_like=init"
+    assert torch.equal(weights(0, "init"), weights(0, "untrained", alike))
 
 
 def test_who_measures_time_waits_for_others_and_lets_nobody_in_before(tmp_path: Path) -> None:
     order: list[str] = []
     waits = threading.Event()
 
-    def place(name: str, alone: bool) -> None:
-        with on_this_machine(alone, waits.set, tmp_path):
+    def place(name: str, exclusive: bool) -> None:
+        with on_this_machine(exclusive, waits.set, tmp_path):
             order.append(name)
 
     with on_this_machine(False, waits.set, tmp_path), on_this_machine(False, waits.set, tmp_path):  # two side by side
@@ -382,7 +384,7 @@ def test_who_measures_time_waits_for_others_and_lets_nobody_in_before(tmp_path: 
     assert order == ["first", "alone", "late"]
 
 
-def test_measuring_alone_is_no_part_of_the_fingerprint(make_plan: Make) -> None:
-    plain, alone = make_plan(), make_plan("+stages.init.alone=true")
-    assert alone.stages["init"].alone
-    assert alone.stages["init"].fingerprint == plain.stages["init"].fingerprint
+def test_measuring_exclusively_is_no_part_of_the_fingerprint(make_plan: Make) -> None:
+    plain, measuring = make_plan(), make_plan("+stages.init.exclusive=true")
+    assert measuring.stages["init"].exclusive
+    assert measuring.stages["init"].fingerprint == plain.stages["init"].fingerprint

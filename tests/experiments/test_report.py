@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from experiments import compose, figures, files, report, results
+from experiments import claims, compose, figures, files, report, results
 from experiments.compose import ROOT
 
 HOSTILE = "<script>alert(1)</script>\"'&"
@@ -50,9 +50,18 @@ def stage(needs: list[str], top1: list[float], **more: Any) -> dict[str, Any]:
     }
 
 
-def claim(name: str, verdict: str, values: list[float], interval: list[float] | None, **more: Any) -> dict[str, Any]:
+def judged(name: str, verdict: str, values: list[float], interval: list[float] | None, **more: Any) -> dict[str, Any]:
     return {
         "name": name,
+        "main": False,
+        "asked_by": "paper",
+        "kind": "normal",
+        "unit": "points",
+        "worth": 1.0,
+        "requires": [],
+        "published": None,
+        "seeds": list(range(len(values))),
+        "found": False,
         "better": "student/test/top1",
         "than": "init/test/top1",
         "rule": "95% interval of student/test/top1 - init/test/top1 above 0",
@@ -78,6 +87,8 @@ def sample() -> dict[str, Any]:
         "source": "Table 2",
         "variant": None,
         "tolerance": 0.3,
+        "kind": "normal",
+        "scale": None,
         "verdict": "not run",
         "ours": 93.0,
         "interval": [92.0, 94.0],
@@ -87,11 +98,16 @@ def sample() -> dict[str, Any]:
         "variant": None,
         "about": "",
         "seeds": [0, 1, 2],
+        "looked": 3,
         "overrides": [],
+        "registered": {"hash": "abc", "at": "2026-01-01T00:00:00", "commit": "0123456789", "stream": 1},
+        "history": [],
+        "elsewhere": [],
+        "checks": [{"name": "it learns", "text": "a > b", "values": [2.0, 1.0], "holds": True, "reason": ""}],
         "claims": [
-            claim("the student is better", "supported", [1.0, 2.0, 3.0], [-0.48, 4.48]),
-            claim("no harm is done", "inconclusive", [0.1, 0.2, 0.3], [-0.04, 0.44], within=0.5),
-            claim("nothing came of it", "not run", [], None, reason="lost did not finish for every seed"),
+            judged("the student is better", "supported", [1.0, 2.0, 3.0], [-0.48, 4.48], main=True),
+            judged("no harm is done", "undecided", [0.1, 0.2, 0.3], [-0.04, 0.44], within=0.5),
+            judged("nothing came of it", "not run", [], None, reason="lost did not finish for every seed"),
         ],
         "published": [published],
         "stages": {
@@ -158,7 +174,7 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_verdicts_and_numbers_are_on_the_page(build: Any) -> None:
     page = Seen(build(sample())["meal_v2"]).text
-    for text in ("✓ supported", "≈ inconclusive", "○ not run", "lost did not finish for every seed"):
+    for text in ("✓ supported", "≈ undecided", "○ not run", "lost did not finish for every seed"):
         assert text in page
     assert "+2.00" in page  # the mean of 1, 2, 3
     assert "−0.48 to +4.48" in page
@@ -186,14 +202,15 @@ def test_mini_is_said_not_to_be_comparable_and_full_is_judged(build: Any) -> Non
     pages = build(record)
     assert "not comparable" not in Seen(pages["meal_v2"]).text
     assert "✓ matched" in Seen(pages["meal_v2"]).text
-    assert "✓ 1 matched" in Seen(pages["index"]).text
     assert "make reproduce PAPER=meal_v2 SCALE=full" in Seen(pages["meal_v2"]).text
 
 
-def test_gallery_counts_verdicts_and_marks_what_is_stale(build: Any) -> None:
+def test_index_answers_with_the_main_claim_and_marks_what_is_stale(build: Any) -> None:
+    """Does it hold, how sure, at what scale: without a click."""
     fresh = Seen(build(sample())["index"]).text
-    for text in ("✓ 1 supported", "≈ 1 inconclusive", "○ 1 not run"):
+    for text in ("✓ supported the student is better", "+2.00 points", "−0.48 to +4.48", "3 seeds, mini"):
         assert text in fresh
+    assert "no harm is done" not in fresh  # exploratory claims are on the page
     pages = build(sample(), stale=["student"])
     assert Seen(pages["index"]).text.count("↻ stale") == fresh.count("↻ stale") + 1  # one explains the word
     assert "changed since this was recorded: student" in Seen(pages["meal_v2"]).text
@@ -206,10 +223,10 @@ def test_a_paper_that_was_never_run_is_listed_with_its_claims(build: Any) -> Non
     assert declared["title"] in listed.text
     card = listed.text[listed.text.index(declared["title"]) :]
     assert "○ not run" in card
-    assert "supported" not in card
+    assert "supported" not in card[: card.index("What the words mean")]
     page = Seen(pages["meal_v2"]).text
-    for item in declared["claims"]:
-        assert item["name"] in page
+    for claim in claims.read(compose.resolve(compose.compose(["paper=meal_v2", "scale=mini"]), 0)).claims:
+        assert claim.name in page
     assert "○ not run" in page
 
 
@@ -242,7 +259,7 @@ def test_hostile_text_is_escaped_everywhere(build: Any) -> None:
 def test_figures_escape_and_are_well_formed() -> None:
     boxes = [figures.Box("a", [], True, HOSTILE), figures.Box(HOSTILE, ["a"], False, "only tested")]
     drawn = [
-        figures.difference(claim(HOSTILE, "supported", [1.0], [-1.0, math.inf]), [0], (-2.0, 3.0)),
+        figures.difference(judged(HOSTILE, "supported", [1.0], [-1.0, math.inf]), [0], (-2.0, 3.0)),
         figures.curves(HOSTILE, {HOSTILE: CURVE}, {HOSTILE: 0}),
         figures.diagram(boxes, {"a": 0, HOSTILE: 1}),
     ]
@@ -314,19 +331,19 @@ def dots(text: str) -> list[float]:
 
 
 def test_dots_lie_where_the_axis_says() -> None:
-    drawn = figures.difference(claim("c", "supported", [-1.0, 1.0, 3.0], None), [0, 1, 2], (-1.0, 3.0))
+    drawn = figures.difference(judged("c", "supported", [-1.0, 1.0, 3.0], None), [0, 1, 2], (-1.0, 3.0))
     assert dots(drawn) == [10.0, 130.0, 250.0]  # left edge, middle, right edge of a 260 px figure with 10 px margins
 
 
 def test_a_huge_interval_does_not_hide_the_seeds() -> None:
-    low, high = figures.limits([claim("c", "inconclusive", [0.1, 0.3], [-900.0, 900.0])])
+    low, high = figures.limits([judged("c", "undecided", [0.1, 0.3], [-900.0, 900.0])])
     assert low < 0.0 < 0.3 < high
     assert high - low < 1.2  # three times the range of zero and the seeds, and the margin around it
 
 
 def test_claims_of_a_metric_share_an_axis_unless_one_would_vanish() -> None:
-    near, twice = claim("a", "supported", [1.0, 2.0], None), claim("b", "supported", [1.0, 4.0], None)
-    far = claim("c", "supported", [1.0, 90.0], None)
+    near, twice = judged("a", "supported", [1.0, 2.0], None), judged("b", "supported", [1.0, 4.0], None)
+    far = judged("c", "supported", [1.0, 90.0], None)
     assert figures.span(near, [near, twice]) == figures.span(twice, [near, twice])
     assert figures.span(near, [near, far]) == figures.limits([near])
 

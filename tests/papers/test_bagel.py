@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.bagel.annotations import Mistakes
 from datamodules.common.imagenet_classes import imagenet_classes
-from experiments import training
+from experiments import claims, training
 from experiments.plan import Plan
 from modules.bagel import COLLAPSED, MistakeCounts, MistakeTables, MultiLabelEvaluation, SelectedSlice, collapsed_table
 from modules.common.multilabel import MultiLabelAccuracy, among, class_average
@@ -259,9 +259,9 @@ def counted() -> dict[str, float]:
 def test_the_released_annotations_give_the_published_counts(
     counted: dict[str, float], make_plan: Callable[..., Plan]
 ) -> None:
-    rows = make_plan("paper=bagel", "scale=mini", "variant=annotations").config["published"]
+    rows = claims.published(make_plan("paper=bagel", "scale=mini", "variant=annotations").config)
     assert len(rows) == 34
-    assert all(counted[row["metric"].removeprefix("test/")] == pytest.approx(row["value"], abs=0.05) for row in rows)
+    assert all(counted[row.metric.removeprefix("test/")] == pytest.approx(row.value, abs=0.05) for row in rows)
     assert counted["n"] == 378 + 249 - 164
 
 
@@ -321,7 +321,7 @@ def test_what_a_guess_reaches_in_mini(make_plan: Callable[..., Plan]) -> None:
     assert float(found["macro_top1"]) == pytest.approx(10, abs=0.6)
     assert float(found["mla"]) == pytest.approx(20, abs=0.8)
     assert float(found["valid_share"]) == pytest.approx(100 / 9, abs=0.8)
-    (bar,) = (c["than"] for c in this.config["claims"] if c["better"] == "slice/test/slice_acc")
+    (bar,) = (c.than for c in claims.read(this.config).claims if c.better == "slice/test/slice_acc")
     assert bar == 20
 
 
@@ -346,9 +346,7 @@ def test_photos_are_equally_large_and_their_label_is_any_of_them(make_plan: Call
     data = this.stages["middle"].data
     assert data["_target_"] == "datamodules.bagel.composites.Composites"
     assert "prominence" not in data
-    assert not any(
-        c["better"].endswith("/mla") and c["than"] == "middle/test/macro_top1" for c in this.config["claims"]
-    )
+    assert not any(c.than == "middle/test/macro_top1" for c in claims.read(this.config).claims)
 
 
 def test_full_recipe_follows_the_models_it_names(make_plan: Callable[..., Plan]) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from datamodules.common.augment import HorizontalFlip, RandomCrop, RandomResizedCrop
-from datamodules.common.base import Batches, Draws, mix
+from datamodules.common.base import Batches, Draws, stream
 from datamodules.meal_v2 import RandomAffine
 
 
@@ -108,6 +108,6 @@ def test_random_crop_cuts_windows_of_the_padded_image() -> None:
 
 
 def test_seeds_of_neighbours_are_unrelated() -> None:
-    assert len({mix(a, b) for a in range(30) for b in range(30)}) == 900
-    assert mix(1, 2) != mix(2, 1)
-    assert 0 <= mix(-5) < 2**63
+    assert len({stream("a", a, b) for a in range(30) for b in range(30)}) == 900
+    assert stream("a", 1, 2) != stream("a", 2, 1)
+    assert 0 <= stream("a", -5) < 2**63

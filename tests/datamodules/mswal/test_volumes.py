@@ -17,7 +17,7 @@ from torch import Tensor
 from datamodules.common.base import Batches, DataError, hashed
 from datamodules.mswal.nnunet import NnUNetFolder, resample
 from datamodules.mswal.phantoms import LESIONS, Phantoms, phantoms
-from datamodules.mswal.volumes import Patches, Volume, _Keys, cut, nnunet_augmentation, places
+from datamodules.mswal.volumes import Patches, Volume, cut, nnunet_augmentation, patch_keys, places
 
 SMALL: dict[str, Any] = {"size": 32, "patch": [16, 16, 16], "train_size": 5, "test_size": 3, "iterations": 4}
 AUGMENTED: dict[str, Any] = {"augment": nnunet_augmentation, "margin": 1.375}
@@ -134,7 +134,7 @@ def test_two_processes_serve_what_one_does() -> None:
     keys = []
     for rank, world in ((0, 1), (0, 2), (1, 2)):
         batches = Batches(5, 4, shuffle=True, seed=1, rank=rank, world=world)
-        keys.append([key for batch in _Keys(batches, 0.33) for key in batch])
+        keys.append([key for share in batches for key in patch_keys(share, 0.33)])
     assert sorted(keys[0][:4]) == sorted(keys[1][:2] + keys[2][:2])
     assert torch.equal(patches[keys[0][0]][0], patches[keys[1][0]][0])
 
@@ -156,7 +156,7 @@ def test_every_scan_is_tested_on_exactly_one_process() -> None:
 
 def test_the_last_third_of_a_batch_is_forced() -> None:
     for batch, forced in ((2, 1), (3, 1), (6, 2)):
-        first = next(iter(_Keys(Batches(12, batch, shuffle=True), 0.33)))
+        first = patch_keys(next(iter(Batches(12, batch, shuffle=True))), 0.33)
         assert [key[2] for key in first] == [False] * (batch - forced) + [True] * forced
 
 

@@ -7,7 +7,7 @@ import torch
 
 from datamodules.common.base import DataError
 from datamodules.common.digits import Digits
-from datamodules.nasnet.trials import InOrder, NumberLoader, Trials
+from datamodules.nasnet.trials import InOrder, Trials
 
 
 def trials(count: int = 12, batch: int = 4, **options: object) -> Trials:
@@ -17,9 +17,7 @@ def trials(count: int = 12, batch: int = 4, **options: object) -> Trials:
 def test_numbers_come_in_order_and_every_process_gets_its_share() -> None:
     whole = [batch.tolist() for batch in trials().train_dataloader()]
     assert whole == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
-    shares = [
-        [batch.tolist() for batch in NumberLoader(InOrder(12, 4, shuffle=True, rank=rank, world=2))] for rank in (0, 1)
-    ]
+    shares = [[share.indices.tolist() for share in InOrder(12, 4, shuffle=True, rank=rank, world=2)] for rank in (0, 1)]
     assert [a + b for a, b in zip(*shares, strict=True)] == whole
 
 

@@ -15,6 +15,7 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 
 from modules.common.extractors import InceptionV3
 from modules.common.fid import FrechetDistance, frechet_distance
+from modules.common.frozen import Frozen
 from modules.common.inception_score import InceptionScore
 from modules.common.networks import ConvNet
 from modules.vit_vqgan.adversarial import (
@@ -27,7 +28,7 @@ from modules.vit_vqgan.adversarial import (
 from modules.vit_vqgan.codebook_use import CodebookUse
 from modules.vit_vqgan.features import FeatureClassifier
 from modules.vit_vqgan.perceptual import lpips_vgg
-from modules.vit_vqgan.pixels import Aside, grid, uniforms
+from modules.vit_vqgan.pixels import grid, uniforms
 
 LN2 = math.log(2)
 
@@ -195,11 +196,11 @@ def test_what_is_kept_aside_is_frozen_and_no_child() -> None:
     class Holder(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.aside = Aside(nn.Linear(2, 2))
+            self.aside = Frozen([nn.Linear(2, 2)])
 
     holder = Holder()
     assert not list(holder.parameters())
-    assert not any(p.requires_grad for p in holder.aside.on(torch.device("cpu")).parameters())
+    assert not any(p.requires_grad for n in holder.aside.on(torch.device("cpu")) for p in n.parameters())
 
 
 def test_lpips_agrees_with_its_authors_package() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments import training
+from experiments import claims, training
 from experiments.plan import Plan
 from modules.common.schedules import Position
 from modules.iformer import networks
@@ -791,7 +791,7 @@ def test_full_recipe(
 ) -> None:
     stages = make_plan("paper=iformer", "scale=full", *([f"variant={variant}"] if variant else [])).stages
     ramp, tuned = stages["ramp"], stages["finetuned"]
-    assert {s.module["network"]["_target_"] for s in stages.values()} == {f"modules.iformer.iformer_{size}"}
+    assert {s.module["network"]["_target_"] for s in stages.values()} == {f"modules.iformer.networks.iformer_{size}"}
     assert ramp.module["network"]["drop_path"] == drop_path
     assert (ramp.trainer["gradient_clip_val"], ramp.data["repeats"]) == (clip, repeats)
     assert (ramp.reference_batch, ramp.data["batch_size"]) == (1024, 1024)
@@ -823,9 +823,8 @@ def test_the_ablation_has_the_papers_arms_and_no_fine_tuning(make_plan: Callable
     planned = make_plan("paper=iformer", "scale=full", "variant=ablation")
     assert set(planned.stages) == {"ramp", "attention", "pool", "constant", "reversed"}
     assert {stage.trainer["max_epochs"] for stage in planned.stages.values()} == {110}
-    assert {claim["than"] for claim in planned.config["claims"]} >= {
-        f"{n}/test/top1" for n in set(planned.stages) - {"ramp"}
-    }
+    compared = {claim.than for claim in claims.read(planned.config).claims}
+    assert compared >= {f"{name}/test/top1" for name in set(planned.stages) - {"ramp"}}
 
 
 @pytest.mark.parametrize("lines", [["scale=mini"], ["scale=mini", "variant=cifar10"]])

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from experiments import training
-from experiments.plan import Plan, claims, published
+from experiments import claims, training
+from experiments.plan import Plan
 from modules.common.mixing import MixedClassifier, warm_cosine
 from modules.common.schedules import Position
 from modules.inception_next.module import (
@@ -614,8 +614,8 @@ def test_variants_about_one_network_train_it_alone_and_claim_nothing(
     plan = make_plan("paper=inception_next", "scale=full", f"variant={variant}")
     assert [name for name, stage in plan.stages.items() if stage.fit] == [trained]
     assert [name for name, stage in plan.stages.items() if stage.test and not stage.fit] == ["speed"]
-    assert plan.config["claims"] == []
-    assert {item.stage for item in published(plan.config)} == {trained, "speed"}
+    assert not claims.read(plan.config).claims
+    assert {item.stage for item in claims.published(plan.config)} == {trained, "speed"}
     assert plan.stages[trained].module["ema"] == ema
 
 
@@ -624,7 +624,8 @@ def test_variants_about_one_network_train_it_alone_and_claim_nothing(
 )
 def test_claims_are_about_what_is_run(make_plan: Callable[..., Plan], line: str) -> None:
     plan = make_plan("paper=inception_next", "scale=full", line)
-    read = {metric.split("/")[0] for claim in claims(plan.config) for metric in claim.metrics}
+    questions = claims.read(plan.config)
+    read = {s for claim in questions.claims for s in claims.stages_of(claim, list(plan.stages))}
     assert read
     assert all(plan.stages[name].test for name in read)
     fitted = {name for name, stage in plan.stages.items() if stage.fit}

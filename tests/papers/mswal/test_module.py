@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from experiments import training
 from experiments.plan import Plan
 from modules.common.schedules import Position, poly
-from modules.mswal.module import HEADS, Gain, InceptionNnunet, MiniInception, Segmenter, planned, transfer
+from modules.mswal.module import HEADS, InceptionNnunet, MiniInception, Segmenter, planned, transfer
 from modules.mswal.segmentation import dice_per_class, gaussian_window, sliding_window
 
 RES_ENC_L = [32, 64, 128, 256, 320, 320]
@@ -307,26 +307,6 @@ def test_the_three_ways_of_inference(make_plan: Callable[..., Plan]) -> None:
         assert torch.equal(scores.dice_sum, dice_per_class(labels, reference[0], 4).nan_to_num())
     assert not torch.equal(both, straight)
     assert not torch.equal(straight, single)
-
-
-def test_gain_is_the_difference_in_points_on_the_same_scans() -> None:
-    torch.manual_seed(0)
-    arms = [Segmenter(small(classes=3, seed=seed)).eval() for seed in (0, 1)]
-    gain, logged, patch = Gain(*arms), {}, [16, 16, 16]
-    spec = SimpleNamespace(shape=(1, *patch), classes=("background", "liver", "tumour"))
-    for part in (gain, *arms):
-        part._trainer = SimpleNamespace(datamodule=SimpleNamespace(spec=spec))  # type: ignore[assignment]
-    gain.log_dict = logged.update  # type: ignore[method-assign, assignment]
-    scans = [(torch.randn(1, 1, *patch), torch.randint(3, (1, *patch))) for _ in range(2)]
-    with torch.inference_mode():
-        for number, scan in enumerate(scans):
-            gain.test_step(scan, number)
-        gain.on_test_epoch_end()
-        dice = [[dice_per_class(arm.views(x)[0].argmax(0), y[0], 3)[1] for x, y in scans] for arm in arms]
-    means = [torch.stack(values).nanmean() for values in dice]
-    assert float(logged["test/gain"]) == pytest.approx(100 * float(means[0] - means[1]), abs=1e-4)
-    assert float(logged["test/gain"]) != 0
-    assert logged["test/n"] == 2
 
 
 def test_scores_count_every_volume_and_name_every_class(make_plan: Callable[..., Plan]) -> None:

@@ -16,12 +16,12 @@ from torch.nn import functional as F
 
 from datamodules.common.subsets import Subset
 from datamodules.common.torchvision_sets import FashionMNIST
-from experiments import training
+from experiments import claims, expressions, training
 from experiments.plan import Plan
 from modules.common.schedules import Position
 from modules.rotnet import heads, networks
 from modules.rotnet.module import Calibrated, RotNet, rotate, rotations
-from modules.rotnet.probe import Comparison, Probe
+from modules.rotnet.probe import Probe
 
 LN2 = math.log(2)
 SMALL = {"in_channels": 1, "input_size": 8, "widths": [6, 5, 4, 7]}
@@ -304,18 +304,6 @@ def test_calibration_averages_all_batches_and_moves_no_weight() -> None:
     assert all(torch.equal(a, b) for a, b in zip(weights, module.parameters(), strict=True))
 
 
-def test_comparison_is_the_difference_of_the_two_accuracies() -> None:
-    first, second = probe(small(), [1, 2]).eval(), probe(small(3), [2, 3]).eval()
-    module = Comparison(first, second, 10).eval()
-    logged: dict[str, float] = {}
-    module.log_dict = lambda values: logged.update({k: float(v) for k, v in values.items()})  # type: ignore[assignment, misc]
-    batch = labelled(40)
-    module.test_step(batch, 0)
-    module.on_test_epoch_end()
-    right = [100 * float((m(batch[0])["block2"].argmax(1) == batch[1]).float().mean()) for m in (first, second)]
-    assert logged == {"test/block2_gap": pytest.approx(right[0] - right[1], abs=1e-4), "test/n": 40}
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -324,7 +312,6 @@ def test_comparison_is_the_difference_of_the_two_accuracies() -> None:
         (lambda: probe(small(), [4]), "heads.block4: there is no such block; expected some of block1, block2, block3"),
         (lambda: probe(small(), tuned=True), "heads has 3 entries; expected one"),
         (lambda: networks.nin(blocks=1), "blocks=1"),
-        (lambda: Comparison(probe(small(), [1, 3]), probe(small(), [2]), 10), "block1, block3 and block2 have none"),
     ],
 )
 def test_wrong_arguments_are_named(make: Callable[[], nn.Module], message: str) -> None:
@@ -372,30 +359,31 @@ def test_learning_rates_on_imagenet(make_plan: Callable[..., Plan]) -> None:
         assert (stage.reference_batch, stage.data["batch_size"]) == (192, 192)
 
 
-@pytest.mark.parametrize(
-    ("variant", "angles"), [(None, 4), ("rotations_90_270", 2), ("rotations_8", 8), ("imagenet", 4)]
-)
-def test_chance_is_one_in_the_number_of_rotations(
-    variant: str | None, angles: int, make_plan: Callable[..., Plan]
-) -> None:
-    plan = make_plan("paper=rotnet", "scale=full", *([f"variant={variant}"] if variant else []))
-    assert len(plan.stages["rotnet"].module["angles"]) == angles
-    claims = [claim for claim in plan.config["claims"] if claim["better"] == "rotnet/test/rotation_top1"]
-    assert [claim["than"] for claim in claims] == [100 / angles]
-
-
 def test_variants_claim_what_they_train(make_plan: Callable[..., Plan]) -> None:
-    def sides(variant: str, word: str) -> list[tuple[str, str]]:
-        claims = make_plan("paper=rotnet", "scale=full", f"variant={variant}").config["claims"]
-        return [(claim["better"], claim["than"]) for claim in claims if word in claim["name"]]
+    def sides(variant: str, word: str) -> list[tuple[str, str | float]]:
+        config = make_plan("paper=rotnet", "scale=full", f"variant={variant}").config
+        return [(claim.better, claim.than) for claim in claims.read(config).claims if word in claim.name]
 
     four, two = "probe/test/block2_top1", "probe_180/test/block2_top1"
-    assert sides("rotations_8", "8 rotations") == [(four, two)]
-    assert sides("rotations_90_270", "90 and 270") == [(two, four)]
-    for variant in ("rotations_8", "rotations_90_270"):
-        assert not sides(variant, "4 rotations")
+    assert sides("rotations_8", "are predicted") == [(four, two)]
+    assert sides("rotations_90_270", "are predicted") == [(two, four)]
     for blocks in (3, 5):
         assert sides(f"blocks_{blocks}", "last block") == [(four, f"probe/test/block{blocks}_top1")]
+
+
+@pytest.mark.parametrize(
+    ("variant", "angles"), [("default", 4), ("rotations_90_270", 2), ("rotations_8", 8), ("imagenet", 4)]
+)
+def test_claims_require_rotations_told_apart_better_than_by_chance(
+    variant: str, angles: int, make_plan: Callable[..., Plan]
+) -> None:
+    plan = make_plan("paper=rotnet", "scale=full", *([f"variant={variant}"] if variant != "default" else []))
+    assert len(plan.stages["rotnet"].module["angles"]) == angles
+    for claim in claims.read(plan.config).claims:
+        (left, sign, right) = expressions.comparison(claim.requires[0], claim.name)
+        assert (str(left), sign) == ("rotnet/test/rotation_top1", ">")
+        assert isinstance(right, float)
+        assert right >= 100 / angles
 
 
 def test_twenty_labels_a_class_are_drawn_equally_often(make_plan: Callable[..., Plan]) -> None:

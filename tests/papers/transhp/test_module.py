@@ -18,7 +18,7 @@ from experiments.plan import Plan
 from modules.common.schedules import Position
 from modules.transhp import module as transhp
 from modules.transhp import networks
-from modules.transhp.module import Gain, Levels, TransHP, coarse_loss
+from modules.transhp.module import Levels, TransHP, coarse_loss
 from modules.transhp.networks import PromptingBlock, ViT, coarse_scores, from_timm
 
 SIZES = {"small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
@@ -393,27 +393,6 @@ def test_weight_decay_is_on_matrices_alone() -> None:
     assert {"blocks.1.prompts", "blocks.1.prototypes", "head.weight", "patch_embed.weight"} <= kept
     assert apart | kept == set(names.values())
     assert not apart & kept
-
-
-def test_gain_is_the_difference_of_two_accuracies(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Fixed(nn.Module):
-        coarse, levels = "none", ()
-
-        def __init__(self, right: int) -> None:
-            super().__init__()
-            self.right = right
-
-        def forward(self, x: Tensor) -> Tensor:
-            return F.one_hot((torch.arange(len(x)) >= self.right).long(), 10).float()
-
-    method, baseline = TransHP(Fixed(5), 10), TransHP(Fixed(3), 10)  # type: ignore[arg-type]
-    gain = Gain(method, baseline)
-    logged: dict[str, Tensor] = {}
-    monkeypatch.setattr(gain, "log_dict", logged.update)
-    gain.test_step((images(8), torch.zeros(8, dtype=torch.long)), 0)
-    gain.on_test_epoch_end()
-    assert float(logged["test/gain"]) == pytest.approx(25)
-    assert float(logged["test/n"]) == 8
 
 
 @pytest.mark.parametrize(

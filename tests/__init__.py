@@ -1,0 +1,1 @@
+"""Tests; a package, so that processes that a test starts find its module."""

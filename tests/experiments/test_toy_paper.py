@@ -1,0 +1,103 @@
+"""Adding a paper by the README's steps, tried in a copy of the project; and the engine's own numerical rules."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments import compose
+from experiments.fingerprint import ENGINE
+
+TOY = Path(__file__).parent.parent / "toy"
+PLACES = {
+    "paper.yaml": ["conf/paper/toy.yaml"],
+    "mini.yaml": ["conf/recipe/toy/mini.yaml"],
+    "scale.yaml": ["conf/recipe/toy/smoke.yaml", "conf/recipe/toy/full.yaml"],
+    "relabelled.yaml": ["conf/data/toy/relabelled.yaml"],
+    "modules.py": ["modules/toy.py"],
+    "datamodules.py": ["datamodules/toy.py"],
+}
+GOLDEN = {  # ENGINE -> what the module Golden notes for seed 0
+    1: {
+        "test/construction": 557156.0,
+        "test/steps": 904446.0,
+        "test/order": 475920.0,
+        "test/tested": 538819.0,
+        "train/row": 99.5,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This project with one paper more: only files of its own were added."""
+    root = tmp_path_factory.mktemp("copy")
+    for folder in ("conf", "experiments", "modules", "datamodules"):
+        shutil.copytree(compose.ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, places in PLACES.items():
+        for place in places:
+            assert not (root / place).exists()
+            (root / place).parent.mkdir(exist_ok=True)
+            shutil.copy(TOY / name, root / place)
+    return root
+
+
+def command(root: Path, *arguments: str) -> str:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    line = [sys.executable, "-m", *arguments]
+    done = subprocess.run(line, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def ran(copied: Path) -> dict[str, Any]:
+    """The summary of the new paper's smoke run."""
+    out = command(copied, "experiments.reproduce", "paper=toy", "scale=smoke", "jobs=1")
+    assert "learners of the maker's labels are as accurate as the maker" in out
+    found: dict[str, Any] = json.loads((copied / "runs/toy/smoke/summary.json").read_text())
+    return found
+
+
+def test_a_new_paper_runs_without_a_change_elsewhere(ran: dict[str, Any]) -> None:
+    assert set(ran["stages"]) == {"golden", "maker", "arm_1", "arm_2"}
+    (claim,) = ran["claims"]
+    means = [(a + b) / 2 for a, b in zip(*(ran["stages"][f"arm_{n}"]["test/top1"] for n in (1, 2)), strict=True)]
+    expected = [mean - maker for mean, maker in zip(means, ran["stages"]["maker"]["test/top1"], strict=True)]
+    assert claim["per_seed"] == pytest.approx(expected)
+
+
+def test_a_stage_feeds_the_next_with_what_it_made(copied: Path, ran: dict[str, Any]) -> None:
+    """The artifact is listed with its checksum; damaged, the stage that made it runs again and the next one is fed."""
+    (maker,) = (copied / "runs/toy/smoke/seed=0").glob("maker-*")
+    manifest = json.loads((maker / "manifest.json").read_text())
+    assert set(manifest["artifacts"]) == {"labels"}
+    artifact = maker / "artifacts/labels.npy"
+    whole = artifact.read_bytes()
+    artifact.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    (arm,) = (copied / "runs/toy/smoke/seed=0").glob("arm_1-*")
+    metrics = (arm / "metrics.json").read_text()
+    (arm / "manifest.json").unlink()
+    (arm / "last.ckpt").unlink()
+    out = command(copied, "experiments.reproduce", "paper=toy", "scale=smoke", "jobs=1")
+    assert "labels.npy is missing or not what was written; the stage runs again" in " ".join(out.split())
+    assert artifact.read_bytes() == whole
+    assert (arm / "metrics.json").read_text() == metrics
+
+
+def test_the_full_recipe_of_a_fed_stage_can_be_dry_run(copied: Path) -> None:
+    out = command(copied, "experiments.reproduce", "paper=toy", "scale=full", "dry=true")
+    assert out.count("passed") == 4
+
+
+def test_the_rules_of_the_engine_are_those_of_its_version(ran: dict[str, Any]) -> None:
+    """Who changes how the engine seeds, orders or averages raises ENGINE, which every fingerprint holds."""
+    golden = {name: values[0] for name, values in ran["stages"]["golden"].items()}
+    assert golden == GOLDEN[ENGINE], "the engine's rules moved: raise ENGINE and note the new numbers beside it"
