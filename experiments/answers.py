@@ -5,6 +5,7 @@ Everything is formatted here; nothing is left to compute in a template. Imports 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +21,7 @@ SYMBOLS = {  # a verdict is a symbol and a word; the colour only repeats them
     verdicts.HOLDS: "✓",
     verdicts.REFUTED: "✗",
     verdicts.FAILS: "✗",
-    verdicts.NO_GAIN: "＝",
+    verdicts.NO_GAIN: "=",
     verdicts.UNDECIDED: "≈",
     verdicts.UNTESTED: "⊘",
     verdicts.MATCHED: "✓",
@@ -54,9 +55,9 @@ def comparison(item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def count_verdicts(judged: Sequence[Mapping[str, Any]], what: str) -> dict[str, Any] | None:
-    found = Counter(item["verdict"] for item in judged)
+    counts = Counter(item["verdict"] for item in judged)
     what = what if len(judged) == 1 else f"{what}s"
-    return {"what": what, "verdicts": [(v, found[v]) for v in SYMBOLS if v in found]} if judged else None
+    return {"what": what, "verdicts": [(v, counts[v]) for v in SYMBOLS if v in counts]} if judged else None
 
 
 def claim_rows(judged: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -71,6 +72,7 @@ def claim_rows(judged: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 **{key: claim[key] for key in ("name", "verdict", "reason", "rule", "refuted_by")},
                 **{key: claim[key] for key in ("unit", "worth", "asked_by")},
                 "found": claim.get("found"),
+                "anchor": re.sub(r"[^a-z0-9]+", "-", claim["name"].lower()).strip("-")[:60],
                 "seeds": len(claim["seeds"]),
                 "difference": "" if mean is None else number(mean, digits, sign=True),
                 "interval": " to ".join(number(end, digits, sign=True) for end in interval) if interval else "",
@@ -86,13 +88,13 @@ def registered(entry: Mapping[str, Any]) -> str:
     """Under what an entry was recorded, in a sentence."""
     made = entry["registered"]
     if made.get("by_hand"):
-        return "run by hand: seeds or settings were chosen by whoever ran it"
+        return "Run by hand: seeds or settings were chosen by whoever ran it"
     if made.get("seen"):
         return (
-            f"judged by claims written after these seeds were seen (registration {made['hash']}, {made['at'][:10]}); "
+            f"Judged by claims written after these seeds were seen (registration {made['hash']}, {made['at'][:10]}); "
             "its first registered seeds are yet to run"
         )
-    return f"registration {made['hash']} of {made['at'][:10]}, before its first seed; seed stream {made['stream']}"
+    return f"Registration {made['hash']} of {made['at'][:10]}, before its first seed; seed stream {made['stream']}"
 
 
 def past(item: Mapping[str, Any]) -> dict[str, Any]:

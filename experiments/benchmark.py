@@ -101,10 +101,10 @@ def _pair_rows(pair: Pair, rounds: int) -> list[list[str]]:
     counts = list(dict.fromkeys(f"{sum(p.numel() for p in network.parameters()):,}" for network in both))
     x = torch.randn(pair.batch, *pair.input)
     rows = []
-    measured = [("inference", _inference_seconds), ("training step", _step_seconds)]
+    functions = [("inference", _inference_seconds), ("training step", _step_seconds)]
     if not all(any(p.requires_grad for p in network.parameters()) for network in both):
-        del measured[1]  # a frozen network is not trained
-    for what, timed in measured:
+        del functions[1]  # a frozen network is not trained
+    for what, timed in functions:
         theirs, ours = alternate(rounds, [partial(timed, network, x) for network in both])
         each = sorted(b / a for a, b in zip(theirs, ours, strict=True))
         shown = [_range(theirs, 1e3, "ms"), _range(ours, 1e3, "ms"), f"{min(ours) / min(theirs):.3f}"]
@@ -166,15 +166,15 @@ def frame(rounds: int) -> int:
     return 0
 
 
-def alternate(rounds: int, measured: Sequence[Callable[[], float]]) -> list[list[float]]:
+def alternate(rounds: int, functions: Sequence[Callable[[], float]]) -> list[list[float]]:
     """Seconds per unit of each, one list of `rounds` values each, measured in turns after one warm-up."""
-    for function in measured:
+    for function in functions:
         function()
-    found: list[list[float]] = [[] for _ in measured]
+    seconds: list[list[float]] = [[] for _ in functions]
     for _ in range(rounds):
-        for values, function in zip(found, measured, strict=True):
+        for values, function in zip(seconds, functions, strict=True):
             values.append(function())
-    return found
+    return seconds
 
 
 def _range(values: Sequence[float], scale: float, unit: str) -> str:

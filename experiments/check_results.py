@@ -54,7 +54,8 @@ def check(record: Mapping[str, Any]) -> Iterator[str]:
         yield from _shape(entry, where)
         if not _fits(entry):
             continue  # what follows would only say it again
-        again = results.judge(entry, questions(entry))
+        outcomes = {c["name"]: c.get("outcomes") for c in entry["claims"]}
+        again = results.judge(entry, questions(entry), outcomes)
         for part in ("claims", "checks", "published"):
             yield from differences(entry.get(part, []), again[part], f"{where}: {part}")
         yield from _registered(entry, where)

@@ -12,7 +12,7 @@ from experiments import compose, expressions
 from experiments.errors import InputError, typed, unknown
 from experiments.expressions import Expression
 
-KINDS = ("normal", "share", "bounded", "exact", "folds")
+KINDS = ("normal", "share", "bounded", "exact", "folds", "images")
 ASKED_BY = ("paper", "suite")
 MOST = 8  # claims of a paper in one setting: one main and seven others
 
@@ -29,7 +29,8 @@ class Claim:
         main: the paper's own question; exactly one in a setting.
         asked_by: "paper", or "suite" for a question of ours.
         kind: of the differences: "normal"; "share" of 0/1 outcomes; "bounded" in `range`; "exact" for numbers without
-            chance; "folds" that share training data.
+            chance; "folds" that share training data; "images" of fixed networks, whose outcomes are resampled: the
+            stages leave an artifact `<split>-<metric>` with one value per image.
         margin: what the difference is held against.
         within: instead of margin and worth: the difference lies inside (-within, within).
         lower_is_better: the difference is than - better.

@@ -112,9 +112,9 @@ def _cell(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     if not known or not all(math.isfinite(value) for value in known):
         return "" if not known else "not finite"
-    measured = t_interval(known)
-    half = measured.high - measured.mean
-    return f"{number(measured.mean)} ± {number(half)}" if math.isfinite(half) else number(measured.mean)
+    estimate = t_interval(known)
+    half = estimate.high - estimate.mean
+    return f"{number(estimate.mean)} ± {number(half)}" if math.isfinite(half) else number(estimate.mean)
 
 
 def signed(value: float) -> str:

@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,9 @@ def _paper(argv: list[str]) -> None:
     folder = Path(first.config["runs_dir"]) / first.paper / first.scale
     recorded = (results.read(first.paper) or {}).get("entries", {})
     # What `reproduce` recorded; before that, whatever the runs folder holds.
-    found = recorded.get(results.title(first.scale, first.variant)) or results.build(plans, len(plans), [], {})
+    entry = recorded.get(results.title(first.scale, first.variant)) or results.build(plans, len(plans), [], {})
     pictures = sorted({path.stem for path in folder.glob("seed=*/*/pictures/*.png")})
-    spec = describe(first, found, pictures)
+    spec = describe(first, entry, pictures)
     path = folder / (f"dashboard-{first.variant}.json" if first.variant else "dashboard.json")
     addresses = (files.read_json(path) or {}).get("addresses", {})  # of what was created before, to be updated
     files.write_json(path, {**spec, "addresses": addresses})
@@ -115,20 +116,18 @@ def offline_runs(folder: Path) -> list[Path]:
     return sorted(folder.glob("seed=*/*/wandb/offline-run-*")) + sorted(folder.glob("verdict*/wandb/offline-run-*"))
 
 
-def describe(plan_: Plan, found: Mapping[str, Any], pictures: Sequence[str]) -> dict[str, Any]:
+def describe(plan_: Plan, entry: Mapping[str, Any], pictures: Sequence[str]) -> dict[str, Any]:
     """What the dashboard shows, as plain data: where it goes, which runs it takes, and sections of panels.
 
     Args:
         plan_: of any seed; its configuration names the project, the claims and what can be swept.
-        found: a results entry; where nothing ran, the numbers in it are missing and the panels stay.
+        entry: a results entry; where nothing ran, the numbers in it are missing and the panels stay.
         pictures: names of the pictures that stages drew.
     """
     logger = plan_.config["logger"]
-    curves = list(dict.fromkeys(metric for stage in found["stages"].values() for metric in stage["curves"]))
-    curves = sorted(curves or CURVES, key=lambda name: CURVES.index(name) if name in CURVES else len(CURVES))
-    judged = sorted(console.judged_metrics(found))
-    metrics = list(dict.fromkeys([*judged, *(item["metric"] for item in found["published"])]))
-    shown = {name: _pick(table, SHOWN[name]) for name, table in loggers.verdict_tables(found).items()}
+    judged = sorted(console.judged_metrics(entry))
+    metrics = list(dict.fromkeys([*judged, *(item["metric"] for item in entry["published"])]))
+    shown = {name: _pick(table, SHOWN[name]) for name, table in loggers.verdict_tables(entry).items()}
     numbers = [shown["published"], {"kind": "logged table", "key": "published"}]
     numbers += [{"kind": "bars", "metric": metric} for metric in metrics]
     if plan_.scale != "full":
@@ -143,15 +142,29 @@ def describe(plan_: Plan, found: Mapping[str, Any], pictures: Sequence[str]) -> 
         "title": plan_.config["title"],
         "about": plan_.config.get("about") or "",
         "runs": {"title": loggers.label(plan_)},
-        "most_runs": len(found["stages"]) * len(found["seeds"]) + 1,
+        "most_runs": max(10, len(entry["stages"]) * len(entry["seeds"]) + 1),
         "sections": [
             {"name": "Claims", "panels": [shown["claims"], {"kind": "logged table", "key": "claims"}]},
             {"name": "Published against ours", "panels": numbers},
-            {"name": "Learning curves by stage", "panels": [{"kind": "lines", "metric": name} for name in curves]},
+            {"name": "Learning curves by stage", "panels": _curves(plan_, entry)},
             {"name": "Pictures", "panels": [drawn]},
             {"name": "Sweeps", "panels": _sweep(plan_, metrics)},
         ],
     }
+
+
+def _curves(plan_: Plan, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A chart for each stage and each metric it logged by epoch; all its seeds are lines of that chart."""
+    logged = {name: list(stage["curves"]) for name, stage in entry["stages"].items() if stage["curves"]}
+    if not logged:
+        logged = {name: list(CURVES) for name, stage in plan_.stages.items() if stage.fit}
+    if not logged:
+        return [{"kind": "text", "text": "No stage is trained."}]
+    return [
+        {"kind": "lines", "stage": stage, "metric": metric}
+        for stage, metrics in logged.items()
+        for metric in sorted(metrics, key=lambda name: CURVES.index(name) if name in CURVES else len(CURVES))
+    ]
 
 
 def _pick(table: loggers.Table, wanted: Sequence[str]) -> dict[str, Any]:
@@ -201,7 +214,7 @@ def workspace(spec: Mapping[str, Any], entity: str) -> Any:
 
     sections = []
     for part in spec["sections"]:
-        panels = [_panel(panel) for panel in part["panels"]]
+        panels = [_panel(panel, spec["most_runs"]) for panel in _shared(part["panels"])]
         layout = ws.SectionLayoutSettings(columns=2, rows=max(1, (len(panels) + 1) // 2))
         sections.append(ws.Section(name=part["name"], panels=panels, is_open=True, layout_settings=layout))
     return ws.Workspace(
@@ -209,9 +222,18 @@ def workspace(spec: Mapping[str, Any], entity: str) -> Any:
         project=spec["project"],
         name=spec["name"],
         sections=sections,
-        settings=ws.WorkspaceSettings(max_runs=max(10, spec["most_runs"])),
+        settings=ws.WorkspaceSettings(max_runs=spec["most_runs"]),
         runset_settings=ws.RunsetSettings(filters=[expr.Config(key) == value for key, value in spec["runs"].items()]),
     )
+
+
+def _shared(panels: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The panels of a section for a workspace, whose panels all show the same runs: no chart can be one stage's own.
+
+    The charts of one metric become one, its lines coloured by stage.
+    """
+    kept = [{key: value for key, value in panel.items() if key != "stage"} for panel in panels]
+    return [panel for number, panel in enumerate(kept) if panel not in kept[:number]]
 
 
 def report(spec: Mapping[str, Any], entity: str) -> Any:
@@ -223,11 +245,16 @@ def report(spec: Mapping[str, Any], entity: str) -> Any:
     for part in spec["sections"]:
         blocks.append(wr.H2(part["name"]))
         blocks += [wr.MarkdownBlock(_text(panel)) for panel in part["panels"] if panel["kind"] in ("text", "table")]
-        panels = [_panel(panel) for panel in part["panels"] if panel["kind"] not in ("text", "table")]
-        if panels:
+        panels = [panel for panel in part["panels"] if panel["kind"] not in ("text", "table")]
+        for stage, shown in groupby(panels, key=lambda panel: panel.get("stage")):
+            filters = [expr.Config(key) == value for key, value in spec["runs"].items()]
+            if stage is not None:
+                blocks.append(wr.H3(stage))
+                filters.append(expr.Metric("JobType") == stage)
             # No entity and project: the report's own, which need not be looked up.
-            runs = wr.Runset(name=spec["name"], filters=[expr.Config(k) == v for k, v in spec["runs"].items()])
-            blocks.append(wr.PanelGrid(runsets=[runs], panels=panels, hide_run_sets=True))
+            runs = wr.Runset(name=stage or spec["name"], filters=filters)
+            made = [_panel(panel, spec["most_runs"]) for panel in shown]
+            blocks.append(wr.PanelGrid(runsets=[runs], panels=made, hide_run_sets=True))
     title = f"{spec['name']}: {spec['title']}"[:128]  # no report may have a longer one
     about = {"description": spec["about"], "width": "fluid"}
     return wr.Report(entity=entity, project=spec["project"], title=title, blocks=blocks, **about)
@@ -237,21 +264,25 @@ def _text(panel: Mapping[str, Any]) -> str:
     return panel["text"] if panel["kind"] == "text" else markdown(panel["columns"], panel["rows"])
 
 
-def _panel(panel: Mapping[str, Any]) -> Any:
+def _panel(panel: Mapping[str, Any], most_runs: int) -> Any:
+    """W&B's object for a panel; `most_runs` because W&B draws ten lines unless told otherwise."""
     import wandb_workspaces.reports.v2 as wr
 
     kind, whole = panel["kind"], wr.Layout(w=24, h=10)
     # Groups are made by each panel: a grouped list of runs would group the sweep's points too.
     by_stage: dict[str, Any] = {"groupby": wr.Metric("JobType"), "groupby_aggfunc": "mean"}
-    by_stage["groupby_rangefunc"] = "minmax"
     if kind in ("text", "table"):
         return wr.MarkdownPanel(markdown=_text(panel), layout=whole)
     if kind == "logged table":
         return wr.WeavePanelSummaryTable(table_name=panel["key"], layout=whole)
     if kind == "bars":
-        return wr.BarPlot(title=panel["metric"], metrics=[panel["metric"]], **by_stage)
+        return wr.BarPlot(title=panel["metric"], metrics=[panel["metric"]], groupby_rangefunc="minmax", **by_stage)
     if kind == "lines":
-        return wr.LinePlot(title=panel["metric"], x="epoch", y=[panel["metric"]], title_x="epoch", **by_stage)
+        chart: dict[str, Any] = {"title": panel["metric"], "x": "epoch", "y": [panel["metric"]], "title_x": "epoch"}
+        chart["max_runs_to_show"] = most_runs
+        if panel.get("stage") is not None:  # its runs are one stage's: a line for each seed
+            return wr.LinePlot(**chart, legend_template="seed ${config:seed}")
+        return wr.LinePlot(**chart, groupby_rangefunc="samples", **by_stage)  # a line for each seed, and their mean
     if kind == "pictures":
         return wr.MediaBrowser(title="pictures", media_keys=panel["names"], num_columns=2, layout=whole)
     measured = wr.SummaryMetric(panel["metric"])

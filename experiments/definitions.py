@@ -98,9 +98,9 @@ class Module:
             return locate(self.imported[name])
         for starred in self.starred:
             other = _module(starred)
-            found = other.find(name) if other is not None else None
-            if found is not None:
-                return found
+            target = other.find(name) if other is not None else None
+            if target is not None:
+                return target
         return None
 
 
@@ -214,18 +214,18 @@ class _Canonical(ast.NodeTransformer):
             return Definition(self.module.name, WHOLE)
         return self.module.find(name)
 
-    def _mention(self, words: str, found: Definition) -> ast.Name:
-        self.mentions.add((words, found))
+    def _mention(self, words: str, target: Definition) -> ast.Name:
+        self.mentions.add((words, target))
         return ast.Name(words, ast.Load())
 
     def visit_Name(self, node: ast.Name) -> ast.AST:
-        found = self._stands_for(node.id)
-        if isinstance(found, str):
-            return ast.Name(found, node.ctx)
-        if isinstance(found, Definition):
-            if found.name != WHOLE:
-                return self._mention(found.name, found)
-            self._mention(node.id, found)
+        target = self._stands_for(node.id)
+        if isinstance(target, str):
+            return ast.Name(target, node.ctx)
+        if isinstance(target, Definition):
+            if target.name != WHOLE:
+                return self._mention(target.name, target)
+            self._mention(node.id, target)
         return node
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
@@ -235,19 +235,19 @@ class _Canonical(ast.NodeTransformer):
         while isinstance(root, ast.Attribute):
             chain.insert(0, root.attr)
             root = root.value
-        found = self._stands_for(root.id) if isinstance(root, ast.Name) else None
-        if not isinstance(found, Definition) or found.name != WHOLE:
+        target = self._stands_for(root.id) if isinstance(root, ast.Name) else None
+        if not isinstance(target, Definition) or target.name != WHOLE:
             return self.generic_visit(node)
         used = 0
-        while isinstance(found, Definition) and found.name == WHOLE and used < len(chain):
-            found = locate(f"{found.module}.{chain[used]}")
+        while isinstance(target, Definition) and target.name == WHOLE and used < len(chain):
+            target = locate(f"{target.module}.{chain[used]}")
             used += 1
-        if isinstance(found, str):
-            made: ast.expr = ast.Name(found, ast.Load())
-        elif found is None:
+        if isinstance(target, str):
+            made: ast.expr = ast.Name(target, ast.Load())
+        elif target is None:
             return node
         else:
-            made = self._mention(found.name if found.name != WHOLE else found.module.rpartition(".")[2], found)
+            made = self._mention(target.name if target.name != WHOLE else target.module.rpartition(".")[2], target)
         for attribute in chain[used:]:
             made = ast.Attribute(made, attribute, ast.Load())
         return made
@@ -362,11 +362,11 @@ def _run_on_import(module: str) -> frozenset[Definition]:
     queue = [module]
     while queue:
         name = queue.pop()
-        found = _module(name)
-        if found is None or name in seen:
+        target = _module(name)
+        if target is None or name in seen:
             continue
         seen.add(name)
-        queue += [part for dotted in found.imports for part in (dotted, dotted.rpartition(".")[0])]
+        queue += [part for dotted in target.imports for part in (dotted, dotted.rpartition(".")[0])]
     return frozenset(Definition(name, EFFECTS) for name in seen if (m := _module(name)) is not None and m.effects)
 
 
@@ -374,7 +374,7 @@ def _run_on_import(module: str) -> frozenset[Definition]:
 def reach(targets: tuple[str, ...]) -> frozenset[Definition]:
     """Every first-party definition that these dotted names rest on."""
     seen: set[Definition] = set()
-    queue = [found for target in targets if isinstance(found := locate(target), Definition)]
+    queue = [found for name in targets if isinstance(found := locate(name), Definition)]
     while queue:
         definition = queue.pop()
         if definition in seen:

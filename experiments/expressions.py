@@ -16,6 +16,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from experiments.errors import InputError, unknown
 
@@ -96,9 +97,9 @@ class _Reader:
         return self.tokens.pop(0)
 
     def _expect(self, sign: str) -> None:
-        kind, found = self._take()
-        if (kind, found) != ("sign", sign):
-            raise InputError(f"{self.where}: {self.text!r}: expected {sign!r} instead of {found!r}")
+        kind, word = self._take()
+        if (kind, word) != ("sign", sign):
+            raise InputError(f"{self.where}: {self.text!r}: expected {sign!r} instead of {word!r}")
 
     def sum(self) -> Expression:
         made = self.product()
@@ -115,24 +116,24 @@ class _Reader:
         return made
 
     def atom(self) -> Expression:
-        kind, found = self._take()
+        kind, word = self._take()
         if kind == "number":
             try:
-                return float(found)
+                return float(word)
             except ValueError:
-                raise InputError(f"{self.where}: {found!r} is no number") from None
+                raise InputError(f"{self.where}: {word!r} is no number") from None
         if kind == "metric":
-            stage, _, name = found.partition("/")
+            stage, _, name = word.partition("/")
             return Metric(stage, name)
         if kind == "function":
-            return self.call(found)
-        if found == "-":
+            return self.call(word)
+        if word == "-":
             return Call("-", (0.0, self.atom()))
-        if found == "(":
+        if word == "(":
             made = self.sum()
             self._expect(")")
             return made
-        raise InputError(f"{self.where}: {self.text!r}: {found!r} is not expected there")
+        raise InputError(f"{self.where}: {self.text!r}: {word!r} is not expected there")
 
     def call(self, name: str) -> Call:
         if name not in FUNCTIONS:
@@ -188,6 +189,19 @@ def check(expression: Expression, stages: Iterable[str], where: str, elsewhere: 
         return []
 
     return list(dict.fromkeys(walk(expression, False)))
+
+
+def over_images(expression: Expression, arrays: Callable[[Metric], Any]) -> Any:
+    """An expression's value for each image, or its number. Raises Missing what `arrays` raises."""
+    if isinstance(expression, Metric):
+        return arrays(expression)
+    if isinstance(expression, Call):
+        if expression.name in FUNCTIONS:
+            raise Missing(f"{expression.name}() has no meaning for single images")
+        left, right = (over_images(argument, arrays) for argument in expression.arguments)
+        operations = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
+        return operations[expression.name](left, right)
+    return expression
 
 
 class Missing(Exception):

@@ -97,6 +97,7 @@ def limits(claims: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
     for claim in claims:
         within = claim["within"]
         points += [*_finite(claim["per_seed"]), *([claim["margin"]] if within is None else [-within, within])]
+        points += [claim["published"]["difference"]] if claim.get("published") else []
         ends += _finite(claim["interval"] or [])
     low, high = min(points), max(points)
     span = high - low or 1.0
@@ -150,6 +151,11 @@ def difference(claim: Mapping[str, Any], seeds: Sequence[int], extent: tuple[flo
                 body.append(_line(x, 10, x, 18, 'stroke-width="2"'))
             else:  # the interval goes on outside the picture
                 body.append(f'<path d="M{x + 6 * side:g} 14l{-7 * side} -4.5v9z"/>')
+    said = claim.get("published")
+    if said is not None:
+        x = axis(said["difference"])
+        tip = f"<title>published {number(said['difference'], digits, True)}</title>"
+        body.append(f'<path d="M{x:g} 36l5 -9h-10z" fill="none" stroke="currentColor" stroke-width="1.3">{tip}</path>')
     if mean is not None:
         x = axis(mean)
         body.append(f'<path d="M{x:g} 8l6 6l-6 6l-6 -6z"><title>mean {number(mean, digits, True)}</title></path>')

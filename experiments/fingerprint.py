@@ -44,10 +44,10 @@ def _target(config: Mapping[str, Any]) -> dict[str, str]:
     target = config.get("_target_")
     if not isinstance(target, str):
         return {}
-    found = definitions.locate(target)
-    if not isinstance(found, definitions.Definition):
+    definition = definitions.locate(target)
+    if not isinstance(definition, definitions.Definition):
         return {"_target_": target}
-    return {"_target_": f"{found.name} {definitions.content(found).mark}"}
+    return {"_target_": f"{definition.name} {definitions.content(definition).mark}"}
 
 
 def fingerprint(config: Mapping[str, Any], seed: int, needs: Mapping[str, Sequence[str]]) -> str:

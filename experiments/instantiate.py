@@ -40,24 +40,24 @@ def locate(target: str, where: str) -> Callable[..., Any]:
     for split in range(len(parts) - 1, 0, -1):
         name = ".".join(parts[:split])
         try:
-            found: Any = importlib.import_module(name)
+            built: Any = importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
                 continue
             raise
         for attribute in parts[split:]:
-            if not hasattr(found, attribute):
-                close = difflib.get_close_matches(attribute, dir(found), n=1)
+            if not hasattr(built, attribute):
+                close = difflib.get_close_matches(attribute, dir(built), n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else ""
                 raise InputError(f"{where}._target_: {name} has no {attribute!r}{hint}")
-            found = getattr(found, attribute)
-            if inspect.ismodule(found):  # a module that another one imported, such as its `os`
+            built = getattr(built, attribute)
+            if inspect.ismodule(built):  # a module that another one imported, such as its `os`
                 raise InputError(f"{where}._target_: {target!r} is not allowed; it leads through another module")
-        if not callable(found):
+        if not callable(built):
             break
-        if not str(getattr(found, "__module__", "")).startswith(ALLOWED):
-            raise InputError(f"{where}._target_: {target!r} is not allowed; it is defined in {found.__module__}")
-        return found
+        if not str(getattr(built, "__module__", "")).startswith(ALLOWED):
+            raise InputError(f"{where}._target_: {target!r} is not allowed; it is defined in {built.__module__}")
+        return built
     raise InputError(f"{where}._target_: {target!r} cannot be imported")
 
 

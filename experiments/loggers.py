@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -9,17 +10,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments import results
 from experiments.errors import InputError
+from experiments.manifest import finished
 from experiments.plan import Plan, Stage
 from experiments.provenance import code_version
 
 Table = tuple[list[str], list[list[Any]]]  # column names, rows
 
 
-def group_name(plan: Plan) -> str:
-    """W&B's group: paper/scale/commit, with the variant where there is one."""
-    commit = (code_version()["commit"] or "uncommitted")[:8]
-    return f"{plan.title}/{commit}"
+def group_name(plan: Plan, code: Mapping[str, Any]) -> str:
+    """W&B's group: paper/scale/commit, with the variant where there is one.
+
+    Args:
+        plan: of any seed.
+        code: the code version that trained; an entry's may name several commits, separated by spaces.
+    """
+    commits = [commit[:8] for commit in (code["commit"] or "").split()] or ["uncommitted"]
+    return f"{plan.title}/{commits[0] if len(commits) == 1 else 'several-commits'}"
+
+
+def training_code(stage: Stage) -> dict[str, Any]:
+    """The code version that trained a stage: the recorded one where it has finished, else the present one."""
+    manifest = finished(stage)
+    return dict(manifest["code"]) if manifest is not None else code_version()
 
 
 def label(plan: Plan) -> str:
@@ -51,6 +65,8 @@ def open_logger(plan: Plan, stage: Stage) -> Any | None:
 
         return TensorBoardLogger(str(stage.directory), name="", version="tensorboard")
     if config["name"] == "wandb":
+        if not isinstance(config["checkpoints"], bool):
+            raise InputError(f"logger.checkpoints={config['checkpoints']!r}: expected true or false")
         return _wandb(plan, stage)
     raise InputError(f"logger.name={config['name']!r}: expected csv, wandb or tensorboard")
 
@@ -60,12 +76,14 @@ def _wandb(plan: Plan, stage: Stage) -> Any:
 
     name = f"{plan.title}/{stage.name}/seed={stage.seed}"
     config = {"stage": stage.config(), "seed": stage.seed}
-    arguments = _arguments(plan, stage.name, name, [f"seed={stage.seed}"], config)
+    arguments = _arguments(plan, stage.name, name, [f"seed={stage.seed}"], config, training_code(stage))
     return WandbLogger(save_dir=str(stage.directory), **arguments)
 
 
-def _arguments(plan: Plan, job: str, name: str, tags: list[str], config: Mapping[str, Any]) -> dict[str, Any]:
-    """What every W&B run of a plan is started with."""
+def _arguments(
+    plan: Plan, job: str, name: str, tags: list[str], config: Mapping[str, Any], code: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What every W&B run of a plan is started with; `code` is the version that trained what the run shows."""
     import wandb
 
     logger = plan.config["logger"]
@@ -73,10 +91,10 @@ def _arguments(plan: Plan, job: str, name: str, tags: list[str], config: Mapping
         "project": logger["project"],
         "entity": logger["entity"],
         "name": name,
-        "group": group_name(plan),
+        "group": group_name(plan, code),
         "job_type": job,
         "tags": [plan.paper, plan.scale, *tags, *([plan.variant] if plan.variant else [])],
-        "config": {"title": label(plan), **config, "code": code_version()},
+        "config": {"title": label(plan), **config, "code": dict(code)},
         "mode": mode(logger),
         "reinit": "finish_previous",
         "settings": wandb.Settings(silent=True, console="off"),
@@ -106,9 +124,36 @@ def log_pictures(logger: Any | None, stage: Stage, metrics: Mapping[str, float])
     _log(logger.experiment, {"metrics": (["stage", "seed", "metric", "value"], rows)} if rows else {}, pictures)
 
 
-def log_verdict(plan: Plan, found: Mapping[str, Any]) -> None:
+def log_checkpoint(logger: Any | None, plan: Plan, stage: Stage) -> None:
+    """Add a trained stage's last checkpoint to its W&B run, as an artifact of type model named by `artifact_name`.
+
+    Nothing unless logger.checkpoints asks for it; nothing for other loggers.
+    """
+    if not _is_wandb(logger) or not plan.config["logger"]["checkpoints"]:
+        return
+    assert logger is not None
+    import wandb
+    from pytorch_lightning.utilities import rank_zero_only
+
+    path = stage.directory / "last.ckpt"
+    if getattr(rank_zero_only, "rank", 0) or not path.is_file():  # a stage that is only tested has none
+        return
+    about = {"seed": stage.seed, "fingerprint": stage.fingerprint, "code": training_code(stage)}
+    artifact = wandb.Artifact(artifact_name(plan, stage), type="model", description=stage.about, metadata=about)
+    # Immutable: sent from where it lies, without a copy. Nobody writes a finished stage's checkpoint again.
+    artifact.add_file(str(path), policy="immutable", skip_cache=True)
+    logger.experiment.log_artifact(artifact)
+
+
+def artifact_name(plan: Plan, stage: Stage) -> str:
+    """The name of a stage's checkpoint on W&B. The fingerprint tells seeds and variants apart."""
+    return f"{plan.paper}-{plan.scale}-{stage.name}-{stage.fingerprint}"
+
+
+def log_verdict(plan: Plan, entry: Mapping[str, Any]) -> None:
     """Mirror a results entry as a W&B run of its own (job_type `verdict`); nothing unless the logger is wandb.
 
+    Its tables hold everything, its summary what the runs table can sort and filter, its config the registration.
     When W&B does not take it, a warning says so: the record in results/ and runs/ does not depend on it. Raises OSError
     when the folder cannot be written.
     """
@@ -121,11 +166,14 @@ def log_verdict(plan: Plan, found: Mapping[str, Any]) -> None:
     folder = verdict_folder(plan)
     shutil.rmtree(folder / "wandb", ignore_errors=True)  # a verdict replaces the one before: only the last is sent
     folder.mkdir(parents=True, exist_ok=True)
-    config = {"seeds": found["seeds"], "overrides": found["overrides"]}
+    config = verdict_config(entry)
+    code = entry["provenance"]["code"]
+    arguments = _arguments(plan, "verdict", f"{plan.title}/verdict", [], config, code)
     try:
-        run = wandb.init(dir=str(folder), **_arguments(plan, "verdict", f"{plan.title}/verdict", [], config))
+        run = wandb.init(dir=str(folder), **arguments)
         try:
-            _log(run, verdict_tables(found), {})
+            _log(run, verdict_tables(entry), {})
+            run.summary.update(verdict_scalars(entry))
         finally:
             run.finish()
     except wandb.Error as error:
@@ -138,23 +186,61 @@ def verdict_folder(plan: Plan) -> Path:
     return Path(plan.config["runs_dir"]) / plan.paper / plan.scale / name
 
 
-def verdict_tables(found: Mapping[str, Any]) -> dict[str, Table]:
+def verdict_config(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Under what a results entry was recorded, and which claim each number in `verdict_scalars` means."""
+    return {
+        "registration": entry["registered"]["hash"],
+        "stream": entry["registered"]["stream"],  # 0: seeds given by hand, or a smoke run
+        "scale": entry["scale"],
+        "variant": entry["variant"],
+        "seeds": entry["seeds"],
+        "overrides": entry["overrides"],
+        "claims": {str(number): claim["name"] for number, claim in enumerate(entry["claims"], 1)},
+    }
+
+
+def verdict_scalars(entry: Mapping[str, Any]) -> dict[str, str | int | float]:
+    """A results entry as single values: `main/<what>` and, for every claim from 1, `claim/<n>/<what>`.
+
+    What is not known, or not finite, is left out: a column of numbers then sorts as numbers.
+    """
+    values: dict[str, Any] = {}
+    main = results.main_claim(entry)
+    if main is not None:
+        values |= _judgement("main", main)
+        values |= {"main/seeds": len(main["seeds"]), "main/needed": main["needed"]}
+    for number, claim in enumerate(entry["claims"], 1):
+        values |= _judgement(f"claim/{number}", claim)
+    return {key: value for key, value in values.items() if isinstance(value, str) or _finite(value)}
+
+
+def _judgement(where: str, claim: Mapping[str, Any]) -> dict[str, Any]:
+    low, high = _ends(claim)
+    named = {"verdict": claim["verdict"], "difference": claim["difference"], "low": low, "high": high}
+    return {f"{where}/{key}": value for key, value in named.items()}
+
+
+def _finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def verdict_tables(entry: Mapping[str, Any]) -> dict[str, Table]:
     """A results entry as tables: `claims` and `published`, with a column per seed for its difference.
 
     Published numbers have verdicts and differences at full scale only: a smaller recipe does not try to reach them.
     """
-    seeds = [f"seed {seed}" for seed in found["seeds"]]
+    seeds = [f"seed {seed}" for seed in entry["seeds"]]
     rest = [None] * len(seeds)
-    recorded = found["provenance"]["written"]
+    recorded = entry["provenance"]["written"]
     claims = []
-    for claim in found["claims"]:
+    for claim in entry["claims"]:
         shown = [claim[key] for key in ("name", "verdict", "difference")]
         rule = [claim[key] for key in ("rule", "refuted_by", "reason")]
         claims.append([*shown, *_ends(claim), *rule, *[*claim["per_seed"], *rest][: len(seeds)], recorded])
-    full, where = found["scale"] == "full", ("dataset", "protocol", "source")
+    full, where = entry["scale"] == "full", ("dataset", "protocol", "source")
     published = []
-    for item in found["published"]:
-        measured = found["stages"].get(item["stage"], {}).get("metrics", {})
+    for item in entry["published"]:
+        measured = entry["stages"].get(item["stage"], {}).get("metrics", {})
         ours = measured.get(item["metric"]) or [None] * len(seeds)
         differences = [None if value is None or not full else value - item["value"] for value in ours]
         shown = [item[key] for key in ("stage", "metric", "value", "ours")]

@@ -33,13 +33,13 @@ def code_version() -> dict[str, Any]:
 
 @lru_cache
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    facts = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            facts[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return facts
 
 
 def _processor() -> str:
@@ -57,12 +57,12 @@ def cores() -> int:
 
 def hardware() -> dict[str, Any]:
     """CPU, cores and, once torch is imported, GPUs."""
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "cpu": _processor(),
         "cores": cores(),
         "system": f"{platform.system()} {platform.machine()}",
     }
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
-        found["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return found
+        facts["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return facts

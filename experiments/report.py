@@ -49,12 +49,14 @@ def build(papers: list[str] | None = None, site: Path = ROOT / "site") -> list[P
         if key not in known:
             raise unknown("paper", key, known)
     chosen = known if papers is None else list(dict.fromkeys(papers))
-    gathered = {key: _gather(key) for key in known}
+    known_papers = {key: _gather(key) for key in known}
     written = []
     for key in chosen:
         written.append(site / f"{key}.html")
-        files.write_text(written[-1], _render("paper.html.j2", **_page(gathered[key])))
-    cards = [_card(paper, (site / f"{key}.html").exists()) for key, paper in gathered.items()]
+        files.write_text(written[-1], _render("paper.html.j2", **_page(known_papers[key])))
+        if known_papers[key]["record"] is not None:
+            files.write_json(site / f"{key}.json", known_papers[key]["record"])
+    cards = [_card(paper, (site / f"{key}.html").exists()) for key, paper in known_papers.items()]
     run = sum(1 for card in cards if card["entries"])
     files.write_text(site / "index.html", _render("index.html.j2", cards=cards, run=run))
     return [site / "index.html", *written]
@@ -87,6 +89,7 @@ def _gather(key: str) -> dict[str, Any]:
     entries = record["entries"] if record else {}
     return {
         "declared": declared,
+        "record": record,
         "entries": entries,
         "stale": {title: results.stale(key, entry) for title, entry in entries.items()},
         "key": key,
@@ -116,14 +119,23 @@ def _page(paper: Mapping[str, Any]) -> dict[str, Any]:
     page = {k: paper[k] for k in ("key", "title", "arxiv", "about", "venue", "deviations")}
     entries = [_entry(paper["key"], title, e, paper["stale"][title]) for title, e in paper["entries"].items()]
     planned = None if entries else _planned(paper["key"], paper["declared"])
-    return {**page, "entries": entries, "planned": planned, "sweeps": _sweeps(paper["key"])}
+    return {**page, "entries": entries, "planned": planned, "sweeps": _sweeps(paper["key"]), "bibtex": _bibtex(paper)}
+
+
+def _bibtex(paper: Mapping[str, Any]) -> str:
+    """An entry for the paper, of what this suite knows of it."""
+    fields = {"title": f"{{{paper['title']}}}", "note": paper["venue"]}
+    if paper["arxiv"]:
+        fields |= {"eprint": paper["arxiv"], "archivePrefix": "arXiv", "url": f"https://arxiv.org/abs/{paper['arxiv']}"}
+    lines = [f"  {name} = {{{value}}}" for name, value in fields.items() if value]
+    return f"@misc{{{paper['key']},\n" + ",\n".join(lines) + "\n}"
 
 
 def _sweeps(key: str) -> list[dict[str, Any]]:
     """The sweeps that were run here, the newest first: each setting with its mean, interval and seeds."""
-    found = [s for path in RUNS.glob(f"{key}/*/sweeps/*.json") if (s := files.read_json(path)) is not None]
+    recorded = [s for path in RUNS.glob(f"{key}/*/sweeps/*.json") if (s := files.read_json(path)) is not None]
     shown = []
-    for sweep in sorted(found, key=lambda s: s["written"], reverse=True):
+    for sweep in sorted(recorded, key=lambda s: s["written"], reverse=True):
         digits = decimals([row["mean"] for row in sweep["settings"]], two_from=10)
         extent = figures.reach([row["values"] for row in sweep["settings"]])
         rows = []
@@ -247,9 +259,9 @@ def _cell(values: Sequence[float | None], digits: int) -> tuple[str, str]:
         return "–", ""
     if not all(math.isfinite(v) for v in known):
         return "not finite", ""
-    measured = sequences.t_interval(known)
-    half = measured.high - measured.mean
-    return number(measured.mean, digits), number(half, digits) if math.isfinite(half) else ""
+    estimate = sequences.t_interval(known)
+    half = estimate.high - estimate.mean
+    return number(estimate.mean, digits), number(half, digits) if math.isfinite(half) else ""
 
 
 def _published(judged: Sequence[Mapping[str, Any]], scale: str) -> list[dict[str, Any]]:
@@ -292,13 +304,13 @@ def _box(name: str, stage: Mapping[str, Any]) -> figures.Box:
 
 def _pictures(key: str, entry: Mapping[str, Any]) -> list[dict[str, str]]:
     """What the stages of the first seed drew, inside the page."""
-    found = []
+    shown = []
     for name, stage in entry["stages"].items():
         base = RUNS / key / entry["scale"] / f"seed={entry['seeds'][0]}" / f"{name}-{stage['fingerprints'][0]}"
         for path in sorted((base / "pictures").glob("*.png")):
             data = base64.b64encode(path.read_bytes()).decode()
-            found.append({"stage": name, "name": path.stem, "data": f"data:image/png;base64,{data}"})
-    return found
+            shown.append({"stage": name, "name": path.stem, "data": f"data:image/png;base64,{data}"})
+    return shown
 
 
 def _commit(entry: Mapping[str, Any]) -> str:

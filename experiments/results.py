@@ -15,7 +15,7 @@ from typing import Any
 from filelock import FileLock
 from omegaconf import DictConfig
 
-from experiments import claims, compose, files, plan, registration, verdicts
+from experiments import claims, compose, expressions, files, plan, registration, verdicts
 from experiments.errors import InputError
 from experiments.expressions import Table
 from experiments.manifest import finished
@@ -47,7 +47,8 @@ def title(scale: str, variant: str | None, by_hand: bool = False) -> str:
 
 def personal(overrides: Sequence[str]) -> list[str]:
     """Of what the user gave, what makes it another run than the registered one."""
-    return [line for line in overrides if line.lstrip("+").split("=")[0] not in LOCAL]
+    keys = {line: line.lstrip("+").split("=")[0] for line in overrides}
+    return [line for line, key in keys.items() if key not in LOCAL and not key.startswith("logger.")]
 
 
 def table(entry: Mapping[str, Any]) -> Table:
@@ -103,13 +104,39 @@ def build(plans: Sequence[Plan], looked: int, overrides: Sequence[str], reasons:
         "stages": stages,
         "provenance": {**_provenance(plans), "seconds": round(sum(sum(s["seconds"]) for s in stages.values()), 1)},
     }
-    return {**entry, **judge(entry, claims.read(first.config))}
+    questions = claims.read(first.config)
+    by_image = {claim.name: image_outcomes(claim, first) for claim in questions.claims if claim.kind == "images"}
+    return {**entry, **judge(entry, questions, by_image)}
 
 
-def judge(entry: Mapping[str, Any], questions: claims.Questions) -> dict[str, Any]:
-    """The claims, checks and published numbers of an entry, from its metrics."""
+def image_outcomes(claim: claims.Claim, plan_: Plan) -> verdicts.Outcomes | None:
+    """The differences of single images that two fixed networks make; None where a stage left no outcomes."""
+    import numpy as np
+
+    def array(metric: expressions.Metric) -> Any:
+        path = plan_.stages[metric.stage].directory / "artifacts" / f"{metric.name.replace('/', '-')}.npy"
+        try:
+            return np.load(path, allow_pickle=False).astype(float)
+        except (OSError, ValueError) as error:
+            raise expressions.Missing(str(error)) from error
+
+    try:
+        better, than = (expressions.over_images(side, array) for side in claim.expression())
+        values, counts = np.unique(np.round(better - than, 9), return_counts=True)
+    except (expressions.Missing, ValueError):
+        return None
+    return list(zip(values.tolist(), counts.tolist(), strict=True))
+
+
+def judge(
+    entry: Mapping[str, Any],
+    questions: claims.Questions,
+    outcomes: Mapping[str, verdicts.Outcomes | None] | None = None,
+) -> dict[str, Any]:
+    """The claims, checks and published numbers of an entry, from its metrics (and outcomes of single images)."""
     values, seeds, looked = table(entry), entry["seeds"], entry["looked"]
-    judged = [verdicts.judge(claim, values, seeds, looked) for claim in questions.claims]
+    known = outcomes or {}
+    judged = [verdicts.judge(claim, values, seeds, looked, known.get(claim.name)) for claim in questions.claims]
     return {
         "claims": verdicts.find(judged),
         "checks": [verdicts.check(item, values, seeds[:looked]) for item in questions.checks],

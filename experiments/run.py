@@ -49,9 +49,9 @@ def _job(config: DictConfig) -> float:
     except (InputError, RunError) as error:  # Hydra would print a trace and end with 1
         ERRORS.append(error)
         if job.mode == RunMode.MULTIRUN:
-            found = {"paper": config.key, "scale": config.scale, "seed": config.seed, "objective": "", "value": None}
-            found |= {"overrides": list(job.overrides.task), "exit_code": error.exit_code, "reason": str(error)}
-            files.write_json(Path(job.runtime.output_dir) / "job.json", found)
+            record = {"paper": config.key, "scale": config.scale, "seed": config.seed, "objective": "", "value": None}
+            record |= {"overrides": list(job.overrides.task), "exit_code": error.exit_code, "reason": str(error)}
+            files.write_json(Path(job.runtime.output_dir) / "job.json", record)
         return math.nan
 
 
@@ -108,14 +108,14 @@ def main(argv: list[str]) -> int:
 def _finish(folder: Path, name: str, runs_dir: Path) -> int:
     from experiments import console
 
-    found = sweep.write(folder, name, runs_dir)
+    record = sweep.write(folder, name, runs_dir)
     jobs = sweep.gather(folder)
-    if found is None:
+    if record is None:
         raise RunError(f"no job left a record in {folder}; with submitit, see {folder}/.submitit for its output")
-    console.out.print(sweep.table(found), "")
+    console.out.print(sweep.table(record), "")
     failed = [job for job in jobs if job["exit_code"]]
     console.out.print(f"{len(jobs)} jobs, {len(failed)} failed; a failed job is tried again by the same command")
-    console.out.print(f"sweep: {runs_dir / found['paper'] / found['scale'] / 'sweeps' / name}.json", soft_wrap=True)
+    console.out.print(f"sweep: {runs_dir / record['paper'] / record['scale'] / 'sweeps' / name}.json", soft_wrap=True)
     return max((job["exit_code"] for job in jobs), default=0)
 
 

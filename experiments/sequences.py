@@ -182,10 +182,12 @@ def t_interval(values: Sequence[float], alpha: float = ALPHA) -> Estimate:
     return Estimate(mean, mean - half, mean + half, n)
 
 
-def seeds_needed(values: Sequence[float], margin: float, worth: float, alpha: float = ALPHA) -> int | None:
-    """Seeds at which the t-mixture would decide if mean and spread stayed as they are; None if not in sight."""
-    n, mean, s = len(values), mean_of(values), deviation(values)
-    distance = max(abs(mean - margin), margin + worth - mean)
+def seeds_needed(values: Sequence[float], distance: float, alpha: float = ALPHA) -> int | None:
+    """Seeds at which half the t-mixture's width falls below `distance` if the spread stays as it is.
+
+    None if that is not in sight.
+    """
+    n, s = len(values), deviation(values)
     if n < 2 or s == 0 or distance <= 0:
         return None
     low, high = n, n

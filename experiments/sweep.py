@@ -54,7 +54,7 @@ def _of_claims(plan: Plan) -> str | None:
 def record(folder: Path, overrides: Sequence[str], plan: Plan, value: float, exit_code: int, reason: str) -> None:
     """Write one job's record."""
     kept = [line for line in overrides if not line.startswith(("paper=", "scale=", "runs_dir=", "seed=", "variant="))]
-    found = {
+    record = {
         "paper": plan.paper,
         "scale": plan.scale,
         "seed": plan.seed,
@@ -64,7 +64,7 @@ def record(folder: Path, overrides: Sequence[str], plan: Plan, value: float, exi
         "exit_code": exit_code,
         "reason": reason,
     }
-    files.write_json(folder / "job.json", found)
+    files.write_json(folder / "job.json", record)
 
 
 def threads(lines: Sequence[str]) -> None:
@@ -78,7 +78,7 @@ def threads(lines: Sequence[str]) -> None:
 def gather(folder: Path) -> list[dict[str, Any]]:
     """The records of a sweep's jobs, in their order."""
     paths = sorted(folder.glob("*/job.json"), key=lambda p: (len(p.parent.name), p.parent.name))
-    return [found for path in paths if (found := files.read_json(path)) is not None]
+    return [record for path in paths if (record := files.read_json(path)) is not None]
 
 
 def settings(jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -90,15 +90,15 @@ def settings(jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     rows = []
     for setting, members in groups.items():
         values = [job["value"] for job in members if job["value"] is not None]
-        measured = sequences.t_interval(values) if values else None
-        bounded = measured is not None and math.isfinite(measured.low)
+        estimate = sequences.t_interval(values) if values else None
+        bounded = estimate is not None and math.isfinite(estimate.low)
         rows.append(
             {
                 "setting": " ".join(setting) or "as configured",
                 "seeds": [job["seed"] for job in members if job["value"] is not None],
                 "values": values,
-                "mean": measured.mean if measured else None,
-                "interval": [measured.low, measured.high] if measured and bounded else None,
+                "mean": estimate.mean if estimate else None,
+                "interval": [estimate.low, estimate.high] if estimate and bounded else None,
                 "failed": [f"seed {job['seed']}: {job['reason']}" for job in members if job["exit_code"]],
             }
         )
@@ -111,10 +111,10 @@ def write(folder: Path, name: str, runs_dir: Path) -> dict[str, Any] | None:
     Returns the last one written; None if no job left a record.
     """
     jobs = gather(folder)
-    found: dict[str, Any] | None = None
+    record: dict[str, Any] | None = None
     for paper, scale in dict.fromkeys((job["paper"], job["scale"]) for job in jobs):
         mine = [job for job in jobs if (job["paper"], job["scale"]) == (paper, scale)]
-        found = {
+        record = {
             "name": name,
             "paper": paper,
             "scale": scale,
@@ -122,20 +122,20 @@ def write(folder: Path, name: str, runs_dir: Path) -> dict[str, Any] | None:
             "objective": mine[0]["objective"],
             "settings": settings(mine),
         }
-        files.write_json(runs_dir / paper / scale / "sweeps" / f"{name}.json", found)
-    return found
+        files.write_json(runs_dir / paper / scale / "sweeps" / f"{name}.json", record)
+    return record
 
 
-def table(found: Mapping[str, Any]) -> Table:
+def table(record: Mapping[str, Any]) -> Table:
     """One line per setting, in the order of the sweep."""
     from experiments.console import number
 
     made = Table(
-        title=f"{found['paper']}/{found['scale']} sweep {found['name']}: {found['objective']}", title_justify="left"
+        title=f"{record['paper']}/{record['scale']} sweep {record['name']}: {record['objective']}", title_justify="left"
     )
     for column in ("setting", "seeds", "mean", "95% interval", ""):
         made.add_column(column, justify="left" if column in ("setting", "") else "right")
-    for row in found["settings"]:
+    for row in record["settings"]:
         mean = number(row["mean"]) if row["mean"] is not None else ""
         interval = " to ".join(map(number, row["interval"])) if row["interval"] else ""
         failed = f"[red]{len(row['failed'])} failed[/]" if row["failed"] else ""

@@ -202,6 +202,7 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
                 _draw(module, data, stage)
             kept = write_artifacts(stage, module.artifacts())
         loggers.log_pictures(logger, stage, metrics)
+        loggers.log_checkpoint(logger, plan, stage)
     finally:
         loggers.close_logger(logger)
     spec = data.spec

@@ -41,7 +41,12 @@ def refuted_by(claim: Claim) -> str:
     return f"a difference {place}" if claim.kind == "exact" else f"a 95% interval {place}"
 
 
-def judge(claim: Claim, table: Table, seeds: Sequence[int], looked: int) -> dict[str, Any]:
+Outcomes = Sequence[tuple[float, int]]  # differences of single images, and how many images have each
+
+
+def judge(
+    claim: Claim, table: Table, seeds: Sequence[int], looked: int, outcomes: Outcomes | None = None
+) -> dict[str, Any]:
     """Apply a claim's rule to recorded metrics.
 
     Args:
@@ -49,6 +54,7 @@ def judge(claim: Claim, table: Table, seeds: Sequence[int], looked: int) -> dict
         table: stage -> metric -> seed -> value.
         seeds: those of the entry, in the order of their stream.
         looked: how many of them every stage ran for; the rest may hold the stages of the main claim alone.
+        outcomes: of kind "images", the differences of single images.
 
     Returns:
         what results/<key>.json holds of a claim. The main claim is judged by all seeds, another one by those, in
@@ -80,6 +86,7 @@ def judge(claim: Claim, table: Table, seeds: Sequence[int], looked: int) -> dict
         "reason": "",
         "needed": None,
         "evidence": None,
+        "outcomes": [list(pair) for pair in outcomes] if outcomes is not None else None,
     }
     try:
         differences = _differences(claim, table, seeds, looked)
@@ -89,14 +96,14 @@ def judge(claim: Claim, table: Table, seeds: Sequence[int], looked: int) -> dict
     judged |= {"seeds": used, "per_seed": differences}
     judged["requires"] = [holds(text, table, used) for text in claim.requires]
     try:
-        measured = interval(claim, differences)
+        estimate = interval(claim, differences, outcomes)
     except ValueError as error:
         return {**judged, "reason": str(error)}
-    judged["difference"] = measured.mean
-    if all(math.isfinite(end) for end in (measured.low, measured.high)):
-        judged["interval"] = [measured.low, measured.high]
+    judged["difference"] = estimate.mean
+    if all(math.isfinite(end) for end in (estimate.low, estimate.high)):
+        judged["interval"] = [estimate.low, estimate.high]
     judged["evidence"] = evidence(claim, differences)
-    return {**judged, **_verdict(claim, differences, measured, judged["requires"])}
+    return {**judged, **_verdict(claim, differences, estimate, judged["requires"])}
 
 
 def _differences(claim: Claim, table: Table, seeds: Sequence[int], looked: int) -> list[float]:
@@ -129,7 +136,12 @@ def holds(comparison: str, table: Table, seeds: Sequence[int]) -> dict[str, Any]
     return {"text": comparison, "values": sides, "holds": expressions.COMPARE[sign](*sides), "reason": ""}
 
 
-def interval(claim: Claim, differences: Sequence[float], alpha: float = sequences.ALPHA) -> Estimate:
+def interval(
+    claim: Claim,
+    differences: Sequence[float],
+    outcomes: Outcomes | None = None,
+    alpha: float = sequences.ALPHA,
+) -> Estimate:
     """The interval of a claim's kind, of its differences. Raises ValueError where the values do not fit the kind."""
     if claim.kind == "share":
         shift = float(claim.than) if not isinstance(claim.than, str) else None
@@ -139,6 +151,11 @@ def interval(claim: Claim, differences: Sequence[float], alpha: float = sequence
         whole = sequences.share([round(sign * d + shift, 9) for d in differences], alpha)
         low, high = sorted(sign * (end - shift) for end in (whole.low, whole.high))
         return Estimate(sign * (whole.mean - shift), low, high, whole.n)
+    if claim.kind == "images":
+        if not outcomes:
+            raise ValueError("its stages kept no outcome for each image")
+        sign = -1.0 if claim.lower_is_better else 1.0
+        return sequences.images([(sign * value, count) for value, count in outcomes], alpha)
     if claim.kind == "bounded":
         assert claim.range is not None
         return sequences.bounded(differences, claim.range[0], claim.range[1], alpha)
@@ -159,7 +176,7 @@ def evidence(claim: Claim, differences: Sequence[float]) -> float | None:
         return min(
             _evidence_above(claim, differences, -claim.within), _evidence_below(claim, differences, claim.within)
         )
-    if claim.kind in ("exact", "folds"):
+    if claim.kind in ("exact", "folds", "images"):
         return None
     return _evidence_above(claim, differences, claim.margin)
 
@@ -186,14 +203,14 @@ def _evidence_below(claim: Claim, differences: Sequence[float], limit: float) ->
 
 
 def _verdict(
-    claim: Claim, differences: Sequence[float], measured: Estimate, requires: Sequence[Mapping[str, Any]]
+    claim: Claim, differences: Sequence[float], estimate: Estimate, requires: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """The first condition that fits: verdict, reason, and the seeds that a decision would take."""
     missing = [item for item in requires if not item["holds"]]
     if missing:
         said = "; ".join(_said(item) for item in missing)
         return {"verdict": UNTESTED, "reason": f"the mechanism is absent: {said}"}
-    low, high = measured.low, measured.high
+    low, high = estimate.low, estimate.high
     if claim.kind == "exact":
         true = abs(low) <= claim.within if claim.within is not None else low > claim.margin
         return {"verdict": HOLDS if true else FAILS, "reason": ""}
@@ -202,7 +219,7 @@ def _verdict(
             return {"verdict": SUPPORTED, "reason": ""}
         if low > claim.within or high < -claim.within:
             return {"verdict": REFUTED, "reason": ""}
-        return _undecided(claim, differences, measured)
+        return _undecided(claim, differences, estimate)
     worth = claim.worth or 0.0
     if low > claim.margin:
         small = high < claim.margin + worth
@@ -214,7 +231,7 @@ def _verdict(
             "verdict": NO_GAIN,
             "reason": "none either way" if low > claim.margin - worth else "none worth the name",
         }
-    return _undecided(claim, differences, measured)
+    return _undecided(claim, differences, estimate)
 
 
 def _said(item: Mapping[str, Any]) -> str:
@@ -223,16 +240,20 @@ def _said(item: Mapping[str, Any]) -> str:
     return f"{item['text']} (it is {item['values'][0]:.3g})"
 
 
-def _undecided(claim: Claim, differences: Sequence[float], measured: Estimate) -> dict[str, Any]:
+def _undecided(claim: Claim, differences: Sequence[float], estimate: Estimate) -> dict[str, Any]:
     if len(differences) < 2:
         return {"verdict": UNDECIDED, "reason": "one seed has no interval"}
-    if not math.isfinite(measured.low) and len(set(differences)) == 1:
+    if not math.isfinite(estimate.low) and len(set(differences)) == 1:
         return {"verdict": UNDECIDED, "reason": "all differences are equal: no spread, no evidence"}
     needed = None
     if claim.kind == "normal":
-        margin, worth = (claim.margin, claim.worth or 0.0) if claim.within is None else (0.0, claim.within)
-        needed = sequences.seeds_needed(differences, margin, worth)
-    half = f"± {measured.half_width:.3g} {claim.unit}" if math.isfinite(measured.low) else "no interval yet"
+        mean = estimate.mean
+        if claim.within is not None:
+            distance = abs(abs(mean) - claim.within)
+        else:
+            distance = max(abs(mean - claim.margin), claim.margin + (claim.worth or 0.0) - mean)
+        needed = sequences.seeds_needed(differences, distance)
+    half = f"± {estimate.half_width:.3g} {claim.unit}" if math.isfinite(estimate.low) else "no interval yet"
     return {
         "verdict": UNDECIDED,
         "reason": f"{half}; about {needed} seeds would decide" if needed else half,
@@ -243,10 +264,10 @@ def _undecided(claim: Claim, differences: Sequence[float], measured: Estimate) -
 def find(judged: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Mark the exploratory claims that may be called found: e-BH over all of them."""
     counted = [c for c in judged if not c["main"] and c["evidence"] is not None]
-    found = (
+    marks = (
         dict(zip(map(id, counted), sequences.e_bh([c["evidence"] for c in counted]), strict=True)) if counted else {}
     )
-    return [{**c, "found": found.get(id(c))} for c in judged]
+    return [{**c, "found": marks.get(id(c))} for c in judged]
 
 
 def check(item: Check, table: Table, seeds: Sequence[int]) -> dict[str, Any]:
@@ -268,13 +289,13 @@ def compare(item: Published, table: Table, seeds: Sequence[int], scale: str) -> 
     compared["ours"] = sequences.mean_of(values)
     if item.kind == "exact":
         return {**compared, "verdict": MATCHED if low <= compared["ours"] <= high else FAILED}
-    measured = sequences.t_interval(values, alpha=0.1)
-    bounded = math.isfinite(measured.low)
-    compared["interval"] = [measured.low, measured.high] if bounded else None
+    estimate = sequences.t_interval(values, alpha=0.1)
+    bounded = math.isfinite(estimate.low)
+    compared["interval"] = [estimate.low, estimate.high] if bounded else None
     if scale != "full":
         return compared
     if not bounded:
         return {**compared, "verdict": UNDECIDED}
-    if low <= measured.low and measured.high <= high:
+    if low <= estimate.low and estimate.high <= high:
         return {**compared, "verdict": MATCHED}
-    return {**compared, "verdict": FAILED if measured.low > high or measured.high < low else UNDECIDED}
+    return {**compared, "verdict": FAILED if estimate.low > high or estimate.high < low else UNDECIDED}

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ def entry(scale: str = "smoke", name: str = HOSTILE) -> dict[str, Any]:
     curve = {"epoch": [0, 1], "mean": [1.0, 0.5], "low": [1.0, 0.5], "high": [1.0, 0.5]}
     claim = {"name": name, "better": "student/test/top1", "than": "continued/test/top1", "verdict": "supported"}
     claim |= {"difference": 2.0, "interval": [1.0, 3.0], "per_seed": [1.5, 2.5], "main": True, "unit": "points"}
-    unjudged = {**claim, "verdict": "not run", "difference": None, "interval": None, "per_seed": []}
+    claim |= {"seeds": [0, 1], "needed": None}
+    unjudged = {**claim, "verdict": "not run", "difference": None, "interval": None, "per_seed": [], "seeds": []}
+    unjudged["main"] = False
     said = {"rule": "interval above 0", "refuted_by": "below 0", "reason": ""}
     published = {"stage": "student", "metric": "test/top1", "value": 80.0, "ours": 81.0, "interval": None}
     published |= {
@@ -47,7 +50,8 @@ def entry(scale: str = "smoke", name: str = HOSTILE) -> dict[str, Any]:
             "student": {"metrics": {"test/top1": [80.5, 81.5]}, "curves": {"val/nll": curve, "train/loss": curve}},
             "continued": {"metrics": {"test/top1": [79.0, 79.0]}, "curves": {"train/loss": curve, "train/hard": curve}},
         },
-        "provenance": {"written": "2026-01-02T03:04:05+00:00"},
+        "provenance": {"written": "2026-01-02T03:04:05+00:00", "code": {"commit": "c0ffee00" * 5, "dirty": False}},
+        "registered": {"hash": "0123456789ab", "stream": 3},
     }
 
 
@@ -68,12 +72,15 @@ def test_description_has_the_sections_and_what_is_in_them(wandb_plan: Plan) -> N
     names = ["Claims", "Published against ours", "Learning curves by stage", "Pictures", "Sweeps"]
     assert [part["name"] for part in spec["sections"]] == names
     assert (spec["project"], spec["entity"], spec["runs"]) == ("reprise", None, {"title": "meal_v2/smoke"})
-    assert spec["most_runs"] == 2 * 2 + 1
+    assert spec["most_runs"] == 10
+    many = dashboard.describe(wandb_plan, {**entry(), "seeds": list(range(32))}, [])
+    assert many["most_runs"] == 2 * 32 + 1
     table, logged = panels(spec, "Claims")
     assert [row[0] for row in table["rows"]] == ["supported", "not run"]
     assert logged == {"kind": "logged table", "key": "claims"}
-    lines = [panel["metric"] for panel in panels(spec, "Learning curves by stage")]
-    assert lines == ["train/loss", "val/nll", "train/hard"]
+    lines = [(panel["stage"], panel["metric"]) for panel in panels(spec, "Learning curves by stage")]
+    student, continued = [("student", name) for name in ("train/loss", "val/nll")], ("continued", "train/loss")
+    assert lines == [*student, continued, ("continued", "train/hard")]
     assert panels(spec, "Pictures") == [{"kind": "pictures", "names": ["pictures/what it saw"]}]
     parallel, *scatters = panels(spec, "Sweeps")
     assert {"stage.module.hard_label_weight", "stage.module.optimizer.lr"} <= set(parallel["keys"])
@@ -85,8 +92,18 @@ def test_a_paper_that_never_ran_has_all_panels_and_no_numbers(wandb_plan: Plan) 
     spec = dashboard.describe(wandb_plan, results.build([wandb_plan], 1, [], {}), [])
     table, _ = panels(spec, "Claims")
     assert {row[0] for row in table["rows"]} == {"not run"}
-    assert [panel["metric"] for panel in panels(spec, "Learning curves by stage")] == ["train/loss", "val/top1"]
+    trained = [name for name, stage in wandb_plan.stages.items() if stage.fit]
+    lines = [(panel["stage"], panel["metric"]) for panel in panels(spec, "Learning curves by stage")]
+    assert lines == [(name, metric) for name in trained for metric in ("train/loss", "val/top1")]
     assert panels(spec, "Pictures")[0]["kind"] == "text"
+
+
+def test_without_a_trained_stage_there_are_no_curves(wandb_plan: Plan) -> None:
+    untrained = {name: replace(stage, fit=False) for name, stage in wandb_plan.stages.items()}
+    plan = replace(wandb_plan, stages=untrained)
+    record = {**entry(), "stages": {"init": {"metrics": {}, "curves": {}}}}
+    said = [{"kind": "text", "text": "No stage is trained."}]
+    assert panels(dashboard.describe(plan, record, []), "Learning curves by stage") == said
 
 
 def test_hostile_names_stay_whole_in_json_and_are_text_in_markdown(wandb_plan: Plan) -> None:
@@ -116,15 +133,39 @@ def test_workspace_and_report_are_made_without_a_network(wandb_plan: Plan, monke
     assert kinds["Published against ours"] == ["Markdown Panel", "Markdown Panel", "Weave", "Bar Chart"]
     assert kinds["Pictures"] == ["Media Browser"]
     assert kinds["Sweeps"] == ["Parallel Coordinates Plot", *["Scatter Plot"] * 3]
-    curve = sections[2]["panels"][0]["config"]
-    assert (curve["xAxis"], curve["metrics"], curve["groupBy"]) == ("epoch", ["train/loss"], "jobType")
+    curves = [panel["config"] for panel in sections[2]["panels"]]
+    assert [curve["metrics"] for curve in curves] == [["train/loss"], ["val/nll"], ["train/hard"]]
+    # One chart for a metric, coloured by stage; `samples` draws every run of a group: a line for each seed.
+    assert {(c["xAxis"], c["groupBy"], c["groupArea"], c["limit"]) for c in curves} == {
+        ("epoch", "jobType", "samples", 10)
+    }
     (condition,) = view["spec"]["section"]["runSets"][0]["filters"]["filters"]
     assert (condition["key"]["name"], condition["value"]) == ("title", loggers.label(variant))
     blocks = dashboard.report(spec, "team")._to_model().spec.blocks
     shown = [block.type for block in blocks if block.type in ("heading", "markdown-block", "panel-grid")]
-    assert shown.count("heading") == 5
-    assert shown.count("panel-grid") == 5
+    assert shown.count("heading") == 5 + 2
+    assert shown.count("panel-grid") == 4 + 2
     assert shown.count("markdown-block") == 3
+
+
+def test_the_report_has_a_chart_for_each_stage_and_metric_with_a_line_for_each_seed(wandb_plan: Plan) -> None:
+    pytest.importorskip("wandb_workspaces")
+    spec = dashboard.describe(wandb_plan, {**entry(), "seeds": list(range(16))}, [])
+    blocks = dashboard.report(spec, "team")._to_model().spec.blocks
+    grids = [json.loads(block.model_dump_json(by_alias=True)) for block in blocks if block.type == "panel-grid"]
+    charts = {}
+    for grid in grids:
+        (runs,) = grid["metadata"]["runSets"]
+        conditions = {(f["key"]["section"], f["key"]["name"]): f["value"] for f in runs["filters"]["filters"]}
+        assert conditions["config", "title"] == "meal_v2/smoke"
+        stage = conditions.get(("run", "jobType"))
+        panels_ = [p["config"] for p in grid["metadata"]["panelBankSectionConfig"]["panels"] if "Line" in p["viewType"]]
+        if panels_:
+            charts[stage] = [chart["metrics"] for chart in panels_]
+            for chart in panels_:
+                assert (chart["groupBy"], chart["aggregate"], chart["limit"]) == (None, None, 33)
+                assert chart["legendTemplate"] == "seed ${config:seed}"
+    assert charts == {"student": [["train/loss"], ["val/nll"]], "continued": [["train/loss"], ["train/hard"]]}
 
 
 def test_publishing_updates_what_it_created_and_explains_refusals(
@@ -216,6 +257,29 @@ def test_verdict_tables_have_a_column_per_seed() -> None:
     assert (below["verdict"], below["seed 0"]) == ("not judged", None)
 
 
+def test_verdict_scalars_hold_what_is_known_for_every_claim() -> None:
+    scalars = loggers.verdict_scalars(entry())
+    assert scalars == {
+        "main/verdict": "supported",
+        "main/difference": 2.0,
+        "main/low": 1.0,
+        "main/high": 3.0,
+        "main/seeds": 2,
+        "claim/1/verdict": "supported",
+        "claim/1/difference": 2.0,
+        "claim/1/low": 1.0,
+        "claim/1/high": 3.0,
+        "claim/2/verdict": "not run",
+    }
+    record = entry()
+    record["claims"][0] |= {"verdict": "undecided", "needed": 12, "interval": None, "difference": float("inf")}
+    scalars = loggers.verdict_scalars(record)
+    assert scalars["main/needed"] == 12
+    assert not {"main/difference", "main/low", "main/high"} & scalars.keys()
+    record["claims"][0]["main"] = False
+    assert not [key for key in loggers.verdict_scalars(record) if key.startswith("main/")]
+
+
 def command(*lines: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """The dashboard command as a user without credentials gives it."""
     kept = {key: value for key, value in os.environ.items() if key != "WANDB_API_KEY"}
@@ -268,6 +332,13 @@ def records(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(x) for x in subprocess.run(line, capture_output=True, text=True, check=True).stdout.splitlines()]
 
 
+def summary(folder: Path) -> dict[str, Any]:
+    """The summary of an offline run, read back with W&B's own reader."""
+    reader = Path(sys.executable).with_name("wandb")
+    line = [reader, "leet", "inspect", "--summary", "--json", folder]
+    return dict(json.loads(subprocess.run(line, capture_output=True, text=True, check=True).stdout)["summary"])
+
+
 def logged(shown: list[dict[str, Any]]) -> dict[str, Any]:
     return {key: value for r in shown if r["type"] == "history" for key, value in r["history"]["item"].items()}
 
@@ -294,13 +365,21 @@ def test_pictures_and_verdict_reach_offline_runs(wandb_plan: Plan, tmp_path: Pat
     rows = json.loads(table.read_text(encoding="utf-8"))["data"]
     assert [row[:3] for row in rows if row[2] == "test/top1"] == [["student", 0, "test/top1"]]
 
-    found = results.build([plan], 1, ["logger=wandb"], {})
+    found = {**results.build([plan], 1, ["logger=wandb"], {}), "registered": entry()["registered"]}
     loggers.log_verdict(plan, found)
     loggers.log_verdict(plan, found)  # the second takes the first one's place
     (verdict,) = (tmp_path / "meal_v2/smoke/verdict/wandb").glob("offline-run-*")
     shown = records(verdict)
     (run,) = [r["run"] for r in shown if r["type"] == "run"]
-    assert (run["job_type"], run["run_group"]) == ("verdict", loggers.group_name(plan))
+    trained_by = found["provenance"]["code"]
+    assert (run["job_type"], run["run_group"]) == ("verdict", loggers.group_name(plan, trained_by))
+    config = run["config"]["update"]
+    assert (config["registration"], config["stream"]) == ("0123456789ab", 3)
+    assert (config["scale"], config["variant"], config["code"]) == ("smoke", None, trained_by)
+    assert config["claims"] == {str(number): claim["name"] for number, claim in enumerate(found["claims"], 1)}
+    scalars = loggers.verdict_scalars(found)
+    assert "main/verdict" in scalars
+    assert scalars.items() <= summary(verdict).items()
     assert {"claims", "published"} <= {
         key.partition(".")[0] for key in logged(shown)
     }  # a table is an item of several keys

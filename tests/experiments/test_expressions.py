@@ -83,3 +83,13 @@ def test_comparisons() -> None:
     assert expressions.COMPARE[sign](*(expressions.evaluate(side, TABLE, 0) for side in (left, right)))
     with pytest.raises(InputError, match="expected one comparison"):
         expressions.comparison("a/test/top1", "requires")
+
+
+def test_arithmetic_over_single_images() -> None:
+    import numpy as np
+
+    arrays = {"a": np.array([1.0, 0.0, 1.0]), "b": np.array([0.0, 0.0, 1.0])}
+    parsed = expressions.parse("100 * (a/test/top1 - b/test/top1)", "claim")
+    assert expressions.over_images(parsed, lambda metric: arrays[metric.stage]).tolist() == [100.0, 0.0, 0.0]
+    with pytest.raises(Missing, match="has no meaning for single images"):
+        expressions.over_images(expressions.parse("max(a/test/top1, b/test/top1)", "claim"), lambda m: arrays[m.stage])

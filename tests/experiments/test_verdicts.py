@@ -157,3 +157,17 @@ def test_exact_published_numbers_are_judged_anywhere() -> None:
     item = Published("a", "test/top1", 676, "files", "recount", "Table 1", tolerance=0.5, kind="exact")
     assert verdicts.compare(item, table([676.0], [0.0]), [0], "mini")["verdict"] == "matched"
     assert verdicts.compare(item, table([675.0], [0.0]), [0], "mini")["verdict"] == "failed"
+
+
+def test_fixed_networks_are_judged_over_images() -> None:
+    """60 of 1,000 images turn right and 20 turn wrong: 4 points, with a standard error of 0.89."""
+    values = table([54.0], [50.0])
+    outcomes = [(100.0, 60), (-100.0, 20), (0.0, 920)]
+    found = verdicts.judge(claim(kind="images"), values, [0], 1, outcomes)
+    assert (found["verdict"], found["difference"]) == ("supported", 4.0)
+    assert found["interval"] == pytest.approx([4 - 1.96 * 0.889, 4 + 1.96 * 0.889], abs=0.12)
+    assert found["evidence"] is None
+    turned = verdicts.judge(claim(kind="images", lower_is_better=True), values, [0], 1, outcomes)
+    assert turned["verdict"] == "refuted"
+    none = verdicts.judge(claim(kind="images"), values, [0], 1)
+    assert (none["verdict"], none["reason"]) == ("not run", "its stages kept no outcome for each image")
