@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 from experiments.compose import ROOT
 
@@ -190,6 +191,28 @@ def locate(dotted: str) -> Definition | str | None:
         if module is not None:
             return module.find(parts[split]) if split < len(parts) else Definition(module.name, WHOLE)
     return Definition(dotted, WHOLE) if ROOT.joinpath(*parts).is_dir() else None
+
+
+@cache
+def attribute(target: str, name: str) -> Any:
+    """A literal that a first-party class, or the nearest of its bases, gives an attribute; None where none does."""
+    definition = locate(target)
+    module = _module(definition.module) if isinstance(definition, Definition) else None
+    if module is None or not isinstance(definition, Definition) or definition.name not in module.statements:
+        return None
+    for statement in module.statements[definition.name]:
+        if not isinstance(statement, ast.ClassDef):
+            continue
+        for inner in statement.body:
+            if isinstance(inner, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in inner.targets):
+                return ast.literal_eval(inner.value)
+        for base in statement.bases:
+            found = module.find(base.id) if isinstance(base, ast.Name) else None
+            if isinstance(found, Definition):
+                inherited = attribute(f"{found.module}.{found.name}", name)
+                if inherited is not None:
+                    return inherited
+    return None
 
 
 class _Canonical(ast.NodeTransformer):
@@ -398,5 +421,5 @@ def identity(targets: tuple[str, ...]) -> str:
 
 def forget() -> None:
     """Read every file anew: for tests that change code."""
-    for cached in (_module, locate, content, _run_on_import, reach, identity):
+    for cached in (_module, locate, attribute, content, _run_on_import, reach, identity):
         cached.cache_clear()

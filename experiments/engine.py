@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from experiments import files
+from experiments import content, files
 from experiments.devices import processes
 from experiments.errors import RunError, explain
 from experiments.manifest import Damaged, Report, finished, hash_metrics, silent
@@ -119,6 +119,7 @@ def _train(plan: Plan, stage: Stage, report: Report) -> dict[str, Any]:
     else:
         result = training.train(plan, stage, report)
     files.write_json(stage.directory / "metrics.json", result["metrics"])
+    content.forget()
     manifest = {
         "paper": plan.paper,
         "scale": plan.scale,
@@ -126,6 +127,7 @@ def _train(plan: Plan, stage: Stage, report: Report) -> dict[str, Any]:
         "stage": stage.name,
         "seed": stage.seed,
         "fingerprint": stage.fingerprint,
+        "content": content.digest(stage.data),
         "metrics_hash": hash_metrics(result["metrics"]),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "code": code_version(),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments import files
+from experiments import content, files
 from experiments.plan import Plan, Stage
 
 Report = Callable[[dict[str, Any]], None]  # where the engine tells what happens
@@ -37,6 +37,8 @@ def finished(stage: Stage) -> dict[str, Any] | None:
         return None
     if manifest.get("fingerprint") != stage.fingerprint or manifest.get("metrics_hash") != hash_metrics(metrics):
         return None
+    if content.differs(stage.data, str(manifest.get("content") or "")):
+        return None  # the data's files are not those it was trained on
     return {**manifest, "metrics": metrics}
 
 

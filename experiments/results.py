@@ -15,7 +15,7 @@ from typing import Any
 from filelock import FileLock
 from omegaconf import DictConfig
 
-from experiments import claims, compose, expressions, files, plan, registration, verdicts
+from experiments import claims, compose, content, expressions, files, plan, registration, verdicts
 from experiments.errors import InputError
 from experiments.expressions import Table
 from experiments.manifest import finished
@@ -92,6 +92,7 @@ def build(plans: Sequence[Plan], looked: int, overrides: Sequence[str], reasons:
             "epochs": stage.trainer.get("max_epochs") if stage.fit else None,
             **{key: known.get(key) for key in ("parameters", "precision", "batch", "learning_rates", "peak_memory_mb")},
             "data": known.get("data"),
+            "content": known.get("content", ""),
             "curves": _curves(plans, name) if stage.fit and complete else {},
         }
     entry = {
@@ -429,7 +430,9 @@ def _stale(paper: str, entry: Mapping[str, Any]) -> list[str]:
     for name in plans[0].stages:
         recorded = entry["stages"].get(name, {}).get("fingerprints", [None])
         now = [p.stages[name].fingerprint for p in plans]
-        if not any(recorded) or any(mark and mark != other for mark, other in zip(recorded, now, strict=False)):
+        if content.differs(plans[0].stages[name].data, entry["stages"].get(name, {}).get("content") or ""):
+            changed.append(name)  # the same code on other data
+        elif not any(recorded) or any(mark and mark != other for mark, other in zip(recorded, now, strict=False)):
             changed.append(name)
     lost = [name for name in entry["stages"] if name not in plans[0].stages]
     other = ["claims"] if not changed and not lost and declared != entry["registered"]["hash"] else []

@@ -96,6 +96,7 @@ class MNIST(TorchvisionSet):
     """Handwritten digits (LeCun et al. 1998), 60,000 + 10,000, 28x28."""
 
     kind = "MNIST"
+    stored = "MNIST/raw/*"
     described = Spec(
         name="MNIST",
         shape=(1, 28, 28),
@@ -115,6 +116,9 @@ class FashionMNIST(TorchvisionSet):
     """
 
     kind = "FashionMNIST"
+    stored = "FashionMNIST/raw/*"
+    stored_when = {"subset": "full"}  # noqa: RUF012
+    shipped = "datamodules/common/assets/fashion_mnist.npz"
     described = Spec(
         name="Fashion-MNIST",
         shape=(1, 28, 28),
@@ -164,6 +168,7 @@ class CIFAR10(TorchvisionSet):
     """
 
     kind = "CIFAR10"
+    stored = ("cifar10.zip", "cifar-10-batches-py/*")
     described = Spec(
         name="CIFAR-10",
         shape=(3, 32, 32),
@@ -209,6 +214,7 @@ class CIFAR100(TorchvisionSet):
     """Tiny colour photos (Krizhevsky 2009), 50,000 + 10,000, 32x32, 100 classes ("fine" labels)."""
 
     kind = "CIFAR100"
+    stored = "cifar-100-python/*"
     described = Spec(
         name="CIFAR-100",
         shape=(3, 32, 32),
