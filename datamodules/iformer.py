@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -11,9 +10,10 @@ from torch.nn import functional as F
 
 from datamodules.common.arrays import ArrayData, Split
 from datamodules.common.base import Spec, hashed
+from datamodules.common.views import View
 
 
-class Resized(ArrayData):
+class Resized(View, ArrayData):
     """The images of `source`, stretched to side x side pixels (bicubic, antialiased, rounded).
 
     Args:
@@ -26,46 +26,35 @@ class Resized(ArrayData):
     """
 
     def __init__(self, source: ArrayData, batch_size: int, side: int, generated: bool = False) -> None:
-        super().__init__(batch_size, augment=source.augment, seed=source.seed, generated=generated)
-        self.source, self.peak, self.side = source, source.peak, side
-        source.generated = source.generated or generated
-
-    @property
-    def root(self) -> Path | None:
-        return getattr(self.source, "root", None)
-
-    def available(self) -> str:
-        return self.source.available()
-
-    def prepare_data(self) -> None:
-        self.source.prepare_data()
+        super().__init__(source, batch_size, generated=generated, augment=source.augment)
+        self.peak = source.peak
+        self.side = side
 
     @property
     def spec(self) -> Spec:
-        return self._spec or self._described(self.source.spec)
+        return self._spec or self._resize_spec(self.source.spec)
 
-    def _described(self, there: Spec) -> Spec:
-        words = f"{there.split}; resized from {there.shape[-1]} to {self.side} pixels"
-        return replace(there, shape=(there.shape[0], self.side, self.side), split=words)
+    def _resize_spec(self, spec: Spec) -> Spec:
+        split = f"{spec.split}; resized from {spec.shape[-1]} to {self.side} pixels"
+        return replace(spec, shape=(spec.shape[0], self.side, self.side), split=split)
 
     def setup(self, stage: str | None = None) -> None:
         if self.splits:
             return
         self.source.setup(stage)
-        self.splits = {name: self._resized(split) for name, split in self.source.splits.items()}
+        self.splits = {name: self._resize_split(split) for name, split in self.source.splits.items()}
         self.clean_labels = self.source.clean_labels
-        there = self._described(self.source.spec)
-        identity = there.identity and hashed(*(t for split in self.splits.values() for t in split))
-        self._spec = replace(there, identity=identity)
+        spec = self._resize_spec(self.source.spec)
+        identity = spec.identity and hashed(*(tensor for split in self.splits.values() for tensor in split))
+        self._spec = replace(spec, identity=identity)
 
-    def _resized(self, split: Split) -> Split:
+    def _resize_split(self, split: Split) -> Split:
         images, labels = split
         if not len(images):
             return images.new_empty(0, images.shape[1], self.side, self.side), labels
-        parts = [self._stretched(part) for part in images.split(1000)]
-        return torch.cat(parts), labels
+        return torch.cat([self._stretch(chunk) for chunk in images.split(1000)]), labels
 
-    def _stretched(self, images: Tensor) -> Tensor:
+    def _stretch(self, images: Tensor) -> Tensor:
         size = (self.side, self.side)
         large = F.interpolate(images.float(), size, mode="bicubic", antialias=True, align_corners=False)
         return large.round().clamp(0, self.peak).to(torch.uint8)

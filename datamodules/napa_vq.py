@@ -20,6 +20,7 @@ from datamodules.common.base import DataError, DataModule, Draws, Spec
 from datamodules.common.folders import Generated, ImageFolder, Photos
 from datamodules.common.loader import Loader, WorkerLoader
 from datamodules.common.subsets import Subset
+from datamodules.common.views import View
 
 
 def class_order(classes: int, seed: int | None) -> list[int]:
@@ -29,8 +30,8 @@ def class_order(classes: int, seed: int | None) -> list[int]:
     return np.random.RandomState(seed).permutation(classes).tolist()
 
 
-def arrived(classes: int, tasks: Sequence[int], task: int, seed: int | None) -> tuple[list[int], list[int]]:
-    """(classes of this task, all classes seen with it), original labels in order of arrival.
+def classes_at(task: int, tasks: Sequence[int], classes: int, seed: int | None) -> tuple[list[int], list[int]]:
+    """(classes of the task, all classes seen with it), original labels in order of arrival.
 
     Raises DataError for a task that does not exist or more classes than there are.
     """
@@ -42,7 +43,8 @@ def arrived(classes: int, tasks: Sequence[int], task: int, seed: int | None) -> 
     return seen[len(seen) - tasks[task] :], seen
 
 
-def words(tasks: Sequence[int], task: int, seed: int | None) -> str:
+def describe(task: int, tasks: Sequence[int], seed: int | None) -> str:
+    """How the classes arrive and what this task trains and tests on, for the report."""
     order = "as they are numbered" if seed is None else f"as np.random.seed({seed}) permutes them"
     return (
         f"classes arrive in tasks of {'+'.join(map(str, tasks))}, {order}; "
@@ -94,17 +96,19 @@ class Incremental(Subset):
         per_class: int | None = None,
         generated: bool = False,
     ) -> None:
-        new, seen = arrived(len(source.declared().classes), tasks, task, order_seed)
+        new, seen = classes_at(task, tasks, len(source.declared().classes), order_seed)
         super().__init__(source, batch_size, new, per_class, seen, generated=generated)
-        self.tasks, self.task, self.order_seed = list(tasks), task, order_seed
+        self.tasks = list(tasks)
+        self.task = task
+        self.order_seed = order_seed
 
     @property
     def labels(self) -> list[int]:
         return self.tested  # in order of arrival; a Subset would put the classes it trains on first
 
     def _words(self, there: Spec) -> str:
-        taken = "" if self.per_class is None else f"; {self.per_class[0]} training images per class"
-        return f"{there.split}; {words(self.tasks, self.task, self.order_seed)}{taken}"
+        limit = "" if self.per_class is None else f"; {self.per_class[0]} training images per class"
+        return f"{there.split}; {describe(self.task, self.tasks, self.order_seed)}{limit}"
 
     def setup(self, stage: str | None = None) -> None:
         if self.splits:
@@ -124,7 +128,7 @@ class Incremental(Subset):
         return Loader(batches, self.fetch("train", augment=False))
 
 
-class IncrementalFolder(DataModule):
+class IncrementalFolder(View):
     """One task of a folder of images. Arguments: see class_incremental."""
 
     def __init__(
@@ -136,34 +140,30 @@ class IncrementalFolder(DataModule):
         order_seed: int | None = 1993,
         generated: bool = False,
     ) -> None:
-        super().__init__(batch_size, source.seed, generated)
-        source.generated = source.generated or generated
-        self.source, self.root = source, source.root
-        self.tasks, self.task, self.order_seed = list(tasks), task, order_seed
+        super().__init__(source, batch_size, generated=generated)
+        self.tasks = list(tasks)
+        self.task = task
+        self.order_seed = order_seed
         self.items: dict[str, list[tuple[str, int]]] = {}
         self._spec: Spec | None = None
 
-    def _arrived(self, classes: int) -> tuple[list[int], list[int]]:
-        return arrived(classes, self.tasks, self.task, self.order_seed)
+    def _classes_at(self, classes: int) -> tuple[list[int], list[int]]:
+        return classes_at(self.task, self.tasks, classes, self.order_seed)
 
     @property
     def spec(self) -> Spec:
         return self._spec or self._declared()
 
     def _declared(self) -> Spec:
-        self.source.generated = self.source.generated or self.generated
         whole = self.source.spec
-        new, seen = self._arrived(len(whole.classes))
+        new, seen = self._classes_at(len(whole.classes))
         share = {"train": len(new), "test": len(seen)}
         return replace(
             whole,
             classes=tuple(whole.classes[c] for c in seen),
             sizes={name: whole.sizes[name] * n // len(whole.classes) for name, n in share.items()},
-            split=f"{whole.split}; {words(self.tasks, self.task, self.order_seed)}",
+            split=f"{whole.split}; {describe(self.task, self.tasks, self.order_seed)}",
         )
-
-    def available(self) -> str:
-        return self.source.available()
 
     def setup(self, stage: str | None = None) -> None:
         if self._spec is not None:
@@ -173,12 +173,14 @@ class IncrementalFolder(DataModule):
         if self.generated:
             self._spec = replace(spec, source="generated")
             return
-        new, seen = self._arrived(len(self.source.spec.classes))
+
+        new, seen = self._classes_at(len(self.source.spec.classes))
         ours = {original: position for position, original in enumerate(seen)}
         for name, kept in (("train", set(new)), ("test", set(seen))):
             self.items[name] = [(file, ours[label]) for file, label in self.source.items[name] if label in kept]
         if missing := {ours[c] for c in new} - {label for _, label in self.items["train"]}:
             raise DataError(f"{self.root}/train has no image of class {spec.classes[min(missing)]!r}")
+
         listing = "\n".join(f"{label} {file}" for items in self.items.values() for file, label in items)
         sizes = {name: len(items) for name, items in self.items.items()}
         self._spec = replace(spec, sizes=sizes, identity=hashlib.sha256(listing.encode()).hexdigest()[:12])
@@ -215,7 +217,8 @@ class Shifted(Dataset):
     """A dataset whose labels begin at `first`."""
 
     def __init__(self, dataset: Generated, first: int) -> None:
-        self.dataset, self.first = dataset, first
+        self.dataset = dataset
+        self.first = first
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -254,8 +257,10 @@ class PlainFolder(ImageFolder):
     ) -> None:
         scale = crop_scale or (1.0, 1.0)
         super().__init__(root, batch_size, image_size, resize, scale, mean, std, num_workers, seed, generated)
-        self.whole, self.declared = crop_scale is None, dict(declared)
-        self.title, self.where = self.root.name, where
+        self.whole = crop_scale is None
+        self.declared = dict(declared)
+        self.title = self.root.name
+        self.where = where
 
     def classes(self) -> tuple[str, ...]:
         return tuple(map(str, range(self.declared["classes"]))) if self.generated else super().classes()

@@ -40,6 +40,19 @@ class StepSeed(Callback):
         seed_torch(stream("test", self.seed))
 
 
+class StopAfter(Callback):
+    """Ends training after so many batches, however many optimisers step on each; the last epoch may be cut short."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.current_epoch * int(trainer.num_training_batches) + batch_idx + 1 >= self.steps:
+            trainer.should_stop = True
+
+
 class EndWithParent(Callback):
     """Where a stage runs on several processes, none of them outlives the one that started it."""
 
@@ -64,8 +77,10 @@ class Progress(Callback):
         if now - self._last > 0.25 and trainer.is_global_zero:
             self._last = now
             assert trainer.max_epochs is not None
-            done = trainer.current_epoch + (batch_idx + 1) / max(1, trainer.num_training_batches)
-            self.report(done / trainer.max_epochs)
+            batches = max(1, int(trainer.num_training_batches))
+            done = trainer.current_epoch + (batch_idx + 1) / batches
+            steps = getattr(module, "max_steps", None)
+            self.report(done / (steps / batches if steps is not None else trainer.max_epochs))
 
     def on_test_batch_end(
         self,
@@ -170,7 +185,7 @@ class Recorder(Checkpoint):
         if not math.isfinite(loss):
             self._not_finite(trainer, loss, f"epoch {trainer.current_epoch}")
         assert trainer.max_epochs is not None
-        last = trainer.current_epoch + 1 >= trainer.max_epochs
+        last = trainer.should_stop or trainer.current_epoch + 1 >= trainer.max_epochs
         if last or self._stop or self._due(trainer, 0):
             self._save(trainer)
         if self._stop and not last:

@@ -24,6 +24,7 @@ TRAINER = (  # pytorch_lightning.Trainer's arguments that a configuration may se
     "precision",
     "sync_batchnorm",
     "max_epochs",
+    "max_steps",
     "check_val_every_n_epoch",
     "accumulate_grad_batches",
     "gradient_clip_val",

@@ -24,7 +24,7 @@ import torch
 
 from datamodules.common.base import DataModule, Fed, seed_torch, stream
 from experiments import files, loggers
-from experiments.callbacks import EndWithParent, Progress, Recorder, StepSeed
+from experiments.callbacks import EndWithParent, Progress, Recorder, StepSeed, StopAfter
 from experiments.devices import processes
 from experiments.errors import InputError, RunError, explain
 from experiments.instantiate import build, check
@@ -165,6 +165,15 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
     module = construct(plan, stage)
     data = construct_data(plan, stage)
     arguments = trainer_arguments(stage)
+    module.max_steps = arguments.pop("max_steps", None)
+    stops = []
+    if module.max_steps is not None:
+        if not isinstance(module.max_steps, int) or module.max_steps < 1:
+            raise InputError(
+                f"stages.{stage.name}.trainer.max_steps={module.max_steps}: expected a whole number from 1"
+            )
+        arguments["max_epochs"] = module.max_steps  # never more epochs than batches
+        stops = [StopAfter(module.max_steps)]
     batch = data.batch_size * arguments.get("accumulate_grad_batches", 1)
     module.lr_scale = batch / stage.reference_batch if stage.reference_batch else 1.0
     rates = _rates(module) if stage.fit else []
@@ -184,7 +193,7 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
         **arguments,
         default_root_dir=str(stage.directory),
         logger=logger or False,
-        callbacks=[EndWithParent(), StepSeed(stage.seed), Progress(progress), recorder],
+        callbacks=[EndWithParent(), StepSeed(stage.seed), Progress(progress), *stops, recorder],
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,

@@ -201,11 +201,10 @@ class SelectedSlice(StageModule):
         device = next(self.frozen.networks[0].parameters()).device
         moved = [view.to(device) for view in views]
         predictions = self(moved[0] if len(moved) == 1 else moved).argmax(-1).cpu()  # (T, count)
-        mean, std = (torch.tensor(value).view(-1, 1, 1) for value in (data.spec.mean, data.spec.std))
         names = data.spec.classes
         figure = Figure(figsize=(9, 3), layout="constrained")
         for column, axes in enumerate(figure.subplots(1, count, squeeze=False)[0]):
-            axes.imshow((views[0][column].cpu() * std + mean).clamp(0, 1).permute(1, 2, 0), cmap="gray")
+            axes.imshow(data.shown(views[0][column]).permute(1, 2, 0), cmap="gray")
             also = [names[label] for label in valid[column].tolist() if label not in (-1, int(original[column]))]
             axes.set_title("\n".join([f"label {names[original[column]]}", *(f"also {n}" for n in also)]), fontsize=7)
             hits = among(predictions[:, column], valid[column].expand(len(predictions), -1).cpu())

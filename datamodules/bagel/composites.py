@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from datamodules.common.arrays import ArrayData
-from datamodules.common.base import DataError, DataModule, Spec, generator, hashed
+from datamodules.common.base import DataError, Spec, generator, hashed
 from datamodules.common.loader import Columns, Images, Loader, batch_type
 from datamodules.common.photo_patches import CELLS, PhotoPatches, assemble
+from datamodules.common.views import View
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def joined(layouts: Sequence[Layout]) -> Layout:
     return Layout(padded("items"), padded("cells"), padded("valid"))
 
 
-class Composites(DataModule):
+class Composites(View):
     """Canvases of two to four images of different classes on a 2x2 grid; the label is one of the classes.
 
     Training canvases show training images, test canvases test images. Which images meet, where, and which class
@@ -90,24 +90,14 @@ class Composites(DataModule):
         seed: int = 0,
         generated: bool = False,
     ) -> None:
-        super().__init__(batch_size, seed, generated)
+        super().__init__(source, batch_size, seed, generated)
         if not patches or not all(1 <= shown <= CELLS for shown in patches):
             raise DataError(f"patches={list(patches)}: expected numbers from 1 to {CELLS}")
-        self.source, self.patches, self.background = source, list(patches), background
-        source.generated = source.generated or generated
+        self.patches = list(patches)
+        self.background = background
         self.wanted = {"train": train_size, "test": test_size}
         self.layouts: dict[str, Layout] = {}
         self._identity = ""
-
-    @property
-    def root(self) -> Path | None:
-        return getattr(self.source, "root", None)
-
-    def available(self) -> str:
-        return self.source.available()
-
-    def prepare_data(self) -> None:
-        self.source.prepare_data()
 
     @property
     def spec(self) -> Spec:
@@ -137,7 +127,7 @@ class Composites(DataModule):
         drawn = [t for layout in self.layouts.values() for t in (layout.items, layout.cells, layout.valid)]
         self._identity = hashed(*drawn, *(self.source.splits[name][0] for name in self.layouts))
 
-    def shown(self, name: str) -> Tensor:
+    def images_of(self, name: str) -> Tensor:
         """The images that a split's layout numbers."""
         return self.source.splits[name][0]
 
@@ -147,7 +137,7 @@ class Composites(DataModule):
         """
         layout, train = self.layouts[name], name == "train"
         columns = Columns(self.device, items=layout.items, cells=layout.cells, valid=layout.valid)
-        images = self.shown(name).to(self.device)
+        images = self.images_of(name).to(self.device)
 
         def canvas(batch: Any) -> Any:
             x = assemble(images, batch.items, batch.cells, self.background)

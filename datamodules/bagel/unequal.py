@@ -92,5 +92,5 @@ class UnequalComposites(Composites):
         drawn = [t for layout in self.layouts.values() for t in (layout.items, layout.cells, layout.valid)]
         self._identity = hashed(*drawn, *self.images.values())
 
-    def shown(self, name: str) -> Tensor:
+    def images_of(self, name: str) -> Tensor:
         return self.images[name]

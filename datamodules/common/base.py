@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytorch_lightning as pl
@@ -159,6 +159,15 @@ class Batches:
         self._skip = state["position"]
 
 
+class InOrder(Batches):
+    """Training batches of 0, 1, 2, ... that are global and resumable like shuffled ones."""
+
+    def __iter__(self) -> Iterator[Share]:
+        for share in super().__iter__():
+            first = (self.position - 1) * self.batch_size + share.start
+            yield replace(share, indices=torch.arange(first, first + len(share.indices)))
+
+
 @dataclass(frozen=True)
 class Fed:
     """A finished stage that feeds a datamodule: its module with its weights, and the arrays it made."""
@@ -192,6 +201,12 @@ class DataModule(pl.LightningDataModule):
         """Up to `count` training images (B, C, H, W) whose label was replaced by label noise, and the label given."""
         return torch.empty(0, *self.spec.shape), torch.empty(0, dtype=torch.long)
 
+    def shown(self, x: Tensor) -> Tensor:
+        """Images as the network sees them, (..., C, H, W), as a picture shows them: on the CPU and in [0, 1]."""
+        mean = torch.tensor(self.spec.mean).view(-1, 1, 1)
+        std = torch.tensor(self.spec.std).view(-1, 1, 1)
+        return (x.detach().float().cpu() * std + mean).clamp(0, 1)
+
     @property
     def device(self) -> torch.device:
         """Where batches are made: the device of this process's trainer."""
@@ -204,3 +219,7 @@ class DataModule(pl.LightningDataModule):
     def batches(self, size: int, *, shuffle: bool) -> Batches:
         rank, world = self.rank_and_world
         return Batches(size, self.batch_size, shuffle=shuffle, seed=self.seed, rank=rank, world=world)
+
+    def training_in_order(self, size: int) -> InOrder:
+        rank, world = self.rank_and_world
+        return InOrder(size, self.batch_size, shuffle=True, seed=self.seed, rank=rank, world=world)

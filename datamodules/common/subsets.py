@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,9 +12,10 @@ from torch import Tensor
 from datamodules.common.arrays import ArrayData, Split
 from datamodules.common.base import Batches, DataError, Share, Spec, generator, hashed
 from datamodules.common.loader import Loader
+from datamodules.common.views import View
 
 
-class Subset(ArrayData):
+class Subset(View, ArrayData):
     """Chosen classes of `source`, at most so many training images of each, and epochs of a length of their own.
 
     The first images of a class are taken, in the source's order, which its seed has shuffled: arms with the same seed
@@ -45,9 +45,9 @@ class Subset(ArrayData):
         draws: int | None = None,
         generated: bool = False,
     ) -> None:
-        super().__init__(batch_size, augment=source.augment, seed=source.seed, generated=generated)
-        self.source, self.peak, self.draws = source, source.peak, draws
-        source.generated = source.generated or generated
+        super().__init__(source, batch_size, generated=generated, augment=source.augment)
+        self.peak = source.peak
+        self.draws = draws
         self.kept = list(classes) if classes is not None else list(range(len(source.declared().classes)))
         self.tested = list(test_classes) if test_classes is not None else self.kept
         wrong = sorted({*self.kept, *self.tested} - set(range(len(source.declared().classes))))
@@ -65,16 +65,6 @@ class Subset(ArrayData):
     def labels(self) -> list[int]:
         """The source's label of each of ours."""
         return self.kept + [c for c in self.tested if c not in self.kept]
-
-    @property
-    def root(self) -> Path | None:
-        return getattr(self.source, "root", None)
-
-    def available(self) -> str:
-        return self.source.available()
-
-    def prepare_data(self) -> None:
-        self.source.prepare_data()
 
     def declared(self) -> Spec:
         """As the source, with sizes that hold when its classes are equally frequent; exact once it is read."""

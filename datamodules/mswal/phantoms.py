@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from datamodules.common.base import DataError, Spec, hashed, stream
-from datamodules.mswal.volumes import Augmentation, Volume, VolumeData, places
+from datamodules.mswal.volumes import PatchSampling, Volume, VolumeData, places
 
 LESIONS = ("stone", "cyst", "tumour")
 RADII = ((1.0, 2.0), (3.0, 6.0), (3.0, 7.0))  # voxels
@@ -31,7 +31,8 @@ def phantoms(seeds: Sequence[int], size: int, noise: float) -> tuple[Tensor, Ten
         size: S, voxels.
         noise: standard deviation of the white noise; the organ's grey value is 1.
     """
-    n, sources = len(seeds), [torch.Generator().manual_seed(seed) for seed in seeds]
+    n = len(seeds)
+    sources = [torch.Generator().manual_seed(seed) for seed in seeds]
     u = torch.stack([torch.rand(16 + 8 * MOST, generator=g) for g in sources])  # (N, parameters)
     white = torch.stack([torch.randn(size, size, size, generator=g) for g in sources])
     line = torch.arange(size, dtype=torch.float32)
@@ -41,28 +42,36 @@ def phantoms(seeds: Sequence[int], size: int, noise: float) -> tuple[Tensor, Ten
     organ = _distance(line.expand(n, 3, size), centre, axes) < 1
     image = torch.where(organ, ORGAN + 0.1 * _texture(sources, size, 4), OUTSIDE).flatten(1)  # (N, S^3)
     label = torch.zeros(n, size**3, dtype=torch.uint8)
-    organ, rough = organ.flatten(1), _texture(sources, size, 2).flatten(1)
-    count, radii = (u[:, 6] * (MOST + 1)).long(), torch.tensor(RADII)
+    organ = organ.flatten(1)
+    rough = _texture(sources, size, 2).flatten(1)
+
+    count = (u[:, 6] * (MOST + 1)).long()
+    radii = torch.tensor(RADII)
     for slot in range(MOST):
         v = u[:, 16 + 8 * slot : 24 + 8 * slot]
         kind = (v[:, 0] * len(LESIONS)).long()  # (N,)
         low, high = radii[kind].unbind(1)
-        own = (low + (high - low) * v[:, 1])[:, None] * (0.8 + 0.4 * v[:, 2:5])
+        own = (low + (high - low) * v[:, 1])[:, None] * (0.8 + 0.4 * v[:, 2:5])  # (N, 3) half axes
         at = (centre + (2 * v[:, 5:8] - 1) * 0.55 * axes).round()  # on a voxel: the smallest stone has one
+
         corner = (at.long() - REACH).clamp(0, size - BOX)
         span = corner[..., None] + torch.arange(BOX)  # (N, 3, BOX)
         box = (span[:, 0, :, None, None] * size + span[:, 1, None, :, None]) * size + span[:, 2, None, None, :]
         box = box.flatten(1)  # (N, BOX^3) voxels near the lesion
         d = _distance(span.float(), at, own).flatten(1)
-        grey, given, chosen = image.gather(1, box), label.gather(1, box), kind[:, None]
-        free = organ.gather(1, box) & (given == 0) & (slot < count)[:, None]
+        grey = image.gather(1, box)
+        before = label.gather(1, box)
+        lesion = kind[:, None]
+        free = organ.gather(1, box) & (before == 0) & (slot < count)[:, None]
         inside = free & (d < 1)
-        grey = torch.where(inside & (chosen == 0), STONE, grey)
-        grey = torch.where(inside & (chosen == 1), CYST, grey)
-        soft = torch.sigmoid(8 * (1 - d)) * (free & (chosen == 2))  # half way at the surface
+
+        grey = torch.where(inside & (lesion == 0), STONE, grey)
+        grey = torch.where(inside & (lesion == 1), CYST, grey)
+        soft = torch.sigmoid(8 * (1 - d)) * (free & (lesion == 2))  # half way at the surface
         grey = grey + soft * (TUMOUR - ORGAN + 0.15 * rough.gather(1, box))
         image.scatter_(1, box, grey)
-        label.scatter_(1, box, torch.where(inside, (chosen + 1).to(torch.uint8), given))
+        label.scatter_(1, box, torch.where(inside, (lesion + 1).to(torch.uint8), before))
+
     z, y, x = torch.meshgrid(*[2 * line / (size - 1) - 1] * 3, indexing="ij")
     shapes = torch.stack([z, y, x, z * y, y * x, x * z, z * z, y * y, x * x]).flatten(1)  # (9, S^3)
     image = image * (0.2 * (2 * u[:, 7:16] - 1) @ shapes).exp()
@@ -98,29 +107,28 @@ class Phantoms(VolumeData):
     def __init__(
         self,
         batch_size: int,
-        patch: Sequence[int],
+        patches: PatchSampling,
         size: int = 48,
         train_size: int = 60,
         test_size: int = 20,
         labelled: Sequence[str] = LESIONS,
         noise: float = 0.1,
         stream: int = 0,
-        iterations: int = 250,
-        foreground: float = 0.33,
-        margin: float = 1.0,
-        augment: Augmentation | None = None,
         num_workers: int = 0,
         seed: int = 0,
         generated: bool = False,
     ) -> None:
-        super().__init__(batch_size, patch, iterations, foreground, margin, augment, num_workers, seed, generated)
+        super().__init__(batch_size, patches, num_workers, seed, generated)
         if unknown := [name for name in labelled if name not in LESIONS]:
             raise DataError(f"labelled={unknown[0]!r}: expected some of {', '.join(LESIONS)}")
         if size < BOX or train_size < 1 or test_size < 1:
             sizes = f"size={size}, train_size={train_size}, test_size={test_size}"
             raise DataError(f"{sizes}: expected at least {BOX}, 1 and 1")
-        self.size, self.sizes, self.labelled = size, {"train": train_size, "val": 0, "test": test_size}, list(labelled)
-        self.noise, self.stream = noise, stream
+        self.size = size
+        self.sizes = {"train": train_size, "val": 0, "test": test_size}
+        self.labelled = list(labelled)
+        self.noise = noise
+        self.stream = stream
         self._test: list[tuple[Tensor, Tensor]] = []
 
     def declared(self) -> Spec:
@@ -139,24 +147,30 @@ class Phantoms(VolumeData):
         )
 
     def read(self) -> Spec:
-        made = {}
+        drawn = {}
         for number, name in enumerate(("train", "test")):
             seeds = [stream("phantom", self.seed, self.stream, number, index) for index in range(self.sizes[name])]
-            made[name] = phantoms(seeds, self.size, self.noise)
-        images, lesions = made["train"]
+            drawn[name] = phantoms(seeds, self.size, self.noise)
+
+        images, lesions = drawn["train"]
         grey = images[lesions > 0]  # labelled or not, so that a dataset of one lesion is normalised like one of three
         low, high = torch.quantile(grey, torch.tensor([0.005, 0.995])) if len(grey) else (images.min(), images.max())
         grey = grey.clamp(low, high) if len(grey) else images
-        mean, std = grey.mean(), grey.std()
+        mean = grey.mean()
+        std = grey.std()
+
         renamed = torch.zeros(len(LESIONS) + 1, dtype=torch.uint8)
         for label, name in enumerate(self.labelled):
             renamed[1 + LESIONS.index(name)] = label + 1
         splits = {
             name: ((image.clamp(low, high) - mean).div(std)[:, None], renamed[label.long()])
-            for name, (image, label) in made.items()
+            for name, (image, label) in drawn.items()
         }
-        known = len(self.labelled) + 1
-        self.train = [Volume(image, label, places(label, known)) for image, label in zip(*splits["train"], strict=True)]
+
+        classes = len(self.labelled) + 1
+        self.train = [
+            Volume(image, label, places(label, classes)) for image, label in zip(*splits["train"], strict=True)
+        ]
         self._test = list(zip(*splits["test"], strict=True))
         identity = hashed(*(tensor for split in splits.values() for tensor in split))
         return replace(self.declared(), mean=(float(mean),), std=(float(std),), identity=identity)

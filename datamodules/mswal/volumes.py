@@ -35,10 +35,10 @@ class Volume:
 
 def places(label: Tensor, classes: int, most: int | None = None) -> dict[int, Tensor]:
     """Voxels (n, 3) of each foreground class that a label map (D, H, W) has, evenly thinned to `most`."""
-    found = {number: (label == number).nonzero() for number in range(1, classes)}
+    voxels = {number: (label == number).nonzero() for number in range(1, classes)}
     if most is not None:
-        found = {number: at[:: max(1, -(-len(at) // most))] for number, at in found.items()}
-    return {number: at for number, at in found.items() if len(at)}
+        voxels = {number: at[:: max(1, -(-len(at) // most))] for number, at in voxels.items()}
+    return {number: at for number, at in voxels.items() if len(at)}
 
 
 def cut(volume: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
@@ -79,6 +79,33 @@ def nnunet_augmentation(patch: Sequence[int]) -> Any:
     return t.Compose(operations)
 
 
+@dataclass(frozen=True)
+class PatchSampling:
+    """How training patches are drawn.
+
+    Attributes:
+        size: side lengths of a patch, voxels.
+        iterations: batches in an epoch.
+        foreground: fraction of each batch that must show foreground, its last patches (nnU-Net's rule: one of two).
+        margin: the box handed to the augmentation is so many times larger than the patch.
+        augment: makes of the patch's size a MONAI transform that draws its own random numbers, see nnunet_augmentation.
+    Raises:
+        DataError: not three side lengths, or no fraction.
+    """
+
+    size: Sequence[int]
+    iterations: int = 250
+    foreground: float = 0.33
+    margin: float = 1.0
+    augment: Augmentation | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.size) != 3 or min(self.size) < 1:
+            raise DataError(f"size={list(self.size)}: expected three side lengths of a patch")
+        if not 0 <= self.foreground <= 1:
+            raise DataError(f"foreground={self.foreground}: expected a fraction between 0 and 1")
+
+
 class Patches(Dataset):
     """Random patches: the key fixes the volume, the place and the augmentation.
 
@@ -87,21 +114,14 @@ class Patches(Dataset):
 
     Args:
         volumes: indexed by the key's first entry.
-        patch: side lengths, voxels.
-        margin: the box handed to the augmentation is so many times larger than the patch.
-        augment: makes of the patch's size a MONAI transform that draws its own random numbers, see nnunet_augmentation.
+        sampling: size, margin and augmentation of the patches.
     """
 
-    def __init__(
-        self,
-        volumes: Sequence[Volume],
-        patch: Sequence[int],
-        margin: float = 1.0,
-        augment: Augmentation | None = None,
-    ) -> None:
-        self.volumes, self.patch = volumes, list(patch)
-        self.more = [round(side * (margin - 1) / 2) for side in patch]  # on either side
-        self.augment = None if augment is None else augment(self.patch)
+    def __init__(self, volumes: Sequence[Volume], sampling: PatchSampling) -> None:
+        self.volumes = volumes
+        self.patch = list(sampling.size)
+        self.more = [round(side * (sampling.margin - 1) / 2) for side in self.patch]  # on either side
+        self.augment = None if sampling.augment is None else sampling.augment(self.patch)
 
     def start(self, volume: Volume, forced: bool, source: torch.Generator) -> list[int]:
         """Where the patch begins; a scan smaller than the patch lies in its middle."""
@@ -142,10 +162,7 @@ class VolumeData(DataModule):
 
     Args:
         batch_size: patches in the global batch, over all devices. Whole scans are tested one at a time.
-        patch: side lengths, voxels.
-        iterations: batches in an epoch.
-        foreground: fraction of each batch that must show foreground, its last patches (nnU-Net's rule: one of two).
-        margin, augment: see Patches.
+        patches: how patches are drawn.
         num_workers: processes that cut and augment; does not change what is served.
         seed, generated: see DataModule.
     """
@@ -153,22 +170,15 @@ class VolumeData(DataModule):
     def __init__(
         self,
         batch_size: int,
-        patch: Sequence[int],
-        iterations: int = 250,
-        foreground: float = 0.33,
-        margin: float = 1.0,
-        augment: Augmentation | None = None,
+        patches: PatchSampling,
         num_workers: int = 0,
         seed: int = 0,
         generated: bool = False,
     ) -> None:
         super().__init__(batch_size, seed, generated)
-        if len(patch) != 3 or min(patch) < 1:
-            raise DataError(f"patch={list(patch)}: expected three side lengths")
-        if not 0 <= foreground <= 1:
-            raise DataError(f"foreground={foreground}: expected a fraction between 0 and 1")
-        self.patch, self.iterations, self.foreground = list(patch), iterations, foreground
-        self.margin, self.augment, self.num_workers = margin, augment, num_workers
+        self.patches = patches
+        self.patch = list(patches.size)
+        self.num_workers = num_workers
         self.train: Sequence[Volume] = ()
         self._spec: Spec | None = None
 
@@ -213,13 +223,13 @@ class VolumeData(DataModule):
     def train_dataloader(self) -> WorkerLoader:
         """Batches (B, 1, *patch), (B, *patch)."""
         rank, world = self.rank_and_world
-        size = self.iterations * self.batch_size
+        size = self.patches.iterations * self.batch_size
         batches = Repeated(len(self.train), size, self.batch_size, shuffle=True, seed=self.seed, rank=rank, world=world)
-        patches = Patches(self.train, self.patch, self.margin, self.augment)
+        patches = Patches(self.train, self.patches)
         return WorkerLoader(patches, batches, self._keys, num_workers=self.num_workers)
 
     def _keys(self, share: Share) -> list[Key]:
-        return patch_keys(share, self.foreground)
+        return patch_keys(share, self.patches.foreground)
 
     def val_dataloader(self) -> list[Loader]:
         return []

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-
-import torch
 
 from datamodules.common.arrays import ArrayData
-from datamodules.common.base import Batches, DataError, DataModule, Share, Spec
+from datamodules.common.base import DataError, Spec
 from datamodules.common.loader import Loader
+from datamodules.common.views import View
 
 
-class InOrder(Batches):
-    """Training batches of 0, 1, 2, ... that are global and resumable like shuffled ones."""
-
-    def __iter__(self) -> Iterator[Share]:
-        for share in super().__iter__():
-            first = (self.position - 1) * self.batch_size + share.start
-            yield replace(share, indices=torch.arange(first, first + len(share.indices)))
-
-
-class Trials(DataModule):
+class Trials(View):
     """`trials` numbers per epoch, `batch_size` of them per step, and the images that a trial's own training uses.
 
     Args:
@@ -36,16 +24,11 @@ class Trials(DataModule):
     """
 
     def __init__(self, source: ArrayData, batch_size: int, trials: int, seed: int = 0, generated: bool = False) -> None:
-        super().__init__(batch_size, seed, generated)
-        source.generated = source.generated or generated
-        self.source, self.trials = source, batch_size * 2 if generated else trials
+        super().__init__(source, batch_size, seed, generated)
         if trials < 1 or (trials % batch_size and not generated):
             raise DataError(f"trials={trials}: expected a multiple of batch_size={batch_size}, at least one batch")
+        self.trials = batch_size * 2 if generated else trials
         self.declared_trials = trials
-
-    @property
-    def root(self) -> Path | None:
-        return getattr(self.source, "root", None)
 
     @property
     def spec(self) -> Spec:
@@ -54,20 +37,12 @@ class Trials(DataModule):
         split = f"train counts trials; each has {own} images: {there.split}"
         return replace(there, split=split, sizes={**there.sizes, "train": self.declared_trials})
 
-    def available(self) -> str:
-        return self.source.available()
-
-    def prepare_data(self) -> None:
-        self.source.prepare_data()
-
     def setup(self, stage: str | None = None) -> None:
         self.source.setup(stage)
 
     def train_dataloader(self) -> Loader:
         """Batches of trial numbers (b,) int64, in order; several processes share a batch."""
-        rank, world = self.rank_and_world
-        batches = InOrder(self.trials, self.batch_size, shuffle=True, seed=self.seed, rank=rank, world=world)
-        return Loader(batches, lambda share: share.indices)
+        return Loader(self.training_in_order(self.trials), lambda share: share.indices)
 
     def val_dataloader(self) -> list[Loader]:
         return []

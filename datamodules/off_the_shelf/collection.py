@@ -1,29 +1,31 @@
-"""Images by row number: one stage keeps features of the images by row, later ones learn from rows and targets."""
+"""Images by row number, for stages that export features; and these features, for stages that learn from them."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from datamodules.common.arrays import ArrayData, Split
-from datamodules.common.base import DataError, DataModule, Share, Spec, generator, hashed
+from datamodules.common.base import DataError, DataModule, Fed, Share, Spec, generator, hashed
 from datamodules.common.loader import Columns, Loader, batch_type
-from datamodules.common.photo_patches import CELLS, PhotoPatches, assemble
+from datamodules.common.photo_patches import PhotoPatches
+from datamodules.common.views import View
 
 _READ: dict[tuple[Any, ...], dict[str, Split]] = {}
 
 
 def read_once(source: ArrayData | PhotoPatches) -> dict[str, Split]:
     """The splits of a source, kept for the stages that follow in this process: a paper has many on the same images."""
-    plain = {k: repr(v) for k, v in vars(source).items() if v is None or isinstance(v, bool | int | float | str | Path)}
-    key = (type(source), *sorted(plain.items()))
+    options = {
+        k: repr(v) for k, v in vars(source).items() if v is None or isinstance(v, bool | int | float | str | Path)
+    }
+    key = (type(source), *sorted(options.items()))
     if key not in _READ:
         source.setup()
         while len(_READ) >= 3:
@@ -32,30 +34,43 @@ def read_once(source: ArrayData | PhotoPatches) -> dict[str, Split]:
     return _READ[key]
 
 
+def shape_of(export: Fed) -> tuple[int, ...]:
+    """(V, D), views and length of the features. In a dry run the module alone has what it made."""
+    arrays = export.arrays or export.module.artifacts()  # type: ignore[operator]
+    return arrays["features"].shape[1:]
+
+
 class Collection(DataModule):
     """Every image has a row number; `rows` says which are for training (or the references of a retrieval task) and
     which for testing (or queries).
 
-    With `exports` the training batches are (images (B, C, H, W) in [0, 1], row (B,)) of ALL rows, without any target,
-    and so are the test batches, of the test rows. Without it batches are (row (B,), target (B, ...)) of their split.
+    A stage that exports gets batches (x (B, C, H, W) in [0, 1], row (B,)), without any target: all rows in training,
+    the test rows in a test. A stage that is fed with `features` gets batches (x (B, V, D), y (B, ...)) of the rows of a
+    split; in training they come in the order of `rows`, so that what is solved does not depend on a shuffle.
 
     Args:
         batch_size: the global batch, over all devices.
-        exports: see above.
+        features: stages whose artifact `features` (rows, V, D) holds the features of these images; those of the second
+            are the column x2, and so on.
         first: training rows that are served with targets; None serves all.
         seed, generated: see DataModule.
+    Raises:
+        DataError: data that is missing, fewer training rows than `first`, or features of other images.
     """
+
+    tested: ClassVar[tuple[str, ...]] = ("test",)  # splits of a test on features, each with a loader of its own
 
     def __init__(
         self,
         batch_size: int,
-        exports: bool = False,
+        features: Fed | Sequence[Fed] = (),
         first: int | None = None,
         seed: int = 0,
         generated: bool = False,
     ) -> None:
         super().__init__(batch_size, seed, generated)
-        self.exports, self.first = exports, first
+        self.exports = [features] if isinstance(features, Fed) else list(features)
+        self.first = first
         self.rows: dict[str, Tensor] = {}
         self.targets: dict[str, Tensor] = {}
         self._spec: Spec | None = None
@@ -74,9 +89,16 @@ class Collection(DataModule):
 
     @property
     def spec(self) -> Spec:
+        """Its shape is (V, D) of the features where there are any."""
         declared = self._spec or self.declared()
         served = min(declared.sizes["train"], self.first or declared.sizes["train"])
-        return replace(declared, sizes={**declared.sizes, "train": served})
+        shape = shape_of(self.exports[0]) if self.exports else declared.shape
+        return replace(declared, shape=shape, sizes={**declared.sizes, "train": served})
+
+    @property
+    def every_row(self) -> Tensor:
+        """Row numbers of all images; a query may be a reference too."""
+        return torch.cat(list(self.rows.values())).unique()
 
     def setup(self, stage: str | None = None) -> None:
         if self.rows:
@@ -86,11 +108,18 @@ class Collection(DataModule):
             return
         if problem := self.available():
             raise DataError(problem)
+
         identity = self.read()
-        there = len(self.rows["train"])
-        if self.first is not None and not 1 <= self.first <= there:
-            raise DataError(f"first={self.first}: {self.declared().name} has {there} training rows")
-        sizes = {"train": there, "val": 0, "test": len(self.rows["test"])}
+        count = len(self.rows["train"])
+        if self.first is not None and not 1 <= self.first <= count:
+            raise DataError(f"first={self.first}: {self.declared().name} has {count} training rows")
+        for export in self.exports:
+            if len(export.arrays["features"]) != len(self.every_row):
+                raise DataError(
+                    f"features of {len(export.arrays['features'])} images, but {self.declared().name} has "
+                    f"{len(self.every_row)}: the stage that made them needs the same data"
+                )
+        sizes = {"train": count, "val": 0, "test": len(self.rows["test"])}
         self._spec = replace(self.declared(), sizes=sizes, identity=identity)
 
     def _stand_in(self) -> None:
@@ -105,41 +134,50 @@ class Collection(DataModule):
 
     def random_images(self, rows: Tensor) -> Tensor:
         shape = self.declared().shape
-        drawn = [torch.rand(shape, generator=generator("stand-in row", row)) for row in rows.tolist()]
-        return torch.stack(drawn)
+        return torch.stack([torch.rand(shape, generator=generator("stand-in row", row)) for row in rows.tolist()])
 
-    def served(self, name: str) -> tuple[Tensor, Tensor | None]:
-        if self.exports:
-            every = torch.cat(list(self.rows.values())).unique()
-            return (every if name == "train" else self.rows[name]), None
-        keep = slice(self.first if name == "train" else None)
-        return self.rows[name][keep], self.targets[name][keep]
+    def random_features(self, rows: Tensor, number: int) -> Tensor:
+        source = generator("stand-in features", number)
+        every = torch.randn(2 * self.batch_size, *shape_of(self.exports[number]), generator=source)
+        return F.normalize(every, dim=-1)[rows]
 
-    def _loader(self, name: str) -> Loader:
-        """Batches (x, row) where images are exported, (row, y) where their features are looked up."""
-        rows, targets = self.served(name)
-        batches = self.batches(len(rows), shuffle=name == "train")
-        if targets is not None:
-            return Loader(batches, Columns(self.device, row=rows, y=targets))
-        images = self.random_images if self.generated else self.images
-
-        def exported(share: Share) -> Any:
-            shown = rows[share.indices]
-            return batch_type(("x", "row"))(images(shown).to(self.device), shown.to(self.device))
-
-        return Loader(batches, exported)
+    def features_of(self, rows: Tensor, number: int) -> Tensor:
+        """(b,) -> (b, V, D) of one of the exports."""
+        if self.generated:
+            return self.random_features(rows, number)
+        return torch.from_numpy(self.exports[number].arrays["features"][rows.numpy()])
 
     def train_dataloader(self) -> Loader:
-        return self._loader("train")
+        return self._features("train") if self.exports else self._images(self.every_row, shuffle=True)
 
     def val_dataloader(self) -> list[Loader]:
         return []
 
-    def test_dataloader(self) -> Loader:
-        return self._loader("test")
+    def test_dataloader(self) -> Loader | list[Loader]:
+        if not self.exports:
+            return self._images(self.rows["test"], shuffle=False)
+        loaders = [self._features(name, test=True) for name in self.tested]
+        return loaders if len(loaders) > 1 else loaders[0]
+
+    def _images(self, rows: Tensor, *, shuffle: bool) -> Loader:
+        images = self.random_images if self.generated else self.images
+
+        def export(share: Share) -> Any:
+            shown = rows[share.indices]
+            return batch_type(("x", "row"))(images(shown).to(self.device), shown.to(self.device))
+
+        return Loader(self.batches(len(rows), shuffle=shuffle), export)
+
+    def _features(self, name: str, *, test: bool = False) -> Loader:
+        served = slice(self.first if name == "train" else None)
+        rows = self.rows[name][served]
+        names = ["x", *(f"x{number}" for number in range(2, len(self.exports) + 1))]
+        columns = {column: self.features_of(rows, number) for number, column in enumerate(names)}
+        batches = self.batches(len(rows), shuffle=False) if test else self.training_in_order(len(rows))
+        return Loader(batches, Columns(self.device, **columns, y=self.targets[name][served]))
 
 
-class ArrayCollection(Collection):
+class ArrayCollection(View, Collection):
     """The training and test images of an in-memory dataset; the target is the label.
 
     Args:
@@ -153,29 +191,18 @@ class ArrayCollection(Collection):
         self,
         source: ArrayData,
         batch_size: int,
-        exports: bool = False,
+        features: Fed | Sequence[Fed] = (),
         first: int | None = None,
         attributes: Sequence[Sequence[int]] | None = None,
         names: Sequence[str] = (),
         generated: bool = False,
     ) -> None:
-        super().__init__(batch_size, exports, first, source.seed, generated)
-        self.source, self.names = source, tuple(names)
+        super().__init__(source, batch_size, generated=generated, features=features, first=first)
+        self.names = tuple(names)
         self.attributes = torch.tensor(attributes) if attributes is not None else None
         classes = len(source.declared().classes)
         if self.attributes is not None and self.attributes.shape != (classes, len(self.names)):
             raise DataError(f"attributes: expected {classes} rows (one a class) of {len(self.names)} numbers")
-
-    @property
-    def root(self) -> Path | None:
-        return getattr(self.source, "root", None)
-
-    def available(self) -> str:
-        return self.source.available()
-
-    def prepare_data(self) -> None:
-        if not self.generated:
-            self.source.prepare_data()
 
     def declared(self) -> Spec:
         there = self.source.spec
@@ -188,122 +215,15 @@ class ArrayCollection(Collection):
         return self.attributes[torch.arange(count) % len(self.attributes)]
 
     def read(self) -> str:
-        found = read_once(self.source)
-        start, splits = 0, {name: found[name] for name in ("train", "test")}
-        for name, (images, labels) in splits.items():
+        splits = read_once(self.source)
+        start = 0
+        for name in ("train", "test"):
+            images, labels = splits[name]
             self.rows[name] = torch.arange(start, start + len(images))
             self.targets[name] = labels if self.attributes is None else self.attributes[labels]
             start += len(images)
-        self.array = torch.cat([images for images, _ in splits.values()])
+        self.array = torch.cat([splits[name][0] for name in ("train", "test")])
         return hashed(self.array, *self.targets.values())
 
     def images(self, rows: Tensor) -> Tensor:
         return self.array[rows].float() / self.source.peak
-
-
-class Crops(Collection):
-    """Instance retrieval made from any images: references are whole images, each query is a square cut at random out of
-    one of them, turned, perhaps mirrored and made grey, and enlarged to the size of a reference.
-
-    The target of a query marks the image it was cut from, (references,) of 0 and 1.
-
-    Args:
-        source: the images, or photos; those of its training split are used, or of its test split without one.
-        references, queries: how many; no two queries are from the same reference while there are enough.
-        grid: side of a reference in images of the source, 1 or 2: whole images or canvases of four. No image is on two
-            canvases.
-        side: of the cut square, as a share of the reference's.
-        rotation: largest angle in degrees, both ways.
-        mirror: mirror each query with probability 1/2.
-        grey: queries lose their colour.
-        seed: draws references and queries.
-        others: see Collection.
-    """
-
-    def __init__(
-        self,
-        source: ArrayData | PhotoPatches,
-        batch_size: int,
-        references: int,
-        queries: int,
-        grid: int = 1,
-        side: float = 0.5,
-        rotation: float = 15.0,
-        mirror: bool = True,
-        grey: bool = False,
-        exports: bool = False,
-        seed: int = 0,
-        generated: bool = False,
-    ) -> None:
-        super().__init__(batch_size, exports, None, seed, generated)
-        if grid not in (1, 2):
-            raise DataError(f"grid={grid}: expected 1 or 2")
-        if not 0 < side <= 1 or queries > references:
-            raise DataError(f"side={side}, queries={queries}: expected a side up to 1 and at most {references} queries")
-        self.source, self.references, self.queries, self.grid = source, references, queries, grid
-        self.side, self.rotation, self.mirror, self.grey = side, rotation, mirror, grey
-
-    @property
-    def root(self) -> Path | None:
-        return getattr(self.source, "root", None)
-
-    def available(self) -> str:
-        return self.source.available()
-
-    def prepare_data(self) -> None:
-        if not self.generated:
-            self.source.prepare_data()
-
-    def declared(self) -> Spec:
-        there = self.source.spec
-        channels, height, width = there.shape
-        shown = "canvases of 2x2 images" if self.grid == 2 else "whole images"
-        return replace(
-            there,
-            name=f"squares cut from {there.name}",
-            shape=(channels, self.grid * height, self.grid * width),
-            sizes={"train": self.references, "val": 0, "test": self.queries},
-            mean=(0.0,) * channels,
-            std=(1.0,) * channels,
-            split=f"references are {shown}; a query is a square of {self.side:.0%} of the side cut from one of them, "
-            f"turned by up to {self.rotation:g} degrees{', mirrored at random' * self.mirror}{', grey' * self.grey}; "
-            "drawn by the seed",
-        )
-
-    def random_targets(self, count: int) -> Tensor:
-        return torch.eye(count, dtype=torch.long)
-
-    def read(self) -> str:
-        splits = read_once(self.source)
-        images = splits["train" if "train" in splits else "test"][0]
-        each = CELLS if self.grid == 2 else 1
-        if len(images) < self.references * each:
-            raise DataError(f"{self.source.spec.name} has {len(images)} images; {self.references * each} are needed")
-        source = generator("squares", self.seed)
-        chosen = torch.randperm(len(images), generator=source)[: self.references * each].view(-1, each)
-        whole = images[chosen[:, 0]]
-        if self.grid == 2:
-            whole = assemble(images, chosen, torch.arange(CELLS).expand_as(chosen), 0)
-        of = torch.randperm(self.references, generator=source)[: self.queries]
-        cut = self.cut(whole[of].float(), source).round().clamp(0, 255).to(whole.dtype)
-        self.array = torch.cat([whole, cut])
-        self.rows = {"train": torch.arange(self.references), "test": self.references + torch.arange(self.queries)}
-        marked = F.one_hot(of, self.references)
-        self.targets = {"train": torch.zeros(self.references, dtype=torch.long), "test": marked}
-        return hashed(self.array, marked)
-
-    def cut(self, images: Tensor, source: torch.Generator) -> Tensor:
-        """One random square of each image (B, C, H, W), at the image's own size."""
-        b = len(images)
-        angle = (torch.rand(b, generator=source) * 2 - 1) * math.radians(self.rotation)
-        centre = (torch.rand(b, 2, generator=source) * 2 - 1) * (1 - self.side)
-        flip = 1 - 2 * (torch.rand(b, generator=source) < 0.5).float() * self.mirror
-        cos, sin = angle.cos() * self.side, angle.sin() * self.side
-        theta = torch.stack([cos * flip, -sin, centre[:, 0], sin * flip, cos, centre[:, 1]], 1).view(-1, 2, 3)
-        grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-        cut = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
-        return cut.mean(1, keepdim=True).expand_as(cut) if self.grey else cut
-
-    def images(self, rows: Tensor) -> Tensor:
-        peak = self.source.peak if isinstance(self.source, ArrayData) else 255
-        return self.array[rows].float() / peak

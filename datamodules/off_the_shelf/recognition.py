@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from datamodules.common.base import DataError, Spec, hashed
+from datamodules.common.base import DataError, Fed, Spec, hashed
 from datamodules.common.folders import UNREADABLE
 from datamodules.off_the_shelf.collection import Collection
 
@@ -79,12 +79,14 @@ class PhotoCollection(Collection):
         batch_size: int,
         side: int = 221,
         context: float = 1.0,
-        exports: bool = False,
+        features: Fed | Sequence[Fed] = (),
         seed: int = 0,
         generated: bool = False,
     ) -> None:
-        super().__init__(batch_size, exports, None, seed, generated)
-        self.root, self.side, self.context = Path(root), side, context
+        super().__init__(batch_size, features, None, seed, generated)
+        self.root = Path(root)
+        self.side = side
+        self.context = context
         self.photos: list[Photo] = []
 
     def listing(self) -> tuple[list[Photo], list[Photo], Tensor, Tensor]:
@@ -92,8 +94,8 @@ class PhotoCollection(Collection):
         raise NotImplementedError
 
     def available(self) -> str:
-        there = (self.root / self.marker).exists()
-        return "" if there else f"{self.root / self.marker} does not exist. {self.title}: {self.where}"
+        exists = (self.root / self.marker).exists()
+        return "" if exists else f"{self.root / self.marker} does not exist. {self.title}: {self.where}"
 
     def declared(self) -> Spec:
         return Spec(
@@ -209,12 +211,12 @@ class CUB200(PhotoCollection):
             lines(self.root / f"{n}.txt")
             for n in ("images", "image_class_labels", "train_test_split", "bounding_boxes")
         )
-        found: dict[str, tuple[list[Photo], list[int]]] = {"1": ([], []), "0": ([], [])}
+        parts: dict[str, tuple[list[Photo], list[int]]] = {"1": ([], []), "0": ([], [])}  # training and test birds
         for (_, file), (_, label), (_, train), (_, *numbers) in zip(files, labels, split, boxes, strict=True):
             x, y, w, h = map(float, numbers)
-            found[train][0].append(Photo(f"images/{file}", (x, y, x + w, y + h)))
-            found[train][1].append(int(label) - 1)
-        return found["1"][0], found["0"][0], torch.tensor(found["1"][1]), torch.tensor(found["0"][1])
+            parts[train][0].append(Photo(f"images/{file}", (x, y, x + w, y + h)))
+            parts[train][1].append(int(label) - 1)
+        return parts["1"][0], parts["0"][0], torch.tensor(parts["1"][1]), torch.tensor(parts["0"][1])
 
 
 class Flowers102(PhotoCollection):
@@ -289,8 +291,12 @@ class Attributes(PhotoCollection):
         **options: object,
     ) -> None:
         super().__init__(root, batch_size, **options)  # type: ignore[arg-type]
-        self.title, self.lists, self.folder, self.marker = title, (train, test), photos, train
-        self.kept, self.unspecified = (train_classes, test_classes), unspecified
+        self.title = title
+        self.lists = (train, test)
+        self.folder = photos
+        self.marker = train
+        self.kept = (train_classes, test_classes)
+        self.unspecified = unspecified
         self.names = tuple(str(number) for number in range(count)) if names is None else tuple(names)
         if len(self.names) != count:
             raise DataError(f"names={list(self.names)}: expected {count}")
@@ -301,7 +307,7 @@ class Attributes(PhotoCollection):
         return (torch.arange(count)[:, None] + torch.arange(len(self.names))) % 2
 
     def listing(self) -> tuple[list[Photo], list[Photo], Tensor, Tensor]:
-        found: list[tuple[list[Photo], Tensor]] = []
+        parts: list[tuple[list[Photo], Tensor]] = []
         for name, kept in zip(self.lists, self.kept, strict=True):
             table = [words for words in lines(self.root / name) if kept is None or words[1] in kept]
             if wrong := [words for words in table if len(words) != 6 + len(self.names)]:
@@ -309,14 +315,15 @@ class Attributes(PhotoCollection):
             boxes = [Photo(f"{self.folder}/{w[0]}", tuple(map(float, w[2:6]))) for w in table]  # type: ignore[arg-type]
             values = torch.tensor([[float(value) for value in words[6:]] for words in table])
             y = (values > 0).long()
-            found.append((boxes, y if self.unspecified is None else y.masked_fill(values == self.unspecified, -1)))
-        return found[0][0], found[1][0], found[0][1], found[1][1]
+            parts.append((boxes, y if self.unspecified is None else y.masked_fill(values == self.unspecified, -1)))
+        return parts[0][0], parts[1][0], parts[0][1], parts[1][1]
 
 
 class Retrieval(PhotoCollection):
     """References and queries. The target of a query is its row of relevance: 1 relevant, 0 not, -1 to be ignored."""
 
     square = True
+    tested = ("train", "test")  # references, then queries
 
     def random_targets(self, count: int) -> Tensor:
         return torch.eye(count, dtype=torch.long)
@@ -338,7 +345,8 @@ class Landmarks(Retrieval):
 
     def __init__(self, root: str, batch_size: int, title: str, sizes: Sequence[int], **options: object) -> None:
         super().__init__(root, batch_size, **options)  # type: ignore[arg-type]
-        self.title, self.expected = title, (sizes[0], sizes[1])
+        self.title = title
+        self.expected = (sizes[0], sizes[1])
 
     def listing(self) -> tuple[list[Photo], list[Photo], Tensor, Tensor]:
         files = sorted((self.root / "images").rglob("*.jpg"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,17 +11,21 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.common.arrays import ArrayData
-from datamodules.common.base import DataModule, Spec, seed_torch, stream
+from datamodules.common.base import Spec, seed_torch, stream
 from datamodules.common.folders import Generated
 from datamodules.common.loader import WorkerLoader
-from datamodules.common.timm_photos import RAND_AUGMENT, Augmentation, RepeatedAugmentation
+from datamodules.common.timm_photos import Augmentation, RepeatedAugmentation
+from datamodules.common.views import View
 
 
 class ArrayPhotos(Dataset):
     """Images in memory, (N, 3, H, W) uint8, as photos: an (epoch, index) pair fixes the randomness; see Photos."""
 
     def __init__(self, images: Tensor, labels: Tensor, transform: Any, seed: int) -> None:
-        self.images, self.labels, self.transform, self.seed = images, labels, transform, seed
+        self.images = images
+        self.labels = labels
+        self.transform = transform
+        self.seed = seed
 
     def __len__(self) -> int:
         return len(self.images)
@@ -36,15 +40,15 @@ class ArrayPhotos(Dataset):
             return self.transform(to_pil_image(self.images[own])), int(self.labels[own])
 
 
-class AugmentedArrays(DataModule):
+class AugmentedArrays(View):
     """Small colour images of another dataset, enlarged and augmented as photos are.
 
     Args:
         source: the dataset; its splits and seed are used, its batch size and augmentation are not.
         batch_size: the global batch, over all devices.
         image_size: side of the enlarged crop.
+        augmentation: called with the image's size, mean and deviation, see Augmentation.
         repeats: copies in repeated augmentation; 1 switches it off.
-        crop_pct, crop_scale, interpolation, auto_augment, color_jitter, erasing, erasing_mode: see Augmentation.
         num_workers: processes that transform; does not change what is served.
         generated: see DataModule.
     """
@@ -54,50 +58,36 @@ class AugmentedArrays(DataModule):
         source: ArrayData,
         batch_size: int,
         image_size: int = 224,
-        crop_pct: float = 0.875,
-        crop_scale: Sequence[float] = (0.08, 1.0),
-        interpolation: str = "random",
-        auto_augment: str | None = RAND_AUGMENT,
-        color_jitter: float = 0.4,
-        erasing: float = 0.25,
-        erasing_mode: str = "pixel",
+        augmentation: Callable[..., Augmentation] = Augmentation,
         repeats: int = 1,
         num_workers: int = 4,
         generated: bool = False,
     ) -> None:
-        super().__init__(batch_size, source.seed, generated)
-        self.source, self.image_size, self.repeats, self.num_workers = source, image_size, repeats, num_workers
-        spec = source.spec
-        strengths = (interpolation, auto_augment, color_jitter, erasing, erasing_mode)
-        self.augmentation = Augmentation(image_size, spec.mean, spec.std, crop_pct, crop_scale, *strengths)
-
-    @property
-    def root(self) -> Any:
-        return getattr(self.source, "root", None)
+        super().__init__(source, batch_size, generated=generated)
+        self.image_size = image_size
+        self.repeats = repeats
+        self.num_workers = num_workers
+        self.augmentation = augmentation(image_size, source.spec.mean, source.spec.std)
 
     @property
     def spec(self) -> Spec:
-        there, side = self.source.spec, self.image_size
-        source = "generated" if self.generated else there.source
-        return replace(there, shape=(there.shape[0], side, side), source=source, split=f"{there.split}; side {side}")
-
-    def available(self) -> str:
-        return self.source.available()
-
-    def prepare_data(self) -> None:
-        if not self.generated:
-            self.source.prepare_data()
+        small = self.source.spec
+        side = self.image_size
+        source = "generated" if self.generated else small.source
+        return replace(small, shape=(small.shape[0], side, side), source=source, split=f"{small.split}; side {side}")
 
     def setup(self, stage: str | None = None) -> None:
         if not self.generated:
             self.source.setup(stage)
 
     def _loader(self, split: str) -> WorkerLoader:
-        spec, train = self.spec, split == "train"
+        spec = self.spec
+        train = split == "train"
         if self.generated:
             length = min(spec.sizes[split], 2 * self.batch_size)
-            made = Generated(spec.shape, len(spec.classes), length)
-            return WorkerLoader(made, self.batches(length, shuffle=train))
+            stand_ins = Generated(spec.shape, len(spec.classes), length)
+            return WorkerLoader(stand_ins, self.batches(length, shuffle=train))
+
         images, labels = self.source.splits[split]
         batches = self.batches(len(images), shuffle=train)
         if train:

@@ -19,6 +19,7 @@ from datamodules.common.base import DataError, DataModule, Spec, generator
 from datamodules.common.loader import Loader, batch_type
 from datamodules.common.torchvision_sets import CIFAR10 as CIFAR10Set
 from datamodules.common.torchvision_sets import FashionMNIST
+from datamodules.common.views import View
 from datamodules.transhp.shapes import SHAPES
 
 Groups = Mapping[str, Sequence[str]]  # coarse class -> its classes
@@ -74,7 +75,9 @@ class Hierarchy:
     """
 
     def __init__(self, classes: int, prompts: Sequence[int], names: Sequence[Sequence[str]]) -> None:
-        self.classes, self.prompts, self.names = classes, list(prompts), [list(level) for level in names]
+        self.classes = classes
+        self.prompts = list(prompts)
+        self.names = [list(level) for level in names]
 
     def available(self, root: Path) -> str:
         """Empty when the levels can be read, from the folder `root` if they are in a file; else what is missing."""
@@ -155,10 +158,10 @@ class WordNet(Hierarchy):
         if problem := self.available(root):
             raise DataError(problem)
         content = (root / WORDNET_FILE).read_bytes().replace(b"\r\n", b"\n")
-        found = hashlib.sha256(content).hexdigest()
-        if found != WORDNET_SHA256:
+        digest = hashlib.sha256(content).hexdigest()
+        if digest != WORDNET_SHA256:
             raise DataError(
-                f"{root / WORDNET_FILE} is damaged or another version: sha256 {found}, expected {WORDNET_SHA256}"
+                f"{root / WORDNET_FILE} is damaged or another version: sha256 {digest}, expected {WORDNET_SHA256}"
             )
         rows = list(csv.reader(content.decode().splitlines()))[1:]
         return levels({int(row[0]): [int(value) for value in row[1:]] for row in rows}, WORDNET)
@@ -175,7 +178,7 @@ def levels(rows: Mapping[int, Sequence[int]], sizes: Sequence[int]) -> Tensor:
     return torch.where(table < 0, torch.tensor(sizes), table)
 
 
-class Hierarchical(DataModule):
+class Hierarchical(View):
     """Another dataset whose batches also hold coarse classes: (images, class (B,), coarse classes (B, L)).
 
     Args:
@@ -198,34 +201,29 @@ class Hierarchical(DataModule):
         skip: int = 0,
         generated: bool = False,
     ) -> None:
-        super().__init__(batch_size, source.seed, generated)
+        super().__init__(source, batch_size, generated=generated)
         if not 0 <= skip < len(hierarchy.prompts):
             raise DataError(f"skip={skip}: the hierarchy has {len(hierarchy.prompts)} levels, and one has to stay")
-        self.source, self.hierarchy, self.labels, self.skip = source, hierarchy, Path(root), skip
-        self.prompts, self.names = hierarchy.prompts[skip:], hierarchy.names[skip:]
+        self.hierarchy = hierarchy
+        self.labels = Path(root)
+        self.skip = skip
+        self.prompts = hierarchy.prompts[skip:]
+        self.names = hierarchy.names[skip:]
         self.table: Tensor | None = None
 
     @property
     def inner(self) -> DataModule:
-        """The source, told what this module was told since it was made."""
+        """The source, with the batch size and the trainer that its loaders go by."""
         self.source.batch_size = self.batch_size
-        self.source.generated = self.source.generated or self.generated
         self.source.trainer = self.trainer
         return self.source
 
     @property
-    def root(self) -> Any:
-        return getattr(self.source, "root", None)
-
-    @property
     def spec(self) -> Spec:
-        return self.inner.spec
+        return self.source.spec
 
     def available(self) -> str:
         return ". ".join(filter(None, (self.source.available(), self.hierarchy.available(self.labels))))
-
-    def prepare_data(self) -> None:
-        self.inner.prepare_data()
 
     def setup(self, stage: str | None = None) -> None:
         self.inner.setup(stage or "")

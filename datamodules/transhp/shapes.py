@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,8 +23,13 @@ CLASSES = tuple(f"{shape}, {value}" for shape, values in SHAPES.items() for valu
 RADII = (3.0, 4.0, 5.0, 6.0)
 PERIODS = (2.5, 3.3, 4.4, 5.8)
 THICKNESSES = (1.2, 2.0, 2.8, 3.6)
-OUTER, HALF_SIDE, ARM, LONG_ARM, HALF_WIDTH = 6.5, 4.5, 4.0, 6.5, 1.0  # pixels
-LOW, HIGH = -1.0, 2.0  # what black and white stand for; a shape is 1 on 0 before noise
+OUTER = 6.5  # radius of a ring and of the disc with stripes, pixels
+HALF_SIDE = 4.5  # of a square
+ARM = 4.0  # of a cross, from its centre
+LONG_ARM = 6.5
+HALF_WIDTH = 1.0  # of an arm
+LOW = -1.0  # what black and white stand for; a shape is 1 on 0 before noise
+HIGH = 2.0
 SIDE = 20
 
 
@@ -41,28 +45,35 @@ def shapes(labels: Tensor, noise: float, jitter: float, source: torch.Generator)
     n = len(labels)
     u = torch.rand(n, 3, generator=source)
     white = torch.randn(n, SIDE, SIDE, generator=source)
-    kind, value = labels // 4, labels % 4
+    kind = labels // 4
+    value = labels % 4
+
     line = torch.arange(SIDE) - (SIDE - 1) / 2
     shift = (2 * u[:, :2] - 1) * jitter
     y = (line - shift[:, :1])[:, :, None].expand(n, SIDE, SIDE)
     x = (line - shift[:, 1:])[:, None, :].expand(n, SIDE, SIDE)
     r = (x.square() + y.square()).sqrt()
 
-    def chosen(values: Sequence[float]) -> Tensor:
+    def pick(values: Sequence[float]) -> Tensor:
         return torch.tensor(values)[value].view(n, 1, 1)
 
-    disc = inside(chosen(RADII) - r)
-    angle = chosen([math.pi / 8 * k for k in range(4)])
-    along, across = x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
+    disc = inside(pick(RADII) - r)
+
+    angle = pick([math.pi / 8 * k for k in range(4)])
+    along = x * angle.cos() + y * angle.sin()
+    across = y * angle.cos() - x * angle.sin()
     square = inside(HALF_SIDE - torch.maximum(along.abs(), across.abs()))
+
     whole = inside(OUTER - r)
-    stripes = whole * (0.5 + 0.5 * torch.cos(2 * math.pi * (x / chosen(PERIODS) + u[:, 2].view(n, 1, 1))))
-    ring = whole - inside(OUTER - chosen(THICKNESSES) - r)
+    stripes = whole * (0.5 + 0.5 * torch.cos(2 * math.pi * (x / pick(PERIODS) + u[:, 2].view(n, 1, 1))))
+    ring = whole - inside(OUTER - pick(THICKNESSES) - r)
+
     arms = []
     for number, (out, side) in enumerate(((-y, x), (x, y), (y, x), (-x, y))):  # up, right, down, left
         length = torch.where(value == number, LONG_ARM, ARM).view(n, 1, 1)
         arms.append(torch.minimum(inside(length - out) * inside(out + HALF_WIDTH), inside(HALF_WIDTH - side.abs())))
     cross = torch.stack(arms).amax(0)
+
     picture = torch.stack([disc, square, stripes, ring, cross], 1)[torch.arange(n), kind]  # (N, 20, 20)
     grey = (picture + noise * white - LOW) / (HIGH - LOW)
     return (255 * grey).round().clamp(0, 255).to(torch.uint8)[:, None]
@@ -98,17 +109,18 @@ class Shapes(ArrayData):
     ) -> None:
         super().__init__(batch_size, train_size, val_size, test_size, label_noise, augment, seed, generated)
         if train_size < 1 or val_size < 0 or test_size < 1 or noise < 0 or jitter < 0:
-            given: dict[str, Any] = {"train_size": train_size, "val_size": val_size, "test_size": test_size}
-            raise DataError(f"{given}, noise={noise}, jitter={jitter}: expected numbers of images and no negative one")
-        self.made = {"train": train_size + val_size, "test": test_size}
-        self.noise, self.jitter = noise, jitter
+            sizes = {"train_size": train_size, "val_size": val_size, "test_size": test_size}
+            raise DataError(f"{sizes}, noise={noise}, jitter={jitter}: expected numbers of images and no negative one")
+        self.counts = {"train": train_size + val_size, "test": test_size}
+        self.noise = noise
+        self.jitter = jitter
 
     def declared(self) -> Spec:
         return Spec(
             name="shapes with a hierarchy",
             shape=(1, SIDE, SIDE),
             classes=CLASSES,
-            sizes=self.made,
+            sizes=self.counts,
             mean=(0.3877,),
             std=(0.1618,),
             split=f"procedurally generated 20x20 pictures, noise {self.noise:g}; train and test from different streams",
@@ -118,7 +130,7 @@ class Shapes(ArrayData):
 
     def read(self) -> tuple[Split, Split]:
         splits = []
-        for number, count in enumerate(self.made.values()):
+        for number, count in enumerate(self.counts.values()):
             labels = torch.arange(count) % len(CLASSES)
             source = generator("shapes", self.seed, number)
             splits.append((shapes(labels, self.noise, self.jitter, source), labels))

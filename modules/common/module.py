@@ -24,7 +24,8 @@ class StageModule(pl.LightningModule):
         optimizer: called with the parameters; None for stages that are only tested.
         schedule: factor on every parameter group's own learning rate; None keeps it constant.
 
-    `lr_scale` is set by the engine: effective global batch over the batch that the rates are stated for.
+    Set by the engine: `lr_scale`, the effective global batch over the batch that the rates are stated for, and
+    `max_steps`, batches after which training ends where it is not a number of epochs.
     `partial_backward` is for modules whose backward passes each reach only some parameters (two networks against each
     other, blocks trained alone): several processes must then be told which gradients to expect.
     """
@@ -34,6 +35,7 @@ class StageModule(pl.LightningModule):
     def __init__(self, optimizer: OptimizerFactory | None = None, schedule: Schedule | None = None) -> None:
         super().__init__()
         self.optimizer_factory, self.schedule, self.lr_scale = optimizer, schedule, 1.0
+        self.max_steps: int | None = None
         self._sums: dict[str, Tensor] = {}
         self._count = 0
 
@@ -56,9 +58,10 @@ class StageModule(pl.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if self.schedule is None:
             return
-        trainer = self.trainer
+        trainer, batches = self.trainer, int(self.trainer.num_training_batches)
         assert trainer.max_epochs is not None
-        position = Position(self.current_epoch, batch_idx, int(trainer.num_training_batches), trainer.max_epochs)
+        epochs = self.max_steps / batches if self.max_steps is not None else trainer.max_epochs
+        position = Position(self.current_epoch, batch_idx, batches, epochs)
         for optimizer, factor in zip(trainer.optimizers, self.factors(position), strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * factor

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Position:
-    """epoch counts from 0, step is the batch within the epoch."""
+    """epoch counts from 0, step is the batch within the epoch; max_epochs may be a fraction where steps are counted."""
 
     epoch: int
     step: int
     steps_per_epoch: int
-    max_epochs: int
+    max_epochs: float
 
     @property
     def fraction(self) -> float:

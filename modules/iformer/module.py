@@ -27,34 +27,24 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
 from modules.common.frozen import Frozen
 from modules.common.mixing import MixedClassifier
 from modules.common.module import OptimizerFactory
 from modules.common.schedules import Schedule
-from modules.iformer.networks import HIGH, IFormer, InceptionMixer, branch_outputs
-from modules.iformer.spectra import Maps, averaged, deviation_figure, high_frequency, radial, spectra_figure
-
-SMALLEST = 7  # side of the smallest map whose spectrum is measured: below it, the last radii are a few frequencies
-BASES = {"": 0, "_from_1": 1}  # suffix of a metric's name -> radius that the highest is compared with
+from modules.iformer.evaluation import BranchSpectra, Maps, branch_outputs, comparable
+from modules.iformer.mixer import HIGH
+from modules.iformer.networks import IFormer
+from modules.iformer.pictures import draw_deviations, draw_spectra
 
 
 class IFormerClassifier(MixedClassifier):
     """iFormer on hard labels with MixUp and CutMix; all arms of the comparison are this module with other networks.
 
-    The test also reports for each branch, as means over test images and blocks:
-
-    - `<branch>_high`: log-amplitude of its output at the highest radius of the spectrum minus that at radius 0;
-    - `<branch>_high_from_1`: the same minus that at radius 1, for the mean of a map (radius 0) follows its bias too;
-    - `..._initial`: both of the same network before training, where no `start` is given. Its batch norms use the
-      statistics of the batch, as in the first step.
-
-    Where attention is pooled it is constant on its cells; all branches of the block are then averaged over the same
-    cells. Maps under 7x7 are left out.
+    The test also reports the `BranchSpectra` of the trained network and, where no `start` is given, of the same network
+    before training. Its batch norms use the statistics of the batch, as in the first step.
 
     Args:
         network: the backbone.
@@ -76,16 +66,14 @@ class IFormerClassifier(MixedClassifier):
     ) -> None:
         super().__init__(network, classes, label_smoothing, mixup, cutmix, optimizer=optimizer, schedule=schedule)
         self.initial = Frozen([copy.deepcopy(network)] if start is None else [])
-        for each in self.initial.networks:
-            for module in each.modules():
+        for untrained in self.initial.networks:
+            for module in untrained.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.train()
         if start is not None:
             network.load_resized(start.network.state_dict())
-        names = sorted({name for _, _, mixer in network.mixers() for name in mixer.branches})
-        whens = ("", "_initial") if len(self.initial) else ("",)
-        keys = [f"{name}_high{base}{when}" for name in names for base in BASES for when in whens]
-        self.spectra = nn.ModuleDict({key: MeanMetric(nan_strategy="disable") for key in keys})
+        branches = sorted({name for _, _, mixer in network.mixers() for name in mixer.branches})
+        self.spectra = BranchSpectra(branches, initial=len(self.initial) > 0)
 
     @property
     def iformer(self) -> IFormer:
@@ -95,10 +83,10 @@ class IFormerClassifier(MixedClassifier):
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         with branch_outputs(self.iformer) as outputs:
             super().test_step(batch, batch_idx)
-        self._measure(self._comparable(outputs), "")
-        self._measure(self._initial_outputs(batch[0]), "_initial")
+        self.spectra.update(comparable(outputs, self.iformer))
+        self.spectra.update(self._initial_maps(batch[0]), when="_initial")
 
-    def _initial_outputs(self, x: Tensor) -> Maps:
+    def _initial_maps(self, x: Tensor) -> Maps:
         """Of the network before training; nothing where it is not kept."""
         if not len(self.initial):
             return {}
@@ -106,28 +94,12 @@ class IFormerClassifier(MixedClassifier):
         assert isinstance(network, IFormer)
         with branch_outputs(network) as outputs:
             self.initial.logits(x)
-        return self._comparable(outputs)
-
-    def _comparable(self, outputs: Maps) -> Maps:
-        """The branches' maps on the cells of attention in their block, without those under 7x7."""
-        cells = {(s, b): _cell(mixer) for s, b, mixer in self.iformer.mixers()}
-        maps = {key: averaged(y.detach().float(), cells[key[:2]]) for key, y in outputs.items()}
-        return {key: y for key, y in maps.items() if min(y.shape[1:3]) >= SMALLEST}
-
-    def _measure(self, maps: Maps, when: str) -> None:
-        for (_, _, name), y in maps.items():
-            rings = radial(y)
-            for suffix, base in BASES.items():
-                metric = self.spectra[f"{name}_high{suffix}{when}"]
-                assert isinstance(metric, MeanMetric)
-                metric.update(high_frequency(rings, base))
+        return comparable(outputs, network)
 
     def on_test_epoch_end(self) -> None:
-        for key, metric in self.spectra.items():
-            assert isinstance(metric, MeanMetric)
-            if metric.update_called:  # a branch whose maps are all under 7x7 has nothing to report
-                self.log(f"test/{key}", metric.compute())
-                metric.reset()
+        for name, value in self.spectra.compute().items():
+            self.log(f"test/{name}", value)
+        self.spectra.reset()
         super().on_test_epoch_end()
 
     def pictures(self, data: Any) -> dict[str, Figure]:
@@ -135,20 +107,17 @@ class IFormerClassifier(MixedClassifier):
         x = next(iter(data.test_dataloader()))[0][:64].to(self.device)
         with branch_outputs(self.iformer) as outputs:
             self(x)
-        last = {s: b for s, b, _ in self.iformer.mixers()}
-        trained, before = (
-            {(s, name): y.cpu() for (s, b, name), y in maps.items() if last[s] == b}
-            for maps in (self._comparable(outputs), self._initial_outputs(x))
-        )
-        names = [name for name in (*HIGH, "attention") if any(key[1] == name for key in trained)]
-        mean, std = (torch.tensor(value).view(-1, 1, 1) for value in (data.spec.mean, data.spec.std))
-        image = (x[0].cpu() * std + mean).clamp(0, 1).permute(1, 2, 0)
+        trained = self._last_blocks(comparable(outputs, self.iformer))
+        untrained = self._last_blocks(self._initial_maps(x))
+        drawn = {name for _, name in trained}
+        names = [name for name in (*HIGH, "attention") if name in drawn]
+        image = data.shown(x[0]).permute(1, 2, 0)
         return {
-            "feature spectra": spectra_figure(trained, before, names),
-            "branch outputs": deviation_figure({key: y[0] for key, y in trained.items()}, names, image),
+            "feature spectra": draw_spectra(trained, untrained, names),
+            "branch outputs": draw_deviations({key: y[0] for key, y in trained.items()}, names, image),
         }
 
-
-def _cell(mixer: InceptionMixer) -> int:
-    """Side of the cells on which the mixer's attention is constant."""
-    return int(getattr(mixer.branches["attention"], "pool", 1)) if "attention" in mixer.branches else 1
+    def _last_blocks(self, maps: Maps) -> dict[tuple[int, str], Tensor]:
+        """(stage, branch) -> (B, H, W, C) of each stage's last block."""
+        last = {stage: block for stage, block, _ in self.iformer.mixers()}
+        return {(stage, name): y.cpu() for (stage, block, name), y in maps.items() if block == last[stage]}

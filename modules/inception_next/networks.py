@@ -8,16 +8,18 @@ With it the mixers that InceptionNeXt is compared with: depthwise convolutions a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 LayerFactory = Callable[[int], nn.Module]  # C -> a mixer or a norm, (B, C, H, W) -> (B, C, H, W)
-NORMS, HEADS = ("batch", "layer"), ("mlp", "linear")
+NORMS = ("batch", "layer")
+HEADS = ("mlp", "linear")
 
 
-def known(name: str, value: str, valid: Iterable[str]) -> str:
+def one_of(name: str, value: str, valid: Iterable[str]) -> str:
     """The value, or a ValueError that lists what there is."""
     if value not in valid:
         raise ValueError(f"{name}={value!r}: expected one of {', '.join(valid)}")
@@ -68,7 +70,8 @@ class Attention(nn.Module):
         if channels % head_width:
             raise ValueError(f"head_width={head_width}: expected a divisor of {channels}")
         self.heads = channels // head_width
-        self.qkv, self.proj = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.proj = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         b, c, h, w = x.shape
@@ -96,7 +99,8 @@ class MLP(nn.Module):
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
-        self.fc1, self.fc2 = nn.Conv2d(channels, hidden, 1), nn.Conv2d(hidden, channels, 1)
+        self.fc1 = nn.Conv2d(channels, hidden, 1)
+        self.fc2 = nn.Conv2d(hidden, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         if not x.is_contiguous(memory_format=torch.channels_last):
@@ -127,7 +131,8 @@ class MetaNeXtBlock(nn.Module):
         drop_path: float,
     ) -> None:
         super().__init__()
-        self.token_mixer, self.norm = mixer(channels), norm(channels)
+        self.token_mixer = mixer(channels)
+        self.norm = norm(channels)
         self.mlp = MLP(channels, int(mlp_ratio * channels))
         self.gamma = nn.Parameter(torch.full((channels,), float(gamma))) if gamma is not None else None
         self.drop_path = nn.Dropout(drop_path)
@@ -146,7 +151,8 @@ class Stage(nn.Module):
 
     def __init__(self, downsample: nn.Sequential, blocks: nn.Sequential) -> None:
         super().__init__()
-        self.downsample, self.blocks = downsample, blocks
+        self.downsample = downsample
+        self.blocks = blocks
 
     def forward(self, x: Tensor) -> Tensor:
         return self.blocks(self.downsample(x))
@@ -157,11 +163,14 @@ class MLPHead(nn.Module):
 
     def __init__(self, channels: int, classes: int, dropout: float, ratio: int = 3) -> None:
         super().__init__()
-        self.fc1, self.norm = nn.Linear(channels, ratio * channels), nn.LayerNorm(ratio * channels, eps=1e-6)
-        self.drop, self.fc2 = nn.Dropout(dropout), nn.Linear(ratio * channels, classes)
+        self.fc1 = nn.Linear(channels, ratio * channels)
+        self.norm = nn.LayerNorm(ratio * channels, eps=1e-6)
+        self.drop = nn.Dropout(dropout)
+        self.fc2 = nn.Linear(ratio * channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.drop(self.norm(F.gelu(self.fc1(x.mean((2, 3)))))))
+        hidden = F.gelu(self.fc1(x.mean((2, 3))))  # (B, 3C)
+        return self.fc2(self.drop(self.norm(hidden)))
 
 
 class LinearHead(nn.Module):
@@ -169,15 +178,31 @@ class LinearHead(nn.Module):
 
     def __init__(self, channels: int, classes: int, dropout: float) -> None:
         super().__init__()
-        self.norm, self.drop = nn.LayerNorm(channels, eps=1e-6), nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(channels, eps=1e-6)
+        self.drop = nn.Dropout(dropout)
         self.fc = nn.Linear(channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.drop(self.norm(x.mean((2, 3)))))
 
 
+@dataclass(frozen=True)
+class Stem:
+    """What comes before the blocks: one convolution and a norm.
+
+    Attributes:
+        in_channels: of the input.
+        patch: side and stride of the convolution.
+        norm: normalise after it; isotropic networks do not.
+    """
+
+    in_channels: int = 3
+    patch: int = 4
+    norm: bool = True
+
+
 class MetaNeXt(nn.Module):
-    """Stem, stages of blocks with half the side and new width after each, head. (B, in_channels, S, S) -> (B, classes).
+    """Stem, stages of blocks with half the side and new width after each, head. (B, C_in, S, S) -> (B, classes).
 
     Args:
         depths: blocks of each stage.
@@ -186,12 +211,11 @@ class MetaNeXt(nn.Module):
         mlp_ratios: of each stage; one number for all.
         norm: "batch" (InceptionNeXt) or "layer" (ConvNeXt).
         head: "mlp" (InceptionNeXt) or "linear" (ConvNeXt).
-        patch: side and stride of the stem's convolution.
-        stem_norm: normalise after the stem; isotropic networks do not.
+        stem: what comes before the blocks.
         gamma: start of every block's scale; 1e-6 needs the published number of steps, None leaves the scales out.
         drop_path: of the last block; the rates grow linearly over all blocks.
         head_dropout: before the last linear layer.
-        in_channels, classes: of the input and the output.
+        classes: of the output.
         channels_last: keep weights and activations in this memory layout; false takes them as they come.
     Raises:
         ValueError: lists of different lengths, or an unknown norm or head.
@@ -205,12 +229,10 @@ class MetaNeXt(nn.Module):
         mlp_ratios: float | Sequence[float] = (4, 4, 4, 3),
         norm: str = "batch",
         head: str = "mlp",
-        patch: int = 4,
-        stem_norm: bool = True,
+        stem: Stem = Stem(),
         gamma: float | None = 1e-6,
         drop_path: float = 0.0,
         head_dropout: float = 0.0,
-        in_channels: int = 3,
         classes: int = 1000,
         channels_last: bool = True,
     ) -> None:
@@ -220,10 +242,11 @@ class MetaNeXt(nn.Module):
             raise ValueError(
                 f"depths has {len(depths)} entries, dims {len(dims)}, mlp_ratios {len(ratios)}; expected as many"
             )
-        make_norm: LayerFactory = nn.BatchNorm2d if known("norm", norm, NORMS) == "batch" else LayerNorm2d
-        make_head = MLPHead if known("head", head, HEADS) == "mlp" else LinearHead
-        self.stem = nn.Sequential(nn.Conv2d(in_channels, dims[0], patch, patch))
-        if stem_norm:
+        make_norm: LayerFactory = nn.BatchNorm2d if one_of("norm", norm, NORMS) == "batch" else LayerNorm2d
+        make_head = MLPHead if one_of("head", head, HEADS) == "mlp" else LinearHead
+
+        self.stem = nn.Sequential(nn.Conv2d(stem.in_channels, dims[0], stem.patch, stem.patch))
+        if stem.norm:
             self.stem.append(make_norm(dims[0]))
         self.stages = nn.Sequential()
         for depth, c, before, ratio in zip(depths, dims, [dims[0], *dims[:-1]], ratios, strict=True):
@@ -231,6 +254,7 @@ class MetaNeXt(nn.Module):
             blocks = [MetaNeXtBlock(c, mixer, make_norm, ratio, gamma, 0.0) for _ in range(depth)]
             self.stages.append(Stage(nn.Sequential(*down), nn.Sequential(*blocks)))
         self.head = make_head(dims[-1], classes, head_dropout)
+
         self.channels_last = channels_last
         self.set_drop_path(drop_path)
         self.apply(initialise)
@@ -249,10 +273,13 @@ class MetaNeXt(nn.Module):
     def features(self, x: Tensor) -> list[Tensor]:
         """The output of each stage: (B, dims[i], S / patch / 2^i, S / patch / 2^i)."""
         x = self.stem(x)
-        found = [x.contiguous(memory_format=torch.channels_last) if self.channels_last else x]
+        if self.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        features = []
         for stage in self.stages:
-            found.append(stage(found[-1]))
-        return found[1:]
+            x = stage(x)
+            features.append(x)
+        return features
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x)[-1])

@@ -50,17 +50,17 @@ class Build:
         steps = re.split(r" - (?![^(]*\))", line)
         layers: list[nn.Module] = []
         for number, step in enumerate(steps):
-            found = re.fullmatch(r"(\d)x(\d)(?:/(\d))?(V)? (\d+)", step)
+            unit = re.fullmatch(r"(\d)x(\d)(?:/(\d))?(V)? (\d+)", step)
             if step.startswith("(") and step.endswith(")") and number == len(steps) - 1:
                 layers.append(Mixed(channels, step[1:-1].split(" | "), self))
             elif step == "avg":
                 layers.append(nn.AvgPool2d(3, 1, 1, count_include_pad=False))
             elif step == "max":
                 layers.append(nn.MaxPool2d(3, 2))
-            elif found is None:
+            elif unit is None:
                 raise ValueError(f"{line!r}: {step!r} is no step; expected e.g. '1x7 224', '3x3/2V 96', 'avg', 'max'")
             else:
-                height, width, stride, valid, filters = found.groups()
+                height, width, stride, valid, filters = unit.groups()
                 kernel = (int(height), int(width))
                 layers.append(
                     Unit(channels, self.wide(int(filters)), kernel, int(stride or 1), not valid, self.momentum)
@@ -88,9 +88,9 @@ class Mixed(nn.Module):
 
     def __init__(self, channels: int, lines: Sequence[str], build: Build) -> None:
         super().__init__()
-        made = [build.branch(channels, line) for line in lines]
-        self.out_channels = sum(branch.out_channels for branch in made)
-        self.branches = nn.ModuleList(made)
+        branches = [build.branch(channels, line) for line in lines]
+        self.out_channels = sum(branch.out_channels for branch in branches)
+        self.branches = nn.ModuleList(branches)
 
     def forward(self, x: Tensor) -> Tensor:
         if len(self.branches) == 1:
@@ -103,7 +103,8 @@ class Auxiliary(nn.Sequential):
 
     def __init__(self, channels: int, side: int, classes: int, build: Build) -> None:
         pooled = (side - 5) // 3 + 1
-        narrow, wide = build.wide(128), build.wide(768)
+        narrow = build.wide(128)
+        wide = build.wide(768)
         super().__init__(
             nn.AvgPool2d(5, 3),
             Unit(channels, narrow, (1, 1), 1, True, build.momentum),  # (B, 128, pooled, pooled)

@@ -14,6 +14,7 @@ from torchmetrics import Metric
 
 from modules.common.classifier import ClassificationModule
 from modules.common.metrics import Classification
+from modules.inception_v4.pictures import crops_picture
 
 
 def views(x: Tensor, size: int, scales: Sequence[int], squares: int) -> Iterator[Tensor]:
@@ -32,23 +33,25 @@ def views(x: Tensor, size: int, scales: Sequence[int], squares: int) -> Iterator
     if squares not in (0, 1, 3) or min(scales) < size:
         raise ValueError(f"squares={squares}, scales={list(scales)}: expected 0, 1 or 3 squares, scales from {size}")
     height, width = x.shape[-2:]
+    shorter = min(height, width)
     for scale in scales:
-        whole = resized(x, round(height * scale / min(height, width)), round(width * scale / min(height, width)))
+        whole = resize(x, round(height * scale / shorter), round(width * scale / shorter))
         room = max(whole.shape[-2:]) - scale
-        far, middle = scale - size, (scale - size) // 2
-        places = [(0, 0), (0, far), (far, 0), (far, far), (middle, middle)]
+        far = scale - size
+        middle = far // 2
+        corners_and_centre = [(0, 0), (0, far), (far, 0), (far, far), (middle, middle)]
         for start in (0, room // 2, room) if squares == 3 else (room // 2,):
             square = whole.narrow(-1 if width > height else -2, start, scale)
-            crops = [square[..., top : top + size, left : left + size] for top, left in places]
+            crops = [square[..., top : top + size, left : left + size] for top, left in corners_and_centre]
             if squares == 0:
                 yield crops[-1]
                 continue
-            for crop in (*crops, resized(square, size, size)):
+            for crop in (*crops, resize(square, size, size)):
                 yield crop
                 yield crop.flip(-1)
 
 
-def resized(x: Tensor, height: int, width: int) -> Tensor:
+def resize(x: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(x, (height, width), mode="bilinear", antialias=True, align_corners=False)
 
 
@@ -104,64 +107,65 @@ class MultiCrop(ClassificationModule):
         super().__init__(nn.ModuleList(members), classes)
         if len(names) != len(members):
             raise ValueError(f"names={list(names)}: expected one for each of the {len(members)} members")
-        chosen = list(names if ensemble is None else ensemble)
-        if not chosen or set(chosen) - set(names):
-            raise ValueError(f"ensemble={chosen}: expected some of {', '.join(names)}")
-        self.members, self.size, self.scales, self.squares = list(members), size, list(scales), squares
-        self.names, self.chosen = list(names), [list(names).index(name) for name in chosen]
+        averaged = list(names if ensemble is None else ensemble)
+        if not averaged or set(averaged) - set(names):
+            raise ValueError(f"ensemble={averaged}: expected some of {', '.join(names)}")
+        self.members = list(members)
+        self.names = list(names)
+        self.ensemble = [self.names.index(name) for name in averaged]
+        self.size = size
+        self.scales = list(scales)
+        self.squares = squares
         self.count = min(limit or 10**9, len(self.scales) * (12 * squares or 1))
-        self.own = {name: Classification(classes, ("top1", "top5")) for name in names}
-        self.add_module("own_metrics", nn.ModuleDict(self.own))
+
+        self.member_metrics = {name: Classification(classes, ("top1", "top5")) for name in names}
+        self.add_module("metrics_by_name", nn.ModuleDict(self.member_metrics))
         self.hits = Hits(self.count, len(members))
         self.by_count = torch.empty(0)  # (views, members), percent, of the last test
 
-    def running(self, x: Tensor) -> Iterator[Tensor]:
+    def running_average(self, x: Tensor) -> Iterator[Tensor]:
         """(B, C, H, W) of any size -> (members, B, classes): each member's softmax, averaged over the views so far."""
         total = x.new_zeros(len(self.members), len(x), self.classes, dtype=torch.float32)
-        seen = islice(views(x, self.size, self.scales, self.squares), self.count)
-        for number, view in enumerate(seen, 1):
+        used = islice(views(x, self.size, self.scales, self.squares), self.count)
+        for number, view in enumerate(used, 1):
             total = total + torch.stack([member(view).float().softmax(-1) for member in self.members])
             yield total / number
 
     def probabilities(self, x: Tensor) -> Tensor:
         """The same, averaged over all views."""
-        *_, last = self.running(x)
+        *_, last = self.running_average(x)
         return last
 
-    def together(self, probabilities: Tensor) -> Tensor:
+    def ensemble_logits(self, probabilities: Tensor) -> Tensor:
         """(members, B, classes) -> the log of the ensemble's mean probability (B, classes)."""
-        return probabilities[self.chosen].mean(0).log()
+        return probabilities[self.ensemble].mean(0).log()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) of any size -> the log of the ensemble's mean probability (B, classes)."""
-        return self.together(self.probabilities(x))
+        return self.ensemble_logits(self.probabilities(x))
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        x, y = batch
         right = []
-        for found in self.running(batch[0]):
-            right.append(found.argmax(-1) == batch[1])  # (members, B)
+        for probabilities in self.running_average(x):  # (members, B, classes)
+            right.append(probabilities.argmax(-1) == y)  # (members, B)
         self.hits.update(torch.stack(right))
-        for measure, one in zip(self.own.values(), found, strict=True):
-            measure.update(one.log(), batch[1])
-        self.test_metrics.update(self.together(found), batch[1])
+
+        for measure, of_member in zip(self.member_metrics.values(), probabilities, strict=True):
+            measure.update(of_member.log(), y)
+        self.test_metrics.update(self.ensemble_logits(probabilities), y)
 
     def on_test_epoch_end(self) -> None:
         self.by_count = self.hits.compute().cpu()
         self.hits.reset()
-        for name, measure in self.own.items():
-            found = measure.compute()
-            self.log_dict({f"test/{name}_{key}": value for key, value in found.items() if key != "n"})
+        for name, measure in self.member_metrics.items():
+            metrics = measure.compute()
             measure.reset()
+            self.log_dict({f"test/{name}_{key}": value for key, value in metrics.items() if key != "n"})
         super().on_test_epoch_end()
 
     def pictures(self, data: Any) -> dict[str, Figure]:
         """Test accuracy against how many of the views are averaged, in the order of `views`."""
         if len(self.by_count) < 2:
             return {}
-        figure = Figure(figsize=(7, 3.5), layout="constrained")
-        ax = figure.subplots()
-        for name, accuracy in zip(self.names, self.by_count.T, strict=True):
-            ax.plot(range(1, self.count + 1), accuracy, label=name)
-        ax.set(xlabel="number of crops", ylabel="top-1, %")
-        ax.legend(fontsize=8)
-        return {"accuracy by number of crops": figure}
+        return {"accuracy by number of crops": crops_picture(dict(zip(self.names, self.by_count.T, strict=True)))}

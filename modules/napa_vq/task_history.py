@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torchmetrics.classification import MulticlassConfusionMatrix
 
 
 class TaskHistory(nn.Module):
@@ -35,12 +36,11 @@ class TaskHistory(nn.Module):
 
         confusion (C, C) counts over the C classes seen so far: row is the true class, column the predicted one.
         """
-        right, total = (
-            confusion.diagonal().split(self.tasks[: task + 1]),
-            confusion.sum(1).split(self.tasks[: task + 1]),
-        )
-        self.correct[task, : task + 1] = torch.stack([part.sum() for part in right]).long()
-        self.counted[: task + 1] = torch.stack([part.sum() for part in total]).long()
+        n = task + 1
+        right = confusion.diagonal().split(self.tasks[:n])
+        total = confusion.sum(1).split(self.tasks[:n])
+        self.correct[task, :n] = torch.stack([counts.sum() for counts in right]).long()
+        self.counted[:n] = torch.stack([counts.sum() for counts in total]).long()
 
     def by_task(self, task: int) -> Tensor:
         """(task + 1, task + 1) percent: after task t (row) on the classes of task j (column); NaN where j > t."""
@@ -61,15 +61,43 @@ class TaskHistory(nn.Module):
         new_acc: on the classes of this task; old_acc: on all earlier ones; forgetting: mean over earlier tasks of
         their best accuracy before now minus that of now.
         """
-        seen, by_task = self.seen(task), self.by_task(task)
-        found = {"avg_incremental_acc": seen.mean(), "first_acc": seen[0]}
-        if task:
-            best = by_task[:task, :task].nan_to_num(-torch.inf).max(0).values
-            old = 100.0 * self.correct[task, :task].sum() / self.counted[:task].sum().clamp(min=1)
-            found |= {
-                "avg_later_acc": seen[1:].mean(),
-                "new_acc": by_task[task, task],
-                "old_acc": old,
-                "forgetting": (best - by_task[task, :task]).mean(),
-            }
-        return found
+        seen = self.seen(task)
+        metrics = {"avg_incremental_acc": seen.mean(), "first_acc": seen[0]}
+        if not task:
+            return metrics
+
+        by_task = self.by_task(task)
+        best = by_task[:task, :task].nan_to_num(-torch.inf).max(0).values
+        return metrics | {
+            "avg_later_acc": seen[1:].mean(),
+            "new_acc": by_task[task, task],
+            "old_acc": 100.0 * self.correct[task, :task].sum() / self.counted[:task].sum().clamp(min=1),
+            "forgetting": (best - by_task[task, :task]).mean(),
+        }
+
+
+class TaskScores(nn.Module):
+    """One way of predicting: counted during a test, entered into the history at its end.
+
+    Args:
+        tasks: classes of each task.
+        task: the present one; its test has the classes of all tasks up to it.
+    """
+
+    def __init__(self, tasks: Sequence[int], task: int) -> None:
+        super().__init__()
+        classes = sum(tasks[: task + 1])
+        self.task = task
+        self.history = TaskHistory(tasks)
+        self.confusion = MulticlassConfusionMatrix(classes, validate_args=False)
+        self.last_confusion = torch.zeros(classes, classes)  # of the last test, rows are true classes
+
+    def update(self, scores: Tensor, y: Tensor) -> None:
+        """Count the largest of the scores (B, C) against the labels (B,)."""
+        self.confusion.update(scores, y)
+
+    def close(self) -> None:
+        """Enter what was counted into the history, and count from 0 again."""
+        self.last_confusion = self.confusion.compute()
+        self.history.record(self.task, self.last_confusion)
+        self.confusion.reset()

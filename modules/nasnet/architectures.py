@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from modules.nasnet.cells import Block, CellNetwork, Genotype, Graph
+from modules.nasnet.cells import Block, Genotype, Graph
+from modules.nasnet.networks import CellNetwork, Stem
 
 NORMAL_A = Graph(
     (
@@ -36,11 +37,24 @@ def nasnet_a(**options: Any) -> CellNetwork:
 
 def nasnet_a_large(classes: int = 1000, input_size: int = 331, **options: Any) -> CellNetwork:
     """NASNet-A (6 @ 4032) for ImageNet at 331 pixels."""
-    wiring: dict[str, Any] = {"stem": "imagenet", "stem_width": 96, "skip_reduction": True}
-    return nasnet_a(repeats=6, penultimate=4032, classes=classes, input_size=input_size, **wiring, **options)
+    return nasnet_a(
+        repeats=6,
+        penultimate=4032,
+        classes=classes,
+        input_size=input_size,
+        stem=Stem("imagenet", width=96),
+        skip_reduction=True,
+        **options,
+    )
 
 
 def nasnet_a_mobile(classes: int = 1000, input_size: int = 224, **options: Any) -> CellNetwork:
     """NASNet-A (4 @ 1056) for ImageNet at 224 pixels."""
-    wiring: dict[str, Any] = {"stem": "imagenet", "stem_width": 32}
-    return nasnet_a(repeats=4, penultimate=1056, classes=classes, input_size=input_size, **wiring, **options)
+    return nasnet_a(
+        repeats=4,
+        penultimate=1056,
+        classes=classes,
+        input_size=input_size,
+        stem=Stem("imagenet", width=32),
+        **options,
+    )

@@ -20,14 +20,16 @@ class Controller(nn.Module):
 
     def __init__(self, sizes: Sequence[int], units: int = 100, replays: int = 1, init: float = 0.1) -> None:
         super().__init__()
-        self.sizes, self.units = list(sizes), units
+        self.sizes = list(sizes)
+        self.units = units
 
         def parameter(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(replays, *shape).uniform_(-init, init))
 
         self.first = parameter(1, units)
         self.embeddings = nn.ParameterList(parameter(size, units) for size in self.sizes[:-1])
-        self.weight, self.bias = parameter(2 * units, 4 * units), parameter(1, 4 * units)
+        self.weight = parameter(2 * units, 4 * units)
+        self.bias = parameter(1, 4 * units)
         self.heads = nn.ParameterList(parameter(units, size) for size in self.sizes)
         self.head_biases = nn.ParameterList(parameter(1, size) for size in self.sizes)
 

@@ -98,7 +98,8 @@ class ReluConvNorm(nn.Module):
 
     def __init__(self, i: int, o: int, kernel: int, norm: Norm, stride: int = 1, dilation: int = 1) -> None:
         super().__init__()
-        self.conv, self.bn = SameConv2d(i, o, kernel, stride, dilation), norm(o)
+        self.conv = SameConv2d(i, o, kernel, stride, dilation)
+        self.bn = norm(o)
 
     def forward(self, state: State) -> Tensor:
         return self.bn(self.conv(state.relu))
@@ -109,11 +110,14 @@ class Factored(nn.Module):
 
     def __init__(self, i: int, o: int, kernel: int, norm: Norm, stride: int) -> None:
         super().__init__()
-        self.conv1, self.bn1 = SameConv2d(i, o, (1, kernel), (1, stride)), norm(o)
-        self.conv2, self.bn2 = SameConv2d(o, o, (kernel, 1), (stride, 1)), norm(o)
+        self.conv1 = SameConv2d(i, o, (1, kernel), (1, stride))
+        self.bn1 = norm(o)
+        self.conv2 = SameConv2d(o, o, (kernel, 1), (stride, 1))
+        self.bn2 = norm(o)
 
     def forward(self, state: State) -> Tensor:
-        return self.bn2(self.conv2(F.relu(self.bn1(self.conv1(state.relu)), inplace=True)))
+        x = self.bn1(self.conv1(state.relu))
+        return self.bn2(self.conv2(F.relu(x, inplace=True)))
 
 
 class SeparableTwice(nn.Module):
@@ -121,9 +125,12 @@ class SeparableTwice(nn.Module):
 
     def __init__(self, i: int, o: int, kernel: int, norm: Norm, stride: int) -> None:
         super().__init__()
-        self.depthwise1, self.pointwise1 = SameConv2d(i, i, kernel, stride, groups=i), SameConv2d(i, o, 1)
+        self.depthwise1 = SameConv2d(i, i, kernel, stride, groups=i)
+        self.pointwise1 = SameConv2d(i, o, 1)
         self.bn1 = norm(o)
-        self.depthwise2, self.pointwise2 = SameConv2d(o, o, kernel, groups=o), SameConv2d(o, o, 1)
+
+        self.depthwise2 = SameConv2d(o, o, kernel, groups=o)
+        self.pointwise2 = SameConv2d(o, o, 1)
         self.bn2 = norm(o)
 
     def forward(self, state: State) -> Tensor:
@@ -154,7 +161,8 @@ class ConvNorm(nn.Module):
 
     def __init__(self, i: int, o: int, norm: Norm) -> None:
         super().__init__()
-        self.conv, self.bn = SameConv2d(i, o, 1), norm(o)
+        self.conv = SameConv2d(i, o, 1)
+        self.bn = norm(o)
 
     def forward(self, state: State) -> Tensor:
         return self.bn(self.conv(state.raw))
@@ -171,7 +179,9 @@ class FactorizedReduction(nn.Module):
 
     def __init__(self, i: int, o: int, norm: Norm, rectify: bool = True) -> None:
         super().__init__()
-        self.conv1, self.conv2, self.bn = SameConv2d(i, o // 2, 1), SameConv2d(i, o - o // 2, 1), norm(o)
+        self.conv1 = SameConv2d(i, o // 2, 1)
+        self.conv2 = SameConv2d(i, o - o // 2, 1)
+        self.bn = norm(o)
         self.rectify = rectify
 
     def forward(self, state: State) -> Tensor:

@@ -30,17 +30,17 @@ def _in_cell(name: str, patterns: Sequence[tuple[str, str]]) -> str:
     for pattern, ours in patterns:
         if re.match(pattern, name):
             name = re.sub("^" + pattern, ours, name)
-            found = re.match(r"operations\.(\d)(left|right)", name)
-            if found:
-                number = 2 * int(found[1]) + (found[2] == "right")
-                name = name.replace(found[0], f"operations.{number}")
+            side = re.match(r"operations\.(\d)(left|right)", name)
+            if side:
+                number = 2 * int(side[1]) + (side[2] == "right")
+                name = name.replace(side[0], f"operations.{number}")
             return name
     raise ValueError(f"{name}: not a parameter of NASNet-A")
 
 
 def from_timm(state: Mapping[str, Tensor], repeats: int = 6) -> dict[str, Tensor]:
     """timm's nasnetalarge state dict under our names. Raises ValueError for a name that is not NASNet-A's."""
-    found = {}
+    renamed = {}
     for name, value in state.items():
         head, _, rest = name.partition(".")
         if head == "conv0":
@@ -52,29 +52,33 @@ def from_timm(state: Mapping[str, Tensor], repeats: int = 6) -> dict[str, Tensor
             if kind not in ("cell_stem", "cell", "reduction_cell"):
                 raise ValueError(f"{name}: not a parameter of timm's nasnetalarge")
             number = int(digits)
-            places = {"cell_stem": number, "cell": 2 + number + number // repeats}
-            cell = places.get(kind, 2 + (number + 1) * repeats + number)
+            cell = {
+                "cell_stem": number,
+                "cell": 2 + number + number // repeats,
+                "reduction_cell": 2 + (number + 1) * repeats + number,
+            }[kind]
             ours = f"cells.{cell}.{_in_cell(rest, TIMM)}"
-        found[ours] = value
-    return found
+        renamed[ours] = value
+    return renamed
 
 
 def from_pytorchcv(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """State dicts of pytorchcv's nasnet_4a1056 and nasnet_6a4032 under our names. Raises ValueError as from_timm."""
     repeats = max(int(m[1]) for m in (re.match(r"features\.stage1\.unit(\d+)\.", name) for name in state) if m)
-    found = {}
+    renamed = {}
     for name, value in state.items():
         if m := re.match(r"features\.init_block\.(conv|bn)\.", name):
             ours = f"stem.{int(m[1] == 'bn')}." + name[m.end() :]
         elif m := re.match(r"features\.stem(\d)_unit\.", name):
             ours = f"cells.{int(m[1]) - 1}.{_in_cell(name[m.end() :], PYTORCHCV)}"
         elif m := re.match(r"features\.stage(\d)\.unit(\d+)\.", name):
-            stage, unit = int(m[1]) - 1, int(m[2]) - 1
+            stage = int(m[1]) - 1
+            unit = int(m[2]) - 1
             cell = 2 + stage * (repeats + 1) - bool(stage) + unit
             ours = f"cells.{cell}.{_in_cell(name[m.end() :], PYTORCHCV)}"
         elif m := re.match(r"output\.fc\.", name):
             ours = f"fc.{name[m.end() :]}"
         else:
             raise ValueError(f"{name}: not a parameter of pytorchcv's NASNet")
-        found[ours] = value
-    return found
+        renamed[ours] = value
+    return renamed

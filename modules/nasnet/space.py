@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modules.nasnet.cells import OPERATIONS, Block, Genotype, Graph
+from modules.nasnet.cells import Block, Genotype, Graph
+from modules.nasnet.operations import OPERATIONS
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Space:
     @property
     def sizes(self) -> list[int]:
         """How many options each choice has."""
-        ops, ways = len(self.operations), len(self.combinations)
+        ops = len(self.operations)
+        ways = len(self.combinations)
         cell = [n for b in range(self.blocks) for n in (self.inputs + b, self.inputs + b, ops, ops, ways)]
         return cell * (2 if self.reduction is None else 1)
 
@@ -57,10 +59,10 @@ class Space:
 
     def number(self, actions: Tensor) -> Tensor:
         """Place of sequences (..., T) in the list of all, below `count`; of spaces with fewer than 2^63."""
-        place = torch.zeros_like(actions[..., 0])
+        number = torch.zeros_like(actions[..., 0])
         for t, size in enumerate(self.sizes):
-            place = place * size + actions[..., t]
-        return place
+            number = number * size + actions[..., t]
+        return number
 
     def canonical(self, actions: Tensor) -> Tensor:
         """One form (..., T) for sequences (..., T) of the same network: each block's smaller (state, operation) first.
@@ -70,6 +72,7 @@ class Space:
         """
         blocks = actions.unflatten(-1, (-1, 5))  # (..., blocks, 5)
         first, second, op1, op2, way = blocks.unbind(-1)
+
         exchange = (first > second) | ((first == second) & (op1 > op2))
         exchanged = torch.stack([second, first, op2, op1, way], -1)
         return torch.where(exchange[..., None], exchanged, blocks).flatten(-2)

@@ -1,131 +1,178 @@
-"""Continuous time: NoProp-CT, NoProp-FM and the neural ODE trained by the adjoint method (arXiv 2503.24322)."""
+"""Continuous time: NoProp-CT and NoProp-FM, one network for all t in [0, 1] (arXiv 2503.24322)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from modules.common.module import OptimizerFactory
+from modules.noprop.arms import Denoiser
 from modules.noprop.label_diffusion import (
-    AdjointEuler,
     LabelSpace,
     LearnedSchedule,
     Noise,
     noised,
     prior_kl,
+    squared_error,
     transitions,
 )
-from modules.noprop.module import Denoiser
 from modules.noprop.networks import Network
-from modules.noprop.pictures import schedule_figure
+from modules.noprop.pictures import draw_schedule
 
 
 class Continuous(Denoiser):
-    """One network for all t in [0, 1].
+    """An arm with one network for all t.
 
     Args:
-        objective: "diffusion" (NoProp-CT, Algorithm 2), "flow" (NoProp-FM, Algorithm 3), or "adjoint": the flow's ODE
-            trained end to end on the cross-entropy of f_out(z_1) by the adjoint method.
-        steps: T, at inference and for the adjoint.
+        steps: T, at inference.
         network: makes a Network from (dim, classes, as_image, timed).
-        label: see Denoiser.
-        noise: the learned schedule; used by diffusion alone.
-        eta: weight of diffusion's denoising term.
-        sigma: standard deviation of z_t around the flow's straight path.
-        start, inference_runs, pool, optimizer: see Denoiser.
-    Raises:
-        ValueError: no such objective.
+        label, start: see Denoiser.
+        inference_runs, pool, optimizer: see Arm.
+    """
+
+    def __init__(
+        self, steps: int, network: Callable[..., Network], label: LabelSpace, start: Continuous | None, **options: Any
+    ) -> None:
+        super().__init__(label, start, stations=(), **options)
+        self.steps = steps
+        arguments = (label.dim, label.classes, label.kind == "prototype", True)
+        self.network: Network = start.network if start else network(*arguments)
+
+    def loss(self, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        """Of one batch; x is pooled."""
+        raise NotImplementedError
+
+    def descend(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        loss = self.loss(x, y, Noise(x))
+        self.step(loss, self.optimizers())
+        return {"loss": loss.detach()}
+
+    def times(self, device: torch.device) -> Tensor:
+        """0 to 1 in T steps, float64 (T + 1,)."""
+        return torch.linspace(0, 1, self.steps + 1, device=device, dtype=torch.float64)
+
+
+class NoPropCT(Continuous):
+    """NoProp-CT: denoising under a learned noise schedule (Algorithm 2).
+
+        L = -log p(y|z_1) + KL(q(z_0|y) || N(0,1)) + eta/2 SNR'(t) |uhat(z_t, x, t) - u_y|^2,   t ~ U(0, 1)    (Eq. 9)
+
+    Args:
+        steps, network, label, start: see Continuous.
+        gamma: the learned schedule.
+        eta: weight of the denoising term.
+        inference_runs, pool, optimizer: see Arm.
     """
 
     def __init__(
         self,
-        objective: str,
         steps: int,
         network: Callable[..., Network],
         label: LabelSpace,
-        noise: LearnedSchedule,
+        gamma: LearnedSchedule,
         eta: float = 1.0,
-        sigma: float = 0.0,
         start: Continuous | None = None,
         inference_runs: int = 5,
         pool: int = 1,
         optimizer: OptimizerFactory | None = None,
     ) -> None:
-        super().__init__(label, start, inference_runs=inference_runs, pool=pool, stations=(), optimizer=optimizer)
-        if objective not in ("diffusion", "flow", "adjoint"):
-            raise ValueError(f"objective={objective!r}: expected one of diffusion, flow, adjoint")
-        self.objective, self.steps, self.eta, self.sigma = objective, steps, eta, sigma
-        arguments = (label.dim, label.classes, label.kind == "prototype", True)
-        self.network: Network = start.network if start else network(*arguments)
-        self.noise = noise if objective == "diffusion" else None
+        super().__init__(steps, network, label, start, inference_runs=inference_runs, pool=pool, optimizer=optimizer)
+        self.gamma = gamma
+        self.eta = eta
 
-    def descend(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        loss = {"diffusion": self.diffusion_loss, "flow": self.flow_loss, "adjoint": self.adjoint_loss}
-        value = loss[self.objective](x, y, Noise(x))
-        self.step(value, self.optimizers())
-        return {"loss": value.detach()}
-
-    def diffusion_loss(self, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+    def loss(self, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """Equation 9. The gradient also reaches the schedule, through z_t, SNR' and both ends."""
-        assert self.noise is not None
-        u, t = self.label.embedding[y], noise.uniform()
-        gamma, slope = self.noise(torch.cat([t, t.new_tensor([0, 1])]))
-        abar, rise = torch.sigmoid(-gamma), -slope * torch.exp(-gamma)  # rise = SNR'
+        u = self.label.embedding[y]  # (B, d)
+        t = noise.uniform()
+        gamma, slope = self.gamma(torch.cat([t, t.new_tensor([0, 1])]))  # (B + 2,): t of the images, then both ends
+        abar = torch.sigmoid(-gamma)
+        snr_slope = -slope * torch.exp(-gamma)
+
         z = noised(u, abar[:-2, None], noise.normal(u.shape[1]))
         z_last = noised(u, abar[-1], noise.normal(u.shape[1]))
         u_hat = self.label.mixed(self.network(z, self.network.image(x), t).softmax(-1))
-        denoising = rise[:-2] * (u_hat - u).square().sum(-1)
+
+        denoising = (snr_slope[:-2] * squared_error(u_hat, u)).mean()
         prior = prior_kl(u, abar[-2]).mean()
-        return F.cross_entropy(self.label(z_last), y) + prior + self.eta / 2 * denoising.mean()
+        return F.cross_entropy(self.label(z_last), y) + prior + self.eta / 2 * denoising
 
-    def flow_loss(self, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        """Equation 11, or 13 where the embedding is learned."""
-        u, t, z_0 = self.label.embedding[y], noise.uniform(), noise.normal(self.label.dim)
-        z = torch.lerp(z_0, u, t[:, None]) + self.sigma * noise.normal(self.label.dim)
-        v = self.label.mixed(self.network(z, self.network.image(x), t))
-        loss = (v - (u - z_0)).square().sum(-1).mean()
-        if self.label.kind == "onehot":
-            return loss
-        return loss + F.cross_entropy(self.label(z + (1 - t[:, None]) * v), y)
+    def chain(self, x: Tensor, z: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        features = self.network.image(x).repeat(len(z) // len(x), 1)
+        times = self.times(x.device)
+        gamma, _ = self.gamma(times)
+        steps = transitions(torch.sigmoid(-gamma))
+        for k, t in enumerate(times[:-1]):
+            logits = self.network(z, features, t[None])
+            a, b, c = (values[k].float() for values in steps)
+            z = a * self.label.mixed(logits.softmax(-1)) + b * z + c.sqrt() * torch.randn_like(z)  # Eq. 3
+            yield logits, z
 
-    def adjoint_loss(self, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        parts = (self.network.label, self.network.time, self.network.head)
-        trained = [p for part in parts for p in cast(nn.Module, part).parameters()]
-        if isinstance(self.label.embedding, nn.Parameter):
-            trained.append(self.label.embedding)
-        z_0, features = noise.normal(self.label.dim), self.network.image(x).float()
-        z_1: Any = AdjointEuler.apply(self.velocity, self.steps, z_0, features, *trained)
-        return F.cross_entropy(self.label(z_1), y)
+    def pictures(self, data: Any) -> dict[str, Figure]:
+        t = torch.linspace(0, 1, 101, device=self.device)
+        gamma, slope = self.gamma(t)
+        weight = -self.eta / 2 * slope * torch.exp(-gamma)
+        schedule = draw_schedule(t.tolist(), torch.sigmoid(-gamma).tolist(), weight.tolist())
+        return {**super().pictures(data), "learned schedule": schedule}
+
+
+class Flow(Continuous):
+    """dz = v(z, x, t) dt from noise to the label, by Euler steps; v is a sum of class embeddings without a softmax."""
 
     def velocity(self, z: Tensor, features: Tensor, t: Tensor) -> Tensor:
         return self.label.mixed(self.network(z, features, t))
 
     def chain(self, x: Tensor, z: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         features = self.network.image(x).repeat(len(z) // len(x), 1)
-        times = torch.linspace(0, 1, self.steps + 1, device=x.device, dtype=torch.float64)
-        steps = None if self.noise is None else transitions(torch.sigmoid(-self.noise(times)[0]))
-        for k, t in enumerate(times[:-1]):
+        for t in self.times(x.device)[:-1]:
             logits = self.network(z, features, t[None])
-            if steps is None:
-                z = z + self.label.mixed(logits) / self.steps
-            else:
-                a, b, c = (values[k].float() for values in steps)
-                z = a * self.label.mixed(logits.softmax(-1)) + b * z + c.sqrt() * torch.randn_like(z)
+            z = z + self.label.mixed(logits) / self.steps
             yield logits, z
 
-    def answer(self, z: Tensor) -> Tensor:
-        return self.label.nearness(z) if self.objective == "flow" else self.label(z)
 
-    def pictures(self, data: Any) -> dict[str, Figure]:
-        made = super().pictures(data)
-        if self.noise is not None:
-            t = torch.linspace(0, 1, 101, device=self.device)
-            gamma, slope = self.noise(t)
-            weight = -self.eta / 2 * slope * torch.exp(-gamma)
-            made["learned schedule"] = schedule_figure(t.tolist(), torch.sigmoid(-gamma).tolist(), weight.tolist())
-        return made
+class NoPropFM(Flow):
+    """NoProp-FM: flow matching (Algorithm 3).
+
+        L = |v(z_t, x, t) - (u_y - z_0)|^2,   z_t ~ N(t u_y + (1 - t) z_0, sigma^2)                            (Eq. 11)
+
+    A learned embedding needs a second term, -log p(y|z_t + (1 - t) v) (Eq. 13).
+
+    Args:
+        steps, network, label, start: see Continuous.
+        sigma: standard deviation of z_t around the straight path.
+        inference_runs, pool, optimizer: see Arm.
+    """
+
+    def __init__(
+        self,
+        steps: int,
+        network: Callable[..., Network],
+        label: LabelSpace,
+        sigma: float = 0.0,
+        start: Continuous | None = None,
+        inference_runs: int = 5,
+        pool: int = 1,
+        optimizer: OptimizerFactory | None = None,
+    ) -> None:
+        super().__init__(steps, network, label, start, inference_runs=inference_runs, pool=pool, optimizer=optimizer)
+        self.sigma = sigma
+
+    def loss(self, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        """Equation 11, or 13 where the embedding is learned."""
+        u = self.label.embedding[y]  # (B, d)
+        t = noise.uniform()
+        z_0 = noise.normal(self.label.dim)
+        z = torch.lerp(z_0, u, t[:, None]) + self.sigma * noise.normal(self.label.dim)
+
+        v = self.velocity(z, self.network.image(x), t)
+        matching = squared_error(v, u - z_0).mean()
+        if self.label.kind == "onehot":
+            return matching
+        return matching + F.cross_entropy(self.label(z + (1 - t[:, None]) * v), y)
+
+    def answer(self, z: Tensor) -> Tensor:
+        return self.label.nearness(z)

@@ -9,8 +9,6 @@ Equations of arXiv 2503.24322 (NoProp); a time of theirs runs from noise, t = 0,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -48,7 +46,11 @@ class LabelSpace(nn.Module):
                 raise ValueError(f"{name}={value!r}: expected one of {', '.join(valid)}")
         if kind == "onehot" and dim != classes:
             raise ValueError(f"dim={dim}: a one-hot embedding of {classes} classes has {classes}")
-        self.kind, self.classes, self.dim, self.output, self.sigma = kind, classes, dim, output, sigma
+        self.kind = kind
+        self.classes = classes
+        self.dim = dim
+        self.output = output
+        self.sigma = sigma
         self.f_out = nn.Linear(dim, classes)
         self.embedding: Tensor
         if kind == "onehot":
@@ -113,12 +115,18 @@ def transitions(abar: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     alpha = before / after  # alpha_{t-1}
     a = after.sqrt() * (1 - alpha) / (1 - before)
     b = alpha.sqrt() * (1 - after) / (1 - before)
-    return a, b, (1 - after) * (1 - alpha) / (1 - before)
+    c = (1 - after) * (1 - alpha) / (1 - before)
+    return a, b, c
 
 
 def noised(u: Tensor, abar: Tensor, eps: Tensor) -> Tensor:
     """A draw from q(z_t|y). u, eps (B, d); abar () or (B, 1)."""
     return abar.sqrt() * u + (1 - abar).sqrt() * eps
+
+
+def squared_error(u_hat: Tensor, u: Tensor) -> Tensor:
+    """|uhat - u|^2, a sum over d. (B, d) each -> (B,)."""
+    return (u_hat - u).square().sum(-1)
 
 
 def prior_kl(u: Tensor, abar: Tensor) -> Tensor:
@@ -138,61 +146,42 @@ class LearnedSchedule(nn.Module):
 
     def __init__(self, gamma_0: float, gamma_1: float, hidden: int = 32) -> None:
         super().__init__()
-        self.gamma_0, self.gamma_1 = nn.Parameter(torch.tensor(gamma_0)), nn.Parameter(torch.tensor(gamma_1))
-        self.raw_1, self.bias, self.raw_2 = (nn.Parameter(torch.randn(hidden)) for _ in range(3))
+        self.gamma_0 = nn.Parameter(torch.tensor(gamma_0))
+        self.gamma_1 = nn.Parameter(torch.tensor(gamma_1))
+        self.raw_1 = nn.Parameter(torch.randn(hidden))  # the weights are softplus of these
+        self.bias = nn.Parameter(torch.randn(hidden))
+        self.raw_2 = nn.Parameter(torch.randn(hidden))
 
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """t (B,) -> gamma(t) and its derivative, both (B,), in t's precision."""
-        w_1, w_2, bias = (p.to(t.dtype) for p in (F.softplus(self.raw_1), F.softplus(self.raw_2), self.bias))
-        s = torch.sigmoid(torch.cat([t.new_tensor([0, 1]), t])[:, None] * w_1 + bias)  # (2 + B, hidden)
-        h, slope = (s * w_2).sum(-1), (s * (1 - s) * w_1 * w_2).sum(-1)
-        span, rise = self.gamma_1 - self.gamma_0, h[1] - h[0]
-        return self.gamma_0 + span * (1 - (h[2:] - h[0]) / rise), -span * slope[2:] / rise
+        w_1 = F.softplus(self.raw_1).to(t.dtype)
+        w_2 = F.softplus(self.raw_2).to(t.dtype)
+        bias = self.bias.to(t.dtype)
 
+        ends_first = torch.cat([t.new_tensor([0, 1]), t])  # (2 + B,)
+        s = torch.sigmoid(ends_first[:, None] * w_1 + bias)  # (2 + B, hidden)
+        h = (s * w_2).sum(-1)
+        h_slope = (s * (1 - s) * w_1 * w_2).sum(-1)
 
-class AdjointEuler(torch.autograd.Function):
-    """z_1 of dz/dt = field(z, features, t) from z_0 by Euler steps, with the gradient of the adjoint method.
-
-    Backwards it integrates z and the adjoint from t = 1 to 0 (Chen et al. 2018) and keeps no step's graph.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, field: Callable[..., Tensor], steps: int, z: Tensor, features: Tensor, *p: Tensor) -> Tensor:
-        times = torch.linspace(0, 1, steps + 1, device=z.device)
-        with torch.autocast(z.device.type, enabled=False):
-            for t in times[:-1]:
-                z = z + field(z, features, t[None]) / steps
-        ctx.field, ctx.steps, ctx.times = field, steps, times
-        ctx.save_for_backward(z, features, *p)
-        return z
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        z, features, *p = ctx.saved_tensors
-        adjoint, features = gradients[0], features.detach().requires_grad_()
-        totals = [torch.zeros_like(v) for v in (features, *p)]
-        with torch.autocast(z.device.type, enabled=False):
-            for t in ctx.times[1:].flip(0):
-                z = z.detach().requires_grad_()
-                with torch.enable_grad():
-                    velocity = ctx.field(z, features, t[None])
-                by_z, *others = torch.autograd.grad(velocity, [z, features, *p], adjoint)
-                z, adjoint = z - velocity / ctx.steps, adjoint + by_z / ctx.steps
-                for total, value in zip(totals, others, strict=True):
-                    total += value / ctx.steps
-        return None, None, adjoint, *totals
+        span = self.gamma_1 - self.gamma_0
+        rise = h[1] - h[0]
+        gamma = self.gamma_0 + span * (1 - (h[2:] - h[0]) / rise)
+        return gamma, -span * h_slope[2:] / rise
 
 
 class Noise:
     """Random numbers per image of a training batch: drawn for the global batch on every process, cut to its share."""
 
     def __init__(self, x: Tensor) -> None:
-        self.total, self.mine, self.device = len(x), slice(len(x)), x.device
+        self.total = len(x)
+        self.mine = slice(len(x))
+        self.device = x.device
         if world_size() > 1:
             sizes = [torch.zeros(1, dtype=torch.long, device=x.device) for _ in range(world_size())]
             dist.all_gather(sizes, torch.tensor([len(x)], device=x.device))
             start = int(sum(sizes[: dist.get_rank()]))
-            self.total, self.mine = int(sum(sizes)), slice(start, start + len(x))
+            self.total = int(sum(sizes))
+            self.mine = slice(start, start + len(x))
 
     def normal(self, dim: int) -> Tensor:
         return torch.randn(self.total, dim, device=self.device)[self.mine]

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 
 class Residual(nn.Sequential):
+    """x + layers(x)."""
+
     def forward(self, x: Tensor) -> Tensor:
         return x + super().forward(x)
 
@@ -48,9 +50,10 @@ class Network(nn.Module):
         def of_image() -> list[nn.Module]:
             layers: list[nn.Module] = []
             for channels, width, pooled in zip([in_channels, *widths[:2]], widths, (True, False, True), strict=True):
-                layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
-                layers += [*([nn.MaxPool2d(2)] if pooled else []), nn.Dropout(dropout)]
-            return [*layers, nn.Flatten(), *dense(widths[2] * (size // 4) ** 2), *([nn.ReLU()] if timed else [])]
+                pooling = [nn.MaxPool2d(2)] if pooled else []
+                layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(), *pooling, nn.Dropout(dropout)]
+            last = [nn.ReLU()] if timed else []
+            return [*layers, nn.Flatten(), *dense(widths[2] * (size // 4) ** 2), *last]
 
         self.image = nn.Sequential(*of_image())
         if as_image:
@@ -59,15 +62,16 @@ class Network(nn.Module):
             skip = [] if timed else [Residual(*dense(hidden), nn.ReLU(), *dense(hidden))]
             self.label = nn.Sequential(*dense(dim), nn.ReLU(), *skip)
         self.time = nn.Sequential(*dense(64), nn.ReLU()) if timed else None
-        inputs, half = (3 if timed else 2) * hidden, hidden // 2
+        inputs = (3 if timed else 2) * hidden
+        half = hidden // 2
         self.head = nn.Sequential(*dense(inputs), nn.ReLU(), *dense(hidden, half), nn.ReLU(), nn.Linear(half, classes))
 
     def forward(self, z: Tensor, features: Tensor, t: Tensor | None = None) -> Tensor:
         """z (B, d), features = self.image(x) (B, hidden), t (B,) or (1,) -> logits over the class embeddings (B, m)."""
-        parts = [features, self.label(z)]
+        inputs = [features, self.label(z)]
         if self.time is not None and t is not None:
-            parts.append(self.time(time_embedding(t)).expand(len(z), -1))
-        return self.head(torch.cat(parts, -1))
+            inputs.append(self.time(time_embedding(t)).expand(len(z), -1))
+        return self.head(torch.cat(inputs, -1))
 
 
 def time_embedding(t: Tensor, dim: int = 64) -> Tensor:

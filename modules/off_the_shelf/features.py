@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from modules.common.closed_form import ClosedForm
 from modules.common.frozen import Frozen
 from modules.common.module import StageModule
-from modules.off_the_shelf.views import Patches, Views, resized
+from modules.off_the_shelf.pictures import draw_views
+from modules.off_the_shelf.views import Patches, Views, resize
 
 
 def unit(f: Tensor) -> Tensor:
@@ -23,8 +24,8 @@ def unit(f: Tensor) -> Tensor:
 
 
 class Backbone(StageModule):
-    """A frozen network and the layer that is its feature. Built when it is first used: stages that only need stored
-    features do not load it.
+    """A frozen network and the layer that is its feature. Built when it is first used: stages that are fed with an
+    export do not load it.
 
     Args:
         network: makes the network (`_partial_: true`).
@@ -33,7 +34,8 @@ class Backbone(StageModule):
         relu: rectify the layer's output.
         mean, std, peak: the network sees (peak x - mean) / std of images x in [0, 1].
         channels_last: memory layout that runs faster on most processors.
-        weight_seed: of networks with random weights.
+        weight_seed: of networks with random weights. Not the engine's `start_like`, which seeds the construction of a
+            stage: the network is built later than that, and anew in each stage that uses it.
     Raises:
         ValueError: the network has no such layer.
     """
@@ -51,31 +53,41 @@ class Backbone(StageModule):
         weight_seed: int = 0,
     ) -> None:
         super().__init__()
-        self.factory, self.side, self.layer, self.relu = network, side, layer, relu
-        self.scale, self.shift = [peak / s for s in std], [-m / s for m, s in zip(mean, std, strict=True)]
-        self.channels_last, self.weight_seed = channels_last, weight_seed
+        self.build_network = network
+        self.side = side
+        self.layer = layer
+        self.relu = relu
+        self.scale = [peak / s for s in std]
+        self.shift = [-m / s for m, s in zip(mean, std, strict=True)]
+        self.channels_last = channels_last
+        self.weight_seed = weight_seed
         self.network: nn.Module | None = None
-        self._kept = torch.empty(0)
-        self.sums = torch.zeros(3, dtype=torch.float64)  # images, their features' norms, shares above 0
-        self.dimension = 0
+        self._layer_output = torch.empty(0)
 
-    def built(self) -> nn.Module:
-        if self.network is None:
-            with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
-                torch.manual_seed(self.weight_seed)
-                network = self.factory().eval().requires_grad_(False)
-            if self.layer is not None:
-                parts = dict(network.named_modules())
-                if self.layer not in parts:
-                    raise ValueError(f"layer={self.layer!r}: the network has {', '.join(n for n in parts if n)}")
-                parts[self.layer].register_forward_hook(self._keep)
-            if self.channels_last:
-                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            self.network = network.to(self.device)
+        self.dimension = 0
+        self.sums = torch.zeros(3, dtype=torch.float64)  # images, their features' norms, shares above 0
+
+    def load_network(self) -> nn.Module:
+        """The network, built at the first call."""
+        if self.network is not None:
+            return self.network
+
+        with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
+            torch.manual_seed(self.weight_seed)
+            network = self.build_network().eval().requires_grad_(False)
+
+        if self.layer is not None:
+            layers = dict(network.named_modules())
+            if self.layer not in layers:
+                raise ValueError(f"layer={self.layer!r}: the network has {', '.join(n for n in layers if n)}")
+            layers[self.layer].register_forward_hook(self._keep_output)
+        if self.channels_last:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network.to(self.device)
         return self.network
 
-    def _keep(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
-        self._kept = output.clone()  # the next layer may rectify it in place
+    def _keep_output(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        self._layer_output = output.clone()  # the next layer may rectify it in place
 
     def train(self, mode: bool = True) -> Backbone:
         """Stays in evaluation mode: batch statistics are part of what is frozen."""
@@ -86,20 +98,26 @@ class Backbone(StageModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 1 or 3, S, S) in [0, 1] -> (B, D) float32; maps are averaged over their positions."""
-        network = self.built()
-        scale, shift = (x.new_tensor(value).view(1, -1, 1, 1) for value in (self.scale, self.shift))
+        network = self.load_network()
+        scale = x.new_tensor(self.scale).view(1, -1, 1, 1)
+        shift = x.new_tensor(self.shift).view(1, -1, 1, 1)
         x = (x * scale + shift).expand(-1, 3, -1, -1)
-        output = network(x.contiguous(memory_format=torch.channels_last) if self.channels_last else x.contiguous())
+        x = x.contiguous(memory_format=torch.channels_last) if self.channels_last else x.contiguous()
+
+        output = network(x)
         if self.layer is not None:
-            output, self._kept = self._kept, torch.empty(0)
-        output = F.relu(output) if self.relu else output
+            output = self._layer_output
+            self._layer_output = torch.empty(0)
+        if self.relu:
+            output = F.relu(output)
         return (output.flatten(2).mean(2) if output.ndim == 4 else output).float()
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        f = self(resized(batch[0], self.side))
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        f = self(resize(batch.x, self.side))  # (B, D)
         self.dimension = f.shape[1]
-        found = torch.stack([f.new_tensor(len(f)), f.norm(dim=1).sum(), (f > 0).float().mean(1).sum()])
-        self.sums += found.double().cpu()
+        norms = f.norm(dim=1)
+        positive = (f > 0).float().mean(1)
+        self.sums += torch.stack([f.new_tensor(len(f)), norms.sum(), positive.sum()]).double().cpu()
 
     def on_test_epoch_end(self) -> None:
         n, norm, positive = self.sums.tolist()
@@ -108,9 +126,12 @@ class Backbone(StageModule):
 
 
 class Features(ClosedForm):
-    """Every view of every image, through the backbone and to unit length, stored by row; nothing is learnt.
+    """Every view of every image, through the backbone and to unit length; nothing is learnt.
 
-    Testing extracts the first batch of test images again and logs how far that is from what was stored.
+    Later stages are fed with the artifact `features` (rows, V, D) float32: its row is the image's row number. No
+    checkpoint of a finished export holds it a second time.
+
+    Testing extracts the first test images again and logs how far that is from the export.
 
     Args:
         extractor: images (B, C, S, S) in [0, 1] -> (B, D), for features that are not a network's.
@@ -120,9 +141,6 @@ class Features(ClosedForm):
     Raises:
         ValueError: neither or both of extractor and backbone.
     """
-
-    solution = ("stored",)
-    stored: Tensor  # (rows, V, D)
 
     def __init__(
         self,
@@ -136,9 +154,11 @@ class Features(ClosedForm):
             raise ValueError("expected either extractor, or backbone from needs: {backbone: <stage>}")
         chosen = extractor or backbone
         assert chosen is not None
-        self.frozen, self.views = Frozen([chosen]), views or Patches(1)
+        self.frozen = Frozen([chosen])
+        self.views = views or Patches(1)
         self.side = side or (backbone.side if backbone is not None else None)
-        self.differences: list[float] = []
+        self.exported: Tensor | None = None  # (rows, V, D)
+        self.difference = 0.0
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) in [0, 1] -> (B, V, D)."""
@@ -149,37 +169,36 @@ class Features(ClosedForm):
         return self(x)
 
     def solve(self, x: Tensor, y: Tensor) -> None:
+        """Features (rows, V, D) in order of their row numbers (rows,)."""
         if not torch.equal(y.sort().values, torch.arange(len(y), device=y.device)):
             raise ValueError("each row of the data must be served exactly once")
-        self.stored = torch.empty_like(x).index_copy_(0, y, x)
+        self.exported = torch.empty_like(x).index_copy_(0, y, x)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def on_test_start(self) -> None:
+        """A stage that was ended after its export, before its artifact was written, exports again: the same batches."""
+        if self.exported is None:
+            loader = self.trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
+            features, rows = zip(*((self(batch.x), batch.row) for batch in loader), strict=True)
+            self.solve(torch.cat(features), torch.cat(rows))
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        assert self.exported is not None
         if batch_idx == 0:
-            images, rows = batch[0][:8], batch[1][:8]
-            self.differences.append(float((self(images) - self.stored[rows]).abs().max()))
+            again = self(batch.x[:8])
+            self.difference = float((again - self.exported[batch.row[:8]]).abs().max())
 
     def on_test_epoch_end(self) -> None:
-        _, views, dimension = self.stored.shape
-        found = {"views": views, "dimension": dimension, "reextraction": max(self.differences)}
-        self.log_dict({f"test/{name}": float(value) for name, value in found.items()})
-        self.differences = []
+        assert self.exported is not None
+        _, views, dimension = self.exported.shape
+        metrics = {"views": views, "dimension": dimension, "reextraction": self.difference}
+        self.log_dict({f"test/{name}": float(value) for name, value in metrics.items()})
+
+    def artifacts(self) -> dict[str, np.ndarray]:
+        assert self.exported is not None
+        return {"features": self.exported.cpu().numpy()}
 
     def pictures(self, data: Any) -> dict[str, Figure]:
         """What one image becomes."""
-        if self.stored.shape[1] == 1:
-            return {}
-        image = next(iter(data.test_dataloader()))[0][:1].cpu()
+        image = next(iter(data.test_dataloader())).x[:1].cpu()
         views = self.views(image, self.side or image.shape[-1])
-        figure = Figure(figsize=(9, 3), layout="constrained")
-        columns = math.ceil(len(views) / 2)
-        for number, axes in enumerate(figure.subplots(2, columns).flat):
-            axes.axis("off")
-            if number < len(views):
-                show(axes, views[number][0])
-                axes.set_title(str(number + 1), fontsize=8)
-        return {"views of an image": figure}
-
-
-def show(axes: Any, image: Tensor) -> None:
-    axes.imshow(image.permute(1, 2, 0), cmap="gray", vmin=0, vmax=1)
-    axes.set(xticks=[], yticks=[])
+        return {"views of an image": draw_views([view[0] for view in views])} if len(views) > 1 else {}

@@ -16,14 +16,14 @@ from torch.nn import functional as F
 Views = Callable[[Tensor, int], list[Tensor]]  # images (B, C, H, W), side S -> V views (B, C, S, S)
 
 
-def resized(x: Tensor, side: int) -> Tensor:
+def resize(x: Tensor, side: int) -> Tensor:
     """(B, C, H, W) in [0, 1] -> (B, C, side, side), bicubic and antialiased, not keeping the aspect."""
     if x.shape[-2:] == (side, side):
         return x
     return F.interpolate(x, (side, side), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
 
 
-def rotated(x: Tensor, degrees: float) -> Tensor:
+def rotate(x: Tensor, degrees: float) -> Tensor:
     """Turned about the centre; corners are filled by reflection."""
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     theta = torch.tensor([[c, -s, 0.0], [s, c, 0.0]], device=x.device, dtype=x.dtype).expand(len(x), 2, 3)
@@ -50,9 +50,9 @@ class Jitter:
         corners = [(0, 0), (0, right), (bottom, 0), (bottom, right), (bottom // 2, right // 2)]
         views = []
         for image in (x, x.flip(-1)) if self.mirror else (x,):
-            whole = resized(image, side)
-            crops = [resized(image[..., top : top + h, left : left + w], side) for top, left in corners]
-            views += [whole, *crops, rotated(whole, self.angle), rotated(whole, -self.angle)]
+            whole = resize(image, side)
+            crops = [resize(image[..., top : top + h, left : left + w], side) for top, left in corners]
+            views += [whole, *crops, rotate(whole, self.angle), rotate(whole, -self.angle)]
         return views
 
 
@@ -80,4 +80,4 @@ class Patches:
 
     def __call__(self, x: Tensor, side: int) -> list[Tensor]:
         boxes = patch_boxes(x.shape[-2], x.shape[-1], self.levels)
-        return [resized(x[..., top : top + h, left : left + w], side) for top, left, h, w in boxes]
+        return [resize(x[..., top : top + h, left : left + w], side) for top, left, h, w in boxes]

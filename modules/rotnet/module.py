@@ -29,13 +29,13 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
-from torchvision.utils import make_grid
 
-from modules.common.metrics import Classification
-from modules.common.module import OptimizerFactory, StageModule
-from modules.common.schedules import Position, Schedule
+from modules.common.module import OptimizerFactory
+from modules.common.schedules import Schedule
+from modules.rotnet.evaluation import AccuracyModule
 from modules.rotnet.heads import HeadFactory
 from modules.rotnet.networks import Trunk, initialise
+from modules.rotnet.pictures import draw_filters, draw_rotations
 
 
 def rotate(x: Tensor, angle: int) -> Tensor:
@@ -44,7 +44,8 @@ def rotate(x: Tensor, angle: int) -> Tensor:
     x = torch.rot90(x, quarters, (-2, -1))
     if not rest:
         return x
-    cos, sin = math.cos(math.radians(rest)), math.sin(math.radians(rest))
+    cos = math.cos(math.radians(rest))
+    sin = math.sin(math.radians(rest))
     theta = torch.tensor([[cos, -sin, 0.0], [sin, cos, 0.0]], dtype=x.dtype, device=x.device)
     grid = F.affine_grid(theta.expand(len(x), 2, 3), list(x.shape), align_corners=False)
     return F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
@@ -53,76 +54,18 @@ def rotate(x: Tensor, angle: int) -> Tensor:
 def rotations(x: Tensor, angles: Sequence[int]) -> tuple[Tensor, Tensor]:
     """All K copies of every image and which they are: (B, C, S, S) -> (B K, C, S, S), labels 0..K-1 B times over."""
     copies = torch.stack([rotate(x, angle) for angle in angles], 1).flatten(0, 1)
-    return copies, torch.arange(len(angles), device=x.device).repeat(len(x))
+    labels = torch.arange(len(angles), device=x.device).repeat(len(x))
+    return copies, labels
 
 
-def table(position: Position, ends: Sequence[float], rates: Sequence[float]) -> float:
-    """Learning rates as factors on the first: rates[i] until ends[i] epochs; the last one stays after its end."""
-    done = position.epoch + position.step / position.steps_per_epoch
-    return next((rate for end, rate in zip(ends, rates, strict=True) if done < end), rates[-1]) / rates[0]
-
-
-class Scored(StageModule):
-    """Top-1 of one or more predictions for every image, in percent, over an epoch of validation or test.
-
-    Args:
-        names: what the metrics are called.
-        classes: number of classes of each prediction.
-        copies: predictions counted for an image under each name; `n` stays the number of images.
-        optimizer, schedule: see StageModule.
-    """
-
-    def __init__(
-        self,
-        names: Sequence[str],
-        classes: int,
-        copies: int = 1,
-        optimizer: OptimizerFactory | None = None,
-        schedule: Schedule | None = None,
-    ) -> None:
-        super().__init__(optimizer, schedule)
-        self.copies = copies
-        self.measures = {split: {n: Classification(classes, ("top1",)) for n in names} for split in ("val", "test")}
-        for split, measures in self.measures.items():  # registered for moves between devices; the dict keeps their type
-            self.add_module(f"{split}_metrics", nn.ModuleDict(measures))
-
-    def predictions(self, batch: tuple[Tensor, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-        """Name of a metric -> logits (n, classes), labels (n,)."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what it predicts")
-
-    def measure(self, batch: tuple[Tensor, Tensor], split: str) -> None:
-        for name, (logits, labels) in self.predictions(batch).items():
-            self.measures[split][name].update(logits, labels)
-
-    def measured(self, split: str) -> dict[str, Tensor]:
-        """Every metric since the last call, and `n`."""
-        found = {name: measure.compute() for name, measure in self.measures[split].items()}
-        for measure in self.measures[split].values():
-            measure.reset()
-        counted = next(iter(found.values()))["n"] / self.copies
-        return {**{name: values["top1"] for name, values in found.items()}, "n": counted}
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self.measure(batch, "val")
-
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self.measure(batch, "test")
-
-    def on_validation_epoch_end(self) -> None:
-        self.log_dict({f"val/{name}": value for name, value in self.measured("val").items()})
-
-    def on_test_epoch_end(self) -> None:
-        self.log_dict({f"test/{name}": value for name, value in self.measured("test").items()})
-
-
-class RotNet(Scored):
+class RotNet(AccuracyModule):
     """Rotation prediction: F = head(last block of the trunk). Labels of the data are not looked at.
 
     Args:
         network: the trunk; not needed with `start`.
-        head: makes the layers behind the last block; None takes that of `start`.
+        head: makes the layers after the last block; None takes that of `start`.
         start: a RotNet whose trunk to train on; the head is made anew.
-        angles: the rotations, degrees counter-clockwise.
+        angles: the K rotations, degrees counter-clockwise.
         init: "library" (what the code trains from) or "he" (what the code defines and never calls).
         optimizer, schedule: see StageModule.
     Raises:
@@ -151,6 +94,13 @@ class RotNet(Scored):
         if start is None:
             initialise(self, init, dense=False)
 
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor | None:
+        copies, y = rotations(batch[0], self.angles)  # (B K, C, S, S), (B K,)
+        z = self(copies)  # (B K, K)
+        loss = F.cross_entropy(z, y)  # the mean over images of the mean over their K copies
+        self.track(len(y), loss=loss, rotation_top1=100 * (z.argmax(-1) == y).float().mean())
+        return loss
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, S, S) -> logits of the rotations (B, K)."""
         return self.head(self.trunk(x)[-1])
@@ -159,40 +109,17 @@ class RotNet(Scored):
         copies, y = rotations(batch[0], self.angles)  # (B K, C, S, S), (B K,)
         return {"rotation_top1": (self(copies), y)}
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor | None:
-        copies, y = rotations(batch[0], self.angles)  # (B K, C, S, S), (B K,)
-        z = self(copies)  # (B K, K)
-        loss = F.cross_entropy(z, y)  # the mean over images of the mean over their K copies
-        self.track(len(y), loss=loss, rotation_top1=100 * (z.argmax(-1) == y).float().mean())
-        return loss
-
     def pictures(self, data: Any) -> dict[str, Figure]:
         """The first test image with its rotations and what the network makes of them; the first layer's filters."""
         x = next(iter(data.test_dataloader()))[0][:1].to(self.device)
-        copies, _ = rotations(x, self.angles)
-        p = self(copies).float().softmax(-1).cpu()
+        copies, _ = rotations(x, self.angles)  # (K, C, S, S)
+        probabilities = self(copies).float().softmax(-1).cpu()  # (K, K)
         mean, std = (torch.tensor(value).view(-1, 1, 1) for value in (data.spec.mean, data.spec.std))
-        k = len(self.angles)
-        turned = Figure(figsize=(max(6.0, 1.5 * k), 3), layout="constrained")
-        axes = turned.subplots(2, k, squeeze=False)
-        for column, (image, angle) in enumerate(zip(copies.cpu(), self.angles, strict=True)):
-            axes[0, column].imshow((image * std + mean).clamp(0, 1).permute(1, 2, 0), cmap="gray", vmin=0, vmax=1)
-            axes[0, column].set_title(f"turned by {angle}°", fontsize=9)
-            axes[0, column].axis("off")
-            axes[1, column].bar(range(k), p[column], color=["C1" if i == column else "C0" for i in range(k)])
-            axes[1, column].set(ylim=(0, 1), yticks=[0, 1] if not column else [], xticks=range(k))
-            axes[1, column].set_xticklabels([f"{a}°" for a in self.angles], fontsize=7)
-        axes[1, 0].set_ylabel("probability", fontsize=8)
-        layer = next(part for part in self.trunk.modules() if isinstance(part, nn.Conv2d))
-        weights = layer.weight.detach().float().cpu().contiguous()  # (O, C, k, k)
-        filters = Figure(figsize=(9, 3), layout="constrained")
-        nrow = math.ceil(math.sqrt(3 * len(weights)))
-        grid = make_grid(weights, nrow, padding=1, normalize=True, scale_each=True, pad_value=1.0)
-        ax = filters.subplots()
-        ax.imshow(grid.permute(1, 2, 0))
-        ax.set_title(f"the {len(weights)} filters of the first layer, each scaled to its own range", fontsize=9)
-        ax.axis("off")
-        return {"rotations": turned, "first layer": filters}
+        convolution = next(layer for layer in self.trunk.modules() if isinstance(layer, nn.Conv2d))
+        return {
+            "rotations": draw_rotations(copies.cpu() * std + mean, probabilities, self.angles),
+            "first layer": draw_filters(convolution.weight.detach().float().cpu().contiguous()),
+        }
 
 
 class Calibrated(RotNet):
@@ -209,9 +136,9 @@ class Calibrated(RotNet):
         super().__init__(start=start, angles=start.angles)
         self.automatic_optimization = False
         self.head = start.head
-        for part in self.modules():
-            if isinstance(part, _BatchNorm):
-                part.momentum = None
+        for layer in self.modules():
+            if isinstance(layer, _BatchNorm):
+                layer.momentum = None
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         return []

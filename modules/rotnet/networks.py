@@ -36,9 +36,10 @@ class Trunk(nn.Sequential):
         return Trunk(list(self)[:depth], self.shapes[:depth])
 
 
-def measured(blocks: Sequence[nn.Module], in_channels: int, input_size: int) -> Trunk:
-    """A trunk of these blocks that knows the shape of each output."""
-    x, shapes = torch.zeros(1, in_channels, input_size, input_size), []
+def build_trunk(blocks: Sequence[nn.Module], in_channels: int, input_size: int) -> Trunk:
+    """A trunk of these blocks that knows the shape of each output, from one blank image."""
+    x = torch.zeros(1, in_channels, input_size, input_size)
+    shapes: list[Shape] = []
     with torch.no_grad():
         for block in blocks:
             x = block.eval()(x)
@@ -74,14 +75,14 @@ def nin(
     if blocks < 2 or len(widths) != 4:
         raise ValueError(f"blocks={blocks}, widths={list(widths)}: expected at least 2 blocks and 4 widths")
     wide = [widths[3]] * 3
-    made = [
+    modules = [
         nn.Sequential(*units(in_channels, widths[:3], 5), nn.MaxPool2d(3, 2, 1)),
         nn.Sequential(*units(widths[2], wide, 5), nn.AvgPool2d(3, 2, 1)),  # zeros of the padding are counted
     ]
     for number in range(3, blocks + 1):
         pool = [nn.AvgPool2d(3, 2, 1)] if number == 3 and pool_block3 else []
-        made.append(nn.Sequential(*units(wide[0], wide, 3), *pool))
-    return measured(made, in_channels, input_size)
+        modules.append(nn.Sequential(*units(wide[0], wide, 3), *pool))
+    return build_trunk(modules, in_channels, input_size)
 
 
 def alexnet(in_channels: int = 3, input_size: int = 224) -> Trunk:
@@ -89,13 +90,13 @@ def alexnet(in_channels: int = 3, input_size: int = 224) -> Trunk:
 
     A block is a convolution; the pooling layers begin the next one, so that features are those before pooling.
     """
-    made = []
+    blocks = []
     widths = [in_channels, 64, 192, 384, 256, 256]
     kernels = [(11, 4, 2), (5, 1, 2), (3, 1, 1), (3, 1, 1), (3, 1, 1)]  # size, stride, padding
     for number, ((i, o), kernel) in enumerate(zip(pairwise(widths), kernels, strict=True)):
         pool = [nn.MaxPool2d(3, 2)] if number in (1, 2) else []
-        made.append(nn.Sequential(*pool, nn.Conv2d(i, o, *kernel), nn.BatchNorm2d(o), nn.ReLU(inplace=True)))
-    return measured(made, in_channels, input_size)
+        blocks.append(nn.Sequential(*pool, nn.Conv2d(i, o, *kernel), nn.BatchNorm2d(o), nn.ReLU(inplace=True)))
+    return build_trunk(blocks, in_channels, input_size)
 
 
 def initialise(module: nn.Module, init: str, *, dense: bool) -> None:
@@ -105,8 +106,10 @@ def initialise(module: nn.Module, init: str, *, dense: bool) -> None:
     """
     if init not in INITS:
         raise ValueError(f"init={init!r}: expected one of {', '.join(INITS)}")
-    for part in module.modules() if init == "he" else ():
-        if isinstance(part, nn.Conv2d) or (dense and isinstance(part, nn.Linear)):
-            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
-        if isinstance(part, nn.Linear) and part.bias is not None:
-            nn.init.zeros_(part.bias)
+    if init == "library":
+        return
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d) or (dense and isinstance(layer, nn.Linear)):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        if isinstance(layer, nn.Linear) and layer.bias is not None:
+            nn.init.zeros_(layer.bias)

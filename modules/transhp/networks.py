@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -65,9 +64,11 @@ class Block(nn.Module):
     def __init__(self, dim: int, heads: int, mlp_ratio: float, drop_path: float) -> None:
         super().__init__()
         hidden = int(dim * mlp_ratio)
-        self.norm1, self.norm2 = nn.LayerNorm(dim, eps=1e-6), nn.LayerNorm(dim, eps=1e-6)
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, heads)
-        self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
         self.drop_path = StochasticDepth(drop_path, "row") if drop_path else nn.Identity()
 
     def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
@@ -89,24 +90,24 @@ class PromptingBlock(Block):
         self.prompts = nn.Parameter(torch.empty(prompts, dim))  # P
         self.prototypes = nn.Parameter(torch.empty(prompts, dim))  # W
 
-    def prompted(self, x: Tensor) -> Tensor:
+    def append_prompts(self, x: Tensor) -> Tensor:
         """(B, N+1, C) -> (B, N+1+M, C); the prompts have no position embedding."""
         return torch.cat([x, self.prompts.to(x.dtype).expand(len(x), -1, -1)], 1)
 
-    def scored(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def score(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, N+1, C) -> the tokens after the block, without the prompts, and S (B, M)."""
         n = x.shape[1]
-        y = super().forward(self.prompted(x))  # (B, N+1+M, C)
+        y = super().forward(self.append_prompts(x))  # (B, N+1+M, C)
         return y[:, :n], coarse_scores(y[:, n:], self.prototypes)
 
     def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
         """(B, N+1, C) -> (B, Q, C), Q = N+1 by default, without scores: no prompt asks, all are asked."""
-        return super().forward(self.prompted(x), queries or x.shape[1])
+        return super().forward(self.append_prompts(x), queries or x.shape[1])
 
-    def absorbed(self, x: Tensor) -> Tensor:
+    def absorption(self, x: Tensor) -> Tensor:
         """(B, M): the share of attention that each prompt gets, mean over the N+1 tokens and the heads."""
         n = x.shape[1]
-        return self.attn.shares(self.norm1(self.prompted(x)), n)[:, :, n:].mean(1)
+        return self.attn.shares(self.norm1(self.append_prompts(x)), n)[:, :, n:].mean(1)
 
 
 class ViT(nn.Module):
@@ -122,7 +123,6 @@ class ViT(nn.Module):
             token after the same block: "no prompts") or "none" (a plain ViT; `levels` is not looked at).
         drop_path: of the last block; it grows linearly from 0 in the first.
         in_channels: of the images.
-        init_seed: fixes the initial weights; None draws them from torch's random state.
     Raises:
         ValueError: a value that is not listed, a block that is not there, or sizes that do not divide.
     """
@@ -140,7 +140,6 @@ class ViT(nn.Module):
         coarse: str = "none",
         drop_path: float = 0.0,
         in_channels: int = 3,
-        init_seed: int | None = None,
     ) -> None:
         super().__init__()
         if coarse not in COARSE:
@@ -151,40 +150,44 @@ class ViT(nn.Module):
         places = [block for block, _ in self.levels]
         if places != sorted(set(places)) or any(not 0 <= place < depth for place in places):
             raise ValueError(f"levels: blocks {places}; expected different ones from 0 to {depth - 1}, in this order")
-        self.coarse, self.patch = coarse, patch
-        prompts = dict(self.levels) if coarse == "prompts" else {}
+        self.coarse = coarse
+        self.patch = patch
+
         self.patch_embed = nn.Conv2d(in_channels, dim, patch, patch)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + (image_size // patch) ** 2, dim))
-        made: list[Block] = []
+        prompts = dict(self.levels) if coarse == "prompts" else {}
+        blocks: list[Block] = []
         for number in range(depth):
             sizes = (dim, heads, mlp_ratio, drop_path * number / max(1, depth - 1))
-            made.append(PromptingBlock(prompts[number], *sizes) if number in prompts else Block(*sizes))
-        self.blocks = nn.ModuleList(made)
-        own = self.levels if coarse == "class_token" else []
-        self.coarse_heads = nn.ModuleDict(
-            {str(block): nn.Sequential(nn.LayerNorm(dim, eps=1e-6), nn.Linear(dim, m)) for block, m in own}
-        )
+            blocks.append(PromptingBlock(prompts[number], *sizes) if number in prompts else Block(*sizes))
+        self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.head = nn.Linear(dim, classes)
-        self.initialise(init_seed)
 
-    def initialise(self, seed: int | None) -> None:
+        # Weights for coarse classes are drawn last: networks that differ in them alone then start alike.
+        shared = {name: p for name, p in self.named_parameters() if not name.endswith(("prompts", "prototypes"))}
+        self.initialise(shared)
+
+        heads_at = self.levels if coarse == "class_token" else []
+        self.coarse_heads = nn.ModuleDict(
+            {str(block): nn.Sequential(nn.LayerNorm(dim, eps=1e-6), nn.Linear(dim, m)) for block, m in heads_at}
+        )
+        self.initialise({name: p for name, p in self.named_parameters() if name not in shared})
+
+    def initialise(self, parameters: Mapping[str, nn.Parameter]) -> None:
         """Normal(0, 0.02), cut at 2, for all matrices, the prompts and prototypes among them; zero biases (DeiT).
 
-        The patch embedding has torch's own range. With a seed, each parameter draws from a stream of its own, so that
-        networks that differ in their prompts alone start alike.
+        The patch embedding has torch's own range.
         """
         bound = 1 / math.sqrt(self.patch_embed.weight[0].numel())
-        for name, parameter in self.named_parameters():
-            own = None if seed is None else zlib.crc32(f"{seed} {name}".encode())  # torch looks at 32 bits alone
-            stream = None if own is None else torch.Generator().manual_seed(own)
+        for name, parameter in parameters.items():
             if name.startswith("patch_embed"):
-                nn.init.uniform_(parameter, -bound, bound, generator=stream)
+                nn.init.uniform_(parameter, -bound, bound)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
             elif parameter.ndim > 1:
-                nn.init.trunc_normal_(parameter, std=0.02, generator=stream)
+                nn.init.trunc_normal_(parameter, std=0.02)
 
     def embed(self, x: Tensor) -> Tensor:
         """Images (B, in_channels, S, S) -> [x_cls, X] with positions, (B, N+1, C)."""
@@ -201,18 +204,20 @@ class ViT(nn.Module):
         """Fine logits from the class token of the last block; the other tokens need not be there."""
         return self.head(self.norm(x[:, 0]))
 
-    def scored(self, x: Tensor, absorbed: list[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
+    def score(self, x: Tensor, absorbed: list[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
         """Fine logits (B, classes) and the scores (B, M) of each level.
 
         Args:
             absorbed: gets the absorption weights (B, M) of each prompting block appended.
         """
-        x, scores, last = self.embed(x), [], len(self.blocks) - 1
+        x = self.embed(x)
+        scores: list[Tensor] = []
+        last = len(self.blocks) - 1
         for number, block in enumerate(self.blocks):
             if isinstance(block, PromptingBlock):
                 if absorbed is not None:
-                    absorbed.append(block.absorbed(x))
-                x, s = block.scored(x)
+                    absorbed.append(block.absorption(x))
+                x, s = block.score(x)
                 scores.append(s)
             else:
                 x = block(x, 1 if number == last else None)

@@ -1,4 +1,4 @@
-"""StyleGAN's discriminator and losses (Karras et al. 2019, 2020)."""
+"""L_adv: StyleGAN's discriminator and losses (Karras et al. 2019, 2020), and the discriminator's side of a training."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from modules.common.module import OptimizerFactory
 
 
 class EqualizedConv(nn.Module):
@@ -17,7 +19,8 @@ class EqualizedConv(nn.Module):
         kernel: side.
         padding: zeros around.
         down: blur with [1, 3, 3, 1] and halve the side (rounded down).
-        bias, activate: bias; leaky ReLU of slope 0.2 with gain sqrt(2).
+        bias: add one number per output channel.
+        activate: leaky ReLU of slope 0.2 with gain sqrt(2).
     """
 
     blur: Tensor
@@ -35,7 +38,10 @@ class EqualizedConv(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
-        self.scale, self.padding, self.down, self.activate = 1 / math.sqrt(inputs * kernel**2), padding, down, activate
+        self.scale = 1 / math.sqrt(inputs * kernel**2)
+        self.padding = padding
+        self.down = down
+        self.activate = activate
         taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
         self.register_buffer("blur", torch.outer(taps, taps)[None, None], persistent=False)
 
@@ -43,7 +49,8 @@ class EqualizedConv(nn.Module):
         kernel = self.weight.shape[-1]
         stride = 1
         if self.down:  # before a 1x1 kernel only every second blurred pixel is needed
-            blur, early = self.blur.expand(x.shape[1], 1, 4, 4).to(x.dtype), kernel == 1
+            early = kernel == 1
+            blur = self.blur.expand(x.shape[1], 1, 4, 4).to(x.dtype)
             x = F.conv2d(x, blur, padding=1 + kernel // 2, stride=2 if early else 1, groups=x.shape[1])
             stride = 1 if early else 2
         x = F.conv2d(x, self.weight * self.scale, self.bias, stride=stride, padding=0 if self.down else self.padding)
@@ -83,8 +90,9 @@ class StyleDiscriminator(nn.Module):
         layers: list[nn.Module] = [EqualizedConv(channels, width, 1)]
         while size > 4:
             size //= 2
-            before, width = width, min(capacity // size, widest)
-            layers.append(StyleBlock(before, width))
+            inputs = width
+            width = min(capacity // size, widest)
+            layers.append(StyleBlock(inputs, width))
         self.blocks = nn.Sequential(*layers)
         self.head = nn.Sequential(
             EqualizedConv(width + 1, width, 3, padding=1),
@@ -97,7 +105,8 @@ class StyleDiscriminator(nn.Module):
         h = self.blocks(x)  # (B, width, s, s)
         b, _, height, width = h.shape
         group = max(g for g in range(1, self.group + 1) if b % g == 0)
-        deviation = (h.reshape(b // group, group, -1).float().var(1, unbiased=False) + 1e-8).sqrt().mean(1)
+        variance = h.reshape(b // group, group, -1).float().var(1, unbiased=False)  # (B / group, width s s)
+        deviation = (variance + 1e-8).sqrt().mean(1)  # (B / group,)
         deviation = deviation.repeat_interleave(group).to(h.dtype).view(b, 1, 1, 1).expand(b, 1, height, width)
         return self.head(torch.cat([h, deviation], 1)).flatten()
 
@@ -118,3 +127,51 @@ def r1_penalty(discriminator: nn.Module, real: Tensor) -> Tensor:
         x = real.detach().float().requires_grad_()
         (gradient,) = torch.autograd.grad(discriminator(x).sum(), x, create_graph=True)
     return gradient.square().sum([1, 2, 3]).mean()
+
+
+class Critic(nn.Module):
+    """The discriminator with what its part in the training takes. Images come in [0, 1] and are shown in [-1, 1].
+
+    Args:
+        discriminator: images in [-1, 1] -> logits (B,), above 0 is real.
+        weight: of L_adv in the other network's loss.
+        start: batches before the discriminator takes part; 0 in the paper.
+        r1_gamma: R1's strength.
+        r1_every: batches between R1's uses; it weighs as many times more.
+        optimizer: None takes the same as the other network.
+    """
+
+    def __init__(
+        self,
+        discriminator: nn.Module,
+        weight: float = 0.1,
+        start: int = 0,
+        r1_gamma: float = 10.0,
+        r1_every: int = 16,
+        optimizer: OptimizerFactory | None = None,
+    ) -> None:
+        super().__init__()
+        self.discriminator = discriminator
+        self.weight = weight
+        self.start = start
+        self.r1_gamma = r1_gamma
+        self.r1_every = r1_every
+        self.optimizer_factory = optimizer
+
+    def generator_loss(self, x_hat: Tensor) -> Tensor:
+        """L_adv of reconstructions (B, C, H, W). Its gradient passes through the discriminator, not into it."""
+        self.discriminator.requires_grad_(False)
+        return generator_loss(self.discriminator(2 * x_hat - 1))
+
+    def discriminator_loss(self, x: Tensor, x_hat: Tensor) -> Tensor:
+        """The discriminator's own loss of images and reconstructions (B, C, H, W), the latter without a gradient."""
+        self.discriminator.requires_grad_(True)
+        fake = self.discriminator(2 * x_hat.detach() - 1)
+        real = self.discriminator(2 * x - 1)
+        return discriminator_loss(real, fake)
+
+    def penalty(self, x: Tensor, batches_seen: int) -> Tensor:
+        """R1 on every `r1_every`-th batch of images (B, C, H, W), else 0."""
+        if batches_seen % self.r1_every:
+            return x.new_zeros(())
+        return 0.5 * self.r1_gamma * self.r1_every * r1_penalty(self.discriminator, 2 * x - 1)

@@ -25,12 +25,21 @@ class Block(nn.Module):
 
     def __init__(self, size: Size, causal: bool, dropout: float = 0.0, activation: str = "gelu") -> None:
         super().__init__()
-        self.heads, self.causal, self.dropout, inner = size.heads, causal, dropout, size.heads * size.head_width
-        self.norm_1, self.norm_2 = nn.LayerNorm(size.dim), nn.LayerNorm(size.dim)
-        self.qkv, self.out = nn.Linear(size.dim, 3 * inner, bias=False), nn.Linear(inner, size.dim)
-        middle = nn.GELU() if activation == "gelu" else nn.Tanh()
-        up, down = nn.Linear(size.dim, size.mlp_dim), nn.Linear(size.mlp_dim, size.dim)
-        self.mlp = nn.Sequential(up, middle, nn.Dropout(dropout), down)
+        self.heads = size.heads
+        self.causal = causal
+        self.dropout = dropout
+
+        inner = size.heads * size.head_width
+        self.norm_1 = nn.LayerNorm(size.dim)
+        self.norm_2 = nn.LayerNorm(size.dim)
+        self.qkv = nn.Linear(size.dim, 3 * inner, bias=False)
+        self.out = nn.Linear(inner, size.dim)
+        self.mlp = nn.Sequential(
+            nn.Linear(size.dim, size.mlp_dim),
+            nn.GELU() if activation == "gelu" else nn.Tanh(),
+            nn.Dropout(dropout),
+            nn.Linear(size.mlp_dim, size.dim),
+        )
         self.residual = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, cache: Tensor | None = None, position: int = 0) -> Tensor:
@@ -41,8 +50,9 @@ class Block(nn.Module):
             p = self.dropout if self.training else 0.0
             y = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=self.causal)
         else:
-            cache[0, :, :, position : position + 1], cache[1, :, :, position : position + 1] = k, v
-            k, v = cache[:, :, :, : position + 1]
+            cache[0, :, :, position : position + 1] = k
+            cache[1, :, :, position : position + 1] = v
+            k, v = cache[:, :, :, : position + 1]  # (B, heads, position + 1, width)
             y = F.scaled_dot_product_attention(q, k, v)
         x = x + self.residual(self.out(y.transpose(1, 2).reshape(b, t, -1)))
         return x + self.residual(self.mlp(self.norm_2(x)))
@@ -60,11 +70,14 @@ class ViTAutoencoder(nn.Module):
     """Stage 1's two Transformers. Full attention, learned positions, no class token, no activation at either end.
 
     Args:
-        image_size, channels: of the images; patch: side of a patch, one token.
+        image_size, channels: of the images.
+        patch: side of a patch, one token.
         encoder, decoder: sizes.
         maps: output maps per channel: 1, or 2 for (mu, ln b) of logit-laplace.
         activation: of the blocks, "gelu" or "tanh".
         output_mlp: the two-layer tanh MLP at the end of both.
+    Raises:
+        ValueError: image and patch do not fit.
     """
 
     def __init__(
@@ -79,7 +92,11 @@ class ViTAutoencoder(nn.Module):
         output_mlp: bool = True,
     ) -> None:
         super().__init__()
-        self.patch, self.side = patch, image_size // patch
+        if image_size % patch:
+            raise ValueError(f"image_size={image_size} is no multiple of patch={patch}")
+        self.patch = patch
+        self.side = image_size // patch
+        self.maps = maps
 
         def transformer(size: Size) -> nn.Sequential:
             blocks = [Block(size, causal=False, activation=activation) for _ in range(size.blocks)]
@@ -95,9 +112,12 @@ class ViTAutoencoder(nn.Module):
         self.apply(initialise)
 
     def encode(self, x: Tensor) -> Tensor:
+        """Pixels (B, C, H, W) -> tokens (B, T, dim of the encoder), in raster order."""
         patches = F.pixel_unshuffle(x, self.patch).flatten(2).transpose(1, 2)  # (B, T, C p p)
         return self.encoder(self.patches(patches) + self.encoder_positions)  # (B, T, dim)
 
     def decode(self, h: Tensor) -> Tensor:
+        """Tokens (B, T, dim of the decoder) -> maps (B, maps C, H, W)."""
         patches = self.to_pixels(self.decoder(h + self.decoder_positions))  # (B, T, maps C p p)
-        return F.pixel_shuffle(patches.transpose(1, 2).unflatten(2, (self.side, self.side)), self.patch)
+        patches = patches.transpose(1, 2).unflatten(2, (self.side, self.side))  # (B, maps C p p, side, side)
+        return F.pixel_shuffle(patches, self.patch)

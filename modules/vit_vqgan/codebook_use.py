@@ -29,20 +29,21 @@ class CodebookUse(Metric):
 
     def __init__(self, codes: int, images: int, per: int = 256) -> None:
         super().__init__()
-        self.codes, self.per = codes, per
+        self.codes = codes
+        self.per = per
         order = torch.randperm(images, generator=torch.Generator().manual_seed(0))
         self.register_buffer("order", order, persistent=False)
         groups = -(-images // per)
         self.add_state("counts", torch.zeros(groups, codes, dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("images", torch.zeros(groups, dtype=torch.long), dist_reduce_fx="sum")
 
-    def group(self, numbers: Tensor) -> Tensor:
-        """Which batch each of the test images with these numbers belongs to, (B,)."""
-        return self.order[numbers] // self.per
+    def group(self, indices: Tensor) -> Tensor:
+        """Which batch each of the test images with these indices belongs to, (B,)."""
+        return self.order[indices] // self.per
 
-    def update(self, codes: Tensor, numbers: Tensor) -> None:
-        """codes (B, T), the tokens of the test images with these numbers (B,)."""
-        group = self.group(numbers)
+    def update(self, codes: Tensor, indices: Tensor) -> None:
+        """codes (B, T), the tokens of the test images with these indices (B,)."""
+        group = self.group(indices)
         flat = (group[:, None] * self.codes + codes).flatten()
         self.counts += torch.bincount(flat, minlength=self.counts.numel()).view_as(self.counts)
         self.images += torch.bincount(group, minlength=len(self.images))

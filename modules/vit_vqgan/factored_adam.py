@@ -45,18 +45,24 @@ class FactoredAdam(Optimizer):
     def _moments(g: Tensor, state: dict[str, Any], b1: float, b2: float) -> tuple[Tensor, Tensor]:
         """The momentum and the root of the second moment, both corrected for starting at 0."""
         square = g.square()
-        parts = {"square": square}
         if g.ndim > 1:
-            parts = {"rows": square.mean(-1, keepdim=True), "columns": square.mean(-2, keepdim=True)}
+            moments = {"rows": square.mean(-1, keepdim=True), "columns": square.mean(-2, keepdim=True)}
+        else:
+            moments = {"square": square}
+
         if not state:
-            state |= {"step": 0, "momentum": torch.zeros_like(g), **{k: torch.zeros_like(v) for k, v in parts.items()}}
+            state["step"] = 0
+            state["momentum"] = torch.zeros_like(g)
+            state |= {name: torch.zeros_like(value) for name, value in moments.items()}
         state["step"] += 1
+
         momentum = state["momentum"].float().lerp_(g, 1 - b1)
         state["momentum"] = momentum.bfloat16()
-        for name, value in parts.items():
+        for name, value in moments.items():
             state[name].lerp_(value, 1 - b2)
         if g.ndim > 1:
             square = state["rows"] * state["columns"] / state["rows"].mean(-2, keepdim=True).clamp(min=1e-30)
         else:
             square = state["square"].clone()
+
         return momentum / (1 - b1 ** state["step"]), square.div_(1 - b2 ** state["step"]).sqrt_()

@@ -36,9 +36,11 @@ class FeatureClassifier(PixelModule, Classifier):
         last = network[-1]
         if not isinstance(last, nn.Linear):
             raise ValueError(f"network ends in {type(last).__name__}; expected a Linear, whose input are the features")
-        self.suffix, self.features = suffix, last.in_features
+        self.suffix = suffix
+        self.features = last.in_features
 
     def describe(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) in [0, 1] -> features (B, d), logits (B, classes), in fp32."""
         with torch.autocast(pixels.device.type, enabled=False):
             features = pixels.float()
             for layer in [*self.network][:-1]:  # a slice of a Sequential's subclass would call its constructor

@@ -1,4 +1,4 @@
-"""What this paper's modules share: pixels instead of normalised inputs, numbered draws, pictures, frozen helpers."""
+"""What this paper's modules share: pixels instead of normalised inputs, numbered draws, rows of images."""
 
 from __future__ import annotations
 
@@ -41,32 +41,36 @@ class PixelModule(StageModule):
     def on_test_epoch_start(self) -> None:
         self._tested = 0
 
-    def numbers(self, count: int) -> Tensor:
-        """Which images of the test set the next `count` are, (count,): process r of w is dealt r, r + w, r + 2w ..."""
-        rank, world = self.trainer.global_rank, self.trainer.world_size
-        numbers = rank + world * torch.arange(self._tested, self._tested + count, device=self.device)
+    def next_indices(self, count: int) -> Tensor:
+        """Where the next `count` images are in the test set, (count,): process r of w is dealt r, r + w, r + 2w ..."""
+        rank = self.trainer.global_rank
+        world = self.trainer.world_size
+        indices = rank + world * torch.arange(self._tested, self._tested + count, device=self.device)
         self._tested += count
-        return numbers
+        return indices
 
 
-def uniforms(base: int, numbers: Tensor, count: int) -> Tensor:
-    """Noise in [0, 1) for images with these numbers (B,), (B, count): the same wherever and in whatever batch they are.
+def uniforms(base: int, indices: Tensor, count: int) -> Tensor:
+    """Noise in [0, 1) for images with these indices (B,), (B, count): the same wherever and in whatever batch they are.
 
     Args:
         base: one seed for all.
     """
-    sources = [torch.Generator().manual_seed(base + number) for number in numbers.tolist()]
-    return torch.stack([torch.rand(count, generator=source) for source in sources]).to(numbers.device)
+    sources = [torch.Generator().manual_seed(base + index) for index in indices.tolist()]
+    return torch.stack([torch.rand(count, generator=source) for source in sources]).to(indices.device)
 
 
 def grid(rows: Sequence[Tensor], labels: Sequence[str]) -> Figure:
     """Rows of at most n pixels images (n, C, H, W), each row with a label; one picture, since axes are slow to draw."""
-    n, (channels, height, width) = max(len(row) for row in rows), rows[0].shape[1:]
+    n = max(len(row) for row in rows)
+    channels, height, width = rows[0].shape[1:]
     sheet = torch.ones(channels, len(rows) * (height + 2), n * (width + 2))
     for line, row in enumerate(rows):
         for column, image in enumerate(row.float().clamp(0, 1).cpu()):
-            top, left = line * (height + 2), column * (width + 2)
+            top = line * (height + 2)
+            left = column * (width + 2)
             sheet[:, top : top + height, left : left + width] = image
+
     figure = Figure(figsize=(9, 9 * sheet.shape[1] / sheet.shape[2] + 0.1), layout="constrained")
     axes = figure.subplots()
     axes.imshow(sheet.permute(1, 2, 0), cmap="gray", vmin=0, vmax=1)

@@ -26,8 +26,8 @@ def draws(count: int, seed: int = 0) -> Draws:
 def test_displacements_are_those_of_scipys_filter(sigma: float, size: tuple[int, int]) -> None:
     drawn = noise(6, *size)
     ours = ElasticDeformation(sigma, alpha=20.0).displacement(drawn)
-    for image, found in zip(drawn.double().numpy(), ours.numpy(), strict=True):
-        for field, smooth in zip(image, found, strict=True):
+    for image, displaced in zip(drawn.double().numpy(), ours.numpy(), strict=True):
+        for field, smooth in zip(image, displaced, strict=True):
             assert np.allclose(smooth, 20 * gaussian_filter(field, sigma, mode="constant"), atol=2e-5)
 
 
@@ -37,9 +37,9 @@ def test_resampling_is_that_of_scipys_map_coordinates(scale: float) -> None:
     moved = noise(8, 28, 20) * scale
     ours = displace(images, moved)
     rows, columns = np.mgrid[0:28, 0:20]
-    for image, (down, across), found in zip(images[:, 0].numpy(), moved.numpy(), ours[:, 0].numpy(), strict=True):
+    for image, (down, across), displaced in zip(images[:, 0].numpy(), moved.numpy(), ours[:, 0].numpy(), strict=True):
         expected = map_coordinates(image, (rows + down, columns + across), order=1)
-        assert np.allclose(found, expected, atol=1e-5)
+        assert np.allclose(displaced, expected, atol=1e-5)
 
 
 def test_the_whole_operation_is_the_published_loop_over_images() -> None:
@@ -65,10 +65,10 @@ def test_a_whole_pixel_shifts_and_what_comes_from_outside_is_zero() -> None:
     down[:, 0] = 1.0
     assert torch.allclose(displace(image, down)[0, 0], torch.tensor([[4.0, 5, 6], [7, 8, 9], [0, 0, 0]]), atol=1e-5)
     beyond = torch.full((1, 2, 3, 3), -0.25)  # the first row and column lie a quarter of a pixel outside
-    found = displace(image, beyond)[0, 0]
-    assert not found[0].any()
-    assert not found[:, 0].any()
-    assert float(found[1, 1]) == pytest.approx(5 - 0.25 - 0.75, abs=1e-5)
+    displaced = displace(image, beyond)[0, 0]
+    assert not displaced[0].any()
+    assert not displaced[:, 0].any()
+    assert float(displaced[1, 1]) == pytest.approx(5 - 0.25 - 0.75, abs=1e-5)
 
 
 def test_displacement_away_from_the_border() -> None:
@@ -100,8 +100,8 @@ def test_an_image_is_moved_alike_however_the_batch_is_shared_out() -> None:
         return ElasticDeformation()(images[share.indices], share.generator())
 
     (whole,) = (moved(share) for share in Batches(12, 12, shuffle=True, seed=1))
-    parts = [moved(share) for rank in range(2) for share in Batches(12, 12, shuffle=True, seed=1, rank=rank, world=2)]
-    assert torch.allclose(whole, torch.cat(parts), atol=1e-6)
+    shares = [moved(share) for rank in range(2) for share in Batches(12, 12, shuffle=True, seed=1, rank=rank, world=2)]
+    assert torch.allclose(whole, torch.cat(shares), atol=1e-6)
 
 
 def test_sigma_must_be_positive() -> None:

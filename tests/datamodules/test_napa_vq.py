@@ -17,9 +17,9 @@ from datamodules.napa_vq import (
     Incremental,
     IncrementalFolder,
     PlainFolder,
-    arrived,
     class_incremental,
     class_order,
+    classes_at,
 )
 
 
@@ -58,9 +58,9 @@ def test_the_order_is_that_of_the_literature() -> None:
 
 def test_sizes_of_the_published_protocols() -> None:
     tasks = [40, *[3] * 20]
-    seen = [len(arrived(100, tasks, t, 1993)[1]) for t in range(21)]
+    seen = [len(classes_at(t, tasks, 100, 1993)[1]) for t in range(21)]
     assert seen == list(range(40, 101, 3))
-    new = [c for t in range(21) for c in arrived(100, tasks, t, 1993)[0]]
+    new = [c for t in range(21) for c in classes_at(t, tasks, 100, 1993)[0]]
     assert new == class_order(100, 1993)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import signal
 import subprocess
@@ -388,3 +389,25 @@ def test_measuring_exclusively_is_no_part_of_the_fingerprint(make_plan: Make) ->
     plain, measuring = make_plan(), make_plan("+stages.init.exclusive=true")
     assert measuring.stages["init"].exclusive
     assert measuring.stages["init"].fingerprint == plain.stages["init"].fingerprint
+
+
+def test_training_can_be_counted_in_steps(make_plan: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 batches of an epoch of 13: one epoch and seven batches, on a schedule that ends with them."""
+    from modules.common.classifier import Classifier
+
+    rates: list[float] = []
+    original = Classifier.training_step
+
+    def watched(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
+        rates.append(self.trainer.optimizers[0].param_groups[0]["lr"])
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(Classifier, "training_step", watched)
+    plan = only(make_plan("+stages.init.trainer.max_steps=20"), "init")
+    outcomes, _ = collect(plan)
+    assert outcomes["init"].status == "done", outcomes["init"].reason
+    assert len(rates) == 20
+    assert rates == pytest.approx([0.05 * 0.5 * (1 + math.cos(math.pi * i / 20)) for i in range(20)])
+    assert torch.load(plan.stages["init"].directory / "last.ckpt", weights_only=True)["global_step"] == 20
+    wrong, _ = collect(only(make_plan("+stages.init.trainer.max_steps=0"), "init"))
+    assert "max_steps=0: expected a whole number from 1" in wrong["init"].reason

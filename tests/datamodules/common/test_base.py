@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from datamodules.common.augment import HorizontalFlip, RandomCrop, RandomResizedCrop
-from datamodules.common.base import Batches, Draws, stream
+from datamodules.common.base import Batches, DataModule, Draws, InOrder, Spec, stream
 from datamodules.meal_v2 import RandomAffine
 
 
@@ -111,3 +111,41 @@ def test_seeds_of_neighbours_are_unrelated() -> None:
     assert len({stream("a", a, b) for a in range(30) for b in range(30)}) == 900
     assert stream("a", 1, 2) != stream("a", 2, 1)
     assert 0 <= stream("a", -5) < 2**63
+
+
+def test_training_in_order_is_shared_out_and_resumable() -> None:
+    whole = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert epoch(InOrder(10, 4, shuffle=True), 0) == epoch(InOrder(10, 4, shuffle=True, seed=3), 1) == whole
+    shares = [epoch(InOrder(10, 4, shuffle=True, rank=rank, world=2), 0) for rank in (0, 1)]
+    assert [a + b for a, b in zip(*shares, strict=True)] == whole
+    rest = InOrder(10, 4, shuffle=True)
+    rest.load_state_dict({"position": 1})
+    assert epoch(rest, 0) == whole[1:]
+
+
+class Photos(DataModule):
+    """Declares two channels that are normalised differently."""
+
+    @property
+    def spec(self) -> Spec:
+        return Spec("photos", (2, 3, 4), ("a", "b"), {"test": 5}, mean=(0.5, 0.2), std=(0.25, 0.1), split="none")
+
+
+def test_shown_images_are_those_before_normalisation() -> None:
+    pixels = torch.rand(5, 2, 3, 4)
+    mean = torch.tensor([0.5, 0.2]).view(2, 1, 1)
+    std = torch.tensor([0.25, 0.1]).view(2, 1, 1)
+    normalised = (pixels - mean) / std
+    data = Photos(batch_size=1)
+    assert torch.allclose(data.shown(normalised), pixels, atol=1e-6)
+    assert torch.allclose(data.shown(normalised[0]), pixels[0], atol=1e-6)
+
+
+def test_shown_images_lie_in_0_to_1_and_have_no_gradient() -> None:
+    x = torch.full((2, 1, 1), 100.0, requires_grad=True)
+    x_low = torch.full((2, 1, 1), -100.0, dtype=torch.bfloat16)
+    shown = Photos(batch_size=1).shown(x)
+    assert shown.flatten().tolist() == [1, 1]
+    assert not shown.requires_grad
+    assert Photos(batch_size=1).shown(x_low).flatten().tolist() == [0, 0]
+    assert Photos(batch_size=1).shown(x_low).dtype == torch.float32

@@ -1,13 +1,15 @@
-"""Images by row number, and retrieval tasks made from images."""
+"""Images by row number, and the features that later stages are fed with."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from datamodules.common.base import DataError, hashed
+from datamodules.common.base import DataError, Fed, hashed
 from datamodules.common.torchvision_sets import FashionMNIST
-from datamodules.off_the_shelf.collection import ArrayCollection, Crops
+from datamodules.off_the_shelf.collection import ArrayCollection
 
 
 def source(seed: int = 3, **options: int) -> FashionMNIST:
@@ -20,12 +22,22 @@ def splits() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     return there.splits
 
 
-def crops(**options: object) -> Crops:
-    return Crops(source(train_size=80), 10, **{"references": 20, "queries": 12, "grid": 2, **options})  # type: ignore[arg-type]
+class Made(nn.Module):
+    """What a dry run has of a stage: a module that made features of some rows."""
+
+    def artifacts(self) -> dict[str, np.ndarray]:
+        return {"features": np.zeros((4, 3, 5), np.float32)}
+
+
+def export(rows: int, d: int = 5, seed: int = 0) -> Fed:
+    """Features (rows, 3, d) of a finished stage, as the engine hands them out: not to be written to."""
+    array = np.random.default_rng(seed).normal(size=(rows, 3, d)).astype(np.float32)
+    array.flags.writeable = False
+    return Fed(nn.Identity(), {"features": array})
 
 
 def test_exports_serve_every_row_once_and_no_target() -> None:
-    data = ArrayCollection(source(), 16, exports=True)
+    data = ArrayCollection(source(), 16)
     data.setup()
     batches = list(data.train_dataloader())
     rows = torch.cat([row for _, row in batches])
@@ -36,17 +48,49 @@ def test_exports_serve_every_row_once_and_no_target() -> None:
     assert [r.tolist() for _, r in data.test_dataloader()] == [list(range(60, 76)), list(range(76, 90))]
 
 
-def test_rows_carry_the_labels_of_their_images() -> None:
-    data = ArrayCollection(source(), 16, first=20)
+@pytest.mark.filterwarnings("error")
+def test_features_are_served_with_the_labels_of_their_images() -> None:
+    made = export(90)
+    data = ArrayCollection(source(), 16, features=made, first=20)
     data.setup()
-    train, test = splits()["train"][1], splits()["test"][1]
-    served = {int(r): int(t) for rows, targets in data.train_dataloader() for r, t in zip(rows, targets, strict=True)}
-    assert served == {row: int(train[row]) for row in range(20)}
-    tested = {int(r): int(t) for rows, targets in data.test_dataloader() for r, t in zip(rows, targets, strict=True)}
-    assert tested == {60 + i: int(test[i]) for i in range(30)}
+    batches = list(data.train_dataloader())
+    assert [len(batch.x) for batch in batches] == [16, 4]
+    features = torch.tensor(made.arrays["features"])
+    assert torch.equal(torch.cat([batch.x for batch in batches]), features[:20])  # in order
+    assert torch.equal(torch.cat([batch.y for batch in batches]), splits()["train"][1][:20])
+
+    tested = list(data.test_dataloader())
+    assert torch.equal(torch.cat([batch.x for batch in tested]), features[60:])
+    assert torch.equal(torch.cat([batch.y for batch in tested]), splits()["test"][1])
     assert data.spec.sizes == {"train": 20, "val": 0, "test": 30}
+    assert data.spec.shape == (3, 5)
     with pytest.raises(DataError, match="first=61"):
-        ArrayCollection(source(), 16, first=61).setup()
+        ArrayCollection(source(), 16, features=made, first=61).setup()
+
+
+def test_several_exports_are_columns() -> None:
+    exports = [export(90), export(90, 7, seed=1)]
+    data = ArrayCollection(source(), 16, features=exports)
+    data.setup()
+    batch = next(iter(data.test_dataloader()))
+    assert batch._fields == ("x", "x2", "y")
+    assert torch.equal(batch.x2, torch.tensor(exports[1].arrays["features"][60:76]))
+
+
+def test_features_of_other_images_are_refused() -> None:
+    with pytest.raises(DataError, match=r"features of 80 images, but Fashion-MNIST .* has 90"):
+        ArrayCollection(source(), 16, features=export(80)).setup()
+
+
+def test_stand_in_features_need_no_array() -> None:
+    """A dry run hands out the module alone."""
+    data = ArrayCollection(source(), 6, features=Fed(Made(), {}), generated=True)
+    data.setup()
+    (batch,) = data.train_dataloader()
+    assert batch.x.shape == (6, 3, 5)
+    assert torch.allclose(batch.x.norm(dim=-1), torch.ones(6, 3))
+    assert not torch.equal(batch.x, next(iter(data.test_dataloader())).x)
+    assert (data.spec.source, data.spec.shape) == ("generated", (3, 5))
 
 
 def test_training_and_test_images_differ() -> None:
@@ -74,57 +118,3 @@ def test_a_source_is_read_once_for_all_stages_with_the_same_settings() -> None:
     assert not second.source.splits  # served from what the first one read
     assert not torch.equal(first.array, other.array)
     assert first.spec.identity == second.spec.identity != other.spec.identity
-
-
-def test_an_upright_whole_query_is_its_reference() -> None:
-    data = crops(side=1.0, rotation=0.0, mirror=False)
-    data.setup()
-    queries, relevance = (torch.cat(parts) for parts in zip(*data.test_dataloader(), strict=True))
-    assert relevance.sum(1).tolist() == [1] * 12
-    assert len(relevance.argmax(1).unique()) == 12
-    assert torch.equal(data.array[queries], data.array[relevance.argmax(1)])
-    assert torch.equal(data.images(queries[:1]), data.array[queries[:1]].float() / 255)
-
-
-def test_a_query_shows_a_part_of_its_reference() -> None:
-    """Cut upright and shrunk to the reference's scale, the square fits best into the reference it was cut from."""
-    data = crops(side=0.5, rotation=0.0, mirror=False)
-    data.setup()
-    small = torch.nn.functional.avg_pool2d(data.array[data.rows["test"]].float(), 2)  # (Q, 1, 28, 28)
-    windows = data.array[:20, 0].float().unfold(1, 28, 1).unfold(2, 28, 1)  # (R, 29, 29, 28, 28)
-    found = [int((windows - query).square().mean((3, 4)).flatten(1).amin(1).argmin()) for query in small]
-    assert found == data.targets["test"].argmax(1).tolist()
-
-
-def test_canvases_hold_different_images_and_the_seed_decides() -> None:
-    data, again, other = crops(), crops(), crops(seed=1)
-    for each in (data, again, other):
-        each.setup()
-    quarters = data.array[:20].unfold(2, 28, 28).unfold(3, 28, 28).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
-    assert len({hashed(quarter) for quarter in quarters}) == 80
-    assert torch.equal(data.array, again.array)
-    assert not torch.equal(data.array, other.array)
-    assert data.spec.sizes == {"train": 20, "val": 0, "test": 12}
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [({"grid": 3}, "grid=3"), ({"queries": 21}, "queries=21"), ({"references": 21}, "84 are needed")],
-)
-def test_what_cannot_be_cut_is_named(options: dict[str, int], message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        crops(**options).setup()
-
-
-def test_stand_in_data_has_a_batch_of_each() -> None:
-    data = crops(generated=True)
-    data.setup()
-    (images, _), *rest = Crops.train_dataloader(crops_exporting(data))
-    assert images.shape == (10, 1, 56, 56)
-    assert len(rest) == 1
-    assert data.spec.source == "generated"
-
-
-def crops_exporting(data: Crops) -> Crops:
-    data.exports = True
-    return data

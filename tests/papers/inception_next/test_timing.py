@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from modules.inception_next.timing import Throughput, measuring, multiply_adds, spread
+from modules.inception_next.timing import Throughput, Timing, multiply_adds, spread, timing_settings
 
 
 class Slow(nn.Module):
@@ -39,11 +39,11 @@ class Staged(Throughput):
 
 def test_ratios_are_those_of_the_clock(logged: Callable[..., dict[str, float]]) -> None:
     candidates = {"ours": Slow(1.0), "theirs": Slow(4.0), "bare": Slow(0.5, weight=False)}
-    found = logged(Staged(candidates, rounds=3, calls=2, warmup=5), (torch.zeros(5, 3, 4, 4), torch.zeros(5)))
-    assert found["test/train_log2_theirs"] == found["test/infer_log2_theirs"] == 2.0
-    assert found["test/train_log2_bare"] == -1.0
-    assert found["test/infer_per_s_theirs"] == pytest.approx(5 / 4)
-    assert found["test/train_noise_theirs"] == 0.0
+    metrics = logged(Staged(candidates, Timing(rounds=3, calls=2, warmup=5)), (torch.zeros(5, 3, 4, 4), torch.zeros(5)))
+    assert metrics["test/train_log2_theirs"] == metrics["test/infer_log2_theirs"] == 2.0
+    assert metrics["test/train_log2_bare"] == -1.0
+    assert metrics["test/infer_per_s_theirs"] == pytest.approx(5 / 4)
+    assert metrics["test/train_noise_theirs"] == 0.0
     # 2 modes in 2 layouts: 5 calls to warm up, then 3 rounds of 2; one more to count operations
     assert all(c.calls == 2 * 2 * (5 + 3 * 2) + 1 for c in candidates.values())
 
@@ -59,18 +59,18 @@ def test_every_candidate_counts_in_its_faster_layout_whatever_single_calls_say(
         return math.exp(source.gauss(0.0, 0.1)) * (3.0 if source.random() < 1 / 6 else 1.0)
 
     candidates = {"ours": Slow(2.0, 1.0, noise=noise), "theirs": Slow(3.0, 4.0, noise=noise)}
-    found = logged(Staged(candidates, rounds=25), (torch.zeros(5, 3, 4, 4), torch.zeros(5)))
+    metrics = logged(Staged(candidates, Timing(rounds=25)), (torch.zeros(5, 3, 4, 4), torch.zeros(5)))
     for mode in ("train", "infer"):
-        assert (found[f"test/{mode}_chose_last_ours"], found[f"test/{mode}_chose_last_theirs"]) == (1.0, 0.0)
-        assert found[f"test/{mode}_log2_theirs"] == pytest.approx(math.log2(3), abs=0.2)
-        assert found[f"test/{mode}_log2_channels_first_theirs"] == pytest.approx(math.log2(3 / 2), abs=0.2)
-        assert found[f"test/{mode}_log2_channels_last_theirs"] == pytest.approx(2.0, abs=0.2)
-        assert found[f"test/{mode}_per_s_ours"] == pytest.approx(5.0, rel=0.1)
+        assert (metrics[f"test/{mode}_chose_last_ours"], metrics[f"test/{mode}_chose_last_theirs"]) == (1.0, 0.0)
+        assert metrics[f"test/{mode}_log2_theirs"] == pytest.approx(math.log2(3), abs=0.2)
+        assert metrics[f"test/{mode}_log2_channels_first_theirs"] == pytest.approx(math.log2(3 / 2), abs=0.2)
+        assert metrics[f"test/{mode}_log2_channels_last_theirs"] == pytest.approx(2.0, abs=0.2)
+        assert metrics[f"test/{mode}_per_s_ours"] == pytest.approx(5.0, rel=0.1)
 
 
 def test_timing_leaves_settings_gradients_and_the_batch_alone() -> None:
     candidates = {"a": nn.Conv2d(8, 8, 1), "b": nn.Conv2d(8, 8, 3, padding=1)}
-    module = Throughput(candidates, rounds=1, input_gradient=True, layouts=["channels_last"])
+    module = Throughput(candidates, Timing(rounds=1, layouts=["channels_last"]), input_gradient=True)
     x = torch.randn(2, 8, 6, 6)
     before, threads, picks = x.clone(), torch.get_num_threads(), torch.backends.cudnn.benchmark
     with torch.inference_mode():  # where a test runs
@@ -78,10 +78,10 @@ def test_timing_leaves_settings_gradients_and_the_batch_alone() -> None:
     assert torch.equal(x, before)
     assert not x.requires_grad
     assert (torch.get_num_threads(), torch.backends.cudnn.benchmark) == (threads, picks)
-    with measuring(1):
+    with timing_settings(1):
         assert torch.backends.cudnn.benchmark
     assert torch.backends.cudnn.benchmark == picks
-    assert all(s > 0 for f in module.measured.values() for times in f.values() for s in times["channels_last"])
+    assert all(s > 0 for by_name in module.times.values() for times in by_name.values() for s in times["channels_last"])
     assert math.log2(module.madds["b"] / module.madds["a"]) == pytest.approx(math.log2(9))
     assert spread([1.0, 2.0, 3.0, 4.0, 5.0]) == 1.0
     assert spread([1.0]) == 0.0

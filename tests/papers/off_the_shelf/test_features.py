@@ -5,12 +5,15 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
+import pytorch_lightning as pl
 import timm
 import torch
 import torchvision
 from torch import Tensor, nn
 
+from datamodules.common.loader import batch_type
 from datamodules.common.torchvision_sets import FashionMNIST
 from datamodules.off_the_shelf.collection import ArrayCollection
 from modules.common.pretrained import efficientnet_lite
@@ -38,7 +41,7 @@ def small(**options: Any) -> Backbone:
 def test_features_have_unit_length_and_the_backbone_stays_as_it_is() -> None:
     backbone = small()
     features = Features(backbone=backbone, views=Jitter())
-    network = backbone.built()
+    network = backbone.load_network()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     features.train()
     backbone.train()
@@ -46,7 +49,7 @@ def test_features_have_unit_length_and_the_backbone_stays_as_it_is() -> None:
     f = features(x)
     assert f.shape == (3, 16, 8)
     assert torch.allclose(f.norm(dim=2), torch.ones(3, 16), atol=1e-6)
-    features.training_step((x, torch.arange(3)), 0)  # type: ignore[arg-type]
+    features.training_step(batch_type(("x", "row"))(x, torch.arange(3)), 0)
     assert not any(part.training for part in network.modules())
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert "1.running_mean" in before
@@ -99,18 +102,41 @@ def test_random_backbones_are_the_same_in_every_stage() -> None:
     assert not torch.equal(small(weight_seed=1)(x), first)
 
 
-def test_export_follows_row_numbers_and_refuses_gaps() -> None:
-    data = ArrayCollection(FashionMNIST(8, train_size=20, val_size=0, test_size=10), 8, exports=True)
+def collection() -> ArrayCollection:
+    data = ArrayCollection(FashionMNIST(8, train_size=20, val_size=0, test_size=10), 8)
     data.setup()
+    return data
+
+
+def test_export_follows_row_numbers_and_refuses_gaps() -> None:
+    data = collection()
+    batches = list(data.train_dataloader())
+    assert len(batches) == 4
     features = Features(Pixels())
-    for number, batch in enumerate(data.train_dataloader()):
-        features._seen.append((features.gathered(batch[0]), batch[1]))
-        assert number < 4
-    x, rows = (torch.cat(parts) for parts in zip(*features._seen, strict=True))
+    x = torch.cat([features.gathered(batch.x) for batch in batches])
+    rows = torch.cat([batch.row for batch in batches])
     features.solve(x, rows)
-    assert torch.allclose(features.stored[:, 0], unit(data.images(torch.arange(30)).flatten(1)), atol=1e-6)
+    exported = torch.from_numpy(features.artifacts()["features"])
+    assert torch.allclose(exported[:, 0], unit(data.images(torch.arange(30)).flatten(1)), atol=1e-6)
+    assert not features.state_dict()  # a checkpoint does not hold the export again
     with pytest.raises(ValueError, match="exactly once"):
         features.solve(x[1:], rows[1:])
+
+
+def test_a_stage_that_was_ended_after_its_export_exports_the_same_again() -> None:
+    """Its checkpoint says that training is over, and holds no features."""
+    options: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
+    options |= {"enable_progress_bar": False, "enable_model_summary": False}
+    whole = Features(backbone=small(), side=32)
+    trainer = pl.Trainer(max_epochs=1, **options)
+    trainer.fit(whole, datamodule=collection())
+    (metrics,) = trainer.test(whole, datamodule=collection(), verbose=False)
+
+    continued = Features(backbone=whole.frozen.networks[0], side=32)
+    (again,) = pl.Trainer(**options).test(continued, datamodule=collection(), verbose=False)
+    assert again == metrics
+    assert metrics["test/reextraction"] < 1e-5
+    assert np.array_equal(continued.artifacts()["features"], whole.artifacts()["features"])
 
 
 @pytest.mark.parametrize("given", [{}, {"extractor": Pixels(), "backbone": small()}])

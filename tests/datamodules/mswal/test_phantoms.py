@@ -1,0 +1,87 @@
+"""Generated phantoms: what they show is what their labels say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules.common.base import DataError, hashed
+from datamodules.mswal.phantoms import LESIONS, Phantoms, phantoms
+from tests.datamodules.mswal.helpers import SAMPLING, SMALL
+
+
+def test_phantoms_are_a_function_of_the_seed_and_not_of_their_number() -> None:
+    few, many = phantoms([3, 4], 48, 0.1), phantoms([3, 4, 5], 48, 0.1)
+    assert torch.equal(few[0], many[0][:2])
+    assert torch.equal(few[1], many[1][:2])
+    assert not torch.equal(many[0][0], many[0][1])
+
+
+def test_phantoms_have_the_lesions_they_say() -> None:
+    images, labels = phantoms(range(60), 48, 0.0)
+    assert labels.unique().tolist() == [0, 1, 2, 3]
+    counts = [int((labels == c).sum((1, 2, 3)).max()) for c in (1, 2, 3)]
+    ball = 4 / 3 * np.pi
+    assert counts[0] <= 5 * ball * 2.4**3  # at most five stones of radius 2
+    assert counts[1] <= 5 * ball * 7.2**3
+    organ = images[(labels == 0) & (images > 0.6)].mean()
+    grey = [float(images[labels == c].mean() / organ) for c in (1, 2, 3)]
+    assert grey[0] > 1.3  # stones are bright
+    assert grey[1] < grey[2] < 1  # cysts are darker than tumours, tumours than the organ
+    assert any(int(label.max()) == 0 for label in labels)  # a volume may have no lesion
+
+
+def test_train_and_test_phantoms_differ_and_so_do_streams() -> None:
+    data, other = Phantoms(2, SAMPLING, **SMALL), Phantoms(2, SAMPLING, **SMALL, stream=1)
+    data.setup()
+    other.setup()
+    marks = [hashed(v.image) for v in data.train] + [hashed(data.pair(i)[0]) for i in range(3)]
+    marks += [hashed(v.image) for v in other.train]
+    assert len(set(marks)) == 13
+    assert data.spec.source == "generated"
+    assert data.spec.identity != other.spec.identity
+    again = Phantoms(2, SAMPLING, **SMALL)
+    again.setup()
+    assert again.spec == data.spec
+
+
+def test_unlabelled_lesions_are_background() -> None:
+    every, some = Phantoms(2, SAMPLING, **SMALL), Phantoms(2, SAMPLING, **SMALL, labelled=["tumour"])
+    every.setup()
+    some.setup()
+    assert some.spec.classes == ("background", "tumour")
+    for a, b in zip(every.train, some.train, strict=True):
+        assert torch.equal(a.image, b.image)
+        assert torch.equal(a.label == 1 + LESIONS.index("tumour"), b.label == 1)
+
+
+def test_grey_values_are_those_of_the_training_lesions() -> None:
+    data = Phantoms(2, SAMPLING, **{**SMALL, "train_size": 40})
+    data.setup()
+    lesions = torch.cat([v.image[0][v.label > 0] for v in data.train])
+    assert abs(float(lesions.mean())) < 0.01
+    assert abs(float(lesions.std()) - 1) < 0.01
+    assert max(float(v.image.max()) for v in data.train) == pytest.approx(float(lesions.max()))
+
+
+def test_generated_volumes_have_the_patches_size() -> None:
+    data = Phantoms(1, SAMPLING, **SMALL, generated=True)
+    data.setup()
+    assert data.spec.source == "generated"
+    assert next(iter(data.train_dataloader()))[0].shape == (1, 1, 16, 16, 16)
+    assert [x.shape for x, _ in data.test_dataloader()] == [(1, 1, 16, 16, 16)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"labelled": ["cist"]}, "labelled='cist'"),
+        ({"size": 10}, "size=10"),
+    ],
+)
+def test_wrong_values_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Phantoms(2, SAMPLING, **{**SMALL, **options})

@@ -1,0 +1,152 @@
+"""The loss, what it trains, and the recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from experiments import training
+from experiments.plan import Plan
+from modules.case_based_prototypes.losses import LossWeights, code_error, prototype_error, reconstruction_error
+from modules.case_based_prototypes.module import CaseBased
+from modules.case_based_prototypes.networks import CaseBasedNetwork
+from modules.common.classifier import Classifier
+
+
+def reached(loss: Tensor, net: CaseBasedNetwork) -> set[str]:
+    """Which parts of a network a loss has a gradient for that is not 0."""
+    parts = {"encoder": net.encoder, "decoder": net.decoder, "prototypes": net.units, "W": net.weight}
+    net.zero_grad()
+    loss.backward()
+    names = set()
+    for name, part in parts.items():
+        owned = [part] if isinstance(part, Tensor) else list(part.parameters()) if part is not None else []
+        if any(p.grad is not None and bool(p.grad.any()) for p in owned):
+            names.add(name)
+    return names
+
+
+def test_stages_start_alike(make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), 10)
+    monkeypatch.setattr(training, "load", lambda plan, name: judge)
+    this = make_plan("paper=case_based_prototypes")
+    nets: dict[str, Any] = {name: training.construct(this, this.stages[name]).network for name in ARMS}
+    published = dict(nets["prototypes"].named_parameters())
+    for name, shared in (
+        ("unregularised", ("encoder.", "decoder.", "units.", "weight")),
+        ("dense", ("encoder.", "decoder.", "weight")),
+        ("dense_no_decoder", ("encoder.", "weight")),
+    ):
+        alike = {key: value for key, value in nets[name].named_parameters() if key.startswith(shared)}
+        assert len(alike) == sum(key.startswith(shared) for key in published)
+        assert all(torch.equal(value, published[key]) for key, value in alike.items()), name
+    other_seed = make_plan("paper=case_based_prototypes", seed=1)
+    assert not torch.equal(
+        training.construct(other_seed, other_seed.stages["dense"]).network.weight, nets["dense"].weight
+    )
+
+
+def test_loss_is_the_weighted_sum_of_four_terms(
+    lively: Callable[..., CaseBasedNetwork], batch: Callable[..., tuple[Tensor, Tensor]]
+) -> None:
+    net, (x, y) = lively(), batch()
+    module = CaseBased(net, 10, LossWeights(e=20, r=2, r1=3, r2=5))
+    codes = net.encoder(x)
+    assert net.prototypes is not None
+    assert net.decoder is not None
+    distances = torch.cdist(codes, net.prototypes).square()
+    expected = (
+        20 * F.cross_entropy(distances @ net.weight, y)
+        + 2 * F.mse_loss(net.decoder(codes), x) * 784
+        + 3 * distances.min(0).values.mean()
+        + 5 * distances.min(1).values.mean()
+    )
+    assert float(module.training_step((x, y), 0)) == pytest.approx(float(expected), rel=1e-5)
+    assert float(CaseBased(net, 10, LossWeights(20, 0, 0, 0)).training_step((x, y), 0)) == pytest.approx(
+        20 * float(F.cross_entropy(net(x), y)), rel=1e-6
+    )
+
+
+def test_which_parameters_each_term_reaches(
+    lively: Callable[..., CaseBasedNetwork], batch: Callable[..., tuple[Tensor, Tensor]]
+) -> None:
+    net, (x, y) = lively(), batch(20)
+    assert net.decoder is not None
+
+    def outputs() -> Tensor:
+        return net.classify(net.encoder(x))[0]
+
+    assert reached(reconstruction_error(net.decoder(net.encoder(x)), x), net) == {"encoder", "decoder"}
+    assert reached(prototype_error(outputs()), net) == {"encoder", "prototypes"}
+    assert reached(code_error(outputs()), net) == {"encoder", "prototypes"}
+    assert reached(F.cross_entropy(net(x), y), net) == {"encoder", "prototypes", "W"}
+    module = CaseBased(net, 10, LossWeights(r1=0.0, r2=0.0))
+    assert reached(module.training_step((x, y), 0), net) == {"encoder", "decoder", "prototypes", "W"}
+
+
+def test_order_of_prototypes_does_not_matter(
+    lively: Callable[..., CaseBasedNetwork], batch: Callable[..., tuple[Tensor, Tensor]]
+) -> None:
+    net, data = lively(), batch()
+    loss, logits = CaseBased(net, 10, LossWeights()).training_step(data, 0), net(data[0])
+    order = torch.randperm(15)
+    assert net.prototypes is not None
+    with torch.no_grad():
+        net.prototypes.copy_(net.prototypes[order])
+        net.weight.copy_(net.weight[order])
+    assert torch.allclose(net(data[0]), logits, atol=1e-5)
+    assert float(CaseBased(net, 10, LossWeights()).training_step(data, 0)) == pytest.approx(float(loss), rel=1e-5)
+
+
+ARMS = ("prototypes", "unregularised", "dense", "dense_no_decoder")
+
+
+@pytest.mark.parametrize("scale", ["full", "mini"])
+def test_arms_differ_in_what_they_are_about_alone(scale: str, make_plan: Callable[..., Plan]) -> None:
+    stages = make_plan("paper=case_based_prototypes", f"scale={scale}").stages
+    kept = ("optimizer", "schedule", "classes")
+    arms = [stages[name] for name in ARMS]
+    for first, second in pairwise(arms):
+        assert (first.data, first.trainer) == (second.data, second.trainer)
+        assert {k: first.module.get(k) for k in kept} == {k: second.module.get(k) for k in kept}
+        assert [first.module["weights"][name] for name in ("e", "r")] == [20, 1]
+        assert [second.module["weights"][name] for name in ("e", "r")] == [20, 1]
+    assert [(arm.module["weights"]["r1"], arm.module["weights"]["r2"]) for arm in arms[:2]] == [(1, 1), (0, 0)]
+    assert arms[0].module["network"] == arms[1].module["network"]
+    for number, changed in ((2, {"layer"}), (3, {"layer", "decode"})):
+        own, published = arms[number].module["network"], arms[0].module["network"]
+        assert {key for key in published if own[key] != published[key]} == changed
+
+
+def test_full_recipe_is_the_released_one(
+    network: Callable[..., CaseBasedNetwork], parameters: Callable[..., int], make_plan: Callable[..., Plan]
+) -> None:
+    stages = make_plan("paper=case_based_prototypes", "scale=full").stages
+    arms = [stages[name] for name in ARMS]
+    stage = arms[0]
+    assert stage.module.get("schedule") is None
+    assert (stage.data["batch_size"], stage.data["val_size"], stage.trainer["max_epochs"]) == (250, 5000, 1500)
+    assert stage.data["augment"] == [
+        {"_target_": "datamodules.case_based_prototypes.ElasticDeformation", "sigma": 4.0, "alpha": 20.0}
+    ]
+    optimizer = training.build(stage.module["optimizer"])(network().parameters())
+    assert isinstance(optimizer, torch.optim.Adam)
+    assert {k: optimizer.defaults[k] for k in ("lr", "betas", "eps", "weight_decay")} == {
+        "lr": 0.002,
+        "betas": (0.9, 0.999),
+        "eps": 1e-8,
+        "weight_decay": 0,
+    }
+    module = training.construct_from(stage, {})
+    assert isinstance(module, CaseBased)
+    assert parameters(module) == 44_153
+    assert module.weights == LossWeights(e=20, r=1, r1=1, r2=1)
+    assert {
+        name: stage.module["network"]["act"] for name, stage in stages.items() if "act" in stage.module["network"]
+    } == {stage.name: "relu" for stage in arms}

@@ -1,0 +1,161 @@
+"""Recipes: timm's learning rates, the published numbers, arms that differ in their mixers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from timm.scheduler import CosineLRScheduler
+from torch import nn
+
+from experiments import claims, training
+from experiments.plan import Plan
+from modules.common.schedules import Position
+from modules.iformer import networks
+from modules.iformer.networks import IFormer
+
+
+@pytest.mark.parametrize(
+    ("options", "millions", "mult_adds"),
+    [
+        ({"heads": [3, 6, 10, 12]}, 21, 5.2),
+        ({"high": ["pool"]}, 20, 4.9),
+        ({"heads": [2, 4, [5] * 5 + [3] * 4, 4]}, 19, 4.7),
+        ({"heads": [[2, 1, 2], 3, 5, 6]}, 19, 4.7),
+    ],
+)
+def test_arms_have_the_papers_cost(
+    parameters: Callable[..., int],
+    on_meta: Callable[..., tuple[IFormer, float]],
+    options: dict[str, Any],
+    millions: int,
+    mult_adds: float,
+    make_plan: Callable[..., Plan],
+) -> None:
+    """Table 5's 'attention only', '+ max-pool', reversed and equal split; norms and pooling add 0.022 G in all."""
+    network, counted = on_meta(partial(networks.iformer_s, **options))
+    assert round(parameters(network) / 1e6) == millions
+    assert round(counted + 0.022, 1) == mult_adds
+    stages = make_plan("paper=iformer", "scale=full").stages
+    names = ("attention", "pool", "reversed", "constant")
+    used = [{k: v for k, v in stages[n].module["network"].items() if k in options} for n in names]
+    assert options in used
+
+
+@pytest.mark.parametrize(
+    ("lines", "stage", "epochs", "warmup", "lowest"),
+    [
+        ([], "ramp", 300, 5, 1e-6),
+        (["variant=large"], "ramp", 300, 5, 1e-5),
+        (["variant=base"], "ramp", 300, 5, 1e-5),
+        (["variant=ablation"], "reversed", 100, 5, 1e-6),
+        ([], "finetuned", 20, 0, 1e-6),
+        (["variant=base"], "finetuned", 20, 0, 5e-7),
+        (["variant=large"], "finetuned", 20, 0, 1e-6),
+    ],
+)
+def test_learning_rates_are_timms(
+    lines: list[str], stage: str, epochs: int, warmup: int, lowest: float, make_plan: Callable[..., Plan]
+) -> None:
+    planned = make_plan("paper=iformer", "scale=full", *lines).stages[stage]
+    schedule, rate = training.build(planned.module["schedule"]), planned.module["optimizer"]["lr"]
+    ours = [rate * schedule(Position(e, 100, 1251, epochs + 10)) for e in range(epochs + 10)]
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=rate)
+    theirs = CosineLRScheduler(optimizer, epochs, lr_min=lowest, warmup_t=warmup, warmup_lr_init=1e-6)
+    expected = []
+    for epoch in range(epochs + 10):
+        expected.append(optimizer.param_groups[0]["lr"])
+        theirs.step(epoch + 1)
+    assert ours == pytest.approx(expected)
+    assert planned.trainer["max_epochs"] == epochs + 10
+
+
+@pytest.mark.parametrize(
+    ("variant", "size", "drop_path", "clip", "repeats", "tuned_drop_path", "tuned_rate"),
+    [
+        (None, "s", 0.2, None, 1, 0.3, 1e-5),
+        ("base", "b", 0.4, 1.0, 3, 0.5, 5e-6),
+        ("large", "l", 0.5, 1.0, 3, 0.6, 1e-5),
+    ],
+)
+def test_full_recipe(
+    variant: str | None,
+    size: str,
+    drop_path: float,
+    clip: float | None,
+    repeats: int,
+    tuned_drop_path: float,
+    tuned_rate: float,
+    make_plan: Callable[..., Plan],
+) -> None:
+    stages = make_plan("paper=iformer", "scale=full", *([f"variant={variant}"] if variant else [])).stages
+    ramp, tuned = stages["ramp"], stages["finetuned"]
+    assert {s.module["network"]["_target_"] for s in stages.values()} == {f"modules.iformer.networks.iformer_{size}"}
+    assert ramp.module["network"]["drop_path"] == drop_path
+    assert (ramp.trainer["gradient_clip_val"], ramp.data["repeats"]) == (clip, repeats)
+    assert (ramp.reference_batch, ramp.data["batch_size"]) == (1024, 1024)
+    assert (ramp.data["crop_pct"], ramp.data["image_size"]) == (0.9, 224)
+    assert ramp.data["auto_augment"] == "rand-m9-mstd0.5-inc1"
+    assert (ramp.data["erasing"], ramp.module["label_smoothing"]) == (0.25, 0.1)
+    assert (ramp.module["mixup"], ramp.module["cutmix"]) == (0.8, 1.0)
+    assert (ramp.module["optimizer"]["lr"], ramp.module["optimizer"]["weight_decay"]) == (1e-3, 0.05)
+    assert (tuned.module["network"]["drop_path"], tuned.module["optimizer"]["lr"]) == (tuned_drop_path, tuned_rate)
+    assert (tuned.trainer["gradient_clip_val"], tuned.data["repeats"]) == (1.0, repeats)
+    assert (tuned.module["mixup"], tuned.module["cutmix"]) == (0.1, 0.1)
+    assert (tuned.reference_batch, tuned.data["image_size"], tuned.data["crop_pct"]) == (512, 384, 1.0)
+    assert tuned.module["optimizer"]["weight_decay"] == 1e-8
+    arms = {"attention", "pool", "constant", "reversed"}
+    assert set(stages) == {"ramp", "untuned", "finetuned"} | (set() if variant else arms)
+    untuned = stages["untuned"]
+    assert not untuned.fit
+    assert untuned.data == tuned.data | {"repeats": 1}
+    assert untuned.module["network"]["input_size"] == tuned.module["network"]["input_size"] == 384
+    for name in arms & set(stages):
+        arm = stages[name]
+        assert (arm.data, arm.trainer, arm.reference_batch) == (ramp.data, ramp.trainer, ramp.reference_batch)
+        assert {k: v for k, v in arm.module.items() if k != "network"} == {
+            k: v for k, v in ramp.module.items() if k != "network"
+        }
+
+
+def test_the_ablation_has_the_papers_arms_and_no_fine_tuning(make_plan: Callable[..., Plan]) -> None:
+    planned = make_plan("paper=iformer", "scale=full", "variant=ablation")
+    assert set(planned.stages) == {"ramp", "attention", "pool", "constant", "reversed"}
+    assert {stage.trainer["max_epochs"] for stage in planned.stages.values()} == {110}
+    compared = {claim.than for claim in claims.read(planned.config).claims}
+    assert compared >= {f"{name}/test/top1" for name in set(planned.stages) - {"ramp"}}
+
+
+@pytest.mark.parametrize("lines", [["scale=mini"], ["scale=mini", "variant=cifar10"]])
+def test_arms_of_the_mini_differ_in_their_mixers_alone(
+    parameters: Callable[..., int], lines: list[str], make_plan: Callable[..., Plan]
+) -> None:
+    stages = make_plan("paper=iformer", *lines).stages
+    ramp = stages["ramp"]
+    networks = {name: training.build(stages[name].module["network"]) for name in stages if "tuned" not in name}
+    count = parameters(networks["ramp"])
+    assert all(abs(parameters(n) / count - 1) < 0.07 for n in networks.values())
+    for name in networks:
+        arm = stages[name]
+        assert (arm.data, arm.trainer) == (ramp.data, ramp.trainer)
+        method, own = ({**s.module, "network": dict(s.module["network"])} for s in (ramp, arm))
+        for module in (method, own):
+            module["network"]["layout"] = {k: v for k, v in module["network"]["layout"].items() if k != "heads"}
+        assert own == method
+    shares = {
+        name: [m.widths[-1] / sum(m.widths) if "attention" in m.branches else 0.0 for _, _, m in network.mixers()]
+        for name, network in networks.items()
+    }
+    assert shares["ramp"] == sorted(shares["ramp"])
+    assert shares["reversed"] == sorted(shares["reversed"], reverse=True)
+    assert set(shares["constant"]) == {0.5}
+    assert set(shares["attention"]) == {1.0}
+    assert all(len(mixer.branches) == 3 for _, _, mixer in networks["ramp"].mixers())
+    tuned = stages["finetuned"]
+    assert tuned.data == stages["untuned"].data
+    assert tuned.module["network"] == stages["untuned"].module["network"]
+    assert tuned.data["source"] == ramp.data
+    assert tuned.data["side"] == tuned.module["network"]["input_size"] > ramp.module["network"]["input_size"]

@@ -1,0 +1,77 @@
+"""Accuracy over inference runs, the shuffled control, the memory of backward passes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from modules.noprop.arms import Arm
+from modules.noprop.baselines import EndToEnd
+from modules.noprop.evaluation import shuffled_top1
+from modules.noprop.module import NoProp
+
+
+def test_what_backward_needs_is_counted_by_hand(
+    without_trainer: Callable[..., Any], batch: Callable[..., tuple[Tensor, Tensor]]
+) -> None:
+    class Tiny(Arm):
+        def descend(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+            for _ in range(3):  # each graph goes before the next comes, so this counts once
+                self.step(F.relu(x.flatten(1) @ self.w).sum(), self.optimizers())
+            return {"loss": torch.zeros(())}
+
+    module: Any = Tiny(10, 1, 1, [], partial(torch.optim.SGD, lr=0.1))
+    module.w = nn.Parameter(torch.randn(64, 7))
+    without_trainer(module)
+    module.track = lambda *args, **values: None
+    module._trainer = type("Trainer", (), {"current_epoch": 0})()
+    module.training_step(batch(), 0)
+    assert int(module.saved.most) == 4 * 32 * (64 + 7)  # the input and the ReLU's output; not the weights
+
+
+def test_memory_of_blocks_trained_alone_does_not_grow_with_their_number(
+    stack: Callable[..., NoProp], end_to_end: Callable[..., EndToEnd], batch: Callable[..., tuple[Tensor, Tensor]]
+) -> None:
+    def held(module: Any) -> int:
+        module.track = lambda *args, **values: None
+        module._trainer = type("Trainer", (), {"current_epoch": 0})()
+        module.training_step(batch(), 0)
+        return int(module.saved.most)
+
+    assert held(stack(2)) == held(stack(6))
+    ends = [held(end_to_end(blocks)) for blocks in (2, 6)]
+    assert ends[1] > 2.8 * ends[0]
+    assert ends[1] > 5 * held(stack(6))
+
+
+def test_answers_are_scored_over_runs_and_beside_images_of_other_classes(shown: Callable[..., Tensor]) -> None:
+    """Also where the test images come class by class, as from folders."""
+
+    class Known(Arm):
+        def infer(self, x: Tensor, runs: int) -> tuple[Tensor, list[Tensor]]:
+            right = x.flatten(1)[:, :10]
+            return torch.stack([right, right.roll(1, -1)]), [right.argmax(-1).expand(runs, -1)]
+
+    module: Any = Known(10, 2, 1, ["block1"], None)
+    logged: dict[str, float] = {}
+    module.log_dict = logged.update
+    for label in range(10):
+        y = torch.full((4,), label)
+        module.test_step((shown(y), y), label)
+    module.on_test_epoch_end()
+    expected = {"top1": 50, "top1_std": 100 / math.sqrt(2), "shuffled_top1": 10, "block1_top1": 100, "n": 40}
+    assert logged == pytest.approx({f"test/{name}": value for name, value in expected.items()})
+
+
+def test_images_dealt_out_at_random_score_by_the_margins() -> None:
+    answers, labels = torch.tensor([0, 0, 1, 2, 2, 2]), torch.tensor([0, 1, 1, 2, 2, 0])
+    confusion = torch.zeros(3, 3).index_put((labels, answers), torch.ones(6), accumulate=True)
+    every_order = [(answers.roll(shift) == labels).float().mean() for shift in range(6)]  # each pair once
+    assert shuffled_top1(confusion) == pytest.approx(100 * float(torch.stack(every_order).mean()))

@@ -1,0 +1,120 @@
+"""The recipes: published numbers, steps, and what the arms of a comparison share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from datamodules.vit_vqgan import FFHQ, CelebAHQ, Faces
+from experiments import training
+from experiments.errors import InputError
+from experiments.plan import Plan
+from modules.common.module import StageModule
+
+
+def test_full_recipe_is_the_published_one(make_plan: Callable[..., Plan]) -> None:
+    full = make_plan("paper=vit_vqgan", "scale=full").stages
+    module = full["tokenizer"].module
+    quantizer, losses, critic = (module[name] for name in ("quantizer", "losses", "critic"))
+    assert (quantizer["codes"], quantizer["lookup_dim"]) == (8192, 32)
+    assert (quantizer["beta"], quantizer["normalise"]) == (0.25, True)
+    assert (critic["weight"], losses["perceptual_weight"], losses["l2_weight"]) == (0.1, 0.1, 1.0)
+    assert (critic["r1_gamma"], critic["r1_every"], critic["start"]) == (10.0, 16, 0)
+    assert full["tokenizer"].data["batch_size"] == 256
+    assert round(1_281_167 / 256 * full["tokenizer"].trainer["max_epochs"], -4) == 500_000
+    assert round(1_281_167 / 1024 * full["vim"].trainer["max_epochs"], -4) == 450_000
+    assert full["vim"].module["optimizer"]["betas"] == [0.9, 0.96]
+    large = make_plan("paper=vit_vqgan", "scale=full", "variant=vim_large").stages
+    assert large["vim"].module["size"]["blocks"] == 36
+    assert large["tokenizer"].module["autoencoder"]["decoder"]["dim"] == 1280
+    faces = make_plan("paper=vit_vqgan", "scale=full", "variant=celeba_hq").stages
+    assert {name for name, stage in faces.items() if stage.fit} == {"tokenizer", "vim_unconditional"}
+
+
+@pytest.mark.parametrize(("variant", "kind"), [("celeba_hq", CelebAHQ), ("ffhq", FFHQ)])
+def test_faces_are_trained_for_the_steps_of_imagenet(
+    variant: str, kind: type[Faces], make_plan: Callable[..., Plan]
+) -> None:
+    spec = kind("nowhere", 4, 256, generated=True).spec  # as a dry run makes it
+    assert (spec.shape, spec.classes) == ((3, 256, 256), ("face",))
+    images = spec.sizes["train"]
+    stages = make_plan("paper=vit_vqgan", "scale=full", f"variant={variant}").stages
+    for name, batch, steps, warmup in (
+        ("tokenizer", 256, 500_000, 50_000),
+        ("vim_unconditional", 1024, 450_000, 5_000),
+    ):
+        per_epoch = math.ceil(images / batch)
+        assert per_epoch * stages[name].trainer["max_epochs"] == pytest.approx(steps, rel=1e-3)
+        assert per_epoch * stages[name].module["schedule"]["warmup_epochs"] == pytest.approx(warmup, rel=5e-3)
+    assert per_epoch * stages["vim_unconditional"].module["schedule"]["decay_epoch"] == pytest.approx(80_000, rel=1e-3)
+
+
+def test_arms_of_mini_differ_only_in_their_lookup(make_plan: Callable[..., Plan]) -> None:
+    mini = make_plan("paper=vit_vqgan", "scale=mini").stages
+    lookups = {"lookup_dim", "normalise", "init"}
+
+    def differences(arm: str) -> set[str]:
+        paper = mini["tokenizer"].module
+        other = mini[arm].module
+        assert {k for k in other if other[k] != paper[k]} == {"quantizer"}
+        return {k for k in other["quantizer"] if other["quantizer"][k] != paper["quantizer"][k]}
+
+    for name in ("vanilla", "vanilla_normal", "low_dim", "low_dim_uniform", "l2_only"):
+        paper, arm = mini["tokenizer"], mini[name]
+        assert differences(name) <= lookups
+        assert (arm.data, arm.trainer) == (paper.data, paper.trainer)
+    for name, only in (("low_dim", "normalise"), ("l2_only", "lookup_dim")):  # one thing at a time
+        assert differences(name) == {only}
+    for one, other in (("vim_unconditional", "vim_vanilla"), ("probe", "probe_vanilla")):
+        assert mini[one].module == mini[other].module
+        assert (mini[one].data, mini[one].trainer) == (mini[other].data, mini[other].trainer)
+
+
+TOKENIZERS = ("tokenizer", "vanilla", "vanilla_normal", "low_dim", "low_dim_uniform", "l2_only", "gan_late")
+
+
+@pytest.fixture
+def start(
+    make_plan: Callable[..., Plan], extractor: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., StageModule]:
+    """A stage's module as its training begins, over a small extractor and untrained predecessors."""
+
+    def load(plan: Plan, name: str) -> Any:
+        return extractor if name == "features" else training.construct(plan, plan.stages[name])
+
+    plans = {seed: make_plan("paper=vit_vqgan", "scale=mini", seed=seed) for seed in (3, 4)}
+
+    def run(name: str, seed: int = 3) -> StageModule:
+        return training.construct(plans[seed], plans[seed].stages[name])
+
+    monkeypatch.setattr(training, "load", load)
+    return run
+
+
+def weights(module: nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+
+def test_tokenizers_start_alike_whatever_their_lookup(start: Callable[..., Any]) -> None:
+    arms = {name: start(name) for name in TOKENIZERS}
+    first = weights(arms["tokenizer"].autoencoder)
+    assert all(torch.equal(weights(arm.autoencoder), first) for arm in arms.values())
+    assert torch.equal(weights(arms["low_dim"].quantizer), weights(arms["tokenizer"].quantizer))
+    assert torch.equal(weights(arms["vanilla_normal"].quantizer), weights(arms["l2_only"].quantizer))
+    assert not torch.equal(weights(start("tokenizer", seed=4).autoencoder), first)
+
+
+@pytest.mark.parametrize(("one", "other"), [("vim_unconditional", "vim_vanilla"), ("probe", "probe_vanilla")])
+def test_what_follows_the_tokenizers_starts_alike(one: str, other: str, start: Callable[..., Any]) -> None:
+    assert torch.equal(weights(start(one)), weights(start(other)))
+    assert not torch.equal(weights(start(one)), weights(start(one, seed=4)))
+
+
+def test_a_critic_without_a_discriminator_is_named(make_plan: Callable[..., Plan]) -> None:
+    with pytest.raises(InputError, match="Critic needs discriminator"):
+        training.check_plan(make_plan("paper=vit_vqgan", "~stages.gan_late.module.critic.discriminator"))
