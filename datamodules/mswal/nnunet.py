@@ -190,14 +190,14 @@ class NnUNetFolder(VolumeData):
     @cached_property
     def plan(self) -> dict[str, Any]:
         """Arguments of `resample`. Raises DataError where the statistics are still to be measured."""
-        given = self.preprocessing
-        grey: dict[str, Any] = {"clip": given.clip, "mean": given.mean, "std": given.std}
-        if given.clip is None:
+        plan = self.preprocessing
+        grey: dict[str, Any] = {"clip": plan.clip, "mean": plan.mean, "std": plan.std}
+        if plan.clip is None:
             try:
                 grey = json.loads(self._statistics.read_text(encoding="utf-8"))
             except (OSError, ValueError) as error:
                 raise DataError(f"{self._statistics} cannot be read; the scans were not preprocessed") from error
-        return {"spacing": list(given.spacing), **grey, "classes": len(self.classes)}
+        return {"spacing": list(plan.spacing), **grey, "classes": len(self.classes)}
 
     @property
     def _statistics(self) -> Path:
@@ -276,8 +276,8 @@ class NnUNetFolder(VolumeData):
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path}: expected labels as names and whole numbers ({error})") from error
         if sorted(numbered) != list(range(len(self.classes))):
-            given = ", ".join(f"{number} {name}" for number, name in sorted(numbered.items()))
-            raise DataError(f"{path} has labels {given}; the recipe expects {len(self.classes)}, numbered from 0")
+            listing = ", ".join(f"{number} {name}" for number, name in sorted(numbered.items()))
+            raise DataError(f"{path} has labels {listing}; the recipe expects {len(self.classes)}, numbered from 0")
         return self.classes if self.dataset.rename else tuple(numbered[number] for number in range(len(numbered)))
 
     def pair(self, index: int) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from datamodules.common.arrays import ArrayData
 from datamodules.common.base import Spec, seed_torch, stream
 from datamodules.common.folders import Generated
 from datamodules.common.loader import WorkerLoader
-from datamodules.common.timm_photos import Augmentation, RepeatedAugmentation
+from datamodules.common.timm_photos import RAND_AUGMENT, Augmentation, RepeatedAugmentation
 from datamodules.common.views import View
 
 
@@ -47,7 +47,8 @@ class AugmentedArrays(View):
         source: the dataset; its splits and seed are used, its batch size and augmentation are not.
         batch_size: the global batch, over all devices.
         image_size: side of the enlarged crop.
-        augmentation: called with the image's size, mean and deviation, see Augmentation.
+        crop_pct, crop_scale, interpolation, auto_augment, color_jitter, erasing, erasing_mode: see Augmentation. One
+            by one, as photos from a folder take them: a recipe's options then fit either source.
         repeats: copies in repeated augmentation; 1 switches it off.
         num_workers: processes that transform; does not change what is served.
         generated: see DataModule.
@@ -58,7 +59,13 @@ class AugmentedArrays(View):
         source: ArrayData,
         batch_size: int,
         image_size: int = 224,
-        augmentation: Callable[..., Augmentation] = Augmentation,
+        crop_pct: float = 0.875,
+        crop_scale: Sequence[float] = (0.08, 1.0),
+        interpolation: str = "random",
+        auto_augment: str | None = RAND_AUGMENT,
+        color_jitter: float = 0.4,
+        erasing: float = 0.25,
+        erasing_mode: str = "pixel",
         repeats: int = 1,
         num_workers: int = 4,
         generated: bool = False,
@@ -67,7 +74,9 @@ class AugmentedArrays(View):
         self.image_size = image_size
         self.repeats = repeats
         self.num_workers = num_workers
-        self.augmentation = augmentation(image_size, source.spec.mean, source.spec.std)
+        spec = source.spec
+        strengths = (interpolation, auto_augment, color_jitter, erasing, erasing_mode)
+        self.augmentation = Augmentation(image_size, spec.mean, spec.std, crop_pct, crop_scale, *strengths)
 
     @property
     def spec(self) -> Spec:
