@@ -32,7 +32,7 @@ from experiments.manifest import Damaged, Report, finished, from_json, silent, t
 from experiments.plan import Plan, Stage
 from experiments.processes import end_with_parent
 from experiments.registration import PILOTS
-from experiments.tables import write_rows
+from experiments.tables import read_rows, write_rows
 from modules.common.distributed import synced
 from modules.common.module import StageModule
 
@@ -202,7 +202,8 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
     try:
         if stage.fit:
             _fit(trainer, module, data, recorder, report)
-        metrics = _last_epoch(recorder.rows) if stage.fit else {}
+        rows = recorder.rows or read_rows(stage.directory / "metrics.csv")  # forked processes kept them to themselves
+        metrics = _last_epoch(rows) if stage.fit else {}
         metrics |= _test(trainer, module, data) if stage.test else {}
         data.setup("test")  # with forked processes it was set up in them alone
         _count(metrics, data, stage)
