@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.core_plugins import file_config_source
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -99,8 +99,12 @@ def _load(path: Path) -> dict[str, Any]:
     return content
 
 
-class Expanded(FileConfigSource):
-    """Hydra's reader of configuration files, with papers and recipes written out (see experiments.recipes)."""
+class FileConfigSource(file_config_source.FileConfigSource):
+    """Hydra's reader of configuration files, with papers and recipes written out (see experiments.recipes).
+
+    It keeps the name of the class it stands for: by that, Hydra knows that the scheme is registered, also in the
+    processes that a launcher starts.
+    """
 
     def load_config(self, config_path: str) -> ConfigResult:
         read = super().load_config(config_path)
@@ -115,7 +119,7 @@ class Expanded(FileConfigSource):
 
 
 Plugins.instance()  # registers Hydra's own readers, so that the next line is not undone
-SourcesRegistry.instance().types[FileConfigSource.scheme()] = Expanded
+SourcesRegistry.instance().types[FileConfigSource.scheme()] = FileConfigSource
 
 
 def _unreadable(error: yaml.YAMLError) -> InputError:
