@@ -84,7 +84,7 @@ def known_stages(paper: str) -> tuple[str, ...]:
     """Every stage that a paper's file or any of its recipes names, whatever a setting leaves out."""
     names = list(paper_file(paper).get("stages") or {})
     for path in sorted((CONF / "recipe" / paper).glob("*.yaml")):
-        names += recipes.expand(_load(path), str(path.relative_to(ROOT)), names).get("stages") or {}
+        names += recipes.expand(_load(path), str(path.relative_to(CONF.parent)), names).get("stages") or {}
     return tuple(dict.fromkeys(names))
 
 
@@ -93,9 +93,9 @@ def _load(path: Path) -> dict[str, Any]:
         content = yaml.load(path.read_text(encoding="utf-8"), LOADER)  # noqa: S506 - a safe loader, in C where it can be
     except yaml.YAMLError as error:
         told = " ".join(str(error).replace('in "<unicode string>", ', "").split())
-        raise InputError(f"{path.relative_to(ROOT)}: no YAML: {told}") from error
+        raise InputError(f"{path.relative_to(CONF.parent)}: no YAML: {told}") from error
     if not isinstance(content, dict):
-        raise InputError(f"{path.relative_to(ROOT)}: expected a mapping")
+        raise InputError(f"{path.relative_to(CONF.parent)}: expected a mapping")
     return content
 
 

@@ -221,6 +221,7 @@ def configured(where: str, text: str, lines: Sequence[str], folder: Path) -> int
         file.write(f"\n{text}\n")
     compose.CONF = conf
     compose.paper_file.cache_clear()
+    compose.known_stages.cache_clear()
 
     def command(_: list[str]) -> int:
         plan.plan(compose.compose(compose.request(lines).overrides), 0)
