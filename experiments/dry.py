@@ -23,7 +23,8 @@ from datamodules.common.base import DataModule, Fed
 from experiments import console, training
 from experiments.errors import RunError, explain, typed
 from experiments.instantiate import build
-from experiments.plan import Stage, plan
+from experiments.plan import Plan, Stage, plan
+from experiments.recipes import merge
 from modules.common.module import StageModule
 
 _cpu_attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -67,10 +68,11 @@ def main(config: DictConfig) -> int:
         table.add_column(column, justify="left" if column in ("stage", "") else "right", no_wrap=True)
     data: dict[str, DataModule] = {}
     built: dict[str, StageModule] = {}
-    wanted = Counter(needed for stage in this.stages.values() for needed in stage.predecessors)
+    stages = _part_of_the_recipe(this)
+    wanted = Counter(needed for stage in stages.values() for needed in stage.predecessors)
     failures = 0
-    with console.Board(f"{this.title} dry", len(this.stages)) as board:
-        for name, stage in this.stages.items():
+    with console.Board(f"{this.title} dry", len(stages)) as board:
+        for name, stage in stages.items():
             board({"event": "start", "seed": this.seed, "stage": name})
             event: dict[str, Any] = {"event": "stage", "seed": this.seed, "stage": name, "cached": False, "metrics": {}}
             try:
@@ -86,10 +88,21 @@ def main(config: DictConfig) -> int:
                 del built[done]
             gc.collect()  # trainers and modules refer to each other: without this the last stage stays in memory
     console.out.print(table, "")
+    if left_out := [name for name in this.stages if name not in stages]:
+        console.out.print(f"Not part of this recipe, which neither fits nor tests them: {', '.join(left_out)}.", "")
     console.out.print(_needed(data), "")
     console.out.print("Mult-adds are those of convolutions and matrix products; norms and activations are not counted.")
     console.out.print("No result comes of a dry run: weights are random and images are generated.")
     return 1 if failures else 0
+
+
+def _part_of_the_recipe(this: Plan) -> dict[str, Stage]:
+    """The stages that are fitted or tested and what these need, in the plan's order."""
+    kept: set[str] = set()
+    for name, stage in reversed(this.stages.items()):  # predecessors come before their users
+        if stage.fit or stage.test or name in kept:
+            kept |= {name, *stage.predecessors}
+    return {name: stage for name, stage in this.stages.items() if name in kept}
 
 
 def offline(config: Any) -> Any:
@@ -104,10 +117,9 @@ def _stage(stage: Stage, short: Shortened, built: dict[str, StageModule], data: 
     fed = {k: _fed(built, v) for k, v in stage.feeds.items()}
     real = build({**stage.data}, f"stages.{stage.name}.data", **fed)
     data[f"{real.root if hasattr(real, 'root') else ''}{stage.data['_target_']}"] = real
-    generated = build(
-        {**stage.data, **short.data, "generated": True, "batch_size": short.batch}, f"stages.{stage.name}.data", **fed
-    )
-    config = offline({**stage.module, **short.module})
+    shortened = merge(merge(stage.data, short.data), {"generated": True, "batch_size": short.batch})
+    generated = build(shortened, f"stages.{stage.name}.data", **fed)
+    config = offline(merge(stage.module, short.module))
     module = training.construct_from(Stage(**{**vars(stage), "module": config}), given)
     built[stage.name] = module
     trainer = pl.Trainer(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.dry import multiply_adds
+from experiments.dry import _part_of_the_recipe, multiply_adds
+from experiments.plan import Plan
 from modules.common.module import StageModule
 
 
@@ -31,3 +33,12 @@ def test_attention_on_cpus_is_counted(side: int) -> None:
     n = side * side
     expected = n * 8 * 24 + 2 * (2 * n * n * 4)
     assert multiply_adds(Attention(), SimpleNamespace(shape=(8, side, side))) == pytest.approx(expected / 1e9)
+
+
+def test_stages_that_a_recipe_neither_fits_nor_tests_are_built_only_for_others(make_plan: Callable[..., Plan]) -> None:
+    this = make_plan("paper=vit_vqgan", "scale=full")
+    kept = _part_of_the_recipe(this)
+    assert not this.stages["features"].fit
+    assert not this.stages["features"].test
+    assert "features" in kept  # measures what others reconstruct
+    assert {"vim_vanilla", "probe_vanilla", "gan_late"}.isdisjoint(kept)
