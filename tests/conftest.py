@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,19 +51,24 @@ def make_plan(tmp_path: Path) -> Callable[..., Plan]:
 
 @pytest.fixture(scope="session")
 def every_target() -> dict[str, tuple[str, ...]]:
-    """paper -> every `_target_` of its stages, over all scales and variants, and of its comparisons of speed."""
+    """paper -> every target that its files and the data they choose name, read without composing them."""
     found = {}
     for paper in compose.papers():
-        about = compose.paper_file(paper)
-        settings = [(scale, None) for scale in compose.options("scale")]
-        settings += [(item["scale"], name) for name, item in (about.get("variants") or {}).items()]
-        named = set(targets(about.get("bench") or []))
-        for scale, variant in settings:
-            lines = [f"paper={paper}", f"scale={scale}", *([f"variant={variant}"] if variant else [])]
-            config = compose.compose(compose.request(lines).overrides)
-            named |= set(targets(compose.resolve(config, 0)["stages"]))
+        contents = [compose.paper_file(paper), *compose.recipe_files(paper).values()]
+        lines = [line for content in contents for line in _lines(content)]
+        chosen = dict.fromkeys(line.partition("=")[2] for line in lines if line.lstrip("/").startswith("data@"))
+        contents += [compose.load(compose.CONF / "data" / f"{name}.yaml") for name in chosen]
+        named = {target for content in contents for target in targets(content)}
+        named |= {name for line in lines for name in re.findall(r"(?:data)?modules\.[\w.]+", line)}
         found[paper] = tuple(sorted(named))
     return found
+
+
+def _lines(content: dict[str, Any]) -> list[str]:
+    """What a file's defaults choose and its variants override, as key=value."""
+    defaults = [item for item in content.get("defaults") or [] if isinstance(item, dict)]
+    lines = [f"{key}={value}" for item in defaults for key, value in item.items()]
+    return lines + [line for variant in (content.get("variants") or {}).values() for line in variant["overrides"]]
 
 
 @pytest.fixture

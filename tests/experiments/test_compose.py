@@ -5,8 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from experiments import compose, plan, reproduce, run
 from experiments.errors import InputError
@@ -108,3 +110,20 @@ def test_help_teaches_without_importing_torch(module: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=compose.ROOT, check=False)
     assert done.returncode == 0, done.stderr
     assert f"python -m experiments.{module}" in done.stdout
+
+
+def test_configuration_files_read_as_hydra_reads_them() -> None:
+    """The loader in C agrees with OmegaConf's own on every file that is not written out."""
+    for path in sorted(compose.CONF.rglob("*.yaml")):
+        assert compose.load(path) == OmegaConf.to_container(OmegaConf.load(path)), path
+
+
+def test_a_key_that_stands_twice_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compose, "CONF", tmp_path / "conf")
+    path = tmp_path / "conf" / "a.yaml"
+    path.parent.mkdir()
+    path.write_text("sizes: {width: 1, width: 2}\n")
+    with pytest.raises(InputError, match=r"conf/a\.yaml: no YAML: key 'width' stands there twice"):
+        compose.load(path)
+    path.write_text("rate: 1e-4\n")
+    assert compose.load(path) == {"rate": 1e-4}
