@@ -285,12 +285,12 @@ def _panel(panel: Mapping[str, Any], most_runs: int) -> Any:
         return wr.LinePlot(**chart, groupby_rangefunc="samples", **by_stage)  # a line for each seed, and their mean
     if kind == "pictures":
         return wr.MediaBrowser(title="pictures", media_keys=panel["names"], num_columns=2, layout=whole)
-    measured = wr.SummaryMetric(panel["metric"])
+    values = wr.SummaryMetric(panel["metric"])
     if kind == "scatter":
-        return wr.ScatterPlot(title=panel["x"].split(".", 1)[1], x=wr.Config(panel["x"]), y=measured)
+        return wr.ScatterPlot(title=panel["x"].split(".", 1)[1], x=wr.Config(panel["x"]), y=values)
     assert kind == "parallel", kind
     axes = [wr.ParallelCoordinatesPlotColumn(metric=wr.Config(key)) for key in panel["keys"]]
-    return wr.ParallelCoordinatesPlot(columns=[*axes, wr.ParallelCoordinatesPlotColumn(metric=measured)], layout=whole)
+    return wr.ParallelCoordinatesPlot(columns=[*axes, wr.ParallelCoordinatesPlotColumn(metric=values)], layout=whole)
 
 
 def send(runs: Sequence[Path], spec: Mapping[str, Any]) -> None:

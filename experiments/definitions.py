@@ -207,9 +207,9 @@ def attribute(target: str, name: str) -> Any:
             if isinstance(inner, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in inner.targets):
                 return ast.literal_eval(inner.value)
         for base in statement.bases:
-            found = module.find(base.id) if isinstance(base, ast.Name) else None
-            if isinstance(found, Definition):
-                inherited = attribute(f"{found.module}.{found.name}", name)
+            parent = module.find(base.id) if isinstance(base, ast.Name) else None
+            if isinstance(parent, Definition):
+                inherited = attribute(f"{parent.module}.{parent.name}", name)
                 if inherited is not None:
                     return inherited
     return None
@@ -397,7 +397,7 @@ def _run_on_import(module: str) -> frozenset[Definition]:
 def reach(targets: tuple[str, ...]) -> frozenset[Definition]:
     """Every first-party definition that these dotted names rest on."""
     seen: set[Definition] = set()
-    queue = [found for name in targets if isinstance(found := locate(name), Definition)]
+    queue = [target for name in targets if isinstance(target := locate(name), Definition)]
     while queue:
         definition = queue.pop()
         if definition in seen:

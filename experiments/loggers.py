@@ -240,8 +240,8 @@ def verdict_tables(entry: Mapping[str, Any]) -> dict[str, Table]:
     full, where = entry["scale"] == "full", ("dataset", "protocol", "source")
     published = []
     for item in entry["published"]:
-        measured = entry["stages"].get(item["stage"], {}).get("metrics", {})
-        ours = measured.get(item["metric"]) or [None] * len(seeds)
+        metrics = entry["stages"].get(item["stage"], {}).get("metrics", {})
+        ours = metrics.get(item["metric"]) or [None] * len(seeds)
         differences = [None if value is None or not full else value - item["value"] for value in ours]
         shown = [item[key] for key in ("stage", "metric", "value", "ours")]
         verdict = item["verdict"] if full or item["kind"] == "exact" else "not judged"

@@ -210,6 +210,6 @@ def e_bh(evidence: Sequence[float], alpha: float = ALPHA) -> list[bool]:
     Holds whatever the claims' dependence.
     """
     order = sorted(range(len(evidence)), key=lambda i: -evidence[i])
-    found = [k for k, i in enumerate(order, start=1) if k * evidence[i] >= len(evidence) / alpha]
-    chosen = set(order[: max(found, default=0)])
+    enough = [k for k, i in enumerate(order, start=1) if k * evidence[i] >= len(evidence) / alpha]
+    chosen = set(order[: max(enough, default=0)])
     return [i in chosen for i in range(len(evidence))]

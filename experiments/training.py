@@ -265,11 +265,11 @@ def _fit(trainer: pl.Trainer, module: StageModule, data: DataModule, recorder: R
 def _test(trainer: pl.Trainer, module: StageModule, data: DataModule) -> dict[str, float]:
     handler = signal.getsignal(signal.SIGINT)
     try:
-        measured = trainer.test(module, datamodule=data, verbose=False)
+        tested = trainer.test(module, datamodule=data, verbose=False)
     except SystemExit as ended:  # Lightning after Ctrl-C, which it then ignores for good
         signal.signal(signal.SIGINT, handler)
         raise KeyboardInterrupt from ended
-    return {name: float(value) for part in measured for name, value in part.items()}
+    return {name: float(value) for part in tested for name, value in part.items()}
 
 
 def _last_epoch(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

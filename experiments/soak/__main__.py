@@ -79,12 +79,12 @@ def schedule(paper: str, count: int, seed: int, seconds: float, folder: Path) ->
     yield disturb.read_only(part)
     size = sum(f.stat().st_size for f in bench.root(part.undisturbed).rglob("*") if f.is_file())
     for share in range(1, 9):
-        if not late(0.8) and (found := disturb.full_disk(part, size * share // 8)) is not None:
-            yield found
+        if not late(0.8) and (trial := disturb.full_disk(part, size * share // 8)) is not None:
+            yield trial
     for number in itertools.count():
-        if late(0.9) or (found := disturb.full_at(part, number)) is None:
+        if late(0.9) or (trial := disturb.full_at(part, number)) is None:
             break
-        yield found
+        yield trial
     for _ in range(2):
         yield disturb.clock_jump(part, rest.randrange(1000))
     for times in (1, 2):
@@ -106,7 +106,7 @@ def main(argv: list[str]) -> int:
             given[key] = int(value)
         else:
             raise InputError(f"{argument!r}: expected kills=N, seed=N, seconds=N or paper=K")
-    found: list[Trial] = []
+    trials: list[Trial] = []
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with (
         tempfile.TemporaryDirectory(prefix="soak-") as folder,
@@ -114,27 +114,27 @@ def main(argv: list[str]) -> int:
     ):
         task = bar.add_task("undisturbed run")
         for trial in schedule(paper, given["kills"], given["seed"], given["seconds"], Path(folder)):
-            found.append(trial)
-            bar.update(task, description=escape(f"{len(found)} trials; {ROWS[trial.kind][0]}: {trial.name}"[:100]))
+            trials.append(trial)
+            bar.update(task, description=escape(f"{len(trials)} trials; {ROWS[trial.kind][0]}: {trial.name}"[:100]))
             if trial.problem:
                 console.out.print(
                     f"failed  {ROWS[trial.kind][0]}, {trial.name}: {trial.problem}", markup=False, soft_wrap=True
                 )
-    bad = [trial for trial in found if trial.problem]
+    bad = [trial for trial in trials if trial.problem]
     lost = sum(1 for trial in bad if trial.kind not in ("refusal", "litter"))
-    console.out.print(table(found, f"{paper}, seed {given['seed']}"))
+    console.out.print(table(trials, f"{paper}, seed {given['seed']}"))
     again = " ".join(f"{key}={value}" for key, value in given.items())
     ending = f"; again: python -m experiments.soak paper={paper} {again}" if bad else ""
     console.out.print(f"lost results: {lost}, other failures: {len(bad) - lost}{ending}", soft_wrap=True)
     return 1 if bad else 0
 
 
-def table(found: Sequence[Trial], title: str) -> Table:
+def table(trials: Sequence[Trial], title: str) -> Table:
     made = Table(title=title, title_justify="left")
     for column, side in (("disturbance", "left"), ("tried", "right"), ("what should happen", "left"), ("did", "right")):
         made.add_column(column, justify=side)  # type: ignore[arg-type]
     for kind, (what, wanted) in ROWS.items():
-        tried = [trial for trial in found if trial.kind == kind]
+        tried = [trial for trial in trials if trial.kind == kind]
         good = sum(1 for trial in tried if not trial.problem)
         style = "" if good == len(tried) else "red"
         made.add_row(what, str(len(tried)), wanted, str(good), style=style)

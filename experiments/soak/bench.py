@@ -177,28 +177,28 @@ class Bench:
 
 def snapshot(this: Plan, ignoring: tuple[str, str] | None = None) -> Snapshot:
     """What must not depend on any disturbance: stage -> file -> content, None where there is none."""
-    found: Snapshot = {name: {} for name in this.stages}
+    contents: Snapshot = {name: {} for name in this.stages}
     for name, stage in this.stages.items():
         for file in ("metrics.json", "metrics.csv", "last.ckpt"):
             path = stage.directory / file
             if (name, file) == ignoring:
                 continue
             if not path.exists():
-                found[name][file] = None
+                contents[name][file] = None
             elif file == "last.ckpt":
-                found[name][file] = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+                contents[name][file] = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
             else:
-                found[name][file] = path.read_bytes()
-    return found
+                contents[name][file] = path.read_bytes()
+    return contents
 
 
 def different(reference: Snapshot, this: Plan, ignoring: tuple[str, str] | None = None) -> str:
     """Where a run's results differ from the reference; empty if nowhere."""
     try:
-        found = snapshot(this, ignoring) if reference else {}
+        present = snapshot(this, ignoring) if reference else {}
     except training.UNREADABLE as error:
         return f"a checkpoint cannot be read ({type(error).__name__})"
-    for name, contents in found.items():
+    for name, contents in present.items():
         for file, seen in contents.items():
             wanted = reference[name][file]
             if isinstance(wanted, dict) and isinstance(seen, dict):

@@ -35,7 +35,7 @@ class ClosedForm(StageModule):
         """Compute the solution from the whole training set: x (N, ...), y (N, ...), in no particular order."""
         raise NotImplementedError(f"{type(self).__name__} does not say how it is solved")
 
-    def gathered(self, x: Tensor) -> Tensor:
+    def keep(self, x: Tensor) -> Tensor:
         """What is kept of a batch until all is seen, e.g. features instead of images."""
         return x
 
@@ -45,7 +45,7 @@ class ClosedForm(StageModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         if self.current_epoch == 0:
             with torch.no_grad():
-                self._seen.append((self.gathered(batch[0]), batch[1]))
+                self._seen.append((self.keep(batch[0]), batch[1]))
 
     def on_train_epoch_end(self) -> None:
         if self._seen:

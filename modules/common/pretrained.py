@@ -44,13 +44,13 @@ def timm_key(key: str, depths: list[int]) -> str:
     Raises:
         KeyError: a layer that EfficientNet-Lite does not have.
     """
-    found = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key)
-    if found is None:
+    match = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key)
+    if match is None:
         layer, _, parameter = key.rpartition(".")
         return f"{OUTER[layer]}.{parameter}"
     place = [(stage, block) for stage, depth in enumerate(depths) for block in range(depth)]
-    stage, block = place[int(found[1])]
-    return f"blocks.{stage}.{block}.{(BLOCK if stage else FIRST)[found[2]]}.{found[3]}"
+    stage, block = place[int(match[1])]
+    return f"blocks.{stage}.{block}.{(BLOCK if stage else FIRST)[match[2]]}.{match[3]}"
 
 
 def efficientnet_lite(number: int, pretrained: bool = True) -> nn.Module:

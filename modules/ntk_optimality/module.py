@@ -71,7 +71,7 @@ class SphereClassifier(ClosedForm):
         """A number per row on the sphere, not negative for +1. (B, D) -> (B,)."""
         raise NotImplementedError
 
-    def gathered(self, x: Tensor) -> Tensor:
+    def keep(self, x: Tensor) -> Tensor:
         """(B, ...) -> (B, D) float64 rows of length 1. Raises ValueError off the nonnegative part of the sphere."""
         z = (x if self.pixels is None else self.pixels(x)).flatten(1).double()
         if bool((z < 0).any()) or not bool((z > 0).any(1).all()):
@@ -79,7 +79,7 @@ class SphereClassifier(ClosedForm):
         return z / z.norm(dim=1, keepdim=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.scores(self.gathered(x))
+        return self.scores(self.keep(x))
 
     def example(self, shape: tuple[int, ...]) -> tuple[Any, ...]:
         return (torch.ones(1, *shape, device=self.device),)
@@ -88,7 +88,7 @@ class SphereClassifier(ClosedForm):
         return (self.scores(z) >= 0).long()
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        z = self.gathered(batch[0])
+        z = self.keep(batch[0])
         ours = self.predicted(z)
         votes = nn.functional.one_hot(ours, 2)  # scores may be far outside float32: only their sign is counted
         self.accuracy.update(votes, batch[1])
@@ -236,7 +236,7 @@ class DeepNetwork(WithPoints):
         if not self.references:
             return {}
         x, y = (torch.cat(parts).to(self.device) for parts in zip(*data.test_dataloader(), strict=True))
-        z, sign = self.gathered(x)[:1000], (2 * y - 1)[:1000]
+        z, sign = self.keep(x)[:1000], (2 * y - 1)[:1000]
         figures = {}
         if len(self.points) <= 500:
             figures["against depth"] = self._against_depth(z, sign)

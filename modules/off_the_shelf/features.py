@@ -165,7 +165,7 @@ class Features(ClosedForm):
         views = self.views(x, self.side or x.shape[-1])
         return torch.stack([unit(self.frozen.logits(view)[0].float()) for view in views], 1)
 
-    def gathered(self, x: Tensor) -> Tensor:
+    def keep(self, x: Tensor) -> Tensor:
         return self(x)
 
     def solve(self, x: Tensor, y: Tensor) -> None:

@@ -145,9 +145,9 @@ class LinearSVM(ClosedForm):
         with torch.autocast(self.device.type, enabled=False):  # lower precision is for networks
             return self.machines.decisions(self.represent(x, self.test_views))
 
-    # Training: all images are gathered, then C is chosen and the machines are solved.
+    # Training: all images are kept, then C is chosen and the machines are solved.
 
-    def gathered(self, x: Tensor) -> Tensor:
+    def keep(self, x: Tensor) -> Tensor:
         """The views that training looks at: those of the test too, where C is chosen by them."""
         views = [self.train_views, *([self.test_views] if len(self.costs) > 1 else [])]
         most = None if None in views else max(v for v in views if v is not None)
@@ -267,7 +267,7 @@ class Retrieval(ClosedForm):
         self._references: list[Tensor] = []
         self._scores: list[dict[str, float]] = []
 
-    def gathered(self, x: Tensor) -> Tensor:
+    def keep(self, x: Tensor) -> Tensor:
         return x[:, : self.reference_views].clone()  # a slice would keep all views in memory
 
     def solve(self, x: Tensor, y: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Methods without gradients: gathered once, solved, saved, loaded, resumed."""
+"""Methods without gradients: seen once, solved, saved, loaded, resumed."""
 
 from __future__ import annotations
 

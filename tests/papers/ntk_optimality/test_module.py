@@ -148,7 +148,7 @@ def test_relu_kernel_falls_to_a_quarter_of_its_diagonal_on_images() -> None:
     data = Subset(FashionMNIST(200), 200, classes=[2, 4], per_class=[120, 80])
     data.setup()
     module = Nearest(Pixels(data.spec.mean[0], data.spec.std[0]))
-    z = torch.cat([module.gathered(x) for x, _ in data.train_dataloader()])
+    z = torch.cat([module.keep(x) for x, _ in data.train_dataloader()])
     off = ~torch.eye(200, dtype=torch.bool)
     medians = [float(DeepKernel(ReLU(), depth, "ntk", 4096).gram(z)[off].median()) for depth in (10, 100, 1000)]
     assert medians == pytest.approx([0.50, 0.293, 0.2553], abs=0.02)
@@ -220,7 +220,7 @@ def test_pixels_recovers_every_grey_value() -> None:
 def test_points_off_the_nonnegative_sphere_are_refused() -> None:
     for wrong in (torch.tensor([[-0.1, 1.0]]), torch.zeros(1, 2)):
         with pytest.raises(ValueError, match="nonnegative"):
-            Nearest().gathered(wrong)
+            Nearest().keep(wrong)
 
 
 def test_switches_name_their_values() -> None:

@@ -113,7 +113,7 @@ def test_export_follows_row_numbers_and_refuses_gaps() -> None:
     batches = list(data.train_dataloader())
     assert len(batches) == 4
     features = Features(Pixels())
-    x = torch.cat([features.gathered(batch.x) for batch in batches])
+    x = torch.cat([features.keep(batch.x) for batch in batches])
     rows = torch.cat([batch.row for batch in batches])
     features.solve(x, rows)
     exported = torch.from_numpy(features.artifacts()["features"])

@@ -41,7 +41,7 @@ def train_on(module: LinearSVM | Retrieval, data: ArrayCollection | Crops) -> No
     """What a fit does, without a trainer."""
     data.setup()
     batches = list(data.train_dataloader())
-    x = torch.cat([module.gathered(part.x) for part in batches])
+    x = torch.cat([module.keep(part.x) for part in batches])
     module.solve(x, torch.cat([part.y for part in batches]))
 
 
@@ -248,9 +248,9 @@ def test_only_views_that_training_looks_at_are_kept(
     cost: float | list[float], train_views: int | None, test_views: int | None, kept: int
 ) -> None:
     module = LinearSVM(3, cost, train_views=train_views, test_views=test_views)
-    gathered = module.gathered(torch.zeros(2, 16, 5))
-    assert gathered.shape == (2, kept, 5)
-    assert gathered.untyped_storage().nbytes() == 4 * gathered.numel()
+    views = module.keep(torch.zeros(2, 16, 5))
+    assert views.shape == (2, kept, 5)
+    assert views.untyped_storage().nbytes() == 4 * views.numel()
 
 
 @pytest.mark.parametrize(
