@@ -18,7 +18,7 @@ from typing import Any
 
 from experiments import claims, cli, compose, console, files, loggers, registration, results
 from experiments.errors import InputError, RunError, explain
-from experiments.plan import Plan, plan
+from experiments.plan import Plan, plan_each
 
 HELP = """\
 Send a paper's offline W&B runs and build its W&B workspace and report: claims, published numbers beside ours,
@@ -55,7 +55,7 @@ def _paper(argv: list[str]) -> None:
     if config.logger.name != "wandb":
         raise InputError(f"logger={config.logger.name}: a dashboard is W&B's; leave logger out")
     request_seeds = registration.check_seeds(config.seeds if config.seeds is not None else [int(config.seed)])
-    plans = [plan(config, seed) for seed in request_seeds]
+    plans = plan_each(config, request_seeds)
     first = plans[0]
     folder = Path(first.config["runs_dir"]) / first.paper / first.scale
     recorded = (results.read(first.paper) or {}).get("entries", {})

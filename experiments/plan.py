@@ -101,9 +101,19 @@ def plan(config: DictConfig, seed: int, precisions: Mapping[str, str] | None = N
     Raises:
         InputError: unknown keys, unknown predecessors, cycles, missing data.
     """
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise InputError(f"seed={seed!r}: expected a whole number")
-    resolved = compose.resolve(config, seed)
+    return plan_each(config, [seed], precisions)[0]
+
+
+def plan_each(config: DictConfig, seeds: Sequence[int], precisions: Mapping[str, str] | None = None) -> list[Plan]:
+    """plan() for several seeds, with one resolution for all of them."""
+    for seed in seeds:
+        if not isinstance(seed, int) or isinstance(seed, bool):
+            raise InputError(f"seed={seed!r}: expected a whole number")
+    resolved = compose.resolve_each(config, seeds)
+    return [_plan(item, seed, precisions) for item, seed in zip(resolved, seeds, strict=True)]
+
+
+def _plan(resolved: dict[str, Any], seed: int, precisions: Mapping[str, str] | None) -> Plan:
     seconds = resolved["checkpoint_seconds"]
     if not isinstance(seconds, int | float) or seconds < 0:
         raise InputError(f"checkpoint_seconds={seconds!r}: expected a number of seconds")

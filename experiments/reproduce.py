@@ -13,7 +13,7 @@ from experiments import claims, cli, compose, engine, loggers, pool, registratio
 from experiments.devices import processes, uses_gpu
 from experiments.errors import InputError
 from experiments.manifest import Report, finished
-from experiments.plan import Plan, only, plan
+from experiments.plan import Plan, only, plan, plan_each
 from experiments.provenance import cores
 
 HELP = """\
@@ -110,7 +110,7 @@ class _Setting:
         else:  # before the first seed
             self.registered = results.register(self.request.paper, self.title, self.resolved)
             seeds = [registration.seed(self.registered["stream"], i) for i in range(int(self.config.first))]
-        self.plans = [plan(self.config, seed) for seed in seeds]
+        self.plans = plan_each(self.config, seeds)
         looked = len(seeds)
         self._train(self.plans)
         entry = self._look(looked)
@@ -199,7 +199,7 @@ class _Setting:
 
         console.out.print(console.look_line(entry, self.began, self.config.minutes), soft_wrap=True)
         count = min(jobs(self.config, cores()), int(self.config.most) - len(self.plans))
-        further = [plan(self.config, self._seed(len(self.plans) + i)) for i in range(max(1, count))]
+        further = plan_each(self.config, [self._seed(len(self.plans) + i) for i in range(max(1, count))])
         self.plans += further
         self._train([only(p, self.questions.main_stages) for p in further])
         return self._look(looked)

@@ -422,7 +422,7 @@ def _stale(paper: str, entry: Mapping[str, Any]) -> list[str]:
     try:
         config: DictConfig = compose.compose(compose.request(lines).overrides)
         precisions = {name: stage["precision"] for name, stage in entry["stages"].items() if stage.get("precision")}
-        plans = [plan.plan(config, seed, precisions) for seed in entry["seeds"]]
+        plans = plan.plan_each(config, entry["seeds"], precisions)
         declared = registration.digest(compose.resolve(config, 0))
     except InputError:
         return ["all"]

@@ -127,3 +127,11 @@ def test_a_key_that_stands_twice_is_named(tmp_path: Path, monkeypatch: pytest.Mo
         compose.load(path)
     path.write_text("rate: 1e-4\n")
     assert compose.load(path) == {"rate": 1e-4}
+
+
+@pytest.mark.parametrize("paper", ["meal_v2", "napa_vq", "ntk_optimality"])
+def test_a_seed_is_put_in_where_composing_would_put_it(paper: str) -> None:
+    config = compose.compose(compose.request([f"paper={paper}", "runs_dir=runs/${seed}"]).overrides)
+    assert compose.resolve_each(config, [3, 1001]) == [compose.resolve(config, seed) for seed in (3, 1001)]
+    each = plan.plan_each(config, [3, 1001])
+    assert [p.stages for p in each] == [plan.plan(config, seed).stages for seed in (3, 1001)]
