@@ -13,8 +13,9 @@ Papers and recipes are written out before Hydra reads them (experiments.recipes)
 from __future__ import annotations
 
 import fnmatch
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -39,6 +40,7 @@ from experiments.errors import InputError, unknown
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
+ENVIRONMENT = ("REPRISE_DATA",)  # variables of the environment that a configuration may read
 GROUPS = ("paper", "scale", "trainer", "logger", "data")
 
 
@@ -149,14 +151,42 @@ def _written_out(parts: tuple[str, ...], path: Path, changed: int) -> tuple[dict
     """Hydra's header of a file and what it says, papers and recipes written out; read anew once it has changed."""
     header = ConfigSource._get_header_dict(path.read_text(encoding="utf-8")[:512])
     content = load(path)
+    if path != CONF / "config.yaml":
+        _check_is_no_launcher(header, content, "conf/" + "/".join(parts) + ".yaml")
     if parts[0] not in ("paper", "recipe"):
         return header, content
     others = list(paper_file(parts[1]).get("stages") or {}) if parts[0] == "recipe" else []
     return header, recipes.expand(content, "conf/" + "/".join(parts) + ".yaml", others)
 
 
+def _read_environment(name: str, default: Any = None) -> Any:
+    """The resolver `oc.env`, for the variables in ENVIRONMENT alone: no secret gets into a record.
+
+    Raises:
+        ValueError: another variable. OmegaConf names the key.
+    """
+    if name not in ENVIRONMENT:
+        raise ValueError(f"the environment variable {name!r} is not allowed; expected one of {', '.join(ENVIRONMENT)}")
+    return os.environ.get(name, default)
+
+
+def _check_is_no_launcher(header: Mapping[str, Any], content: Mapping[str, Any], where: str) -> None:
+    """Hydra builds whatever its own node names (launchers, callbacks): the user may say so, no paper and no recipe."""
+    chosen = [str(key) for item in content.get("defaults") or [] if isinstance(item, dict) for key in item]
+    variants = content.get("variants")
+    variants = variants if isinstance(variants, dict) else {}
+    lines = [str(line) for item in variants.values() if isinstance(item, dict) for line in item.get("overrides") or []]
+    package = str(header.get("package") or "")
+    for key in (package, *map(str, content), *chosen, *lines):
+        if re.match(r"(override\s+)?[/+~]*hydra\b", key) or "@hydra" in key:
+            raise InputError(
+                f"{where}: {key.partition('=')[0]!r} is not allowed; Hydra's own settings go on the command line"
+            )
+
+
 Plugins.instance()  # registers Hydra's own readers, so that the next line is not undone
 SourcesRegistry.instance().types[FileConfigSource.scheme()] = FileConfigSource
+OmegaConf.register_new_resolver("oc.env", _read_environment, replace=True)
 
 
 def _unreadable(error: yaml.YAMLError) -> InputError:

@@ -193,6 +193,23 @@ def locate(dotted: str) -> Definition | str | None:
     return Definition(dotted, WHOLE) if ROOT.joinpath(*parts).is_dir() else None
 
 
+def callables(module: str) -> list[str]:
+    """The classes and functions that a first-party module defines, without private ones."""
+    read = _module(module)
+    if read is None:
+        return []
+    return [
+        name
+        for name, statements in read.statements.items()
+        if not name.startswith("_") and all(isinstance(s, Function | ast.ClassDef) for s in statements)
+    ]
+
+
+def is_callable(definition: Definition) -> bool:
+    """Whether a definition is a class or a function, and none of a module's private ones."""
+    return definition.name in callables(definition.module)
+
+
 @cache
 def attribute(target: str, name: str) -> Any:
     """A literal that a first-party class, or the nearest of its bases, gives an attribute; None where none does."""

@@ -1,4 +1,4 @@
-"""The one place where a configuration becomes an object, and the list of what it may become."""
+"""The one place where a configuration becomes an object; experiments.allowed says which."""
 
 from __future__ import annotations
 
@@ -9,56 +9,21 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from experiments import allowed
 from experiments.errors import InputError
 
-# Whole namespaces that only build things. torch itself is not here: torch.load and torch.hub run what they read.
-ALLOWED = (
-    "modules.",
-    "datamodules.",
-    "torch.nn.",
-    "torch.optim.",
-    "torchvision.models.",
-    "torchvision.transforms.",
-    "torchvision.ops.",
-    "torchmetrics.",
-    "timm.",
-    "monai.",
-    "dynamic_network_architectures.",
-    "sklearn.",
-)
 SPECIAL = {"_target_", "_partial_"}
 
 
-def locate(target: str, where: str) -> Callable[..., Any]:
+def locate(target: Any, where: str) -> Callable[..., Any]:
     """The class or function behind a dotted name.
 
-    Raises InputError if the name lies outside the allowed packages or leads nowhere.
+    Raises InputError if the name is not allowed (see experiments.allowed).
     """
-    if not isinstance(target, str) or not target.startswith(ALLOWED) or "__" in target or len(target) > 200:
-        raise InputError(f"{where}._target_: {target!r} is not allowed; it must start with one of {', '.join(ALLOWED)}")
-    parts = target.split(".")
-    for split in range(len(parts) - 1, 0, -1):
-        name = ".".join(parts[:split])
-        try:
-            built: Any = importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
-                continue
-            raise
-        for attribute in parts[split:]:
-            if not hasattr(built, attribute):
-                close = difflib.get_close_matches(attribute, dir(built), n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
-                raise InputError(f"{where}._target_: {name} has no {attribute!r}{hint}")
-            built = getattr(built, attribute)
-            if inspect.ismodule(built):  # a module that another one imported, such as its `os`
-                raise InputError(f"{where}._target_: {target!r} is not allowed; it leads through another module")
-        if not callable(built):
-            break
-        if not str(getattr(built, "__module__", "")).startswith(ALLOWED):
-            raise InputError(f"{where}._target_: {target!r} is not allowed; it is defined in {built.__module__}")
-        return built
-    raise InputError(f"{where}._target_: {target!r} cannot be imported")
+    allowed.check_target(target, where)
+    module, _, name = str(target).rpartition(".")
+    built: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return built
 
 
 def check(config: Any, where: str, given: tuple[str, ...] = ()) -> None:
@@ -81,6 +46,7 @@ def check(config: Any, where: str, given: tuple[str, ...] = ()) -> None:
     if "_target_" not in config:
         return
     target = locate(config["_target_"], where)
+    allowed.check_arguments(config["_target_"], config, where)
     try:
         parameters = inspect.signature(target).parameters
     except ValueError as error:
@@ -111,6 +77,7 @@ def build(config: Any, where: str = "config", **given: Any) -> Any:
         if "_target_" not in config:
             return built
         target = locate(config["_target_"], where)
+        allowed.check_arguments(config["_target_"], {**config, **given}, where)
         if config.get("_partial_"):
             return functools.partial(target, **built, **given)
         return target(**built, **given)

@@ -63,6 +63,30 @@ TARGETS: tuple[Any, ...] = (
     "torchvision.models._api.importlib.import_module",
     "torch.nn.functional.importlib.import_module",
     "torch.nn." + "a." * 2000 + "b",
+    "modules." + "a." * 2000 + "b",
+    # Functions of allowed libraries that run, read or fetch what they are told.
+    "monai.utils.run_cmd",
+    "monai.utils.instantiate",
+    "monai.bundle.run",
+    "monai.bundle.ConfigParser",
+    "sklearn.utils._testing.assert_run_python_script_without_output",
+    "sklearn.datasets.load_svmlight_file",
+    "sklearn.datasets.fetch_openml",
+    "timm.models.load_state_dict",
+    "timm.models.load_checkpoint",
+    "timm.models.load_model_config_from_hf",
+    "timm.create_model.__globals__",
+    "torch.nn.modules.module.warnings.warn",
+    "torch.optim.lr_scheduler.LRScheduler",
+    "torchvision.models.get_weight",
+    "torchmetrics.utilities.imports.import_module",
+    # Names of this project that are no class or function, or private, or lie elsewhere.
+    "modules.common.module.StageModule.load_from_checkpoint",
+    "modules.common.module.Any",
+    "modules.common.module",
+    "modules./tmp/evil.Thing",
+    "modules.common.augment.RandomCrop",
+    "datamodules.common.augment._draw",
 )
 HTML = "<script>alert(1)</script>"
 MARKUP = "[/nothing][red]"

@@ -192,7 +192,7 @@ def test_what_is_sound_is_not_refused(tmp_path: Path) -> None:
         "modules.common.module.StageModule",
         "torch.optim.SGD",
         "timm.create_model",
-        "torchmetrics.Accuracy",
+        "datamodules.common.augment.RandomCrop",
     ):
         assert callable(instantiate.locate(target, "x"))
 
