@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from experiments import compose
 from experiments.errors import InputError, RunError, explain
+from experiments.processes import end_as_interrupted
 
 COMMON = """\
   paper=K            {papers}
@@ -30,11 +31,12 @@ def common_help() -> str:
 
 
 def main(command: Callable[[list[str]], int], text: str, argv: Sequence[str] | None = None) -> int:
-    """Run a command with its arguments; --help, errors and Ctrl-C end in one place."""
+    """Run a command with its arguments; --help, errors, Ctrl-C and SIGTERM end in one place."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if any(a in ("-h", "--help") for a in arguments):
         print(text + common_help())
         return 0
+    end_as_interrupted()
     try:
         return command(arguments)
     except (InputError, RunError) as error:

@@ -7,6 +7,7 @@ and marks the stage as done. Torch is imported only when a stage really has to r
 from __future__ import annotations
 
 import contextlib
+import os
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -50,12 +51,13 @@ def run(plan: Plan, report: Report = silent) -> dict[str, Outcome]:
         if lost:
             outcomes[name] = Outcome(name, "skipped", reason=f"needs {', '.join(lost)}")
         else:
-            outcomes[name] = _attempt(plan, stage, report)
+            outcomes[name] = attempt(plan, stage, report)
         report({"event": "stage", "seed": plan.seed, **vars(outcomes[name])})
     return outcomes
 
 
-def _attempt(plan: Plan, stage: Stage, report: Report) -> Outcome:
+def attempt(plan: Plan, stage: Stage, report: Report) -> Outcome:
+    """Run a stage whose predecessors are done; what it raises becomes its outcome, Ctrl-C aside."""
     try:
         return ensure(plan, stage, report)
     except Exception as error:  # noqa: BLE001 - the one place where a failure of any kind is turned into a record
@@ -111,6 +113,7 @@ def _write_config(stage: Stage) -> None:
 
 
 def _train(plan: Plan, stage: Stage, report: Report) -> dict[str, Any]:
+    os.environ.setdefault("OMP_NUM_THREADS", str(plan.config["threads"]))  # read when libraries are first imported
     from experiments import training
 
     training.quiet()

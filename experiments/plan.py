@@ -117,6 +117,9 @@ def _plan(resolved: dict[str, Any], seed: int, precisions: Mapping[str, str] | N
     seconds = resolved["checkpoint_seconds"]
     if not isinstance(seconds, int | float) or seconds < 0:
         raise InputError(f"checkpoint_seconds={seconds!r}: expected a number of seconds")
+    threads = resolved["threads"]
+    if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
+        raise InputError(f"threads={threads!r}: expected a whole number from 1")
     if not isinstance(resolved["stages"], dict):
         raise InputError(f"stages={resolved['stages']!r}: expected a mapping")
     paper, scale, variant = resolved["key"], resolved["scale"], resolved.get("variant")

@@ -5,28 +5,63 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import signal
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 
 _watching: set[int] = set()
+_ended: set[int] = set()  # processes that were told to end
 
 
-def end_with_parent() -> None:
-    """End this process when its parent is gone, instead of training on for nobody. Once per process, forks included."""
+def end_with_parent(parent: int | None = None) -> None:
+    """End this process when its parent is gone, instead of training on for nobody. Once per process, forks included.
+
+    Args:
+        parent: the process that began it all, to end with too; it may be gone before this one has asked for its own.
+    """
     if os.getpid() in _watching:
         return
     _watching.add(os.getpid())
-    parent = os.getppid()
+    near = os.getppid()
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == near and (parent is None or _exists(parent)):
             time.sleep(0.5)
         os._exit(1)  # what is on the disk is whole at any moment, and the same command continues it
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _exists(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # another user's
+    return True
+
+
+def end_as_interrupted() -> None:
+    """SIGTERM does what Ctrl-C does: save, then stop. A second one does nothing more; a second Ctrl-C stops at once."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        handler = signal.getsignal(signal.SIGINT)
+        if not told_to_end() and callable(handler):
+            _ended.add(os.getpid())
+            handler(signal.SIGINT, frame)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, interrupt)
+
+
+def told_to_end() -> bool:
+    """Whether this process got a SIGTERM."""
+    return os.getpid() in _ended
 
 
 @contextlib.contextmanager

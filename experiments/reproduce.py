@@ -9,11 +9,12 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from experiments import claims, cli, compose, engine, loggers, pool, registration, results, verdicts
+from experiments import claims, cli, compose, engine, loggers, registration, results, verdicts
 from experiments.devices import processes, uses_gpu
 from experiments.errors import InputError
 from experiments.manifest import Report, finished
 from experiments.plan import Plan, only, plan, plan_each
+from experiments.pool import Pool
 from experiments.provenance import cores
 
 HELP = """\
@@ -33,7 +34,7 @@ done is not run again; an interrupted command continues. Besides:
   most=32            leave an undecided main claim so at that many seeds
   seeds=[0,1,2]      by hand: these seeds, in an entry of its own that says so (quote it in a shell)
   why='...'          why a recorded entry gets a new registration after its claims or recipe were changed
-  jobs=2             seeds trained at the same time (default: one per core on a CPU)
+  jobs=2             stages trained at the same time (default: one per core on a CPU)
 """
 
 
@@ -73,13 +74,13 @@ def _finish(paper: str) -> None:
         console.out.print(f"report:  {page.relative_to(compose.ROOT)}")
 
 
-def jobs(config: DictConfig, seeds: int) -> int:
-    """How many seeds to train at the same time."""
+def jobs(config: DictConfig, most: int) -> int:
+    """How many stages, of which there are `most`, to train at the same time."""
     if config.jobs != "auto":
         if not isinstance(config.jobs, int) or config.jobs < 1:
             raise InputError(f"jobs={config.jobs}: expected auto or a whole number from 1")
-        return min(int(config.jobs), seeds)
-    return 1 if uses_gpu(config.trainer) or processes(config.trainer) > 1 else min(cores(), seeds)
+        return min(int(config.jobs), most)
+    return 1 if uses_gpu(config.trainer) or processes(config.trainer) > 1 else min(cores(), most)
 
 
 class _Setting:
@@ -111,15 +112,8 @@ class _Setting:
             self.registered = results.register(self.request.paper, self.title, self.resolved)
             seeds = [registration.seed(self.registered["stream"], i) for i in range(int(self.config.first))]
         self.plans = plan_each(self.config, seeds)
-        looked = len(seeds)
-        self._train(self.plans)
-        entry = self._look(looked)
-        stopped = "seeds given by hand" if self.registered["stream"] == 0 else ""
-        while not stopped:
-            stopped = self._stop(entry)
-            if not stopped:
-                entry = self._go_on(entry, looked)
-        entry["stopped"] = stopped
+        with Pool(jobs(self.config, sum(len(p.stages) for p in self.plans))) as self.pool:
+            entry = self._run_until_decided()
         console.out.print(console.main_line(entry, self._name()), "", soft_wrap=True)
         console.out.print(console.stage_table(entry, self._name()), "")
         console.out.print(console.claim_table(entry, self._name()), "")
@@ -135,6 +129,19 @@ class _Setting:
         if self.recorded:
             console.out.print(f"results: {(results.RESULTS / f'{self.request.paper}.json').relative_to(compose.ROOT)}")
         return max((engine.exit_code(done) for done in self.outcomes.values()), default=0)
+
+    def _run_until_decided(self) -> dict[str, Any]:
+        """The entry after its last look, with why it was the last."""
+        looked = len(self.plans)
+        self._train(self.plans)
+        entry = self._look(looked)
+        stopped = "seeds given by hand" if self.registered["stream"] == 0 else ""
+        while not stopped:
+            stopped = self._stop(entry)
+            if not stopped:
+                entry = self._go_on(entry, looked)
+        entry["stopped"] = stopped
+        return entry
 
     def _name(self) -> str:
         return f"{self.request.paper}/{self.title}"
@@ -152,7 +159,7 @@ class _Setting:
         total = sum(len(p.stages) for p in open_plans)
         with console.Board(self._name(), total) as board:
             report: Report = board
-            for seed, done in pool.run(open_plans, jobs(self.config, len(open_plans)), report).items():
+            for seed, done in self.pool.run(open_plans, report).items():
                 self.outcomes[seed] = {**self.outcomes.get(seed, {}), **done}
 
     def _look(self, looked: int) -> dict[str, Any]:

@@ -99,7 +99,6 @@ def main(argv: list[str]) -> int:
     runs_dir = Path(next((line.split("=", 1)[1] for line in lines if line.startswith("runs_dir=")), "runs"))
     name = name or datetime.now(UTC).strftime("%Y-%m-%d_%H-%M-%S")
     folder = runs_dir / "sweeps" / name
-    sweep.threads(lines)
     sys.argv = [sys.argv[0], *flags, *request.overrides, f"hydra.sweep.dir={folder}"]
     _job()
     return _finish(folder, name, runs_dir)

@@ -7,8 +7,6 @@ folder, and the process that started the sweep reads them all at the end.
 from __future__ import annotations
 
 import math
-import os
-import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +19,6 @@ from rich.table import Table
 from experiments import claims, compose, expressions, files, sequences
 from experiments.errors import InputError, unknown
 from experiments.plan import Plan
-from experiments.provenance import cores
 
 
 def named(paper: str, name: str) -> list[str]:
@@ -65,14 +62,6 @@ def record(folder: Path, overrides: Sequence[str], plan: Plan, value: float, exi
         "reason": reason,
     }
     files.write_json(folder / "job.json", record)
-
-
-def threads(lines: Sequence[str]) -> None:
-    """Give each of joblib's jobs its share of the cores; threads that fight over them cost more than they bring."""
-    jobs = next((line.split("=")[1] for line in lines if line.startswith("hydra.launcher.n_jobs=")), "-1")
-    if any(line == "hydra/launcher=joblib" for line in lines) and re.fullmatch(r"-?\d+", jobs):
-        count = int(jobs) if int(jobs) > 0 else cores()
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // count)))
 
 
 def gather(folder: Path) -> list[dict[str, Any]]:

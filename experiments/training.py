@@ -30,7 +30,6 @@ from experiments.errors import InputError, RunError, explain
 from experiments.instantiate import build, check
 from experiments.manifest import Damaged, Report, finished, from_json, silent, to_json
 from experiments.plan import Plan, Stage
-from experiments.processes import end_with_parent
 from experiments.registration import PILOTS
 from experiments.tables import read_rows, write_rows
 from modules.common.distributed import synced
@@ -158,9 +157,10 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
     """Fit (resuming if there is a checkpoint) and test a stage in this process or process group.
 
     Returns metrics, artifacts with their checksums, seconds, fit_seconds, peak_memory_mb, parameters, batch,
-    learning_rates, data, precision.
+    learning_rates, data, precision, threads.
     """
     check_plan(plan)
+    torch.set_num_threads(plan.config["threads"])  # sums of many numbers depend on it
     began = time.monotonic()
     module = construct(plan, stage)
     data = construct_data(plan, stage)
@@ -225,6 +225,7 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
         "batch": {"global": batch, "devices": trainer.world_size, "reference": stage.reference_batch},
         "learning_rates": rates,
         "precision": arguments["precision"],
+        "threads": torch.get_num_threads(),
         "parameters": sum(p.numel() for p in module.parameters()),
         "data": {key: getattr(spec, key) for key in ("name", "source", "identity", "split")}
         | {"sizes": {**spec.sizes}},
@@ -343,9 +344,9 @@ def in_own_processes(plan: Plan, stage: Stage) -> dict[str, Any]:
     answer.unlink(missing_ok=True)
     root = Path(__file__).resolve().parent.parent
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
-    environment.setdefault("OMP_NUM_THREADS", "1")
+    environment |= {"REPRISE_PARENT": str(os.getpid()), "OMP_NUM_THREADS": str(plan.config["threads"])}
     with (stage.directory / "processes.log").open("w", encoding="utf-8") as log:
-        command = [sys.executable, "-m", "experiments.training", str(request), str(answer)]
+        command = [sys.executable, "-m", "experiments.rank", str(request), str(answer)]
         code = subprocess.run(command, env=environment, stdout=log, stderr=log, check=False).returncode
     result = files.read_json(answer)
     request.unlink(missing_ok=True)
@@ -357,9 +358,9 @@ def in_own_processes(plan: Plan, stage: Stage) -> dict[str, Any]:
     return result
 
 
-def _worker(request: Path, answer: Path) -> None:
+def run_rank(request: Path, answer: Path) -> None:
+    """Train and test the stage of a request (see to_json); rank 0 writes the result, any rank its error."""
     quiet()
-    end_with_parent()
     plan, stage = from_json(request.read_text(encoding="utf-8"))
     try:
         result = train(plan, stage)
@@ -369,7 +370,3 @@ def _worker(request: Path, answer: Path) -> None:
         raise
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:
         files.write_json(answer, result)
-
-
-if __name__ == "__main__":
-    _worker(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,19 @@
+"""`python -m experiments.rank REQUEST ANSWER`: one rank of a stage that runs on several devices (experiments.training).
+
+It ends with the process that began the run, also while it still imports what it needs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from experiments.processes import end_with_parent
+
+if __name__ == "__main__":
+    end_with_parent(int(os.environ["REPRISE_PARENT"]))
+
+    from experiments import training
+
+    training.run_rank(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,70 @@
+"""Stages of several seeds at a time: what a worker's death costs, and how SIGTERM ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments import compose
+from experiments.plan import Plan, only
+from experiments.pool import Pool
+
+
+def test_a_killed_worker_costs_its_stage_one_more_try(make_plan: Callable[..., Plan]) -> None:
+    plans = [only(make_plan("paper=meal_v2", seed=seed), ["untrained", "init"]) for seed in (0, 1)]
+    events: list[dict[str, Any]] = []
+    with Pool(2) as pool:
+
+        def report(event: dict[str, Any]) -> None:
+            events.append(event)
+            starts = [e for e in events if e["event"] == "start" and e["seed"] == 1]
+            if event["event"] == "start" and starts == [event]:
+                worker = next(w for w in pool.workers if w.task is not None and w.task[0].seed == 1)
+                os.kill(worker.process.pid, signal.SIGKILL)
+
+        outcomes = pool.run(plans, report)
+    assert all(outcome.status == "done" for done in outcomes.values() for outcome in done.values())
+    assert list(outcomes[0]) == list(plans[0].stages)
+    warnings = [event["text"] for event in events if event["event"] == "warning"]
+    assert any("its process was killed" in text and "tried once more" in text for text in warnings)
+
+
+def test_a_stage_that_kills_every_worker_fails_alone(make_plan: Callable[..., Plan]) -> None:
+    this = only(make_plan("paper=meal_v2"), ["untrained", "init", "teacher_a"])
+    with Pool(2) as pool:
+
+        def report(event: dict[str, Any]) -> None:
+            if event["event"] == "start" and event["stage"] == "init":
+                worker = next(w for w in pool.workers if w.task is not None and w.task[1].name == "init")
+                os.kill(worker.process.pid, signal.SIGKILL)
+
+        outcomes = pool.run([this], report)[0]
+    assert outcomes["init"].status == "failed"
+    assert "killed" in outcomes["init"].reason
+    assert "2 times" in outcomes["init"].reason
+    assert outcomes["teacher_a"].status == outcomes["untrained"].status == "done"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_sigterm_saves_what_runs(jobs: int, tmp_path: Path) -> None:
+    lines = ["scale=smoke", f"jobs={jobs}", "seeds=[0,1]", "stages.*.trainer.max_epochs=500", f"runs_dir={tmp_path}"]
+    command = [sys.executable, "-m", "experiments.reproduce", "paper=meal_v2", "checkpoint_seconds=1000", *lines]
+    process = subprocess.Popen(command, cwd=compose.ROOT, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not list(tmp_path.rglob("teacher_a*/metrics.csv")):
+        time.sleep(0.05)
+    time.sleep(1)  # into its training
+    process.terminate()
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "finished stages are kept" in told
+    assert list(tmp_path.rglob("teacher_a*/last.ckpt"))
