@@ -41,9 +41,9 @@ SUBSETS = ("pool", "own", "unplanted")
 class PromptEnsemble(StageModule):
     """Classifies the sets of EmbeddedSets by a weighted ensemble of prompts. Nothing is trained. All arms are this.
 
-    For each set, `<set>_top1` and from 6 classes on `<set>_top5`, in percent; their means over sets are top1 and top5.
-    Means over sets as well: `kept`, prompts with a weight, `effective`, the exponential of the weights' entropy;
-    `planted`, the weight on planted prompts, in percent; and with a score per prompt `rank_correlation` with the
+    Logged for each set, as `<set>_top1`, and as their mean over sets, `top1`: top1 and from 6 classes on top5, percent;
+    `planted`, the percentage of the weight that is on planted prompts. As means alone: `kept`, prompts with a weight;
+    `effective`, the exponential of the weights' entropy; and with a score per prompt `rank_correlation` with the
     accuracies of single prompts. Labels are used for metrics alone, except by `oracle`.
 
     Args:
@@ -187,12 +187,15 @@ class PromptEnsemble(StageModule):
             rows = answers.compute().view(-1, 2).cpu()
             self.outcomes[name] = rows[rows[:, 0].argsort(), 1].numpy()
         scores = {name: metric.compute() for name, metric in self.metrics.items()}
-        by_set = {f"{name}_{key}": value for name, found in scores.items() for key, value in found.items() if key != "n"}
-        means = [{**self.describe(name), **scores[name]} for name in self.names]
-        shared = set(means[0]).intersection(*means)
-        averaged = {key: float(sum(m[key] for m in means)) / len(means) for key in shared - {"n"}}
-        total = float(sum(found["n"] for found in scores.values()))
-        self.log_dict({f"test/{key}": value for key, value in {**averaged, **by_set, "n": total}.items()})
+        total = float(sum(found.pop("n") for found in scores.values()))
+        described = {name: {**scores[name], **self.describe(name)} for name in self.names}
+        by_set = {
+            f"{name}_{key}": found[key] for name, found in described.items() for key in (*scores[name], "planted")
+        }
+        first, *others = described.values()
+        shared = [key for key in first if all(key in found for found in others)]
+        means = {key: sum(float(found[key]) for found in described.values()) / len(described) for key in shared}
+        self.log_dict({f"test/{key}": float(value) for key, value in {**means, **by_set, "n": total}.items()})
 
     def describe(self, name: str) -> dict[str, float]:
         """What a set's weights are like."""

@@ -112,7 +112,9 @@ class ImageTextModel(StageModule):
         self.seen.reset()
 
     def pictures(self, data: Any) -> dict[str, Figure]:
-        """Test images with their captions."""
+        """Test images with their captions, where the data has any."""
+        if not hasattr(data, "captions"):
+            return {}
         batch = next(iter(data.test_dataloader()))
         captions = [data.captions[number] for number in batch.caption[:8].tolist()]
         return {"image-text pairs": draw_captioned(data.shown(batch.x[:8]), captions)}
