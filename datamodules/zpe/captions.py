@@ -12,7 +12,13 @@ from datamodules.zpe.prompts import Prompts
 STYLES: dict[str, tuple[str, ...]] = {
     "photo": ("a photo of a {}", "a photo of the {}", "a picture of a {}", "my new {}", "a {} for sale"),
     "drawing": ("a drawing of a {}", "a sketch of the {}", "a {} drawn in ink", "an outline of a {}", "a pencil {}"),
-    "blurry": ("a blurry photo of a {}", "a blurred {}", "an unsharp picture of the {}", "a {} out of focus", "a soft {}"),
+    "blurry": (
+        "a blurry photo of a {}",
+        "a blurred {}",
+        "an unsharp picture of the {}",
+        "a {} out of focus",
+        "a soft {}",
+    ),
     "night": ("a {} at night", "a dark photo of a {}", "the {} in the dark", "a dim picture of a {}", "an unlit {}"),
 }
 SHARES = {"photo": 0.7, "drawing": 0.1, "blurry": 0.1, "night": 0.1}  # of the training pairs

@@ -121,7 +121,9 @@ class ImageTextPairs(Rendered):
     def spec(self) -> Spec:
         sizes = {"train": self.pairs or self.source.spec.sizes["train"], "test": self.test_pairs}
         mix = ", ".join(f"{share:.0%} {style}" for style, share in SHARES.items())
-        return self.described("image-text pairs", sizes, f"{mix}; {self.boilerplate:.0%} of the captions are boilerplate")
+        return self.described(
+            "image-text pairs", sizes, f"{mix}; {self.boilerplate:.0%} of the captions are boilerplate"
+        )
 
     def setup(self, stage: str | None = None) -> None:
         if self.splits:

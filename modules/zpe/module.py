@@ -227,4 +227,3 @@ class PromptEnsemble(StageModule):
             "accuracy of each prompt against its score": draw_scores(scores, accuracies, self.kinds),
             "the heaviest prompts": draw_weights(weights, self.templates, self.kinds),
         }
-

@@ -1,6 +1,6 @@
 """Image-text models: a pair of encoders of one's own size, or any model of open_clip.
 
-Both embed images with `encode_images`, texts with `encode_texts(tokenize(texts))`, and have a `scale` for their cosines.
+Both embed images with `encode_images`, texts with `encode_texts(tokenize(texts))`, and have a `scale` for cosines.
 """
 
 from __future__ import annotations

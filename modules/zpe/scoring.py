@@ -1,7 +1,7 @@
 """Scores of prompts without labels, and the weights that follow from them (ZPE, arXiv 2302.06235, Algorithms 1 and 2).
 
-Images v_n (N, D) and texts t_{p,c} (P, C, D) have length 1, logits are l_{n,p,c} = scale v_n . t_{p,c}. Texts are passed
-on multiplied by the scale.
+Images v_n (N, D) and texts t_{p,c} (P, C, D) have length 1, logits are l_{n,p,c} = scale v_n . t_{p,c}. Functions take
+texts that are multiplied by the scale.
 
     naive   s_p = mean_n max_c l_{n,p,c}                                                              (Algorithm 1)
     ZPE     s_p = mean_n max_c [l_{n,p,c} - 1/2 (E_pretrain[l]_{p,c} + E_test[l]_{p,c})]              (Algorithm 2)
