@@ -54,6 +54,7 @@ class ClipPhotos(DataModule):
         root: the folder.
         batch_size: the global batch, over all devices.
         size: how many photos are expected, for dry runs.
+        title: what the set is called; None takes the folder's name.
         image_size: S, pixels.
         mean, std: per channel, in units of [0, 1]; CLIP's.
         num_workers: decoding processes; does not change what is served.
@@ -67,6 +68,7 @@ class ClipPhotos(DataModule):
         root: str,
         batch_size: int,
         size: int,
+        title: str | None = None,
         image_size: int = 224,
         mean: Sequence[float] = CLIP_MEAN,
         std: Sequence[float] = CLIP_STD,
@@ -77,6 +79,7 @@ class ClipPhotos(DataModule):
         super().__init__(batch_size, seed, generated)
         self.root = Path(root)
         self.size = size
+        self.title = title or self.root.name
         self.image_size = image_size
         self.mean = tuple(mean)
         self.std = tuple(std)
@@ -112,7 +115,7 @@ class ClipPhotos(DataModule):
     @property
     def spec(self) -> Spec:
         return Spec(
-            name=self.root.name,
+            name=self.title,
             shape=(3, self.image_size, self.image_size),
             classes=self.classes(),
             sizes={"train": 0, "val": 0, "test": len(self.items) or self.size},

@@ -186,16 +186,18 @@ class PromptEnsemble(StageModule):
         for name, answers in self.answers.items():
             rows = answers.compute().view(-1, 2).cpu()
             self.outcomes[name] = rows[rows[:, 0].argsort(), 1].numpy()
-        scores = {name: metric.compute() for name, metric in self.metrics.items()}
-        total = float(sum(found.pop("n") for found in scores.values()))
-        described = {name: {**scores[name], **self.describe(name)} for name in self.names}
-        by_set = {
-            f"{name}_{key}": found[key] for name, found in described.items() for key in (*scores[name], "planted")
-        }
-        first, *others = described.values()
-        shared = [key for key in first if all(key in found for found in others)]
-        means = {key: sum(float(found[key]) for found in described.values()) / len(described) for key in shared}
-        self.log_dict({f"test/{key}": float(value) for key, value in {**means, **by_set, "n": total}.items()})
+        sets: dict[str, dict[str, float]] = {}
+        for name, metric in self.metrics.items():
+            sets[name] = {key: float(value) for key, value in metric.compute().items()} | self.describe(name)
+        logged = {"n": sum(found.pop("n") for found in sets.values())}
+
+        first, *others = sets.values()
+        for key in first:
+            if all(key in found for found in others):
+                logged[key] = sum(found[key] for found in sets.values()) / len(sets)
+        for name, found in sets.items():
+            logged |= {f"{name}_{key}": found[key] for key in ("top1", "top5", "planted") if key in found}
+        self.log_dict({f"test/{key}": value for key, value in logged.items()})
 
     def describe(self, name: str) -> dict[str, float]:
         """What a set's weights are like."""
