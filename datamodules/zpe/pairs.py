@@ -102,7 +102,7 @@ class ImageTextPairs(Rendered):
         batch_size: int,
         pairs: int | None = None,
         test_pairs: int = 1000,
-        boilerplate: float = 0.3,
+        boilerplate: float = 0.5,
         generated: bool = False,
     ) -> None:
         super().__init__(source, batch_size, generated)

@@ -110,8 +110,12 @@ class PromptEnsemble(StageModule):
             self.classifiers[name] = self.classifier(t, w)
 
     def classifier(self, t: Tensor, w: Tensor) -> Tensor:
-        """(P, C, D), weights (..., P) -> (..., C, D)."""
-        classifier = ensemble(t, w)
+        """(P, C, D), weights (..., P) -> (..., C, D).
+
+        Weights are brought to a mean size of 1. A common factor changes no prediction, but tenth powers of scores would
+        give logits whose softmax has ties.
+        """
+        classifier = ensemble(t, w / w.abs().mean(-1, keepdim=True))
         return t.norm(dim=-1).mean() * unit(classifier) if self.renormalised else classifier
 
     def every_text(self, data: Any) -> Tensor | None:

@@ -56,8 +56,8 @@ def test_captions_name_class_style_and_colour_of_their_image() -> None:
             bare += 1
             continue
         name = next(c for c in CLASSES if c in caption)
-        colour = next((c for c in COLOURS if f"{c} {name}" in caption), None)
-        plain = caption.replace(f"{colour} ", "").replace(name, "{}")
+        colour = next((c for c in COLOURS if f" {c} {name}" in f" {caption}"), None)
+        plain = caption.replace(f" {colour} {name}", f" {name}").replace(name, "{}")
         style = next(s for s, templates in STYLES.items() if plain in templates)
         counts[style] += 1
         means = image.float().mean((1, 2)) / 255
@@ -68,7 +68,7 @@ def test_captions_name_class_style_and_colour_of_their_image() -> None:
             shade = (100 + 50 * CLASSES.index(name)) / 255 * (0.3 if style == "night" else 1.0)
             assert torch.allclose(means, shade * torch.tensor(COLOURS[colour]), atol=0.05)
     named = sum(counts.values())
-    assert bare / 1500 == pytest.approx(0.3, abs=0.05)
+    assert bare / 1500 == pytest.approx(0.5, abs=0.05)
     assert all(counts[style] / named == pytest.approx(share, abs=0.05) for style, share in SHARES.items())
 
 
@@ -76,7 +76,7 @@ def test_without_boilerplate_and_with_colour_images() -> None:
     made = pairs(boilerplate=0.0, channels=3)
     captions = [made.captions[number] for number in made.splits["train"]["caption"].tolist()]
     assert not set(captions) & set(BOILERPLATE)
-    assert not any(colour in caption for caption in made.captions for colour in COLOURS)
+    assert not any(colour in caption.split() for caption in made.captions for colour in COLOURS)
     assert {name for name in CLASSES for caption in captions if name in caption} == set(CLASSES)
 
 
@@ -109,7 +109,7 @@ def test_sets_show_the_same_images_in_their_style() -> None:
     labels = [made.splits["test"]["y"] for made in sets.values()]
     assert all(torch.equal(y, labels[0]) for y in labels)
     photo, night = (sets[style].splits["test"]["x"].float() for style in ("photo", "night"))
-    assert torch.allclose(0.3 * photo.mean((2, 3)), night.mean((2, 3)), atol=5)  # also the same colours
+    assert torch.allclose(0.3 * photo.mean((2, 3)), night.mean((2, 3)), atol=8)  # also the same colours
     assert sets["night"].prompts().own == STYLES["night"]
     assert sets["night"].spec.sizes["test"] == 90
     with pytest.raises(DataError, match="expected one of photo, drawing"):

@@ -185,3 +185,13 @@ def test_bad_input_is_one_line() -> None:
         PromptEnsemble(Score(), oracle=True)
     with pytest.raises(DataError, match="2 sets, but names"):
         EmbeddedSets(8, [Fed(nn.Identity(), SETS["one"])] * 2, Fed(nn.Identity(), PRETRAINING), ["one"])
+
+
+def test_tenth_powers_leave_a_softmax_without_ties(run: Run) -> None:
+    """Top-5 is read off a softmax: logits of scores ** 10 would drown all but the first class."""
+    v, y, t = tensors("two")
+    logged, module = run(PromptEnsemble(Score("none"), Weighting("tenth_power")), data(("two",)))
+    w = module.weights["two"].double()
+    logits = torch.einsum("p,nd,pcd->nc", w / w.sum(), v.double(), t.double())
+    five = (logits.topk(5).indices == y[:, None]).any(1)
+    assert logged["top5"] == pytest.approx(100 * float(five.float().mean()), abs=1e-3)

@@ -137,7 +137,7 @@ def _rank(rank: int, folder: str) -> None:
 
 
 def test_two_processes_have_the_loss_and_gradient_of_one(tmp_path: Path) -> None:
-    mp.spawn(_rank, (str(tmp_path),), nprocs=2)
+    mp.start_processes(_rank, (str(tmp_path),), nprocs=2, start_method="fork")
     weight, x, y = _pairs()
     loss = _loss(weight, x, y)
     (gradient,) = torch.autograd.grad(loss, weight)
