@@ -53,6 +53,7 @@ class PromptEnsemble(StageModule):
         renormalised: bring each class's classifier to length 1.
         oracle: the prompt that is best on the set by its labels, as an upper end.
         seed: of weights that are dealt at random.
+        draws: show scores and weights on the report page.
     Raises:
         ValueError: no such subset of prompts, or an oracle with a score.
     """
@@ -65,6 +66,7 @@ class PromptEnsemble(StageModule):
         renormalised: bool = False,
         oracle: bool = False,
         seed: int = 0,
+        draws: bool = False,
     ) -> None:
         super().__init__()
         if isinstance(prompts, str) and prompts not in SUBSETS:
@@ -77,6 +79,7 @@ class PromptEnsemble(StageModule):
         self.renormalised = renormalised
         self.oracle = oracle
         self.draw_seed = seed
+        self.draws = draws
 
         self.names: list[str] = []  # of the sets
         self.texts: dict[str, Tensor] = {}  # (P, C, D) times the scale
@@ -224,7 +227,7 @@ class PromptEnsemble(StageModule):
 
     def pictures(self, data: Any) -> dict[str, Figure]:
         """Each prompt's accuracy against its score, and the heaviest prompts, where prompts are scored for a set."""
-        if not self.scores or any(s.ndim > 1 for s in self.scores.values()):
+        if not self.draws or not self.scores or any(s.ndim > 1 for s in self.scores.values()):
             return {}
         scores, weights, accuracies = (
             {name: x.cpu() for name, x in of_set.items()} for of_set in (self.scores, self.weights, self.accuracies)

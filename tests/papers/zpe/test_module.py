@@ -145,6 +145,7 @@ def test_batches_change_nothing_and_weights_per_example_are_the_images_own(run: 
     w = Weighting()(Score(per_example=True)(v, t, torch.tensor(PRETRAINING["images"])))
     logits = torch.einsum("np,nd,pcd->nc", w, v, t)
     assert logged["top1"] == pytest.approx(100 * float((logits.argmax(1) == y).float().mean()), abs=1e-4)
+    module.draws = True
     assert not module.pictures(None)
 
 
@@ -173,9 +174,9 @@ def test_dealt_weights_follow_the_seed(run: Run) -> None:
 
 
 def test_pictures_show_what_was_scored(run: Run) -> None:
-    _, module = run(PromptEnsemble(Score()))
+    _, module = run(PromptEnsemble(Score(), draws=True))
     assert len(module.pictures(None)) == 2
-    assert not run(PromptEnsemble())[1].pictures(None)
+    assert not run(PromptEnsemble(draws=True))[1].pictures(None)  # no scores
 
 
 def test_bad_input_is_one_line() -> None:
