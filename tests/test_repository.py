@@ -65,7 +65,6 @@ EXPECTED = {
     "modules.common.extractors.InceptionV3": "mee",
     "modules.common.fid.FrechetDistance": "mee",
     "modules.common.inception_score.InceptionScore": "ppgn",
-    "modules.common.mixing.cutmix": "relabel",
     "modules.common.multilabel.MultiLabelAccuracy": "reassess_imagenet",
     "modules.common.pretrained.EfficientNetLite": "reassess_imagenet",
     "modules.common.schedules.poly": "lota",
