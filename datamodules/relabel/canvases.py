@@ -68,8 +68,8 @@ def draw(images: Tensor, labels: Tensor, singles: int, pairs: int, source: torch
     return Scenes(assemble(images, items, cells, 0), valid, cells)
 
 
-def most_visible(boxes: Tensor, valid: Tensor, cells: Tensor) -> Tensor:
-    """The class of the item that fills most of each crop, (B,); -1 where the crop meets no item's cell.
+def only_visible(boxes: Tensor, valid: Tensor, cells: Tensor) -> Tensor:
+    """The class of the item whose cell a crop meets, (B,); -1 where it meets no item's cell or two.
 
     Args:
         boxes: (B, 4) of x1, y1, x2, y2 as fractions.
@@ -78,17 +78,17 @@ def most_visible(boxes: Tensor, valid: Tensor, cells: Tensor) -> Tensor:
     corner = torch.stack([cells % 2, cells // 2], 2) / 2  # (B, 2 items, x and y)
     low, high = boxes[:, None, :2], boxes[:, None, 2:]  # (B, 1, x and y)
     overlap = (torch.minimum(high, corner + 0.5) - torch.maximum(low, corner)).clamp(min=0).prod(2)
-    area = overlap * (valid >= 0)  # (B, 2)
-    best = area.argmax(1, keepdim=True)
-    return torch.where(area.amax(1) > 0, valid.gather(1, best)[:, 0], -1)
+    seen = (overlap > 0) & (valid >= 0)  # (B, 2)
+    item = seen.long().argmax(1, keepdim=True)
+    return torch.where(seen.sum(1) == 1, valid.gather(1, item)[:, 0], -1)
 
 
 class Canvases(View, DataModule):
     """Items of `source` on canvases of 2 x 2 cells, drawn once from the seed.
 
     Training batches are (x, y); with `crop` also box (B, 4), x1, y1, x2, y2 as fractions of the canvas, and shown (B,),
-    the class that fills most of the crop (-1: none); fed with label maps also map (B, 2, K, H, W). Test batches of
-    single items are (x, y), those of pairs (x, y, valid (B, 2)), served after them by a loader of their own.
+    the class of the only item that the crop meets (-1: none or two); fed with label maps also map (B, 2, K, H, W).
+    Test batches of single items are (x, y), those of pairs (x, y, valid (B, 2)), served by a loader of their own.
 
     Args:
         source: the items; training canvases show its training images, test canvases its test images.
@@ -186,7 +186,7 @@ class Canvases(View, DataModule):
             draws = share.generator()
             x, box = crop.crop(batch.x / 255, draws)  # (B, C, S, S), (B, 4)
             x = self.mirror(x, draws)  # a box is cut before mirroring: it stays
-            shown = most_visible(box, batch.valid, batch.cells)
+            shown = only_visible(box, batch.valid, batch.cells)
             return make((x - mean) / std, batch.y, box, shown, *batch[4:])
 
         return fetch
@@ -201,7 +201,9 @@ class Canvases(View, DataModule):
 
     def test_dataloader(self) -> Loader | list[Loader]:
         singles = self._test_loader("test")
-        return [singles, self._test_loader("pairs", valid=self.scenes["pairs"].valid)] if self.counts["pairs"][1] else singles
+        if "pairs" not in self.scenes:
+            return singles
+        return [singles, self._test_loader("pairs", valid=self.scenes["pairs"].valid)]
 
     def _test_loader(self, name: str, **further: Tensor | None) -> Loader:
         batches = self.batches(len(self.scenes[name]), shuffle=False)

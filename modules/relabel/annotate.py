@@ -41,7 +41,7 @@ def split_at_pooling(network: nn.Module) -> tuple[Any, nn.Linear]:
 
 
 def label_map(network: nn.Module, x: Tensor) -> Tensor:
-    """Logits at every place: the last layer as a 1x1 convolution with the same weights. (B, C, S, S) -> (B, C, H, W)."""
+    """Logits at every place: the last layer as a 1x1 convolution with its weights. (B, C, S, S) -> (B, C, H, W)."""
     features, head = split_at_pooling(network)
     local = features(x)  # (B, D, H, W)
     with torch.autocast(x.device.type, enabled=False):  # scores are kept for good: not in half precision

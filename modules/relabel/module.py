@@ -110,7 +110,7 @@ class ReLabel(ClassificationModule):
 
     def judge(self, y: Tensor, batch: Any) -> dict[str, Tensor]:
         """What is known of the labels (B, classes), in percent: `relabelled` whose largest class is not the single
-        label; `target_right` whose largest class fills most of the crop, where the data can tell, of crops that show any.
+        label; of the crops known to show one thing alone, `target_right` whose largest class is that.
         """
         largest = y.argmax(-1)
         known = {"relabelled": 100 * (largest != batch.y).float().mean()}
