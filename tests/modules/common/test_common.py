@@ -97,3 +97,12 @@ def test_convnet_shapes() -> None:
     assert pooled[-1].in_features == 16 * 8 * 8
     with pytest.raises(ValueError, match="expected as many"):
         ConvNet(1, 8, [4], [1, 2], 10)
+
+
+def test_a_new_convnet_trains_all_its_layers() -> None:
+    """Measuring the features must not leave batch norm and dropout switched off: nobody switches them on again."""
+    net = ConvNet(1, 8, [4], [1], 10, dropout=0.5)
+    assert all(layer.training for layer in net.modules())
+    assert torch.equal(net[1].running_mean, torch.zeros(4))
+    net(torch.randn(16, 1, 8, 8) + 3)
+    assert not torch.equal(net[1].running_mean, torch.zeros(4))
