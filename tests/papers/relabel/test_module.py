@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import timm
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,6 +17,7 @@ from modules.common.distillation import similarity_loss
 from modules.common.networks import ConvNet
 from modules.relabel.annotate import LabelMaps, label_map, split_at_pooling
 from modules.relabel.module import ReLabel
+from modules.relabel.networks import resnet
 from modules.relabel.pooling import keep_best, pool_labels
 
 Batch = namedtuple("Batch", ["x", "y", "box", "shown", "map"])
@@ -163,12 +163,19 @@ def test_published_sizes() -> None:
         return sum(p.numel() for p in module.parameters())
 
     with torch.device("meta"):
-        assert parameters(torchvision.models.resnet50()) == 25_557_032
+        assert parameters(resnet(50, 1000)) == 25_557_032
+        assert parameters(resnet(18, 1000)) == 11_689_512
+        assert parameters(resnet(101, 1000)) == 44_549_160
         annotator = timm.create_model("tf_efficientnet_l2.ns_jft_in1k_475", pretrained=False).eval()
         assert parameters(annotator) == 480_309_308
         features, head = split_at_pooling(annotator)
         assert features(torch.zeros(1, 3, 475, 475)).shape == (1, 5504, 15, 15)
         assert head.weight.shape == (1000, 5504)
+
+
+def test_a_depth_that_no_resnet_has_is_refused() -> None:
+    with pytest.raises(ValueError, match="depth=20: expected one of 18, 34, 50, 101, 152"):
+        resnet(20, 10)
 
 
 def collected(module: ReLabel, batches: list[Any]) -> dict[str, float]:
