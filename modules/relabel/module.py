@@ -102,7 +102,7 @@ class ReLabel(ClassificationModule):
         return pool_labels(batch.map, box, self.classes, self.coordinates)
 
     def mix(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """CutMix of neighbours in the batch, which is in random order; as it is where CutMix is off."""
+        """CutMix of neighbours in this process's share of the batch, whose order is random; or nothing, where it is off."""
         epochs = self.trainer.max_epochs if self.cutmix is not None else None
         if self.cutmix is None or epochs is None or self.current_epoch >= epochs - self.cutmix_off:
             return x, y
@@ -145,5 +145,5 @@ class ReLabel(ClassificationModule):
             return {}
         batch = type(batch)(*(column[:6].to(self.device) for column in batch))
         soft = torch.stack([self.pooled(batch, labels).softmax(-1).cpu() for labels in ("localised", "global")], 1)
-        names = [data.spec.classes[y] for y in batch.y.tolist()]
-        return {"labels of crops": draw_crops(data.shown(batch.x), soft, names)}
+        names = data.spec.classes
+        return {"labels of crops": draw_crops(data.shown(batch.x), soft, [names[y] for y in batch.y.tolist()], names)}

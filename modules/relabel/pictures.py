@@ -34,15 +34,16 @@ def draw_maps(images: Tensor, maps: Tensor, labels: Sequence[str], names: Sequen
     return figure
 
 
-def draw_crops(crops: Tensor, targets: Tensor, labels: Sequence[str]) -> Figure:
+def draw_crops(crops: Tensor, targets: Tensor, labels: Sequence[str], names: Sequence[str]) -> Figure:
     """Crops above the labels that they get.
 
     Args:
         crops: (N, C, S, S) in [0, 1].
-        targets: (N, A, classes): the labels of A arms, drawn beside each other.
+        targets: (N, 2, classes): labels pooled over the crop and over the whole image.
         labels: the single label of each crop's image.
+        names: of the classes.
     """
-    figure = Figure(figsize=(1.8 * len(crops), 3.4), layout="constrained")
+    figure = Figure(figsize=(1.8 * len(crops), 3.8), layout="constrained")
     axes = figure.subplots(2, len(crops), squeeze=False)
     for column, (crop, target, label) in enumerate(zip(crops, targets, labels, strict=True)):
         above, below = axes[:, column]
@@ -54,7 +55,7 @@ def draw_crops(crops: Tensor, targets: Tensor, labels: Sequence[str]) -> Figure:
         for arm, (name, colour) in enumerate((("crop", "C0"), ("whole image", "C1"))):
             below.bar(place + 0.4 * arm - 0.2, target[arm, chosen], 0.4, color=colour, label=name)
         below.set(ylim=(0, 1), yticks=[], xticks=place.tolist())
-        below.set_xticklabels(chosen.tolist(), fontsize=6)
+        below.set_xticklabels([names[number] for number in chosen.tolist()], fontsize=6, rotation=90)
     axes[1, 0].legend(fontsize=6)
     axes[1, 0].set_ylabel("label pooled over", fontsize=8)
     return figure
