@@ -31,7 +31,6 @@ from torch.nn import functional as F
 from modules.common.classifier import ClassificationModule
 from modules.common.distillation import entropy, similarity_loss, soft_target
 from modules.common.frozen import Frozen
-from modules.common.mixing import cutmix
 from modules.common.module import OptimizerFactory
 from modules.common.schedules import Schedule
 
@@ -104,6 +103,19 @@ class Ensemble(ClassificationModule):
         """Log of the mean probability, (B, classes): logits of the averaged prediction."""
         log_probabilities = torch.stack([F.log_softmax(member(x), -1) for member in self.members])  # (T, B, classes)
         return log_probabilities.logsumexp(0) - math.log(len(self.members))
+
+
+def cutmix(x: Tensor, beta: float) -> Tensor:
+    """Paste one random box of a shuffled batch into every image (Yun et al. 2019); the teachers label the result."""
+    b, _, height, width = x.shape
+    keep = torch.distributions.Beta(beta, beta).sample()
+    side = (1 - keep).sqrt()
+    cy, cx = int(torch.randint(height, ())), int(torch.randint(width, ()))
+    dy, dx = int(height * side) // 2, int(width * side) // 2
+    rows, columns = slice(max(cy - dy, 0), cy + dy), slice(max(cx - dx, 0), cx + dx)
+    mixed = x.clone()
+    mixed[:, :, rows, columns] = x[torch.randperm(b).to(x.device)][:, :, rows, columns]
+    return mixed
 
 
 class MealV2(ClassificationModule):

@@ -57,15 +57,12 @@ def test_every_room_is_a_paper_or_common() -> None:
 
 # Parts of common that one paper uses so far -> the next paper that will.
 EXPECTED = {
-    "datamodules.common.augment.RandomResizedCrop": "relabel",
     "modules.common.distances.squared_distances": "explaining_prototypes",
     "modules.common.distillation.entropy": "simclr_v2",
-    "modules.common.distillation.similarity_loss": "relabel",
     "modules.common.distillation.soft_target": "cda",
     "modules.common.extractors.InceptionV3": "mee",
     "modules.common.fid.FrechetDistance": "mee",
     "modules.common.inception_score.InceptionScore": "ppgn",
-    "modules.common.mixing.cutmix": "relabel",
     "modules.common.multilabel.MultiLabelAccuracy": "reassess_imagenet",
     "modules.common.pretrained.EfficientNetLite": "reassess_imagenet",
     "modules.common.schedules.poly": "lota",

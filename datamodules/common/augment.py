@@ -54,12 +54,18 @@ class RandomResizedCrop:
         self.scale, self.ratio = scale, ratio
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+        return self.crop(images, draws)[0]
+
+    def crop(self, images: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """The crops, and where they were cut: (B, 4) of x1, y1, x2, y2 as fractions of the image's width and height."""
         area = draws.uniform(low=self.scale[0], high=self.scale[1])
         aspect = torch.exp(draws.uniform(low=math.log(self.ratio[0]), high=math.log(self.ratio[1])))
         width = (area * aspect).sqrt().clamp(max=1.0)
         height = (area / aspect).sqrt().clamp(max=1.0)
+        size = torch.stack([width, height], dim=1)
         centre = draws.uniform(2, low=-1.0, high=1.0) * torch.stack([1 - width, 1 - height], dim=1)
         zero = torch.zeros_like(width)
         theta = torch.stack([width, zero, centre[:, 0], zero, height, centre[:, 1]], dim=1).view(-1, 2, 3)
         grid = F.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
-        return F.grid_sample(images, grid, align_corners=False)
+        boxes = torch.cat([1 + centre - size, 1 + centre + size], dim=1) / 2
+        return F.grid_sample(images, grid, align_corners=False), boxes.clamp(0, 1).to(images.device)

@@ -116,16 +116,3 @@ class MixedClassifier(Classifier):
         super().optimizer_step(*args, **options)
         if self.average is not None:
             self.average.update(self.network)
-
-
-def cutmix(x: Tensor, beta: float) -> Tensor:
-    """Paste one random box of a shuffled batch into every image (Yun et al. 2019); the teachers label the result."""
-    b, _, height, width = x.shape
-    keep = torch.distributions.Beta(beta, beta).sample()
-    side = (1 - keep).sqrt()
-    cy, cx = int(torch.randint(height, ())), int(torch.randint(width, ()))
-    dy, dx = int(height * side) // 2, int(width * side) // 2
-    rows, columns = slice(max(cy - dy, 0), cy + dy), slice(max(cx - dx, 0), cx + dx)
-    mixed = x.clone()
-    mixed[:, :, rows, columns] = x[torch.randperm(b).to(x.device)][:, :, rows, columns]
-    return mixed

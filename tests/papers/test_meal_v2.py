@@ -15,9 +15,8 @@ from experiments import training
 from experiments.plan import Plan
 from modules.common.classifier import Classifier
 from modules.common.distillation import entropy, similarity_loss, soft_target
-from modules.common.mixing import cutmix
 from modules.common.schedules import Position
-from modules.meal_v2 import Discriminator, Ensemble, MealV2, discriminator_loss, reverse_gradient
+from modules.meal_v2 import Discriminator, Ensemble, MealV2, cutmix, discriminator_loss, reverse_gradient
 
 LN2 = math.log(2)
 TEACHERS = torch.tensor([[[2.0, 0, 0]], [[0, 4.0, 0]]])  # (T, B, C) = (2, 1, 3)

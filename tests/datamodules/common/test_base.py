@@ -90,6 +90,25 @@ def test_augmentations_in_their_limits() -> None:
     )
 
 
+def test_crops_tell_their_boxes() -> None:
+    """A picture of its own coordinates shows in each crop where it was cut."""
+    side = 64
+    at = (torch.arange(side) + 0.5) / side
+    images = torch.stack([at.expand(side, side), at[:, None].expand(side, side)]).expand(8, 2, side, side)
+    crops, boxes = RandomResizedCrop().crop(images, draws())
+    assert torch.equal(RandomResizedCrop()(images, draws()), crops)
+    x1, y1, x2, y2 = boxes.unbind(1)
+    size = torch.stack([x2 - x1, y2 - y1], 1)
+    assert bool((size > 0).all())
+    assert 0 <= float(boxes.min()) <= float(boxes.max()) <= 1
+    middle = crops[:, :, side // 2 - 1 : side // 2 + 1, side // 2 - 1 : side // 2 + 1].mean((2, 3))
+    assert torch.allclose(middle, torch.stack([x1 + x2, y1 + y2], 1) / 2, atol=1e-4)
+    quarter = torch.stack([crops[:, 0, 32, 40] - crops[:, 0, 32, 24], crops[:, 1, 40, 32] - crops[:, 1, 24, 32]], 1)
+    assert torch.allclose(4 * quarter, size, atol=1e-4)
+    whole = RandomResizedCrop((1.0, 1.0), (1.0, 1.0)).crop(images, draws())[1]
+    assert torch.allclose(whole, torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(8, 4))
+
+
 class _Fixed:
     """Draws that always give the same point of the range."""
 

@@ -1,0 +1,1 @@
+"""Re-labeling ImageNet: label maps of whole images, pooled over the crops that students train on."""

@@ -1,0 +1,91 @@
+"""The recipes: published rates and sizes, what the arms of a comparison share, and what goes from stage to stage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from timm.optim import AdamP
+
+from experiments import training
+from experiments.plan import Plan
+from modules.common.schedules import Position
+from modules.relabel.module import ReLabel
+
+STUDENT = {"_target_": "modules.relabel.networks.resnet", "classes": 1000}
+ARMS = ("relabel", "global", "single", "swapped", "original")
+
+
+def test_the_full_recipe_is_the_published_one(make_plan: Callable[..., Plan]) -> None:
+    stages = make_plan("paper=relabel", "scale=full").stages
+    for name in (*ARMS, "smoothed", "relabel_cutmix", "original_cutmix"):
+        stage = stages[name]
+        assert stage.data["batch_size"] == stage.reference_batch == 1024
+        assert stage.trainer["max_epochs"] == 300
+        assert stage.module["network"] == {**STUDENT, "depth": 50}
+        schedule = training.build(stage.module["schedule"])
+        steps = math.ceil(1_281_167 / 1024)
+        assert steps == 1252
+        factors = [
+            schedule(Position(epoch, step, steps, 300)) for epoch, step in ((0, 0), (4, 1251), (5, 0), (299, 1251))
+        ]
+        assert factors == pytest.approx([1 / (5 * 1252), 1, 1, 0], abs=1e-6)
+    optimizer = training.build(stages["relabel"].module["optimizer"])([torch.nn.Parameter(torch.zeros(1))])
+    (group,) = optimizer.param_groups
+    assert (group["lr"], group["momentum"], group["nesterov"], group["weight_decay"]) == (0.1, 0.9, True, 1e-4)
+    mixed = training.build(stages["relabel_cutmix"].module["optimizer"])([torch.nn.Parameter(torch.zeros(1))])
+    (group,) = mixed.param_groups
+    assert isinstance(mixed, AdamP)
+    assert (group["lr"], group["betas"], group["weight_decay"], group["nesterov"]) == (2e-3, [0.9, 0.999], 1e-2, True)
+    assert stages["relabel_cutmix"].module["cutmix_off"] == 5
+    assert stages["smoothed"].module["label_smoothing"] == 0.1
+
+
+def test_the_annotator_is_named_in_full(make_plan: Callable[..., Plan]) -> None:
+    stages = make_plan("paper=relabel", "scale=full").stages
+    assert stages["annotator"].module["network"]["model_name"] == "tf_efficientnet_l2.ns_jft_in1k_475"
+    assert stages["annotator"].data["image_size"] == stages["maps"].data["image_size"] == 475
+    assert stages["maps"].module["kept"] == 5
+    assert not stages["annotator"].fit
+    assert not stages["maps"].fit
+
+
+@pytest.mark.parametrize("depth", [18, 101])
+def test_other_students(depth: int, make_plan: Callable[..., Plan]) -> None:
+    stages = make_plan("paper=relabel", "scale=full", f"variant=resnet{depth}").stages
+    assert all(stages[name].module["network"] == {**STUDENT, "depth": depth} for name in ARMS)
+
+
+@pytest.mark.parametrize("scale", ["mini", "full"])
+def test_arms_differ_in_their_labels_alone(scale: str, make_plan: Callable[..., Plan]) -> None:
+    stages = make_plan("paper=relabel", f"scale={scale}").stages
+    reference = stages["relabel"]
+    for name in ARMS:
+        stage = stages[name]
+        module: dict[str, Any] = {**stage.module}
+        for switch in ("labels", "single", "coordinates"):
+            module[switch] = reference.module[switch]
+        assert module == reference.module
+        assert stage.data == reference.data
+        assert stage.trainer == reference.trainer
+        assert stage.start_like == "student"
+        assert stage.feeds == ({} if name == "original" else {"maps": "maps"})
+
+
+def test_maps_are_made_of_the_students_images(make_plan: Callable[..., Plan]) -> None:
+    stages = make_plan("paper=relabel", "scale=mini").stages
+    for key in ("half", "singles", "pairs", "seed", "source"):
+        assert stages["maps"].data[key] == stages["relabel"].data[key]
+    assert stages["annotator"].data["half"] != stages["relabel"].data["half"]
+    assert stages["maps"].module["kept"] == stages["annotator"].module["classes"] == 10  # untruncated
+
+
+def test_arms_start_with_the_same_weights(make_plan: Callable[..., Plan]) -> None:
+    plan = make_plan("paper=relabel", "scale=smoke")
+    first, second = (training.construct(plan, plan.stages[name]) for name in ("relabel", "original"))
+    assert isinstance(first, ReLabel)
+    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
