@@ -17,10 +17,11 @@ from modules.reassess_imagenet.scores import MOST, label_counts
 
 def pairs_of(valid: Tensor, classes: int) -> Tensor:
     """(classes, classes): for how many images (N, L) both classes are valid; the upper triangle alone."""
-    present = torch.zeros(len(valid), classes)
-    row, column = (valid >= 0).nonzero(as_tuple=True)
-    present[row, valid[row, column]] = 1
-    return (present.T @ present).triu(1).long()
+    first, second = torch.combinations(torch.arange(valid.shape[1])).unbind(1)
+    a, b = valid[:, first], valid[:, second]  # (N, L (L - 1) / 2)
+    low, high = a.minimum(b), a.maximum(b)
+    places = (low * classes + high)[low >= 0]
+    return places.bincount(minlength=classes * classes).view(classes, classes)
 
 
 class LabelCensus(Metric):
