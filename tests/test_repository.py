@@ -58,11 +58,6 @@ def test_every_room_is_a_paper_or_common() -> None:
 # Parts of common that one paper uses so far -> the next paper that will.
 EXPECTED = {
     "datamodules.common.augment.RandomResizedCrop": "relabel",
-    "datamodules.common.composites.Composites": "reassess_imagenet",
-    "datamodules.common.label_files.padded": "reassess_imagenet",
-    "datamodules.common.label_files.read_json": "reassess_imagenet",
-    "datamodules.common.timm_photos.input_of": "reassess_imagenet",
-    "datamodules.common.unequal.UnequalComposites": "reassess_imagenet",
     "modules.common.distances.squared_distances": "explaining_prototypes",
     "modules.common.distillation.entropy": "simclr_v2",
     "modules.common.distillation.similarity_loss": "relabel",
@@ -71,8 +66,6 @@ EXPECTED = {
     "modules.common.fid.FrechetDistance": "mee",
     "modules.common.inception_score.InceptionScore": "ppgn",
     "modules.common.mixing.cutmix": "relabel",
-    "modules.common.multilabel.MultiLabelAccuracy": "reassess_imagenet",
-    "modules.common.pretrained.EfficientNetLite": "reassess_imagenet",
     "modules.common.schedules.poly": "lota",
 }
 
