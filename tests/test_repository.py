@@ -63,8 +63,6 @@ EXPECTED = {
     "modules.common.extractors.InceptionV3": "mee",
     "modules.common.fid.FrechetDistance": "mee",
     "modules.common.inception_score.InceptionScore": "ppgn",
-    "modules.common.multilabel.MultiLabelAccuracy": "reassess_imagenet",
-    "modules.common.pretrained.EfficientNetLite": "reassess_imagenet",
     "modules.common.schedules.poly": "lota",
 }
 

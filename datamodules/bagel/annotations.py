@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -15,21 +14,13 @@ from torch import Tensor
 from datamodules.common.base import DataError, DataModule, Spec, generator, hashed
 from datamodules.common.folders import Generated, Photos, Source
 from datamodules.common.imagenet_classes import imagenet_classes
+from datamodules.common.label_files import padded, read_json
 from datamodules.common.loader import Loader, WorkerLoader, batch_type
+from datamodules.common.timm_photos import input_of
 
 PREFIX = "ILSVRC2012_val_"
 MULTI_LABELS = "https://storage.googleapis.com/brain-car-datasets/imagenet-mistakes/human_accuracy_v3.0.0.json"
 MISTAKES = "https://github.com/google-research/imagenet-mistakes, folder metadata"
-
-
-def read_json(path: Path, where: str) -> Any:
-    """The content of a label file. Raises DataError if it is missing or no JSON."""
-    if not path.is_file():
-        raise DataError(f"{path} is missing; {where}")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path} is damaged: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -201,27 +192,6 @@ class ImageNetMultiLabel(DataModule):
         tables = [table[batch.row] for table in (self.original, self.valid, self.skip, self.major)]
         x = batch.x[0] if len(batch.x) == 1 else batch.x
         return batch_type(("x", "y", "valid", "skip", "major"))(x, *tables)
-
-
-def input_of(name: str) -> dict[str, Any]:
-    """How timm tests a model: input_size, interpolation, mean, std, crop_pct, crop_mode.
-
-    Raises:
-        DataError: a name without a tag (timm's defaults move from one set of weights to another) or unknown to timm.
-    """
-    import timm
-    from timm.data import resolve_data_config
-
-    config = timm.get_pretrained_cfg(name) if "." in name else None
-    if config is None:
-        raise DataError(f"models: {name!r} is no timm model with a tag, such as resnet50.tv2_in1k")
-    return resolve_data_config(pretrained_cfg=config.to_dict(), use_test_size=True)
-
-
-def padded(lists: Sequence[Sequence[int]]) -> Tensor:
-    """(N, L) with -1 behind shorter lists; L is at least 1."""
-    width = max(1, *(len(row) for row in lists)) if lists else 1
-    return torch.tensor([[*row, *[-1] * (width - len(row))] for row in lists], dtype=torch.long).view(-1, width)
 
 
 class Views:

@@ -202,3 +202,18 @@ class AugmentedImageNet(ImageNet):
         order: dict[str, int] = {"seed": self.seed, "rank": rank, "world": world}
         batches = RepeatedAugmentation(len(items), self.repeats, self.batch_size, **order)
         return WorkerLoader(photos, batches, num_workers=self.num_workers)
+
+
+def input_of(name: str) -> dict[str, Any]:
+    """How timm tests a model: input_size, interpolation, mean, std, crop_pct, crop_mode.
+
+    Raises:
+        DataError: a name without a tag (timm's defaults move from one set of weights to another) or unknown to timm.
+    """
+    import timm
+    from timm.data import resolve_data_config
+
+    config = timm.get_pretrained_cfg(name) if "." in name else None
+    if config is None:
+        raise DataError(f"models: {name!r} is no timm model with a tag, such as resnet50.tv2_in1k")
+    return resolve_data_config(pretrained_cfg=config.to_dict(), use_test_size=True)

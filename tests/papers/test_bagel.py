@@ -344,7 +344,7 @@ def test_the_three_networks_of_mini_differ_in_size_alone(make_plan: Callable[...
 def test_photos_are_equally_large_and_their_label_is_any_of_them(make_plan: Callable[..., Plan]) -> None:
     this = make_plan("paper=bagel", "scale=mini", "variant=photos")
     data = this.stages["middle"].data
-    assert data["_target_"] == "datamodules.bagel.composites.Composites"
+    assert data["_target_"] == "datamodules.common.composites.Composites"
     assert "prominence" not in data
     assert not any(c.than == "middle/test/macro_top1" for c in claims.read(this.config).claims)
 

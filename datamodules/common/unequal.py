@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from datamodules.bagel.composites import Composites, Layout
 from datamodules.common.arrays import ArrayData
 from datamodules.common.base import DataError, Spec, generator, hashed
+from datamodules.common.composites import Composites, Layout
 from datamodules.common.photo_patches import PhotoPatches
 
 

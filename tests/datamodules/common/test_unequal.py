@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from datamodules.bagel.composites import Composites
-from datamodules.bagel.unequal import UnequalComposites, halved, large_one
 from datamodules.common.base import DataError
+from datamodules.common.composites import Composites
 from datamodules.common.photo_patches import PhotoPatches, assemble
 from datamodules.common.torchvision_sets import FashionMNIST
+from datamodules.common.unequal import UnequalComposites, halved, large_one
 
 BACKGROUND = 7
 

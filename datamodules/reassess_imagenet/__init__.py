@@ -1,0 +1,1 @@
+"""reassess_imagenet"""
