@@ -145,7 +145,7 @@ def gaussian_blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
     """Each image by a Gaussian of its own on 2 radius + 1 pixels, zero outside. (B, C, H, W), (B,)."""
     offsets = torch.arange(-radius, radius + 1, device=images.device)
     kernel = torch.exp(-(offsets**2) / (2 * sigma[:, None] ** 2))  # (B, 2 radius + 1)
-    kernel = (kernel / kernel.sum(1, keepdim=True)).view(len(images), -1, 1, 1, 1)
+    kernel = (kernel / kernel.sum(1, keepdim=True))[:, :, None, None, None]
 
     for dim, padding in ((-1, (radius, radius)), (-2, (0, 0, radius, radius))):
         padded = F.pad(images, padding)

@@ -142,6 +142,13 @@ def test_switched_off_it_is_the_identity() -> None:
         SimCLRAugmentation(strength=-1)
 
 
+def test_a_batch_may_have_no_image_that_is_changed() -> None:
+    """The coins of a single photo, as workers augment it, leave some operation without an image."""
+    x = photos(1, 28)
+    for seed in range(8):
+        assert SimCLRAugmentation()(x, draws(1, seed)).shape == x.shape
+
+
 def test_a_share_of_a_batch_is_augmented_as_in_the_whole() -> None:
     x = photos(10, 16)
     whole = SimCLRAugmentation()(x, Share(torch.arange(10), 10, 0, 7).generator())
