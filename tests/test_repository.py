@@ -61,7 +61,6 @@ EXPECTED = {
     "datamodules.common.simclr_augment.SimCLRAugmentation": "g_simclr",
     "modules.common.contrastive.nt_xent": "g_simclr",
     "modules.common.distances.squared_distances": "explaining_prototypes",
-    "modules.common.distillation.entropy": "simclr_v2",
     "modules.common.distillation.similarity_loss": "relabel",
     "modules.common.distillation.soft_target": "cda",
     "modules.common.distributed.gathered": "g_simclr",

@@ -37,7 +37,7 @@ def test_few_labels_are_those_that_a_subset_trains_on() -> None:
 
 
 def test_more_labels_than_images_are_refused() -> None:
-    with pytest.raises(DataError, match="training images of class .; per_class asks for 300"):
+    with pytest.raises(DataError, match=r"training images of class .; per_class asks for 300"):
         PartlyLabelled(Digits(50, train_size=400, test_size=100), 20, per_class=300).setup()
 
 

@@ -41,7 +41,7 @@ def test_lengths_and_warm_up_of_the_full_recipe(make_plan: Make) -> None:
     steps = math.ceil(1_281_167 / 4096)
     assert 1_281_167 * 800 // 4096 + 1 == 250_228
     assert 1_281_167 * 100 // 4096 + 1 == 31_279
-    assert round(10 * 1_281_167 // 4096) == 3_127
+    assert 10 * 1_281_167 // 4096 == 3_127
     assert 800 * steps == pytest.approx(250_228, rel=1e-3)
     for name, warm in (("pretrained", 40), ("distilled", 20), ("tuned", 0)):
         schedule = training.build(stages[name].module["schedule"])
@@ -52,17 +52,27 @@ def test_lengths_and_warm_up_of_the_full_recipe(make_plan: Make) -> None:
 
 
 def test_networks_of_the_full_recipe(make_plan: Make) -> None:
-    def network(name: str, *lines: str) -> tuple[Any, ...]:
-        item = make_plan("paper=simclr_v2", "scale=full", *lines).stages[name].module["network"]
-        return item["depth"], item["width"], item["selective"]
+    def networks(*lines: str) -> dict[str, tuple[Any, ...]]:
+        stages = make_plan("paper=simclr_v2", "scale=full", *lines).stages
+        used = {name: stage.module["network"] for name, stage in stages.items() if "network" in stage.module}
+        return {name: (item["depth"], item["width"], item["selective"]) for name, item in used.items()}
 
-    assert network("pretrained") == network("distilled") == network("supervised") == (50, 1, False)
-    assert network("pretrained_big") == network("self_distilled_big") == (50, 2, True)
-    biggest = make_plan("paper=simclr_v2", "scale=full", "variant=resnet152_3x").stages
-    assert network("pretrained_big", "variant=resnet152_3x") == (152, 3, True)
-    assert network("distilled", "variant=resnet152_3x") == (50, 1, False)
-    assert biggest["distilled"].needs == {"teacher": "self_distilled_big"}
-    assert biggest["distilled_more"].needs == {"teacher": "self_distilled_big_more"}
+    plain = networks()
+    assert plain.pop("pretrained_big") == (50, 2, True)
+    assert set(plain.values()) == {(50, 1, False)}
+    assert networks("variant=resnet50_2x")["pretrained_big"] == (50, 2, False)
+    biggest = networks("variant=resnet152_3x")
+    big = {name for name, network in biggest.items() if network == (152, 3, True)}
+    assert big == {"pretrained_big", "self_distilled_big", "self_distilled_big_more"}
+    assert biggest["distilled"] == (50, 1, False)
+
+
+def test_the_biggest_network_is_self_distilled_before_it_teaches(make_plan: Make) -> None:
+    stages = make_plan("paper=simclr_v2", "scale=full", "variant=resnet152_3x").stages
+    for end in ("", "_more"):
+        assert stages[f"distilled{end}"].needs == {"teacher": f"self_distilled_big{end}"}
+        assert stages[f"self_distilled_big{end}"].needs == {"teacher": f"tuned_big{end}"}
+        assert stages[f"self_distilled_big{end}"].data == stages[f"distilled{end}"].data
 
 
 def test_labels_of_the_full_recipe(make_plan: Make) -> None:
