@@ -1,0 +1,143 @@
+"""The recipes: published rates and lengths, what arms share, and who sees which label."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from experiments import training
+from experiments.plan import Plan
+from modules.common.schedules import Position
+from modules.simclr_v2.lars import LARS
+
+Make = Callable[..., Plan]
+SMALL = ("supervised", "distilled", "distilled_supervised", "self_distilled", "self_distilled_labels")
+
+
+def test_rates_of_the_full_recipe(make_plan: Make) -> None:
+    stages = make_plan("paper=simclr_v2", "scale=full").stages
+    rates = {"pretrained": (0.1, 4096), "distilled": (0.1, 4096), "tuned": (0.005, 1024), "tuned_big": (0.002, 1024)}
+    for name, (factor, batch) in rates.items():
+        stage = stages[name]
+        assert stage.module["optimizer"]["lr"] == pytest.approx(factor * math.sqrt(batch))
+        assert stage.data["batch_size"] == stage.reference_batch == batch
+    assert 0.3 * 4096 / 256 == pytest.approx(0.075 * math.sqrt(4096)) == pytest.approx(4.8)  # where two rules meet
+    linear = stages["linear"]
+    assert (linear.module["optimizer"]["lr"], linear.reference_batch, linear.data["batch_size"]) == (0.1, 256, 4096)
+    assert stages["tuned"].module["optimizer"]["weight_decay"] == 0
+    assert stages["pretrained"].module["optimizer"]["weight_decay"] == 1e-4
+
+
+def test_lengths_and_warm_up_of_the_full_recipe(make_plan: Make) -> None:
+    """The code's 250,228 steps with 12,511 of warm-up, but for an epoch's smaller last batch."""
+    stages = make_plan("paper=simclr_v2", "scale=full").stages
+    epochs = {name: stages[name].trainer["max_epochs"] for name in ("pretrained", "distilled", "tuned", "tuned_more")}
+    assert epochs == {"pretrained": 800, "distilled": 400, "tuned": 60, "tuned_more": 30}
+    steps = math.ceil(1_281_167 / 4096)
+    assert 1_281_167 * 800 // 4096 + 1 == 250_228
+    assert 1_281_167 * 100 // 4096 + 1 == 31_279
+    assert 10 * 1_281_167 // 4096 == 3_127
+    assert 800 * steps == pytest.approx(250_228, rel=1e-3)
+    for name, warm in (("pretrained", 40), ("distilled", 20), ("tuned", 0)):
+        schedule = training.build(stages[name].module["schedule"])
+        assert schedule.keywords["warmup_epochs"] == warm
+        assert schedule(Position(warm, 0, steps, epochs[name])) == pytest.approx(1)
+        assert schedule(Position(epochs[name], 0, steps, epochs[name])) == pytest.approx(0)
+    assert 40 * steps == pytest.approx(12_511, rel=1e-3)
+
+
+def test_networks_of_the_full_recipe(make_plan: Make) -> None:
+    def networks(*lines: str) -> dict[str, tuple[Any, ...]]:
+        stages = make_plan("paper=simclr_v2", "scale=full", *lines).stages
+        used = {name: stage.module["network"] for name, stage in stages.items() if "network" in stage.module}
+        return {name: (item["depth"], item["width"], item["selective"]) for name, item in used.items()}
+
+    plain = networks()
+    assert plain.pop("pretrained_big") == (50, 2, True)
+    assert set(plain.values()) == {(50, 1, False)}
+    assert networks("variant=resnet50_2x")["pretrained_big"] == (50, 2, False)
+    biggest = networks("variant=resnet152_3x")
+    big = {name for name, network in biggest.items() if network == (152, 3, True)}
+    assert big == {"pretrained_big", "self_distilled_big", "self_distilled_big_more"}
+    assert biggest["distilled"] == (50, 1, False)
+
+
+def test_the_biggest_network_is_self_distilled_before_it_teaches(make_plan: Make) -> None:
+    stages = make_plan("paper=simclr_v2", "scale=full", "variant=resnet152_3x").stages
+    for end in ("", "_more"):
+        assert stages[f"distilled{end}"].needs == {"teacher": f"self_distilled_big{end}"}
+        assert stages[f"self_distilled_big{end}"].needs == {"teacher": f"tuned_big{end}"}
+        assert stages[f"self_distilled_big{end}"].data == stages[f"distilled{end}"].data
+
+
+def test_labels_of_the_full_recipe(make_plan: Make) -> None:
+    stages = make_plan("paper=simclr_v2", "scale=full").stages
+    for name, stage in stages.items():
+        if name.startswith(("pretrained", "linear")):
+            assert stage.data["labelled"] is None
+            assert stage.data["views"] == (2 if name.startswith("pretrained") else 1)
+            continue
+        assert stage.data["labelled"] == ("10percent" if name.endswith("more") else "1percent")
+        assert stage.data["others"] == ("unlabelled" if "distilled" in name else "drop")
+        assert stage.data["views"] == 1
+
+
+def test_arms_share_data_rates_and_lengths(make_plan: Make) -> None:
+    stages = make_plan("paper=simclr_v2", "scale=mini", seed=3).stages
+    updates = {
+        name: stages[name].trainer["max_epochs"] * stages[name].data["draws"] // stages[name].data["batch_size"]
+        for name in ("supervised", "tuned", "tuned_0", "tuned_big", "supervised_more", "tuned_more")
+    }
+    assert len(set(updates.values())) == 1, updates
+    for name in ("tuned", "tuned_0", "tuned_big"):
+        assert stages[name].data == stages["supervised"].data
+    for first, second in (("pretrained", "pretrained_big"), ("distilled", "distilled_supervised")):
+        assert stages[first].data == stages[second].data
+        assert stages[first].trainer == stages[second].trainer
+        assert stages[first].module["optimizer"] == stages[second].module["optimizer"]
+    assert stages["self_distilled"].data == stages["self_distilled_labels"].data == stages["distilled"].data
+
+
+def test_labelled_images_are_the_same_in_all_arms(make_plan: Make) -> None:
+    stages = make_plan("paper=simclr_v2", "scale=mini", seed=3).stages
+    seen: dict[str, dict[str, set[bytes]]] = {}
+    for name in ("pretrained", "supervised", "supervised_more", "distilled"):
+        data = training.build(stages[name].data)
+        data.setup()
+        images, labels = data.splits["train"]
+        chosen = images[labels >= 0]
+        seen[name] = {"labelled": {bytes(image.numpy()) for image in chosen}}
+        seen[name]["all"] = {bytes(image.numpy()) for image in images}
+        seen[name]["test"] = {bytes(image.numpy()) for image in data.splits["test"][0]}
+    assert seen["supervised"]["labelled"] == seen["distilled"]["labelled"] < seen["supervised_more"]["labelled"]
+    assert seen["distilled"]["all"] == seen["pretrained"]["all"] > seen["supervised_more"]["all"]
+    assert all(sets["test"] == seen["pretrained"]["test"] for sets in seen.values())
+    assert not seen["pretrained"]["all"] & seen["pretrained"]["test"]
+
+
+def test_students_share_initial_weights(make_plan: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "load", lambda plan, name: training.construct(plan, plan.stages[name]))
+    plans = {seed: make_plan("paper=simclr_v2", "scale=smoke", seed=seed) for seed in (3, 4)}
+
+    def weights(name: str, seed: int = 3) -> Tensor:
+        module: nn.Module = training.construct(plans[seed], plans[seed].stages[name])
+        values = {key.removeprefix("network.0."): p.detach().flatten() for key, p in module.named_parameters()}
+        values = {key.removeprefix("network."): p for key, p in values.items()}
+        return torch.cat([p for key, p in values.items() if key.startswith(("stem.", "groups."))])
+
+    first = weights("supervised")
+    assert not torch.equal(first, weights("supervised", 4))
+    for name in (*SMALL, "pretrained", "tuned", "tuned_0"):
+        assert torch.equal(weights(name), first), name
+
+
+def test_the_recipes_train_with_lars(make_plan: Make) -> None:
+    for scale in ("mini", "full"):
+        for name, stage in make_plan("paper=simclr_v2", f"scale={scale}").stages.items():
+            factory = training.build(stage.module["optimizer"])
+            assert (factory.func is LARS) == (not name.startswith("linear")), name
