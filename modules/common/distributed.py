@@ -18,6 +18,27 @@ def summed(x: Tensor) -> Tensor:
     return all_reduce(x.contiguous()) if world_size() > 1 else x
 
 
+def place_in_batch(x: Tensor) -> tuple[int, int]:
+    """(rows of all processes, rows of the processes before this one), where x holds this process's rows."""
+    if world_size() == 1:
+        return len(x), 0
+    sizes = [torch.zeros(1, dtype=torch.long, device=x.device) for _ in range(world_size())]
+    dist.all_gather(sizes, torch.tensor([len(x)], device=x.device))
+    return int(sum(sizes)), int(sum(sizes[: dist.get_rank()]))
+
+
+def gathered(x: Tensor) -> Tensor:
+    """The rows of all processes, (n, ...) -> (N, ...), in the order of their ranks; shares may differ in size.
+
+    A row's gradient is the sum of what all processes send back to it. Whole numbers (labels) are gathered too.
+    """
+    if world_size() == 1:
+        return x
+    total, start = place_in_batch(x)
+    before, after = x.new_zeros(start, *x.shape[1:]), x.new_zeros(total - start - len(x), *x.shape[1:])
+    return summed(torch.cat([before, x, after]))
+
+
 class SyncedBatchNorm(_BatchNorm):
     """Batch norm over the global batch, on any backend; torch's SyncBatchNorm needs GPUs.
 
@@ -57,9 +78,7 @@ class SharedDropout(nn.Dropout):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or world_size() == 1:
             return super().forward(input)
-        sizes = [torch.zeros(1, dtype=torch.long, device=input.device) for _ in range(world_size())]
-        dist.all_gather(sizes, torch.tensor([len(input)], device=input.device))
-        total, start = int(sum(sizes)), int(sum(sizes[: dist.get_rank()]))
+        total, start = place_in_batch(input)
         mask = input.new_empty(total, *input.shape[1:]).bernoulli_(1 - self.p)
         return input * mask[start : start + len(input)] / (1 - self.p)
 
