@@ -1,4 +1,4 @@
-"""Which images share a batch: G-SimCLR's orders (arXiv 2009.12007), as pure functions, and the loader's batches of them.
+"""Which images share a batch: G-SimCLR's orders (arXiv 2009.12007) as pure functions, and batches of them.
 
 An order is the rows of an epoch's batches, (steps, B): whole batches alone, N // B of them for every sampler, so that
 arms take equally many steps.

@@ -1,4 +1,4 @@
-"""Early stopping on a held-out split, with the best weights kept, so that a resumed training stops where it would have."""
+"""Early stopping on a held-out split with the best weights kept; a resumed training stops where it would have."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -93,7 +94,7 @@ def test_pair_rates_by_hand_and_by_counting() -> None:
 
 
 def test_perfect_clusters_take_away_a_seventh_of_the_false_negatives() -> None:
-    """10 balanced classes, batches of 64: (n/10 - 1) / (n - 1) at random, 10 6.4 5.4 / (64 63) from 64 pure clusters."""
+    """10 balanced classes, batches of 64: (n/10 - 1) / (n - 1) at random, 10 6.4 5.4 / (64 63) with pure clusters."""
     labels = torch.arange(6400) % 10
     rates = [pair_rate(random_order(6400, 64, source(seed)), labels) for seed in range(20)]
     assert sum(rates) / 20 == pytest.approx(100 * 639 / 6399, abs=0.1)
@@ -163,7 +164,10 @@ def test_a_loader_serves_the_order_and_resumes_in_it(guided: Guided) -> None:
     [
         ({"sampler": "sorted"}, "sampler='sorted': expected one of random, strict"),
         ({"sampler": "strict"}, "feeds: {clusters: <stage>}"),
-        ({"sampler": "strict", "clusters": Fed(torch.nn.Identity(), {"clusters": torch.zeros(9).numpy()})}, "of 9 images"),
+        (
+            {"sampler": "strict", "clusters": Fed(torch.nn.Identity(), {"clusters": np.zeros(9)})},
+            "of 9 images",
+        ),
         ({"batch_size": 100}, "batch_size=100: Fashion-MNIST"),
     ],
 )

@@ -48,9 +48,7 @@ def test_a_probe_leaves_encoder_and_batch_statistics_as_they_were(
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in probe.parameters())
 
 
-def test_stored_features_are_those_of_the_images(
-    small: Small, images: UnitImages, attach: Callable[..., Any]
-) -> None:
+def test_stored_features_are_those_of_the_images(small: Small, images: UnitImages, attach: Callable[..., Any]) -> None:
     source = small()
     probe = Probe(source, 10)
     attach(probe, images)
@@ -96,9 +94,7 @@ def test_probes_side_by_side_are_probes_alone(small: Small, images: UnitImages, 
     assert torch.equal(*ends)
 
 
-def test_each_probe_keeps_its_best_weights_and_stops_by_itself(
-    small: Small, attach: Callable[..., Any]
-) -> None:
+def test_each_probe_keeps_its_best_weights_and_stops_by_itself(small: Small, attach: Callable[..., Any]) -> None:
     probe = Probe(small(), 10, patience=2)
     trainer = attach(probe, max_epochs=9, optimizers=[], current_epoch=8)
     losses = {"p1": [3.0, 2.0, 2.5, 2.5, 1.0], "p2": [5.0, 4.0, 3.0, 2.0, 1.0], "p3": [1.0, 2.0, 2.0, 2.0, 2.0]}
@@ -159,10 +155,16 @@ def test_the_supervised_network_has_batch_statistics(small: Small, images: UnitI
     module = FineTuned(small(), 10, batch_statistics=True, optimizer=ADAM)
     before = state(module.network)
     train(module, images)
-    assert [n for n, value in module.network.state_dict().items() if "running_mean" in n and not torch.equal(before[n], value)]
+    assert [
+        n
+        for n, value in module.network.state_dict().items()
+        if "running_mean" in n and not torch.equal(before[n], value)
+    ]
 
 
-def test_early_stopping_looks_at_the_validation_loss(small: Small, images: UnitImages, attach: Callable[..., Any]) -> None:
+def test_early_stopping_looks_at_the_validation_loss(
+    small: Small, images: UnitImages, attach: Callable[..., Any]
+) -> None:
     module = FineTuned(small(), 10, tuned=False, patience=1).eval()
     attach(module, images)
     module.log_dict = lambda values, **_: None  # type: ignore[method-assign, assignment]
