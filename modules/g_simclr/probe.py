@@ -1,0 +1,174 @@
+"""What G-SimCLR's features are worth: linear probes of frozen layers, and fine-tuning on few labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from modules.common.classifier import Classifier
+from modules.common.frozen import Frozen
+from modules.common.metrics import Classification
+from modules.common.module import OptimizerFactory
+from modules.common.schedules import Schedule
+from modules.g_simclr.autoencoder import CHUNK, training_images
+from modules.g_simclr.module import GSimCLR
+from modules.g_simclr.networks import PROBES
+from modules.g_simclr.stopping import EarlyStopped
+
+
+class Probe(EarlyStopped):
+    """Softmax regression on three frozen layers, side by side: P1 and P2 in the head, P3 the encoder's output.
+
+    The three share no parameter, and Adam treats each number apart, so that each ends as if trained alone. Training
+    images are not augmented: their features are computed once, and a batch takes them by its rows.
+
+    Metrics: `<split>/<probe>_top1`, percent.
+
+    Args:
+        source: the trained encoder and head, which stay as they are.
+        classes: number of classes.
+        standardise: bring each feature to mean 0 and standard deviation 1 over the training images first, so that
+            layers of any scale are fitted with one learning rate; false is the paper's.
+        patience: see EarlyStopped; of each probe apart.
+        optimizer, schedule: see StageModule.
+    """
+
+    def __init__(
+        self,
+        source: GSimCLR,
+        classes: int,
+        standardise: bool = False,
+        patience: int | None = None,
+        optimizer: OptimizerFactory | None = None,
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__(optimizer, schedule)
+        self.frozen = Frozen([source])
+        self.heads = nn.ModuleDict({name: nn.Linear(source.head.widths[name], classes) for name in PROBES})
+        self.standardise = standardise
+        for name in PROBES:
+            self.register_buffer(f"{name}_mean", torch.zeros(source.head.widths[name]))
+            self.register_buffer(f"{name}_std", torch.ones(source.head.widths[name]))
+        self.watch(patience, **self.heads)
+        self.metrics = {s: {name: Classification(classes, ("top1", "nll")) for name in PROBES} for s in ("val", "test")}
+        for split, metrics in self.metrics.items():  # registered for moves between devices; the dict keeps their type
+            self.add_module(f"{split}_metrics", nn.ModuleDict(metrics))
+        self.features: dict[str, Tensor] = {}  # of all training images, by row
+
+    def on_fit_start(self) -> None:
+        images = training_images(self.trainer.datamodule)  # type: ignore[attr-defined]
+        parts = [self.features_of(part.to(self.device)) for part in images.split(CHUNK)]
+        self.features = {name: torch.cat([part[name] for part in parts]) for name in PROBES}
+        if self.standardise:
+            for name, features in self.features.items():
+                getattr(self, f"{name}_mean").copy_(features.mean(0))
+                getattr(self, f"{name}_std").copy_(features.std(0).clamp(min=1e-6))
+
+    def features_of(self, x: Tensor) -> dict[str, Tensor]:
+        """(B, C, H, W) -> probe: (B, D). No gradient flows."""
+        (source,) = self.frozen.on(x.device)
+        with torch.inference_mode():
+            outputs = source.probed(x)
+        return {name: output.float().clone() for name, output in outputs.items()}  # copies can take part in a loss
+
+    def trained(self) -> Any:
+        return self.heads.parameters()
+
+    def classify(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """probe: (B, D) -> probe: logits (B, classes)."""
+        return {
+            name: head((features[name] - getattr(self, f"{name}_mean")) / getattr(self, f"{name}_std"))
+            for name, head in self.heads.items()
+        }
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """(B, C, H, W) -> probe: logits (B, classes)."""
+        return self.classify(self.features_of(x))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        logits = self.classify({name: features.index_select(0, batch.row) for name, features in self.features.items()})
+        losses = {name: F.cross_entropy(z, batch.y) for name, z in logits.items()}
+        loss = torch.stack(list(losses.values())).sum()
+        self.track(len(batch.y), loss=loss, **{f"{name}_nll": value for name, value in losses.items()})
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self._update("val", batch)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self._update("test", batch)
+
+    def _update(self, split: str, batch: Any) -> None:
+        for name, logits in self(batch.x).items():
+            self.metrics[split][name].update(logits, batch.y)
+
+    def _report(self, split: str) -> dict[str, Tensor]:
+        """Log and reset; returns the losses."""
+        scores = {name: metric.compute() for name, metric in self.metrics[split].items()}
+        for metric in self.metrics[split].values():
+            metric.reset()
+        self.log_dict({f"{split}/{name}_top1": values["top1"] for name, values in scores.items()})
+        self.log(f"{split}/n", next(iter(scores.values()))["n"])
+        return {name: values["nll"] for name, values in scores.items()}
+
+    def on_validation_epoch_end(self) -> None:
+        self.observe(**self._report("val"))
+
+    def on_test_epoch_end(self) -> None:
+        self._report("test")
+
+
+class FineTuned(EarlyStopped, Classifier):
+    """A linear classifier on the encoder's output, alone or with the encoder, by cross-entropy.
+
+    The paper's fine-tuning is two stages of this: the classifier alone, then everything from there at a small rate,
+    both with batch norm in inference mode. From an untrained encoder, with batch statistics, it is the supervised
+    network.
+
+    Args:
+        source: a GSimCLR, whose encoder gets a new classifier, or a FineTuned to go on from.
+        classes: number of classes.
+        tuned: train the encoder too.
+        batch_statistics: batch norm in training mode.
+        patience: see EarlyStopped.
+        optimizer, schedule: see StageModule.
+    """
+
+    def __init__(
+        self,
+        source: GSimCLR | FineTuned,
+        classes: int,
+        tuned: bool = True,
+        batch_statistics: bool = False,
+        patience: int | None = None,
+        optimizer: OptimizerFactory | None = None,
+        schedule: Schedule | None = None,
+    ) -> None:
+        if isinstance(source, FineTuned):
+            encoder, classifier = source.network
+        else:
+            encoder, classifier = source.encoder, nn.Linear(source.head.widths["p3"], classes)
+        network = nn.Sequential(encoder.requires_grad_(tuned), classifier.requires_grad_(True))
+        super().__init__(network, classes, 0.0, optimizer, schedule)
+        self.batch_statistics = batch_statistics
+        self.watch(patience, network=self.network)
+
+    def train(self, mode: bool = True) -> FineTuned:
+        super().train(mode)
+        if not self.batch_statistics:
+            for layer in self.network.modules():
+                if isinstance(layer, _BatchNorm):
+                    layer.eval()
+        return self
+
+    def trained(self) -> Any:
+        return [p for p in self.network.parameters() if p.requires_grad]
+
+    def on_validation_epoch_end(self) -> None:
+        loss = self.val_metrics.compute()["nll"]
+        super().on_validation_epoch_end()
+        self.observe(network=loss)

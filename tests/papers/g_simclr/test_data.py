@@ -1,0 +1,95 @@
+"""Images in [0, 1], augmentation of whole batches, photos in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from datamodules.common.augment import HorizontalFlip, RandomCrop
+from datamodules.common.base import DataError, Draws
+from datamodules.common.simclr_augment import ColorJitter, RandomGrey
+from datamodules.common.torchvision_sets import FashionMNIST
+from datamodules.g_simclr.augment import Batchwise
+from datamodules.g_simclr.images import FolderInMemory, UnitImages
+
+
+def draws(seed: int, total: int, start: int = 0, count: int | None = None) -> Draws:
+    return Draws(torch.Generator().manual_seed(seed), total, start, total if count is None else count)
+
+
+def test_pixels_lie_in_0_to_1_and_splits_are_the_source_s(images: UnitImages) -> None:
+    batch = next(iter(images.train_dataloader()))
+    stored = images.source.splits["train"][0][batch.row]
+    assert torch.equal(batch.x, stored / 255)
+    assert images.spec.mean == (0.0,)
+    assert images.spec.identity == images.source.spec.identity
+
+
+def test_images_without_a_validation_split_begin_with_the_same_ones() -> None:
+    """Pretraining takes all images, probes hold some out: the others keep their place."""
+    whole = UnitImages(FashionMNIST(8, train_size=80, val_size=0), 8)
+    parts = UnitImages(FashionMNIST(8, train_size=60, val_size=20), 8)
+    for data in (whole, parts):
+        data.setup()
+    held_out = torch.cat([parts.splits[name][0] for name in ("train", "val")])
+    assert torch.equal(whole.splits["train"][0], held_out)
+
+
+@pytest.mark.parametrize("operation", [HorizontalFlip(0.5), RandomCrop(2), ColorJitter(1.0, 0.5), RandomGrey(0.5)])
+def test_coins_are_tossed_once_for_a_batch(operation: Any) -> None:
+    x = torch.rand(1, 3, 8, 8).expand(6, -1, -1, -1).contiguous()
+    outcomes = set()
+    for seed in range(12):
+        y = Batchwise(operation)(x.clone(), draws(seed, 6))
+        assert torch.allclose(y, y[:1].expand_as(y), atol=1e-6)
+        outcomes.add(bool(torch.equal(y, x)))
+        share = Batchwise(operation)(x[:2].clone(), draws(seed, 6, 4, 2))  # of another process
+        assert torch.allclose(share, y[4:], atol=1e-6)
+    assert False in outcomes  # a crop never leaves all as it is; the others do for some batches
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for split, count in (("train", 3), ("test", 2)):
+        for label, name in enumerate(("cat", "dog")):
+            folder = tmp_path / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.new("RGB", (20, 10), (40 * number, 100 * label, 0)).save(folder / f"{number}.png")
+    return tmp_path
+
+
+def folder(root: Path, **options: Any) -> FolderInMemory:
+    return FolderInMemory(str(root), 2, {"classes": 2, "train": 6, "test": 4}, 8, **options)
+
+
+def test_photos_are_read_whole(photos: Path) -> None:
+    data = folder(photos, val_size=2)
+    data.setup()
+    assert {name: tuple(images.shape) for name, (images, _) in data.splits.items()} == {
+        "train": (4, 3, 8, 8),
+        "val": (2, 3, 8, 8),
+        "test": (4, 3, 8, 8),
+    }
+    images, labels = data.splits["test"]
+    assert torch.equal(images[:, 1, 0, 0].long(), 100 * labels)
+
+
+def test_missing_and_damaged_photos_are_named(photos: Path, tmp_path: Path) -> None:
+    assert "does not exist" in folder(tmp_path / "none").available()
+    assert folder(photos).available() == ""
+    with pytest.raises(DataError, match="2 class folders; expected 3"):
+        FolderInMemory(str(photos), 2, {"classes": 3, "train": 6, "test": 4}, 8).setup()
+    with pytest.raises(DataError, match="6 train photos; expected 9"):
+        FolderInMemory(str(photos), 2, {"classes": 2, "train": 9, "test": 4}, 8).setup()
+    (photos / "test" / "dog" / "0.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"0\.png cannot be decoded"):
+        folder(photos).setup()
+    (photos / "test" / "bird").mkdir()
+    (photos / "test" / "dog" / "1.png").rename(photos / "test" / "bird" / "1.png")
+    with pytest.raises(DataError, match="'bird'"):
+        folder(photos).setup()
