@@ -47,8 +47,10 @@ class ConvNet(nn.Sequential):
         if grid is not None:
             layers.append(nn.AdaptiveAvgPool2d(grid))
         layers.append(nn.Flatten())
+        body = nn.Sequential(*layers).eval()
         with torch.no_grad():
-            features = nn.Sequential(*layers).eval()(torch.zeros(1, in_channels, input_size, input_size)).shape[1]
+            features = body(torch.zeros(1, in_channels, input_size, input_size)).shape[1]
+        body.train()  # Lightning trains layers in the mode they are in: batch norms would never see a batch
         if dropout:
             layers.append(nn.Dropout(dropout))
         super().__init__(*layers, nn.Linear(features, classes))

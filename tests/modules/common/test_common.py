@@ -97,3 +97,13 @@ def test_convnet_shapes() -> None:
     assert pooled[-1].in_features == 16 * 8 * 8
     with pytest.raises(ValueError, match="expected as many"):
         ConvNet(1, 8, [4], [1, 2], 10)
+
+
+def test_a_new_convnet_trains_its_batch_norms() -> None:
+    """Lightning puts no layer into training mode: one that a constructor left in evaluation mode stays there."""
+    net = ConvNet(1, 8, [4, 6], [1, 0], 3, grid=1, dropout=0.5)
+    assert all(layer.training for layer in net.modules())
+    net(torch.randn(16, 1, 8, 8))
+    norms = [layer for layer in net if isinstance(layer, nn.BatchNorm2d)]
+    assert [int(layer.num_batches_tracked) for layer in norms] == [1, 1]
+    assert all(float(layer.running_mean.abs().max()) > 0 for layer in norms)
