@@ -98,9 +98,10 @@ class Synthesis(View):
     def spec(self) -> Spec:
         there = self.source.spec
         count = len(there.classes) * self.per_class
+        words = f"{self.per_class} images a class to recover, {self.together} together; an epoch is {self.steps} steps"
         return replace(
             there,
-            split=f"{self.per_class} images a class to recover, {self.together} together; an epoch is {self.steps} steps",
+            split=words,
             sizes={"train": self.together * self.steps, "val": 0, "test": count},
             source="generated",
             identity=hashed(self.labels),
@@ -221,7 +222,9 @@ class Distilled(View):
         for label, name in enumerate(source.spec.classes):
             own = order[every[order] == label][: self.per_class]
             if len(own) < self.per_class:
-                raise DataError(f"{source.spec.name} has {len(own)} training images of {name!r}, {self.per_class} asked")
+                raise DataError(
+                    f"{source.spec.name} has {len(own)} training images of {name!r}, {self.per_class} asked"
+                )
             rows.append(own)
         chosen = torch.stack(rows, 1).flatten()  # (per_class, classes) -> all classes, then all again
         return source.splits["train"][0][chosen] if in_memory else decode(source, chosen)
@@ -231,10 +234,10 @@ class Distilled(View):
         images, labels = self.training
         rank, world = self.rank_and_world
         size = len(labels) * self.passes
-        batches = Repeated(
-            len(labels), size, self.batch_size, shuffle=True, seed=self.seed, rank=rank, world=world
+        batches = Repeated(len(labels), size, self.batch_size, shuffle=True, seed=self.seed, rank=rank, world=world)
+        return Loader(
+            batches, Images(Columns(self.device, x=images, y=labels), self.source.spec, self.peak, self.augment)
         )
-        return Loader(batches, Images(Columns(self.device, x=images, y=labels), self.source.spec, self.peak, self.augment))
 
     def val_dataloader(self) -> list[Loader]:
         return []
@@ -262,7 +265,9 @@ class CountedFolder(ImageFolder):
         options: see ImageFolder.
     """
 
-    def __init__(self, root: str, batch_size: int, declared: Mapping[str, int], where: str = "", **options: Any) -> None:
+    def __init__(
+        self, root: str, batch_size: int, declared: Mapping[str, int], where: str = "", **options: Any
+    ) -> None:
         super().__init__(root, batch_size, **options)
         self.declared = dict(declared)
         self.title = self.root.name
