@@ -243,6 +243,7 @@ class Distilled(View):
         return []
 
     def test_dataloader(self) -> Loader:
+        self.source.batch_size = self.batch_size
         self.source.trainer = self.trainer
         return self.source.test_dataloader()
 

@@ -25,8 +25,8 @@ def squeezed() -> Classifier:
     first = [nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU()]
     second = [nn.Conv2d(6, 4, 3), nn.BatchNorm2d(4), nn.ReLU()]
     network = nn.Sequential(*first, *second, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)).train()
-    for _ in range(5):
-        network(2 * torch.randn(16, 1, 8, 8) + 0.5)
+    for _ in range(50):
+        network(2.5 * torch.rand(16, 1, 8, 8) - 0.8)  # about the range of digits
     return Classifier(network, 10)
 
 
