@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from modules.common.distributed import gathered, place_in_batch, summed
+from modules.common.distributed import gather, place_in_batch, summed
 
 
 def nt_xent(
@@ -26,7 +26,7 @@ def nt_xent(
         first, second: outputs (n, D) for the two views of this process's images; they are normalised here.
         temperature: tau, above 0.
         excluded: boolean, True where a pair is left out of the denominator: (N, N) by image, or (2N, 2N) by view with
-            all first views before all second ones. Of the global batch, in the order of `gathered`. The other view of
+            all first views before all second ones. Of the global batch, in the order of `gather`. The other view of
             the anchor's image is never left out.
         extra: further negatives (M, D) of every anchor, normalised here; they should carry no gradient.
     Raises:
@@ -41,7 +41,7 @@ def nt_xent(
         precise = torch.promote_types(first.dtype, torch.float32)
         own = F.normalize(torch.cat([first, second]).to(precise), dim=1)  # (2n, D)
         total, start = place_in_batch(first)
-        views = torch.cat([gathered(half) for half in own.chunk(2)])  # (2N, D)
+        views = torch.cat([gather(half) for half in own.chunk(2)])  # (2N, D)
 
         images = torch.arange(start, start + len(first), device=first.device)
         anchors = torch.cat([images, images + total])  # (2n,), as rows of `views`

@@ -27,7 +27,7 @@ def place_in_batch(x: Tensor) -> tuple[int, int]:
     return int(sum(sizes)), int(sum(sizes[: dist.get_rank()]))
 
 
-def gathered(x: Tensor) -> Tensor:
+def gather(x: Tensor) -> Tensor:
     """The rows of all processes, (n, ...) -> (N, ...), in the order of their ranks; shares may differ in size.
 
     A row's gradient is the sum of what all processes send back to it. Whole numbers (labels) are gathered too.

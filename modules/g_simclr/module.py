@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modules.common.contrastive import nt_xent
-from modules.common.distributed import gathered
+from modules.common.distributed import gather
 from modules.common.module import OptimizerFactory, StageModule
 from modules.common.schedules import Schedule
 from modules.g_simclr.networks import ProjectionHead
@@ -73,7 +73,7 @@ class GSimCLR(StageModule):
         outputs = self(torch.cat([batch.x, batch.x2]))  # (2B, 50)
         first, second = outputs.chunk(2)
 
-        excluded = same_class(gathered(batch.y)) if self.masked else None  # (N, N)
+        excluded = same_class(gather(batch.y)) if self.masked else None  # (N, N)
         loss = nt_xent(first, second, self.temperature, excluded)
 
         self.track(len(batch.y), loss=loss)

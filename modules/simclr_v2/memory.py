@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.common.averaging import WeightAverage
-from modules.common.distributed import gathered
+from modules.common.distributed import gather
 
 
 class Memory(nn.Module):
@@ -42,7 +42,7 @@ class Memory(nn.Module):
     @torch.no_grad()
     def remember(self, network: nn.Module, x: Tensor) -> None:
         """Put the average's outputs for x into the queue."""
-        outputs = gathered(self.average.call(network, x).float())[-len(self.queue) :]
+        outputs = gather(self.average.call(network, x).float())[-len(self.queue) :]
         places = (self.written + torch.arange(len(outputs), device=x.device)) % len(self.queue)
         self.queue.index_copy_(0, places, outputs)
         self.written += len(outputs)

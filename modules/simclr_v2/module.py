@@ -41,7 +41,7 @@ from torch.optim import Optimizer
 from modules.common.classifier import ClassificationModule, Classifier
 from modules.common.contrastive import nt_xent
 from modules.common.distillation import entropy, similarity_loss, soft_target
-from modules.common.distributed import gathered, place_in_batch
+from modules.common.distributed import gather, place_in_batch
 from modules.common.frozen import Frozen
 from modules.common.module import OptimizerFactory
 from modules.common.schedules import Schedule
@@ -84,7 +84,7 @@ class Phase(ClassificationModule):
 
 def contrast_accuracy(first: Tensor, second: Tensor) -> Tensor:
     """Percent of first views whose most similar second view, of all processes, is their own. (n, D) each."""
-    candidates = F.normalize(gathered(second.detach()), dim=1)  # (N, D)
+    candidates = F.normalize(gather(second.detach()), dim=1)  # (N, D)
     _, start = place_in_batch(first)
     nearest = (F.normalize(first.detach(), dim=1) @ candidates.T).argmax(1)
     own = torch.arange(start, start + len(first), device=first.device)

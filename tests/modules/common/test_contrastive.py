@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modules.common.contrastive import nt_xent
-from modules.common.distributed import gathered, place_in_batch
+from modules.common.distributed import gather, place_in_batch
 
 E1, E2 = torch.eye(2)
 
@@ -136,7 +136,7 @@ def _rank(rank: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     network, part = _network(), SHARES[rank]
     first, second = (network(z[part]) for z in views(7))
-    excluded = _mask(gathered(LABELS[part]))
+    excluded = _mask(gather(LABELS[part]))
     loss = nt_xent(first, second, 0.2, excluded, extra=views(3, 6, seed=1)[0])
     alone = F.normalize(first, dim=1) @ F.normalize(second, dim=1).T  # of this process's images
     loss.backward()
