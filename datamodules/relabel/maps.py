@@ -54,6 +54,7 @@ def random_maps(count: int, shape: tuple[int, int, int], classes: int, source: t
     Args:
         shape: (K, H, W).
     """
-    scores = torch.randn(count, *shape, generator=source).sort(1, descending=True).values
-    numbers = torch.rand(count, classes, *shape[1:], generator=source).argsort(1)[:, : shape[0]]
+    scores = torch.randn((count, *shape), generator=source).sort(1, descending=True).values
+    kept, height, width = shape
+    numbers = torch.rand(count, classes, height, width, generator=source).argsort(1)[:, :kept]
     return torch.stack([scores, numbers.float()], 1)

@@ -128,12 +128,12 @@ class CroppedImageNet(ImageNet):
         maps: Fed | None = None,
         jitter: float = 0.4,
         lighting: float = 0.1,
-        map_shape: Sequence[int] = (5, 15, 15),
+        map_shape: tuple[int, int, int] = (5, 15, 15),
         **options: Any,
     ) -> None:
         super().__init__(root, batch_size, **options)
         self.jitter, self.lighting = jitter, lighting
-        self.map_shape = tuple(map_shape)
+        self.map_shape = map_shape
         self.with_maps = maps is not None
         self.fed = maps
         self.maps: MapFile | None = None

@@ -27,8 +27,11 @@ def split_at_pooling(network: nn.Module) -> tuple[Any, nn.Linear]:
     Raises:
         ValueError: neither of these.
     """
+    features: Any
+    head: Any
     if hasattr(network, "forward_features") and hasattr(network, "get_classifier"):
-        features, head = network.forward_features, network.get_classifier()
+        timm_network: Any = network
+        features, head = timm_network.forward_features, timm_network.get_classifier()
     else:
         layers = list(network.children())
         pools = [i for i, layer in enumerate(layers) if isinstance(layer, nn.AdaptiveAvgPool2d)]
@@ -104,7 +107,8 @@ class LabelMaps(StageModule):
     def _write(self, batch: Any, maps: Tensor) -> None:
         """Into a file without a name, which goes when it is no longer needed or this process ends."""
         if self.maps is None:
-            count = self.trainer.test_dataloaders.batches.size
+            loader: Any = self.trainer.test_dataloaders
+            count = loader.batches.size
             unnamed = tempfile.TemporaryFile(dir=self.trainer.default_root_dir)  # noqa: SIM115 - as long as the maps
             self.maps = np.memmap(unnamed, np.float32, "w+", shape=(count, *maps.shape[1:]))  # type: ignore[call-overload]
             self.labels = np.full(count, -1, np.int64)

@@ -102,7 +102,7 @@ class ReLabel(ClassificationModule):
         return pool_labels(batch.map, box, self.classes, self.coordinates)
 
     def mix(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """CutMix of neighbours in this process's share of the batch, in random order; or nothing, where it is off."""
+        """CutMix of neighbours in this process's share of the batch, whose order is random; nothing where it is off."""
         epochs = self.trainer.max_epochs if self.cutmix is not None else None
         if self.cutmix is None or epochs is None or self.current_epoch >= epochs - self.cutmix_off:
             return x, y
