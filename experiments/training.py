@@ -15,6 +15,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,19 @@ def fed(plan: Plan, needed: str | list[str]) -> Any:
     """What a datamodule gets of the stages that feed it: module and artifacts of each."""
     if not isinstance(needed, str):
         return [fed(plan, name) for name in needed]
-    return Fed(load(plan, needed), artifacts(plan.stages[needed]))
+    return Stored(plan, needed)
+
+
+class Stored(Fed):
+    """A finished stage of this run that feeds a datamodule; its module is loaded once somebody asks for it."""
+
+    def __init__(self, plan: Plan, name: str) -> None:
+        self.__dict__.update(arrays=artifacts(plan.stages[name]), _load=partial(load, plan, name))
+
+    @cached_property
+    def module(self) -> StageModule:  # type: ignore[override]
+        loaded: StageModule = self.__dict__["_load"]()
+        return loaded
 
 
 def construct_from(stage: Stage, given: Mapping[str, Any]) -> StageModule:
