@@ -115,11 +115,13 @@ class CountedCanvases(UnequalComposites):
         self._identity = hashed(*drawn, *self.images.values())
 
     def _layout(self, split: str, chosen: CanvasSet, number: int) -> Layout:
+        """What set `number` shows; all sets of a split share every draw but that of the missing labels."""
         whole, images = self.layouts[split], len(self.source.splits[split][0])
-        hidden = torch.arange(CELLS) >= objects_of(chosen.counts, len(whole))[:, None]  # (N, 4)
+        order = torch.randperm(len(whole), generator=generator("order of counts", self.seed, int(split == "test")))
+        hidden = torch.arange(CELLS) >= objects_of(chosen.counts, len(whole))[order, None]  # (N, 4)
         valid = whole.valid.masked_fill(hidden, -1)
 
-        draw = generator("large object", self.seed, int(split == "test"))  # the same for every set of a split
+        draw = generator("large object", self.seed, int(split == "test"))
         small = torch.arange(CELLS) != large_one(valid, self.prominence, draw)[:, None]
         items = (whole.items % images + images * small).masked_fill(hidden, -1)
 

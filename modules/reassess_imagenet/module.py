@@ -76,8 +76,11 @@ class Reassessment(Classifier):
         if not 1 <= last <= scores.MOST:
             raise ValueError(f"last={last}: expected a number from 1 to {scores.MOST}")
         self.sets, self.learns, self.least, self.last = list(sets), learns, least, last
-        self.subgroups = nn.ModuleDict({name: Subgroups(classes) for name in sets})
-        self.accuracy = nn.ModuleDict({name: MultiLabelAccuracy(classes) for name in sets})
+        self.subgroups = {name: Subgroups(classes) for name in sets}
+        self.accuracy = {name: MultiLabelAccuracy(classes) for name in sets}
+        for name in sets:  # registered for moves between devices
+            self.add_module(f"subgroups_{name}", self.subgroups[name])
+            self.add_module(f"accuracy_{name}", self.accuracy[name])
         self.groups: dict[str, Groups] = {}  # of a test in this process
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -110,8 +113,9 @@ class Reassessment(Classifier):
             found |= self.gaps(*(self.groups[name] for name in self.sets[:2]))
         # what a set cannot tell (a group that it lacks) is left out
         self.log_dict({f"test/{name}": value for name, value in found.items() if value == value})
-        for part in (*self.subgroups.values(), *self.accuracy.values()):
-            part.reset()
+        for name in self.sets:
+            self.subgroups[name].reset()
+            self.accuracy[name].reset()
 
     def summary(self, measured: dict[str, Tensor], groups: Groups) -> dict[str, float]:
         """One set's numbers: of all its images (n, top1), of those with labels (the rest), and by group.

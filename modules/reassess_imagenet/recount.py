@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import Metric
 
 from modules.common.module import StageModule
@@ -59,7 +59,9 @@ class Recount(StageModule):
         if not 1 <= largest <= MOST:
             raise ValueError(f"largest={largest}: expected a number from 1 to {MOST}")
         self.sets, self.largest = list(sets), largest
-        self.census = nn.ModuleDict({name: LabelCensus() for name in sets})
+        self.census = {name: LabelCensus() for name in sets}
+        for name, census in self.census.items():  # registered for moves between devices
+            self.add_module(f"census_{name}", census)
 
     def forward(self, valid: Tensor) -> Tensor:
         """Nothing is predicted; a dry run counts the operations of this."""
