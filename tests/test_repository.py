@@ -61,7 +61,6 @@ EXPECTED = {
     "modules.common.distances.squared_distances": "explaining_prototypes",
     "modules.common.distillation.entropy": "simclr_v2",
     "modules.common.distillation.similarity_loss": "relabel",
-    "modules.common.distillation.soft_target": "cda",
     "modules.common.extractors.InceptionV3": "mee",
     "modules.common.fid.FrechetDistance": "mee",
     "modules.common.inception_score.InceptionScore": "ppgn",
