@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torchvision.models import resnet18, resnet50
 
+from modules.cda.module import global_cross_entropy
 from modules.cda.statistics import batch_norms, batch_statistics, statistics_loss, watch
 from modules.common.classifier import Classifier
 
@@ -89,12 +91,18 @@ def test_networks_without_statistics_are_refused() -> None:
         batch_norms(nn.BatchNorm2d(1, track_running_stats=False))
 
 
-def _share(rank: int, x: Tensor, gradients: Tensor, losses: Tensor, port: str) -> None:
+def whole_loss(x: Tensor, y: Tensor) -> Tensor:
+    """CE of logits that are the images' channel means, and R_BN of two layers."""
+    bn = statistics_loss([x, 2 * x], [nn.BatchNorm2d(3), nn.BatchNorm2d(3)])
+    return bn + global_cross_entropy(x.mean((2, 3)), y)
+
+
+def _share(rank: int, x: Tensor, y: Tensor, gradients: Tensor, losses: Tensor, port: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{port}", rank=rank, world_size=2)
     torch.set_num_threads(1)
     own = x[:2] if rank == 0 else x[2:]
     own = own.clone().requires_grad_()
-    loss = statistics_loss([own, 2 * own], [nn.BatchNorm2d(3), nn.BatchNorm2d(3)])
+    loss = whole_loss(own, y[:2] if rank == 0 else y[2:])
     loss.backward()
     assert own.grad is not None
     (gradients[:2] if rank == 0 else gradients[2:]).copy_(own.grad / 2)  # DDP's mean over two processes
@@ -102,13 +110,14 @@ def _share(rank: int, x: Tensor, gradients: Tensor, losses: Tensor, port: str) -
     dist.destroy_process_group()
 
 
-def test_two_processes_have_the_gradient_of_one(tmp_path: object) -> None:
+def test_two_processes_have_the_gradient_of_one(tmp_path: Path) -> None:
     """Shares of 2 and 3 images."""
     x = 2 * torch.randn(5, 3, 4, 4) + 1
     gradients, losses = torch.zeros_like(x).share_memory_(), torch.zeros(2).share_memory_()
-    mp.start_processes(_share, (x, gradients, losses, f"{tmp_path}/meet"), nprocs=2, start_method="fork")
+    y = torch.tensor([0, 2, 1, 1, 0])
+    mp.start_processes(_share, (x, y, gradients, losses, f"{tmp_path / 'meet'}"), nprocs=2, start_method="fork")
     whole = x.clone().requires_grad_()
-    loss = statistics_loss([whole, 2 * whole], [nn.BatchNorm2d(3), nn.BatchNorm2d(3)])
+    loss = whole_loss(whole, y)
     loss.backward()
     assert whole.grad is not None
     assert losses.tolist() == pytest.approx([float(loss.detach())] * 2, rel=1e-5)

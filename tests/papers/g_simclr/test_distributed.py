@@ -25,6 +25,6 @@ def test_a_stage_on_two_processes_is_the_stage_on_one(make_plan: Callable[..., P
         weights.append(torch.load(plan.stages[stage].directory / "last.ckpt", weights_only=True)["state_dict"])
     assert metrics[0]["test/n"] == metrics[1]["test/n"] == 100
     if stage == "simclr_masked":  # elsewhere the clusters were made by an autoencoder trained on two processes
-        assert metrics[1] == pytest.approx(metrics[0], abs=1e-4)
+        assert metrics[1] == pytest.approx(metrics[0], rel=1e-4, abs=1e-4)
         assert all(torch.allclose(weights[0][k].float(), weights[1][k].float(), atol=1e-5) for k in weights[0])
     assert metrics[1].get("train/same_cluster", 0) == 0
