@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import namedtuple
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -21,6 +23,7 @@ from modules.relabel.networks import resnet
 from modules.relabel.pooling import keep_best, pool_labels
 
 Batch = namedtuple("Batch", ["x", "y", "box", "shown", "map"])
+Numbered = namedtuple("Numbered", ["x", "y", "row"])
 BOXES = torch.tensor([[0.0, 0.0, 0.5, 0.5], [0.5, 0.0, 1.0, 0.5], [0.1, 0.2, 0.9, 0.7], [0.0, 0.0, 1.0, 1.0]])
 
 
@@ -156,6 +159,21 @@ def test_the_annotator_is_frozen_and_outside_the_module() -> None:
     assert not maps.requires_grad
     assert all(torch.equal(before[name], value) for name, value in module.frozen.networks[0].state_dict().items())
     assert not list(module.parameters())
+
+
+def test_maps_are_written_to_disk_by_row_and_leave_no_file_behind(tmp_path: Path) -> None:
+    module = LabelMaps(Classifier(network(), 5), kept=2)
+    loader = SimpleNamespace(batches=SimpleNamespace(size=6))
+    module._trainer = SimpleNamespace(test_dataloaders=loader, default_root_dir=str(tmp_path))  # type: ignore[assignment]
+    x, y = torch.randn(6, 1, 16, 16), torch.arange(6) % 5
+    for rows in (torch.tensor([4, 1, 0]), torch.tensor([2, 5, 3])):
+        module.test_step(Numbered(x[rows], y[rows], rows), 0)
+    made = module.artifacts()
+    assert isinstance(made["maps"], np.memmap)
+    assert made["maps"].shape == (6, 2, 2, 8, 8)
+    assert torch.allclose(torch.tensor(made["maps"]), module(x), atol=1e-6)
+    assert made["labels"].tolist() == y.tolist()
+    assert not list(tmp_path.iterdir())
 
 
 def test_published_sizes() -> None:
