@@ -33,7 +33,6 @@ LIBRARIES = frozenset(
         "torch.optim.RMSprop",
         "torch.optim.SGD",
         "torchvision.models.resnet18",
-        "torchvision.models.resnet50",
     }
 )
 
@@ -41,7 +40,6 @@ LIBRARIES = frozenset(
 NETWORKS = {
     "timm.create_model": ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"),
     "torchvision.models.resnet18": ("weights",),
-    "torchvision.models.resnet50": ("weights",),
 }
 
 
