@@ -58,10 +58,13 @@ def test_every_room_is_a_paper_or_common() -> None:
 # Parts of common that one paper uses so far -> the next paper that will.
 EXPECTED = {
     "datamodules.common.augment.RandomResizedCrop": "relabel",
+    "datamodules.common.simclr_augment.SimCLRAugmentation": "simclr_v2",
+    "modules.common.contrastive.nt_xent": "simclr_v2",
     "modules.common.distances.squared_distances": "explaining_prototypes",
     "modules.common.distillation.entropy": "simclr_v2",
     "modules.common.distillation.similarity_loss": "relabel",
     "modules.common.distillation.soft_target": "cda",
+    "modules.common.distributed.gathered": "simclr_v2",
     "modules.common.extractors.InceptionV3": "mee",
     "modules.common.fid.FrechetDistance": "mee",
     "modules.common.inception_score.InceptionScore": "ppgn",

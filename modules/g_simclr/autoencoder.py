@@ -46,6 +46,8 @@ class DenoisingAutoencoder(EarlyStopped):
         optimizer, schedule: see StageModule.
     """
 
+    errors: Tensor
+
     def __init__(
         self,
         network: Autoencoder,
@@ -118,6 +120,8 @@ class PseudoLabels(StageModule):
         within_classes: clusters of each class apart, K in all, as equal in number as can be: an upper bound that looks
             at the labels, not the method.
     """
+
+    hits: Tensor
 
     def __init__(
         self,

@@ -54,6 +54,8 @@ class GSimCLR(StageModule):
         optimizer, schedule: see StageModule.
     """
 
+    total: Tensor
+
     def __init__(
         self,
         encoder: nn.Module,

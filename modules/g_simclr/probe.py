@@ -149,7 +149,7 @@ class FineTuned(EarlyStopped, Classifier):
         schedule: Schedule | None = None,
     ) -> None:
         if isinstance(source, FineTuned):
-            encoder, classifier = source.network
+            encoder, classifier = source.network.children()
         else:
             encoder, classifier = source.encoder, nn.Linear(source.head.widths["p3"], classes)
         network = nn.Sequential(encoder.requires_grad_(tuned), classifier.requires_grad_(True))
