@@ -46,7 +46,7 @@ class LARS(Optimizer):
             weights = [p for p in group["params"] if p.grad is not None]
             if not weights:
                 continue
-            gradients = torch._foreach_add([p.grad for p in weights], weights, alpha=group["weight_decay"])
+            gradients = list(torch._foreach_add([p.grad for p in weights], weights, alpha=group["weight_decay"]))
             rates = self._rates(weights, gradients, group)
             torch._foreach_mul_(gradients, rates)
 

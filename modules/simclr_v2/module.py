@@ -103,6 +103,8 @@ class Pretraining(Phase):
         optimizer, schedule: see StageModule.
     """
 
+    network: ResNet
+
     def __init__(
         self,
         network: ResNet,
