@@ -54,8 +54,11 @@ def check_target(target: Any, where: str) -> None:
         raise InputError(f"{where}._target_: {target!r:.200} is not allowed; {hint}")
     definition = definitions.locate(text)
     module, _, name = text.rpartition(".")
-    if definition != Definition(module, name) or not definitions.is_callable(definition):
+    exists = isinstance(definition, Definition) and definitions.is_callable(definition)
+    if not exists or definition != Definition(module, name):
         hint = nearest(module, name)
+        if exists and isinstance(definition, Definition):  # imported there from where it is defined
+            hint = f"; did you mean '{definition.module}.{definition.name}'?"
         raise InputError(f"{where}._target_: {text!r:.200} is not allowed; no class or function of that name{hint}")
 
 

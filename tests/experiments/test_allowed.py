@@ -46,6 +46,8 @@ def test_a_name_nearby_is_offered() -> None:
         allowed.check_target("torch.optim.Adamw", "x")
     with pytest.raises(InputError, match="did you mean 'RandomCrop'"):
         allowed.check_target("datamodules.common.augment.RandomCorp", "x")
+    with pytest.raises(InputError, match=r"did you mean 'datamodules\.mswal\.preprocessing\.Preprocessing'"):
+        allowed.check_target("datamodules.mswal.nnunet.Preprocessing", "x")
 
 
 @pytest.fixture
