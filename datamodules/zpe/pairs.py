@@ -134,7 +134,7 @@ class ImageTextPairs(Rendered):
 
     def drawn(self, split: str, count: int) -> dict[str, Tensor]:
         """`count` pairs from a split's images: columns x and caption."""
-        source = generator(f"image-text pairs, {split}", self.seed)
+        source = generator("image-text pairs", self.seed, int(split == "test"))
         labels = self.source.splits[split][1]
         rows = torch.randperm(len(labels), generator=source).repeat(-(-count // len(labels)))[:count]
         styles = torch.multinomial(torch.tensor(list(SHARES.values())), count, True, generator=source)

@@ -82,7 +82,7 @@ def test_the_counts_of_the_canvases_are_those_of_the_files(label_files: dict[str
 def test_missing_labels_thin_the_second_set_to_the_first_ones_share() -> None:
     """The share of canvases whose label is the only one left is that of ImageNet's images with one label."""
     said = compose.paper_file("reassess_imagenet")["counts"]
-    recipe = compose._load(compose.CONF / "recipe" / "reassess_imagenet" / "mini.yaml")
+    recipe = compose.load(compose.CONF / "recipe" / "reassess_imagenet" / "mini.yaml")
     missed = recipe["stages"]["annotation"]["data"]["sets"]["v1"]["missed"]
     alone = sum(n * missed**further for further, n in enumerate(said["v2"])) / sum(said["v2"])
     assert alone == pytest.approx(said["v1"][0] / sum(said["v1"]), abs=5e-4)
