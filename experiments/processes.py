@@ -51,9 +51,12 @@ def end_as_interrupted() -> None:
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         handler = signal.getsignal(signal.SIGINT)
-        if not told_to_end() and callable(handler):
-            _ended.add(os.getpid())
-            handler(signal.SIGINT, frame)
+        if told_to_end():
+            return
+        _ended.add(os.getpid())
+        if not callable(handler):  # a shell's background jobs ignore Ctrl-C, and must end all the same
+            handler = signal.default_int_handler
+        handler(signal.SIGINT, frame)
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, interrupt)
