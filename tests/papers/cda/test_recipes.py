@@ -81,7 +81,7 @@ def test_imagenet_recipe(make_plan: Callable[..., Plan]) -> None:
     assert (module["statistics_weight"], module["first_layer_weight"], module["jpeg_quality"]) == (0.01, 10.0, 75)
     assert module["crops"]["jitter"] == 32
     adam = training.build(module["optimizer"])([torch.nn.Parameter(torch.zeros(1))]).defaults
-    assert (adam["lr"], adam["betas"], adam["eps"]) == (0.25, [0.5, 0.9], 1e-8)
+    assert (adam["lr"], tuple(adam["betas"]), adam["eps"]) == (0.25, (0.5, 0.9), 1e-8)
 
     assert student.data["batch_size"] == student.reference_batch == 128
     assert student.trainer["max_epochs"] == 300
