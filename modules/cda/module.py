@@ -135,7 +135,7 @@ class Recover(StageModule):
         kept = self.images[first : first + len(self.x)]  # fewer in the last recovery where it is not full
         kept.copy_(self.as_image(self.x[: len(kept)]))
 
-        ce, bn, count = self.trace[-1].tolist()  # of the last steps, over all recoveries so far
+        ce, bn, count = self.trace[-BINS // 10 :].sum(0).tolist()  # the last tenth of the steps, all recoveries so far
         self.log_dict({"train/final_ce": ce / max(count, 1), "train/final_bn": bn / max(count, 1)})
         super().on_train_epoch_end()
 
