@@ -89,7 +89,11 @@ def test_known_facts_about_labels() -> None:
     target = torch.eye(5)[[0, 2, 1, 3]]
     known = module.judge(target, given)
     assert float(known["relabelled"]) == 50  # two of four
-    assert float(known["target_right"]) == pytest.approx(200 / 3)  # two of the three crops that show something
+    assert float(known["alone"]) == 75  # three crops show one thing alone
+    assert float(known["alone_right"]) == 50  # and two of them are labelled so
+    halves = [module.judge(target[i : i + 2], Batch(*(column[i : i + 2] for column in given))) for i in (0, 2)]
+    for name, value in known.items():  # whatever the shares of several processes
+        assert float(halves[0][name] + halves[1][name]) / 2 == float(value)
 
 
 def test_cutmix_mixes_labels_by_area_and_stops_before_the_end() -> None:
@@ -217,6 +221,17 @@ def test_single_items_and_pairs_are_judged_apart(monkeypatch: pytest.MonkeyPatch
     assert found["test/n"] == 4
     assert found["test/real_acc"] == pytest.approx(200 / 3)  # right, right, wrong; the last has no valid label
     assert found["test/single_top1"] == pytest.approx(100 / 3)
+
+
+def test_what_all_processes_counted_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After `compute` a metric's state is that of one process again."""
+    module = student().eval()
+    counts = {"counted": torch.tensor(10.0), "mistakes": torch.tensor(4.0), "ml_acc": torch.tensor(80.0)}
+    monkeypatch.setattr(module.multilabel, "compute", lambda: counts)
+    Single = namedtuple("Single", ["x", "y"])
+    found = collected(module, [Single(torch.randn(4, 1, 16, 16), torch.tensor([0, 1, 2, 3]))])
+    assert found["test/single_top1"] == pytest.approx(60)
+    assert found["test/real_acc"] == 80
 
 
 def test_of_one_test_set_both_are_told() -> None:
