@@ -156,6 +156,7 @@ class FineTuned(EarlyStopped, Classifier):
         super().__init__(network, classes, 0.0, optimizer, schedule)
         self.batch_statistics = batch_statistics
         self.watch(patience, network=self.network)
+        self.train()  # Lightning trains in the mode it finds
 
     def train(self, mode: bool = True) -> FineTuned:
         super().train(mode)

@@ -135,13 +135,15 @@ def test_smoke_runs_to_a_verdict_with_all_that_executes_in_its_identity(
 ) -> None:
     lines = [f"paper={paper}", "scale=smoke", f"runs_dir={tmp_path}", "jobs=1"]
     watch = Watch()
-    asleep: list[str] = []
+    changed: list[str] = []
     construct = training.construct
 
     def constructed(plan: Plan, stage: Stage, **overrides: Any) -> Any:
         module = construct(plan, stage, **overrides)
         if stage.fit:
-            asleep.extend(f"{stage.name}: {name}" for name, part in module.named_modules() if not part.training)
+            modes = {name: part.training for name, part in module.named_modules()}
+            module.train()
+            changed.extend(f"{stage.name}: {n}" for n, part in module.named_modules() if part.training != modes[n])
         return module
 
     monkeypatch.setattr(training, "construct", constructed)
@@ -149,7 +151,7 @@ def test_smoke_runs_to_a_verdict_with_all_that_executes_in_its_identity(
     training.check_plan(this)  # imports what the stages need: module-level code is not what is watched
     monkeypatch.setattr(training, "train", watch.train)
     assert reproduce.main(lines) == 0
-    assert not asleep, "Lightning keeps the mode it finds: these would train without batch statistics and dropout"
+    assert not changed, "Lightning keeps the mode it finds and never calls train(), which would change these"
     for stage, executed in watch.executed.items():
         covered = identity(this, stage) | engine()
         assert executed <= covered, f"{stage} runs code that its fingerprint leaves out"
