@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -255,29 +255,3 @@ def decode(source: ImageFolder, rows: Tensor) -> Tensor:
     centre = [v2.Resize(source.resize, interpolation=bilinear), v2.CenterCrop(source.image_size), v2.PILToTensor()]
     photos = Photos(source.source, source.items["train"], v2.Compose(centre), source.seed)
     return torch.stack([photos[(0, row)][0] for row in rows.tolist()])
-
-
-class CountedFolder(ImageFolder):
-    """Photos in class folders whose number is known before they are there, which is what a dry run goes by.
-
-    Args:
-        declared: `classes`, and `train` and `test` images in all.
-        where: where to get the data.
-        options: see ImageFolder.
-    """
-
-    def __init__(
-        self, root: str, batch_size: int, declared: Mapping[str, int], where: str = "", **options: Any
-    ) -> None:
-        super().__init__(root, batch_size, **options)
-        self.declared = dict(declared)
-        self.title = self.root.name
-        self.where = where
-
-    def classes(self) -> tuple[str, ...]:
-        return tuple(map(str, range(self.declared["classes"]))) if self.generated else super().classes()
-
-    def expected_sizes(self) -> dict[str, int]:
-        if not self.generated:
-            return super().expected_sizes()
-        return {name: self.declared[name] for name in ("train", "test")}

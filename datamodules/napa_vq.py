@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from datamodules.common.arrays import ArrayData
 from datamodules.common.base import DataError, DataModule, Draws, Spec
-from datamodules.common.folders import Generated, ImageFolder, Photos
+from datamodules.common.folders import DeclaredFolder, Generated, ImageFolder, Photos
 from datamodules.common.loader import Loader, WorkerLoader
 from datamodules.common.subsets import Subset
 from datamodules.common.views import View
@@ -228,16 +228,14 @@ class Shifted(Dataset):
         return image, self.first + label
 
 
-class PlainFolder(ImageFolder):
+class PlainFolder(DeclaredFolder):
     """Images that are tested on their centre without being resized first, as NAPA-VQ and PASS test.
 
     Training: random resized crop, or the whole image with `crop_scale: null`, and mirror.
 
     Args:
-        declared: `classes`, and `train` and `test` images of each: what a dry run goes by.
         crop_scale: area range of the random crop, as fractions; None trains on whole images, which then have one size.
-        where: where to get the data, for people who lack it.
-        others: see ImageFolder; `resize` is not used.
+        others: see DeclaredFolder; `resize` is not used.
     """
 
     def __init__(
@@ -245,30 +243,12 @@ class PlainFolder(ImageFolder):
         root: str,
         batch_size: int,
         declared: Mapping[str, int],
-        image_size: int = 224,
-        resize: int | None = None,
-        crop_scale: Sequence[float] | None = None,
-        mean: Sequence[float] = (0.485, 0.456, 0.406),
-        std: Sequence[float] = (0.229, 0.224, 0.225),
         where: str = "",
-        num_workers: int = 4,
-        seed: int = 0,
-        generated: bool = False,
+        crop_scale: Sequence[float] | None = None,
+        **options: Any,
     ) -> None:
-        scale = crop_scale or (1.0, 1.0)
-        super().__init__(root, batch_size, image_size, resize, scale, mean, std, num_workers, seed, generated)
+        super().__init__(root, batch_size, declared, where, crop_scale=crop_scale or (1.0, 1.0), **options)
         self.whole = crop_scale is None
-        self.declared = dict(declared)
-        self.title = self.root.name
-        self.where = where
-
-    def classes(self) -> tuple[str, ...]:
-        return tuple(map(str, range(self.declared["classes"]))) if self.generated else super().classes()
-
-    def expected_sizes(self) -> dict[str, int]:
-        if not self.generated:
-            return super().expected_sizes()
-        return {name: self.declared["classes"] * self.declared[name] for name in ("train", "test")}
 
     def transform(self, *, train: bool) -> Any:
         from torchvision.transforms import v2

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from modules.common import probe
 from modules.common.classifier import Classifier
 from modules.common.frozen import Frozen
-from modules.common.metrics import Classification
 from modules.common.module import OptimizerFactory
 from modules.common.schedules import Schedule
 from modules.g_simclr.autoencoder import CHUNK, training_images
@@ -20,13 +20,11 @@ from modules.g_simclr.networks import PROBES
 from modules.g_simclr.stopping import EarlyStopped
 
 
-class Probe(EarlyStopped):
+class Probe(EarlyStopped, probe.Probe):
     """Softmax regression on three frozen layers, side by side: P1 and P2 in the head, P3 the encoder's output.
 
-    The three share no parameter, and Adam treats each number apart, so that each ends as if trained alone. Training
-    images are not augmented: their features are computed once, and a batch takes them by its rows.
-
-    Metrics: `<split>/<probe>_top1`, percent.
+    Adam treats each number apart, so that each ends as if trained alone. Training images are not augmented: their
+    features are computed once, and a batch takes them by its rows.
 
     Args:
         source: the trained encoder and head, which stay as they are.
@@ -46,80 +44,47 @@ class Probe(EarlyStopped):
         optimizer: OptimizerFactory | None = None,
         schedule: Schedule | None = None,
     ) -> None:
-        super().__init__(optimizer, schedule)
+        heads = {name: nn.Linear(source.head.widths[name], classes) for name in PROBES}
+        super().__init__(heads, classes, None, optimizer, schedule)
         self.frozen = Frozen([source])
-        self.heads = nn.ModuleDict({name: nn.Linear(source.head.widths[name], classes) for name in PROBES})
         self.standardise = standardise
         for name in PROBES:
             self.register_buffer(f"{name}_mean", torch.zeros(source.head.widths[name]))
             self.register_buffer(f"{name}_std", torch.ones(source.head.widths[name]))
         self.watch(patience, **self.heads)
-        self.metrics = {s: {name: Classification(classes, ("top1", "nll")) for name in PROBES} for s in ("val", "test")}
-        for split, metrics in self.metrics.items():  # registered for moves between devices; the dict keeps their type
-            self.add_module(f"{split}_metrics", nn.ModuleDict(metrics))
-        self.features: dict[str, Tensor] = {}  # of all training images, by row
+        self.stored: dict[str, Tensor] = {}  # features of all training images, by row
 
     def on_fit_start(self) -> None:
         images = training_images(self.trainer.datamodule)  # type: ignore[attr-defined]
-        parts = [self.features_of(part.to(self.device)) for part in images.split(CHUNK)]
-        self.features = {name: torch.cat([part[name] for part in parts]) for name in PROBES}
+        parts = [self.layers(part.to(self.device)) for part in images.split(CHUNK)]
+        self.stored = {name: torch.cat([part[name] for part in parts]) for name in PROBES}
         if self.standardise:
-            for name, features in self.features.items():
+            for name, features in self.stored.items():
                 getattr(self, f"{name}_mean").copy_(features.mean(0))
                 getattr(self, f"{name}_std").copy_(features.std(0).clamp(min=1e-6))
 
-    def features_of(self, x: Tensor) -> dict[str, Tensor]:
+    def layers(self, x: Tensor) -> dict[str, Tensor]:
         """(B, C, H, W) -> probe: (B, D). No gradient flows."""
         (source,) = self.frozen.on(x.device)
         with torch.inference_mode():
             outputs = source.probed(x)
-        return {name: output.float().clone() for name, output in outputs.items()}  # copies can take part in a loss
+        return probe.keep_for_a_loss({name: output.float() for name, output in outputs.items()})
 
-    def trained(self) -> Any:
-        return self.heads.parameters()
+    def features(self, batch: Any) -> dict[str, Tensor]:
+        if self.training:
+            return {name: features.index_select(0, batch.row) for name, features in self.stored.items()}
+        return self.layers(batch.x)
 
-    def classify(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """probe: (B, D) -> probe: logits (B, classes)."""
-        return {
-            name: head((features[name] - getattr(self, f"{name}_mean")) / getattr(self, f"{name}_std"))
-            for name, head in self.heads.items()
-        }
+    def classify(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        standard = {n: (features[n] - getattr(self, f"{n}_mean")) / getattr(self, f"{n}_std") for n in self.heads}
+        return super().classify(standard)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(B, C, H, W) -> probe: logits (B, classes)."""
-        return self.classify(self.features_of(x))
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        logits = self.classify({name: features.index_select(0, batch.row) for name, features in self.features.items()})
-        losses = {name: F.cross_entropy(z, batch.y) for name, z in logits.items()}
-        loss = torch.stack(list(losses.values())).sum()
-        self.track(len(batch.y), loss=loss, **{f"{name}_nll": value for name, value in losses.items()})
-        return loss
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self._update("val", batch)
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        self._update("test", batch)
-
-    def _update(self, split: str, batch: Any) -> None:
-        for name, logits in self(batch.x).items():
-            self.metrics[split][name].update(logits, batch.y)
-
-    def _report(self, split: str) -> dict[str, Tensor]:
-        """Log and reset; returns the losses."""
-        scores = {name: metric.compute() for name, metric in self.metrics[split].items()}
-        for metric in self.metrics[split].values():
-            metric.reset()
-        self.log_dict({f"{split}/{name}_top1": values["top1"] for name, values in scores.items()})
-        self.log(f"{split}/n", next(iter(scores.values()))["n"])
-        return {name: values["nll"] for name, values in scores.items()}
+        return self.classify(self.layers(x))
 
     def on_validation_epoch_end(self) -> None:
-        self.observe(**self._report("val"))
-
-    def on_test_epoch_end(self) -> None:
-        self._report("test")
+        self.observe(**self.report("val"))
 
 
 class FineTuned(EarlyStopped, Classifier):

@@ -30,9 +30,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from modules.common.module import OptimizerFactory
+from modules.common.metrics import Classification
+from modules.common.module import OptimizerFactory, StageModule
 from modules.common.schedules import Schedule
-from modules.rotnet.evaluation import AccuracyModule
 from modules.rotnet.heads import HeadFactory
 from modules.rotnet.networks import Trunk, initialise
 from modules.rotnet.pictures import draw_filters, draw_rotations
@@ -58,7 +58,7 @@ def rotations(x: Tensor, angles: Sequence[int]) -> tuple[Tensor, Tensor]:
     return copies, labels
 
 
-class RotNet(AccuracyModule):
+class RotNet(StageModule):
     """Rotation prediction: F = head(last block of the trunk). Labels of the data are not looked at.
 
     Args:
@@ -82,7 +82,7 @@ class RotNet(AccuracyModule):
         optimizer: OptimizerFactory | None = None,
         schedule: Schedule | None = None,
     ) -> None:
-        super().__init__(("rotation_top1",), len(angles), len(angles), optimizer, schedule)
+        super().__init__(optimizer, schedule)
         trunk = network if start is None else start.trunk
         factory = head if start is None else head or start.head_factory
         if trunk is None or factory is None or (start is not None and network is not None):
@@ -90,6 +90,8 @@ class RotNet(AccuracyModule):
         self.trunk: Trunk = trunk
         self.head_factory: HeadFactory = factory
         self.angles = list(angles)
+        self.val_metrics = Classification(len(self.angles), ("top1",))
+        self.test_metrics = Classification(len(self.angles), ("top1",))
         self.head = factory(trunk.shapes[-1], len(self.angles))
         if start is None:
             initialise(self, init, dense=False)
@@ -105,9 +107,24 @@ class RotNet(AccuracyModule):
         """(B, C, S, S) -> logits of the rotations (B, K)."""
         return self.head(self.trunk(x)[-1])
 
-    def predictions(self, batch: tuple[Tensor, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         copies, y = rotations(batch[0], self.angles)  # (B K, C, S, S), (B K,)
-        return {"rotation_top1": (self(copies), y)}
+        self.val_metrics.update(self(copies), y)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        copies, y = rotations(batch[0], self.angles)
+        self.test_metrics.update(self(copies), y)
+
+    def on_validation_epoch_end(self) -> None:
+        self._report("val", self.val_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        self._report("test", self.test_metrics)
+
+    def _report(self, split: str, metrics: Classification) -> None:
+        scores = metrics.compute()
+        metrics.reset()
+        self.log_dict({f"{split}/rotation_top1": scores["top1"], f"{split}/n": scores["n"] / len(self.angles)})
 
     def pictures(self, data: Any) -> dict[str, Figure]:
         """The first test image with its rotations and what the network makes of them; the first layer's filters."""

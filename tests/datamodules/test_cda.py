@@ -6,7 +6,6 @@ import zipfile
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from datamodules.cda import CountedFolder, Distilled, Steps, Synthesis, labels_in_order
+from datamodules.cda import Distilled, Steps, Synthesis, labels_in_order
 from datamodules.common.base import DataError, Fed
 from datamodules.common.digits import Digits
 from datamodules.common.folders import ImageFolder
@@ -126,7 +125,7 @@ def test_wrong_images_are_refused() -> None:
         Distilled(digits(), 8, 2, recovered=fed(10)).setup()
 
 
-def folder(tmp_path: Path, cls: Any = ImageFolder, **options: Any) -> ImageFolder:
+def folder(tmp_path: Path) -> ImageFolder:
     """A zip of grey squares, 3 a class in two classes; the grey tells the photo."""
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
         for split in ("train", "val"):
@@ -135,7 +134,7 @@ def folder(tmp_path: Path, cls: Any = ImageFolder, **options: Any) -> ImageFolde
                     stored = BytesIO()
                     Image.new("RGB", (24, 20), (100 * label + 20 * number + 10,) * 3).save(stored, "png")
                     archive.writestr(f"{split}/{name}/{number}.png", stored.getvalue())
-    return cls(str(tmp_path / "photos"), 4, image_size=16, num_workers=0, **options)
+    return ImageFolder(str(tmp_path / "photos"), 4, image_size=16, num_workers=0)
 
 
 def test_real_photos_are_decoded_as_they_would_be_tested(tmp_path: Path) -> None:
@@ -150,13 +149,3 @@ def test_real_photos_are_decoded_as_they_would_be_tested(tmp_path: Path) -> None
     assert sorted(greys[::2].tolist()) == [10, 30, 50]
     assert sorted(greys[1::2].tolist()) == [110, 130, 150]
     assert sum(len(batch.y) for batch in data.test_dataloader()) == 6
-
-
-def test_a_counted_folder_knows_its_sizes_before_it_is_there(tmp_path: Path) -> None:
-    declared = {"classes": 200, "train": 100_000, "test": 10_000}
-    absent = CountedFolder(str(tmp_path / "tiny"), 4, declared, "a place", image_size=64, generated=True)
-    assert len(absent.spec.classes) == 200
-    assert dict(absent.spec.sizes) == {"train": 100_000, "test": 10_000}
-    there = folder(tmp_path, CountedFolder, declared=declared)
-    assert there.spec.classes == ("a", "b")
-    assert dict(there.spec.sizes) == {"train": 6, "test": 6}

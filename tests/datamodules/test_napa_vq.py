@@ -43,7 +43,7 @@ def photos(root: Path, classes: int = 5, train: int = 4, test: int = 2, side: in
 
 
 def folder(root: Path, task: int, **options: object) -> IncrementalFolder:
-    source = PlainFolder(str(root), 4, {"classes": 5, "train": 4, "test": 2}, image_size=8, num_workers=0)
+    source = PlainFolder(str(root), 4, {"classes": 5, "train": 20, "test": 10}, image_size=8, num_workers=0)
     data = class_incremental(source, 3, [2, 1, 2], task, order_seed=1, **options)  # type: ignore[arg-type]
     assert isinstance(data, IncrementalFolder)
     return data
@@ -137,7 +137,7 @@ def test_folders_are_cut_alike(tmp_path: Path) -> None:
 
 def test_plain_folders_are_whole_in_training_and_cut_to_the_centre_in_tests(tmp_path: Path) -> None:
     root = photos(tmp_path / "five")
-    source = PlainFolder(str(root), 4, {"classes": 5, "train": 4, "test": 2}, image_size=8, num_workers=0)
+    source = PlainFolder(str(root), 4, {"classes": 5, "train": 20, "test": 10}, image_size=8, num_workers=0)
     picture = Image.fromarray((np.arange(12 * 12 * 3) % 256).astype(np.uint8).reshape(12, 12, 3))
     exact = tv.normalize(tv.to_dtype(tv.pil_to_tensor(picture), torch.float32, scale=True), source.mean, source.std)
     assert torch.equal(source.transform(train=False)(picture), exact[:, 2:10, 2:10])

@@ -15,7 +15,7 @@ from PIL import Image
 from datamodules.common.arrays import ArrayData
 from datamodules.common.base import DataError, DataModule
 from datamodules.common.digits import Digits
-from datamodules.common.folders import ImageFolder, ImageNet
+from datamodules.common.folders import DeclaredFolder, ImageFolder, ImageNet
 from datamodules.common.torchvision_sets import CIFAR10, CIFAR100, MNIST, FashionMNIST
 
 ROOT = os.environ.get("REPRISE_DATA", "data")
@@ -193,6 +193,16 @@ def test_a_class_that_is_no_wnid_is_named(folder: Path) -> None:
     (folder / "train" / "n01440764").rename(folder / "train" / "goldfish")
     with pytest.raises(DataError, match="class folder 'goldfish' that ImageNet-1k does not know"):
         ImageNet(str(folder), 4).setup()
+
+
+def test_a_declared_folder_knows_its_sizes_before_it_is_there(folder: Path) -> None:
+    declared = {"classes": 200, "train": 100_000, "test": 10_000}
+    absent = DeclaredFolder("/no/such/place", 4, declared, "a place", image_size=64, generated=True)
+    assert len(absent.spec.classes) == 200
+    assert dict(absent.spec.sizes) == {"train": 100_000, "test": 10_000}
+    there, plain = DeclaredFolder(str(folder), 4, declared), ImageFolder(str(folder), 4)
+    assert there.spec.classes == plain.spec.classes
+    assert there.spec.sizes == plain.spec.sizes
 
 
 def test_a_zip_that_points_outside_itself_is_refused(tmp_path: Path) -> None:

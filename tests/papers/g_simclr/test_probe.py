@@ -56,7 +56,7 @@ def test_stored_features_are_those_of_the_images(small: Small, images: UnitImage
     batch = next(iter(images.train_dataloader()))
     with torch.no_grad():
         expected = source.eval().probed(batch.x)
-    for name, features in probe.features.items():
+    for name, features in probe.stored.items():
         assert torch.allclose(features[batch.row], expected[name], atol=1e-5)
 
 
@@ -69,7 +69,7 @@ def test_standardised_features_have_mean_0_and_deviation_1(
     seen = {}
     for name, head in probe.heads.items():
         head.register_forward_pre_hook(lambda _, x, name=name: seen.update({name: x[0]}))
-    probe.classify(probe.features)
+    probe.classify(probe.stored)
     for features in seen.values():
         alive = features.std(0) > 0
         assert alive.any()

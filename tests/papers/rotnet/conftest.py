@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from datamodules.common.loader import batch_type
 from modules.rotnet import heads, networks
 from modules.rotnet.module import RotNet
 from modules.rotnet.probe import Probe
@@ -52,6 +53,6 @@ def images() -> Callable[..., Tensor]:
 
 
 @pytest.fixture
-def labelled(images: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
+def labelled(images: Callable[..., Tensor]) -> Any:
     """A batch of 12."""
-    return images(), torch.arange(12) % 10
+    return batch_type(("x", "y"))(images(), torch.arange(12) % 10)
