@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import ast
 import json
-import sys
 from collections.abc import Callable
+from cProfile import Profile
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -72,18 +71,12 @@ class Watch:
         self._files: dict[str, list[tuple[int, int, definitions.Definition]] | None] = {}
 
     def train(self, plan: Plan, stage: Stage, report: Any) -> dict[str, Any]:
-        seen: set[tuple[str, int]] = set()
-
-        def note(frame: FrameType, event: str, argument: Any) -> None:
-            code = frame.f_code
-            if event == "call" and code.co_name != "<module>":
-                seen.add((code.co_filename, code.co_firstlineno))
-
-        sys.setprofile(note)
+        profile = Profile(subcalls=False, builtins=False)
         try:
-            return TRAIN(plan, stage, report)
+            return profile.runcall(TRAIN, plan, stage, report)
         finally:
-            sys.setprofile(None)
+            called = (entry.code for entry in profile.getstats() if not isinstance(entry.code, str))
+            seen = {(code.co_filename, code.co_firstlineno) for code in called if code.co_name != "<module>"}
             self.executed.setdefault(stage.name, set()).update(d for place in seen if (d := self._definition(*place)))
 
     def _definition(self, file: str, line: int) -> definitions.Definition | None:
