@@ -108,7 +108,9 @@ def _card(paper: Mapping[str, Any], linked: bool) -> dict[str, Any]:
         stale = bool(paper["stale"][title])
         entries.append({"title": title, "anchor": _anchor(title), "stale": stale, **answers.answer(entry)})
     entries.sort(key=lambda entry: ("+" in entry["title"] or "by hand" in entry["title"], entry["title"]))
-    return {**{k: paper[k] for k in ("key", "title", "arxiv", "about", "venue")}, "entries": entries, "linked": linked}
+    asked = next((c["name"] for c in paper["declared"].get("claims") or [] if c.get("main")), "")
+    told = {k: paper[k] for k in ("key", "title", "arxiv", "about", "venue")}
+    return {**told, "entries": entries, "linked": linked, "asked": asked}
 
 
 def _anchor(title: str) -> str:

@@ -222,7 +222,8 @@ def test_a_paper_that_was_never_run_is_listed_with_its_claims(build: Any) -> Non
     listed = Seen(pages["index"])
     assert declared["title"] in listed.text
     card = listed.text[listed.text.index(declared["title"]) :]
-    assert "○ not run" in card
+    main = next(claim["name"] for claim in declared["claims"] if claim.get("main"))
+    assert f"○ not run {main}" in card
     assert "supported" not in card[: card.index("What the words mean")]
     page = Seen(pages["meal_v2"]).text
     for claim in claims.read(compose.resolve(compose.compose(["paper=meal_v2", "scale=mini"]), 0)).claims:
