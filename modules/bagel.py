@@ -116,12 +116,12 @@ class MultiLabelEvaluation(Classifier):
         self.measure.update(prediction, original, torch.cat([valid, self.collapsed[original]], 1), skip)
 
     def on_test_epoch_end(self) -> None:
-        found = self.measure.compute()
-        self.confused = found.pop("confused").cpu()
+        scores = self.measure.compute()
+        self.confused = scores.pop("confused").cpu()
         seen, right = self.major_seen.compute(), self.major_right.compute()
         if seen:
-            found |= {"m_correct": right, "m_errors": seen - right, "m_images": seen}
-        self.log_dict({f"test/{name}": value for name, value in found.items()})
+            scores |= {"m_correct": right, "m_errors": seen - right, "m_images": seen}
+        self.log_dict({f"test/{name}": value for name, value in scores.items()})
         for part in (self.measure, self.major_right, self.major_seen):
             part.reset()
 
@@ -181,18 +181,18 @@ class SelectedSlice(StageModule):
             measure.update(prediction, original, valid, skip)
 
     def on_test_epoch_end(self) -> None:
-        found = [measure.compute() for measure in self.measures]
-        self.points = [(float(each["top1"]), float(each["mla"])) for each in found]
+        scores = [measure.compute() for measure in self.measures]
+        self.points = [(float(each["top1"]), float(each["mla"])) for each in scores]
         chosen, right = self.chosen.compute(), self.right.compute()
         own = {"slice_n": chosen, "slice_right": right, "slice_acc": 100 * right / chosen}
-        self.log_dict({f"test/{k}": v for k, v in (own | {k: found[-1][k] for k in ("mla", "top1", "n")}).items()})
+        self.log_dict({f"test/{k}": v for k, v in (own | {k: scores[-1][k] for k in ("mla", "top1", "n")}).items()})
         for part in (*self.measures, self.chosen, self.right):
             part.reset()
 
     def pictures(self, data: Any) -> dict[str, Figure]:
         """A few test images with all labels and predictions, and MLA against top-1."""
-        found = {"labels and predictions": self.examples(data)}
-        return found | ({"MLA against top-1": self.scatter()} if self.points else {})
+        drawn = {"labels and predictions": self.examples(data)}
+        return drawn | ({"MLA against top-1": self.scatter()} if self.points else {})
 
     def examples(self, data: Any, count: int = 6) -> Figure:
         x, original, valid, _, _ = next(iter(data.test_dataloader()))
@@ -297,17 +297,17 @@ class MistakeTables(StageModule):
         self.counts.update(batch)
 
     def on_test_epoch_end(self) -> None:
-        found = self.counts.compute()
+        counts = self.counts.compute()
         worst = self.severities[0]
-        named: dict[str, Tensor] = {"n": found["photos"]}
-        for model, table in zip(self.models, found["table"], strict=True):
+        named: dict[str, Tensor] = {"n": counts["photos"]}
+        for model, table in zip(self.models, counts["table"], strict=True):
             named[f"{model}_mistakes"] = table.sum()
             named[f"{model}_{worst}_share"] = 100 * table[:, 0].sum() / table.sum()
             named |= {f"{model}_{name}": n for name, n in zip(self.severities, table.sum(0), strict=True)}
             named |= {f"{model}_{name}": n for name, n in zip(self.categories, table.sum(1), strict=True)}
             named |= {f"{model}_{worst}_{name}": n for name, n in zip(self.categories, table[:, 0], strict=True)}
-        named |= dict(zip(("shared", "shared_same_class", f"shared_{worst}"), found["shared"], strict=True))
-        frequencies = found["frequencies"]
+        named |= dict(zip(("shared", "shared_same_class", f"shared_{worst}"), counts["shared"], strict=True))
+        frequencies = counts["frequencies"]
         named["pairs"] = frequencies.sum()
         named["pair_mistakes"] = (frequencies * torch.arange(1, LARGEST + 1, device=self.device)).sum()
         named |= {f"pairs_seen_{times}": n for times, n in enumerate(frequencies, 1)}
