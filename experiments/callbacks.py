@@ -206,7 +206,7 @@ class Recorder(Checkpoint):
                 trainer.save_checkpoint(temporary)
             write_rows(self.directory / "metrics.csv", self.rows)
         else:
-            temporary = self.path.with_suffix(".part")
+            temporary = self.path.with_name(f".{self.path.name}.part")
             trainer.save_checkpoint(temporary)
             if trainer.is_global_zero:
                 os.replace(temporary, self.path)

@@ -78,10 +78,12 @@ def ensure(plan: Plan, stage: Stage, report: Report = silent) -> Outcome:
                 done = finished(stage)
                 if done is not None:
                     return Outcome(stage.name, "done", done["metrics"], cached=True, seconds=done["seconds"])
+                _say_what_is_damaged(stage, report)
                 for part in stage.directory.glob(".*.part"):
                     part.unlink()  # of a process that was killed while it wrote
                 _write_config(stage)
-                text = f"{stage.name} of seed {plan.seed} measures time: waiting for the stages that run beside it"
+                others = "the stages that run beside it" if stage.exclusive else "one that measures time"
+                text = f"{stage.name} of seed {plan.seed}: waiting for {others}"
                 with on_this_machine(stage.exclusive, partial(report, {"event": "warning", "text": text})):
                     report({"event": "start", "seed": plan.seed, "stage": stage.name})
                     manifest = _train(plan, stage, report)
@@ -90,6 +92,14 @@ def ensure(plan: Plan, stage: Stage, report: Report = silent) -> Outcome:
             report({"event": "warning", "text": f"{damage}; the stage runs again"})
             ensure(plan, plan.stages[damage.stage], report)
     raise RunError(f"{stage.name}: checkpoints of its predecessors keep failing to load")
+
+
+def _say_what_is_damaged(stage: Stage, report: Report) -> None:
+    """What nothing of ours writes half: a file that is there and cannot be read was changed by something else."""
+    for name in ("manifest.json", "metrics.json"):
+        path = stage.directory / name
+        if path.exists() and not isinstance(files.read_json(path), dict):
+            report({"event": "warning", "text": f"{path} is damaged; the stage runs again"})
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,13 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises OSError (disk full, read-only folder) with `path` untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    # made anew, with what the user's umask grants; nothing that has this name is followed or written to
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     try:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes files private; these are meant to be read
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -56,5 +55,5 @@ def read_json(path: Path) -> Any | None:
     """The value, or None when the file is missing or damaged: a damaged record counts as not written."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError, RecursionError):
         return None

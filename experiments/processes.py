@@ -6,12 +6,16 @@ import contextlib
 import fcntl
 import os
 import signal
+import stat
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import IO
+
+from experiments.errors import RunError
 
 _watching: set[int] = set()
 _ended: set[int] = set()  # processes that were told to end
@@ -76,18 +80,38 @@ def on_this_machine(exclusive: bool, waiting: Callable[[], None], folder: Path |
 
     Args:
         exclusive: nothing that holds a place runs meanwhile.
-        waiting: called once if there is something to wait for before being alone.
-        folder: where the locks lie; None is the machine's folder for temporary files.
+        waiting: called once if there is something to wait for.
+        folder: where the locks lie; None is a private one among the machine's temporary files.
+    Raises:
+        RunError: the folder is another user's, open to others, or a link.
     """
-    base = (folder or Path(tempfile.gettempdir())) / f"reprise-{os.getuid()}"
-    with base.with_suffix(".turn").open("w") as turn, base.with_suffix(".places").open("w") as places:
-        if exclusive:
-            try:
-                fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                fcntl.flock(places, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                waiting()
+    base = folder or private_folder()
+    with _lock_file(base / "turn") as turn, _lock_file(base / "places") as places:
+        kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+        try:
+            fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(places, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
         fcntl.flock(turn, fcntl.LOCK_EX)
-        fcntl.flock(places, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+        fcntl.flock(places, kind)
         fcntl.flock(turn, fcntl.LOCK_UN)
         yield
+
+
+def private_folder() -> Path:
+    """A folder among the machine's temporary files that nobody else can put anything into.
+
+    Raises RunError if something else has its name.
+    """
+    path = Path(tempfile.gettempdir()) / f"reprise-{os.getuid()}"
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise RunError(f"{path}: expected a folder of yours that others cannot enter; remove it")
+    return path
+
+
+def _lock_file(path: Path) -> IO[bytes]:
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "r+b")

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 
-from experiments import compose, engine, files, manifest, training
+from experiments import compose, engine, files, manifest, processes, training
 from experiments.engine import Outcome
 from experiments.errors import RunError
 from experiments.plan import Plan
@@ -343,6 +344,58 @@ def test_replacing_leaves_the_old_file_when_writing_fails(tmp_path: Path) -> Non
         fail()
     assert files.read_json(path) == {"a": [1, 2.5, -3e-05]}
     assert [f.name for f in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_a_file_grants_what_the_users_umask_grants(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        files.write_text(tmp_path / "a", "x")
+        files.write_text(tmp_path / "a", "y")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == mode
+
+
+def test_a_file_system_without_modes_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EPERM, "no modes here")
+
+    monkeypatch.setattr(os, "chmod", refuse)
+    files.write_text(tmp_path / "a", "x")
+    assert (tmp_path / "a").read_text() == "x"
+
+
+def test_locks_lie_in_a_folder_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = processes.private_folder()
+    assert folder == processes.private_folder()
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+    target = tmp_path / "precious"
+    target.write_text("kept")
+    (folder / "turn").symlink_to(target)
+    with pytest.raises(OSError, match="symbolic"), on_this_machine(False, list):
+        pass
+    assert target.read_text() == "kept"
+
+    (folder / "turn").unlink()
+    folder.chmod(0o777)
+    with pytest.raises(RunError, match="others cannot enter"):
+        processes.private_folder()
+    folder.rmdir()
+    folder.symlink_to(tmp_path)
+    with pytest.raises(RunError, match="others cannot enter"):
+        processes.private_folder()
+
+
+def test_a_damaged_record_of_a_stage_is_named_before_it_runs_again(make_plan: Make) -> None:
+    plan = only(make_plan(), "init")
+    collect(plan)
+    path = plan.stages["init"].directory / "manifest.json"
+    path.write_text("[" * 100_000)
+    _, events = collect(plan)
+    assert [e["text"] for e in events if e["event"] == "warning"] == [f"{path} is damaged; the stage runs again"]
 
 
 def test_plans_travel_as_json(make_plan: Make) -> None:
