@@ -123,5 +123,6 @@ def elsewhere(item: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "machine": f"{machine['cpu']}, {machine['cores']} cores",
         "at": str(item["at"])[:10],
+        "differs": ", ".join(f"{k} {here} instead of {there}" for k, (there, here) in item.get("differs", {}).items()),
         "claims": [(name, claim["verdict"], _told(claim)) for name, claim in item["claims"].items()],
     }

@@ -10,7 +10,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from experiments import claims, cli, compose, files, results
+from experiments import claims, cli, compose, files, results, staleness
 from experiments.console import STYLES, out, span
 from experiments.errors import InputError
 
@@ -56,7 +56,7 @@ def _recorded(paper: str, entry: dict[str, Any]) -> dict[str, Any]:
         "metrics": sorted({m for stage in entry["stages"].values() for m in stage["metrics"]}),
         "registered": entry["registered"]["hash"],
         "seen": bool(entry["registered"].get("seen")),
-        "stale": results.stale(paper, entry),
+        "stale": staleness.stale(paper, entry),
     }
 
 

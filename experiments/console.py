@@ -176,6 +176,10 @@ def beside(recorded: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
         if claim is not None:
             seeds = f"{len(claim['seeds'])} seeds of stream {item['registered']['stream']}"
             lines.append(f"{word + ':':<10}{claim['verdict']}, {escape(span(claim))}, {seeds}")
+    differs = results.differing(entry, recorded)
+    if differs:
+        changes = ", ".join(f"{name} {here} (recorded: {there})" for name, (there, here) in differs.items())
+        lines.append(f"{'differs:':<10}{escape(changes)}")
     return "\n".join(lines)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from experiments import answers, claims, compose, figures, files, results, sequences, verdicts
+from experiments import answers, claims, compose, figures, files, results, sequences, staleness, verdicts
 from experiments.compose import ROOT
 from experiments.console import SHOWN, judged_metrics
 from experiments.errors import InputError, unknown
@@ -91,7 +91,7 @@ def _gather(key: str) -> dict[str, Any]:
         "declared": declared,
         "record": record,
         "entries": entries,
-        "stale": {title: results.stale(key, entry) for title, entry in entries.items()},
+        "stale": {title: staleness.stale(key, entry) for title, entry in entries.items()},
         "key": key,
         "title": (record or declared).get("title") or key,
         "arxiv": (record or declared).get("arxiv"),

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from omegaconf import DictConfig
 
-from experiments import claims, compose, content, expressions, files, plan, registration, verdicts
+from experiments import claims, compose, expressions, files, registration, verdicts
 from experiments.errors import InputError
 from experiments.expressions import Table
 from experiments.manifest import finished
@@ -24,7 +21,6 @@ from experiments.provenance import code_version, hardware, versions
 from experiments.tables import read_rows
 
 RESULTS = compose.ROOT / "results"
-REMEMBERED = compose.ROOT / "runs" / "stale.json"
 POINTS = 60  # a stored curve has at most about this many
 LOCAL = {  # of one machine or one command; they change no number
     "jobs",
@@ -206,6 +202,7 @@ def _provenance(plans: Sequence[Plan]) -> dict[str, Any]:
         "code": {"commit": " ".join(commits) or None, "dirty": any(m["code"]["dirty"] is not False for m in records)},
         "versions": latest["versions"],
         "hardware": latest["hardware"],
+        "threads": latest.get("threads"),
     }
 
 
@@ -316,8 +313,8 @@ def put(new: Mapping[str, Any], stored: Mapping[str, Any] | None, registered: Ma
         why = f"recorded again after a change of the code of {', '.join(changed)}"
         return {**fresh, "history": [*history, registration.past(stored, why)]}
     if not same_numbers(new, stored):
-        mine = _from_elsewhere(new)
-        kept = [item for item in elsewhere if item["hardware"] != mine["hardware"]]
+        mine = _from_elsewhere(new, stored)
+        kept = [item for item in elsewhere if item.get("differs") != mine["differs"]]
         return {**stored, "elsewhere": [*kept, mine]}
     longer = len(new["seeds"]) >= len(stored["seeds"])
     return {**(fresh if longer else stored), "history": history, "elsewhere": elsewhere}
@@ -347,11 +344,27 @@ def same_numbers(new: Mapping[str, Any], stored: Mapping[str, Any]) -> bool:
     return True
 
 
-def _from_elsewhere(entry: Mapping[str, Any]) -> dict[str, Any]:
+def differing(new: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """What of machine, packages and threads is not what an entry was recorded with: name -> [recorded, here].
+
+    None of it is in a fingerprint, since it might change a number by rounding and mostly does not.
+    """
+
+    def facts(entry: Mapping[str, Any]) -> dict[str, Any]:
+        made = entry["provenance"]
+        return {**made["versions"], **made["hardware"], "threads": made.get("threads")}
+
+    then, now = facts(stored), facts(new)
+    names = [name for name in then | now if then.get(name) != now.get(name)]
+    return {name: [then.get(name), now.get(name)] for name in names if None not in (then.get(name), now.get(name))}
+
+
+def _from_elsewhere(entry: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
     """What another machine found, as it stands beside the record."""
     made = entry["provenance"]
     return {
         "hardware": made["hardware"],
+        "differs": differing(entry, stored),
         "commit": made["code"]["commit"],
         "at": made["written"],
         "seeds": entry["seeds"],
@@ -381,59 +394,3 @@ def write_summary(entry: Mapping[str, Any], plan_: Plan) -> Path:
     }
     files.write_json(path, short)
     return path
-
-
-# --- stale or not ----------------------------------------------------------------------------------------------------
-
-
-def stale(paper: str, entry: Mapping[str, Any]) -> list[str]:
-    """The stages whose code or configuration changed since an entry was recorded; ["all"] if it no longer composes,
-    ["claims"] if they are other ones now.
-
-    Composing takes a while, so answers are remembered until any code or configuration file changes.
-    """
-    state = _state()
-    mark = hashlib.sha256(json.dumps([paper, entry], sort_keys=True).encode()).hexdigest()[:16]
-    known = files.read_json(REMEMBERED) or {}
-    answers = known.get("answers", {}) if known.get("state") == state else {}
-    if mark not in answers:
-        answers = {**answers, mark: _stale(paper, entry)}
-        with contextlib.suppress(OSError):  # a checkout that cannot be written to only answers more slowly
-            files.write_json(REMEMBERED, {"state": state, "answers": answers})
-    return list(answers[mark])
-
-
-@lru_cache
-def _state() -> str:
-    """A hash of all that a fingerprint can depend on; read once per process."""
-    digest = hashlib.sha256()
-    for folder, pattern in (("conf", "*.yaml"), ("experiments", "*.py"), ("modules", "*.py"), ("datamodules", "*.py")):
-        for path in sorted((compose.ROOT / folder).rglob(pattern)):
-            digest.update(f"{path.relative_to(compose.ROOT)}\0".encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def _stale(paper: str, entry: Mapping[str, Any]) -> list[str]:
-    if not entry["seeds"]:
-        return []
-    lines = [f"paper={paper}", f"scale={entry['scale']}", *entry["overrides"]]
-    if entry["variant"]:
-        lines.append(f"variant={entry['variant']}")
-    try:
-        config: DictConfig = compose.compose(compose.request(lines).overrides)
-        precisions = {name: stage["precision"] for name, stage in entry["stages"].items() if stage.get("precision")}
-        plans = plan.plan_each(config, entry["seeds"], precisions)
-        declared = registration.digest(compose.resolve(config, 0))
-    except InputError:
-        return ["all"]
-    changed = []
-    for name in plans[0].stages:
-        recorded = entry["stages"].get(name, {}).get("fingerprints", [None])
-        now = [p.stages[name].fingerprint for p in plans]
-        if content.differs(plans[0].stages[name].data, entry["stages"].get(name, {}).get("content") or ""):
-            changed.append(name)  # the same code on other data
-        elif not any(recorded) or any(mark and mark != other for mark, other in zip(recorded, now, strict=False)):
-            changed.append(name)
-    lost = [name for name in entry["stages"] if name not in plans[0].stages]
-    other = ["claims"] if not changed and not lost and declared != entry["registered"]["hash"] else []
-    return changed + lost + other

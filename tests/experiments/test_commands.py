@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from experiments import catalog, check_results, claims, cli, compose, registration, reproduce, results
+from experiments import catalog, check_results, claims, cli, compose, registration, reproduce, results, staleness
 from experiments.errors import InputError
 from experiments.plan import Plan
 
@@ -197,7 +197,7 @@ def test_records_that_are_not_stale_are_judged_by_what_is_declared() -> None:
     for paper in compose.papers():
         record = results.read(paper)
         for entry in record["entries"].values() if record is not None else ():
-            if results.stale(paper, entry):
+            if staleness.stale(paper, entry):
                 continue
             setting = [f"paper={paper}", f"scale={entry['scale']}", *entry["overrides"]]
             setting += [f"variant={entry['variant']}"] if entry["variant"] else []

@@ -75,7 +75,8 @@ def entry(stream: int = 1, seeds: int = 6, value: float = 1.0, mark: str = "aa")
         "looked": min(6, seeds),
         "overrides": [],
         "stages": stages,
-        "provenance": {"written": "now", "code": {"commit": "c", "dirty": False}, "hardware": {"cpu": "x", "cores": 2}},
+        "provenance": {"written": "now", "code": {"commit": "c", "dirty": False}}
+        | {"hardware": {"cpu": "x", "cores": 2}, "versions": {"torch": "2"}, "threads": 1},
         "registered": {"hash": "h", "at": "t", "commit": "c", "stream": stream},
         "history": [],
         "elsewhere": [],
@@ -126,7 +127,11 @@ def test_another_machine_stands_beside_the_record_never_over_it() -> None:
     kept = results.put(there, stored, {"hash": "h", "stream": 1})
     assert kept["claims"] == stored["claims"]
     assert [item["hardware"]["cpu"] for item in kept["elsewhere"]] == ["y"]
+    assert kept["elsewhere"][0]["differs"] == {"cpu": ["x", "y"], "cores": [2, 8]}
     assert len(results.put(there, kept, {"hash": "h", "stream": 1})["elsewhere"]) == 1
+    newer = copy.deepcopy(there)
+    newer["provenance"]["versions"] = {"torch": "9"}
+    assert len(results.put(newer, kept, {"hash": "h", "stream": 1})["elsewhere"]) == 2
 
 
 def test_a_registration_is_written_before_the_first_seed(records: Path) -> None:

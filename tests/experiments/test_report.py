@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from experiments import claims, compose, figures, files, report, results
+from experiments import claims, compose, figures, files, report, results, staleness
 from experiments.compose import ROOT
 
 HOSTILE = "<script>alert(1)</script>\"'&"
@@ -162,7 +162,7 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def run(record: dict[str, Any] | None, stale: list[str] | None = None) -> dict[str, str]:
         monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
         monkeypatch.setattr(report, "RUNS", tmp_path / "runs")
-        monkeypatch.setattr(results, "stale", lambda key, entry: stale or [])
+        monkeypatch.setattr(staleness, "stale", lambda key, entry: stale or [])
         if record is not None:
             files.write_json(tmp_path / "results" / "meal_v2.json", record)
         written = report.build(["meal_v2"], tmp_path / "site")
