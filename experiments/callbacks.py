@@ -14,8 +14,9 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint
+from torch import Tensor
 
-from datamodules.common.base import seed_torch, stream
+from datamodules.common.base import DataError, Spec, seed_torch, stream
 from experiments.errors import RunError
 from experiments.files import replacing
 from experiments.processes import end_with_parent
@@ -38,6 +39,35 @@ class StepSeed(Callback):
 
     def on_test_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         seed_torch(stream("test", self.seed))
+
+
+class CheckData(Callback):
+    """Refuses data in memory that is not what its datamodule declares, before a loss meets it."""
+
+    def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        check_data(trainer.datamodule)  # type: ignore[attr-defined]
+
+
+def check_data(data: Any) -> None:
+    """Look at what a datamodule that is set up holds in memory, and at its sources.
+
+    Raises DataError for images of another shape, a label that is no class, or more images than labels.
+    """
+    while data is not None:
+        for name, (images, labels, *_) in (getattr(data, "splits", None) or {}).items():
+            _check_split(f"{type(data).__name__}, {name}", images, labels, data.spec)
+        data = getattr(data, "source", None)
+
+
+def _check_split(where: str, images: Tensor, labels: Tensor, spec: Spec) -> None:
+    if len(images) != len(labels):
+        raise DataError(f"{where}: {len(images)} images and {len(labels)} labels")
+    if images.ndim == 1 + len(spec.shape) and tuple(images.shape[1:]) != tuple(spec.shape):
+        raise DataError(f"{where}: images of {tuple(images.shape[1:])}; expected {tuple(spec.shape)}")
+    if labels.ndim == 1 and not labels.is_floating_point() and len(labels):
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= len(spec.classes):
+            raise DataError(f"{where}: labels from {low} to {high}; expected 0 to {len(spec.classes) - 1}")
 
 
 class StopAfter(Callback):

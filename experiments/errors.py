@@ -6,7 +6,10 @@ import difflib
 import errno
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
+
+READING = ("available", "prepare_data", "setup")  # methods of a datamodule that look at files
 
 
 class InputError(Exception):
@@ -65,4 +68,18 @@ def explain(error: BaseException) -> tuple[str, int]:
             where = link.filename or "the runs folder"
             return f"cannot write to {where}: {link.strerror}; name another with runs_dir=...", InputError.exit_code
     first = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {first[0] if first else 'no message'}", 1
+    told = f"{type(error).__name__}: {first[0] if first else 'no message'}"
+    place = _data_that_was_read(error)
+    return (f"{place}: its data cannot be read ({told})", InputError.exit_code) if place else (told, 1)
+
+
+def _data_that_was_read(error: BaseException) -> str:
+    """Whose reading an error ended: a datamodule and its root; empty for an error of anything else."""
+    trace = error.__traceback__
+    while trace is not None:
+        code, caller = trace.tb_frame.f_code, trace.tb_frame.f_locals.get("self")
+        if code.co_name in READING and "datamodules" in Path(code.co_filename).parts and caller is not None:
+            root = getattr(caller, "root", None)
+            return f"{type(caller).__name__} in {root}" if root else type(caller).__name__
+        trace = trace.tb_next
+    return ""

@@ -25,7 +25,7 @@ import torch
 
 from datamodules.common.base import DataModule, Fed, seed_torch, stream
 from experiments import files, loggers
-from experiments.callbacks import EndWithParent, Progress, Recorder, StepSeed, StopAfter
+from experiments.callbacks import CheckData, EndWithParent, Progress, Recorder, StepSeed, StopAfter
 from experiments.devices import processes
 from experiments.errors import InputError, RunError, explain
 from experiments.instantiate import build, check
@@ -206,7 +206,7 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
         **arguments,
         default_root_dir=str(stage.directory),
         logger=logger or False,
-        callbacks=[EndWithParent(), StepSeed(stage.seed), Progress(progress), *stops, recorder],
+        callbacks=[EndWithParent(), CheckData(), StepSeed(stage.seed), Progress(progress), *stops, recorder],
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,

@@ -21,6 +21,7 @@ from datamodules.common.base import DataError, DataModule, Spec, generator, seed
 from datamodules.common.loader import WorkerLoader
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+LARGEST = 256 * 2**20  # bytes of a photo in a zip, which may promise more than there is memory
 # What Pillow and zipfile raise for files that are damaged, encrypted, or made to exhaust the memory.
 UNREADABLE = (OSError, SyntaxError, RuntimeError, ValueError, zlib.error, zipfile.BadZipFile, DecompressionBombError)
 
@@ -59,6 +60,9 @@ class Source:
             return (self.root / name).read_bytes()
         if self._open is None:  # one handle per worker process
             self._open = zipfile.ZipFile(self.archive)
+        size = self._open.getinfo(name).file_size
+        if size > LARGEST:
+            raise DataError(f"{self.archive}: {name} unpacks to {size / 2**20:.0f} MiB, more than any photo; refused")
         return self._open.read(name)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import zlib
@@ -21,6 +22,7 @@ from torch import Tensor
 from datamodules.common.base import DataError
 from datamodules.mswal.volumes import places
 
+LARGEST = 8 * 2**30  # bytes of a scan in float32: a header may promise more than there is memory
 KEPT = 10_000  # foreground voxels of each class that a patch may be centred on
 UNREADABLE = (OSError, ValueError, RuntimeError, EOFError, zlib.error, ImageFileError, HeaderDataError)
 
@@ -50,14 +52,22 @@ class Preprocessing:
 def load(path: Path) -> Any:
     """A NIfTI file as MONAI's (1, x, y, z) tensor with its affine, axes in the order and direction of RAS.
 
-    Raises DataError naming a file that is missing or cannot be read.
+    Raises DataError naming a file that is missing, cannot be read, is too large or holds values that are no numbers.
     """
+    import nibabel
     from monai.transforms import LoadImage, Orientation
 
     try:
-        return Orientation("RAS", labels=None)(LoadImage(ensure_channel_first=True)(path))
+        header: Any = nibabel.load(path)
+        size = math.prod(header.shape) * 4
+        if len(header.shape) != 3 or size > LARGEST:
+            raise ValueError(f"its header says {header.shape}")
+        scan = Orientation("RAS", labels=None)(LoadImage(ensure_channel_first=True)(path))
     except UNREADABLE as error:
         raise DataError(f"{path} cannot be read ({str(error).splitlines()[0]}); replace it") from error
+    if not torch.isfinite(scan).all():
+        raise DataError(f"{path} holds values that are no numbers; replace it")
+    return scan
 
 
 def depth_first(tensor: Any) -> np.ndarray:
@@ -119,6 +129,9 @@ def preprocess(case: str, folder: Path, image: Path, label: Path | None, **plan:
     drawn = None if label is None else load(label)
     if drawn is not None and drawn.shape != scan.shape:
         raise DataError(f"{label} has shape {tuple(drawn.shape[1:])}, {image} {tuple(scan.shape[1:])}")
+    if drawn is not None and not ((drawn >= 0) & (drawn < plan["classes"]) & (drawn == drawn.round())).all():
+        low, high = float(drawn.min()), float(drawn.max())
+        raise DataError(f"{label} has labels from {low:g} to {high:g}; expected 0 to {plan['classes'] - 1}, whole")
     pixels, labels = resample(scan, drawn, **plan)
     part = folder / f"{case}.part{os.getpid()}"
     part.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -45,16 +46,19 @@ ROWS = {  # kind of trial -> (what was tried, what each should do)
     "litter": ("folders after those kills", "nothing left behind"),
     "corruption": ("damaged files", "noticed, same results"),
     "refusal": ("hostile input", "refused or escaped"),
+    "record": ("damaged records of results", "named, untouched"),
+    "writers": ("two writers of a record at once", "both entries there"),
     "concurrent": ("two processes on one run", "each stage trained once"),
     "disk": ("full or read-only disk", "one line, then same results"),
     "clock": ("jumps of the clock", "same results"),
-    "interrupt": ("Ctrl-C, once or twice", "ends, then same results"),
+    "interrupt": ("Ctrl-C, once or twice; SIGTERM", "ends, then same results"),
 }
 
 
 def schedule(paper: str, count: int, seed: int, seconds: float, folder: Path) -> Iterator[Trial]:
     """Everything, in turn; each kind of disturbance gets its share of the time."""
-    from experiments.soak import bench, disturb, hostile
+    from experiments import results
+    from experiments.soak import bench, disturb, hostile, records
 
     began = time.monotonic()
     moments, bits, rest = (random.Random(f"{seed} {what}") for what in ("moments", "bits", "rest"))
@@ -75,6 +79,9 @@ def schedule(paper: str, count: int, seed: int, seconds: float, folder: Path) ->
                 yield disturb.corruption(part, state, victim, file, how)
     for name, problem in hostile.refusals(part.undisturbed, lines, victim, folder / "hostile"):
         yield bench.Trial("refusal", name, problem)
+    if (results.RESULTS / f"{paper}.json").exists():
+        yield from records.damaged(paper, folder / "records")
+        yield from records.raced(paper, folder / "raced")
     yield disturb.concurrent(full)
     yield disturb.read_only(part)
     size = sum(f.stat().st_size for f in bench.root(part.undisturbed).rglob("*") if f.is_file())
@@ -89,9 +96,11 @@ def schedule(paper: str, count: int, seed: int, seconds: float, folder: Path) ->
         yield disturb.clock_jump(part, rest.randrange(1000))
     for times in (1, 2):
         yield disturb.interrupt(part, times)
+    yield disturb.interrupt(part, 1, number=signal.SIGTERM)
     for times in (1, 2) * 4:
         if not late(1.0):
             yield disturb.interrupt(full, times, rest.uniform(0, full.seconds))
+            yield disturb.interrupt(full, 1, rest.uniform(0, full.seconds), signal.SIGTERM)
 
 
 def main(argv: list[str]) -> int:

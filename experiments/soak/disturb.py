@@ -253,24 +253,24 @@ def clock_jump(bench: Bench, seed: int) -> Trial:
     return Trial("clock", f"seed {seed}", bench.ended(bench.start(this, before=jumping), this, 0))
 
 
-def interrupt(bench: Bench, times: int, moment: float | None = None) -> Trial:
-    """Ctrl-C once or twice, after `moment` seconds or (None) in the first step of the first training."""
+def interrupt(bench: Bench, times: int, moment: float | None = None, number: int = signal.SIGINT) -> Trial:
+    """Ctrl-C once or twice (or SIGTERM), after `moment` seconds or (None) in the first step of the first training."""
     this, first = bench.fresh(), itertools.count()
 
     def press(event: dict[str, Any]) -> None:
         if moment is None and event["event"] == "progress" and next(first) == 0:
             for _ in range(times):
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(number)
 
     child = bench.start(saving(this, 3600), hook=press)
     if moment is not None:
         child.join(moment)
         for _ in range(times if child.exitcode is None else 0):
-            os.kill(child.pid, signal.SIGINT)
+            os.kill(child.pid, number)
             time.sleep(0.01)  # two signals at the same moment are one
     problem = bench.ended(child, this, 130, 0)
     saved = any((s.directory / "last.ckpt").exists() for s in this.stages.values())
     if moment is None and not problem and (child.exitcode != 130 or saved != (times == 1)):
         problem = f"it ended with {child.exitcode}, {'with' if saved else 'without'} a checkpoint"
-    name = f"{'once' if times == 1 else 'twice'} {'in the first step' if moment is None else f'after {moment:.2f} s'}"
+    name = f"{signal.Signals(number).name} {'once' if times == 1 else 'twice'} {'in the first step' if moment is None else f'after {moment:.2f} s'}"
     return Trial("interrupt", name, problem or bench.again(this))

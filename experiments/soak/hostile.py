@@ -20,13 +20,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import OmegaConf
 from PIL import Image
 
-from datamodules.common.base import DataError
-from datamodules.common.folders import ImageFolder
+from datamodules.common.folders import LARGEST, ImageFolder
+from datamodules.common.torchvision_sets import MNIST
 from experiments import cli, compose, console, files, instantiate, plan, registration, report, results
-from experiments.errors import InputError
+from experiments.callbacks import check_data
+from experiments.errors import InputError, explain
 from experiments.plan import Plan
 from experiments.soak.bench import HANGS, fork
 from experiments.soak.disturb import Payload
@@ -140,6 +142,8 @@ def refusals(done: Plan, lines: Sequence[str], victim: str, folder: Path) -> Ite
     for name, (member, content, changes) in archives(folder).items():
         path = archive(folder / "photos.zip", member, content, **changes)
         yield name, refused(partial(serve, path))
+    for name, change in digits().items():
+        yield f"MNIST {name}", refused(partial(read_digits, folder / "digits", change))
     for name in ("../../outside", "a/b", "..", ""):
         yield f"stage named {name!r}", refused(partial(stage_named, name, lines, victim, folder))
     for name, line in commands(victim, folder).items():
@@ -157,10 +161,11 @@ def refused(act: Callable[[], Any]) -> str:
     """What is wrong with the way something was refused."""
     try:
         act()
-    except (InputError, DataError) as error:
-        return "" if str(error) and "\n" not in str(error).strip() else "it is not one line"
-    except Exception as error:  # noqa: BLE001 - that it may be any other is what is being tested
-        return f"{type(error).__name__}: {str(error)[:100]}"
+    except Exception as error:  # noqa: BLE001 - whatever it is, a command would show it like this
+        told, code = explain(error)
+        if code != InputError.exit_code:
+            return told[:100]
+        return "" if told and "\n" not in told.strip() else "it is not one line"
     return "accepted"
 
 
@@ -202,7 +207,53 @@ def archives(folder: Path) -> dict[str, tuple[str, bytes, dict[str, int]]]:
         "zip with a broken compression": (name, html, {"compress_type": zipfile.ZIP_DEFLATED}),
         "zip with a wrong checksum": (name, photo(), {"CRC": 1}),
         "zip with a wrong position": (name, photo(), {"header_offset": 7}),
+        "zip with a photo of 8 GiB": (name, photo(), {"file_size": 2**33}),
+        "zip with a photo that unpacks a thousandfold": (
+            name,
+            bytes(LARGEST + 1),
+            {"compress_type": zipfile.ZIP_DEFLATED},
+        ),
     }
+
+
+def idx(numbers: np.ndarray, kind: int = 8, shape: Sequence[int] | None = None) -> bytes:
+    """A file of the MNIST format with these bytes; `kind` and `shape` are what its header says."""
+    shape = numbers.shape if shape is None else shape
+    return struct.pack(f">HBB{len(shape)}I", 0, kind, len(shape), *shape) + numbers.astype(np.uint8).tobytes()
+
+
+def digits() -> dict[str, dict[str, bytes]]:
+    """Ways in which MNIST's files can be wrong: file -> content."""
+    images, labels = np.zeros((20, 28, 28)), np.arange(20) % 10
+    x, y = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+    return {
+        "cut in half": {x: idx(images)[: 20 * 28 * 14]},
+        "empty": {x: b""},
+        "that is HTML": {x: HTML.encode() * 50},
+        "of an unknown number type": {x: idx(images, kind=7)},
+        "of four billion images": {x: idx(images, shape=(2**32 - 1, 28, 28))},
+        "of other sides": {x: idx(np.zeros((20, 5, 7)))},
+        "with labels of 17": {y: idx(labels + 8)},
+        "with fewer labels than images": {y: idx(labels[:10])},
+        "that is missing": {},
+    }
+
+
+def read_digits(folder: Path, change: dict[str, bytes]) -> None:
+    """Set MNIST up as the engine does, from files of which some are changed."""
+    raw = folder / "MNIST" / "raw"
+    shutil.rmtree(folder, ignore_errors=True)
+    raw.mkdir(parents=True)
+    for split, count in (("train", 20), ("t10k", 10)):
+        (raw / f"{split}-images-idx3-ubyte").write_bytes(idx(np.zeros((count, 28, 28))))
+        (raw / f"{split}-labels-idx1-ubyte").write_bytes(idx(np.arange(count) % 10))
+    for name, content in change.items():
+        (raw / name).write_bytes(content)
+    if not change:
+        (raw / "train-images-idx3-ubyte").unlink()
+    data = MNIST(4, str(folder), train_size=10, test_size=10)
+    data.setup()
+    check_data(data)
 
 
 def photo() -> bytes:

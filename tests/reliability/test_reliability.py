@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from experiments import callbacks, compose, console, engine, instantiate, training
+from experiments import callbacks, check_results, cli, compose, console, engine, instantiate, results, training
 from experiments.errors import InputError
 from experiments.soak import __main__ as soak
 from experiments.soak import bench as benches
-from experiments.soak import disturb, hostile
+from experiments.soak import disturb, hostile, records
 from experiments.soak.bench import Bench
 
 PAPER = compose.default("paper")
@@ -206,6 +206,25 @@ def test_archives_that_hold_no_photos_are_refused(name: str, tmp_path: Path) -> 
     path = hostile.archive(tmp_path / "photos.zip", member, content, **changes)
     assert hostile.refused(partial(hostile.serve, path)) == ""
     assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("name", list(hostile.digits()))
+def test_files_of_digits_that_are_damaged_are_refused(name: str, tmp_path: Path) -> None:
+    assert hostile.refused(partial(hostile.read_digits, tmp_path, hostile.digits()[name])) == ""
+
+
+@pytest.mark.parametrize("how", list(records.damages()))
+def test_a_damaged_record_of_results_is_named_and_stays(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = records.damages()[how]((results.RESULTS / f"{PAPER}.json").read_bytes())
+    path = tmp_path / f"{PAPER}.json"
+    path.write_bytes(content)
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    assert cli.main(check_results.main, "", []) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(path) in line
+    assert path.read_bytes() == content
 
 
 @pytest.mark.parametrize("name", ["../../x", "a/b", ""])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import struct
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -191,6 +193,37 @@ def test_what_is_missing_or_damaged_is_named(folder: Path) -> None:
     (folder / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "liver": [1, 2]}}))
     with fail(match="expected labels"):
         build(folder)._names()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("giant", r"case_3_0000\.nii\.gz cannot be read \(its header says \(30000, 30000, 30000\)"),
+        ("cut", r"case_3_0000\.nii\.gz cannot be read"),
+        ("NaN", r"case_3_0000\.nii\.gz holds values that are no numbers"),
+        ("label", r"case_3\.nii\.gz has labels from 0 to 7; expected 0 to 2"),
+        ("fraction", r"case_3\.nii\.gz has labels from 0 to 1.5; expected 0 to 2, whole"),
+    ],
+)
+def test_scans_that_would_ruin_a_training_are_refused(folder: Path, kind: str, message: str) -> None:
+    scan, label = folder / "imagesTr" / "case_3_0000.nii.gz", folder / "labelsTr" / "case_3.nii.gz"
+    values = np.asarray(nibabel.load(scan).dataobj)  # type: ignore[attr-defined]
+    if kind == "giant":
+        content = bytearray(gzip.decompress(scan.read_bytes()))
+        content[42:48] = struct.pack("<3h", 30000, 30000, 30000)  # dim[1..3] of the header
+        scan.write_bytes(gzip.compress(bytes(content)))
+    elif kind == "cut":
+        scan.write_bytes(scan.read_bytes()[:-4000])
+    elif kind == "NaN":
+        values[3, 3, 3] = np.nan
+        nibabel.save(nibabel.Nifti1Image(values, np.diag([1.0, 1.0, 2.0, 1.0])), scan)
+    else:
+        drawn = np.asarray(nibabel.load(label).dataobj).astype(np.float32)  # type: ignore[attr-defined]
+        drawn[drawn == 2] = 1
+        drawn[3, 3, 3] = 7 if kind == "label" else 1.5
+        nibabel.save(nibabel.Nifti1Image(drawn, np.diag([1.0, 1.0, 2.0, 1.0])), label)
+    with pytest.raises(DataError, match=message):
+        opened(folder)
 
 
 def test_declared_sizes_without_reading() -> None:
