@@ -272,5 +272,6 @@ def interrupt(bench: Bench, times: int, moment: float | None = None, number: int
     saved = any((s.directory / "last.ckpt").exists() for s in this.stages.values())
     if moment is None and not problem and (child.exitcode != 130 or saved != (times == 1)):
         problem = f"it ended with {child.exitcode}, {'with' if saved else 'without'} a checkpoint"
-    name = f"{signal.Signals(number).name} {'once' if times == 1 else 'twice'} {'in the first step' if moment is None else f'after {moment:.2f} s'}"
+    how = f"{signal.Signals(number).name} {'once' if times == 1 else 'twice'}"
+    name = f"{how} {'in the first step' if moment is None else f'after {moment:.2f} s'}"
     return Trial("interrupt", name, problem or bench.again(this))
