@@ -54,8 +54,10 @@ def check_data(data: Any) -> None:
     Raises DataError for images of another shape, a label that is no class, or more images than labels.
     """
     while data is not None:
-        for name, (images, labels, *_) in (getattr(data, "splits", None) or {}).items():
-            _check_split(f"{type(data).__name__}, {name}", images, labels, data.spec)
+        for name, split in (getattr(data, "splits", None) or {}).items():
+            columns = split if isinstance(split, Mapping) else dict(zip("xy", split, strict=False))
+            if {"x", "y"} <= set(columns):
+                _check_split(f"{type(data).__name__}, {name}", columns["x"], columns["y"], data.spec)
         data = getattr(data, "source", None)
 
 
@@ -66,7 +68,7 @@ def _check_split(where: str, images: Tensor, labels: Tensor, spec: Spec) -> None
         raise DataError(f"{where}: images of {tuple(images.shape[1:])}; expected {tuple(spec.shape)}")
     if labels.ndim == 1 and not labels.is_floating_point() and len(labels):
         low, high = int(labels.min()), int(labels.max())
-        if low < 0 or high >= len(spec.classes):
+        if low < -1 or high >= len(spec.classes):  # -1: an image without a label
             raise DataError(f"{where}: labels from {low} to {high}; expected 0 to {len(spec.classes) - 1}")
 
 

@@ -36,7 +36,8 @@ files, hostile configurations and archives, two processes at once, a full disk, 
 
   kills=20           how often to SIGKILL
   seed=0             of the moments and of the damaged bits
-  seconds=600        start nothing new after this long
+  seconds=600        start nothing new after this long, but for the sweeps
+  jobs=200           of each of two sweeps; 0: no sweep
   paper=K            default: the first
 
 """
@@ -48,6 +49,7 @@ ROWS = {  # kind of trial -> (what was tried, what each should do)
     "refusal": ("hostile input", "refused or escaped"),
     "record": ("damaged records of results", "named, untouched"),
     "writers": ("two writers of a record at once", "both entries there"),
+    "sweep": ("short jobs of two sweeps over the same runs", "each done once"),
     "concurrent": ("two processes on one run", "each stage trained once"),
     "disk": ("full or read-only disk", "one line, then same results"),
     "clock": ("jumps of the clock", "same results"),
@@ -55,7 +57,7 @@ ROWS = {  # kind of trial -> (what was tried, what each should do)
 }
 
 
-def schedule(paper: str, count: int, seed: int, seconds: float, folder: Path) -> Iterator[Trial]:
+def schedule(paper: str, kills: int, seed: int, seconds: float, jobs: int, folder: Path) -> Iterator[Trial]:
     """Everything, in turn; each kind of disturbance gets its share of the time."""
     from experiments import results
     from experiments.soak import bench, disturb, hostile, records
@@ -70,7 +72,7 @@ def schedule(paper: str, count: int, seed: int, seconds: float, folder: Path) ->
     whole = bench.make([*lines, f"runs_dir={folder / 'planned'}"])
     full = bench.Bench(whole, folder / "whole")
     yield disturb.by_command(full, lines)
-    yield from disturb.kills(full, count, moments, began + 0.5 * seconds)
+    yield from disturb.kills(full, kills, moments, began + 0.5 * seconds)
     victim, dependent = disturb.small(whole)
     part = bench.Bench(bench.portion(whole, dependent or victim), folder / "part")
     for state in disturb.states(part, victim, dependent):
@@ -101,10 +103,12 @@ def schedule(paper: str, count: int, seed: int, seconds: float, folder: Path) ->
         if not late(1.0):
             yield disturb.interrupt(full, times, rest.uniform(0, full.seconds))
             yield disturb.interrupt(full, 1, rest.uniform(0, full.seconds), signal.SIGTERM)
+    if jobs:
+        yield from disturb.sweeps(part, lines, jobs)
 
 
 def main(argv: list[str]) -> int:
-    given = {"kills": 20, "seed": 0, "seconds": 600}
+    given = {"kills": 20, "seed": 0, "seconds": 600, "jobs": 200}
     paper = compose.papers()[0]
     for argument in argv:
         key, _, value = argument.partition("=")
@@ -114,7 +118,7 @@ def main(argv: list[str]) -> int:
         elif key in given and value.isdigit():
             given[key] = int(value)
         else:
-            raise InputError(f"{argument!r}: expected kills=N, seed=N, seconds=N or paper=K")
+            raise InputError(f"{argument!r}: expected kills=N, seed=N, seconds=N, jobs=N or paper=K")
     trials: list[Trial] = []
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with (
@@ -122,7 +126,7 @@ def main(argv: list[str]) -> int:
         Progress(*columns, console=console.out, transient=True, disable=not console.out.is_terminal) as bar,
     ):
         task = bar.add_task("undisturbed run")
-        for trial in schedule(paper, given["kills"], given["seed"], given["seconds"], Path(folder)):
+        for trial in schedule(paper, **given, folder=Path(folder)):
             trials.append(trial)
             bar.update(task, description=escape(f"{len(trials)} trials; {ROWS[trial.kind][0]}: {trial.name}"[:100]))
             if trial.problem:

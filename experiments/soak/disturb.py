@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from experiments import compose
-from experiments.plan import Plan
+from experiments.plan import Plan, plan
 from experiments.soak.bench import HANGS, Bench, Trial, different, litter, portion, root
 
 
@@ -275,3 +275,31 @@ def interrupt(bench: Bench, times: int, moment: float | None = None, number: int
     how = f"{signal.Signals(number).name} {'once' if times == 1 else 'twice'}"
     name = f"{how} {'in the first step' if moment is None else f'after {moment:.2f} s'}"
     return Trial("interrupt", name, problem or bench.again(this))
+
+
+def sweeps(bench: Bench, lines: Sequence[str], count: int) -> Iterator[Trial]:
+    """A sweep of many short jobs, and the same one from its other end at the same time."""
+    runs = bench.folder / "sweep"
+    (name, _), *_ = bench.plan.stages.items()
+    others = [f"~stages.{n}" for n in stages_of(lines) if n != name]
+    alone = ["claims=[]", "checks=[]", "published=[]", f"objective={name}/test/n", f"runs_dir={runs}"]
+    lines = [line for line in lines if not line.startswith("checkpoint_seconds")]
+    children = []
+    for seeds in (f"range(0,{count})", f"range({count - 1},-1,-1)"):
+        words = [sys.executable, "-m", "experiments.run", "-m", *lines, *others, *alone, f"seed={seeds}"]
+        children.append(subprocess.Popen(words, cwd=compose.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+    problem = ""
+    for child in children:
+        said = child.communicate(timeout=HANGS + 10 * count)[0].decode(errors="replace")
+        if child.returncode:
+            problem = problem or f"a sweep ended with {child.returncode}: {said[-200:]}"
+    base = runs / bench.plan.paper / bench.plan.scale
+    for seed in range(count):
+        records = list((base / f"seed={seed}").glob(f"{name}-*/manifest.json"))
+        lost = "" if len(records) == 1 else f"{len(records)} records"
+        yield Trial("sweep", f"seed {seed}", problem or lost)
+
+
+def stages_of(lines: Sequence[str]) -> list[str]:
+    """The names of all stages of a command line's plan."""
+    return list(plan(compose.compose(compose.request(lines).overrides), 0).stages)

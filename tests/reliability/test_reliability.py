@@ -308,11 +308,11 @@ def test_soak_help_needs_no_torch() -> None:
 def test_soak_counts_what_was_lost(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """One bad trial among good ones: named, counted, exit code 1, and how to see it again."""
     made = [benches.Trial("kill", "at 0.10 s"), benches.Trial("kill", "at [/x] s", "init/last.ckpt is missing")]
-    monkeypatch.setattr(soak, "schedule", lambda *_: iter(made))
+    monkeypatch.setattr(soak, "schedule", lambda *_, **__: iter(made))
     assert soak.main(["seed=7", f"paper={PAPER}"]) == 1
     shown = capsys.readouterr().out
     assert "at [/x] s: init/last.ckpt is missing" in shown
     assert "lost results: 1, other failures: 0" in shown
-    assert f"again: python -m experiments.soak paper={PAPER} kills=20 seed=7 seconds=600" in shown
-    monkeypatch.setattr(soak, "schedule", lambda *_: iter(made[:1]))
+    assert f"again: python -m experiments.soak paper={PAPER} kills=20 seed=7 seconds=600 jobs=200" in shown
+    monkeypatch.setattr(soak, "schedule", lambda *_, **__: iter(made[:1]))
     assert soak.main([]) == 0
