@@ -1,11 +1,28 @@
 # Reprise. `make help` explains; every target sets up what it needs, once, into .venv.
 PYTHON ?= python3
-PAPER  ?= meal_v2
-SCALE  ?= mini
-ARGS   ?=
-MINUTES ?=
 BIN    := .venv/bin
 READY  := .venv/.ready
+
+# What may be said on the command line; a misspelt word would otherwise train something else.
+VARIABLES := PYTHON PAPER SCALE VARIANT SEEDS MINUTES DRY SWEEP ARGS
+TARGETS   := $(shell grep -oE '^[a-z-]+:' $(firstword $(MAKEFILE_LIST)) | tr -d :)
+KEYS      := $(notdir $(basename $(wildcard conf/paper/*.yaml)))
+nearest    = $(shell $(PYTHON) -c "import difflib, sys; \
+	near = difflib.get_close_matches(sys.argv[1].casefold(), [w.casefold() for w in sys.argv[2:]], 1, 0.5); \
+	print('; did you mean ' + next(w for w in sys.argv[2:] if w.casefold() == near[0]) + '?' if near else '')" $(1) $(2))
+wrong     := $(firstword $(filter-out $(VARIABLES),$(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(v)))),$(v)))))
+aimless   := $(firstword $(filter-out $(TARGETS) .venv/%,$(MAKECMDGOALS)))
+ifneq ($(wrong),)
+$(error $(wrong) is no variable of this Makefile$(call nearest,$(wrong),$(VARIABLES)); valid: $(VARIABLES))
+endif
+ifneq ($(aimless),)
+$(error $(aimless) is no target$(if $(filter $(aimless),$(KEYS)),; did you mean PAPER=$(aimless)?,$(call nearest,$(aimless),$(TARGETS))); valid: $(TARGETS))
+endif
+ifneq ($(and $(filter reproduce,$(MAKECMDGOALS)),$(if $(PAPER),,unnamed)),)
+$(error name a paper, as in make reproduce PAPER=meal_v2, or PAPER=all; make papers tells what each asks. Papers: $(KEYS))
+endif
+
+GIVEN = $(if $(PAPER),paper=$(PAPER)) scale=$(or $(SCALE),mini) $(if $(VARIANT),variant=$(VARIANT)) $(ARGS)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup reproduce test test-all papers report check-results sweep dashboard soak bench lint readme clean
@@ -15,9 +32,10 @@ help: ## this text
 	@echo
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 	@echo
-	@echo "  PAPER=meal_v2 (or all)   SCALE=mini | smoke | full   ARGS=\"seeds=[0,1] variant=clean ...\""
+	@echo "  PAPER=meal_v2 (or all)   SCALE=mini | smoke | full   VARIANT=clean   MINUTES=15   SEEDS=0,1 (by hand)   DRY=1"
+	@echo "  ARGS=\"anything else, as python -m experiments.reproduce --help lists it\""
 	@echo "  e.g.  make reproduce PAPER=meal_v2"
-	@echo "        make reproduce PAPER=meal_v2 SCALE=full ARGS=\"dry=true\""
+	@echo "        make reproduce PAPER=meal_v2 SCALE=full DRY=1"
 	@echo "        make sweep ARGS=\"seed=0,1 stages.student.module.hard_label_weight=0,1\" SCALE=smoke"
 
 $(READY): pyproject.toml
@@ -31,7 +49,8 @@ $(READY): pyproject.toml
 setup: $(READY) ## create .venv and install what is needed
 
 reproduce: $(READY) ## train a paper's method and baselines until its main claim is decided; print and record verdicts
-	@$(BIN)/python -m experiments.reproduce paper=$(PAPER) scale=$(SCALE) $(if $(MINUTES),minutes=$(MINUTES)) $(ARGS)
+	@$(BIN)/python -m experiments.reproduce $(if $(MINUTES),minutes=$(MINUTES)) $(if $(SEEDS),seeds=[$(SEEDS)]) \
+		$(if $(DRY),dry=true) $(GIVEN)
 
 test: $(READY) ## what to run before each commit: units, every paper's smoke run, faults (minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --maxschedchunk 1 -m "not slow" $(ARGS)
@@ -49,10 +68,10 @@ check-results: $(READY) ## re-derive every recorded interval, verdict and table 
 	@$(BIN)/python -m experiments.check_results $(ARGS)
 
 sweep: $(READY) ## a named sweep (SWEEP=hard_labels) or a grid: ARGS="seed=0,1 stages.X.module.key=1,2"
-	@$(BIN)/python -m experiments.run -m paper=$(PAPER) scale=$(SCALE) $(if $(SWEEP),sweep=$(SWEEP)) $(ARGS)
+	@$(BIN)/python -m experiments.run -m $(if $(SWEEP),sweep=$(SWEEP)) $(if $(SEEDS),seed=$(SEEDS)) $(GIVEN)
 
 dashboard: $(READY) ## sync a paper's offline W&B runs and build its W&B workspace from code
-	@$(BIN)/python -m experiments.dashboard paper=$(PAPER) scale=$(SCALE) $(ARGS)
+	@$(BIN)/python -m experiments.dashboard $(GIVEN)
 
 soak: $(READY) ## kill, corrupt, refuse, race, fill the disk: does anything get lost? (minutes)
 	@$(BIN)/python -m experiments.soak $(ARGS)

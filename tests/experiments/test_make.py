@@ -1,0 +1,59 @@
+"""The Makefile's own words: what is misspelt is named before anything is set up or trained."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+import pytest
+
+from experiments import compose
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+
+
+def make(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["make", "-n", *words], cwd=compose.ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["reproduce", "PAPERS=rotnet"], "PAPERS is no variable of this Makefile; did you mean PAPER?"),
+        (["reproduce", "paper=rotnet"], "paper is no variable of this Makefile; did you mean PAPER?"),
+        (["reproduce", "PAPER=rotnet", "SEED=3"], "SEED is no variable of this Makefile; did you mean SEEDS?"),
+        (["reproduce", "PAPER=rotnet", "VARIANTS=x"], "did you mean VARIANT?"),
+        (["test", "ARG=-x"], "ARG is no variable of this Makefile; did you mean ARGS?"),
+        (["reproduce", "rotnet"], "rotnet is no target; did you mean PAPER=rotnet?"),
+        (["reprodce", "PAPER=rotnet"], "reprodce is no target; did you mean reproduce?"),
+        (["reproduce"], "name a paper, as in make reproduce PAPER=meal_v2"),
+    ],
+)
+def test_misspelt_words_end_in_one_line(words: list[str], told: str) -> None:
+    done = make(*words)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert told in line
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (["reproduce", "PAPER=meal_v2"], "experiments.reproduce paper=meal_v2 scale=mini"),
+        (
+            ["reproduce", "PAPER=meal_v2", "SCALE=full", "DRY=1", "VARIANT=resnet18"],
+            "experiments.reproduce dry=true paper=meal_v2 scale=full variant=resnet18",
+        ),
+        (
+            ["reproduce", "PAPER=meal_v2", "SEEDS=0,1", "MINUTES=3", "ARGS=jobs=1 logger=csv"],
+            "experiments.reproduce minutes=3 seeds=[0,1] paper=meal_v2 scale=mini jobs=1 logger=csv",
+        ),
+        (["sweep", "SWEEP=hard_labels", "SEEDS=0,1"], "experiments.run -m sweep=hard_labels seed=0,1 scale=mini"),
+    ],
+)
+def test_variables_reach_the_command(words: list[str], command: str) -> None:
+    done = make(*words)
+    assert done.returncode == 0, done.stderr
+    assert command in " ".join(done.stdout.replace("\\\n", " ").split())
