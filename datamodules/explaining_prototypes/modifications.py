@@ -66,18 +66,34 @@ def modify(images: Tensor, strengths: Strengths, jpeg_roundtrip: bool = False) -
         images: (B, 3, H, W) uint8.
         jpeg_roundtrip: save and read each as JPEG, as the released code does; then the scores hold its loss too.
     """
+    grey = lightness(images)
+    mean = (grey.double().mean((1, 2, 3), keepdim=True) + 0.5).floor()  # one level for the whole image
     made = {
-        "contrast": V.adjust_contrast(images, strengths.contrast),
-        "saturation": V.adjust_saturation(images, strengths.saturation),
+        "contrast": blend(images, mean, strengths.contrast),
+        "saturation": blend(images, grey, strengths.saturation),
         "hue": V.adjust_hue(images, strengths.hue),
         "shape": warp(images, strengths.amplitude, strengths.frequency),
         "texture": blur(images, strengths.sigma) if strengths.texture == "blur" else denoise(images, strengths.denoise),
     }
     if strengths.brightness is not None:
-        made["brightness"] = V.adjust_brightness(images, strengths.brightness)
+        made["brightness"] = blend(images, torch.zeros_like(grey), strengths.brightness)
     if jpeg_roundtrip:
         made = {name: through_jpeg(changed, JPEG_QUALITY.get(name, 75)) for name, changed in made.items()}
     return made
+
+
+def lightness(images: Tensor) -> Tensor:
+    """Grey version (B, 1, H, W) of whole numbers, in Pillow's weights; grey stays what it is."""
+    red, green, blue = images.long().unbind(1)
+    return ((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16)[:, None]
+
+
+def blend(images: Tensor, other: Tensor, factor: float) -> Tensor:
+    """other + factor (images - other), rounded towards 0 as Pillow does; exactly the image where both are the same.
+
+    In torchvision's operation on tensors a grey image loses a level.
+    """
+    return (other + factor * (images.double() - other)).clamp(0, 255).to(torch.uint8)
 
 
 def shifts(length: int, amplitude: float, frequency: float) -> list[int]:

@@ -11,12 +11,12 @@ from torch import Tensor
 from datamodules.common.arrays import ArrayData
 from datamodules.common.base import Share, Spec
 from datamodules.common.loader import Loader, batch_type
-from datamodules.common.species import PARTS, Species
 from datamodules.common.views import View
 from datamodules.explaining_prototypes.modifications import Strengths, modify
+from datamodules.explaining_prototypes.parts import Parts
 
 SHOWS = {"hue": "hue", "texture": "texture", "outline": "shape"}  # a part's attribute -> the characteristic it is
-LEAST = 0.2  # share of a patch that a part has to fill
+WIDTH = 4  # of a patch's pixels, in cells of the feature map
 COLUMNS = ("x", "y", "in_test")
 
 
@@ -83,34 +83,26 @@ class Modified(View):
 
         return Loader(self.batches(len(images), shuffle=False), fetch)
 
-    # What is known of a patch of a training image: `row` (P,) its number, `place` (P, 2) the cell of a map (H, W).
-
-    def window(self, place: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """The pixels of patches, twice as wide as a cell and around its centre: rows and columns (P, s)."""
-        height, width = self.spec.shape[-2:]
-        lines = []
-        for axis, side in enumerate((height, width)):
-            cell = side // grid[axis]
-            line = place[:, axis, None] * cell - cell // 2 + torch.arange(2 * cell)
-            lines.append(line.clamp(0, side - 1))
-        return lines[0], lines[1]
-
     def patches(self, row: Tensor, place: Tensor, grid: tuple[int, int]) -> Tensor:
-        """(P, C, s, s) in [0, 1]."""
-        y, x = self.window(place, grid)
-        images = self.source.splits["train"][0][row]  # (P, C, H, W)
-        index = torch.arange(len(row))[:, None, None]
-        return images[index, :, y[:, :, None], x[:, None, :]].permute(0, 3, 1, 2) / 255
+        """The pixels of patches of training images: squares of WIDTH cells around a cell, cut off at the border.
 
-    def planted(self, row: Tensor, place: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Which of `names` the class decides in each patch: of the part that fills most of it. (P,), -1 for none."""
-        none = torch.full((len(row),), -1)
-        if not isinstance(self.source, Species):
-            return none
-        y, x = self.window(place, grid)
+        Args:
+            row: (P,) number of the training image.
+            place: (P, 2) row and column of the cell in a map of `grid` cells.
+        Returns:
+            (P, C, s, s) in [0, 1].
+        """
+        images = self.source.splits["train"][0][row]  # (P, C, H, W)
+        lines = []
+        for axis, side in enumerate(images.shape[-2:]):
+            cell = side // grid[axis]
+            middle = place[:, axis, None] * cell + cell // 2
+            lines.append((middle + torch.arange(WIDTH * cell) - WIDTH * cell // 2).clamp(0, side - 1))
         index = torch.arange(len(row))[:, None, None]
-        mask = self.source.known["train"].mask[row][index, y[:, :, None], x[:, None, :]]  # (P, s, s)
-        shares = torch.stack([(mask == part + 1).float().mean((1, 2)) for part in range(len(PARTS))], 1)  # (P, 4)
-        meaning = torch.tensor([self.names.index(SHOWS[part]) if part in SHOWS else -1 for part in PARTS])
-        most, part = shares.max(1)
-        return torch.where(most >= LEAST, meaning[part], none)
+        return images[index, :, lines[0][:, :, None], lines[1][:, None, :]].permute(0, 3, 1, 2) / 255
+
+    def planted(self) -> Tensor:
+        """Which of `names` each class is about: (classes,), -1 where that is not known."""
+        if not isinstance(self.source, Parts):
+            return torch.full((len(self.spec.classes),), -1)
+        return torch.tensor([self.names.index(SHOWS[part]) if part in SHOWS else -1 for part in self.source.shows])

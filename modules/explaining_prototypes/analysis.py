@@ -110,14 +110,14 @@ class Explain(StageModule):
         return values
 
     def patches(self, data: Any) -> tuple[Tensor, Tensor | None]:
-        """Which characteristic each prototype's patch shows (P,), -1 if not known; and the patches' pixels."""
+        """Which characteristic each prototype's class is about (P,), -1 if not known; and the patches' pixels."""
         layer = self.network().prototypes
-        row, place = layer.row.cpu(), layer.place.cpu()
+        row, place, owner = layer.row.cpu(), layer.place.cpu(), layer.owner.cpu()
         if not hasattr(data, "planted") or bool((row < 0).any()):
             return torch.full_like(row, -1), None
         with torch.inference_mode():
-            grid = self(torch.zeros(1, *data.spec.shape, device=self.device)).shape[-2:]
-        return data.planted(row, place, tuple(grid)), data.patches(row, place, tuple(grid))
+            height, width = self(torch.zeros(1, *data.spec.shape, device=self.device)).shape[-2:]
+        return data.planted()[owner], data.patches(row, place, (height, width))
 
     def artifacts(self) -> dict[str, np.ndarray]:
         return {name: self.result[name].float().numpy() for name in ("global", "unweighted", "relocated")}
