@@ -1,4 +1,4 @@
-"""Phases train what they should, a push copies patches, and one's own analysis needs no last layer."""
+"""Phases train what they should, and a push copies patches."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def test_look_alikes_are_the_nearest_of_another_kind() -> None:
     first, second = look_alikes(pixels, torch.tensor([0, 0, 2, 2, -1]))
     assert list(zip(first.tolist(), second.tolist(), strict=True)) == [(0, 2), (1, 2), (2, 1), (3, 1)]
     scores = torch.tensor([[1.0, 0, 0, 1, 0], [0, 1, 1, 0, 1.0]])  # on top: 0, 1, 1, 0, 1
-    assert share_apart(scores, (first, second)) == 75.0
+    assert share_apart(scores, (first, second)) == 50.0
     alone, _ = look_alikes(pixels, torch.tensor([1, 1, -1, -1, -1]))
     assert len(alone) == 0
 
