@@ -102,6 +102,17 @@ def share_of_planted(scores: Tensor, planted: Tensor) -> dict[int, float]:
     }
 
 
+def permuted_share(scores: Tensor, planted: Tensor) -> float:
+    """The mean of `share_of_planted` over its groups and over all permutations of what prototypes show, in percent.
+
+    That is what comes of how often each characteristic is on top, whatever a prototype shows.
+    """
+    shown = planted >= 0
+    top = scores.argmax(0)[shown]
+    groups = planted[shown].unique()
+    return 100 * float((top == groups[:, None]).double().mean()) if len(groups) else 0.0
+
+
 def correlation(a: Tensor, b: Tensor) -> Tensor:
     """Pearson's r of each characteristic over the prototypes: (M, P), (M, P) -> (M,); 0 where nothing varies."""
     a = a - a.mean(1, keepdim=True)

@@ -16,6 +16,7 @@ from modules.explaining_prototypes.scores import (
     look_alikes,
     normalise,
     permuted_correlation,
+    permuted_share,
     read_at,
     share_apart,
     share_of_planted,
@@ -105,6 +106,16 @@ def test_share_of_planted_by_hand() -> None:
     constant = torch.tensor([1.0, 0.0, 0.0])[:, None].expand(3, 4)  # one answer for all is worth one group's share
     shares = share_of_planted(constant, torch.tensor([0, 1, 1, 2]))
     assert sum(shares.values()) / len(shares) == pytest.approx(100 / 3)
+
+
+def test_permuted_share_is_the_mean_over_all_permutations() -> None:
+    scores, planted = torch.rand(3, 6), torch.tensor([0, 0, 2, 2, 1, -1])
+    every = []
+    for order in itertools.permutations(range(5)):
+        shares = share_of_planted(scores[:, [*order, 5]], planted)
+        every.append(sum(shares.values()) / len(shares))
+    assert permuted_share(scores, planted) == pytest.approx(sum(every) / len(every))
+    assert permuted_share(scores, torch.full((6,), -1)) == 0
 
 
 def test_correlation_is_pearsons() -> None:
