@@ -96,7 +96,7 @@ def distort(image: Image.Image, kind: str) -> Image.Image:
 
 def _skewed(width: int, height: int, amount: float, way: int) -> list[list[int]]:
     """The quadrilateral that becomes the whole image: 0 to 3 a side that is shortened, 4 to 7 a corner pulled in."""
-    corners = [[0.0, 0.0], [width, 0.0], [width, height], [0.0, height]]
+    corners: list[list[float]] = [[0.0, 0.0], [width, 0.0], [width, height], [0.0, height]]
     inward = [(1, 1), (-1, 1), (-1, -1), (1, -1)]
     a = amount / 2
     if way < 4:  # the side from corner `way` to the next: both ends move along it
