@@ -57,11 +57,24 @@ def test_every_room_is_a_paper_or_common() -> None:
 
 # Parts of common that one paper uses so far -> the next paper that will.
 EXPECTED = {
-    "modules.common.distances.squared_distances": "explaining_prototypes",
     "modules.common.extractors.InceptionV3": "mee",
     "modules.common.fid.FrechetDistance": "mee",
     "modules.common.inception_score.InceptionScore": "ppgn",
     "modules.common.schedules.poly": "lota",
+    "datamodules.common.species.Species": "st_protopnet",
+    "datamodules.common.species.Shortcut": "csr",
+    **{
+        f"modules.common.prototypes.{name}": "st_protopnet"
+        for name in (
+            "PrototypeLayer",
+            "NearestPatches",
+            "strongest",
+            "own_and_other",
+            "class_weights",
+            "activation_boxes",
+            "draw_prototypes",
+        )
+    },
 }
 
 

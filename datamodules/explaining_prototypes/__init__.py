@@ -1,0 +1,1 @@
+"""explaining_prototypes"""
