@@ -68,7 +68,7 @@ class Randomizer:
         return torch.stack([self.change(x, uniform[j : j + 1], normal[j : j + 1]) for j in range(count)])
 
     def change(self, x: Tensor, uniform: Tensor, normal: Tensor) -> Tensor:
-        """Images (B, C, S, S) changed by `uniform` (B, 4) in [-1, 1): angle, size, shifts; and by `normal`, as large as x.
+        """Images (B, C, S, S) changed by `uniform` (B, 4) in [-1, 1), angle, size and shifts, and by `normal` noise.
 
         One row of numbers serves all images.
         """

@@ -67,7 +67,7 @@ class Person(GreyPixels):
     """An autoencoder A, trained without labels on images that it is to see again.
 
     `test/` says of the training images how far they move, as root mean squares of pixels: `residual` in one iteration,
-    `drift` in all; and of some of them the mean spectral `radius` of A's Jacobian and the percentage below 1, `attracting`.
+    `drift` in all; of some of them the mean spectral `radius` of A's Jacobian and the percentage below 1, `attracting`.
     Of the test images it gets percentages: `converged` to a fixed point; `cycling`; `captured`, ended near a training
     image (NEAR); `attractor_top1` and `nearest_top1`, whose label is that of the training image nearest to where they
     ended and to where they began. `steps` is the mean number of iterations.
