@@ -128,6 +128,8 @@ class CONN(GreyPixels, ClassificationModule):
 
     def pictures(self, data: Any) -> dict[str, Figure]:
         """Test images, the wrongly classified ones first, with what the classifier sees instead and says to it."""
+        if self.person is None:
+            return {}
         images, labels = data.splits["test"]
         x = images[:200].to(self.device) / data.peak
         seen, logits = self.votes(x)

@@ -47,7 +47,9 @@ class Means(nn.Module):
 
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__()
-        self.sums = nn.ModuleDict({name: SumMetric(nan_strategy="disable") for name in (*names, "n")})
+        self.sums = {name: SumMetric(nan_strategy="disable") for name in (*names, "n")}
+        for name, metric in self.sums.items():  # registered for moves between devices; the dict keeps their type
+            self.add_module(name, metric)
 
     def add(self, **values: Tensor) -> None:
         """A number for each image of a batch, (B,); true and false count as 100 and 0 percent."""
@@ -57,6 +59,7 @@ class Means(nn.Module):
         self.sums["n"].update(float(len(value)))
 
     def finish(self) -> dict[str, Tensor]:
+        """The means since the last call, and `n`, how many images were counted."""
         sums = {name: metric.compute() for name, metric in self.sums.items()}
         for metric in self.sums.values():
             metric.reset()

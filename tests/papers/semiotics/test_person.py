@@ -52,7 +52,7 @@ def test_sizes() -> None:
     assert autoencoder(torch.rand(3, 1, 28, 28)).shape == (3, 1, 28, 28)
     assert parameters(Convolutional(28)) == 105_866
     assert parameters(Convolutional(8, (1, 2))) == 38_282
-    assert parameters(Dense([64, 128, 10])) == 9_610
+    assert parameters(Dense([64, 512, 10])) == 38_410
     assert Convolutional(8, (1, 2))(torch.rand(3, 1, 8, 8)).shape == (3, 10)
     with pytest.raises(ValueError, match="hidden=0"):
         Autoencoder(64, 16, hidden=0)

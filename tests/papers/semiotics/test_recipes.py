@@ -12,7 +12,7 @@ from experiments.instantiate import build
 from experiments.plan import Plan
 
 Make = Callable[..., Plan]
-SIZES = {"few": 3, "some": 5, "many": 10}
+SIZES = {"few": 5, "some": 10, "many": 20}
 
 
 def test_every_arm_trains_on_the_same_balanced_images(make_plan: Make) -> None:
@@ -20,7 +20,7 @@ def test_every_arm_trains_on_the_same_balanced_images(make_plan: Make) -> None:
     known: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
     for stage in plan.stages.values():
         count = stage.data["per_class"]
-        assert count == SIZES.get(stage.name.rpartition("_")[2], 5)
+        assert count == SIZES.get(stage.name.rpartition("_")[2], 10)
         data = training.construct_data(plan, stage)
         data.setup()
         images, labels = data.splits["train"]  # type: ignore[attr-defined]
