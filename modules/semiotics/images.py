@@ -38,6 +38,10 @@ class GreyPixels(StageModule):
         """Images as the datamodule serves them (B, 1, H, W), in [0, 1]."""
         return x * self.std + self.mean
 
+    def stored(self, images: Tensor, data: Any) -> Tensor:
+        """Images as the datamodule keeps them (N, 1, H, W), whole numbers, in [0, 1] on this module's device."""
+        return images.to(self.mean) / data.peak
+
 
 @dataclass(frozen=True)
 class Randomizer:

@@ -131,7 +131,7 @@ class CONN(GreyPixels, ClassificationModule):
         if self.person is None:
             return {}
         images, labels = data.splits["test"]
-        x = images[:200].to(self.device) / data.peak
+        x = self.stored(images[:200], data)
         seen, logits = self.votes(x)
         right = mean_prediction(logits).argmax(-1).cpu() == labels[:200]
         rows = right.int().argsort(stable=True)[:6]

@@ -83,7 +83,7 @@ class Person(GreyPixels):
         optimizer, schedule: see StageModule.
     """
 
-    stored: Tensor
+    known: Tensor
     labels: Tensor
 
     def __init__(
@@ -112,13 +112,13 @@ class Person(GreyPixels):
         return loss
 
     def on_test_start(self) -> None:
-        self.stored, self.labels = training_images(self)
+        self.known, self.labels = training_images(self, self.trainer.datamodule)  # type: ignore[attr-defined]
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         x = self.pixels(batch.x)
         perceived = self.perception(self.network, x)
-        attractor, distance = nearest(perceived.images, self.stored)
-        neighbour, _ = nearest(x, self.stored)
+        attractor, distance = nearest(perceived.images, self.known)
+        neighbour, _ = nearest(x, self.known)
         self.means.add(
             converged=perceived.period == 1,
             cycling=perceived.period > 1,
@@ -129,9 +129,9 @@ class Person(GreyPixels):
         )
 
     def on_test_epoch_end(self) -> None:
-        states = repeat(self.network, self.stored, self.perception.iterations)  # (T + 1, N, 1, H, W)
+        states = repeat(self.network, self.known, self.perception.iterations)  # (T + 1, N, 1, H, W)
         with torch.inference_mode(False):  # the Jacobian needs a graph
-            images = self.stored[: self.probed].clone()
+            images = self.known[: self.probed].clone()
             radius = torch.stack([spectral_radius(self.network, image) for image in images])
         scores = {
             "residual": rms(states[1] - states[0]).mean(),
@@ -144,16 +144,17 @@ class Person(GreyPixels):
     def pictures(self, data: Any) -> dict[str, Figure]:
         """Test images on their way to what they are perceived as, and from which class to which the way leads."""
         images, labels = data.splits["test"]
-        x = images.to(self.device) / data.peak
+        known, known_labels = training_images(self, data)
+        x = self.stored(images, data)
         perceived = self.perception(self.network, x)
-        attractor, _ = nearest(perceived.images, self.stored)
+        attractor, _ = nearest(perceived.images, known)
 
         states = repeat(self.network, x[:6], max(SHOWN))[list(SHOWN)]  # (S, 6, 1, H, W)
-        columns = torch.cat([states, perceived.images[None, :6], self.stored[attractor[:6]][None]])
+        columns = torch.cat([states, perceived.images[None, :6], known[attractor[:6]][None]])
         titles = [*(f"after {t}" for t in SHOWN), "perceived", "nearest\ntraining image"]
         return {
             "perception": draw_table(columns, titles),
-            "classes": draw_classes(labels, self.labels[attractor].cpu(), data.spec.classes),
+            "classes": draw_classes(labels, known_labels[attractor].cpu(), data.spec.classes),
         }
 
 
@@ -172,7 +173,7 @@ class Communication(GreyPixels):
         ValueError: there are not two persons.
     """
 
-    stored: Tensor
+    known: Tensor
 
     def __init__(self, persons: Sequence[Person], perception: Perception, internal: tuple[int, int] = (1, 1)) -> None:
         super().__init__()
@@ -193,14 +194,14 @@ class Communication(GreyPixels):
         return communicate(first, second, x, self.internal, self.perception)
 
     def on_test_start(self) -> None:
-        self.stored, _ = training_images(self)
+        self.known, _ = training_images(self, self.trainer.datamodule)  # type: ignore[attr-defined]
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         said, answers = self.exchange(self.pixels(batch.x))
         self.means.add(
             periodic=answers.period > 0,
             agreed=answers.period == 1,
-            same_image=nearest(said, self.stored)[0] == nearest(answers.images, self.stored)[0],
+            same_image=nearest(said, self.known)[0] == nearest(answers.images, self.known)[0],
             exchanges=answers.steps,
         )
 
@@ -209,7 +210,7 @@ class Communication(GreyPixels):
 
     def pictures(self, data: Any) -> dict[str, Figure]:
         """The first turns of an exchange, and where it ends."""
-        x = data.splits["test"][0][:6].to(self.device) / data.peak
+        x = self.stored(data.splits["test"][0][:6], data)
         first, second = self.persons.on(x.device)
         turns = [x]
         for _ in range(3):
@@ -221,8 +222,7 @@ class Communication(GreyPixels):
         return {"exchange": draw_table(columns, [*titles, "first,\nat the end", "second,\nat the end"])}
 
 
-def training_images(module: GreyPixels) -> tuple[Tensor, Tensor]:
-    """The images that the stage's datamodule trains on, (N, 1, H, W) in [0, 1], and their labels (N,)."""
-    data = module.trainer.datamodule  # type: ignore[attr-defined]
+def training_images(module: GreyPixels, data: Any) -> tuple[Tensor, Tensor]:
+    """The images that a datamodule trains on, (N, 1, H, W) in [0, 1], and their labels (N,)."""
     images, labels = data.splits["train"]
-    return images.to(module.device) / data.peak, labels.to(module.device)
+    return module.stored(images, data), labels.to(module.device)

@@ -34,7 +34,7 @@ def batch(x: Tensor, y: Tensor) -> Any:
 
 def person(function: Callable[[Tensor], Tensor], stored: Tensor, iterations: int = 50) -> Person:
     module = Person(Map(function), Perception(iterations), probed=2)  # type: ignore[arg-type]
-    module.stored, module.labels = stored, torch.arange(len(stored))
+    module.known, module.labels = stored, torch.arange(len(stored))
     return module
 
 
@@ -133,7 +133,7 @@ def test_two_persons_are_asked_by_turns(logged: Logged) -> None:
     stored = torch.tensor([1 / 3, 1 / 6]).view(2, 1, 1, 1)
     persons = [person(lambda x: 0.5 * x + 0.25, stored), person(lambda x: 0.5 * x, stored)]
     module = Communication(persons, Perception())
-    module.stored = stored
+    module.known = stored
     x = torch.rand(4, 1, 1, 1)
     scores = logged(module, batch(x, torch.zeros(4)))
     assert scores["test/periodic"] == scores["test/agreed"] == 100
