@@ -120,11 +120,12 @@ class CONN(GreyPixels, ClassificationModule):
             return x[None]
         (see,) = self.person.on(x.device)
         with torch.inference_mode():
+            image = x.float()  # a person keeps its own precision
             if self.assembled:
-                seen = repeat(see, x, self.perception.iterations)
+                seen = repeat(see, image, self.perception.iterations)
             else:
-                seen = self.perception(see, x).images[None]
-        return seen.clone()  # an inference tensor cannot take part in a loss; this copy can
+                seen = self.perception(see, image).images[None]
+        return seen.to(x).clone()  # an inference tensor cannot take part in a loss; this copy can
 
     def pictures(self, data: Any) -> dict[str, Figure]:
         """Test images, the wrongly classified ones first, with what the classifier sees instead and says to it."""

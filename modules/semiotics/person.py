@@ -34,7 +34,7 @@ def rms(difference: Tensor) -> Tensor:
 
 def nearest(x: Tensor, stored: Tensor) -> tuple[Tensor, Tensor]:
     """Which of `stored` (N, ...) is nearest to each image, (B,), and the root mean square of their difference, (B,)."""
-    index = torch.cdist(x.flatten(1), stored.flatten(1)).argmin(1)
+    index = torch.cdist(x.flatten(1), stored.to(x).flatten(1)).argmin(1)
     return index, rms(x - stored[index])
 
 
@@ -191,7 +191,7 @@ class Communication(GreyPixels):
 
     def exchange(self, x: Tensor) -> tuple[Tensor, Perceived]:
         first, second = self.persons.on(x.device)
-        return communicate(first, second, x, self.internal, self.perception)
+        return communicate(first, second, x.float(), self.internal, self.perception)
 
     def on_test_start(self) -> None:
         self.known, _ = training_images(self, self.trainer.datamodule)  # type: ignore[attr-defined]
