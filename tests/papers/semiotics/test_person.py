@@ -1,0 +1,143 @@
+"""Persons: what is learnt, what the test says of hand-made maps whose attractors are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from datamodules.common.loader import batch_type
+from modules.semiotics.networks import Autoencoder, Convolutional, Dense
+from modules.semiotics.perception import Perception
+from modules.semiotics.person import NEAR, Communication, Means, Person, nearest, reconstruction_loss, rms
+
+Logged = Callable[..., dict[str, float]]
+
+
+class Map(nn.Module):
+    """A function as a network."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def batch(x: Tensor, y: Tensor) -> Any:
+    return batch_type(("x", "y"))(x, y)
+
+
+def person(function: Callable[[Tensor], Tensor], stored: Tensor, iterations: int = 50) -> Person:
+    module = Person(Map(function), Perception(iterations), probed=2)  # type: ignore[arg-type]
+    module.known, module.labels = stored, torch.arange(len(stored))
+    return module
+
+
+def parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_sizes() -> None:
+    autoencoder = Autoencoder(784, 512)
+    assert parameters(autoencoder) == 784 * 512 + 512 + 4 * (512**2 + 512) + 512 * 784 + 784 == 1_854_736
+    assert parameters(Autoencoder(64, 256)) == 296_256
+    assert sum(isinstance(layer, nn.LeakyReLU) for layer in autoencoder.modules()) == 5
+    assert isinstance(autoencoder.decoder[-1], nn.Linear), "the output is linear"
+    assert autoencoder.encoder(torch.rand(3, 1, 28, 28)).shape == (3, 512)
+    assert autoencoder(torch.rand(3, 1, 28, 28)).shape == (3, 1, 28, 28)
+    assert parameters(Convolutional(28)) == 105_866
+    assert parameters(Convolutional(8, (1, 2))) == 38_282
+    assert parameters(Dense([64, 512, 10])) == 38_410
+    assert Convolutional(8, (1, 2))(torch.rand(3, 1, 8, 8)).shape == (3, 10)
+    with pytest.raises(ValueError, match="hidden=0"):
+        Autoencoder(64, 16, hidden=0)
+
+
+def test_loss_and_distances_by_hand() -> None:
+    x = torch.tensor([[[[0.0, 1.0]]], [[[1.0, 1.0]]]])
+    seen = torch.tensor([[[[0.0, 0.0]]], [[[1.0, 1.0]]]])
+    assert float(reconstruction_loss(seen, x)) == 0.25
+    assert rms(seen - x).tolist() == pytest.approx([0.5**0.5, 0.0])
+    index, distance = nearest(torch.tensor([[[[0.9, 0.7]]]]), x)
+    assert index.tolist() == [1]
+    assert float(distance) == pytest.approx(((0.1**2 + 0.3**2) / 2) ** 0.5)
+
+
+def test_means_count_images_not_batches() -> None:
+    means = Means(("share", "value"))
+    means.add(share=torch.tensor([True, False, False]), value=torch.tensor([1.0, 2.0, 3.0]))
+    means.add(share=torch.tensor([True]), value=torch.tensor([6.0]))
+    assert {k: float(v) for k, v in means.finish().items()} == {"share": 50.0, "value": 3.0, "n": 4.0}
+
+
+def test_the_person_is_asked_for_the_clean_image() -> None:
+    """With A = identity, the loss is the variance of the noise, and without noise nothing."""
+    x = torch.rand(4000, 1, 4, 4)
+    for noise in (0.0, 0.3):
+        module = Person(Map(lambda x: x), Perception(), noise=noise)  # type: ignore[arg-type]
+        loss = module.training_step(batch(x, torch.zeros(4000)), 0)
+        assert float(loss) == pytest.approx(noise**2, rel=0.02)
+
+
+def test_a_memory_captures_everything(logged: Logged) -> None:
+    """A(x) = the nearest stored image, smoothed into a contraction: every image ends at its neighbour."""
+    stored = torch.rand(5, 1, 3, 3)
+
+    def recall(x: Tensor) -> Tensor:
+        target = stored[torch.cdist(x.flatten(1), stored.flatten(1)).argmin(1)]
+        return target + 0.1 * (x - target)
+
+    x = torch.rand(20, 1, 3, 3)
+    y = torch.cdist(x.flatten(1), stored.flatten(1)).argmin(1)
+    y[0] = (y[0] + 1) % 5
+    scores = logged(person(recall, stored), batch(x[:12], y[:12]), batch(x[12:], y[12:]))
+    assert scores["test/converged"] == scores["test/captured"] == scores["test/attracting"] == 100
+    assert scores["test/attractor_top1"] == scores["test/nearest_top1"] == 95
+    assert scores["test/cycling"] == scores["test/drift"] == scores["test/residual"] == 0
+    assert scores["test/radius"] == pytest.approx(0.1, abs=1e-5)
+    assert scores["test/n"] == 20
+
+
+def test_a_low_error_is_no_attractor(logged: Logged) -> None:
+    """The training image is all but reproduced (a thousandth), but everything near it, itself included, moves away."""
+    stored = torch.full((1, 1, 2, 2), 0.5)
+
+    def flee(x: Tensor) -> Tensor:
+        return 0.501 + 1.5 * (x - 0.5)
+
+    scores = logged(person(flee, stored, iterations=15), batch(stored + 0.01, torch.zeros(1, dtype=torch.long)))
+    assert scores["test/residual"] == pytest.approx(0.001, abs=1e-6)
+    assert scores["test/drift"] > 0.5
+    assert scores["test/radius"] == pytest.approx(1.5, abs=1e-4)
+    assert scores["test/attracting"] == scores["test/converged"] == scores["test/captured"] == 0
+
+
+def test_cycles_are_counted_apart(logged: Logged) -> None:
+    stored = torch.full((2, 1, 2, 2), 0.5)
+    x = torch.stack([stored[0], stored[0] + 0.3])
+    scores = logged(person(lambda x: 1 - x, stored), batch(x, torch.zeros(2, dtype=torch.long)))
+    assert scores["test/converged"] == scores["test/cycling"] == 50
+    assert scores["test/steps"] == 0.5
+
+
+def test_near_is_a_distance_of_one_between_images_of_784_pixels() -> None:
+    assert torch.full((1, 784), NEAR).norm() == pytest.approx(1.0)
+
+
+def test_two_persons_are_asked_by_turns(logged: Logged) -> None:
+    stored = torch.tensor([1 / 3, 1 / 6]).view(2, 1, 1, 1)
+    persons = [person(lambda x: 0.5 * x + 0.25, stored), person(lambda x: 0.5 * x, stored)]
+    module = Communication(persons, Perception())
+    module.known = stored
+    x = torch.rand(4, 1, 1, 1)
+    scores = logged(module, batch(x, torch.zeros(4)))
+    assert scores["test/periodic"] == scores["test/agreed"] == 100
+    assert scores["test/same_image"] == 0
+    assert torch.allclose(module(x), 0.25 * x + 0.125)
+    with pytest.raises(ValueError, match="1 persons"):
+        Communication(persons[:1], Perception())
