@@ -19,18 +19,24 @@ TINY = 1e-8  # keeps the gradient of roots and quotients finite, as in the relea
 SOUND = 1e-300  # for measuring, in double precision: no detection that can be told from 0 comes near it
 
 
-def coefficients(d: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """a, b, c of every pair of concepts (i, j), (B, P, P) each; b is the same for all images.
+def coefficients(
+    d: Tensor, positive: Tensor, negative: Tensor, own: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """a, b, c of pairs of concepts (i, j), (B, I, P) each.
 
     Args:
         d: detections (B, K).
         positive, negative: r+, r- (K, P).
+        own: which concepts i, (B, I); None takes all.
     """
     present, absent = d @ positive, d @ negative  # (B, P)
     total = negative.sum(0)  # (P,)
-    a = -(absent[:, :, None] + present[:, None, :])
-    b = (total[:, None] - total[None, :]).expand_as(a)
-    c = present[:, :, None] + absent[:, None, :]
+    if own is None:
+        own = torch.arange(len(total), device=d.device).expand_as(present)
+
+    a = -(absent.gather(1, own)[:, :, None] + present[:, None, :])
+    b = total[own][:, :, None] - total
+    c = present.gather(1, own)[:, :, None] + absent[:, None, :]
     return a, b, c
 
 
@@ -42,17 +48,16 @@ def largest_factor(d: Tensor, positive: Tensor, negative: Tensor, right: Tensor,
 
     Args:
         d, positive, negative: see coefficients.
-        right: (B, P), which concepts belong to the image's class.
+        right: (B, P), which concepts belong to the image's class, as many for each image.
         tiny: floor of -a, of the discriminant and of z. It keeps gradients finite; where detections come close to it,
             radii are too small.
     """
-    a, b, c = coefficients(d, positive, negative)
+    own = right.nonzero()[:, 1].view(len(right), -1)  # (B, I)
+    a, b, c = coefficients(d, positive, negative, own)
     a = a.clamp(max=-tiny)
     root = (b.square() - 4 * a * c).clamp(min=tiny).sqrt()
-    z = torch.where(b > 0, (b + root) / (-2 * a), 2 * c / (root + b.abs()))  # (B, P, P)
-    z = z.clamp(min=tiny)
-
-    best = z.masked_fill(~right[:, :, None], -torch.inf).amax(1)  # over i: (B, P)
+    z = torch.where(b > 0, (b + root) / (-2 * a), 2 * c / (root + b.abs()))  # (B, I, P)
+    best = z.clamp(min=tiny).amax(1)  # (B, P)
     return best.masked_fill(right, torch.inf).amin(1)
 
 
