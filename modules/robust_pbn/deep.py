@@ -89,7 +89,8 @@ class Parts(StageModule):
         maps, d = self.parts(torch.cat([batch.x, batch.x2]))  # (2B, K, H, W), (2B, K)
 
         align = alignment_loss(*maps.chunk(2))
-        tanh = sum(tanh_loss(view) for view in d.chunk(2)) / 2
+        first, second = d.chunk(2)
+        tanh = (tanh_loss(first) + tanh_loss(second)) / 2
         loss = self.align_weight() * align + self.tanh_weight * tanh
 
         self.track(len(batch.x), loss=loss, align=align, tanh=tanh, present=count_present(d).float().mean())
@@ -181,7 +182,8 @@ class PartClassifier(ClassificationModule):
         if self.weights.align:
             terms["align"] = alignment_loss(*maps.chunk(2))
         if self.weights.tanh:
-            terms["tanh"] = (tanh_loss(d.chunk(2)[0]) + tanh_loss(d.chunk(2)[1])) / 2
+            first, second = d.chunk(2)
+            terms["tanh"] = (tanh_loss(first) + tanh_loss(second)) / 2
         return terms
 
     def on_train_batch_end(self, *_: Any) -> None:
