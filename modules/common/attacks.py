@@ -1,0 +1,76 @@
+"""Adversarial examples: the perturbation of bounded length that raises an objective most."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def l2_pgd(
+    objective: Callable[[Tensor], Tensor],
+    x: Tensor,
+    radius: float | Tensor,
+    steps: int = 40,
+    rate: float = 2.5,
+    restarts: int = 1,
+    low: float = 0.0,
+    high: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Projected gradient ascent within an L2 ball around each input and within [low, high] (Madry et al. 2018).
+
+        x <- clip( x0 + P( x + rate radius / steps * g / |g| - x0 ) ),    g = grad objective(x)
+
+    P scales a difference that is longer than the radius back to it; clipping to a box that holds x0 never makes it
+    longer. The first restart begins at x0, each further one at a uniform point of the ball. It works within
+    `inference_mode`, as long as the objective uses no tensor that was made there.
+
+    Args:
+        objective: (B, ...) -> (B,), what to raise; an input's value depends on that input alone.
+        x: (B, ...) in [low, high].
+        radius: of every ball, or one for each (B,); 0 leaves an input as it is.
+        steps: gradient steps of each restart.
+        rate: length of all steps together, in radii.
+        restarts: how often to begin.
+    Returns:
+        the best inputs met, x0 included, (B, ...), and their objective (B,). Nothing is attached to a graph.
+    Raises:
+        ValueError: fewer than one step or restart.
+    """
+    if steps < 1 or restarts < 1:
+        raise ValueError(f"steps={steps}, restarts={restarts}: expected 1 or more of each")
+    with torch.inference_mode(False), torch.enable_grad():
+        start = x.detach().clone()
+        radii = torch.as_tensor(radius, dtype=start.dtype, device=start.device).clone().expand(len(start))
+        radii = radii.view(-1, *[1] * (start.dim() - 1))  # (B, 1, ...)
+
+        best, best_value = start, torch.full_like(radii.flatten(), -torch.inf)
+        for restart in range(restarts):
+            point = start if restart == 0 else (start + _uniform_in_ball(start) * radii).clamp(low, high)
+            for step in range(steps + 1):
+                point = point.detach().requires_grad_(step < steps)
+                value = objective(point)  # (B,)
+                better = value.detach() > best_value
+                best_value = torch.where(better, value.detach(), best_value)
+                best = torch.where(better.view_as(radii), point.detach(), best)
+                if step == steps:
+                    break
+
+                (gradient,) = torch.autograd.grad(value.sum(), point)
+                moved = point.detach() + rate / steps * radii * gradient / _length(gradient)
+                difference = moved - start
+                point = (start + difference * (radii / _length(difference)).clamp(max=1.0)).clamp(low, high)
+        return best, best_value
+
+
+def _length(x: Tensor) -> Tensor:
+    """(B, ...) -> (B, 1, ...): the L2 norm of each row, at least a tiny number to divide by."""
+    return x.flatten(1).norm(dim=1).clamp(min=1e-12).view(-1, *[1] * (x.dim() - 1))
+
+
+def _uniform_in_ball(like: Tensor) -> Tensor:
+    """Points of the unit ball, uniform: a direction times the d-th root of a uniform number."""
+    direction = torch.randn_like(like)
+    share = torch.rand(len(like), *[1] * (like.dim() - 1), dtype=like.dtype, device=like.device)
+    return direction / _length(direction) * share ** (1 / like[0].numel())

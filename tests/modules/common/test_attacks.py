@@ -1,0 +1,81 @@
+"""Projected gradient ascent against problems whose answer is known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from modules.common.attacks import l2_pgd
+
+
+def test_a_linear_objective_is_raised_along_its_weights() -> None:
+    """max w x over a ball is w x0 + r |w|, where the box does not cut."""
+    w = torch.tensor([3.0, -4.0])
+    x = torch.tensor([[0.5, 0.5], [0.4, 0.6]])
+    best, value = l2_pgd(lambda p: p @ w, x, 0.1)
+    assert torch.allclose(value, x @ w + 0.1 * 5, atol=1e-5)
+    assert torch.allclose(best, x + 0.1 * w / 5, atol=1e-5)
+
+
+def test_ball_and_box_hold_for_every_input() -> None:
+    torch.manual_seed(1)
+    x = torch.rand(64, 3, 4, 4)
+    radii = torch.rand(64) * 3
+    target = torch.randn(64, 3, 4, 4) * 5
+    best, _ = l2_pgd(lambda p: -(p - target).square().flatten(1).sum(1), x, radii, steps=10, restarts=3)
+    assert bool(((best - x).flatten(1).norm(dim=1) <= radii * (1 + 1e-5)).all())
+    assert float(best.min()) >= 0
+    assert float(best.max()) <= 1
+
+
+def test_the_box_cuts_where_the_ball_would_leave_it() -> None:
+    best, value = l2_pgd(lambda p: p.sum(1), torch.tensor([[0.9, 0.0]]), 0.5, low=0.0, high=1.0)
+    assert float(best[0, 0]) == 1.0
+    assert float(value) > 0.9 + 0.35
+
+
+def test_radius_zero_and_flat_objectives_leave_inputs_alone() -> None:
+    x = torch.rand(4, 5)
+    radii = torch.tensor([0.0, 1.0, 0.0, 1.0])
+    best, value = l2_pgd(lambda p: p.sum(1), x, radii, low=-9, high=9)
+    assert torch.equal(best[::2], x[::2])
+    assert bool((value[1::2] > x[1::2].sum(1) + 1).all())
+    best, _ = l2_pgd(lambda p: 0 * p.sum(1), x, 1.0, restarts=2)
+    assert torch.equal(best, x)
+
+
+def test_the_best_point_met_is_returned_and_never_worse_than_the_start() -> None:
+    """A step that overshoots a narrow peak is not what counts."""
+    x = torch.tensor([[0.5]])
+    peak = lambda p: -(p - 0.52).abs().sum(1)  # noqa: E731
+    best, value = l2_pgd(peak, x, 0.4, steps=3)
+    assert float(value) >= float(peak(x))
+    assert float(peak(best)) == float(value)
+
+
+def test_restarts_find_what_one_start_misses() -> None:
+    """The start is a stationary point; any other start is not."""
+
+    def objective(p: Tensor) -> Tensor:
+        return (p - 0.5).square().sum(1)
+
+    x = torch.full((8, 3), 0.5)
+    _, once = l2_pgd(objective, x, 0.3)
+    _, again = l2_pgd(objective, x, 0.3, restarts=2)
+    assert float(once.max()) == 0
+    assert torch.allclose(again, torch.full((8,), 0.09), atol=1e-4)
+
+
+def test_it_works_in_inference_mode_and_leaves_no_gradient_behind() -> None:
+    layer = torch.nn.Linear(3, 1)
+    with torch.inference_mode():
+        best, _ = l2_pgd(lambda p: layer(p).squeeze(1), torch.rand(5, 3), 0.2)
+    assert not best.requires_grad
+    assert layer.weight.grad is None
+
+
+@pytest.mark.parametrize("options", [{"steps": 0}, {"restarts": 0}])
+def test_it_needs_a_step_and_a_start(options: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="expected 1 or more"):
+        l2_pgd(lambda p: p.sum(1), torch.rand(2, 2), 0.1, **options)

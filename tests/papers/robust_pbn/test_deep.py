@@ -1,0 +1,235 @@
+"""The deep version: maps, the three phases, and what each may change."""
+
+from __future__ import annotations
+
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from modules.common.classifier import Classifier
+from modules.robust_pbn.backbones import (
+    Backbone,
+    PartNetwork,
+    Start,
+    clear_absent,
+    convnext_tiny,
+    count_present,
+    resnet50,
+    small,
+)
+from modules.robust_pbn.deep import EndToEnd, HeadOnly, PartClassifier, Parts, Weights, explain
+from modules.robust_pbn.heads import NormalisedRBF, PIPNet, StableCBC
+from modules.robust_pbn.losses import CrossEntropy, Margin, alignment_loss, margin_loss, tanh_loss
+
+CBC = partial(StableCBC, start="deep")
+
+
+def start() -> Classifier:
+    torch.manual_seed(3)
+    return Classifier(Start(small(1, [4, 6, 8], [1, 2, 2], tuned=2), 3), 3)
+
+
+def views(count: int = 6) -> SimpleNamespace:
+    torch.manual_seed(4)
+    return SimpleNamespace(x=torch.randn(count, 1, 8, 8), y=torch.arange(count) % 3, x2=torch.randn(count, 1, 8, 8))
+
+
+def phase_1(epochs: int = 4, epoch: int = 0) -> Parts:
+    module = Parts(start())
+    module._trainer = SimpleNamespace(max_epochs=epochs, current_epoch=epoch)  # type: ignore[assignment]
+    return module
+
+
+def step(module: Any, batch: Any, rate: float = 0.05) -> None:
+    module.train()
+    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=rate, weight_decay=0)
+    module.training_step(batch, 0).backward()
+    optimizer.step()
+
+
+def state(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def changed(module: nn.Module, before: dict[str, Tensor]) -> set[str]:
+    return {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
+
+
+@pytest.mark.parametrize(("build", "count"), [(convnext_tiny, 27_818_592), (resnet50, 23_508_032)])
+def test_published_backbones(build: Any, count: int) -> None:
+    """torchvision's counts without the classifier; strides have no parameters."""
+    with torch.device("meta"):
+        network = build(pretrained=False)
+    assert sum(p.numel() for p in network.parameters()) == count
+
+
+@pytest.mark.parametrize(
+    ("options", "shape"), [({}, (768, 26, 26)), ({"over": 300}, (768, 13, 13)), ({"over": 999}, (768, 7, 7))]
+)
+def test_maps_of_convnext(options: dict[str, int], shape: tuple[int, int, int]) -> None:
+    with torch.device("meta"):
+        assert convnext_tiny(pretrained=False, **options)(torch.zeros(1, 3, 224, 224)).shape == (1, *shape)
+
+
+def test_maps_of_resnet() -> None:
+    with torch.device("meta"):
+        network = resnet50(pretrained=False)
+        assert network(torch.zeros(1, 3, 224, 224)).shape == (1, 2048, 28, 28)
+    assert network.channels == 2048
+
+
+def test_the_tuned_layers_are_the_published_ones() -> None:
+    """features.6 and .7 of ConvNeXt-T, layer3 and layer4 of ResNet-50."""
+    with torch.device("meta"):
+        convnext, resnet = convnext_tiny(pretrained=False), resnet50(pretrained=False)
+    assert [type(layer).__name__ for layer in convnext.upper()[0]] == ["LayerNorm2d", "Conv2d"]
+    assert [layer.in_channels for layer in convnext.upper()[0] if isinstance(layer, nn.Conv2d)] == [384]
+    assert [len(layer) for layer in resnet.upper()] == [6, 3]
+    assert sum(p.numel() for p in resnet.upper().parameters()) == 7_098_368 + 14_964_736
+
+
+@pytest.mark.parametrize(("classes", "size"), [(200, 307_200), (196, 301_056), (37, 56_832)])
+def test_published_heads(classes: int, size: int) -> None:
+    assert sum(p.numel() for p in CBC(768, classes).parameters()) == size
+
+
+def test_deep_heads_start_as_published() -> None:
+    torch.manual_seed(0)
+    logits = CBC(768, 37).logits.detach()
+    assert float(logits.mean()) == pytest.approx(0.6, abs=0.005)
+    assert float(logits.std()) == pytest.approx(0.2, abs=0.005)
+
+
+def test_components_share_every_place_so_that_some_are_there() -> None:
+    network = PartNetwork(small(1, [4, 8], [1, 2], tuned=1))
+    maps, d = network(torch.randn(5, 1, 8, 8))
+    assert torch.allclose(maps.sum(1), torch.ones(5, 4, 4), atol=1e-6)
+    assert torch.equal(d, maps.flatten(2).amax(2))
+    assert float(d.detach().sum(1).min()) >= 1 - 1e-6
+
+
+def test_small_detections_do_not_count_in_the_test() -> None:
+    d = torch.tensor([[0.05, 0.1, 0.8]])
+    assert torch.equal(clear_absent(d), torch.tensor([[0.0, 0.1, 0.8]]))
+    assert count_present(d).tolist() == [2]
+    module = HeadOnly(phase_1(), CBC, 3, Margin(0.025))
+    module.eval()
+    x = torch.randn(4, 1, 8, 8)
+    expected = module.head(clear_absent(module.look(x)[1]))
+    assert torch.equal(module(x), expected)
+
+
+def test_phase_1_is_alignment_and_tanh_with_a_weight_that_rises() -> None:
+    batch = views()
+    for epoch, weight in ((0, 0.25), (3, 1.0)):
+        module = phase_1(epochs=4, epoch=epoch)
+        assert module.align_weight() == weight
+        maps, d = module.parts(torch.cat([batch.x, batch.x2]))
+        align = alignment_loss(maps[:6], maps[6:])
+        tanh = (tanh_loss(d[:6]) + tanh_loss(d[6:])) / 2
+        expected = weight * align + 5 * tanh
+        assert float(module.training_step(batch, 0)) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_phase_1_trains_the_upper_layers_without_a_head() -> None:
+    module = phase_1()
+    before = state(module.parts.backbone)
+    step(module, views())
+    weights = {name for name in changed(module.parts.backbone, before) if name.endswith("weight")}
+    assert weights == {name for name in before if name.endswith("weight") and not name.startswith("0.")}
+    assert not any("head" in name or "network" in name for name, _ in module.named_parameters())
+
+
+def test_phase_2_changes_the_head_alone() -> None:
+    """Batch statistics included: the components stay bit-equal."""
+    parts = phase_1()
+    before = state(parts.parts)
+    module = HeadOnly(parts, CBC, 3, Margin(0.025))
+    head = state(module.head)
+    step(module, views())
+    assert changed(parts.parts, before) == set()
+    assert changed(module.head, head) == {"logits"}
+    assert [name for name, _ in module.named_parameters()] == ["network.logits"]
+
+
+def test_phase_3_trains_head_and_upper_layers_from_where_phase_2_ended() -> None:
+    parts = phase_1()
+    second = HeadOnly(parts, CBC, 3, Margin(0.025))
+    step(second, views())
+    learnt = second.head.logits.detach().clone()
+    module = EndToEnd(parts, second, head_lr=0.5)
+    assert torch.equal(module.head.logits, learnt)
+    assert all(part.training for part in module.modules())
+    before = state(module)
+    step(module, views())
+    moved = {name for name in changed(module, before) if name.endswith(("weight", "logits"))}
+    assert moved == {
+        name for name in before if name.endswith(("weight", "logits")) and not name.startswith("parts.backbone.0.")
+    }
+    groups = module.trained()
+    assert [group.get("lr") for group in groups] == [None, 0.5]
+    assert sum(len(group["params"]) for group in groups) == sum(p.requires_grad for p in module.parameters())
+
+
+def test_the_cbc_head_is_trained_by_the_margin_loss_of_both_views_alone() -> None:
+    batch = views()
+    module = HeadOnly(phase_1(), CBC, 3, Margin(0.025))
+    d = module.look(torch.cat([batch.x, batch.x2]))[1]
+    right = F.one_hot(batch.y.repeat(2), 3).bool()
+    expected = margin_loss(module.head(d), right, 0.025).mean()
+    assert float(module.training_step(batch, 0)) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_released_heads_keep_the_terms_of_phase_1() -> None:
+    batch = views()
+    second = HeadOnly(phase_1(), PIPNet, 3, CrossEntropy("pipnet"), Weights(2.0, 5.0, 2.0))
+    module = EndToEnd(phase_1(), second)
+    maps, d = module.look(torch.cat([batch.x, batch.x2]))
+    scores = module.head(d)
+    classes = F.cross_entropy(torch.log1p(scores**2), batch.y.repeat(2))
+    tanh = (tanh_loss(d[:6]) + tanh_loss(d[6:])) / 2
+    expected = 2 * classes + 5 * alignment_loss(maps[:6], maps[6:]) + 2 * tanh
+    assert float(module.training_step(batch, 0)) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_heads_and_losses_are_crossed_on_the_same_components() -> None:
+    parts = phase_1()
+    x = torch.randn(3, 1, 8, 8)
+    seen = [
+        HeadOnly(parts, head, 3, loss).look(x)[1]
+        for head in (CBC, NormalisedRBF)
+        for loss in (Margin(), CrossEntropy())
+    ]
+    assert all(torch.equal(d, seen[0]) for d in seen)
+
+
+def test_an_explanation_adds_up_what_is_there_and_what_is_not() -> None:
+    d = torch.tensor([0.9, 0.0, 0.5])
+    positive, negative = torch.tensor([0.4, 0.1, 0.0]), torch.tensor([0.0, 0.3, 0.2])
+    found = explain(d, positive, negative, count=2)
+    assert [(words, k) for words, k, _ in found] == [("there", 0), ("not there", 1), ("not there", 2)]
+    assert [share for *_, share in found] == pytest.approx([0.36, 0.3, 0.1])
+
+
+def test_pictures_show_an_explanation() -> None:
+    module = HeadOnly(phase_1(), CBC, 3, Margin(0.025)).eval()
+    x = torch.rand(2, 1, 8, 8)
+    data = SimpleNamespace(
+        test_dataloader=lambda: [(x, torch.tensor([0, 1]))],
+        shown=lambda images: images,
+        spec=SimpleNamespace(classes=["a", "b", "c"]),
+    )
+    assert set(module.pictures(data)) == {"explanation"}
+
+
+def test_what_has_no_certificate_says_so() -> None:
+    module = HeadOnly(phase_1(), CBC, 3, lambda reading, right, y: reading.radius(right))
+    with pytest.raises(ValueError, match="the deep network has no certificate"):
+        module.training_step(views(), 0)
+    assert isinstance(module, PartClassifier)
+    assert isinstance(phase_1().parts.backbone, Backbone)
