@@ -231,6 +231,7 @@ class NnUNetFolder(VolumeData):
         if self.generated:
             return
         train, test = self.listed()
+        self._names()  # says at once where the labels are others than the recipe's
         if self.preprocessing.clip is None and not self._statistics.is_file():
             if self.num_workers < 2:
                 self._measure(map)

@@ -64,7 +64,7 @@ def test_arms_of_recovery_differ_in_their_crops_alone(scale: str, make_plan: Cal
 @pytest.mark.parametrize("scale", ["full", "mini"])
 def test_students_differ_in_their_images_alone(scale: str, make_plan: Callable[..., Plan]) -> None:
     stages = {n: s for n, s in make_plan("paper=cda", f"scale={scale}").stages.items() if n.startswith("student_")}
-    assert len(stages) == 7
+    assert len(stages) == 8
     assert {stage.start_like for stage in stages.values()} == {"student"}
     for key in ("network", "optimizer", "schedule", "cutmix"):
         assert all(stage.module[key] == stages["student_cosine"].module[key] for stage in stages.values())
