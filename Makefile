@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN    := .venv/bin
 READY  := .venv/.ready
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 # What may be said on the command line; a misspelt word would otherwise train something else.
 VARIABLES := PYTHON PAPER SCALE VARIANT SEEDS MINUTES DRY SWEEP ARGS
@@ -25,7 +26,7 @@ endif
 GIVEN = $(if $(PAPER),paper=$(PAPER)) scale=$(or $(SCALE),mini) $(if $(VARIANT),variant=$(VARIANT)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-all papers report check-results sweep dashboard soak bench lint readme clean
+.PHONY: help setup reproduce test test-all papers report check-results sweep dashboard soak bench lint lock readme clean
 
 help: ## this text
 	@echo "Reprise re-runs image-modelling papers and computes whether their claims hold."
@@ -38,12 +39,15 @@ help: ## this text
 	@echo "        make reproduce PAPER=meal_v2 SCALE=full DRY=1"
 	@echo "        make sweep ARGS=\"seed=0,1 stages.student.module.hard_label_weight=0,1\" SCALE=smoke"
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "error: $(PYTHON) is older than 3.11; call make with PYTHON=/path/to/python3.11 or newer"; exit 2; }
 	@echo "setting up .venv (about 1 GB, a few minutes, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,sweep,dashboard]'
+	@awk '/^setuptools==/ {on = 1} on; on && !/\\$$/ {exit}' requirements.lock > .venv/build.lock
+	@$(PIP) --require-hashes --no-deps --requirement .venv/build.lock
+	@$(PIP) --require-hashes --no-deps --no-build-isolation --requirement requirements.lock
+	@$(PIP) --no-build-isolation --editable '.[dev,sweep,dashboard,mswal]' # what is left: torch, in this machine's build
 	@touch $@
 
 setup: $(READY) ## create .venv and install what is needed
@@ -79,11 +83,15 @@ soak: $(READY) ## kill, corrupt, refuse, race, fill the disk: does anything get 
 bench: $(READY) ## speed ratios against plain PyTorch loops; ARGS="paper=K": its networks against independent ones
 	@$(BIN)/python -m experiments.benchmark $(ARGS)
 
-lint: $(READY) ## style, format, types, unsafe calls, and whether the installed packages fit together
+lint: $(READY) ## style, format, types, unsafe calls, installed packages against each other and the lock
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m pip check
+	@$(BIN)/python -m experiments.lock
+
+lock: $(READY) ## requirements.lock anew from pyproject.toml's ranges (needs uv and a network)
+	@$(BIN)/python -m experiments.lock --write
 
 readme: $(READY) ## rewrite the README's table of papers from results/
 	@$(BIN)/python -m experiments.catalog --readme

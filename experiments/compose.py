@@ -223,7 +223,7 @@ def _expand(overrides: Sequence[str], chosen: Sequence[str], stages: Sequence[st
     groups = [line for lines in expanded for line in lines if _is_group(line)]
     if any(len(lines) > 1 and not _is_group(lines[0]) for lines in expanded):
         _check_options(groups)
-        base = compose([*chosen, *groups])
+        base = _without_values(CONF, (*chosen, *groups))
         for index, lines in enumerate(expanded):
             if len(lines) > 1 and not _is_group(lines[0]):
                 kept = [line for line in lines if _has(base, _split(line)[0])]
@@ -231,6 +231,15 @@ def _expand(overrides: Sequence[str], chosen: Sequence[str], stages: Sequence[st
                     raise InputError(f"{overrides[index]}: no stage has this key")
                 expanded[index] = kept
     return [line for lines in expanded for line in lines]
+
+
+@lru_cache(maxsize=8)
+def _without_values(folder: Path, overrides: tuple[str, ...]) -> DictConfig:
+    """What the groups alone compose to, to look up keys in: the same for many variants of a paper.
+
+    `folder` is where the configuration is, so that another one is not answered from this one.
+    """
+    return compose(overrides)
 
 
 def _has(config: DictConfig, key: str) -> bool:

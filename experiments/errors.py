@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import errno
+import re
+import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -49,6 +51,22 @@ def typed(kind: type, item: Mapping[str, Any], where: str) -> Any:
         raise InputError(f"{where}: {str(error).split('__init__() ')[-1]}") from error
 
 
+def missing_package(error: ModuleNotFoundError) -> str:
+    """One line that names what is not installed and, where an extra of this project brings it, that extra."""
+    name = (error.name or str(error)).split(".")[0]
+    project = Path(__file__).resolve().parent.parent / "pyproject.toml"
+    extras = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    spelt = name.replace("_", "-").casefold()
+    for extra, packages in extras.items():
+        if any(_distribution(package).startswith(spelt) for package in packages):
+            return f"the package {name!r} is not installed: pip install -e '.[{extra}]'"
+    return f"the package {name!r} is not installed: make setup"
+
+
+def _distribution(requirement: str) -> str:
+    return re.split(r"[^\w.-]", requirement, maxsplit=1)[0].replace("_", "-").casefold()
+
+
 def explain(error: BaseException) -> tuple[str, int]:
     """One line for people, and the exit code."""
     chain: list[BaseException] = []
@@ -62,6 +80,8 @@ def explain(error: BaseException) -> tuple[str, int]:
         if type(link).__name__ == "DataError":  # known by name, so that torch need not be imported to look
             # A worker process puts its whole trace into the message; what it said comes last.
             return str(link).rpartition("DataError: ")[2].strip(), InputError.exit_code
+        if isinstance(link, ModuleNotFoundError):
+            return missing_package(link), InputError.exit_code
         if isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT):
             return "the disk is full: free space and run the same command again", RunError.exit_code
         if isinstance(link, OSError) and link.errno in (errno.EACCES, errno.EROFS, errno.EPERM):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from experiments import allowed
-from experiments.errors import InputError
+from experiments.errors import InputError, missing_package
 
 SPECIAL = {"_target_", "_partial_"}
 
@@ -18,11 +18,14 @@ SPECIAL = {"_target_", "_partial_"}
 def locate(target: Any, where: str) -> Callable[..., Any]:
     """The class or function behind a dotted name.
 
-    Raises InputError if the name is not allowed (see experiments.allowed).
+    Raises InputError if the name is not allowed (see experiments.allowed) or needs a package that is not installed.
     """
     allowed.check_target(target, where)
     module, _, name = str(target).rpartition(".")
-    built: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    try:
+        built: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        raise InputError(f"{where}._target_: {missing_package(error)}") from error
     return built
 
 
