@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -104,12 +105,26 @@ def markdown(papers: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+# The README's example of what a command prints: its verdict and difference are the record's.
+EXAMPLE = re.compile(r"(?<=\$ make reproduce PAPER=)(\w+)\n  \.\.\.\n.*\n.*\n")
+
+
+def example(papers: list[dict[str, Any]], key: str) -> str:
+    """What EXAMPLE should match for a paper."""
+    entry = next(p["entries"]["mini"] for p in papers if p["key"] == key)
+    main = entry["main"]
+    stopped = "" if main["verdict"] == "undecided" else "; stopped: decided"
+    told = f"{main['verdict']}: {main['name']}\n  {span(main)}, {entry['seeds']} seeds{stopped}"
+    return f"{key}\n  ...\n{told}\n"
+
+
 def write_readme(papers: list[dict[str, Any]], path: Path = compose.ROOT / "README.md") -> None:
-    """Replace what stands between the README's two markers. Raises InputError if a marker is missing."""
+    """Replace the table between the README's two markers, and its example. Raises InputError if a marker is missing."""
     head, begin, rest = path.read_text(encoding="utf-8").partition("<!-- papers -->\n")
     _, end, tail = rest.partition("<!-- /papers -->")
     if not begin or not end:
         raise InputError(f"{path.name}: the markers <!-- papers --> and <!-- /papers --> are missing")
+    tail = EXAMPLE.sub(lambda found: example(papers, found[1]), tail)
     files.write_text(path, head + begin + markdown(papers) + "\n" + end + tail)
 
 

@@ -164,10 +164,14 @@ def same(a: Any, b: Any) -> bool:
 
 
 def _readme(path: Path = compose.ROOT / "README.md") -> Iterator[str]:
-    """The README's table is that of the records."""
+    """The README's table and example are those of the records."""
     _, _, rest = path.read_text(encoding="utf-8").partition("<!-- papers -->\n")
-    stands, _, _ = rest.partition("\n<!-- /papers -->")
-    derived = catalog.markdown([catalog.describe(paper) for paper in compose.papers()])
+    stands, _, tail = rest.partition("\n<!-- /papers -->")
+    papers = [catalog.describe(paper) for paper in compose.papers()]
+    derived = catalog.markdown(papers)
+    for shown in catalog.EXAMPLE.finditer(tail):
+        if shown[0] != catalog.example(papers, shown[1]):
+            yield f"README.md: its example of {shown[1]} is not what the record says; make readme writes it"
     for a, b in zip(stands.splitlines(), derived.splitlines(), strict=False):
         if a != b:
             yield f"README.md: {a!r}; make readme writes {b!r}"

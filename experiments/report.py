@@ -93,10 +93,10 @@ def _gather(key: str) -> dict[str, Any]:
         "entries": entries,
         "stale": {title: staleness.stale(key, entry) for title, entry in entries.items()},
         "key": key,
-        "title": (record or declared).get("title") or key,
-        "arxiv": (record or declared).get("arxiv"),
-        "about": (record or declared).get("about") or "",
-        "deviations": (record or declared).get("deviations") or [],
+        "title": declared.get("title") or key,
+        "arxiv": declared.get("arxiv"),
+        "about": declared.get("about") or "",
+        "deviations": declared.get("deviations") or [],
         "venue": declared.get("venue") or "",
     }
 
