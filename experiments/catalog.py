@@ -124,7 +124,7 @@ def write_readme(papers: list[dict[str, Any]], path: Path = compose.ROOT / "READ
     _, end, tail = rest.partition("<!-- /papers -->")
     if not begin or not end:
         raise InputError(f"{path.name}: the markers <!-- papers --> and <!-- /papers --> are missing")
-    tail = EXAMPLE.sub(lambda found: example(papers, found[1]), tail)
+    tail = EXAMPLE.sub(lambda match: example(papers, match[1]), tail)
     files.write_text(path, head + begin + markdown(papers) + "\n" + end + tail)
 
 

@@ -107,8 +107,8 @@ def private_folder() -> Path:
     path = Path(tempfile.gettempdir()) / f"reprise-{os.getuid()}"
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700)
-    found = path.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
         raise RunError(f"{path}: expected a folder of yours that others cannot enter; remove it")
     return path
 

@@ -1,1 +1,1 @@
-"""One file per paper, and what they share."""
+"""Networks, losses and LightningModules: a file or a folder for each paper, and `common` for what they share."""

@@ -186,20 +186,20 @@ class MealV2(ClassificationModule):
         if self.cutmix_beta:
             x = cutmix(x, self.cutmix_beta)
         z_s = self(x)  # (B, C)
-        loss, parts = z_s.new_zeros(()), {}
+        loss, terms = z_s.new_zeros(()), {}
         if self.hard_label_weight:
-            parts["hard"] = F.cross_entropy(z_s, y)
-            loss = loss + self.hard_label_weight * parts["hard"]
+            terms["hard"] = F.cross_entropy(z_s, y)
+            loss = loss + self.hard_label_weight * terms["hard"]
         if self.teachers:
             z_t = self.teacher_logits(x)  # (T, B, C)
             p_t = soft_target(z_t, self.temperature)
-            parts["sim"] = similarity_loss(z_s / self.temperature, p_t)
-            parts["kl"] = parts["sim"].detach() - entropy(p_t)
-            loss = loss + self.soft_label_weight * self.temperature**2 * parts["sim"]
+            terms["sim"] = similarity_loss(z_s / self.temperature, p_t)
+            terms["kl"] = terms["sim"].detach() - entropy(p_t)
+            loss = loss + self.soft_label_weight * self.temperature**2 * terms["sim"]
             if self.discriminator is not None:
-                parts["disc"] = self.discriminator_loss(z_s, z_t, p_t)
-                loss = loss + self.discriminator_weight * parts["disc"]
-        self.track(len(y), loss=loss, top1=100 * (z_s.argmax(-1) == y).float().mean(), **parts)
+                terms["disc"] = self.discriminator_loss(z_s, z_t, p_t)
+                loss = loss + self.discriminator_weight * terms["disc"]
+        self.track(len(y), loss=loss, top1=100 * (z_s.argmax(-1) == y).float().mean(), **terms)
         return loss
 
     def teacher_logits(self, x: Tensor) -> Tensor:

@@ -141,15 +141,15 @@ class ImageNetMultiLabel(DataModule):
             if wnid not in number:
                 raise DataError(f"{self.root}/val has a class folder {wnid!r} that ImageNet does not know")
             for name in names:
-                found = annotated.get(PurePosixPath(name).with_suffix(".JPEG").name)
-                if found is not None and not found.problematic and wnid not in found.valid:
+                annotation = annotated.get(PurePosixPath(name).with_suffix(".JPEG").name)
+                if annotation is not None and not annotation.problematic and wnid not in annotation.valid:
                     raise DataError(
                         f"{self.root / name} lies in class folder {wnid}, which {self.labels} does not count as right "
                         "for it, though every photo that is not problematic has its own label among the right ones"
                     )
                 self.items.append((name, len(self.items)))
                 original.append(number[wnid])
-                rows.append(found)
+                rows.append(annotation)
         if not self.items:
             raise DataError(f"{self.root}/val holds no image")
         if unknown := {w for row in rows if row is not None for w in row.valid} - set(number):

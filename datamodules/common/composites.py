@@ -55,8 +55,8 @@ def joined(layouts: Sequence[Layout]) -> Layout:
     width = max(layout.items.shape[1] for layout in layouts)
 
     def padded(name: str) -> Tensor:
-        parts = [getattr(layout, name) for layout in layouts]
-        return torch.cat([torch.nn.functional.pad(p, (0, width - p.shape[1]), value=-1) for p in parts])
+        lists = [getattr(layout, name) for layout in layouts]
+        return torch.cat([torch.nn.functional.pad(p, (0, width - p.shape[1]), value=-1) for p in lists])
 
     return Layout(padded("items"), padded("cells"), padded("valid"))
 

@@ -156,8 +156,8 @@ class ImageFolder(DataModule):
         """Class folders in label order."""
         if self.source is None:
             self.source = Source(self.root)
-        found = self.source.files.get("train") or self.source.files.get(self.test_split) or {}
-        return tuple(sorted(found))
+        folders = self.source.files.get("train") or self.source.files.get(self.test_split) or {}
+        return tuple(sorted(folders))
 
     def expected_sizes(self) -> dict[str, int]:
         self._list()

@@ -108,18 +108,18 @@ class Subset(View, ArrayData):
 
     def _chosen(self, split: Split, classes: Sequence[int], name: str) -> Split:
         images, labels = split
-        parts: list[Tensor] = []
+        chosen_rows: list[Tensor] = []
         for number, label in enumerate(classes):
-            found = (labels == label).nonzero().flatten()
+            rows = (labels == label).nonzero().flatten()
             if name == "train" and self.per_class is not None:
-                if len(found) < self.per_class[number]:
+                if len(rows) < self.per_class[number]:
                     raise DataError(
-                        f"{self.source.spec.name} has {len(found)} training images of class {label}; "
+                        f"{self.source.spec.name} has {len(rows)} training images of class {label}; "
                         f"per_class asks for {self.per_class[number]}"
                     )
-                found = found[: self.per_class[number]]
-            parts.append(found)
-        chosen = torch.cat(parts).sort().values if parts else torch.empty(0, dtype=torch.long)
+                rows = rows[: self.per_class[number]]
+            chosen_rows.append(rows)
+        chosen = torch.cat(chosen_rows).sort().values if chosen_rows else torch.empty(0, dtype=torch.long)
         ours = torch.full((self._highest + 1,), -1, dtype=torch.long)
         ours[torch.tensor(self.labels)] = torch.arange(len(self.labels))
         return images[chosen], ours[labels[chosen]]

@@ -1,1 +1,4 @@
-"""explaining_prototypes"""
+"""Data of one paper.
+
+This Looks Like That, Because ... Explaining Prototypes for Interpretable Image Recognition (arXiv 2011.02863).
+"""

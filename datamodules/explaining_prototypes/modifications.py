@@ -129,8 +129,8 @@ def denoise(images: Tensor, strength: float, template: int = 7, search: int = 21
         template, search: sides of the squares, odd, pixels.
     """
     lab = rgb_to_lab(images.float() / 255)  # (B, 3, H, W), each 0..255
-    parts = [_denoise(part, strength, template, search) for part in (lab[:, :1], lab[:, 1:])]
-    return (255 * lab_to_rgb(torch.cat(parts, 1))).round().clamp(0, 255).to(torch.uint8)
+    channels = [_denoise(part, strength, template, search) for part in (lab[:, :1], lab[:, 1:])]
+    return (255 * lab_to_rgb(torch.cat(channels, 1))).round().clamp(0, 255).to(torch.uint8)
 
 
 def _denoise(x: Tensor, strength: float, template: int, search: int) -> Tensor:

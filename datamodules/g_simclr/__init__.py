@@ -1,1 +1,1 @@
-"""g_simclr"""
+"""Data of one paper: G-SimCLR (arXiv 2009.12007)."""

@@ -152,10 +152,10 @@ class GuidedBatches(UnitImages):
         """What an epoch's batches hold, in percent: pairs of one true class and of one cluster (where there are any),
         and how many of the training images there are at all."""
         order, labels = self.order(epoch), self.splits["train"][1]
-        measured = {"same_class": pair_rate(order, labels), "distinct": 100 * len(order.unique()) / len(labels)}
+        shares = {"same_class": pair_rate(order, labels), "distinct": 100 * len(order.unique()) / len(labels)}
         if self.clusters is not None:
-            measured["same_cluster"] = pair_rate(order, self.clusters)
-        return measured
+            shares["same_cluster"] = pair_rate(order, self.clusters)
+        return shares
 
     def train_dataloader(self) -> Loader:
         rank, world = self.rank_and_world

@@ -1,1 +1,1 @@
-"""mswal"""
+"""Data of one paper: MSWAL (arXiv 2503.13560)."""

@@ -1,1 +1,1 @@
-"""nasnet"""
+"""Data of one paper: NASNet (arXiv 1707.07012)."""

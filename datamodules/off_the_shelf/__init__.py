@@ -1,1 +1,1 @@
-"""off_the_shelf"""
+"""Data of one paper: CNN Features off-the-shelf (arXiv 1403.6382)."""

@@ -53,10 +53,10 @@ class MIT67(PhotoCollection):
     names = tuple(str(number) for number in range(67))
 
     def listing(self) -> tuple[list[Photo], list[Photo], Tensor, Tensor]:
-        parts = [(self.root / n).read_text(encoding="utf-8").split() for n in ("TrainImages.txt", "TestImages.txt")]
-        scenes = {scene: n for n, scene in enumerate(sorted({f.split("/")[0] for part in parts for f in part}))}
-        train, test = ([Photo(f"Images/{f}") for f in part] for part in parts)
-        y_train, y_test = (torch.tensor([scenes[f.split("/")[0]] for f in part]) for part in parts)
+        listed = [(self.root / n).read_text(encoding="utf-8").split() for n in ("TrainImages.txt", "TestImages.txt")]
+        scenes = {scene: n for n, scene in enumerate(sorted({f.split("/")[0] for part in listed for f in part}))}
+        train, test = ([Photo(f"Images/{f}") for f in part] for part in listed)
+        y_train, y_test = (torch.tensor([scenes[f.split("/")[0]] for f in part]) for part in listed)
         return train, test, y_train, y_test
 
 
@@ -74,12 +74,12 @@ class CUB200(PhotoCollection):
             lines(self.root / f"{n}.txt")
             for n in ("images", "image_class_labels", "train_test_split", "bounding_boxes")
         )
-        parts: dict[str, tuple[list[Photo], list[int]]] = {"1": ([], []), "0": ([], [])}  # training and test birds
+        listed: dict[str, tuple[list[Photo], list[int]]] = {"1": ([], []), "0": ([], [])}  # training and test birds
         for (_, file), (_, label), (_, train), (_, *numbers) in zip(files, labels, split, boxes, strict=True):
             x, y, w, h = map(float, numbers)
-            parts[train][0].append(Photo(f"images/{file}", (x, y, x + w, y + h)))
-            parts[train][1].append(int(label) - 1)
-        return parts["1"][0], parts["0"][0], torch.tensor(parts["1"][1]), torch.tensor(parts["0"][1])
+            listed[train][0].append(Photo(f"images/{file}", (x, y, x + w, y + h)))
+            listed[train][1].append(int(label) - 1)
+        return listed["1"][0], listed["0"][0], torch.tensor(listed["1"][1]), torch.tensor(listed["0"][1])
 
 
 class Flowers102(PhotoCollection):
@@ -108,9 +108,9 @@ class Flowers102(PhotoCollection):
 
         labels, sets = loadmat(self.root / "imagelabels.mat")["labels"][0], loadmat(self.root / "setid.mat")
         train = [*sets["trnid"][0], *(sets["valid"][0] if self.with_val else ())]
-        parts = [[int(n) for n in part] for part in (train, sets["tstid"][0])]
-        photos = [[Photo(f"jpg/image_{n:05d}.jpg") for n in part] for part in parts]
-        y_train, y_test = (torch.tensor([int(labels[n - 1]) - 1 for n in part]) for part in parts)
+        listed = [[int(n) for n in part] for part in (train, sets["tstid"][0])]
+        photos = [[Photo(f"jpg/image_{n:05d}.jpg") for n in part] for part in listed]
+        y_train, y_test = (torch.tensor([int(labels[n - 1]) - 1 for n in part]) for part in listed)
         return photos[0], photos[1], y_train, y_test
 
 
@@ -170,7 +170,7 @@ class Attributes(PhotoCollection):
         return (torch.arange(count)[:, None] + torch.arange(len(self.names))) % 2
 
     def listing(self) -> tuple[list[Photo], list[Photo], Tensor, Tensor]:
-        parts: list[tuple[list[Photo], Tensor]] = []
+        listed: list[tuple[list[Photo], Tensor]] = []
         for name, kept in zip(self.lists, self.kept, strict=True):
             table = [words for words in lines(self.root / name) if kept is None or words[1] in kept]
             if wrong := [words for words in table if len(words) != 6 + len(self.names)]:
@@ -178,5 +178,5 @@ class Attributes(PhotoCollection):
             boxes = [Photo(f"{self.folder}/{w[0]}", tuple(map(float, w[2:6]))) for w in table]  # type: ignore[arg-type]
             values = torch.tensor([[float(value) for value in words[6:]] for words in table])
             y = (values > 0).long()
-            parts.append((boxes, y if self.unspecified is None else y.masked_fill(values == self.unspecified, -1)))
-        return parts[0][0], parts[1][0], parts[0][1], parts[1][1]
+            listed.append((boxes, y if self.unspecified is None else y.masked_fill(values == self.unspecified, -1)))
+        return listed[0][0], listed[1][0], listed[0][1], listed[1][1]

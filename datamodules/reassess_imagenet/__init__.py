@@ -1,1 +1,1 @@
-"""reassess_imagenet"""
+"""Data of one paper: Re-assessing ImageNet (arXiv 2412.18409)."""

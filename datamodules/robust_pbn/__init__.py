@@ -1,1 +1,4 @@
-"""robust_pbn"""
+"""Data of one paper.
+
+A Robust Prototype-Based Network with Interpretable RBF Classifier Foundations (arXiv 2412.15499).
+"""

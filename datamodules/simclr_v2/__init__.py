@@ -1,1 +1,1 @@
-"""simclr_v2"""
+"""Data of one paper: SimCLR v2 (arXiv 2006.10029)."""

@@ -1,1 +1,1 @@
-"""transhp"""
+"""Data of one paper: TransHP (arXiv 2304.06385)."""

@@ -95,14 +95,14 @@ class Released:
             tree = ast.parse(self.file.read_text(encoding="utf-8"))
         except (SyntaxError, UnicodeDecodeError) as error:
             raise DataError(f"{self.file} cannot be parsed: {error}") from error
-        found = {}
+        constants = {}
         for node in tree.body:
             if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
                 try:
-                    found[node.targets[0].id] = ast.literal_eval(node.value)
+                    constants[node.targets[0].id] = ast.literal_eval(node.value)
                 except ValueError:
                     continue  # computed, not written out
-        return found
+        return constants
 
     def class_names(self, literals: dict[str, Any]) -> tuple[str, ...]:
         lists = literals.get("_ZEROSHOT_CLASS_NAMES", {})

@@ -282,11 +282,11 @@ def sweeps(bench: Bench, lines: Sequence[str], count: int) -> Iterator[Trial]:
     runs = bench.folder / "sweep"
     (name, _), *_ = bench.plan.stages.items()
     others = [f"~stages.{n}" for n in stages_of(lines) if n != name]
-    alone = ["claims=[]", "checks=[]", "published=[]", f"objective={name}/test/n", f"runs_dir={runs}"]
+    bare = ["claims=[]", "checks=[]", "published=[]", f"objective={name}/test/n", f"runs_dir={runs}"]
     lines = [line for line in lines if not line.startswith("checkpoint_seconds")]
     children = []
     for seeds in (f"range(0,{count})", f"range({count - 1},-1,-1)"):
-        words = [sys.executable, "-m", "experiments.run", "-m", *lines, *others, *alone, f"seed={seeds}"]
+        words = [sys.executable, "-m", "experiments.run", "-m", *lines, *others, *bare, f"seed={seeds}"]
         children.append(subprocess.Popen(words, cwd=compose.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
     problem = ""
     for child in children:

@@ -105,7 +105,7 @@ class CaseBased(ClassificationModule):
 
     def on_test_epoch_end(self) -> None:
         if self.network.decoder is not None:
-            self.log("test/reconstruction", self.squared_errors.compute() / self.test_metrics.parts["n"].compute())
+            self.log("test/reconstruction", self.squared_errors.compute() / self.test_metrics.metrics["n"].compute())
             self.squared_errors.reset()
         super().on_test_epoch_end()
 

@@ -49,7 +49,7 @@ class ClosedForm(StageModule):
 
     def on_train_epoch_end(self) -> None:
         if self._seen:
-            x, y = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
+            x, y = (torch.cat(batches) for batches in zip(*self._seen, strict=True))
             self._seen = []
             with torch.no_grad():
                 self.solve(x, y)

@@ -41,28 +41,28 @@ class Classification(torch.nn.Module):
                 # torchmetrics 1.9: MeanMetric without NaN checks drops its weights, so uneven batches count alike
                 made[name] = SumMetric(nan_strategy="disable")
         made["n"] = SumMetric(nan_strategy="disable")
-        self.parts = made
-        for name, part in made.items():  # registered for moves between devices; the dict keeps their type
-            self.add_module(name, part)
+        self.metrics = made
+        for name, metric in made.items():  # registered for moves between devices; the dict keeps their type
+            self.add_module(name, metric)
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """logits (B, C), labels (B,) int64."""
         logits = logits.float()
         probabilities = logits.softmax(-1)
-        for name, part in self.parts.items():
+        for name, metric in self.metrics.items():
             if name == "nll":
-                part.update(F.cross_entropy(logits, labels, reduction="sum"))
+                metric.update(F.cross_entropy(logits, labels, reduction="sum"))
             elif name == "n":
-                part.update(float(len(labels)))
+                metric.update(float(len(labels)))
             else:
-                part.update(probabilities, labels)
+                metric.update(probabilities, labels)
 
     def compute(self) -> dict[str, Tensor]:
         """Every metric by name; needs at least one update."""
-        found = {name: part.compute() for name, part in self.parts.items()}
-        scale = {"top1": 100.0, "top5": 100.0, "nll": 1 / found["n"]}
-        return {name: value * scale.get(name, 1.0) for name, value in found.items()}
+        values = {name: metric.compute() for name, metric in self.metrics.items()}
+        scale = {"top1": 100.0, "top5": 100.0, "nll": 1 / values["n"]}
+        return {name: value * scale.get(name, 1.0) for name, value in values.items()}
 
     def reset(self) -> None:
-        for part in self.parts.values():
-            part.reset()
+        for metric in self.metrics.values():
+            metric.reset()

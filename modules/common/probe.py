@@ -39,8 +39,8 @@ class Probe(StageModule):
     ) -> None:
         super().__init__(optimizer, schedule)
         self.heads = nn.ModuleDict(heads)
-        alone = len(heads) == 1
-        self.metric_names = {name: "top1" if alone or name == headline else f"{name}_top1" for name in heads}
+        single = len(heads) == 1
+        self.metric_names = {name: "top1" if single or name == headline else f"{name}_top1" for name in heads}
         self.metrics = {
             split: {name: Classification(classes, ("top1", "nll")) for name in heads} for split in ("val", "test")
         }

@@ -189,8 +189,8 @@ class NearestPatches(nn.Module):
 
         Where directions alone count, a patch is brought to length 1.
         """
-        found = self.row >= 0
-        layer.vectors[found] = self.patch[found].to(layer.vectors)
+        matched = self.row >= 0
+        layer.vectors[matched] = self.patch[matched].to(layer.vectors)
         layer.row.copy_(self.row)
         layer.place.copy_(self.place)
         if layer.similarity != "log":

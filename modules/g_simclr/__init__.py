@@ -1,1 +1,1 @@
-"""g_simclr"""
+"""G-SimCLR (arXiv 2009.12007): module.py is the method."""

@@ -31,9 +31,9 @@ def encode(network: nn.Module, images: Tensor, device: torch.device) -> Tensor:
     was_training = network.training
     network.eval()
     with torch.inference_mode():
-        parts = [network(part.to(device)).float().cpu() for part in images.split(CHUNK)]
+        codes = [network(part.to(device)).float().cpu() for part in images.split(CHUNK)]
     network.train(was_training)
-    return torch.cat(parts)
+    return torch.cat(codes)
 
 
 class DenoisingAutoencoder(EarlyStopped):

@@ -56,8 +56,8 @@ class Probe(EarlyStopped, probe.Probe):
 
     def on_fit_start(self) -> None:
         images = training_images(self.trainer.datamodule)  # type: ignore[attr-defined]
-        parts = [self.layers(part.to(self.device)) for part in images.split(CHUNK)]
-        self.stored = {name: torch.cat([part[name] for part in parts]) for name in PROBES}
+        chunks = [self.layers(part.to(self.device)) for part in images.split(CHUNK)]
+        self.stored = {name: torch.cat([part[name] for part in chunks]) for name in PROBES}
         if self.standardise:
             for name, features in self.stored.items():
                 getattr(self, f"{name}_mean").copy_(features.mean(0))

@@ -239,11 +239,11 @@ class DeepKernel:
 
     def scores(self, x: Tensor, z: Tensor, weights: Tensor) -> Tensor:
         """sum_i w_i K(x, z_i), each row scaled by its largest kernel, which keeps the sign. (B, D) -> (B,)."""
-        found = [
+        sums = [
             (part.sub_(part.amax(1, keepdim=True)).exp_() @ weights)
             for part in (self.log(rows, z) for rows in x.split(max(1, BLOCK // len(z))))
         ]
-        return torch.cat(found)
+        return torch.cat(sums)
 
 
 def ridgeless(k: Tensor, y: Tensor) -> Tensor:

@@ -98,13 +98,13 @@ class SphereClassifier(ClosedForm):
             measure.update(votes, reference.to(z.device).predicted(z))
 
     def on_test_epoch_end(self) -> None:
-        found = self.accuracy.compute()
+        scores = self.accuracy.compute()
         self.accuracy.reset()
         for name, measure in self.agreements.items():
             assert isinstance(measure, Classification)
-            found[f"agreement_{name}"] = measure.compute()["top1"]
+            scores[f"agreement_{name}"] = measure.compute()["top1"]
             measure.reset()
-        self.log_dict({f"test/{name}": value for name, value in found.items()})
+        self.log_dict({f"test/{name}": value for name, value in scores.items()})
 
 
 class Bayes(SphereClassifier):
@@ -235,7 +235,7 @@ class DeepNetwork(WithPoints):
         """
         if not self.references:
             return {}
-        x, y = (torch.cat(parts).to(self.device) for parts in zip(*data.test_dataloader(), strict=True))
+        x, y = (torch.cat(columns).to(self.device) for columns in zip(*data.test_dataloader(), strict=True))
         z, sign = self.keep(x)[:1000], (2 * y - 1)[:1000]
         figures = {}
         if len(self.points) <= 500:

@@ -1,1 +1,1 @@
-"""reassess_imagenet"""
+"""Re-assessing ImageNet (arXiv 2412.18409): module.py is the method."""

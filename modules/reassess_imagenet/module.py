@@ -69,8 +69,8 @@ class Reassessment(Classifier):
         optimizer: OptimizerFactory | None = None,
         schedule: Schedule | None = None,
     ) -> None:
-        measured = network.network if isinstance(network, Reassessment) else network
-        super().__init__(measured, classes, optimizer=optimizer, schedule=schedule)
+        judged = network.network if isinstance(network, Reassessment) else network
+        super().__init__(judged, classes, optimizer=optimizer, schedule=schedule)
         if learns not in ("one", "all"):
             raise ValueError(f"learns={learns!r}: expected one or all")
         if not 1 <= last <= scores.MOST:
@@ -101,23 +101,23 @@ class Reassessment(Classifier):
         self.accuracy[name].update(scores.rank_classes(z, 1)[:, 0], original, valid, unlabelled)
 
     def on_test_epoch_end(self) -> None:
-        found: dict[str, float] = {}
+        numbers: dict[str, float] = {}
         self.groups = {}
         for name in self.sets:
-            measured = self.accuracy[name].compute()
-            if not measured["n"]:
+            accuracy = self.accuracy[name].compute()
+            if not accuracy["n"]:
                 continue  # a loader fewer than there are names
             self.groups[name] = self.subgroups[name].groups()
-            found |= {f"{name}_{score}": value for score, value in self.summary(measured, self.groups[name]).items()}
+            numbers |= {f"{name}_{score}": value for score, value in self.summary(accuracy, self.groups[name]).items()}
         if len(self.groups) > 1:
-            found |= self.gaps(*(self.groups[name] for name in self.sets[:2]))
+            numbers |= self.gaps(*(self.groups[name] for name in self.sets[:2]))
         # what a set cannot tell (a group that it lacks) is left out
-        self.log_dict({f"test/{name}": value for name, value in found.items() if value == value})
+        self.log_dict({f"test/{name}": value for name, value in numbers.items() if value == value})
         for name in self.sets:
             self.subgroups[name].reset()
             self.accuracy[name].reset()
 
-    def summary(self, measured: dict[str, Tensor], groups: Groups) -> dict[str, float]:
+    def summary(self, accuracy: dict[str, Tensor], groups: Groups) -> dict[str, float]:
         """One set's numbers: of all its images (n, top1), of those with labels (the rest), and by group.
 
         Percent, but for counts and `labels`, the mean of n_i. `mla` is ReaL in the mean over classes, `valid_share` the
@@ -125,9 +125,9 @@ class Reassessment(Classifier):
         """
         aggregate, used = scores.asma(groups, self.least)
         several = torch.where(torch.arange(len(groups.images)) > 0, groups.shares, 0.0)
-        found = {name: float(measured[name]) for name in ("n", "top1", "mla", "valid_share")}
-        found |= {"usable": float(measured["counted"]), "real": float(measured["ml_acc"])}
-        found |= {
+        numbers = {name: float(accuracy[name]) for name in ("n", "top1", "mla", "valid_share")}
+        numbers |= {"usable": float(accuracy["counted"]), "real": float(accuracy["ml_acc"])}
+        numbers |= {
             "top1_usable": 100 * float(groups.mean("top1")),
             "vtk": 100 * float(groups.mean("vtk")),
             "strict": 100 * float(groups.mean("strict")),
@@ -141,20 +141,20 @@ class Reassessment(Classifier):
         }
         merged = groups.merged(self.last)
         for k in range(1, self.last + 1):
-            found[f"k{k}_n"] = float(merged.images[k - 1])
-            found |= {f"k{k}_{s}": 100 * float(merged.scores[s][k - 1]) for s in ("top1", "real", "vtk", "strict")}
-        return found
+            numbers[f"k{k}_n"] = float(merged.images[k - 1])
+            numbers |= {f"k{k}_{s}": 100 * float(merged.scores[s][k - 1]) for s in ("top1", "real", "vtk", "strict")}
+        return numbers
 
     def gaps(self, first: Groups, second: Groups) -> dict[str, float]:
         """gap_<score> and its parts, see scores.take_apart; points, over images with labels."""
         aggregates = [float(scores.asma(groups, self.least)[0]) for groups in (first, second)]
-        found = {"gap_asma": 100 * (aggregates[0] - aggregates[1])}
+        numbers = {"gap_asma": 100 * (aggregates[0] - aggregates[1])}
         for name in scores.COMPARED:
-            parts = scores.take_apart(first.merged(self.last), second.merged(self.last), name)
-            found[f"gap_{name}"] = 100 * float(parts.pop("plain"))
-            found[f"counts_{name}"] = 100 * float(parts.pop("counts"))
-            found |= {f"gap_{name}_{part}": 100 * float(value) for part, value in parts.items()}
-        return found
+            gap = scores.take_apart(first.merged(self.last), second.merged(self.last), name)
+            numbers[f"gap_{name}"] = 100 * float(gap.pop("plain"))
+            numbers[f"counts_{name}"] = 100 * float(gap.pop("counts"))
+            numbers |= {f"gap_{name}_{part}": 100 * float(value) for part, value in gap.items()}
+        return numbers
 
     def pictures(self, data: Any) -> dict[str, Figure]:
         """Scores by number of labels, the gap and what is left of it, and images with labels and first ranks."""

@@ -71,7 +71,7 @@ class Recount(StageModule):
         self.census[self.sets[dataloader_idx]].update(batch)
 
     def on_test_epoch_end(self) -> None:
-        found: dict[str, float] = {}
+        numbers: dict[str, float] = {}
         for name, census in self.census.items():
             images = census.compute().cpu()
             if int(images[self.largest + 1 :].sum()):
@@ -81,10 +81,10 @@ class Recount(StageModule):
             counted = {"n": n, "empty": n - usable, "usable": usable, "multi": several}
             counted |= {f"labels_{k}": int(images[k]) for k in range(1, self.largest + 1)}
             shares = {"multi_share": 100 * several / usable, "multi_share_of_all": 100 * several / n}
-            found |= {f"test/{name}_{key}": float(value) for key, value in (counted | shares).items()}
-            found[f"test/{name}_mean_labels"] = labels / usable
+            numbers |= {f"test/{name}_{key}": float(value) for key, value in (counted | shares).items()}
+            numbers[f"test/{name}_mean_labels"] = labels / usable
             census.reset()
-        self.log_dict(found)
+        self.log_dict(numbers)
 
     def pictures(self, data: Any) -> dict[str, Figure]:
         """Histograms of label counts, and the classes that are most often valid together."""

@@ -167,8 +167,8 @@ class Subgroups(Metric):
 
     def groups(self) -> Groups:
         """`compute` as Groups."""
-        found = dict(self.compute())
-        return Groups(found.pop("images"), found)
+        values = dict(self.compute())
+        return Groups(values.pop("images"), values)
 
     def compute(self) -> dict[str, Tensor]:
         images, top1, first, right, strict, original = (getattr(self, n)[1:].cpu() for n in self.COUNTED)

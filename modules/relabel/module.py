@@ -133,11 +133,11 @@ class ReLabel(ClassificationModule):
         same images against the single label. Images without reassessed labels are left out.
         """
         super().on_test_epoch_end()
-        measured = self.multilabel.compute()
-        if measured["counted"] > 0:
-            wrong = measured["mistakes"] / measured["counted"]  # of all processes, unlike the metric's state
+        scores = self.multilabel.compute()
+        if scores["counted"] > 0:
+            wrong = scores["mistakes"] / scores["counted"]  # of all processes, unlike the metric's state
             single = 100 * (1 - wrong)
-            self.log_dict({"test/real_acc": measured["ml_acc"], "test/single_top1": single})
+            self.log_dict({"test/real_acc": scores["ml_acc"], "test/single_top1": single})
         self.multilabel.reset()
 
     def pictures(self, data: Any) -> dict[str, Figure]:

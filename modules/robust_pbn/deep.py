@@ -198,7 +198,7 @@ class PartClassifier(ClassificationModule):
         self.test_metrics.update(rank(self.score(clear_absent(d))), batch[1])
 
     def on_test_epoch_end(self) -> None:
-        self.log("test/present", self.present.compute() / self.test_metrics.parts["n"].compute())
+        self.log("test/present", self.present.compute() / self.test_metrics.metrics["n"].compute())
         self.present.reset()
         super().on_test_epoch_end()
         if (reasoning := self.head.reasoning()) is not None:

@@ -1,1 +1,1 @@
-"""simclr_v2"""
+"""SimCLR v2 (arXiv 2006.10029): module.py is the method."""

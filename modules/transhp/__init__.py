@@ -1,1 +1,1 @@
-"""transhp"""
+"""TransHP (arXiv 2304.06385): module.py is the method."""

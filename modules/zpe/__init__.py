@@ -1,1 +1,4 @@
-"""zpe"""
+"""A Simple Zero-shot Prompt Weighting Technique to Improve Prompt Ensembling in Text-Image Models
+
+arXiv 2302.06235: module.py is the method.
+"""

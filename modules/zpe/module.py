@@ -196,14 +196,14 @@ class PromptEnsemble(StageModule):
         sets: dict[str, dict[str, float]] = {}
         for name, metric in self.metrics.items():
             sets[name] = {key: float(value) for key, value in metric.compute().items()} | self.describe(name)
-        logged = {"n": sum(found.pop("n") for found in sets.values())}
+        logged = {"n": sum(values.pop("n") for values in sets.values())}
 
         first, *others = sets.values()
         for key in first:
-            if all(key in found for found in others):
-                logged[key] = sum(found[key] for found in sets.values()) / len(sets)
-        for name, found in sets.items():
-            logged |= {f"{name}_{key}": found[key] for key in ("top1", "top5", "planted") if key in found}
+            if all(key in values for values in others):
+                logged[key] = sum(values[key] for values in sets.values()) / len(sets)
+        for name, values in sets.items():
+            logged |= {f"{name}_{key}": values[key] for key in ("top1", "top5", "planted") if key in values}
         self.log_dict({f"test/{key}": value for key, value in logged.items()})
 
     def describe(self, name: str) -> dict[str, float]:
@@ -211,14 +211,14 @@ class PromptEnsemble(StageModule):
         w = self.weights[name].abs()
         p = w / w.sum(-1, keepdim=True)
         entropy = -torch.xlogy(p, p).sum(-1)
-        found = {
+        values = {
             "kept": float((w > 0).sum(-1).float().mean()),
             "effective": float(entropy.exp().mean()),
             "planted": 100 * share(w, self.kinds[name] == "planted"),
         }
         if name in self.scores and self.scores[name].ndim == 1:
-            found["rank_correlation"] = rank_correlation(self.scores[name], self.accuracies[name])
-        return found
+            values["rank_correlation"] = rank_correlation(self.scores[name], self.accuracies[name])
+        return values
 
     def artifacts(self) -> dict[str, np.ndarray]:
         """Each image's outcome, 0 or 100, and each set's weights."""

@@ -123,8 +123,8 @@ class ImageTextModel(StageModule):
 def embed_texts(network: DualEncoder | OpenClip, texts: list[str], device: torch.device) -> Tensor:
     """(n, D) at length 1, in inference mode."""
     with torch.inference_mode():
-        parts = [texts[start : start + TEXTS] for start in range(0, len(texts), TEXTS)]
-        return torch.cat([unit(network.encode_texts(network.tokenize(part).to(device))) for part in parts])
+        chunks = [texts[start : start + TEXTS] for start in range(0, len(texts), TEXTS)]
+        return torch.cat([unit(network.encode_texts(network.tokenize(part).to(device))) for part in chunks])
 
 
 class Embeddings(StageModule):
