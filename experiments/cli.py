@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from experiments import compose
 from experiments.errors import InputError, RunError, explain
-from experiments.processes import end_as_interrupted
+from experiments.processes import end_as_interrupted, requeue_when_asked
 
 COMMON = """\
   paper=K            {papers}
@@ -37,6 +37,7 @@ def main(command: Callable[[list[str]], int], text: str, argv: Sequence[str] | N
         print(text + common_help())
         return 0
     end_as_interrupted()
+    requeue_when_asked()
     try:
         return command(arguments)
     except (InputError, RunError) as error:

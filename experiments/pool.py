@@ -16,7 +16,7 @@ from experiments import engine
 from experiments.engine import Outcome
 from experiments.manifest import Report
 from experiments.plan import Plan, Stage
-from experiments.processes import end_as_interrupted, end_with_parent, told_to_end
+from experiments.processes import end_as_interrupted, end_with_parent, leave_requeueing_to_the_parent, told_to_end
 
 TRIES = 2  # of a stage whose worker dies: once more, in another worker
 
@@ -154,6 +154,7 @@ def _hire(threads: int) -> Worker:
 def _work(channel: connection.Connection, parent: int) -> None:
     end_with_parent(parent)
     end_as_interrupted()
+    leave_requeueing_to_the_parent()
     try:
         while True:
             plan, stage = channel.recv()

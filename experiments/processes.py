@@ -7,6 +7,7 @@ import fcntl
 import os
 import signal
 import stat
+import subprocess
 import tempfile
 import threading
 import time
@@ -64,6 +65,30 @@ def end_as_interrupted() -> None:
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, interrupt)
+
+
+def requeue_when_asked() -> None:
+    """In a Slurm job, SIGUSR1 (its time or its place is running out) puts the job back into the queue.
+
+    Slurm then ends the job with SIGTERM, which saves, and starts it again: it goes on from what was saved. Lightning has
+    its own way, which would leave a second kind of checkpoint; it steps back where the signal has a handler.
+    """
+    job = os.environ.get("SLURM_JOB_ID")
+    if not job or threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGUSR1) not in (None, signal.SIG_DFL):
+        return  # whoever launched the job has his own way
+
+    def requeue(number: int, frame: FrameType | None) -> None:
+        subprocess.run(["scontrol", "requeue", job], check=False, timeout=60)
+
+    signal.signal(signal.SIGUSR1, requeue)
+
+
+def leave_requeueing_to_the_parent() -> None:
+    """Slurm signals every process of a job, and would end those that do not listen."""
+    if os.environ.get("SLURM_JOB_ID") and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def told_to_end() -> bool:

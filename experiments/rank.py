@@ -9,10 +9,11 @@ import os
 import sys
 from pathlib import Path
 
-from experiments.processes import end_with_parent
+from experiments.processes import end_with_parent, leave_requeueing_to_the_parent
 
 if __name__ == "__main__":
     end_with_parent(int(os.environ["REPRISE_PARENT"]))
+    leave_requeueing_to_the_parent()
 
     from experiments import training
 

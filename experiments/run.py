@@ -19,6 +19,7 @@ from experiments import cli, compose, engine, files, sweep
 from experiments.errors import InputError, RunError
 from experiments.manifest import finished
 from experiments.plan import plan
+from experiments.processes import requeue_when_asked
 
 HELP = """\
 Run all stages of one paper with one seed. Stages that were done before are not run again.
@@ -44,6 +45,7 @@ Run all stages of one paper with one seed. Stages that were done before are not 
 def _job(config: DictConfig) -> float:
     """One job. Never raises: the other jobs of a sweep go on, and the record says what happened."""
     job = HydraConfig.get()
+    requeue_when_asked()  # here too: a launcher starts jobs in processes of its own
     try:
         return _run(config, job)
     except (InputError, RunError) as error:  # Hydra would print a trace and end with 1

@@ -356,7 +356,11 @@ def in_own_processes(plan: Plan, stage: Stage) -> dict[str, Any]:
     files.write_text(request, to_json(plan, stage))
     answer.unlink(missing_ok=True)
     root = Path(__file__).resolve().parent.parent
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
+    # The processes are ours, not Slurm's tasks, which Lightning would count instead.
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("SLURM_NTASKS", "SLURM_STEP"))
+    }
+    environment["PYTHONPATH"] = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
     environment |= {"REPRISE_PARENT": str(os.getpid()), "OMP_NUM_THREADS": str(plan.config["threads"])}
     with (stage.directory / "processes.log").open("w", encoding="utf-8") as log:
         command = [sys.executable, "-m", "experiments.rank", str(request), str(answer)]

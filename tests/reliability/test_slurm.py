@@ -1,0 +1,186 @@
+"""A real Slurm on this machine: jobs that lose their place are requeued and end as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments import compose
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "scontrol", "scancel", "squeue", "sbatch")
+MISSING = [name for name in PROGRAMS if shutil.which(name) is None]
+
+
+def is_running(program: str) -> bool:
+    return subprocess.run(["pgrep", "-x", program], check=False, capture_output=True).returncode == 0
+
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (slurm-wlm, munge)"),
+    pytest.mark.skipif(shutil.which("pgrep") is None or is_running("slurmd"), reason="a Slurm runs here already"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="starts Slurm's daemons, which takes root"),
+]
+
+CONFIGURATION = """\
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={port}
+SlurmdPort={second}
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+ReturnToService=2
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SchedulerParameters=sched_interval=2
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=4000 State=UNKNOWN
+PartitionName=low Nodes=ALL Default=YES PriorityTier=1 GraceTime=30
+PartitionName=high Nodes=ALL PriorityTier=10
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def call(*words: str) -> str:
+    return subprocess.run(words, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def until(holds: Callable[[], object], what: str, seconds: float = 240) -> None:
+    for _ in range(int(4 * seconds)):
+        if holds():
+            return
+        time.sleep(0.25)
+    pytest.fail(f"waited {seconds:.0f} s in vain: {what}")
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Starts munge and Slurm, and stops what it started."""
+    folder = tmp_path_factory.mktemp("slurm")
+    for name in ("state", "spool"):
+        (folder / name).mkdir()
+    ours = not is_running("munged")
+    if ours:
+        Path("/run/munge").mkdir(exist_ok=True)
+        shutil.chown("/run/munge", "munge")
+        call("runuser", "-u", "munge", "--", "munged")
+    configuration = folder / "slurm.conf"
+    host = socket.gethostname().split(".")[0]
+    told = CONFIGURATION.format(host=host, folder=folder, port=free_port(), second=free_port())
+    configuration.write_text(told, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(configuration))
+        daemons = [
+            subprocess.Popen([name, "-D"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            for name in ("slurmctld", "slurmd")
+        ]
+        try:
+            until(
+                lambda: "idle" in subprocess.run(["sinfo", "-h"], check=False, capture_output=True, text=True).stdout,
+                "an idle node",
+                60,
+            )
+            yield folder
+        finally:
+            for daemon in reversed(daemons):
+                daemon.terminate()
+            for daemon in daemons:
+                try:
+                    daemon.wait(20)
+                except subprocess.TimeoutExpired:  # slurmd waits for a job that is just ending
+                    daemon.kill()
+            subprocess.run(["pkill", "-9", "-x", "slurmd|slurmstepd"], check=False)
+            if ours:
+                call("pkill", "-x", "munged")
+
+
+LINES = [
+    "paper=meal_v2",
+    "scale=smoke",
+    "seed=3",
+    "claims=[]",
+    "checks=[]",
+    "published=[]",
+    "objective=teacher_a/test/top1",
+    "stages.teacher_a.trainer.max_epochs=40",
+    "checkpoint_seconds=0.5",
+]
+
+
+def only(stage: str) -> list[str]:
+    names = compose.paper_file("meal_v2")["stages"]
+    return [f"~stages.{name}" for name in names if name != stage and "*" not in name]
+
+
+def command(runs: Path, *more: str) -> list[str]:
+    lines = [*LINES, *only("teacher_a"), f"runs_dir={runs}", *more]
+    return [sys.executable, "-m", "experiments.run", "-m", *lines]
+
+
+def outcome(runs: Path) -> dict[str, object]:
+    (folder,) = runs.glob("meal_v2/smoke/seed=3/teacher_a-*")
+    assert not list(folder.glob("hpc_ckpt*")), "Lightning's own requeueing left its checkpoint"
+    weights = torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]
+    return {
+        "metrics": json.loads((folder / "metrics.json").read_text()),
+        "rows": (folder / "metrics.csv").read_text(),
+        "weights": {name: value.tolist() for name, value in weights.items()},
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    runs = tmp_path_factory.mktemp("undisturbed")
+    subprocess.run(command(runs), cwd=compose.ROOT, check=True, capture_output=True)
+    return outcome(runs)
+
+
+@pytest.mark.parametrize("event", ["a job of a higher partition", "SIGUSR1", "SIGUSR2"])
+def test_a_job_that_loses_its_place_goes_on(
+    event: str, slurm: Path, undisturbed: dict[str, object], tmp_path: Path
+) -> None:
+    options = {"partition": "low", "timeout_min": 20, "mem_gb": 3, "cpus_per_task": 2}
+    launcher = ["hydra/launcher=submitit_slurm", *(f"hydra.launcher.{key}={value}" for key, value in options.items())]
+    sweep = subprocess.Popen(
+        command(tmp_path, *launcher), cwd=compose.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        until(lambda: list(tmp_path.glob("meal_v2/smoke/seed=3/teacher_a-*/last.ckpt")), "a checkpoint")
+        (job,) = call("squeue", "-h", "-o", "%i").split()
+        if event.startswith("SIG"):
+            call("scancel", f"--signal={event.removeprefix('SIG')}", job)
+        else:
+            call("sbatch", "-p", "high", "-c", "2", "--mem=100", "--wrap", "sleep 1", "-o", "/dev/null")
+        until(lambda: "PENDING" in call("squeue", "-h", "-j", job, "-o", "%T"), "the job back in the queue")
+        assert not list(tmp_path.glob("meal_v2/smoke/seed=3/teacher_a-*/manifest.json")), "it was done before"
+        call("scontrol", "update", f"jobid={job}", "StartTime=now")  # Slurm lets requeued jobs wait for two minutes
+        assert sweep.wait(240) == 0
+    finally:
+        sweep.kill()
+        subprocess.run(["scancel", "--full", "-u", "root"], check=False, capture_output=True)
+    assert outcome(tmp_path) == undisturbed
