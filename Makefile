@@ -47,7 +47,7 @@ $(READY): pyproject.toml requirements.lock
 	@awk '/^setuptools==/ {on = 1} on; on && !/\\$$/ {exit}' requirements.lock > .venv/build.lock
 	@$(PIP) --require-hashes --no-deps --requirement .venv/build.lock
 	@$(PIP) --require-hashes --no-deps --no-build-isolation --requirement requirements.lock
-	@$(PIP) --no-build-isolation --editable '.[dev,sweep,dashboard,mswal]' # what is left: torch, in this machine's build
+	@$(PIP) --no-build-isolation --editable '.[dev,sweep,dashboard,nnunet]' # what is left: torch, in this machine's build
 	@touch $@
 
 setup: $(READY) ## create .venv and install what is needed

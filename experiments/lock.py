@@ -29,7 +29,7 @@ from experiments.errors import InputError, RunError
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
 PROJECT = ROOT / "pyproject.toml"
-INSTALLED = ("dev", "sweep", "dashboard", "mswal")  # the extras that `make setup` installs
+INSTALLED = ("dev", "sweep", "dashboard", "nnunet")  # the extras that `make setup` installs
 PYTHON = "3.11"  # the oldest that is supported; uv's universal resolution covers what is newer
 MACHINE = re.compile(r"^(torch|torchvision|triton|nvidia-.*|cuda-.*)$")
 HASH = re.compile(r"^sha256:[0-9a-f]{64}$")

@@ -70,8 +70,8 @@ def end_as_interrupted() -> None:
 def requeue_when_asked() -> None:
     """In a Slurm job, SIGUSR1 (its time or its place is running out) puts the job back into the queue.
 
-    Slurm then ends the job with SIGTERM, which saves, and starts it again: it goes on from what was saved. Lightning has
-    its own way, which would leave a second kind of checkpoint; it steps back where the signal has a handler.
+    Slurm then ends the job with SIGTERM, which saves, and starts it again: it goes on from what was saved. Lightning's
+    own way would leave a second kind of checkpoint; it steps back where the signal has a handler.
     """
     job = os.environ.get("SLURM_JOB_ID")
     if not job or threading.current_thread() is not threading.main_thread():

@@ -70,6 +70,6 @@ def test_a_package_that_an_extra_brings_is_told_with_it() -> None:
     missing = ModuleNotFoundError("No module named 'open_clip'", name="open_clip")
     assert missing_package(missing) == "the package 'open_clip' is not installed: pip install -e '.[clip]'"
     inside = ModuleNotFoundError("No module named 'monai.data'", name="monai.data")
-    assert missing_package(inside) == "the package 'monai' is not installed: pip install -e '.[mswal]'"
+    assert missing_package(inside) == "the package 'monai' is not installed: pip install -e '.[nnunet]'"
     nobody = ModuleNotFoundError("No module named 'rich'", name="rich")
     assert missing_package(nobody) == "the package 'rich' is not installed: make setup"
