@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-BACKBONES = ("densenet121", "densenet161", "resnet34", "resnet152", "vgg16", "vgg19")
+BACKBONES = ("densenet121", "densenet161", "resnet34", "resnet50", "resnet152", "vgg16", "vgg19")
 
 
 def imagenet_backbone(name: str, pretrained: bool = True) -> nn.Module:

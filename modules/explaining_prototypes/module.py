@@ -37,9 +37,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from modules.common.classifier import ClassificationModule
 from modules.common.inference import inference, training_images
 from modules.common.module import OptimizerFactory
-from modules.common.prototypes import NearestPatches, activation_boxes, draw_prototypes
+from modules.common.prototypes import NearestPatches, activation_boxes, draw_prototypes, wrong_class_l1
 from modules.common.schedules import Schedule
-from modules.explaining_prototypes.losses import LossWeights, cluster_and_separation, wrong_class_l1
+from modules.explaining_prototypes.losses import LossWeights, cluster_and_separation
 from modules.explaining_prototypes.networks import PARTS, ProtoPNet
 
 
