@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
+from torchmetrics import SumMetric
 
 from modules.common.classifier import Classifier
 from modules.common.frozen import Frozen
@@ -52,7 +53,8 @@ class Placed(StageModule):
         self.frozen = Frozen([stage.network for stage in networks])
         self.margins: list[Tensor] = []
         self.rows: list[Tensor] = []
-        self.correct, self.covered = [], []  # type: ignore[var-annotated]
+        self.correct: list[Tensor] = []
+        self.covered: list[Tensor] = []
         self.shares: dict[str, Tensor] = {}  # (2, P): of object and parts
         self.placed: dict[str, Tensor] = {}  # (P,) margins, once they are known
 
@@ -124,6 +126,8 @@ class Heat(StageModule):
         super().__init__()
         self.frozen = Frozen([start.network])
         self.steps = steps
+        names = ["ch", "oirr", "iou", *(["dauc"] if steps else []), "n"]
+        self.sums = nn.ModuleDict({name: SumMetric(nan_strategy="disable") for name in names})
 
     def network(self) -> BranchedNetwork:
         (network,) = self.frozen.on(self.device)
@@ -150,5 +154,13 @@ class Heat(StageModule):
         values = heat_in_mask(heat, batch.mask > 0)
         if self.steps:
             values["dauc"] = deletion_auc(self, batch.x, heat, self.steps)
-        means = {f"test/{name}": value.mean() for name, value in values.items()}
-        self.log_dict(means, on_epoch=True, batch_size=len(batch.y), sync_dist=True)
+        values["n"] = torch.ones_like(values["ch"])
+        for name, value in values.items():
+            self.sums[name].update(value.sum())  # type: ignore[operator]
+
+    def on_test_epoch_end(self) -> None:
+        sums = {name: measure.compute() for name, measure in self.sums.items()}  # type: ignore[operator]
+        self.log_dict({f"test/{name}": total / sums["n"] for name, total in sums.items() if name != "n"})
+        self.log("test/n", sums["n"])
+        for measure in self.sums.values():
+            measure.reset()  # type: ignore[operator]

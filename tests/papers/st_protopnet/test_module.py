@@ -12,6 +12,7 @@ from torch import nn
 from modules.common.classifier import Classifier
 from modules.st_protopnet.evaluation import Heat, Placed
 from modules.st_protopnet.losses import BranchLoss
+from modules.st_protopnet.measures import heat_in_mask
 from modules.st_protopnet.module import Phase, Push
 from modules.st_protopnet.networks import PARTS, BranchedNetwork
 
@@ -166,7 +167,7 @@ def test_margins_of_the_images_that_prototypes_are_patches_of(
         Placed([pushed(network(), losses, batch)], ["st", "plain"], Classifier(judge, 3))
 
 
-def test_heat_is_that_of_the_own_class(network: Build, losses: Losses, batch: Any) -> None:
+def test_heat_is_that_of_the_own_class(network: Build, losses: Losses, batch: Any, logged: Any) -> None:
     stage = Heat(Phase(3, {}, losses, network()), steps=2)
     with torch.no_grad():
         heat = stage.heat(batch.x, batch.y)
@@ -174,3 +175,12 @@ def test_heat_is_that_of_the_own_class(network: Build, losses: Losses, batch: An
         probabilities = stage(batch.x)
     assert heat.shape == (24, 12, 12)
     assert torch.allclose(probabilities.sum(1), torch.ones(24), atol=1e-5)
+    parts = [batch._replace(**{n: getattr(batch, n)[r] for n in batch._fields}) for r in torch.arange(24).split(20)]
+    with torch.no_grad():
+        values = logged(stage, *parts)
+    expected = heat_in_mask(heat, batch.mask > 0)
+    assert {name: values[f"test/{name}"] for name in expected} == pytest.approx(
+        {name: float(value.mean()) for name, value in expected.items()}, rel=1e-5
+    )
+    assert 0 <= values["test/dauc"] <= 1
+    assert values["test/n"] == 24
