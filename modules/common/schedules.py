@@ -54,12 +54,3 @@ def staircase(position: Position, decay: float = 0.94, every: float = 2.0) -> fl
     """
     done = position.epoch * position.steps_per_epoch + position.step
     return float(decay ** (done // max(1, round(every * position.steps_per_epoch))))
-
-
-def before_epoch(position: Position, every: int = 5, done: int = 0, gamma: float = 0.1) -> float:
-    """gamma for each `every` epochs, counted before an epoch is trained: the first rate lasts every - 1 epochs.
-
-    Args:
-        done: epochs of this kind in earlier stages.
-    """
-    return float(gamma ** ((position.epoch + done + 1) // every))

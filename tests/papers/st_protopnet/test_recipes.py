@@ -10,6 +10,7 @@ import pytest
 
 from experiments import claims, training
 from experiments.plan import Plan
+from modules.common.schedules import Position
 
 BACKBONE = {
     "_target_": "modules.st_protopnet.networks.conv_backbone",
@@ -50,11 +51,14 @@ def test_phases_of_whole_photos(make_plan: Callable[..., Plan]) -> None:
     assert stages["st_warm"].module["network"]["scores"] == "cosine"
     assert stages["st_heat"].test
     assert stages["st_heat"].data["_target_"].endswith("MaskedBirds")
-    schedule = [stages[n].module["schedule"] for n in ("st_joint_1", "st_joint")]
-    assert [(s["every"], s["gamma"], s.get("done", 0)) for s in schedule] == [(20, 0.2, 0), (20, 0.2, 91)]
+    for setting, every in ((stages, 20), (make_plan("paper=st_protopnet", "scale=full", "variant=dogs").stages, 10)):
+        factors = []
+        for name, epochs in (("st_joint_1", 91), ("st_joint", 10)):
+            schedule = training.build(setting[name].module["schedule"])
+            factors += [schedule(Position(epoch, 0, 10, epochs)) for epoch in range(epochs)]
+        assert factors == pytest.approx([0.2 ** (epoch // every) for epoch in range(1, 102)])  # stepped before an epoch
     dogs = make_plan("paper=st_protopnet", "scale=full", "variant=dogs").stages
     assert dogs["st_joint_1"].module["rates"]["backbone"] == 1e-5
-    assert dogs["st_joint_1"].module["schedule"]["every"] == 10
     assert dogs["st_joint_1"].module["weight_decay"] == 5e-4
     assert not dogs["st_heat"].test
 
