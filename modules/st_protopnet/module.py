@@ -45,7 +45,8 @@ SHOWN = 12  # prototypes of a branch in its picture
 class Start(Classifier):
     """The network whose backbone all arms start from, trained as a plain classifier, where there is no pretrained one.
 
-    Its artifacts are its pictures, so that further stages need not draw them again.
+    Its artifacts are its pictures, so that further stages need not draw them again; the stage's configuration says
+    `trainer: {devices: 1, strategy: auto}`.
     """
 
     network: Plain
