@@ -97,9 +97,7 @@ class Pictures(View, ArrayData):
             images, labels = self._random(self.declared(), 4 * self.batch_size)
             return (images, labels), torch.ones(len(images), *images.shape[2:], dtype=torch.uint8)
         try:
-            images, labels, mask = (
-                torch.tensor(arrays[f"{split}_{n}"]) for n in ("images", "labels", "mask")
-            )
+            images, labels, mask = (torch.tensor(arrays[f"{split}_{n}"]) for n in ("images", "labels", "mask"))
         except KeyError as error:
             raise DataError(f"kept: expected a stage on datamodules.st_protopnet.pictures.Drawn, no {error}") from error
         return (images, labels), mask
