@@ -87,6 +87,31 @@ def logged() -> Callable[..., dict[str, float]]:
     return run
 
 
+@pytest.fixture
+def birds(tmp_path: Path) -> Path:
+    """CUB-200-2011 with six photos of three kinds; the bird is a light square in the box."""
+    import numpy as np
+    from PIL import Image
+
+    tables: dict[str, list[str]] = {
+        name: [] for name in ("images", "image_class_labels", "train_test_split", "bounding_boxes")
+    }
+    for n in range(1, 7):
+        folder = tmp_path / "images" / f"{n % 3:03d}.kind"
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.full((60, 80, 3), 20, np.uint8)
+        pixels[10:40, 20:65] = (200, 100 + 10 * n, 50)
+        pixels[20:30, 30:40] = 0
+        Image.fromarray(pixels).save(folder / f"{n}.png")
+        tables["images"].append(f"{n} {n % 3:03d}.kind/{n}.png")
+        tables["image_class_labels"].append(f"{n} {n % 3 + 1}")
+        tables["train_test_split"].append(f"{n} {int(n <= 4)}")
+        tables["bounding_boxes"].append(f"{n} 20.0 10.0 45.0 30.0")
+    for name, table in tables.items():
+        (tmp_path / f"{name}.txt").write_text("\n".join(table) + "\n")
+    return tmp_path
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long tests first, so that two processes end at about the same time."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)

@@ -62,20 +62,7 @@ EXPECTED = {
     "modules.common.fid.FrechetDistance": "mee",
     "modules.common.inception_score.InceptionScore": "ppgn",
     "modules.common.schedules.poly": "lota",
-    "datamodules.common.species.Species": "st_protopnet",
     "datamodules.common.species.Shortcut": "csr",
-    **{
-        f"modules.common.prototypes.{name}": "st_protopnet"
-        for name in (
-            "PrototypeLayer",
-            "NearestPatches",
-            "strongest",
-            "own_and_other",
-            "class_weights",
-            "activation_boxes",
-            "draw_prototypes",
-        )
-    },
 }
 
 

@@ -88,6 +88,12 @@ def class_weights(owner: Tensor, classes: int, own: float = 1.0, other: float = 
     return torch.where(owner == torch.arange(classes, device=owner.device)[:, None], own, other)
 
 
+def wrong_class_l1(weight: Tensor, owner: Tensor) -> Tensor:
+    """The sum of |W| where a prototype speaks for another class than its own: (classes, P), (P,) -> ()."""
+    own = owner == torch.arange(len(weight), device=owner.device)[:, None]  # (classes, P)
+    return weight.abs().masked_fill(own, 0).sum()
+
+
 class PrototypeLayer(nn.Module):
     """P = classes x per_class prototypes, `per_class` for each class in a row. Feature maps to similarity maps.
 

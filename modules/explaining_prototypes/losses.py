@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from modules.common.prototypes import own_and_other
@@ -25,12 +24,6 @@ def cluster_and_separation(distances: Tensor, owner: Tensor, y: Tensor) -> tuple
     """
     own, other = own_and_other(-distances, owner, y)
     return -own.mean(), other.mean()
-
-
-def wrong_class_l1(weight: Tensor, owner: Tensor) -> Tensor:
-    """The sum of |W| where a prototype speaks for another class than its own: (classes, P), (P,) -> ()."""
-    own = owner == torch.arange(len(weight), device=owner.device)[:, None]  # (classes, P)
-    return weight.abs().masked_fill(own, 0).sum()
 
 
 @dataclass(frozen=True)

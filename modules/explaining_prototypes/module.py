@@ -35,11 +35,12 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from modules.common.classifier import ClassificationModule
+from modules.common.inference import inference, training_images
 from modules.common.module import OptimizerFactory
-from modules.common.prototypes import NearestPatches, activation_boxes, draw_prototypes
+from modules.common.prototypes import NearestPatches, activation_boxes, draw_prototypes, wrong_class_l1
 from modules.common.schedules import Schedule
-from modules.explaining_prototypes.losses import LossWeights, cluster_and_separation, wrong_class_l1
-from modules.explaining_prototypes.networks import PARTS, ProtoPNet, inference
+from modules.explaining_prototypes.losses import LossWeights, cluster_and_separation
+from modules.explaining_prototypes.networks import PARTS, ProtoPNet
 
 
 class Phase(ClassificationModule):
@@ -189,10 +190,3 @@ class Push(Phase):
         names = data.spec.classes
         titles = [f"{number}: {names[int(layer.owner[number])]}" for number in shown.tolist()]
         return {"prototypes": draw_prototypes(data.shown(images), activation_boxes(own, images.shape[-1]), titles)}
-
-
-def training_images(data: Any, rows: list[int]) -> Tensor:
-    """Training images as the network sees them, not augmented: (n, C, H, W)."""
-    if hasattr(data, "training_images"):  # photos, read one by one
-        return data.training_images(rows)
-    return data.normalised(data.splits["train"][0][rows])

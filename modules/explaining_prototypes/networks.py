@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,6 @@ from torch import Tensor, nn
 from modules.common.prototypes import PrototypeLayer, class_weights, strongest
 
 PARTS = ("backbone", "add_on", "prototypes", "last")  # what a phase may train
-BACKBONES = ("densenet121", "densenet161", "resnet34", "resnet152", "vgg16", "vgg19")
 
 
 def small_backbone(
@@ -28,28 +26,6 @@ def small_backbone(
         layers += [convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
         before = width
     return nn.Sequential(*layers)
-
-
-def imagenet_backbone(name: str, pretrained: bool = True) -> nn.Module:
-    """The convolutional part of a torchvision classifier; 224x224 pixels become a map of 7x7.
-
-    VGG keeps its last pooling, DenseNet gets a final ReLU, ResNet ends after layer4.
-
-    Args:
-        name: one of BACKBONES.
-        pretrained: fetch the weights that were first trained on ImageNet.
-    Raises:
-        ValueError: another name.
-    """
-    from torchvision import models
-
-    if name not in BACKBONES:
-        raise ValueError(f"name={name!r}: expected one of {', '.join(BACKBONES)}")
-    network = models.get_model(name, weights="IMAGENET1K_V1" if pretrained else None)
-    if name.startswith("resnet"):
-        return nn.Sequential(*list(network.children())[:-2])
-    features = network.get_submodule("features")
-    return nn.Sequential(features, nn.ReLU(inplace=True)) if name.startswith("densenet") else features
 
 
 class ProtoPNet(nn.Module):
@@ -95,16 +71,3 @@ class ProtoPNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classify(self.prototypes(self.features(x)))
-
-
-@contextmanager
-def inference(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradient inside; every layer is then in the mode it was in."""
-    modes = {layer: layer.training for layer in module.modules()}
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for layer, mode in modes.items():
-            layer.training = mode
