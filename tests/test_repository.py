@@ -61,9 +61,9 @@ EXPECTED = {
     "modules.common.extractors.InceptionV3": "mee",
     "modules.common.fid.FrechetDistance": "mee",
     "modules.common.inception_score.InceptionScore": "ppgn",
+    "modules.common.localisation.PointingGame": "robust_explainability",
     "modules.common.schedules.poly": "lota",
     "datamodules.common.species.Species": "st_protopnet",
-    "datamodules.common.species.Shortcut": "csr",
     **{
         f"modules.common.prototypes.{name}": "st_protopnet"
         for name in (
