@@ -92,8 +92,10 @@ class Encoded(View):
 
     @property
     def spec(self) -> Spec:
-        sizes = {"train": len(self.rows("train")), "val": 0, "test": len(self.rows("test"))}
         there = self.source.spec
+        sizes = {"train": len(self.rows("train")), "val": 0, "test": len(self.rows("test"))}
+        if self.generated:  # a dry run has a batch of maps and is about all images
+            sizes = dict(there.sizes)
         return replace(
             there,
             shape=tuple(self.arrays["maps"].shape[1:]),
