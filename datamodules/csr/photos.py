@@ -114,32 +114,39 @@ def read_listing(root: Path) -> Listing:
     concepts = tuple(header[len(HEADER) :])
     if not concepts or NEGATIVE in concepts:
         raise DataError(f"{root / 'images.csv'}: expected concepts after file,split,class, none of them {NEGATIVE!r}")
+    for number, row in enumerate(rows, start=2):
+        if row[1] not in ("train", "test") or any(value not in ("0", "1") for value in row[3:]):
+            raise DataError(f"{root / 'images.csv'}, line {number}: expected split train or test and concepts 0 or 1")
     classes = tuple(sorted({row[2] for row in rows}))
 
-    boxes: dict[str, list[tuple[int, tuple[float, float, float, float]]]] = {row[0]: [] for row in rows}
-    names = {name: number for number, name in enumerate((*concepts, NEGATIVE))}
-    path = root / "boxes.csv"
+    boxes = _read_boxes(root / "boxes.csv", {row[0] for row in rows}, (*concepts, NEGATIVE))
+    splits: dict[str, list[Finding]] = {"train": [], "test": []}
+    for file, split, label, *present in rows:
+        own = boxes.get(file, [])
+        shown = tuple(int(value) for value in present)
+        found = Finding(file, classes.index(label), shown, tuple(b for _, b in own), tuple(k for k, _ in own))
+        splits[split].append(found)
+    return Listing(classes, concepts, splits)
+
+
+Box = tuple[float, float, float, float]
+
+
+def _read_boxes(path: Path, files: set[str], names: Sequence[str]) -> dict[str, list[tuple[int, Box]]]:
+    """file -> what its boxes show and where; nothing without a table. Raises DataError."""
+    boxes: dict[str, list[tuple[int, Box]]] = {}
     for number, row in enumerate(_table(path, BOX_HEADER)[1] if path.is_file() else [], start=2):
         try:
             x1, y1, x2, y2 = (float(value) for value in row[2:])
-            ordered = x1 < x2 and y1 < y2
-            boxes[row[0]].append((names[row[1]], (x1, y1, x2, y2)))
-        except (KeyError, ValueError):
-            ordered = False
-        if not ordered:
+            right = x1 < x2 and y1 < y2 and row[0] in files and row[1] in names
+        except ValueError:
+            right = False
+        if not right:
             raise DataError(
                 f"{path}, line {number}: {','.join(row)!r}: expected a known file and concept, x1 < x2, y1 < y2"
             )
-
-    splits: dict[str, list[Finding]] = {"train": [], "test": []}
-    for number, row in enumerate(rows, start=2):
-        if row[1] not in splits or any(value not in ("0", "1") for value in row[3:]):
-            raise DataError(f"{root / 'images.csv'}, line {number}: expected split train or test and concepts 0 or 1")
-        own = boxes[row[0]]
-        present = tuple(int(value) for value in row[3:])
-        found = Finding(row[0], classes.index(row[2]), present, tuple(b for _, b in own), tuple(k for k, _ in own))
-        splits[row[1]].append(found)
-    return Listing(classes, concepts, splits)
+        boxes.setdefault(row[0], []).append((names.index(row[1]), (x1, y1, x2, y2)))
+    return boxes
 
 
 def _table(path: Path, expected: Sequence[str]) -> tuple[list[str], list[list[str]]]:

@@ -40,19 +40,11 @@ class MacroF1(nn.Module):
             self.add_module(name, part)
 
     def update(self, name: str, logits: Tensor, y: Tensor) -> None:
-        """logits (B, C), y (B,); an empty batch counts nothing."""
-        if len(y):
-            self.parts[name].update(logits.argmax(-1), y)
+        """logits (B, C), y (B,); B may be 0."""
+        self.parts[name].update(logits.argmax(-1), y)
 
     def compute(self) -> dict[str, Tensor]:
-        return {name: macro_f1(part.confmat) for name, part in self.counted().items()}
-
-    def counted(self) -> dict[str, MulticlassConfusionMatrix]:
-        """The matrices, summed over processes."""
-        for part in self.parts.values():
-            part._update_count = max(1, part._update_count)  # none of a process's images may have been looked at
-            part.compute()
-        return self.parts
+        return {name: macro_f1(part.compute()) for name, part in self.parts.items()}
 
     def reset(self) -> None:
         for part in self.parts.values():
