@@ -62,8 +62,10 @@ EXPECTED = {
     "modules.common.fid.FrechetDistance": "mee",
     "modules.common.inception_score.InceptionScore": "ppgn",
     "modules.common.localisation.PointingGame": "robust_explainability",
+    "modules.common.localisation.box_masks": "robust_explainability",
     "modules.common.schedules.poly": "lota",
     "datamodules.common.species.Species": "st_protopnet",
+    "datamodules.common.species.Shortcut": "robust_explainability",
     **{
         f"modules.common.prototypes.{name}": "st_protopnet"
         for name in (

@@ -38,7 +38,7 @@ class Baseline(StageModule):
         self.f1 = MacroF1(classes)
         self.count = SumMetric(nan_strategy="disable")
         self.pointing = PointingGame()
-        self.pointing_any = PointingGame()
+        self.pointing_any = PointingGame(overlaps=False)
 
     def explain(self, batch: Any) -> tuple[Tensor, Tensor, bool]:
         """Logits (B, C), maps (B, N, h, w), and whether map number k is of concept k."""

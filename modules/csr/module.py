@@ -84,7 +84,8 @@ class ConceptModel(StageModule):
 class Encode(StageModule):
     """Step 2: feature maps of all images and the local vectors of the concepts that are present in them.
 
-    The data's test goes through training and test images (`everything: true`); the stage has `fit: false`.
+    The data's test goes through training and test images (`everything: true`); the stage has `fit: false`. Metrics:
+    `n`, images, and `vectors`.
 
     Args:
         model: the stage that trained the concept model.
@@ -126,6 +127,10 @@ class Encode(StageModule):
     def _keep(self, **arrays: Tensor) -> None:
         for name, value in arrays.items():
             self.made.setdefault(name, []).append(value.cpu())
+
+    def on_test_epoch_end(self) -> None:
+        counts = {name: float(sum(map(len, self.made[array]))) for name, array in (("n", "y"), ("vectors", "vectors"))}
+        self.log_dict({f"test/{name}": count for name, count in counts.items()})
 
     def artifacts(self) -> dict[str, np.ndarray]:
         return {name: torch.cat(parts).numpy() for name, parts in self.made.items()}

@@ -76,8 +76,10 @@ class TaskHead(StageModule):
         self.gated = SumMetric(nan_strategy="disable")
         self.count = SumMetric(nan_strategy="disable")
         self.pointing = PointingGame()
-        self.pointing_any = PointingGame()
-        self.pointing_of = nn.ModuleList(PointingGame() for _ in range(self.concepts))
+        self.pointing_any = PointingGame(overlaps=False)
+        self.pointing_of = [PointingGame(overlaps=False) for _ in range(self.concepts)]
+        for k, game in enumerate(self.pointing_of):  # registered for moves between devices; the list keeps their type
+            self.add_module(f"pointing_{k}", game)
 
     def trained(self) -> Any:
         return self.head.parameters()
@@ -162,8 +164,8 @@ class TaskHead(StageModule):
         found |= {f"pointing_{k}": game.compute()["pointing"] for k, game in enumerate(self.pointing_of)}
         found |= {"gated": 100 * self.gated.compute() / count, "prototypes": self.kept.sum().float(), "n": count}
         self.log_dict({f"test/{name}": value.float() for name, value in found.items()})
-        games = [self.pointing, self.pointing_any, *self.pointing_of]
-        for metric in (self.f1, self.f1_gated, self.gated, self.count, *games):
+        metrics: list[Any] = [self.f1, self.f1_gated, self.gated, self.count, self.pointing, self.pointing_any]
+        for metric in (*metrics, *self.pointing_of):
             metric.reset()
 
     def pictures(self, data: Any) -> dict[str, Figure]:

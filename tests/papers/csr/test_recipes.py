@@ -38,13 +38,13 @@ def test_arms_share_weights_and_pictures(make_plan: Callable[..., Plan]) -> None
     concepts: Any = training.construct(plan, stages["concepts"])
     theirs = joint.network.state_dict()
     assert all(torch.equal(value, theirs[name]) for name, value in concepts.network.state_dict().items())
-    drawn = [training.construct(plan, stages[name]).state_dict() for name in ("prototypes", "seeded", "untrained")]  # type: ignore[union-attr]
+    drawn = [training.construct(plan, stages[name]).state_dict() for name in ("prototypes", "untrained")]  # type: ignore[union-attr]
     assert all(torch.equal(drawn[0][name], other[name]) for other in drawn[1:] for name in drawn[0])
     sources = [stage.data["source"] for name, stage in stages.items() if name in ("concepts", "encode", "cbm_joint")]
     sources += [stage.data["source"]["source"] for stage in stages.values() if stage.feeds]
     assert len(sources) == len(stages)
     assert all(source == sources[0] for source in sources)
-    heads = ("csr", "csr_seeded", "refined", "refined_at_random", "csr_untrained")
+    heads = ("csr", "refined", "refined_at_random", "csr_untrained")
     options = [{k: v for k, v in stages[name].module.items() if k != "discard"} for name in heads]
     assert all(option == options[0] for option in options)
 
