@@ -67,7 +67,7 @@ class Atlas(StageModule):
             self.similarity.copy_(torch.where(better, best, self.similarity))
             self.image.copy_(torch.where(better, rows, self.image))
 
-            winner = cosines[torch.arange(len(batch.y)), batch.y].argmax(1)  # (V,)
+            winner = cosines[own[..., 0]].argmax(1)  # (V,)
             self.wins.index_put_((batch.y, winner), torch.ones_like(winner), accumulate=True)
 
     def on_train_epoch_end(self) -> None:
