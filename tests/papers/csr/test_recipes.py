@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from experiments import claims, reproduce, training
+from experiments import claims, engine, training
 from experiments.plan import Plan
 
 
@@ -57,23 +57,16 @@ def test_each_scale_has_its_main_claim(make_plan: Callable[..., Plan]) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_compute_what_one_does(tmp_path: Any, make_plan: Callable[..., Plan]) -> None:
-    """Trained and tested by two processes, the head of the smoke recipe gives one process's numbers."""
-    found = []
+def test_two_processes_compute_what_one_does(make_plan: Callable[..., Plan]) -> None:
+    """Losses and counts: gamma = 1000 makes much of rounding, and barely trained classes are nearly tied."""
+    found: dict[str, list[dict[str, float]]] = {}
     for trainer in ("cpu", "ddp_cpu"):
-        lines = [
-            "paper=csr",
-            "scale=smoke",
-            f"runs_dir={tmp_path / trainer}",
-            f"trainer={trainer}",
-            "seeds=[0]",
-            "jobs=1",
-        ]
-        assert reproduce.main(lines) == 0
-        stages = make_plan(*lines[:2], f"trainer={trainer}").stages
-        folder = tmp_path / trainer / "csr" / "smoke" / "seed=0"
-        (path,) = folder.glob(f"csr-{stages['csr'].fingerprint}/metrics.json")
-        found.append(training.files.read_json(path))
-    assert found[0].keys() == found[1].keys()
-    for name, value in found[0].items():
-        assert found[1][name] == pytest.approx(value, rel=1e-3, abs=1e-3), name
+        plan = make_plan("paper=csr", f"trainer={trainer}")
+        for name in ("concepts", "encode", "prototypes", "csr"):
+            found.setdefault(name, []).append(engine.ensure(plan, plan.stages[name]).metrics)
+    one, two = found["concepts"]
+    assert two == pytest.approx(one, abs=1e-5)
+    for name, metrics in (("prototypes", ("train/loss",)), ("csr", ("train/loss", "test/pairs", "test/chance"))):
+        one, two = found[name]
+        assert {m: two[m] for m in metrics} == pytest.approx({m: one[m] for m in metrics}, rel=1e-3), name
+    assert [metrics["test/n"] for metrics in found["csr"]] == [40, 40]
