@@ -1,0 +1,223 @@
+"""What each stage trains, and what it leaves alone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from datamodules.csr.encoded import ConceptVectors, Encoded
+from modules.csr.atlas import Atlas
+from modules.csr.baselines import JointBottleneck, ProtoPNetStyle, SequentialBottleneck
+from modules.csr.interaction import Doctor
+from modules.csr.losses import local_vectors
+from modules.csr.module import ConceptModel, Encode, Prototypes
+from modules.csr.networks import ConceptNetwork, ConceptPrototypes
+from modules.csr.task import TaskHead, kept_after
+
+
+def state(module: nn.Module) -> dict[str, Tensor]:
+    return copy.deepcopy(module.state_dict())
+
+
+def same(module: nn.Module, before: dict[str, Tensor]) -> bool:
+    return all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+def step(stage: Any, batch: Any) -> None:
+    optimizer = torch.optim.SGD(stage.trained(), lr=0.1)
+    stage.training_step(batch, 0).backward()
+    optimizer.step()
+
+
+def test_vectors_are_of_concepts_that_are_present(encode: Encode, model: ConceptModel) -> None:
+    made = encode.artifacts()
+    assert made["concepts"].sum() == len(made["vectors"]) == 4 * 120
+    features = torch.from_numpy(made["maps"])
+    with torch.no_grad():
+        every = local_vectors(features, model.network.maps(features))
+    for image, concept, vector in list(zip(made["vector_image"], made["vector_concept"], made["vectors"], strict=True))[
+        ::37
+    ]:
+        assert made["concepts"][image, concept] == 1
+        assert torch.allclose(every[image, concept], torch.from_numpy(vector), atol=1e-5)
+    assert (made["vector_in_test"] == made["in_test"][made["vector_image"]]).all()
+
+
+def test_an_image_without_concepts_makes_no_vector(model: ConceptModel) -> None:
+    stage = Encode(model)
+    stage.on_test_epoch_start()
+    nothing = torch.zeros(1, 11)
+    batch = SimpleNamespace(
+        x=torch.randn(1, 3, 64, 64),
+        y=torch.zeros(1),
+        concepts=nothing,
+        boxes=nothing,
+        shows=nothing,
+        in_test=torch.zeros(1),
+    )
+    with torch.inference_mode():
+        stage.test_step(batch, 0)
+    assert len(stage.artifacts()["vectors"]) == 0
+
+
+def test_step_three_leaves_the_concept_model_alone(model: ConceptModel, vectors: ConceptVectors) -> None:
+    before = state(model)
+    stage = Prototypes(ConceptPrototypes(8, 11, 3, 4))
+    own = state(stage)
+    step(stage, next(iter(vectors.train_dataloader())))
+    assert same(model, before)
+    assert not torch.equal(stage.prototypes.vectors, own["prototypes.vectors"])
+    assert [group["weight_decay"] for group in stage.trained()] == [1e-4, 0.0]
+
+
+def test_step_four_trains_the_last_layer_alone(encoded: Encoded) -> None:
+    start = Prototypes(ConceptPrototypes(8, 11, 3, 4))
+    before = state(start)
+    stage = TaskHead(start, 40)
+    weight = stage.head.weight.detach().clone()
+    step(stage, next(iter(encoded.train_dataloader())))
+    assert same(start, before)
+    assert {name for name, _ in stage.named_parameters()} == {"head.weight", "head.bias"}
+    assert not torch.equal(stage.head.weight, weight)
+    assert not stage.maps(torch.randn(1, 8, 4, 4).requires_grad_()).requires_grad
+
+
+def test_prototypes_begin_as_vectors_of_their_concept(vectors: ConceptVectors, trainer_of: Any) -> None:
+    stage = Prototypes(ConceptPrototypes(8, 11, 3, 4), seeded=True)
+    chosen = vectors.some_vectors(3)
+    stage._trainer = trainer_of(vectors)  # type: ignore[assignment]
+    stage.on_train_start()
+    own = stage.prototypes.cosines(chosen.flatten(0, 1)).view(11, 3, 11, 3)
+    assert torch.allclose(torch.einsum("kmkm->km", own), torch.ones(11, 3), atol=1e-5)
+
+    placed = stage.prototypes.vectors.detach().clone()
+    with torch.no_grad():
+        stage.prototypes.vectors.add_(1)
+    stage._trainer = trainer_of(vectors, global_step=5)  # type: ignore[assignment]
+    stage.on_train_start()  # a run that goes on
+    assert torch.equal(stage.prototypes.vectors, placed + 1)
+
+
+def atlas_of(start: Prototypes, data: ConceptVectors, batches: list[Any]) -> Atlas:
+    stage = Atlas(start)
+    for number, batch in enumerate(batches):
+        stage.training_step(batch, number)
+    stage.shortcut.copy_(stage.peaks_in_negative_box(data))
+    return stage
+
+
+def test_the_atlas_is_the_most_similar_vector(vectors: ConceptVectors) -> None:
+    start = Prototypes(ConceptPrototypes(8, 11, 3, 4))
+    batches = list(vectors.train_dataloader())
+    stage = atlas_of(start, vectors, batches)
+    with torch.no_grad():
+        cosines = torch.cat([stage(batch.x) for batch in batches])
+    y = torch.cat([batch.y for batch in batches])
+    row = torch.cat([batch.row for batch in batches])
+    for k in range(11):
+        own = cosines[y == k, k]  # (V_k, M)
+        assert torch.allclose(stage.similarity[k], own.amax(0), atol=1e-6)
+        assert stage.image[k].tolist() == row[y == k][own.argmax(0)].tolist()
+        assert stage.wins[k].sum() == (y == k).sum()
+    backwards = atlas_of(start, vectors, batches[::-1])
+    assert torch.equal(stage.image, backwards.image)
+    assert torch.equal(stage.shortcut, backwards.shortcut)
+    assert not torch.equal(stage.image, torch.full_like(stage.image, -1))
+
+
+def test_what_is_discarded() -> None:
+    atlas = SimpleNamespace(shortcut=torch.tensor([[True, False, True], [False, False, False]]))
+    kept = kept_after((2, 3), atlas, "shortcuts")  # type: ignore[arg-type]
+    assert kept.tolist() == [[False, True, False], [True, True, True]]
+    random = kept_after((2, 3), atlas, "at random")  # type: ignore[arg-type]
+    assert random.sum(1).tolist() == [1, 3]
+    assert kept_after((2, 3), None, [[1, 2]]).tolist() == [[True] * 3, [True, True, False]]
+    for wrong, message in (
+        ("shortcut", "discard='shortcut': expected"),
+        ("shortcuts", "needs needs: {atlas: <stage>}"),
+        ([[2, 0]], r"discard: \[2, 0\]: expected a concept below 2"),
+        ([[k, m] for k in range(2) for m in range(3)], "no prototype is left"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            kept_after((2, 3), None, wrong)
+
+
+def test_discarded_prototypes_lose_their_columns() -> None:
+    start = Prototypes(ConceptPrototypes(5, 2, 3, 4))
+    stage = TaskHead(start, 3, discard=[[0, 0], [0, 1], [0, 2], [1, 1]])
+    assert stage.head.weight.shape == (3, 2)
+    maps = torch.rand(1, 2, 3, 2, 2)
+    shown = stage.concept_maps(maps)
+    assert torch.equal(shown[0, 0], torch.zeros(2, 2))
+    assert torch.equal(shown[0, 1], maps[0, 1, [0, 2]].amax(0))
+
+
+def test_a_test_of_the_head_by_hand(small_batch: Any, logged: Callable[..., dict[str, float]], trainer_of: Any) -> None:
+    """Everything is looked at; every number is compared with one that is computed another way."""
+    stage = TaskHead(Prototypes(ConceptPrototypes(5, 2, 3, 4)), 3, Doctor(alpha=0.2, gate=1.0)).eval()
+    stage._trainer = trainer_of(SimpleNamespace(image_side=(4, 4)))  # type: ignore[assignment]
+    with torch.no_grad():
+        maps = stage.maps(small_batch.x)
+        logits = stage(small_batch.x)
+        assert torch.allclose(stage.classify(maps.flatten(3).amax(3)), logits, atol=1e-6)
+
+        corrected = stage.corrected(maps, small_batch)
+        weights = torch.tensor([[[1.0, 0.0], [0.2, 0.2]], [[1.0, 0.2], [0.2, 0.2]]])
+        moved = torch.tensor([[[0.2, 0.2], [1.0, 0.0]], [[0.2, 0.2], [1.0, 0.2]]])
+        negative = torch.tensor([[[1.0, 0.0], [1.0, 1.0]], [[1.0, 1.0], [1.0, 1.0]]])
+        for name, weight in (("spatial", weights), ("elsewhere", moved), ("negative", negative)):
+            lowered = torch.where(maps > 0, maps * weight[:, None, None], maps).flatten(3).amax(3)
+            assert torch.allclose(corrected[name], stage.classify(lowered), atol=1e-6), name
+        rejected = maps.flatten(3).amax(3) * small_batch.concepts[:, :, None]
+        assert torch.allclose(corrected["rejection"], stage.classify(rejected), atol=1e-6)
+        other = maps.flatten(3).amax(3) * small_batch.concepts.flip(1)[:, :, None]
+        assert torch.allclose(corrected["dealt"], stage.classify(other), atol=1e-6)
+
+        found = logged(stage, small_batch)
+    right = (logits.argmax(-1) == small_batch.y).double()
+    assert found["test/gated"] == 100
+    assert found["test/f1"] == found["test/f1_gated"]
+    assert found["test/f1"] <= 100 * float(right.mean()) + 1e-4  # one image of each class: a class missed has 0
+    assert found["test/pairs"] == 2
+    assert found["test/chance"] == 25
+    assert found["test/n"] == 2
+
+
+def test_baselines_train_and_explain(
+    model: ConceptModel, encoded: Encoded, logged: Callable[..., dict[str, float]], trainer_of: Any
+) -> None:
+    before = state(model)
+    sequential = SequentialBottleneck(model, 40)
+    step(sequential, next(iter(encoded.train_dataloader())))
+    assert same(model, before)
+    sequential._trainer = trainer_of(encoded)  # type: ignore[assignment]
+    with torch.no_grad():
+        found = logged(sequential, *encoded.test_dataloader())
+    assert found["test/n"] == 40
+    assert found["test/pairs"] == 160
+    assert found["test/chance_any"] == pytest.approx(4 * found["test/chance"], rel=0.05)  # parts hardly overlap
+
+    net = ProtoPNetStyle(8, 40, 2, channels=4)
+    step(net, next(iter(encoded.train_dataloader())))
+    net._trainer = trainer_of(encoded)  # type: ignore[assignment]
+    batch = next(iter(encoded.test_dataloader()))
+    with torch.no_grad():
+        logits, shown, of_concepts = net.explain(batch)
+        maps = net.maps(batch.x)
+    winner = int(logits[0].argmax())
+    assert not of_concepts
+    assert torch.equal(shown[0, 0], maps[0, 2 * winner : 2 * winner + 2].amax(0))
+
+
+def test_rates_of_the_joint_bottleneck() -> None:
+    network = ConceptNetwork(nn.Conv2d(3, 4, 3), 4, 2)
+    network_group, last = JointBottleneck(network, 3, last_rate=0.05).trained()
+    assert "lr" not in network_group
+    assert last["lr"] == 0.05
+    assert "lr" not in JointBottleneck(network, 3).trained()[1]
