@@ -15,7 +15,9 @@ from datamodules.common.views import View
 
 
 class JudgeDigits(View, ArrayData):
-    """The digits that nobody stacks for training: learns from the source's val part, and is tested on its test part.
+    """Single digits that nobody stacks for training: the source's val part to learn from, its test part to be tested on.
+
+    Images are in [-1, 1], as stacks are.
 
     Args:
         source: single digits; its splits and seed are used.
@@ -31,7 +33,8 @@ class JudgeDigits(View, ArrayData):
     def declared(self) -> Spec:
         there = self.source.spec
         sizes = {"train": there.sizes["val"], "test": there.sizes["test"]}
-        return replace(there, sizes=sizes, split=f"{there.split}; learns from val, tested on test")
+        split = f"{there.split}; learns from val, tested on test"
+        return replace(there, sizes=sizes, mean=(0.5,), std=(0.5,), split=split)
 
     def read(self) -> tuple[Split, Split]:
         self.source.setup()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -26,6 +28,34 @@ def mix(alpha: Tensor, real: Tensor, fake: Tensor) -> Tensor:
     """alpha a_r + (1 - alpha) a_f for samples or codes (B, ...), alpha (B,): the line through both, beyond them too."""
     weight = alpha.view(-1, *(1 for _ in real.shape[1:]))
     return weight * real + (1 - weight) * fake
+
+
+ALPHAS = ("normal", "uniform")
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """How DIsoMap mixes samples.
+
+    Attributes:
+        alpha: "normal", N(0, 1): the line through two samples; "uniform", U(0, 1): the piece between them.
+        noise: standard deviation of what is added to the codes aimed at.
+        weight: of the term.
+    Raises:
+        ValueError: another alpha.
+    """
+
+    alpha: str = "normal"
+    noise: float = 0.05
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.alpha not in ALPHAS:
+            raise ValueError(f"alpha={self.alpha!r}: expected one of {', '.join(ALPHAS)}")
+
+    def weigh(self, normal: Tensor) -> Tensor:
+        """alpha (B,) from standard normal numbers (B,)."""
+        return normal if self.alpha == "normal" else (1 + torch.erf(normal / 2**0.5)) / 2
 
 
 def disomap_loss(mixed: Tensor, real: Tensor, fake: Tensor, alpha: Tensor, noise: Tensor) -> Tensor:

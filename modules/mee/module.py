@@ -34,7 +34,7 @@ from modules.common.module import OptimizerFactory, StageModule
 from modules.common.schedules import Schedule
 from modules.mee.entropy import Entropy
 from modules.mee.evaluation import CodeSpread, computed
-from modules.mee.losses import critic_loss, disomap_loss, dlle_loss, generator_loss, mix
+from modules.mee.losses import Mixing, critic_loss, disomap_loss, dlle_loss, generator_loss, mix
 from modules.mee.neighbours import shared_normal
 from modules.mee.networks import Embedding, resample
 from modules.mee.pictures import draw_samples
@@ -54,7 +54,7 @@ class MaEMGAN(StageModule):
         evaluation: what is measured of generated samples.
         judge: a stage that `evaluation` measures with; None where it needs none.
         neighbours: DLLE's augmentation of a batch of images; None leaves the term out.
-        mix_noise: DIsoMap's noise; None leaves the term out.
+        mixing: DIsoMap's; None leaves the term out.
         entropy: L_ent of both players; None leaves it out.
         critic_steps: steps of D for one of G, which reuses the noise of the last.
         optimizer: of either player.
@@ -70,7 +70,7 @@ class MaEMGAN(StageModule):
         evaluation: Any,
         judge: StageModule | None = None,
         neighbours: Callable[[Tensor], Tensor] | None = None,
-        mix_noise: float | None = 0.05,
+        mixing: Mixing | None = None,
         entropy: Entropy | None = None,
         critic_steps: int = 3,
         optimizer: OptimizerFactory | None = None,
@@ -84,7 +84,7 @@ class MaEMGAN(StageModule):
         self.embedding = embedding
         self.evaluation = evaluation
         self.neighbours = neighbours
-        self.mix_noise = mix_noise
+        self.mixing = mixing
         self.entropy = entropy
         self.critic_steps = critic_steps
         evaluation.start(judge)
@@ -116,14 +116,17 @@ class MaEMGAN(StageModule):
 
     def critic_terms(self, x: Tensor, fake: Tensor) -> dict[str, Tensor]:
         """L_D's terms of real and generated samples (B, ...)."""
-        alpha = shared_normal(x)  # (B,)
-        mixed = [] if self.mix_noise is None else [mix(alpha, x, fake)]
+        mixed = []
+        if self.mixing is not None:
+            alpha = self.mixing.weigh(shared_normal(x))  # (B,)
+            mixed = [mix(alpha, x, fake)]
+
         real_code, fake_code, *mixed_code = self.codes(x, fake, *mixed)  # (B, K) each
         terms = {"maf": critic_loss(real_code, fake_code)}
 
-        if self.mix_noise is not None:
-            noise = self.mix_noise * shared_normal(x, self.embedding.outcomes)
-            terms["disomap"] = disomap_loss(*mixed_code, real_code, fake_code, alpha, noise)
+        if self.mixing is not None:
+            noise = self.mixing.noise * shared_normal(x, self.embedding.outcomes)
+            terms["disomap"] = self.mixing.weight * disomap_loss(*mixed_code, real_code, fake_code, alpha, noise)
 
         if self.neighbours is not None:
             with torch.no_grad():
