@@ -90,5 +90,3 @@ class Ring(DataModule):
 
     def test_dataloader(self) -> Loader:
         return self._loader("test")
-
-

@@ -6,7 +6,7 @@ A generator doubles the side of its maps and halves their channels up to the ima
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrizations import spectral_norm
@@ -101,5 +101,3 @@ class DiscriminatorBody(nn.Sequential):
         for layer in self:
             if isinstance(layer, nn.Conv2d):
                 spectral_norm(layer)
-
-

@@ -36,7 +36,7 @@ from modules.mee.entropy import Entropy
 from modules.mee.evaluation import CodeSpread, computed
 from modules.mee.losses import Mixing, critic_loss, disomap_loss, dlle_loss, generator_loss, mix
 from modules.mee.neighbours import shared_normal
-from modules.mee.networks import Embedding, resample
+from modules.mee.networks import Embedding, at_least_single, resample
 from modules.mee.pictures import draw_samples
 
 SHOWN = 512  # generated samples that pictures are made of
@@ -151,8 +151,8 @@ class MaEMGAN(StageModule):
         return int(self.generator.code)  # type: ignore[arg-type]
 
     def generate(self, noise: Tensor) -> Tensor:
-        """(B, code) -> samples, in fp32."""
-        return self.generator(noise).float()
+        """(B, code) -> samples, not in half precision."""
+        return at_least_single(self.generator(noise))
 
     def codes(self, *samples: Tensor) -> tuple[Tensor, ...]:
         """Codes (B, K) of several batches of samples (B, ...), each with a resampling of its own."""
@@ -194,7 +194,7 @@ class MaEMGAN(StageModule):
         indices = rank + world * torch.arange(self._tested, self._tested + count)  # where these are in the test set
         self._tested += count
 
-        fake = self.generate(self._noise[indices].to(self.device))
+        fake = self.generate(self._noise[indices].to(batch.x))
         self.evaluation.update(batch.x, fake, indices.to(self.device))
         self.spread.update(*self.embedding.distribution(batch.x))
         if len(self._shown) * count < SHOWN:

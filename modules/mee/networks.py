@@ -29,13 +29,18 @@ class Embedding(nn.Module):
         self.head = spectral_norm(head)
 
     def distribution(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, ...) -> mu and log sigma^2, both (B, K), in fp32: distances of codes are small."""
-        mean, log_variance = self.head(self.body(x)).float().chunk(2, 1)
+        """(B, ...) -> mu and log sigma^2, both (B, K), not in half precision: distances of codes are small."""
+        mean, log_variance = at_least_single(self.head(self.body(x))).chunk(2, 1)
         return mean, log_variance
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, ...) -> the codes' means (B, K)."""
         return self.distribution(x)[0]
+
+
+def at_least_single(x: Tensor) -> Tensor:
+    """fp32 instead of half precision; fp64 stays."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def resample(mean: Tensor, log_variance: Tensor, eps: Tensor) -> Tensor:
