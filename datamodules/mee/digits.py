@@ -15,7 +15,7 @@ from datamodules.common.views import View
 
 
 class JudgeDigits(View, ArrayData):
-    """Single digits that nobody stacks for training: the source's val part to learn from, its test part to be tested on.
+    """Single digits that nobody stacks for training: learns from the source's val part, is tested on its test part.
 
     Images are in [-1, 1], as stacks are.
 

@@ -57,7 +57,7 @@ class ModeCounts(Metric):
 
 
 class RingScores(nn.Module):
-    """Modes of a ring of Gaussians: a sample belongs to the nearest, and is good within three standard deviations of it.
+    """Modes of a ring of Gaussians: a sample belongs to the nearest, and is good within three standard deviations.
 
     Args:
         modes: M.

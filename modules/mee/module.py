@@ -96,7 +96,7 @@ class MaEMGAN(StageModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x = batch.x
-        critic_optimizer, generator_optimizer = self.optimizers()  # type: ignore[misc]
+        critic_optimizer, generator_optimizer = self.optimizers()  # type: ignore[misc, attr-defined]
 
         noise = shared_normal(x, self.code)  # (B, code)
         with torch.no_grad():
@@ -121,12 +121,12 @@ class MaEMGAN(StageModule):
             alpha = self.mixing.weigh(shared_normal(x))  # (B,)
             mixed = [mix(alpha, x, fake)]
 
-        real_code, fake_code, *mixed_code = self.codes(x, fake, *mixed)  # (B, K) each
+        real_code, fake_code, *mixed_codes = self.codes(x, fake, *mixed)  # (B, K) each
         terms = {"maf": critic_loss(real_code, fake_code)}
 
         if self.mixing is not None:
             noise = self.mixing.noise * shared_normal(x, self.embedding.outcomes)
-            terms["disomap"] = self.mixing.weight * disomap_loss(*mixed_code, real_code, fake_code, alpha, noise)
+            terms["disomap"] = self.mixing.weight * disomap_loss(mixed_codes[0], real_code, fake_code, alpha, noise)
 
         if self.neighbours is not None:
             with torch.no_grad():

@@ -1,7 +1,8 @@
-"""MaEM-GAN's discriminator, which answers with K random numbers instead of one, and the networks of points in a plane."""
+"""MaEM-GAN's discriminator, which answers with K random numbers instead of one, and small perceptrons."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -48,34 +49,40 @@ def resample(mean: Tensor, log_variance: Tensor, eps: Tensor) -> Tensor:
     return mean + (log_variance / 2).exp() * eps
 
 
-class PointGenerator(nn.Sequential):
-    """Noise (B, code) -> points (B, 2): a perceptron.
+class DenseGenerator(nn.Sequential):
+    """Noise (B, code) -> samples (B, *shape): a perceptron, for points and for images too small for convolutions.
 
     Args:
         code: entries of the noise.
-        widths: of the hidden layers.
+        widths: of the hidden layers, each followed by a batch norm (for images alone) and a ReLU.
+        shape: of a sample; images (C, H, W) end in a tanh, points (2,) do not.
     """
 
-    def __init__(self, code: int, widths: Sequence[int]) -> None:
+    def __init__(self, code: int, widths: Sequence[int], shape: Sequence[int] = (2,)) -> None:
+        images = len(shape) > 1
         layers: list[nn.Module] = []
         inputs = code
         for width in widths:
-            layers += [nn.Linear(inputs, width), nn.ReLU()]
+            layers.append(nn.Linear(inputs, width, bias=not images))
+            layers += [nn.BatchNorm1d(width), nn.ReLU()] if images else [nn.ReLU()]
             inputs = width
-        super().__init__(*layers, nn.Linear(inputs, 2))
+        layers.append(nn.Linear(inputs, math.prod(shape)))
+        layers += [nn.Tanh(), nn.Unflatten(1, tuple(shape))] if images else []
+        super().__init__(*layers)
         self.code = code
 
 
-class PointBody(nn.Sequential):
-    """Points (B, 2) -> features (B, F): a spectrally normalised perceptron.
+class DenseBody(nn.Sequential):
+    """Samples (B, *shape) -> features (B, F): a spectrally normalised perceptron.
 
     Args:
         widths: of the layers; F is the last.
+        shape: of a sample.
     """
 
-    def __init__(self, widths: Sequence[int]) -> None:
-        layers: list[nn.Module] = []
-        inputs = 2
+    def __init__(self, widths: Sequence[int], shape: Sequence[int] = (2,)) -> None:
+        layers: list[nn.Module] = [nn.Flatten()]
+        inputs = math.prod(shape)
         for width in widths:
             layers += [spectral_norm(nn.Linear(inputs, width)), nn.LeakyReLU(0.2)]
             inputs = width

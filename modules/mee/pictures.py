@@ -11,7 +11,7 @@ def draw_samples(samples: Tensor) -> Figure:
     figure = Figure(figsize=(6, 6), layout="constrained")
     axes = figure.subplots()
     if samples.ndim == 2:
-        axes.scatter(*samples.T, s=4)
+        axes.scatter(samples[:, 0], samples[:, 1], s=4)
         axes.set_aspect("equal")
         axes.set_title(f"{len(samples)} generated points", fontsize=9)
         return figure

@@ -117,7 +117,7 @@ def test_the_loss_pushes_codes_away_from_their_neighbours() -> None:
 
 
 def test_estimates_rank_distributions_as_others_do() -> None:
-    """Uniform codes against codes in four tight clusters; the codes' own neighbours are looked for among other codes."""
+    """Uniform codes against codes in four tight clusters; neighbours are looked for among other codes."""
     uniform = torch.rand(500, 2)
     centres = torch.tensor([[0.2, 0.2], [0.2, 0.8], [0.8, 0.2], [0.8, 0.8]])
     clustered = centres[torch.arange(500) % 4] + 0.01 * torch.randn(500, 2)

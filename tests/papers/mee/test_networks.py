@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.mee.dcgan import DiscriminatorBody, Generator
-from modules.mee.networks import Embedding, PointBody, PointGenerator, resample
+from modules.mee.networks import DenseBody, DenseGenerator, Embedding, resample
 
 
 def parameters(network: nn.Module) -> int:
@@ -49,7 +49,7 @@ def norms(network: nn.Module) -> list[float]:
     return [float(torch.linalg.matrix_norm(layer.weight.flatten(1), 2)) for layer in layers]
 
 
-@pytest.mark.parametrize("body", [DiscriminatorBody(16, 8), PointBody([32, 32])])
+@pytest.mark.parametrize("body", [DiscriminatorBody(16, 8), DenseBody([32, 32])])
 def test_every_layer_of_the_discriminator_is_spectrally_normalised(body: nn.Module) -> None:
     embedding = Embedding(body, 4)
     x = torch.randn(4, *((3, 16, 16) if isinstance(body, DiscriminatorBody) else (2,)))
@@ -91,7 +91,7 @@ def test_codes_are_not_rounded_to_half_precision() -> None:
 
 
 def test_points() -> None:
-    generator, body = PointGenerator(64, [64, 64]), PointBody([64, 32])
+    generator, body = DenseGenerator(64, [64, 64]), DenseBody([64, 32])
     points = generator(torch.randn(7, 64))
     assert points.shape == (7, 2)
     assert body(points).shape == (7, 32)
