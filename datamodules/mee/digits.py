@@ -110,6 +110,11 @@ class StackedDigits(View, DataModule):
         powers = 10 ** torch.arange(self.channels - 1, -1, -1)
         return {"rows": rows, "y": (labels[rows] * powers).sum(1)}
 
+    def single_digits(self) -> tuple[Tensor, Tensor]:
+        """The digits that training stacks are made of, and those of test stacks: (N, 1, H, W) in [0, 1]."""
+        train, test = (self.source.splits[name][0].float() / self.source.peak for name in ("train", "test"))
+        return train, test
+
     def _loader(self, name: str) -> Loader:
         split = self.splits[name]
         digits = self.source.splits[name][0].squeeze(1).to(self.device)  # (N, H, W)

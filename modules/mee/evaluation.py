@@ -75,6 +75,9 @@ class RingScores(nn.Module):
     def start(self, judge: Any) -> None:
         """Nothing is needed of other stages."""
 
+    def prepare(self, data: Any) -> None:
+        """Nothing is needed of the data."""
+
     def update(self, real: Tensor, fake: Tensor, indices: Tensor) -> None:
         """Points (B, 2)."""
         distance, nearest = torch.cdist(fake, self.centres).min(1)
@@ -88,18 +91,22 @@ class RingScores(nn.Module):
 class StackedScores(nn.Module):
     """Modes of images whose channels are digits: 10 to the power of their number, named by a judge of single digits.
 
-    Besides `modes`, `kl` and `high_quality` (the judge is sure of every digit): `fid`, the Frechet distance to the real
-    stacks in the judge's features of all channels, named after the judge; and `real_high_quality`.
+    A stack is good when every digit lies as near to a real training digit, in pixels, as `typical` of the real test
+    digits do: a judge is sure of noise, too. Besides `modes`, `kl` and `high_quality` there are `fid`, the Frechet
+    distance to the real stacks in the judge's features of all channels, named after the judge; and `real_kl` and
+    `real_high_quality`, of the real test stacks.
 
     Args:
         channels: digits in a stack.
-        sure: smallest probability of a digit's class that counts as sure.
+        typical: share of the real test digits.
     """
 
-    def __init__(self, channels: int = 3, sure: float = 0.9) -> None:
+    def __init__(self, channels: int = 3, typical: float = 0.95) -> None:
         super().__init__()
         self.channels = channels
-        self.sure = sure
+        self.typical = typical
+        self.digits = torch.empty(0)  # (N, H W), real training digits
+        self.reach = math.inf
         self.modes = ModeCounts(10**channels)
         self.real_modes = ModeCounts(10**channels)
         self.judge: Frozen | None = None
@@ -111,22 +118,30 @@ class StackedScores(nn.Module):
         self.suffix = judge.suffix
         self.fid = FrechetDistance(self.channels * judge.features)
 
+    def prepare(self, data: Any) -> None:
+        """Learn from the stacks' datamodule what single digits look like."""
+        train, test = data.single_digits()
+        self.digits = train.flatten(1)
+        self.reach = float(torch.cdist(test.flatten(1), self.digits).amin(1).quantile(self.typical))
+
     def look(self, stacks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pixels (B, C, H, W) in [0, 1] -> modes (B,), whether the judge is sure (B,), features (B, C d)."""
+        """Pixels (B, C, H, W) in [0, 1] -> modes (B,), whether they are good (B,), features (B, C d)."""
         assert self.judge is not None
         b, c, height, width = stacks.shape
         (judge,) = self.judge.on(stacks.device)
-        features, logits = judge.describe(stacks.reshape(b * c, 1, height, width))
-        confidence, digits = logits.softmax(-1).max(-1)
+        digits = stacks.reshape(b * c, 1, height, width)
+        features, logits = judge.describe(digits)
+        labels = logits.argmax(-1)
         powers = 10 ** torch.arange(c - 1, -1, -1, device=stacks.device)  # the first channel is the hundreds
-        modes = (digits.view(b, c) * powers).sum(1)
-        return modes, (confidence.view(b, c) > self.sure).all(1), features.reshape(b, -1)
+        modes = (labels.view(b, c) * powers).sum(1)
+        distance = torch.cdist(digits.flatten(1), self.digits.to(digits)).amin(1)  # to the nearest real digit
+        return modes, (distance.view(b, c) <= self.reach).all(1), features.reshape(b, -1)
 
     def update(self, real: Tensor, fake: Tensor, indices: Tensor) -> None:
         """Stacks (B, C, H, W) in [-1, 1]."""
         for stacks, counts, is_real in ((real, self.real_modes, True), (fake, self.modes, False)):
-            modes, sure, features = self.look((stacks + 1) / 2)
-            counts.update(modes, sure)
+            modes, good, features = self.look((stacks + 1) / 2)
+            counts.update(modes, good)
             self.fid.update(features, real=is_real)
 
     def compute(self) -> dict[str, Tensor]:
@@ -197,6 +212,9 @@ class PhotoScores(nn.Module):
         self.fid = FrechetDistance(judge.features)
         self.inception_score = InceptionScore(judge.classes, self.splits)
         self.i_variance = InceptionVariance(judge.classes, self.splits)
+
+    def prepare(self, data: Any) -> None:
+        """Nothing is needed of the data."""
 
     def update(self, real: Tensor, fake: Tensor, indices: Tensor) -> None:
         """Images (B, C, H, W) in [-1, 1], and which images of all they are (B,)."""

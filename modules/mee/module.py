@@ -183,7 +183,9 @@ class MaEMGAN(StageModule):
     # Evaluation and pictures
 
     def on_test_epoch_start(self) -> None:
-        size = self.trainer.datamodule.spec.sizes["test"]  # type: ignore[attr-defined]
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.evaluation.prepare(data)
+        size = data.spec.sizes["test"]
         self._noise = torch.randn(size, self.code)  # the same on every process
         self._tested = 0
         self._shown = []

@@ -19,19 +19,24 @@ class Embedding(nn.Module):
     Args:
         body: samples -> features (B, F); has the attribute `features`, F.
         outcomes: K.
+        resampling: False gives codes without noise, sigma = 0.
     """
 
-    def __init__(self, body: nn.Module, outcomes: int = 16) -> None:
+    def __init__(self, body: nn.Module, outcomes: int = 16, resampling: bool = True) -> None:
         super().__init__()
         self.body = body
         self.outcomes = outcomes
-        head = nn.Linear(int(body.features), 2 * outcomes, bias=False)  # type: ignore[arg-type]
+        self.resampling = resampling
+        head = nn.Linear(int(body.features), (1 + resampling) * outcomes, bias=False)  # type: ignore[arg-type]
         nn.init.orthogonal_(head.weight)
         self.head = spectral_norm(head)
 
     def distribution(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, ...) -> mu and log sigma^2, both (B, K), not in half precision: distances of codes are small."""
-        mean, log_variance = at_least_single(self.head(self.body(x))).chunk(2, 1)
+        output = at_least_single(self.head(self.body(x)))
+        if not self.resampling:
+            return output, torch.full_like(output, -math.inf)
+        mean, log_variance = output.chunk(2, 1)
         return mean, log_variance
 
     def forward(self, x: Tensor) -> Tensor:

@@ -76,18 +76,28 @@ def judge_of_brightness() -> Judge:
     return Judge(network, 10)
 
 
+class SingleDigits:
+    """Bright and dark digits to learn from, and test digits that are nearly so."""
+
+    def single_digits(self) -> tuple[Tensor, Tensor]:
+        train = torch.stack([torch.zeros(1, 4, 4), torch.ones(1, 4, 4)])
+        return train, torch.stack([torch.full((1, 4, 4), 0.1), torch.full((1, 4, 4), 0.9)])
+
+
 def stacks(*digits: tuple[int, int, int]) -> Tensor:
-    """Bright (9) and dark (0) channels, and grey ones (5), which the judge is not sure of; (B, 3, 4, 4) in [-1, 1]."""
+    """Bright (9) and dark (0) channels, and grey ones (5), which are no digits; (B, 3, 4, 4) in [-1, 1]."""
     value = {9: 1.0, 0: -1.0, 5: 0.0}
     return torch.tensor([[value[d] for d in row] for row in digits])[:, :, None, None].expand(-1, -1, 4, 4)
 
 
-def test_stacks_are_numbers_and_as_sure_as_their_least_sure_digit() -> None:
+def test_stacks_are_numbers_and_as_good_as_their_worst_digit() -> None:
     scores = StackedScores()
     scores.start(judge_of_brightness())
-    modes, sure, features = scores.look((stacks((9, 0, 0), (0, 9, 9), (9, 5, 9)) + 1) / 2)
+    scores.prepare(SingleDigits())
+    assert scores.reach == pytest.approx(0.4)  # 16 pixels that differ by 0.1
+    modes, good, features = scores.look((stacks((9, 0, 0), (0, 9, 9), (9, 5, 9)) + 1) / 2)
     assert modes[:2].tolist() == [900, 99]
-    assert sure.tolist() == [True, True, False]
+    assert good.tolist() == [True, True, False]
     assert features.shape == (3, 3)
     real = stacks((9, 0, 9), (0, 9, 0), (9, 9, 9), (0, 0, 0))
     scores.update(real, real, torch.arange(4))

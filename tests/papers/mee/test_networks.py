@@ -83,6 +83,15 @@ def test_codes_are_drawn_and_without_noise_fixed() -> None:
     assert torch.allclose(one - still, (embedding.distribution(x)[1] / 2).exp())
 
 
+def test_codes_without_resampling_have_no_noise() -> None:
+    embedding = Embedding(DenseBody([8]), 4, resampling=False)
+    x = torch.randn(5, 2)
+    mean, log_variance = embedding.distribution(x)
+    assert torch.equal(resample(mean, log_variance, torch.randn(5, 4)), mean)
+    resample(mean, log_variance, torch.randn(5, 4)).sum().backward()
+    assert all(bool(p.grad.isfinite().all()) for p in embedding.parameters() if p.grad is not None)
+
+
 def test_codes_are_not_rounded_to_half_precision() -> None:
     embedding = Embedding(DiscriminatorBody(8, 8), 4)
     with torch.autocast("cpu", torch.bfloat16):
