@@ -58,9 +58,6 @@ def test_every_room_is_a_paper_or_common() -> None:
 # Parts of common that one paper uses so far -> the next paper that will.
 EXPECTED = {
     "modules.common.attacks.l2_pgd": "diffroar",
-    "modules.common.extractors.InceptionV3": "mee",
-    "modules.common.fid.FrechetDistance": "mee",
-    "modules.common.inception_score.InceptionScore": "ppgn",
     "modules.common.schedules.poly": "lota",
     "datamodules.common.species.Species": "st_protopnet",
     "datamodules.common.species.Shortcut": "csr",
