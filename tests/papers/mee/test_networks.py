@@ -46,7 +46,7 @@ def test_wrong_sizes() -> None:
 def norms(network: nn.Module) -> list[float]:
     """Spectral norm of every layer's weight, as a matrix of outputs by the rest."""
     layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-    return [float(torch.linalg.matrix_norm(layer.weight.flatten(1), 2)) for layer in layers]
+    return [float(torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2)) for layer in layers]
 
 
 @pytest.mark.parametrize("body", [DiscriminatorBody(16, 8), DenseBody([32, 32])])

@@ -95,15 +95,19 @@ def test_the_ring_runs(make_plan: Make) -> None:
 @pytest.mark.parametrize("variant", [[], ["variant=released"]])
 def test_an_arm_on_two_processes_is_the_arm_on_one(make_plan: Make, variant: list[str]) -> None:
     """Noise is drawn for the whole batch, and a code's nearest neighbour may come of the other process's images."""
-    name = "full"
+    short = [
+        "stages.*.trainer.max_epochs=1",
+        "stages.full.data.train_size=256",
+        "stages.full.data.test_size=301",
+        "stages.full.module.entropy.ramp=0",
+        "stages.full.module.entropy.weight=0.1",
+        "stages.full.trainer.precision=64-true",
+    ]
     weights, metrics = [], []
     for trainer in ("cpu", "ddp_cpu"):
-        double = ["trainer.precision=64-true", "stages.*.trainer.precision=64-true"]
-        few = [f"stages.{name}.data.train_size=256", f"stages.{name}.data.test_size=301", f"stages.{name}.trainer.max_epochs=1"]
-        ramp = [f"stages.{name}.module.entropy.ramp=0", f"stages.{name}.module.entropy.weight=0.1"]
-        plan = make_plan("paper=mee", f"trainer={trainer}", *double, *ramp, "scale=smoke" if not variant else "scale=mini", *variant, *few)
+        plan = make_plan("paper=mee", "scale=mini", *variant, *short, f"trainer={trainer}", "trainer.precision=64-true")
         engine.ensure(plan, plan.stages["judge"])
-        stage = plan.stages[name]
+        stage = plan.stages["full"]
         metrics.append(engine.ensure(plan, stage).metrics)
         weights.append(torch.load(stage.directory / "last.ckpt", weights_only=True)["state_dict"])
     assert metrics[1] == pytest.approx(metrics[0], rel=1e-3, abs=1e-6)
