@@ -101,7 +101,6 @@ def test_an_arm_on_two_processes_is_the_arm_on_one(make_plan: Make, variant: lis
         "stages.full.data.test_size=301",
         "stages.full.module.entropy.ramp=0",
         "stages.full.module.entropy.weight=0.1",
-        "stages.full.trainer.precision=64-true",
     ]
     weights, metrics = [], []
     for trainer in ("cpu", "ddp_cpu"):
