@@ -1,0 +1,108 @@
+"""Photos that a generator learns from, and is measured against: its training images are its test images too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from datamodules.common.arrays import ArrayData, Split
+from datamodules.common.base import DataError, Spec, generator
+from datamodules.common.folders import ImageFolder
+from datamodules.common.views import View
+
+
+class Reference(View, ArrayData):
+    """In-memory images in [-1, 1] whose training part, without augmentation, is the test part too.
+
+    A Frechet distance is then between as many generated images and the images that were learned from.
+
+    Args:
+        source: the dataset; its training part and seed are used.
+        batch_size: the global batch, over all devices.
+        augment: see ArrayData.
+        generated: see DataModule.
+    """
+
+    def __init__(self, source: ArrayData, batch_size: int, generated: bool = False, **options: Any) -> None:
+        super().__init__(source, batch_size, generated=generated, **options)
+        self.peak = source.peak
+
+    def declared(self) -> Spec:
+        there = self.source.spec
+        half = (0.5,) * there.shape[0]
+        sizes = {"train": there.sizes["train"], "test": there.sizes["train"]}
+        split = "the official training set, which is measured against too"
+        return replace(there, sizes=sizes, mean=half, std=half, split=split)
+
+    def read(self) -> tuple[Split, Split]:
+        self.source.setup()
+        return self.source.splits["train"], self.source.splits["train"]
+
+
+class Portraits(ImageFolder):
+    """Photos under `root/train/<any>/`, squeezed to a square; some of them, drawn by the seed, are measured against.
+
+    Args:
+        root, batch_size: see ImageFolder.
+        declared: `train`, how many there are; a dry run goes by it.
+        title, where: the dataset, and where to get it.
+        test_size: photos that are measured against, and as many are generated.
+        mirror: half of the training images, at random.
+        options: see ImageFolder; `resize` and `crop_scale` play no part.
+    Raises:
+        DataError: fewer photos than test_size.
+    """
+
+    test_split = "train"
+
+    def __init__(
+        self,
+        root: str,
+        batch_size: int,
+        declared: Mapping[str, int],
+        title: str,
+        where: str = "",
+        test_size: int = 50_000,
+        mirror: bool = False,
+        image_size: int = 256,
+        mean: Sequence[float] = (0.5, 0.5, 0.5),
+        std: Sequence[float] = (0.5, 0.5, 0.5),
+        num_workers: int = 8,
+        seed: int = 0,
+        generated: bool = False,
+    ) -> None:
+        options: dict[str, Any] = {"num_workers": num_workers, "seed": seed, "generated": generated}
+        super().__init__(root, batch_size, image_size, image_size, mean=mean, std=std, **options)
+        self.declared = dict(declared)
+        self.title = title
+        self.where = where
+        self.test_size = test_size
+        self.mirror = mirror
+
+    def classes(self) -> tuple[str, ...]:
+        return ("photo",) if self.generated else super().classes()
+
+    def expected_sizes(self) -> dict[str, int]:
+        if not self.generated:
+            return super().expected_sizes()
+        return {"train": self.declared["train"], "test": self.test_size}
+
+    def _list(self) -> None:
+        super()._list()
+        photos = self.items["train"]
+        if len(photos) < self.test_size:
+            raise DataError(f"{self.root}/train holds {len(photos)} photos; test_size={self.test_size} asks for more")
+        chosen = torch.randperm(len(photos), generator=generator("photos measured against", self.seed))
+        self.items["test"] = [photos[row] for row in chosen[: self.test_size].tolist()]
+
+    def transform(self, *, train: bool) -> Any:
+        """The torchvision pipeline of a split: PIL image -> (3, S, S) float32 in [-1, 1]."""
+        from torchvision.transforms import v2
+
+        mirror = [v2.RandomHorizontalFlip()] if train and self.mirror else []
+        square = v2.Resize((self.image_size, self.image_size), antialias=True)
+        tail = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(self.mean, self.std)]
+        return v2.Compose([square, *mirror, *tail])

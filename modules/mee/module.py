@@ -1,0 +1,213 @@
+"""Combating Mode Collapse in GANs via Manifold Entropy Estimation, "MaEM-GAN" (Liu et al., AAAI 2023).
+
+arXiv 2208.12055. The discriminator D of MaF-GAN (arXiv 2109.08955) answers with K numbers. It is made an embedding that
+keeps neighbours (DLLE) and straight lines (DIsoMap), so that an entropy of its codes says something of the images, and
+both players raise that entropy: D on real codes, G on generated ones.
+
+    L_D = L_MaF + L_DLLE(x_r) + L_DLLE(x_f) + L_DIsoMap + L_ent(D(x_r))
+    L_G = -mean D(G(n))                                + L_ent(D(G(n)))                once in `critic_steps` steps of D
+
+    L_MaF     = -mean D(x_r) + mean D(x_f)
+    L_DLLE    = mean (D(x) - sg[D(aug(x))])^2
+    L_DIsoMap = mean (D(a x_r + (1 - a) x_f) - sg[a D(x_r) + (1 - a) D(x_f) + N(0, 0.05^2)])^2,     a ~ N(0, 1)
+    L_ent     = -w log(mean_i min_b (1/K) |z_i - b|^2),     b of a buffer of earlier codes (entropy.py)
+
+MaF-GAN, the baseline, is L_MaF and L_DIsoMap. Where paper and released code (HaozheLiu-ST/MEE) differ:
+- the released buffer shrinks to one row in 17 steps; the paper's, first in first out, is followed
+  (`entropy.estimator=released` is the other).
+- the released discriminator has a second linear layer that is evaluated and not used; it is left out.
+- samples of one step go through D together: its spectral norms take two power iterations a step instead of five.
+- the released code trains on CIFAR-10's test images too; here they stay out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from modules.common.module import OptimizerFactory, StageModule
+from modules.common.schedules import Schedule
+from modules.mee.entropy import Entropy
+from modules.mee.evaluation import CodeSpread, computed
+from modules.mee.losses import Mixing, critic_loss, disomap_loss, dlle_loss, generator_loss, mix
+from modules.mee.neighbours import shared_normal
+from modules.mee.networks import Embedding, at_least_single, resample
+from modules.mee.pictures import draw_samples
+
+SHOWN = 512  # generated samples that pictures are made of
+
+
+class MaEMGAN(StageModule):
+    """The generator and the discriminator against each other. All arms are this module with other terms.
+
+    Test metrics: those of `evaluation`, of one generated sample for each test sample; `spread`, the share of the real
+    codes' variance that comes of the images and not of the resampling, 0 for a discriminator that is dead.
+
+    Args:
+        generator: noise (B, code) -> samples; its attribute `code` says how many entries.
+        embedding: D.
+        evaluation: what is measured of generated samples.
+        judge: a stage that `evaluation` measures with; None where it needs none.
+        neighbours: DLLE's augmentation of a batch of images; None leaves the term out.
+        mixing: DIsoMap's; None leaves the term out.
+        entropy: L_ent of both players; None leaves it out.
+        critic_steps: steps of D for one of G, which reuses the noise of the last.
+        optimizer: of either player.
+        schedule: see StageModule.
+    """
+
+    partial_backward = True  # each backward pass reaches one of the two networks
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        embedding: Embedding,
+        evaluation: Any,
+        judge: StageModule | None = None,
+        neighbours: Callable[[Tensor], Tensor] | None = None,
+        mixing: Mixing | None = None,
+        entropy: Entropy | None = None,
+        critic_steps: int = 3,
+        optimizer: OptimizerFactory | None = None,
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__(optimizer, schedule)
+        self.automatic_optimization = False
+        if critic_steps < 1:
+            raise ValueError(f"critic_steps={critic_steps}: expected 1 or more")
+        self.generator = generator
+        self.embedding = embedding
+        self.evaluation = evaluation
+        self.neighbours = neighbours
+        self.mixing = mixing
+        self.entropy = entropy
+        self.critic_steps = critic_steps
+        evaluation.start(judge)
+        self.spread = CodeSpread(embedding.outcomes)
+
+        self._noise = torch.empty(0)  # of a test's samples, all of them
+        self._tested = 0
+        self._shown: list[Tensor] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x = batch.x
+        critic_optimizer, generator_optimizer = self.optimizers()  # type: ignore[misc, attr-defined]
+
+        noise = shared_normal(x, self.code)  # (B, code)
+        with torch.no_grad():
+            fake = self.generate(noise)
+
+        terms = self.critic_terms(x, fake)
+        loss = torch.stack([*terms.values()]).sum()
+        self.minimise(loss, critic_optimizer)
+
+        if batch_idx % self.critic_steps == 0:
+            self.embedding.requires_grad_(False)  # its gradient passes through, not in
+            self.minimise(self.generator_loss(noise), generator_optimizer)
+            self.embedding.requires_grad_(True)
+
+        self.track(len(x), loss=loss, gap=-terms["maf"], **terms)
+        return loss.detach()
+
+    def critic_terms(self, x: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        """L_D's terms of real and generated samples (B, ...)."""
+        mixed = []
+        if self.mixing is not None:
+            alpha = self.mixing.weigh(shared_normal(x))  # (B,)
+            mixed = [mix(alpha, x, fake)]
+
+        real_code, fake_code, *mixed_codes = self.codes(x, fake, *mixed)  # (B, K) each
+        terms = {"maf": critic_loss(real_code, fake_code)}
+
+        if self.mixing is not None:
+            noise = self.mixing.noise * shared_normal(x, self.embedding.outcomes)
+            terms["disomap"] = self.mixing.weight * disomap_loss(mixed_codes[0], real_code, fake_code, alpha, noise)
+
+        if self.neighbours is not None:
+            with torch.no_grad():
+                near_real, near_fake = self.codes(self.neighbours(x), self.neighbours(fake))
+            terms["dlle"] = dlle_loss(real_code, near_real) + dlle_loss(fake_code, near_fake)
+
+        if self.entropy is not None:
+            terms["entropy"] = self.entropy.loss(real_code, self.entropy.real, self.current_epoch)[0]
+        return terms
+
+    def generator_loss(self, noise: Tensor) -> Tensor:
+        """L_G of noise (B, code)."""
+        (code,) = self.codes(self.generate(noise))
+        loss = generator_loss(code)
+        if self.entropy is not None:
+            loss = loss + self.entropy.loss(code, self.entropy.fake, self.current_epoch)[0]
+        return loss
+
+    @property
+    def code(self) -> int:
+        """Entries of the generator's noise."""
+        return int(self.generator.code)  # type: ignore[arg-type]
+
+    def generate(self, noise: Tensor) -> Tensor:
+        """(B, code) -> samples, not in half precision."""
+        return at_least_single(self.generator(noise))
+
+    def codes(self, *samples: Tensor) -> tuple[Tensor, ...]:
+        """Codes (B, K) of several batches of samples (B, ...), each with a resampling of its own."""
+        mean, log_variance = self.embedding.distribution(torch.cat(samples))
+        eps = torch.cat([shared_normal(part, self.embedding.outcomes) for part in samples])
+        return resample(mean, log_variance, eps).split([len(part) for part in samples])
+
+    def forward(self, noise: Tensor) -> Tensor:
+        return self.generate(noise)
+
+    def example(self, shape: tuple[int, ...]) -> tuple[Any, ...]:
+        return (torch.zeros(1, self.code, device=self.device),)
+
+    # Optimisers: the discriminator's and the generator's
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        factory = self.optimizer_factory
+        if factory is None:
+            raise ValueError(f"{type(self).__name__} is to be fitted but has no optimizer in its configuration")
+        return [self.prepared(factory(network.parameters())) for network in (self.embedding, self.generator)]
+
+    def minimise(self, loss: Tensor, optimizer: Any) -> None:
+        """One step of one optimiser."""
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+
+    # Evaluation and pictures
+
+    def on_test_epoch_start(self) -> None:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.evaluation.prepare(data)
+        size = data.spec.sizes["test"]
+        self._noise = torch.randn(size, self.code)  # the same on every process
+        self._tested = 0
+        self._shown = []
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        count = len(batch.x)
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        indices = rank + world * torch.arange(self._tested, self._tested + count)  # where these are in the test set
+        self._tested += count
+
+        fake = self.generate(self._noise[indices].to(batch.x))
+        self.evaluation.update(batch.x, fake, indices.to(self.device))
+        self.spread.update(*self.embedding.distribution(batch.x))
+        if len(self._shown) * count < SHOWN:
+            self._shown.append(fake.cpu())
+
+    def on_test_epoch_end(self) -> None:
+        metrics = {**self.evaluation.compute(), "spread": computed(self.spread)}
+        self.log_dict({f"test/{name}": value for name, value in metrics.items()})
+
+    def pictures(self, data: Any) -> dict[str, Figure]:
+        """Generated samples of the test."""
+        if not self._shown:
+            return {}
+        return {"generated samples": draw_samples(torch.cat(self._shown)[:SHOWN])}
