@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from datamodules.common.base import DataError
+from datamodules.common.cub import read_listing
 from datamodules.off_the_shelf.photos import Photo, PhotoCollection, lines
 
 
@@ -70,16 +71,10 @@ class CUB200(PhotoCollection):
     names = tuple(str(number) for number in range(200))
 
     def listing(self) -> tuple[list[Photo], list[Photo], Tensor, Tensor]:
-        files, labels, split, boxes = (
-            lines(self.root / f"{n}.txt")
-            for n in ("images", "image_class_labels", "train_test_split", "bounding_boxes")
-        )
-        listed: dict[str, tuple[list[Photo], list[int]]] = {"1": ([], []), "0": ([], [])}  # training and test birds
-        for (_, file), (_, label), (_, train), (_, *numbers) in zip(files, labels, split, boxes, strict=True):
-            x, y, w, h = map(float, numbers)
-            listed[train][0].append(Photo(f"images/{file}", (x, y, x + w, y + h)))
-            listed[train][1].append(int(label) - 1)
-        return listed["1"][0], listed["0"][0], torch.tensor(listed["1"][1]), torch.tensor(listed["0"][1])
+        birds = read_listing(self.root)
+        train, test = ([Photo(f"images/{bird.file}", bird.box) for bird in birds[name]] for name in ("train", "test"))
+        y_train, y_test = (torch.tensor([bird.label for bird in birds[name]]) for name in ("train", "test"))
+        return train, test, y_train, y_test
 
 
 class Flowers102(PhotoCollection):
