@@ -124,8 +124,8 @@ def read_listing(root: Path) -> Listing:
     for file, split, label, *present in rows:
         own = boxes.get(file, [])
         shown = tuple(int(value) for value in present)
-        found = Finding(file, classes.index(label), shown, tuple(b for _, b in own), tuple(k for k, _ in own))
-        splits[split].append(found)
+        finding = Finding(file, classes.index(label), shown, tuple(b for _, b in own), tuple(k for k, _ in own))
+        splits[split].append(finding)
     return Listing(classes, concepts, splits)
 
 
@@ -203,23 +203,23 @@ class Photos(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Any, ...]:
         epoch, item = key
-        found = self.items[item]
+        finding = self.items[item]
         x, (width, height) = self.image(item)
-        concepts = torch.tensor(found.concepts, dtype=torch.float32)
+        concepts = torch.tensor(finding.concepts, dtype=torch.float32)
         if self.in_test is None:
             with torch.random.fork_rng(devices=[]):
                 seed_torch(stream("mirrored photo", self.seed, epoch, item))
                 if self.mirror and torch.rand(()) < 0.5:
                     x = x.flip(2)
-            return x, found.label, concepts
+            return x, finding.label, concepts
 
         boxes = torch.zeros(self.room, 4)
         shows = torch.full((self.room,), NO_BOX)
         scale = torch.tensor([self.side / width, self.side / height] * 2)
-        for number, (box, concept) in enumerate(zip(found.boxes, found.shows, strict=True)):
+        for number, (box, concept) in enumerate(zip(finding.boxes, finding.shows, strict=True)):
             boxes[number] = torch.tensor(box) * scale
             shows[number] = concept
-        return x, found.label, concepts, boxes, shows, self.in_test
+        return x, finding.label, concepts, boxes, shows, self.in_test
 
 
 class EpochConcat(ConcatDataset):

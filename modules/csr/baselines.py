@@ -65,9 +65,9 @@ class Baseline(StageModule):
 
     def on_test_epoch_end(self) -> None:
         anywhere = self.pointing_any.compute()
-        found = {**self.f1.compute(), **self.pointing.compute(), "n": self.count.compute()}
-        found |= {f"{name}_any": anywhere[name] for name in ("pointing", "chance")}
-        self.log_dict({f"test/{name}": value.float() for name, value in found.items()})
+        values = {**self.f1.compute(), **self.pointing.compute(), "n": self.count.compute()}
+        values |= {f"{name}_any": anywhere[name] for name in ("pointing", "chance")}
+        self.log_dict({f"test/{name}": value.float() for name, value in values.items()})
         for metric in (self.f1, self.count, self.pointing, self.pointing_any):
             metric.reset()
 

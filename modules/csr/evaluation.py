@@ -35,17 +35,17 @@ class MacroF1(nn.Module):
 
     def __init__(self, classes: int, names: Sequence[str] = ("f1",)) -> None:
         super().__init__()
-        self.parts = {name: MulticlassConfusionMatrix(classes, validate_args=False) for name in names}
-        for name, part in self.parts.items():  # registered for moves between devices; the dict keeps their type
-            self.add_module(name, part)
+        self.matrices = {name: MulticlassConfusionMatrix(classes, validate_args=False) for name in names}
+        for name, matrix in self.matrices.items():  # registered for moves between devices; the dict keeps their type
+            self.add_module(name, matrix)
 
     def update(self, name: str, logits: Tensor, y: Tensor) -> None:
         """logits (B, C), y (B,); B may be 0."""
-        self.parts[name].update(logits.argmax(-1), y)
+        self.matrices[name].update(logits.argmax(-1), y)
 
     def compute(self) -> dict[str, Tensor]:
-        return {name: macro_f1(part.compute()) for name, part in self.parts.items()}
+        return {name: macro_f1(matrix.compute()) for name, matrix in self.matrices.items()}
 
     def reset(self) -> None:
-        for part in self.parts.values():
-            part.reset()
+        for matrix in self.matrices.values():
+            matrix.reset()

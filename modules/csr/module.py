@@ -133,7 +133,7 @@ class Encode(StageModule):
         self.log_dict({f"test/{name}": count for name, count in counts.items()})
 
     def artifacts(self) -> dict[str, np.ndarray]:
-        return {name: torch.cat(parts).numpy() for name, parts in self.made.items()}
+        return {name: torch.cat(chunks).numpy() for name, chunks in self.made.items()}
 
 
 class Prototypes(StageModule):

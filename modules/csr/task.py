@@ -158,12 +158,12 @@ class TaskHead(StageModule):
 
     def on_test_epoch_end(self) -> None:
         count = self.count.compute()
-        found = {**self.f1.compute(), **self.f1_gated.compute(), **self.pointing.compute()}
+        values = {**self.f1.compute(), **self.f1_gated.compute(), **self.pointing.compute()}
         anywhere = self.pointing_any.compute()
-        found |= {f"{name}_any": anywhere[name] for name in ("pointing", "chance")}
-        found |= {f"pointing_{k}": game.compute()["pointing"] for k, game in enumerate(self.pointing_of)}
-        found |= {"gated": 100 * self.gated.compute() / count, "prototypes": self.kept.sum().float(), "n": count}
-        self.log_dict({f"test/{name}": value.float() for name, value in found.items()})
+        values |= {f"{name}_any": anywhere[name] for name in ("pointing", "chance")}
+        values |= {f"pointing_{k}": game.compute()["pointing"] for k, game in enumerate(self.pointing_of)}
+        values |= {"gated": 100 * self.gated.compute() / count, "prototypes": self.kept.sum().float(), "n": count}
+        self.log_dict({f"test/{name}": value.float() for name, value in values.items()})
         metrics: list[Any] = [self.f1, self.f1_gated, self.gated, self.count, self.pointing, self.pointing_any]
         for metric in (*metrics, *self.pointing_of):
             metric.reset()

@@ -122,9 +122,9 @@ class BranchedNetwork(nn.Module):
         )
 
     def branch(self, name: str) -> Branch:
-        found = self.branches[name]
-        assert isinstance(found, Branch)
-        return found
+        chosen = self.branches[name]
+        assert isinstance(chosen, Branch)
+        return chosen
 
     def part(self, name: str) -> list[nn.Module]:
         """One of PARTS: the backbone, or that part of every branch."""
