@@ -52,7 +52,7 @@ def make_plan(tmp_path: Path) -> Callable[..., Plan]:
 @pytest.fixture(scope="session")
 def every_target() -> dict[str, tuple[str, ...]]:
     """paper -> every target that its files and the data they choose name, read without composing them."""
-    found = {}
+    targets_of = {}
     for paper in compose.papers():
         contents = [compose.paper_file(paper), *compose.recipe_files(paper).values()]
         lines = [line for content in contents for line in _lines(content)]
@@ -60,8 +60,8 @@ def every_target() -> dict[str, tuple[str, ...]]:
         contents += [compose.load(compose.CONF / "data" / f"{name}.yaml") for name in chosen]
         named = {target for content in contents for target in targets(content)}
         named |= {name for line in lines for name in re.findall(r"(?:data)?modules\.[\w.]+", line)}
-        found[paper] = tuple(sorted(named))
-    return found
+        targets_of[paper] = tuple(sorted(named))
+    return targets_of
 
 
 def _lines(content: dict[str, Any]) -> list[str]:
@@ -76,13 +76,13 @@ def logged() -> Callable[..., dict[str, float]]:
     """What a module logs of a test of these batches, without a trainer."""
 
     def run(module: Any, *batches: Any) -> dict[str, float]:
-        found: dict[str, float] = {}
-        module.log = lambda name, value, **_: found.update({name: float(value)})
-        module.log_dict = lambda values, **_: found.update({name: float(value) for name, value in values.items()})
+        logged: dict[str, float] = {}
+        module.log = lambda name, value, **_: logged.update({name: float(value)})
+        module.log_dict = lambda values, **_: logged.update({name: float(value) for name, value in values.items()})
         for number, batch in enumerate(batches):
             module.test_step(batch, number)
         module.on_test_epoch_end()
-        return found
+        return logged
 
     return run
 

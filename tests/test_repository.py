@@ -17,13 +17,13 @@ PYTHON = sorted(p for folder in ("experiments", "modules", "datamodules") for p 
 
 
 def imports(path: Path) -> set[str]:
-    found: set[str] = set()
+    imported: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found
+            imported |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return imported
 
 
 def room(name: str) -> str | None:
@@ -83,9 +83,9 @@ def test_common_holds_what_two_papers_use(every_target: dict[str, tuple[str, ...
         known = {n for n in public if f"{name}.{n}" in EXPECTED or f"{name}.{n}" in engine}
         beside = {d.name for n in known for d in definitions.reach((f"{name}.{n}",)) if d.module == name}
         for unit in public - beside:
-            found = users.get(Definition(name, unit), set())
-            if len(found) < 2:
-                lonely.append(f"{name}.{unit} serves {', '.join(found) or 'nobody'}")
+            served = users.get(Definition(name, unit), set())
+            if len(served) < 2:
+                lonely.append(f"{name}.{unit} serves {', '.join(served) or 'nobody'}")
     assert not lonely, "these belong into a paper's own room"
     for part, key in EXPECTED.items():
         assert key not in papers() or len(users.get(definitions.locate(part), set())) > 1, f"{key} does not use {part}"

@@ -97,9 +97,9 @@ def test_real_images_are_different_training_images_of_their_class() -> None:
     assert data.training is not None
     images, labels = data.training
     every, classes = source.splits["train"]
-    found = [(every == image).flatten(1).all(1).nonzero().flatten().tolist() for image in images]
-    assert all(label in classes[rows].tolist() for rows, label in zip(found, labels.tolist(), strict=True))
-    assert len({tuple(rows) for rows in found}) == 50
+    actual = [(every == image).flatten(1).all(1).nonzero().flatten().tolist() for image in images]
+    assert all(label in classes[rows].tolist() for rows, label in zip(actual, labels.tolist(), strict=True))
+    assert len({tuple(rows) for rows in actual}) == 50
     with pytest.raises(DataError, match="100 asked"):
         Distilled(digits(), 8, 100, "real").setup()
 

@@ -54,13 +54,13 @@ def test_brightness_is_added_and_the_rest_is_torchvisions() -> None:
 
 def test_random_distortion_stays_in_range_and_varies() -> None:
     torch.manual_seed(0)
-    found = [DistortColour()(image()) for _ in range(30)]
-    assert all(float(x.min()) >= 0 and float(x.max()) <= 1 for x in found)
-    assert len({float(x.mean()) for x in found}) == 30
-    means = torch.stack([x.mean() for x in found])
+    actual = [DistortColour()(image()) for _ in range(30)]
+    assert all(float(x.min()) >= 0 and float(x.max()) <= 1 for x in actual)
+    assert len({float(x.mean()) for x in actual}) == 30
+    means = torch.stack([x.mean() for x in actual])
     assert float((means - image().mean()).abs().max()) < 0.35
     torch.manual_seed(0)
-    assert torch.equal(DistortColour()(image()), found[0])
+    assert torch.equal(DistortColour()(image()), actual[0])
 
 
 def test_training_photos_are_distorted_and_test_photos_are_not(photos: Path) -> None:

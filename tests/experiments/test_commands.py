@@ -162,8 +162,8 @@ def test_catalog_lists_every_paper_and_marks_what_is_stale(
 
     def stale() -> list[str]:
         results.update("case_based_prototypes", "smoke", declared, lambda _: entry)
-        found: list[str] = catalog.describe("case_based_prototypes")["entries"]["smoke"]["stale"]
-        return found
+        actual: list[str] = catalog.describe("case_based_prototypes")["entries"]["smoke"]["stale"]
+        return actual
 
     assert stale() == []
     entry["registered"]["hash"] = "another"

@@ -63,8 +63,8 @@ def wandb_plan(make_plan: Callable[..., Plan], tmp_path: Path, monkeypatch: pyte
 
 
 def panels(spec: dict[str, Any], section: str) -> list[dict[str, Any]]:
-    (found,) = [part["panels"] for part in spec["sections"] if part["name"] == section]
-    return found
+    (actual,) = [part["panels"] for part in spec["sections"] if part["name"] == section]
+    return actual
 
 
 def test_description_has_the_sections_and_what_is_in_them(wandb_plan: Plan) -> None:
@@ -365,19 +365,19 @@ def test_pictures_and_verdict_reach_offline_runs(wandb_plan: Plan, tmp_path: Pat
     rows = json.loads(table.read_text(encoding="utf-8"))["data"]
     assert [row[:3] for row in rows if row[2] == "test/top1"] == [["student", 0, "test/top1"]]
 
-    found = {**results.build([plan], 1, ["logger=wandb"], {}), "registered": entry()["registered"]}
-    loggers.log_verdict(plan, found)
-    loggers.log_verdict(plan, found)  # the second takes the first one's place
+    actual = {**results.build([plan], 1, ["logger=wandb"], {}), "registered": entry()["registered"]}
+    loggers.log_verdict(plan, actual)
+    loggers.log_verdict(plan, actual)  # the second takes the first one's place
     (verdict,) = (tmp_path / "meal_v2/smoke/verdict/wandb").glob("offline-run-*")
     shown = records(verdict)
     (run,) = [r["run"] for r in shown if r["type"] == "run"]
-    trained_by = found["provenance"]["code"]
+    trained_by = actual["provenance"]["code"]
     assert (run["job_type"], run["run_group"]) == ("verdict", loggers.group_name(plan, trained_by))
     config = run["config"]["update"]
     assert (config["registration"], config["stream"]) == ("0123456789ab", 3)
     assert (config["scale"], config["variant"], config["code"]) == ("smoke", None, trained_by)
-    assert config["claims"] == {str(number): claim["name"] for number, claim in enumerate(found["claims"], 1)}
-    scalars = loggers.verdict_scalars(found)
+    assert config["claims"] == {str(number): claim["name"] for number, claim in enumerate(actual["claims"], 1)}
+    scalars = loggers.verdict_scalars(actual)
     assert "main/verdict" in scalars
     assert scalars.items() <= summary(verdict).items()
     assert {"claims", "published"} <= {
@@ -385,7 +385,7 @@ def test_pictures_and_verdict_reach_offline_runs(wandb_plan: Plan, tmp_path: Pat
     }  # a table is an item of several keys
     (table,) = (verdict / "files/media/table").glob("claims_*.json")
     claims = json.loads(table.read_text(encoding="utf-8"))
-    assert [row[0] for row in claims["data"]] == [claim["name"] for claim in found["claims"]]
+    assert [row[0] for row in claims["data"]] == [claim["name"] for claim in actual["claims"]]
     assert "seed 0" in claims["columns"]
     assert dashboard.offline_runs(tmp_path / "meal_v2/smoke")[-1] == verdict
 

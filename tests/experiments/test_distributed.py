@@ -88,7 +88,7 @@ def test_a_stage_on_two_processes_is_the_stage_on_one(make_plan: Make, name: str
 @pytest.mark.slow
 def test_killed_on_two_processes_it_resumes_to_the_same_end(tmp_path: Path) -> None:
     """SIGKILL to the whole process group, then the same command again."""
-    found = []
+    actual = []
     lines = ["scale=smoke", "seed=0", "trainer=ddp_cpu", "stages.init.trainer.max_epochs=20", "checkpoint_seconds=0"]
     code = (
         "import sys; from experiments import compose, engine; from experiments.plan import plan\n"
@@ -107,7 +107,7 @@ def test_killed_on_two_processes_it_resumes_to_the_same_end(tmp_path: Path) -> N
             assert not list((tmp_path / name).rglob("manifest.json")), "it ended before it could be killed"
         subprocess.run(command, cwd=compose.ROOT, check=True)
         (checkpoint,) = (tmp_path / name).rglob("last.ckpt")
-        found.append(torch.load(checkpoint, weights_only=True)["state_dict"])
+        actual.append(torch.load(checkpoint, weights_only=True)["state_dict"])
         rows = (checkpoint.parent / "metrics.csv").read_text().splitlines()
         assert len(rows) == 21
-    assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
+    assert all(torch.equal(actual[0][key], actual[1][key]) for key in actual[0])

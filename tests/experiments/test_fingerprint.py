@@ -181,13 +181,13 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def configured() -> dict[str, tuple[str, ...]]:
     """paper -> the targets of each stage of its smoke scale."""
-    found = {}
+    actual = {}
     for paper in compose.papers():
         this = plan(compose.compose(compose.request([f"paper={paper}", "scale=smoke"]).overrides), 0)
         for name, stage in this.stages.items():
             targets = sorted(set(fingerprint.targets([stage.module, stage.data])))
-            found[f"{paper} {name}"] = tuple(targets)
-    return found
+            actual[f"{paper} {name}"] = tuple(targets)
+    return actual
 
 
 def test_an_unused_function_in_any_file_changes_no_stage(copied: Path, configured: dict[str, tuple[str, ...]]) -> None:

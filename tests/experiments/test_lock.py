@@ -54,8 +54,8 @@ def test_make_installs_the_extras_that_are_locked() -> None:
     ],
 )
 def test_audit_names_what_is_wrong(text: str, finding: str | None) -> None:
-    found = list(lock.audit(text, PROJECT))
-    assert [line[: len(finding or "")] for line in found] == ([finding] if finding else [])
+    actual = list(lock.audit(text, PROJECT))
+    assert [line[: len(finding or "")] for line in actual] == ([finding] if finding else [])
 
 
 def test_what_is_installed_is_compared() -> None:

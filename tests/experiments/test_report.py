@@ -417,8 +417,8 @@ def test_sweeps_are_shown_with_every_setting(build: Any, tmp_path: Path) -> None
         {"setting": "w=2", "seeds": [], "values": [], "mean": None, "interval": None},
     ]
     rows = [{**row, "failed": [] if row["values"] else ["seed 0: the loss is nan"]} for row in rows]
-    found = {"name": "weights", "paper": "meal_v2", "scale": "smoke", "written": "2026", "objective": "a/test/top1"}
-    files.write_json(tmp_path / "runs" / "meal_v2" / "smoke" / "sweeps" / "weights.json", {**found, "settings": rows})
+    actual = {"name": "weights", "paper": "meal_v2", "scale": "smoke", "written": "2026", "objective": "a/test/top1"}
+    files.write_json(tmp_path / "runs" / "meal_v2" / "smoke" / "sweeps" / "weights.json", {**actual, "settings": rows})
     page = build(sample())["meal_v2"]
     assert "Sweep weights" in page
     assert "w=2" in page

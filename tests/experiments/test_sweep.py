@@ -18,8 +18,8 @@ from experiments.errors import InputError
 
 
 def job(folder: Path, number: int, overrides: list[str], value: float | None, seed: int = 0, code: int = 0) -> None:
-    found = {"paper": "p", "scale": "smoke", "seed": seed, "overrides": overrides, "objective": "a/test/top1"}
-    files.write_json(folder / str(number) / "job.json", {**found, "value": value, "exit_code": code, "reason": "why"})
+    actual = {"paper": "p", "scale": "smoke", "seed": seed, "overrides": overrides, "objective": "a/test/top1"}
+    files.write_json(folder / str(number) / "job.json", {**actual, "value": value, "exit_code": code, "reason": "why"})
 
 
 def test_jobs_that_differ_in_seed_alone_are_one_setting(tmp_path: Path) -> None:
@@ -98,8 +98,8 @@ def test_a_parallel_sweep_killed_half_way_does_only_what_is_missing(tmp_path: Pa
     names = [Path(folder).name.rsplit("-", 1)[0] for folder in after]
     assert names.count("student") == 4
     assert names.count("teacher_a") == names.count("init") == 2  # once per seed, although jobs ran at the same time
-    found = table(tmp_path, "hard_labels")
-    assert [len(row["values"]) for row in found["settings"]] == [2, 2]
+    actual = table(tmp_path, "hard_labels")
+    assert [len(row["values"]) for row in actual["settings"]] == [2, 2]
 
 
 @pytest.mark.slow

@@ -62,8 +62,8 @@ def ran(copied: Path) -> dict[str, Any]:
     """The summary of the new paper's smoke run."""
     out = command(copied, "experiments.reproduce", "paper=toy", "scale=smoke", "jobs=1")
     assert "learners of the maker's labels are as accurate as the maker" in out
-    found: dict[str, Any] = json.loads((copied / "runs/toy/smoke/summary.json").read_text())
-    return found
+    actual: dict[str, Any] = json.loads((copied / "runs/toy/smoke/summary.json").read_text())
+    return actual
 
 
 def test_a_new_paper_runs_without_a_change_elsewhere(ran: dict[str, Any]) -> None:

@@ -50,10 +50,10 @@ def judged(differences: list[float], **options: Any) -> dict[str, Any]:
 )
 def test_the_first_condition_that_fits(centre: float, options: dict[str, Any], verdict: str, reason: str) -> None:
     """Six differences around a centre with s = 0.0390: the interval is the centre ± 4.729 s / sqrt(6) = 0.0753."""
-    found = judged([centre + d for d in SIX], **options)
-    assert found["verdict"] == verdict, found
-    assert reason in found["reason"]
-    assert found["interval"][1] - found["interval"][0] == pytest.approx(2 * 0.0753, abs=0.0002)
+    actual = judged([centre + d for d in SIX], **options)
+    assert actual["verdict"] == verdict, actual
+    assert reason in actual["reason"]
+    assert actual["interval"][1] - actual["interval"][0] == pytest.approx(2 * 0.0753, abs=0.0002)
 
 
 def test_nothing_is_judged_from_half_the_seeds() -> None:
@@ -70,10 +70,10 @@ def test_nothing_is_judged_from_half_the_seeds() -> None:
 
 def test_an_absent_mechanism_leaves_the_claim_untested() -> None:
     values = table([52.0 + d for d in SIX], [50.0] * 6, train_disc=[0.6931] * 6)
-    found = verdicts.judge(claim(requires=["a/train/disc < 0.69"]), values, range(6), 6)
-    assert found["verdict"] == "untested"
-    assert found["reason"] == "the mechanism is absent: a/train/disc < 0.69 (it is 0.693)"
-    assert found["difference"] == pytest.approx(2.0)  # shown, not judged
+    actual = verdicts.judge(claim(requires=["a/train/disc < 0.69"]), values, range(6), 6)
+    assert actual["verdict"] == "untested"
+    assert actual["reason"] == "the mechanism is absent: a/train/disc < 0.69 (it is 0.693)"
+    assert actual["difference"] == pytest.approx(2.0)  # shown, not judged
     assert verdicts.judge(claim(requires=["a/train/disc < 0.7"]), values, range(6), 6)["verdict"] == "supported"
     absent = verdicts.judge(claim(requires=["a/train/other < 1"]), values, range(6), 6)
     assert absent["verdict"] == "untested"
@@ -163,10 +163,10 @@ def test_fixed_networks_are_judged_over_images() -> None:
     """60 of 1,000 images turn right and 20 turn wrong: 4 points, with a standard error of 0.89."""
     values = table([54.0], [50.0])
     outcomes = [(100.0, 60), (-100.0, 20), (0.0, 920)]
-    found = verdicts.judge(claim(kind="images"), values, [0], 1, outcomes)
-    assert (found["verdict"], found["difference"]) == ("supported", 4.0)
-    assert found["interval"] == pytest.approx([4 - 1.96 * 0.889, 4 + 1.96 * 0.889], abs=0.12)
-    assert found["evidence"] is None
+    actual = verdicts.judge(claim(kind="images"), values, [0], 1, outcomes)
+    assert (actual["verdict"], actual["difference"]) == ("supported", 4.0)
+    assert actual["interval"] == pytest.approx([4 - 1.96 * 0.889, 4 + 1.96 * 0.889], abs=0.12)
+    assert actual["evidence"] is None
     turned = verdicts.judge(claim(kind="images", lower_is_better=True), values, [0], 1, outcomes)
     assert turned["verdict"] == "refuted"
     none = verdicts.judge(claim(kind="images"), values, [0], 1)

@@ -50,7 +50,7 @@ def table(rows: list[tuple[int, list[int], int, int]]) -> tuple[Tensor, Tensor, 
     return prediction, original, valid, torch.tensor([bool(row[2]) for row in rows])
 
 
-def measured(rows: list[tuple[int, list[int], int, int]], classes: int = 3, parts: int = 1) -> dict[str, Tensor]:
+def scores_of(rows: list[tuple[int, list[int], int, int]], classes: int = 3, parts: int = 1) -> dict[str, Tensor]:
     measure = MultiLabelAccuracy(classes)
     for part in zip(*(column.chunk(parts) for column in table(rows)), strict=True):
         measure.update(*part)
@@ -66,20 +66,20 @@ def random_rows(count: int = 400, classes: int = 7, seed: int = 0) -> list[tuple
 def report_of(module: pl.LightningModule, batches: list[Any]) -> dict[str, float]:
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = pl.Trainer(accelerator="cpu", devices=1, enable_checkpointing=False, **quiet)
-    (found,) = trainer.test(module, DataLoader(batches, batch_size=None), verbose=False)
-    return dict(found)
+    (actual,) = trainer.test(module, DataLoader(batches, batch_size=None), verbose=False)
+    return dict(actual)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3])
 def test_toy_example_by_hand(parts: int) -> None:
     """Per class 2/3, 1, 1; the problematic image counts for top-1 over all images alone."""
-    found = measured(TOY, parts=parts)
-    assert float(found["mla"]) == pytest.approx(88.89, abs=0.01)
-    assert float(found["ml_acc"]) == pytest.approx(80.0)
-    assert float(found["macro_top1"]) == pytest.approx(100 * (1 / 3 + 1 + 1) / 3)
-    assert float(100 - 100 * found["mistakes"] / found["counted"]) == pytest.approx(60.0)
-    assert float(found["top1"]) == pytest.approx(50.0)  # 3 of all 6
-    assert {n: int(found[n]) for n in ("n", "counted", "mistakes", "remaining", "classes", "pairs")} == {
+    actual = scores_of(TOY, parts=parts)
+    assert float(actual["mla"]) == pytest.approx(88.89, abs=0.01)
+    assert float(actual["ml_acc"]) == pytest.approx(80.0)
+    assert float(actual["macro_top1"]) == pytest.approx(100 * (1 / 3 + 1 + 1) / 3)
+    assert float(100 - 100 * actual["mistakes"] / actual["counted"]) == pytest.approx(60.0)
+    assert float(actual["top1"]) == pytest.approx(50.0)  # 3 of all 6
+    assert {n: int(actual[n]) for n in ("n", "counted", "mistakes", "remaining", "classes", "pairs")} == {
         "n": 6,
         "counted": 5,
         "mistakes": 2,
@@ -87,8 +87,8 @@ def test_toy_example_by_hand(parts: int) -> None:
         "classes": 3,
         "pairs": 1,
     }
-    assert float(found["valid_share"]) == pytest.approx(50.0)
-    assert int(found["confused"][0, 2]) == int(found["confused"].sum()) == 1
+    assert float(actual["valid_share"]) == pytest.approx(50.0)
+    assert int(actual["confused"][0, 2]) == int(actual["confused"].sum()) == 1
 
 
 def test_plain_python_agrees() -> None:
@@ -96,40 +96,40 @@ def test_plain_python_agrees() -> None:
     kept = [row for row in rows if not row[2]]
     per_class = {k: [p in s for o, s, _, p in kept if o == k] for k in range(7)}
     wrong = [row for row in kept if row[3] != row[0]]
-    found = measured(rows, 7, parts=5)
-    assert float(found["mla"]) == pytest.approx(100 * sum(sum(v) / len(v) for v in per_class.values()) / 7, abs=1e-4)
-    assert float(found["valid_share"]) == pytest.approx(
+    actual = scores_of(rows, 7, parts=5)
+    assert float(actual["mla"]) == pytest.approx(100 * sum(sum(v) / len(v) for v in per_class.values()) / 7, abs=1e-4)
+    assert float(actual["valid_share"]) == pytest.approx(
         100 * sum(p in s for _, s, _, p in wrong) / len(wrong), abs=1e-4
     )
-    assert int(found["remaining"]) == sum(p not in s for _, s, _, p in kept)
+    assert int(actual["remaining"]) == sum(p not in s for _, s, _, p in kept)
 
 
 def test_doubling_a_class_changes_the_plain_mean_alone() -> None:
     twice = [*TOY, *(row for row in TOY if row[0] == 0)]
-    assert float(measured(twice)["mla"]) == pytest.approx(float(measured(TOY)["mla"]))
-    assert float(measured(twice)["ml_acc"]) == pytest.approx(75.0)
+    assert float(scores_of(twice)["mla"]) == pytest.approx(float(scores_of(TOY)["mla"]))
+    assert float(scores_of(twice)["ml_acc"]) == pytest.approx(75.0)
 
 
 def test_a_label_taken_out_of_the_valid_set_can_only_lower_mla() -> None:
     for seed in range(5):
         rows = random_rows(seed=seed)
         fewer = [(o, [o] if i % 3 else s, f, p) for i, (o, s, f, p) in enumerate(rows)]
-        assert float(measured(fewer, 7)["mla"]) <= float(measured(rows, 7)["mla"])
+        assert float(scores_of(fewer, 7)["mla"]) <= float(scores_of(rows, 7)["mla"])
 
 
 def test_with_the_original_label_alone_mla_is_top1_by_class_and_never_below_it_otherwise() -> None:
     rows = random_rows()
     single = [(o, [o], f, p) for o, _, f, p in rows]
-    found = measured(single, 7)
-    assert float(found["mla"]) == pytest.approx(float(found["macro_top1"]))
-    assert float(found["valid_share"]) == 0
-    assert float(measured(rows, 7)["mla"]) >= float(found["mla"])
+    actual = scores_of(single, 7)
+    assert float(actual["mla"]) == pytest.approx(float(actual["macro_top1"]))
+    assert float(actual["valid_share"]) == 0
+    assert float(scores_of(rows, 7)["mla"]) >= float(actual["mla"])
 
 
 def test_classes_that_do_not_occur_are_not_in_the_mean() -> None:
-    found = measured([row for row in TOY if row[0] != 2])
-    assert int(found["classes"]) == 2
-    assert float(found["mla"]) == pytest.approx(100 * (2 / 3 + 1) / 2)
+    actual = scores_of([row for row in TOY if row[0] != 2])
+    assert int(actual["classes"]) == 2
+    assert float(actual["mla"]) == pytest.approx(100 * (2 / 3 + 1) / 2)
     assert torch.isnan(class_average(torch.zeros(3), torch.zeros(3)))
 
 
@@ -204,9 +204,9 @@ def test_collapsed_classes_by_name() -> None:
 def test_imagenet_m_is_a_count_of_valid_predictions() -> None:
     """A constant prediction of class k scores the number of images with k in the valid set."""
     rows = [(o, s, 0, 1) for o, s, _, _ in random_rows(68)]
-    found = report_of(MultiLabelEvaluation(Given(), 7), [batch(rows, 7, list(range(68)))])
-    assert found["test/m_correct"] == sum(1 in s for _, s, _, _ in rows)
-    assert found["test/m_correct"] + found["test/m_errors"] == found["test/m_images"] == 68
+    actual = report_of(MultiLabelEvaluation(Given(), 7), [batch(rows, 7, list(range(68)))])
+    assert actual["test/m_correct"] == sum(1 in s for _, s, _, _ in rows)
+    assert actual["test/m_correct"] + actual["test/m_errors"] == actual["test/m_images"] == 68
 
 
 def test_a_slice_is_what_every_judge_gets_wrong() -> None:
@@ -216,12 +216,12 @@ def test_a_slice_is_what_every_judge_gets_wrong() -> None:
     views = [nn.functional.one_hot(torch.tensor(row), 2).float() for row in said]
     evaluated = [MultiLabelEvaluation(Given(), 2) for _ in range(3)]
     module = SelectedSlice(evaluated[:2], evaluated[2], 2)
-    found = report_of(module, [(views, torch.zeros(5, dtype=torch.long), valid, skip, skip)])
-    assert found["test/slice_n"] == 2  # images 2 and 3
-    assert found["test/slice_right"] == 1
-    assert found["test/slice_acc"] == 50
-    assert found["test/mla"] == 25
-    assert found["test/n"] == 5
+    actual = report_of(module, [(views, torch.zeros(5, dtype=torch.long), valid, skip, skip)])
+    assert actual["test/slice_n"] == 2  # images 2 and 3
+    assert actual["test/slice_right"] == 1
+    assert actual["test/slice_acc"] == 50
+    assert actual["test/mla"] == 25
+    assert actual["test/n"] == 5
     x = torch.randn(4, 2)
     assert torch.equal(module(x), torch.stack([x, x, x]))
 
@@ -251,9 +251,9 @@ def counted() -> dict[str, float]:
         accelerator="cpu", devices=1, enable_checkpointing=False, use_distributed_sampler=False, **quiet
     )
     module = MistakeTables(**NAMES)
-    found = trainer.test(module, datamodule=data, verbose=False)
+    actual = trainer.test(module, datamodule=data, verbose=False)
     assert len(module.pictures(data)["category by severity"].axes) == 2
-    return {name.removeprefix("test/"): value for part in found for name, value in part.items()}
+    return {name.removeprefix("test/"): value for part in actual for name, value in part.items()}
 
 
 def test_the_released_annotations_give_the_published_counts(
@@ -295,16 +295,16 @@ def test_mistake_tables_by_hand() -> None:
         ]
     )
     module = MistakeTables(**NAMES)
-    found = report_of(module, [photos[:3], photos[3:], torch.tensor([[1, 2, 1], [3, 4, 5], [4, 3, 1]])])
-    assert found["test/n"] == 4
-    assert [found[f"test/{name}"] for name in ("shared", "shared_same_class", "shared_major")] == [2, 1, 1]
+    actual = report_of(module, [photos[:3], photos[3:], torch.tensor([[1, 2, 1], [3, 4, 5], [4, 3, 1]])])
+    assert actual["test/n"] == 4
+    assert [actual[f"test/{name}"] for name in ("shared", "shared_same_class", "shared_major")] == [2, 1, 1]
     counts = MistakeCounts(2, 5, 3)
     counts.update(photos)
     assert counts.table[0].tolist() == [[2, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 1, 0]]
     assert counts.table[1].tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0], [0, 0, 0]]
-    assert found["test/vit3b_mistakes"] == int(counts.table[0].sum()) == 3
-    assert [found[f"test/pairs_seen_{times}"] for times in range(1, 6)] == [2, 0, 0, 0, 1]
-    assert found["test/pair_mistakes"] == 7
+    assert actual["test/vit3b_mistakes"] == int(counts.table[0].sum()) == 3
+    assert [actual[f"test/pairs_seen_{times}"] for times in range(1, 6)] == [2, 0, 0, 0, 1]
+    assert actual["test/pair_mistakes"] == 7
 
 
 def test_what_a_guess_reaches_in_mini(make_plan: Callable[..., Plan]) -> None:
@@ -317,10 +317,10 @@ def test_what_a_guess_reaches_in_mini(make_plan: Callable[..., Plan]) -> None:
     for _ in range(10):
         for _, original, valid, skip, _ in data.test_dataloader():
             measure.update(torch.randint(10, original.shape, generator=draw), original, valid, skip)
-    found = measure.compute()
-    assert float(found["macro_top1"]) == pytest.approx(10, abs=0.6)
-    assert float(found["mla"]) == pytest.approx(20, abs=0.8)
-    assert float(found["valid_share"]) == pytest.approx(100 / 9, abs=0.8)
+    actual = measure.compute()
+    assert float(actual["macro_top1"]) == pytest.approx(10, abs=0.6)
+    assert float(actual["mla"]) == pytest.approx(20, abs=0.8)
+    assert float(actual["valid_share"]) == pytest.approx(100 / 9, abs=0.8)
     (bar,) = (c.than for c in claims.read(this.config).claims if c.better == "slice/test/slice_acc")
     assert bar == 20
 

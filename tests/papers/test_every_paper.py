@@ -94,12 +94,12 @@ class Watch:
 
 def _lines(path: Path) -> list[tuple[int, int, definitions.Definition]]:
     module = ".".join(path.relative_to(compose.ROOT).with_suffix("").parts).removesuffix(".__init__")
-    found = []
+    places = []
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
-            found.append((first, node.end_lineno or first, definitions.Definition(module, node.name)))
-    return found
+            places.append((first, node.end_lineno or first, definitions.Definition(module, node.name)))
+    return places
 
 
 def identity(plan: Plan, name: str) -> set[definitions.Definition]:
@@ -117,7 +117,7 @@ def engine() -> set[definitions.Definition]:
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] in definitions.FIRST_PARTY:
                 called |= {f"{node.module}.{alias.name}" for alias in node.names if alias.name[0].islower()}
-    return {found for name in called if isinstance(found := definitions.locate(name), definitions.Definition)}
+    return {definition for name in called if isinstance(definition := definitions.locate(name), definitions.Definition)}
 
 
 @pytest.mark.parametrize("paper", PAPERS)

@@ -138,16 +138,16 @@ def test_reversal_turns_the_students_gradient_and_not_the_discriminators() -> No
     torch.manual_seed(1)
     d = Discriminator(10, 2, final_relu=False)
     student, teacher = torch.randn(6, 10), torch.randn(6, 10)
-    found = {}
+    actual = {}
     for mode in ("joint", "grl"):
         z = student.clone().requires_grad_()
         d.zero_grad()
         discriminator_loss(d, reverse_gradient(z) if mode == "grl" else z, teacher).backward()
         assert z.grad is not None
-        found[mode] = (z.grad, [p.grad.clone() for p in d.parameters() if p.grad is not None])
-    assert float(found["joint"][0].abs().max()) > 0
-    assert torch.equal(found["joint"][0], -found["grl"][0])
-    assert all(torch.equal(a, b) for a, b in zip(found["joint"][1], found["grl"][1], strict=True))
+        actual[mode] = (z.grad, [p.grad.clone() for p in d.parameters() if p.grad is not None])
+    assert float(actual["joint"][0].abs().max()) > 0
+    assert torch.equal(actual["joint"][0], -actual["grl"][0])
+    assert all(torch.equal(a, b) for a, b in zip(actual["joint"][1], actual["grl"][1], strict=True))
 
 
 def test_hard_labels_alone_are_plain_cross_entropy() -> None:

@@ -56,9 +56,9 @@ def states(whole: Any, bench: Bench) -> dict[str, Any]:
 
 
 def test_killed_at_random_moments(bench: Bench) -> None:
-    found = [t for t in disturb.kills(bench, 3, random.Random(0), float("inf")) if t.kind == "kill"]
-    assert len(found) == 3
-    assert [t for t in found if t.problem] == []
+    trials = [t for t in disturb.kills(bench, 3, random.Random(0), float("inf")) if t.kind == "kill"]
+    assert len(trials) == 3
+    assert [t for t in trials if t.problem] == []
 
 
 def test_killed_while_saving_leaves_nothing_behind(bench: Bench, states: dict[str, Any]) -> None:
@@ -111,14 +111,14 @@ def test_the_processes_of_a_killed_stage_end_with_it(bench: Bench, victim: str, 
     folder = this.stages[victim].directory
 
     def alive() -> list[int]:
-        found = []
+        processes = []
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 if str(folder / "request.json") in (process / "cmdline").read_text():
-                    found.append(int(process.name))
+                    processes.append(int(process.name))
             except OSError:  # it ended while we looked
                 continue
-        return found
+        return processes
 
     child = benches.fork(lambda: engine.exit_code(engine.run(this)), tmp_path / "log.txt", tmp_path / "temporary")
     deadline = time.monotonic() + 120
@@ -138,14 +138,14 @@ def test_the_processes_of_a_killed_stage_end_with_it(bench: Bench, victim: str, 
 
 
 def test_a_disk_that_is_full_from_any_file_on(single: Bench) -> None:
-    found = []
+    trials = []
     for number in itertools.count():
         trial = disturb.full_at(single, number)
         if trial is None:
             break
-        found.append(trial)
-    assert len(found) >= 5
-    assert [t for t in found if t.problem] == []
+        trials.append(trial)
+    assert len(trials) >= 5
+    assert [t for t in trials if t.problem] == []
 
 
 def test_a_file_system_without_room(bench: Bench) -> None:

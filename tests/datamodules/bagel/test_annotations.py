@@ -81,10 +81,10 @@ def test_each_model_brings_its_own_input(validation: Path, tmp_path: Path) -> No
 
 def test_inputs_are_those_of_the_published_accuracies() -> None:
     """resnet50.tv2_in1k was trained at 176 and measured at 224; EVA-02 squashes instead of cropping."""
-    found = input_of("resnet50.tv2_in1k")
-    assert (found["input_size"], found["crop_pct"]) == ((3, 224, 224), 0.965)
-    found = input_of("eva02_large_patch14_448.mim_m38m_ft_in22k_in1k")
-    assert (found["input_size"], found["crop_mode"]) == ((3, 448, 448), "squash")
+    actual = input_of("resnet50.tv2_in1k")
+    assert (actual["input_size"], actual["crop_pct"]) == ((3, 224, 224), 0.965)
+    actual = input_of("eva02_large_patch14_448.mim_m38m_ft_in22k_in1k")
+    assert (actual["input_size"], actual["crop_mode"]) == ((3, 448, 448), "squash")
     with pytest.raises(DataError, match="'resnet50' is no timm model with a tag"):
         input_of("resnet50")
 

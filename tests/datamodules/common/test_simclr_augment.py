@@ -110,11 +110,11 @@ def test_grey_has_the_luma_on_all_channels() -> None:
 def test_blur_is_scipys_correlation_with_zeros_outside(radius: int) -> None:
     x, sigma = photos(2, 12), torch.tensor([0.4, 1.7])
     ours = gaussian_blur(x, sigma, radius)
-    for image, s, found in zip(x.numpy(), sigma.tolist(), ours.numpy(), strict=True):
+    for image, s, actual in zip(x.numpy(), sigma.tolist(), ours.numpy(), strict=True):
         kernel = np.exp(-(np.arange(-radius, radius + 1) ** 2) / (2 * s**2))
         kernel /= kernel.sum()
         expected = correlate1d(correlate1d(image, kernel, axis=1, mode="constant"), kernel, axis=2, mode="constant")
-        assert np.allclose(found, expected, atol=1e-6)
+        assert np.allclose(actual, expected, atol=1e-6)
 
 
 def test_the_blur_kernel_has_a_tenth_of_the_height() -> None:

@@ -87,7 +87,7 @@ def test_parts_do_not_touch_and_lie_on_their_body(drawn: tuple[Tensor, Tensor, T
 def decode(images: Tensor, mask: Tensor) -> Tensor:
     """What each part shows, by simple measures of its own pixels: (N, 4) values."""
     n = len(images)
-    found = []
+    actual = []
     for part in range(len(PARTS)):
         region = (mask == part + 1)[:, None].float()  # (N, 1, S, S)
         area = region.sum((1, 2, 3))
@@ -96,21 +96,21 @@ def decode(images: Tensor, mask: Tensor) -> Tensor:
             pure = hsv_to_rgb(torch.arange(5) / 5, torch.ones(5), torch.ones(5))  # (5, 3)
             chroma = mean - mean.mean(1, keepdim=True)
             pure = pure - pure.mean(1, keepdim=True)
-            found.append(torch.cosine_similarity(chroma[:, None], pure[None], dim=-1).argmax(1))
+            actual.append(torch.cosine_similarity(chroma[:, None], pure[None], dim=-1).argmax(1))
         elif PARTS[part] == "size":
-            found.append((area > math.pi * (sum(RADII) / 2) ** 2).long())
+            actual.append((area > math.pi * (sum(RADII) / 2) ** 2).long())
         elif PARTS[part] == "outline":  # second moments of a disc are area^2 / 2 pi, of a star more
             y, x = torch.meshgrid(torch.arange(float(SIDE)), torch.arange(float(SIDE)), indexing="ij")
             m = region[:, 0]
             dx, dy = (a - ((m * a).sum((1, 2)) / area).view(n, 1, 1) for a in (x, y))
             spread = (m * (dx.square() + dy.square())).sum((1, 2)) * 2 * math.pi / area.square()
-            found.append((spread > 1.15).long())
+            actual.append((spread > 1.15).long())
         else:  # upright stripes change along rows, level ones along columns
             grey = images.mean(1, keepdim=True)
             inner = -torch.nn.functional.max_pool2d(-region, 3, 1, 1)
             along_x, along_y = (((grey.roll(1, axis) - grey).square() * inner).sum((1, 2, 3)) for axis in (3, 2))
-            found.append((along_y > along_x).long())
-    return torch.stack(found, 1)
+            actual.append((along_y > along_x).long())
+    return torch.stack(actual, 1)
 
 
 def test_every_attribute_can_be_read_off_its_part(drawn: tuple[Tensor, Tensor, Tensor]) -> None:

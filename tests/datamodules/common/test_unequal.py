@@ -36,8 +36,8 @@ def test_the_label_is_the_large_one_as_often_as_said(prominence: float) -> None:
     assert not large[:, 0].any()  # a single image is large
     assert large[:, 1].max() <= 1
     shares = large[:, 2].bincount(minlength=3) / 4000
-    for found in (large[:, 1], large[:, 2]):
-        assert float((found == 0).float().mean()) == pytest.approx(prominence, abs=0.03)
+    for actual in (large[:, 1], large[:, 2]):
+        assert float((actual == 0).float().mean()) == pytest.approx(prominence, abs=0.03)
     assert torch.allclose(shares[1:], torch.tensor((1 - prominence) / 2), atol=0.03)
 
 

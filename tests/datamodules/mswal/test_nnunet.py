@@ -83,7 +83,7 @@ def test_scans_are_resampled_clipped_and_normalised(folder: Path) -> None:
     share = (volume.label == 2).float().mean()
     assert float(share) == pytest.approx(6 * 4 * 4 / (20 * 16 * 10), rel=0.25)
     assert set(volume.voxels) == {1, 2}
-    assert all(int(volume.label[tuple(at)]) == number for number, found in volume.voxels.items() for at in found)
+    assert all(int(volume.label[tuple(at)]) == number for number, actual in volume.voxels.items() for at in actual)
     x, y = next(iter(data.train_dataloader()))
     assert x.shape == (2, 1, 8, 8, 8)
     assert y.shape == (2, 8, 8, 8)

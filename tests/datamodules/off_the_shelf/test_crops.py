@@ -34,8 +34,8 @@ def test_a_query_shows_a_part_of_its_reference() -> None:
     data.setup()
     small = torch.nn.functional.avg_pool2d(data.array[data.rows["test"]].float(), 2)  # (Q, 1, 28, 28)
     windows = data.array[:20, 0].float().unfold(1, 28, 1).unfold(2, 28, 1)  # (R, 29, 29, 28, 28)
-    found = [int((windows - query).square().mean((3, 4)).flatten(1).amin(1).argmin()) for query in small]
-    assert found == data.targets["test"].argmax(1).tolist()
+    actual = [int((windows - query).square().mean((3, 4)).flatten(1).amin(1).argmin()) for query in small]
+    assert actual == data.targets["test"].argmax(1).tolist()
 
 
 def test_canvases_hold_different_images_and_the_seed_decides() -> None:

@@ -23,12 +23,12 @@ def test_classification_metrics_agree_with_scikit_learn_over_uneven_batches() ->
     metrics = Classification(10)
     for part in torch.arange(101).split(32):
         metrics.update(logits[part], labels[part])
-    found = {name: float(value) for name, value in metrics.compute().items()}
+    actual = {name: float(value) for name, value in metrics.compute().items()}
     probabilities = logits.double().softmax(-1).numpy()
-    assert found["top1"] == pytest.approx(100 * accuracy_score(labels, probabilities.argmax(1)), abs=1e-4)
-    assert found["top5"] == pytest.approx(100 * top_k_accuracy_score(labels, probabilities, k=5), abs=1e-4)
-    assert found["nll"] == pytest.approx(log_loss(labels, probabilities, labels=range(10)), abs=1e-5)
-    assert found["n"] == 101
+    assert actual["top1"] == pytest.approx(100 * accuracy_score(labels, probabilities.argmax(1)), abs=1e-4)
+    assert actual["top5"] == pytest.approx(100 * top_k_accuracy_score(labels, probabilities, k=5), abs=1e-4)
+    assert actual["nll"] == pytest.approx(log_loss(labels, probabilities, labels=range(10)), abs=1e-5)
+    assert actual["n"] == 101
     metrics.reset()
     metrics.update(logits[:1], labels[:1])
     assert float(metrics.compute()["n"]) == 1

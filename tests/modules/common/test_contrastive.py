@@ -47,12 +47,12 @@ def test_partners_that_are_the_other_image() -> None:
 @pytest.mark.parametrize("temperature", [0.07, 0.1, 0.5, 1.0])
 def test_loss_and_gradient_are_those_of_lightly(temperature: float) -> None:
     reference = pytest.importorskip("lightly.loss").NTXentLoss(temperature)
-    found = []
+    actual = []
     for loss in (lambda a, b: nt_xent(a, b, temperature), reference):
         first, second = (z.requires_grad_() for z in views(13))
         value = loss(first, second)
-        found.append((value.detach(), *torch.autograd.grad(value, (first, second))))
-    assert all(torch.allclose(ours, theirs, atol=1e-6) for ours, theirs in zip(*found, strict=True))
+        actual.append((value.detach(), *torch.autograd.grad(value, (first, second))))
+    assert all(torch.allclose(ours, theirs, atol=1e-6) for ours, theirs in zip(*actual, strict=True))
 
 
 def test_neither_length_nor_the_order_of_the_views_matters() -> None:

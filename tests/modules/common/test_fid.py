@@ -111,11 +111,11 @@ def test_inception_builds_without_network_and_gives_what_torch_fidelity_does() -
     assert (extractor.suffix, extractor.features, extractor.classes) == ("", 2048, 1008)
     pixels = torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
-        found, logits = extractor.describe(pixels)
+        actual, logits = extractor.describe(pixels)
         theirs = extractor.network((pixels * 255).round().to(torch.uint8))
-    assert found.shape == (1, 2048)
+    assert actual.shape == (1, 2048)
     assert logits.shape == (1, 1008)
-    assert torch.equal(found, theirs[0])
+    assert torch.equal(actual, theirs[0])
     assert not any(p.requires_grad for p in extractor.parameters())
 
 

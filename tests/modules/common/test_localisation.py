@@ -38,9 +38,9 @@ def test_a_random_map_hits_by_chance() -> None:
     masks[:, :, 2:5, 1:5] = True  # 12 of 64 pixels
     game = PointingGame()
     game.update(torch.rand(4000, 1, 8, 8, generator=source), masks)
-    found = game.compute()
-    assert float(found["chance"]) == pytest.approx(18.75)
-    assert float(found["pointing"]) == pytest.approx(18.75, abs=2.0)  # standard error 0.6
+    actual = game.compute()
+    assert float(actual["chance"]) == pytest.approx(18.75)
+    assert float(actual["pointing"]) == pytest.approx(18.75, abs=2.0)  # standard error 0.6
 
 
 def test_only_objects_with_a_box_count() -> None:
@@ -53,10 +53,10 @@ def test_only_objects_with_a_box_count() -> None:
     maps = torch.zeros(1, 2, 2, 2)
     maps[0, 1, 0, 0] = 1.0
     game.update(maps, masks)
-    found = game.compute()
-    assert float(found["pairs"]) == 1
-    assert float(found["pointing"]) == 100
-    assert float(found["chance"]) == 6.25
+    actual = game.compute()
+    assert float(actual["pairs"]) == 1
+    assert float(actual["pointing"]) == 100
+    assert float(actual["chance"]) == 6.25
 
 
 def test_maps_are_enlarged_in_fp32() -> None:

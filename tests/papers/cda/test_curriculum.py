@@ -82,14 +82,14 @@ def test_the_largest_area_stays_1() -> None:
 
 def test_shift_is_between_0_and_jitter_and_loses_nothing() -> None:
     x = torch.arange(36.0).view(1, 1, 6, 6)
-    found = set()
+    actual = set()
     for seed in range(60):
         torch.manual_seed(seed)
         view = Crops("step", jitter=2)(x, 0, 10)
         assert sorted(view.flatten().tolist()) == x.flatten().tolist()
         row, _ = divmod(int((view.flatten() == 0).nonzero()), 6)
-        found.add(row)
-    assert found == {0, 1, 2}
+        actual.add(row)
+    assert actual == {0, 1, 2}
 
 
 @pytest.mark.parametrize("options", [{"shape": "sine"}, {"milestone": 1.5}, {"smallest": 0.0}, {"jitter": -1}])

@@ -135,10 +135,10 @@ def test_kept_images_are_tested_on_whole(recover: Callable[..., Any], logged: Ca
 
 def test_jpeg_loses_little() -> None:
     smooth = torch.linspace(0, 255, 32).expand(2, 3, 32, 32).to(torch.uint8)
-    found = through_jpeg(smooth, 75)
-    assert found.shape == smooth.shape
-    assert found.dtype == torch.uint8
-    assert float((found.float() - smooth.float()).abs().mean()) < 3
+    actual = through_jpeg(smooth, 75)
+    assert actual.shape == smooth.shape
+    assert actual.dtype == torch.uint8
+    assert float((actual.float() - smooth.float()).abs().mean()) < 3
 
 
 def test_cross_entropy_of_one_process_is_torchs() -> None:

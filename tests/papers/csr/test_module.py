@@ -179,14 +179,14 @@ def test_a_test_of_the_head_by_hand(small_batch: Any, logged: Callable[..., dict
         other = maps.flatten(3).amax(3) * small_batch.concepts.flip(1)[:, :, None]
         assert torch.allclose(corrected["dealt"], stage.classify(other), atol=1e-6)
 
-        found = logged(stage, small_batch)
+        actual = logged(stage, small_batch)
     right = (logits.argmax(-1) == small_batch.y).double()
-    assert found["test/gated"] == 100
-    assert found["test/f1"] == found["test/f1_gated"]
-    assert found["test/f1"] <= 100 * float(right.mean()) + 1e-4  # one image of each class: a class missed has 0
-    assert found["test/pairs"] == 2
-    assert found["test/chance"] == 25
-    assert found["test/n"] == 2
+    assert actual["test/gated"] == 100
+    assert actual["test/f1"] == actual["test/f1_gated"]
+    assert actual["test/f1"] <= 100 * float(right.mean()) + 1e-4  # one image of each class: a class missed has 0
+    assert actual["test/pairs"] == 2
+    assert actual["test/chance"] == 25
+    assert actual["test/n"] == 2
 
 
 def test_baselines_train_and_explain(
@@ -198,10 +198,10 @@ def test_baselines_train_and_explain(
     assert same(model, before)
     sequential._trainer = trainer_of(encoded)  # type: ignore[assignment]
     with torch.no_grad():
-        found = logged(sequential, *encoded.test_dataloader())
-    assert found["test/n"] == 40
-    assert found["test/pairs"] == 160
-    assert found["test/chance_any"] == pytest.approx(4 * found["test/chance"], rel=0.05)  # parts hardly overlap
+        actual = logged(sequential, *encoded.test_dataloader())
+    assert actual["test/n"] == 40
+    assert actual["test/pairs"] == 160
+    assert actual["test/chance_any"] == pytest.approx(4 * actual["test/chance"], rel=0.05)  # parts hardly overlap
 
     net = ProtoPNetStyle(8, 40, 2, channels=4)
     step(net, next(iter(encoded.train_dataloader())))

@@ -59,14 +59,14 @@ def test_each_scale_has_its_main_claim(make_plan: Callable[..., Plan]) -> None:
 @pytest.mark.slow
 def test_two_processes_compute_what_one_does(make_plan: Callable[..., Plan]) -> None:
     """Losses and counts: gamma = 1000 makes much of rounding, and barely trained classes are nearly tied."""
-    found: dict[str, list[dict[str, float]]] = {}
+    actual: dict[str, list[dict[str, float]]] = {}
     for trainer in ("cpu", "ddp_cpu"):
         plan = make_plan("paper=csr", f"trainer={trainer}")
         for name in ("concepts", "encode", "prototypes", "csr"):
-            found.setdefault(name, []).append(engine.ensure(plan, plan.stages[name]).metrics)
-    one, two = found["concepts"]
+            actual.setdefault(name, []).append(engine.ensure(plan, plan.stages[name]).metrics)
+    one, two = actual["concepts"]
     assert two == pytest.approx(one, abs=1e-5)
     for name, metrics in (("prototypes", ("train/loss",)), ("csr", ("train/loss", "test/pairs", "test/chance"))):
-        one, two = found[name]
+        one, two = actual[name]
         assert {m: two[m] for m in metrics} == pytest.approx({m: one[m] for m in metrics}, rel=1e-3), name
-    assert [metrics["test/n"] for metrics in found["csr"]] == [40, 40]
+    assert [metrics["test/n"] for metrics in actual["csr"]] == [40, 40]

@@ -125,8 +125,8 @@ def test_estimates_rank_distributions_as_others_do() -> None:
     for codes in (uniform, clustered):
         half, other = codes[:250], codes[250:]
         ours.append(float(squared_distances(half, other)[0].log().mean()) / 2)
-        found = NearestNeighbors(n_neighbors=2).fit(codes.numpy()).kneighbors(codes.numpy())[0][:, 1]
-        theirs.append(float(torch.as_tensor(found).log().mean()))
+        actual = NearestNeighbors(n_neighbors=2).fit(codes.numpy()).kneighbors(codes.numpy())[0][:, 1]
+        theirs.append(float(torch.as_tensor(actual).log().mean()))
         scipys.append(float(differential_entropy(codes.numpy()).sum()))
     assert ours[0] > ours[1] + 1
     assert theirs[0] > theirs[1] + 1
@@ -135,9 +135,9 @@ def test_estimates_rank_distributions_as_others_do() -> None:
 
 def test_nearest_neighbours_are_scikit_learns() -> None:
     codes, earlier = torch.randn(64, 16), torch.randn(1024, 16)
-    found = NearestNeighbors(n_neighbors=1).fit(earlier.numpy()).kneighbors(codes.numpy())[0][:, 0]
+    actual = NearestNeighbors(n_neighbors=1).fit(earlier.numpy()).kneighbors(codes.numpy())[0][:, 0]
     distance, _ = squared_distances(codes, earlier)
-    assert torch.allclose(distance, torch.as_tensor(found).float().square() / 16, rtol=1e-4)
+    assert torch.allclose(distance, torch.as_tensor(actual).float().square() / 16, rtol=1e-4)
 
 
 def test_wrong_arguments() -> None:

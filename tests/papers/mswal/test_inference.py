@@ -33,33 +33,33 @@ def test_gaussian_window() -> None:
 def test_constant_logits_stay_constant_and_every_voxel_is_seen(size: tuple[int, ...]) -> None:
     constant = torch.tensor([1.0, -2.0, 0.5]).view(1, 3, 1, 1, 1)
     patch = [8, 8, 8]
-    found = sliding_window(
+    actual = sliding_window(
         torch.zeros(1, 1, *size),
         lambda x: constant.expand(len(x), 3, 8, 8, 8).clone(),
         patch,
         weights=gaussian_window(patch),
         window_batch=3,
     )
-    assert found.shape == (1, 3, *size)
-    assert torch.allclose(found, constant.expand_as(found), atol=1e-5)
+    assert actual.shape == (1, 3, *size)
+    assert torch.allclose(actual, constant.expand_as(actual), atol=1e-5)
 
 
 def test_a_pointwise_network_is_the_same_by_windows_and_at_once() -> None:
     torch.manual_seed(0)
     network, x = nn.Conv3d(1, 3, 1), torch.randn(1, 1, 7, 20, 13)
     with torch.no_grad():
-        found = sliding_window(x, network, [8, 8, 8], weights=gaussian_window([8, 8, 8]), window_batch=4)
-        assert torch.allclose(found, network(x), atol=1e-5)
+        actual = sliding_window(x, network, [8, 8, 8], weights=gaussian_window([8, 8, 8]), window_batch=4)
+        assert torch.allclose(actual, network(x), atol=1e-5)
 
 
 def test_first_window_wins_where_windows_are_not_averaged() -> None:
     """Size 10, windows of 4 at 0, 3 and 6: the second decides 4 to 6, the third 7 to 9."""
     calls = iter(range(1, 28))
-    found = sliding_window(
+    actual = sliding_window(
         torch.zeros(1, 1, 10, 4, 4), lambda x: torch.full((1, 1, 4, 4, 4), float(next(calls))), [4] * 3, 1.0, first=True
     )
-    assert found[0, 0, :, 0, 0].tolist() == [1, 1, 1, 1, 2, 2, 2, 3, 3, 3]
-    assert torch.equal(found, found[..., :1, :1].expand_as(found))
+    assert actual[0, 0, :, 0, 0].tolist() == [1, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert torch.equal(actual, actual[..., :1, :1].expand_as(actual))
 
 
 def test_where_the_starts_agree_the_windows_are_monais() -> None:

@@ -57,19 +57,19 @@ def test_mirroring_changes_nothing_for_a_network_that_mirrors_along() -> None:
     module, x = Segmenter(Pointwise()), torch.randn(1, 1, 12, 10, 9)
     assert len(module.flips) == 8
     with torch.no_grad():
-        found = sliding_window(x, module.average_views, [8, 8, 8], 0.5, gaussian_window([8, 8, 8]), 2)
-        assert torch.allclose(found, module(x), atol=1e-5)
+        actual = sliding_window(x, module.average_views, [8, 8, 8], 0.5, gaussian_window([8, 8, 8]), 2)
+        assert torch.allclose(actual, module(x), atol=1e-5)
 
 
 def test_mirrored_logits_are_the_average_over_mirrored_inputs() -> None:
     module, x = Segmenter(small_network()).eval(), torch.randn(1, 1, 16, 16, 16)
     with torch.no_grad():
-        found = module.average_views(x)
+        actual = module.average_views(x)
         each = [module(x.flip(axes)).flip(axes) if axes else module(x) for axes in module.flips]
-        assert torch.allclose(found, torch.stack(each).mean(0), atol=1e-5)
-        assert torch.allclose(module.average_views(x.flip(3)), found.flip(3), atol=1e-5)
+        assert torch.allclose(actual, torch.stack(each).mean(0), atol=1e-5)
+        assert torch.allclose(module.average_views(x.flip(3)), actual.flip(3), atol=1e-5)
         both = Segmenter(module.network, compare_inference=True).eval().average_views(x)
-        assert torch.equal(both, torch.cat([found, module(x)], 1))
+        assert torch.equal(both, torch.cat([actual, module(x)], 1))
 
 
 class OfEachWindow(nn.Module):
@@ -102,8 +102,8 @@ def test_the_three_ways_of_inference(make_plan: Callable[..., Plan]) -> None:
     for start in reversed(list(product((0, 8), repeat=3))):
         box = tuple(slice(a, a + 16) for a in start)
         single[box] = module(image[(..., *box)])[0].argmax(0)
-    found = [module.scores, module.inference_scores["no_mirror"], module.inference_scores["no_overlap"]]
-    for scores, labels in zip(found, (both, straight, single), strict=True):
+    actual = [module.scores, module.inference_scores["no_mirror"], module.inference_scores["no_overlap"]]
+    for scores, labels in zip(actual, (both, straight, single), strict=True):
         assert torch.equal(scores.dice_sum, dice_per_class(labels, reference[0], 4).nan_to_num())
     assert not torch.equal(both, straight)
     assert not torch.equal(straight, single)

@@ -88,12 +88,12 @@ def test_scores_average_cases_then_classes_and_pool_regions() -> None:
     for number, case in enumerate(cases):
         scores.update(*case)
         parts[number % 2].update(*case)
-    found = scores.compute()
+    actual = scores.compute()
     each = torch.stack([dice_per_class(*case, 3) for case in cases])
-    assert torch.allclose(found["dice"], each.nanmean(0))
-    assert torch.allclose(found["dice"][1], each[1:, 1].mean())
+    assert torch.allclose(actual["dice"], each.nanmean(0))
+    assert torch.allclose(actual["dice"][1], each[1:, 1].mean())
     counts = torch.stack([region_matches(*case, 3, [0.1]) for case in cases]).sum(0)[0]
-    assert torch.allclose(found["f1"][0], 2 * counts[:, 0] / (2 * counts[:, 0] + counts[:, 1] + counts[:, 2]))
-    assert int(found["n"]) == 4
+    assert torch.allclose(actual["f1"][0], 2 * counts[:, 0] / (2 * counts[:, 0] + counts[:, 1] + counts[:, 2]))
+    assert int(actual["n"]) == 4
     assert torch.allclose(parts[0].dice_sum + parts[1].dice_sum, scores.dice_sum)  # what two processes add up
     assert torch.equal(parts[0].regions + parts[1].regions, scores.regions)

@@ -108,14 +108,14 @@ def test_a_step_has_the_losses_of_its_arm(
     module = build_module(copy_of(first) if task else None, **weights)
     if task:
         module.prototypes[16:] = torch.rand(8, 6)
-    found: dict[str, Tensor] = {}
-    monkeypatch.setattr(module, "descend", lambda loss: found.update(descended=loss.detach()))
-    monkeypatch.setattr(module, "track", lambda count, **values: found.update(values))
+    actual: dict[str, Tensor] = {}
+    monkeypatch.setattr(module, "descend", lambda loss: actual.update(descended=loss.detach()))
+    monkeypatch.setattr(module, "track", lambda count, **values: actual.update(values))
     before, v = module.edges.clone(), module.coding_vectors.detach()
     batch = torch.rand(6, 1, 8, 8), torch.arange(6) % TASKS[task] + module.old
     torch.manual_seed(3)
     module.train().training_step(batch, 0)
-    assert set(found) - {"descended", "loss", "top1"} == names
+    assert set(actual) - {"descended", "loss", "top1"} == names
     x, y = rotate(*batch)
     with torch.no_grad():
         f = copy.deepcopy(module.network).train()(x)
@@ -134,13 +134,13 @@ def test_a_step_has_the_losses_of_its_arm(
         if "na_pa" in names:
             na_pa, edges = loop_neighbour_loss(edges, p, v, c, 5)
             expected["na_pa"] = torch.tensor(na_pa)
-    assert {name: float(found[name]) for name in names} == pytest.approx(
+    assert {name: float(actual[name]) for name in names} == pytest.approx(
         {name: float(value) for name, value in expected.items()}, rel=1e-4
     )
     assert torch.allclose(module.edges, edges, atol=1e-6)
     factor = {"dce": 1.0, "na": 3.0, "na_pa": 3.0, "kd": 7.0, "pa": 11.0}
     total = sum(factor[name] * float(value) for name, value in expected.items())
-    assert float(found["descended"]) == pytest.approx(total, rel=1e-4)
+    assert float(actual["descended"]) == pytest.approx(total, rel=1e-4)
 
 
 def test_new_classes_have_prototypes_of_the_old_network_while_they_are_learned(first: NapaVQ) -> None:

@@ -19,8 +19,8 @@ def test_forgetting_and_averages_by_hand() -> None:
     after_2[:, 7] = 10  # all taken for the newest class
     history.record(2, after_2)
     assert torch.allclose(history.seen(2), torch.tensor([90.0, 100 * 35 / 60, 12.5]))
-    found = {name: float(value) for name, value in history.metrics(2).items()}
-    assert found == pytest.approx(
+    actual = {name: float(value) for name, value in history.metrics(2).items()}
+    assert actual == pytest.approx(
         {
             "avg_incremental_acc": (90 + 100 * 35 / 60 + 12.5) / 3,
             "first_acc": 90.0,

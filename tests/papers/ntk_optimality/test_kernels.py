@@ -89,9 +89,9 @@ def test_table_equals_the_recursion(name: str) -> None:
 )
 def test_taxonomy_numbers(name: str, values: tuple[float, ...]) -> None:
     dual = DUALS[name]
-    found = (dual.at_0, dual.slope_0, dual.slope_1, dual.order)
-    assert found == pytest.approx(values, abs=6e-4, rel=1e-3, nan_ok=True)
-    assert found[:3] == pytest.approx(values[:3], abs=1e-6)
+    actual = (dual.at_0, dual.slope_0, dual.slope_1, dual.order)
+    assert actual == pytest.approx(values, abs=6e-4, rel=1e-3, nan_ok=True)
+    assert actual[:3] == pytest.approx(values[:3], abs=1e-6)
 
 
 def test_optimal_activations_meet_the_condition_in_every_dimension() -> None:
@@ -150,12 +150,12 @@ def test_a_finite_network_has_the_kernel_at_initialisation(name: str, layers: in
         return h.squeeze()
 
     gradients = torch.func.vmap(torch.func.grad(output), (None, 0))
-    found = []
+    actual = []
     for _ in range(32):
         shapes = itertools.pairwise([3, *[width] * layers, 1])
         parts = gradients([torch.randn(b, a, dtype=torch.float64) for a, b in shapes], x)
-        found.append(sum(g.flatten(1) @ g.flatten(1).T for g in parts))
-    empirical = torch.stack(found)  # (32, 4, 4)
+        actual.append(sum(g.flatten(1) @ g.flatten(1).T for g in parts))
+    empirical = torch.stack(actual)  # (32, 4, 4)
     error = empirical.std(0) / math.sqrt(32)
     diagonal = sum(DUALS[name].slope_1 ** i for i in range(layers + 1))
     expected = diagonal * log_kernel((x @ x.T).clamp(max=1).log(), DUALS[name], layers, "ntk").exp()
@@ -184,8 +184,8 @@ def test_layers_added_in_closed_form_equal_layers_one_by_one(name: str, monkeypa
     depth = 1500
     fast = [log_kernel(log_xi, DUALS[name], depth, kernel) for kernel in ("nngp", "ntk")]
     monkeypatch.setattr(deep_kernels, "LINEAR", -math.inf)
-    for kernel, found in zip(("nngp", "ntk"), fast, strict=True):
-        assert torch.allclose(found, log_kernel(log_xi, DUALS[name], depth, kernel), rtol=1e-12, atol=1e-9)
+    for kernel, actual in zip(("nngp", "ntk"), fast, strict=True):
+        assert torch.allclose(actual, log_kernel(log_xi, DUALS[name], depth, kernel), rtol=1e-12, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["erf", "sine2.676", "d1", "d2", "d8"])

@@ -66,8 +66,8 @@ def test_agreement_is_with_the_reference_and_accuracy_with_the_labels(monkeypatc
     made = DeepNetwork(optimal(2), 30, nearest=nearest, majority=majority)
     for module in (nearest, majority, made):
         module.solve(x, y)
-    found: dict[str, Tensor] = {}
-    monkeypatch.setattr(made, "log_dict", found.update)
+    actual: dict[str, Tensor] = {}
+    monkeypatch.setattr(made, "log_dict", actual.update)
     for part in (slice(0, 70), slice(70, 100)):  # batches of different size
         made.test_step((5 * z[part], labels[part]), 0)  # any length: divided by the norm
     made.on_test_epoch_end()
@@ -79,9 +79,9 @@ def test_agreement_is_with_the_reference_and_accuracy_with_the_labels(monkeypatc
         "test/agreement_majority": ours == 0,
     }
     for name, right in expected.items():
-        assert float(found[name]) == pytest.approx(100 * float(right.double().mean()), abs=1e-4)
-    assert len({round(float(found[name]), 3) for name in expected}) == 3
-    assert float(found["test/n"]) == 100
+        assert float(actual[name]) == pytest.approx(100 * float(right.double().mean()), abs=1e-4)
+    assert len({round(float(actual[name]), 3) for name in expected}) == 3
+    assert float(actual["test/n"]) == 100
 
 
 def test_picture_against_points_shows_networks_of_that_many_points() -> None:

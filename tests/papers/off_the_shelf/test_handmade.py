@@ -34,9 +34,9 @@ def test_the_strongest_channel_counts() -> None:
 
 def test_size_and_blocks() -> None:
     x = torch.rand(3, 3, 28, 30, generator=torch.Generator().manual_seed(0))
-    found = HOG(cell=4)(x)
-    assert found.shape == (3, 6 * 6 * 4 * 9)
-    blocks = found.view(3, 36, 36)  # (B, block^2 bins, blocks)
+    actual = HOG(cell=4)(x)
+    assert actual.shape == (3, 6 * 6 * 4 * 9)
+    blocks = actual.view(3, 36, 36)  # (B, block^2 bins, blocks)
     assert torch.allclose(blocks.norm(dim=1), torch.ones(3, 36), atol=1e-5)
     with pytest.raises(ValueError, match="cell=16"):
         HOG(cell=16)(x)
@@ -46,9 +46,9 @@ def test_clipping_by_hand() -> None:
     """One orientation in one cell of a block: (1, 0, ...) is cut to 0.2 and normalised back to 1."""
     x = torch.zeros(1, 1, 16, 16)
     x[..., 2:6, 3:] = 1.0
-    found = HOG(cell=8)(x)
-    assert float(found.max()) <= 1.0
-    assert float(found.norm()) == pytest.approx(1)
+    actual = HOG(cell=8)(x)
+    assert float(actual.max()) <= 1.0
+    assert float(actual.norm()) == pytest.approx(1)
     assert float(HOG(cell=8)(torch.zeros(1, 1, 16, 16)).abs().max()) == 0  # no gradient, no direction, no NaN
 
 

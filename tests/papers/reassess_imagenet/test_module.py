@@ -39,13 +39,13 @@ def batch(seed: int, count: int = 200, classes: int = 8, most: int = 4) -> Batch
 
 def report(module: Any, *loaders: list[Batch]) -> dict[str, float]:
     """What a test of these loaders logs, without a trainer."""
-    found: dict[str, float] = {}
-    module.log_dict = lambda values, **_: found.update({name: float(value) for name, value in values.items()})
+    actual: dict[str, float] = {}
+    module.log_dict = lambda values, **_: actual.update({name: float(value) for name, value in values.items()})
     for number, batches in enumerate(loaders):
         for index, item in enumerate(batches):
             module.test_step(item, index, number)
     module.on_test_epoch_end()
-    return {name.removeprefix("test/"): value for name, value in found.items()}
+    return {name.removeprefix("test/"): value for name, value in actual.items()}
 
 
 def test_cross_entropy_of_a_set_by_hand() -> None:
@@ -87,31 +87,33 @@ def test_what_a_stage_learns_from() -> None:
 
 def test_two_sets_and_their_gap() -> None:
     first, second = batch(1), batch(2, most=2)
-    found = report(Reassessment(Given(), 8, least=1), [first], [second])
-    assert found["gap_top1"] == pytest.approx(found["v1_top1"] - found["v2_top1"], abs=1e-4)
-    assert found["gap_real"] == pytest.approx(found["v1_real"] - found["v2_real"], abs=1e-4)
-    assert found["gap_asma"] == pytest.approx(found["v1_asma"] - found["v2_asma"], abs=1e-4)
+    actual = report(Reassessment(Given(), 8, least=1), [first], [second])
+    assert actual["gap_top1"] == pytest.approx(actual["v1_top1"] - actual["v2_top1"], abs=1e-4)
+    assert actual["gap_real"] == pytest.approx(actual["v1_real"] - actual["v2_real"], abs=1e-4)
+    assert actual["gap_asma"] == pytest.approx(actual["v1_asma"] - actual["v2_asma"], abs=1e-4)
     for name in ("top1", "real", "vtk"):
-        assert found[f"gap_{name}_k1"] == pytest.approx(found[f"v1_k1_{name}"] - found[f"v2_k1_{name}"], abs=1e-4)
-        assert f"gap_{name}_reweighted" not in found  # the second set has no image with three labels
-        assert found[f"gap_{name}"] == pytest.approx(found[f"counts_{name}"] + found[f"gap_{name}_reverse"], abs=1e-4)
-        overall = sum(found[f"v1_k{k}_n"] * found[f"v1_k{k}_{name}"] for k in (1, 2, 3, 4)) / 200
-        assert overall == pytest.approx(found["v1_top1_usable" if name == "top1" else f"v1_{name}"], abs=1e-4)
-    assert found["v1_asma"] == pytest.approx(sum(found[f"v1_k{k}_vtk"] for k in (1, 2, 3, 4)) / 4, abs=1e-4)
-    assert found["v1_asma_groups"] == 4
-    assert found["v2_labels"] == pytest.approx(1 + found["v2_multi"] / 100, abs=1e-5)
-    assert all(value == value for value in found.values())
+        assert actual[f"gap_{name}_k1"] == pytest.approx(actual[f"v1_k1_{name}"] - actual[f"v2_k1_{name}"], abs=1e-4)
+        assert f"gap_{name}_reweighted" not in actual  # the second set has no image with three labels
+        assert actual[f"gap_{name}"] == pytest.approx(
+            actual[f"counts_{name}"] + actual[f"gap_{name}_reverse"], abs=1e-4
+        )
+        overall = sum(actual[f"v1_k{k}_n"] * actual[f"v1_k{k}_{name}"] for k in (1, 2, 3, 4)) / 200
+        assert overall == pytest.approx(actual["v1_top1_usable" if name == "top1" else f"v1_{name}"], abs=1e-4)
+    assert actual["v1_asma"] == pytest.approx(sum(actual[f"v1_k{k}_vtk"] for k in (1, 2, 3, 4)) / 4, abs=1e-4)
+    assert actual["v1_asma_groups"] == 4
+    assert actual["v2_labels"] == pytest.approx(1 + actual["v2_multi"] / 100, abs=1e-5)
+    assert all(value == value for value in actual.values())
 
 
 def test_images_without_labels_and_labels_without_the_original_one() -> None:
     x = torch.eye(3)
     valid = torch.tensor([[0, -1], [2, -1], [-1, -1]])
-    found = report(Reassessment(Given(), 3, sets=["v1"], least=1), [Batch(x, torch.tensor([0, 1, 2]), valid)])
-    assert (found["v1_n"], found["v1_usable"]) == (3, 2)
-    assert found["v1_top1"] == 100
-    assert found["v1_top1_usable"] == 100
-    assert found["v1_real"] == found["v1_ceiling"] == 50  # a perfect single-label model is wrong on the second
-    assert not [name for name in found if name.startswith("gap_")]
+    actual = report(Reassessment(Given(), 3, sets=["v1"], least=1), [Batch(x, torch.tensor([0, 1, 2]), valid)])
+    assert (actual["v1_n"], actual["v1_usable"]) == (3, 2)
+    assert actual["v1_top1"] == 100
+    assert actual["v1_top1_usable"] == 100
+    assert actual["v1_real"] == actual["v1_ceiling"] == 50  # a perfect single-label model is wrong on the second
+    assert not [name for name in actual if name.startswith("gap_")]
 
 
 def test_an_earlier_stage_gives_its_network_and_a_loader_too_many_is_named() -> None:

@@ -20,13 +20,13 @@ from modules.reassess_imagenet.scores import label_counts
 
 
 def report(module: Recount, data: LabelSets) -> dict[str, float]:
-    found: dict[str, float] = {}
-    module.log_dict = lambda values, **_: found.update(values)  # type: ignore[method-assign, assignment]
+    actual: dict[str, float] = {}
+    module.log_dict = lambda values, **_: actual.update(values)  # type: ignore[method-assign, assignment]
     for number, loader in enumerate(data.test_dataloader()):
         for index, batch in enumerate(loader):
             module.test_step(batch, index, number)
     module.on_test_epoch_end()
-    return {name.removeprefix("test/"): value for name, value in found.items()}
+    return {name.removeprefix("test/"): value for name, value in actual.items()}
 
 
 def test_the_published_files_give_the_published_counts(
@@ -35,14 +35,16 @@ def test_the_published_files_give_the_published_counts(
     data = LabelSets(label_files)
     data.setup()
     module = Recount()
-    found = report(module, data)
+    actual = report(module, data)
     rows = claims.published(make_plan("paper=reassess_imagenet", "scale=mini", "variant=labels").config)
     assert len(rows) == 32
     for row in rows:
-        assert found[row.metric.removeprefix("test/")] == pytest.approx(row.value, abs=row.tolerance + 1e-9), row.metric
-    assert found["v1_multi_share"] == pytest.approx(15.89, abs=0.005)
-    assert found["v2_multi_share"] == pytest.approx(48.51, abs=0.005)
-    assert (found["v1_mean_labels"], found["v2_mean_labels"]) == (
+        assert actual[row.metric.removeprefix("test/")] == pytest.approx(row.value, abs=row.tolerance + 1e-9), (
+            row.metric
+        )
+    assert actual["v1_multi_share"] == pytest.approx(15.89, abs=0.005)
+    assert actual["v2_multi_share"] == pytest.approx(48.51, abs=0.005)
+    assert (actual["v1_mean_labels"], actual["v2_mean_labels"]) == (
         pytest.approx(1.229, abs=5e-4),
         pytest.approx(1.933, abs=5e-4),
     )

@@ -70,10 +70,10 @@ def test_images_without_labels_count_in_top1_over_all_images_alone() -> None:
     logits, original, valid = toy()
     measure = MultiLabelAccuracy(5)
     measure.update(scores.rank_classes(logits, 1)[:, 0], original, valid, scores.label_counts(valid) == 0)
-    found = measure.compute()
-    assert float(found["top1"]) == pytest.approx(40.0)
-    assert float(found["ml_acc"]) == 100.0
-    assert int(found["counted"]) == 4
+    actual = measure.compute()
+    assert float(actual["top1"]) == pytest.approx(40.0)
+    assert float(actual["ml_acc"]) == 100.0
+    assert int(actual["counted"]) == 4
     assert float(groups_of(logits, original, valid).mean("top1")) == pytest.approx(0.5)
 
 

@@ -143,10 +143,10 @@ def test_the_pooled_map_of_the_whole_image_is_the_annotators_answer(name: str) -
     side = 16 if name == "small" else 96
     x = torch.randn(3, 1, side, side)
     with torch.no_grad():
-        found = label_map(classifier, x)
-        pooled = pool_labels(keep_best(found, 5), BOXES[3:].expand(3, 4), 5)
+        actual = label_map(classifier, x)
+        pooled = pool_labels(keep_best(actual, 5), BOXES[3:].expand(3, 4), 5)
         assert float((pooled - classifier(x)).abs().max()) < 1e-4
-    assert found.shape == (3, 5, *((8, 8) if name == "small" else (3, 3)))
+    assert actual.shape == (3, 5, *((8, 8) if name == "small" else (3, 3)))
 
 
 def test_networks_without_global_pooling_are_refused() -> None:
@@ -216,11 +216,11 @@ def test_single_items_and_pairs_are_judged_apart(monkeypatch: pytest.MonkeyPatch
     singles = Single(torch.tensor([0, 1, 2, 4]), torch.tensor([0, 1, 2, 3]))
     valid = torch.tensor([[0, 1], [1, 2], [2, -1], [-1, -1]])
     pairs = Pair(torch.tensor([1, 1, 0, 0]), torch.tensor([0, 1, 2, 3]), valid)
-    found = collected(module, [singles, pairs])
-    assert found["test/top1"] == 75
-    assert found["test/n"] == 4
-    assert found["test/real_acc"] == pytest.approx(200 / 3)  # right, right, wrong; the last has no valid label
-    assert found["test/single_top1"] == pytest.approx(100 / 3)
+    actual = collected(module, [singles, pairs])
+    assert actual["test/top1"] == 75
+    assert actual["test/n"] == 4
+    assert actual["test/real_acc"] == pytest.approx(200 / 3)  # right, right, wrong; the last has no valid label
+    assert actual["test/single_top1"] == pytest.approx(100 / 3)
 
 
 def test_what_all_processes_counted_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,9 +229,9 @@ def test_what_all_processes_counted_is_told(monkeypatch: pytest.MonkeyPatch) -> 
     counts = {"counted": torch.tensor(10.0), "mistakes": torch.tensor(4.0), "ml_acc": torch.tensor(80.0)}
     monkeypatch.setattr(module.multilabel, "compute", lambda: counts)
     Single = namedtuple("Single", ["x", "y"])
-    found = collected(module, [Single(torch.randn(4, 1, 16, 16), torch.tensor([0, 1, 2, 3]))])
-    assert found["test/single_top1"] == pytest.approx(60)
-    assert found["test/real_acc"] == 80
+    actual = collected(module, [Single(torch.randn(4, 1, 16, 16), torch.tensor([0, 1, 2, 3]))])
+    assert actual["test/single_top1"] == pytest.approx(60)
+    assert actual["test/real_acc"] == 80
 
 
 def test_of_one_test_set_both_are_told() -> None:
@@ -239,7 +239,7 @@ def test_of_one_test_set_both_are_told() -> None:
     module = student().eval()
     x = torch.randn(6, 1, 16, 16)
     y = module(x).argmax(1)
-    found = collected(module, [Judged(x, y, torch.stack([(y + 1) % 5, y], 1))])
-    assert (found["test/top1"], found["test/real_acc"], found["test/n"]) == (100, 100, 6)
-    found = collected(module, [Judged(x, y, torch.full((6, 2), -1))])
-    assert "test/real_acc" not in found
+    actual = collected(module, [Judged(x, y, torch.stack([(y + 1) % 5, y], 1))])
+    assert (actual["test/top1"], actual["test/real_acc"], actual["test/n"]) == (100, 100, 6)
+    actual = collected(module, [Judged(x, y, torch.full((6, 2), -1))])
+    assert "test/real_acc" not in actual

@@ -87,8 +87,8 @@ def test_of_several_concepts_the_best_right_one_counts_against_each_wrong_one() 
                 best = max(best, float(factor))
             worst = min(worst, best)
         expected.append(worst)
-    found = largest_factor(d, positive, negative, right, SOUND)
-    assert torch.allclose(found, torch.tensor(expected, dtype=torch.double))
+    actual = largest_factor(d, positive, negative, right, SOUND)
+    assert torch.allclose(actual, torch.tensor(expected, dtype=torch.double))
 
 
 def test_squared_distances_certify_by_a_quadratic() -> None:

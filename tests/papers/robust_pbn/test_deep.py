@@ -211,9 +211,9 @@ def test_heads_and_losses_are_crossed_on_the_same_components() -> None:
 def test_an_explanation_adds_up_what_is_there_and_what_is_not() -> None:
     d = torch.tensor([0.9, 0.0, 0.5])
     positive, negative = torch.tensor([0.4, 0.1, 0.0]), torch.tensor([0.0, 0.3, 0.2])
-    found = explain(d, positive, negative, count=2)
-    assert [(words, k) for words, k, _ in found] == [("there", 0), ("not there", 1), ("not there", 2)]
-    assert [share for *_, share in found] == pytest.approx([0.36, 0.3, 0.1])
+    actual = explain(d, positive, negative, count=2)
+    assert [(words, k) for words, k, _ in actual] == [("there", 0), ("not there", 1), ("not there", 2)]
+    assert [share for *_, share in actual] == pytest.approx([0.36, 0.3, 0.1])
 
 
 def test_pictures_show_an_explanation() -> None:

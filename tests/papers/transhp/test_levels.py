@@ -16,8 +16,8 @@ def test_selectivity_and_level_metrics_by_hand() -> None:
     measure = Levels(1, prompted=True)
     for i in range(2):  # one image at a time
         measure.update([torch.tensor([[3.0, 1, 2]])], [absorbed[i : i + 1]], coarse[i : i + 1, None])
-    found = {name: float(value) for name, value in measure.compute().items()}
-    assert found == pytest.approx({"coarse_top1": 50, "absorption": 0.2, "ratio": 4 / 3})
+    actual = {name: float(value) for name, value in measure.compute().items()}
+    assert actual == pytest.approx({"coarse_top1": 50, "absorption": 0.2, "ratio": 4 / 3})
     two = Levels(2, prompted=False)
     two.update([torch.eye(2), torch.eye(3)[:2]], [], torch.tensor([[0, 0], [0, 1]]))
     assert {n: float(v) for n, v in two.compute().items()} == {

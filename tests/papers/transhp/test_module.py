@@ -46,11 +46,11 @@ def gradients(module: TransHP) -> dict[str, Tensor | None]:
 
 
 def test_without_coarse_labels_prompts_learn_and_prototypes_do_not() -> None:
-    found = gradients(TransHP(small_network(), 10, [0.0]))
-    assert size(found["blocks.1.prototypes"]) == 0
-    assert size(found["blocks.1.prompts"]) > 0
-    found = gradients(TransHP(small_network(), 10, [1.0]))
-    assert size(found["blocks.1.prototypes"]) > 0
+    actual = gradients(TransHP(small_network(), 10, [0.0]))
+    assert size(actual["blocks.1.prototypes"]) == 0
+    assert size(actual["blocks.1.prompts"]) > 0
+    actual = gradients(TransHP(small_network(), 10, [1.0]))
+    assert size(actual["blocks.1.prototypes"]) > 0
 
 
 def test_the_coarse_loss_trains_nothing_above_its_block() -> None:

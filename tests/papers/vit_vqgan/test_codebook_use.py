@@ -20,12 +20,12 @@ def test_codebook_use_counts_batches_of_256_images_whatever_the_loaders_are() ->
     codes[batches[2]] = 5
     for numbers in torch.randperm(600, generator=source).split(50):
         use.update(codes[numbers], numbers)
-    found = use.compute()
+    actual = use.compute()
     expected = 50 * (len(codes[batches[0]].unique()) + 1) / 64
-    assert float(found["code_use"]) == pytest.approx(expected)
+    assert float(actual["code_use"]) == pytest.approx(expected)
     share = torch.bincount(codes.flatten(), minlength=64).double() / 2400
     entropy = -sum(float(p) * math.log(float(p)) for p in share if p > 0)
-    assert float(found["perplexity"]) == pytest.approx(math.exp(entropy))
+    assert float(actual["perplexity"]) == pytest.approx(math.exp(entropy))
 
 
 def test_codebook_use_sees_all_classes_of_a_sorted_test_set() -> None:
@@ -41,9 +41,9 @@ def test_codebook_use_of_uniform_codes_is_complete() -> None:
     codes = torch.randint(8192, (256, 1024), generator=torch.Generator().manual_seed(0))
     use = CodebookUse(8192, 256)
     use.update(codes, torch.arange(256))
-    found = use.compute()
-    assert float(found["code_use"]) == 100
-    assert 8000 < float(found["perplexity"]) <= 8192
+    actual = use.compute()
+    assert float(actual["code_use"]) == 100
+    assert 8000 < float(actual["perplexity"]) <= 8192
     few = CodebookUse(8192, 100)
     few.update(codes[:100], torch.arange(100))  # no whole batch: what there is
     assert float(few.compute()["code_use"]) == pytest.approx(100 * len(codes[:100].unique()) / 8192)

@@ -22,8 +22,8 @@ def test_a_classifiers_features_are_what_enters_its_last_layer() -> None:
     made.trainer = SimpleNamespace(datamodule=SimpleNamespace(spec=SimpleNamespace(mean=(0.3,), std=(0.5,))))  # type: ignore[assignment]
     made.setup("fit")
     pixels = torch.rand(2, 1, 8, 8)
-    found, logits = made.describe(pixels)
-    assert found.shape == (2, made.features) == (2, 6)
+    actual, logits = made.describe(pixels)
+    assert actual.shape == (2, made.features) == (2, 6)
     assert torch.allclose(logits, made.network(pixels))
     assert torch.allclose(made((pixels - 0.3) / 0.5), logits, atol=1e-5)
     assert "pixel_mean" not in made.state_dict()

@@ -54,8 +54,8 @@ def run() -> Run:
         quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
         trainer = pl.Trainer(accelerator="cpu", devices=1, enable_checkpointing=False, **quiet)
         logged: dict[str, float] = {}
-        for found in trainer.test(module, datamodule=this or data(), verbose=False):
-            logged |= {name.removeprefix("test/"): float(value) for name, value in found.items()}
+        for actual in trainer.test(module, datamodule=this or data(), verbose=False):
+            logged |= {name.removeprefix("test/"): float(value) for name, value in actual.items()}
         return logged, module
 
     return go
