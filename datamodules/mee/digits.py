@@ -13,6 +13,8 @@ from datamodules.common.base import DataError, DataModule, Spec, generator, hash
 from datamodules.common.loader import Columns, Images, Loader
 from datamodules.common.views import View
 
+SPLITS = ("train", "test")
+
 
 class JudgeDigits(View, ArrayData):
     """Single digits that nobody stacks for training: learns from the source's val part, is tested on its test part.
@@ -97,7 +99,7 @@ class StackedDigits(View, DataModule):
         if self.splits:
             return
         self.source.setup(stage)
-        self.splits = {name: self._draw(name, self.sizes[name]) for name in ("train", "test")}
+        self.splits = {name: self._draw(name, self.sizes[name]) for name in SPLITS}
         columns = [t for split in self.splits.values() for t in split.values()]
         digits = [images for images, _ in self.source.splits.values()]
         self._spec = replace(self._declared(), identity=hashed(*columns, *digits))
@@ -105,7 +107,7 @@ class StackedDigits(View, DataModule):
     def _draw(self, name: str, count: int) -> dict[str, Tensor]:
         """Which digits each stack is of, (n, channels), and its number, (n,)."""
         labels = self.source.splits[name][1]
-        source = generator(f"stacks, {name}", self.seed)
+        source = generator("stacks of digits", self.seed, SPLITS.index(name))
         rows = torch.randint(len(labels), (count, self.channels), generator=source)
         powers = 10 ** torch.arange(self.channels - 1, -1, -1)
         return {"rows": rows, "y": (labels[rows] * powers).sum(1)}

@@ -11,6 +11,8 @@ from datamodules.common.arrays import Split
 from datamodules.common.base import DataError, DataModule, Spec, generator, hashed
 from datamodules.common.loader import Columns, Loader
 
+SPLITS = ("train", "test")
+
 
 class Ring(DataModule):
     """Points (2,) of Gaussians whose centres lie on a circle; the label is the Gaussian a point was drawn from.
@@ -67,12 +69,12 @@ class Ring(DataModule):
     def setup(self, stage: str | None = None) -> None:
         if self.splits:
             return
-        self.splits = {name: self._draw(name, self._spec.sizes[name]) for name in ("train", "test")}
+        self.splits = {name: self._draw(name, self._spec.sizes[name]) for name in SPLITS}
         self._spec = replace(self._spec, identity=hashed(*(t for split in self.splits.values() for t in split)))
 
     def _draw(self, name: str, count: int) -> Split:
         """Points (n, 2) and the Gaussian of each, (n,)."""
-        source = generator(f"ring, {name}", self.seed)
+        source = generator("points of a ring", self.seed, SPLITS.index(name))
         labels = torch.randint(self.modes, (count,), generator=source)
         angles = labels * (2 * math.pi / self.modes)
         centres = self.radius * torch.stack([angles.cos(), angles.sin()], 1)
