@@ -19,7 +19,7 @@ from torch import Tensor
 from datamodules.common.base import DataError, Spec, seed_torch, stream
 from experiments.errors import RunError
 from experiments.files import replacing
-from experiments.processes import end_with_parent
+from experiments.processes import end_as_interrupted, end_with_parent
 from experiments.tables import write_rows
 
 LOOK_EVERY = 50  # steps between looks at the loss, and at the clock when several processes must agree
@@ -162,6 +162,7 @@ class Recorder(Checkpoint):
         self._began = self._saved = time.monotonic()
         if trainer.world_size == 1 and threading.current_thread() is threading.main_thread():
             self._handler = signal.signal(signal.SIGINT, self._interrupt)
+            end_as_interrupted()  # in place of Lightning's handler, which may end the training before anything is saved
 
     def _interrupt(self, number: int, frame: Any) -> None:
         if self._stop:

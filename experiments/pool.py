@@ -50,11 +50,13 @@ class Pool:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Workers end with their channel once idle. Ctrl-C in a terminal reaches them too; SIGTERM is passed on."""
         for worker in self.workers:
-            if told_to_end():
+            if told_to_end():  # the channel stays open: one that breaks while a stage reports would end it unsaved
                 worker.process.terminate()
-            worker.channel.close()
+            else:
+                worker.channel.close()
         for worker in self.workers:
             worker.process.join()
+            worker.channel.close()
 
     def run(self, plans: Sequence[Plan], report: Report) -> dict[int, dict[str, Outcome]]:
         """What became of every stage, by seed. Stages of earlier seeds come first where the graph leaves a choice."""
