@@ -55,7 +55,8 @@ def missing_package(error: ModuleNotFoundError) -> str:
     """One line that names what is not installed and, where an extra of this project brings it, that extra."""
     name = (error.name or str(error)).split(".")[0]
     project = Path(__file__).resolve().parent.parent / "pyproject.toml"
-    extras = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    text = project.read_text(encoding="utf-8") if project.is_file() else "[project.optional-dependencies]"
+    extras = tomllib.loads(text)["project"]["optional-dependencies"]
     spelt = name.replace("_", "-").casefold()
     for extra, packages in extras.items():
         if any(_distribution(package).startswith(spelt) for package in packages):
