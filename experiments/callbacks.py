@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,8 @@ class Recorder(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._began = self._saved = time.monotonic()
+        if not trainer.is_global_zero:
+            module._sums, module._count = {}, 0  # a checkpoint holds all ranks' sums; the first one goes on from them
         if trainer.world_size == 1 and threading.current_thread() is threading.main_thread():
             self._handler = signal.signal(signal.SIGINT, self._interrupt)
             end_as_interrupted()  # in place of Lightning's handler, which may end the training before anything is saved
@@ -240,9 +243,25 @@ class Recorder(Checkpoint):
             write_rows(self.directory / "metrics.csv", self.rows)
         else:
             temporary = self.path.with_name(f".{self.path.name}.part")
-            trainer.save_checkpoint(temporary)
+            with _sums_of_all_ranks(trainer):
+                trainer.save_checkpoint(temporary)
             if trainer.is_global_zero:
                 os.replace(temporary, self.path)
                 write_rows(self.directory / "metrics.csv", self.rows)
             trainer.strategy.barrier()
         self._saved = time.monotonic()
+
+
+@contextlib.contextmanager
+def _sums_of_all_ranks(trainer: pl.Trainer) -> Iterator[None]:
+    """What the module has summed of an epoch so far (StageModule.track) is every rank's while a checkpoint is saved."""
+    module: Any = trainer.lightning_module
+    own = module._sums, module._count
+    if module._sums:
+        total = torch.stack([*module._sums.values(), torch.tensor(float(module._count), device=module.device)])
+        *sums, count = trainer.strategy.reduce(total, reduce_op="sum")
+        module._sums, module._count = dict(zip(module._sums, sums, strict=True)), int(count)
+    try:
+        yield
+    finally:
+        module._sums, module._count = own

@@ -20,10 +20,10 @@ from filelock import FileLock, Timeout
 
 from experiments import content, files
 from experiments.devices import processes
-from experiments.errors import RunError, explain
+from experiments.errors import KilledError, RunError, explain
 from experiments.manifest import Damaged, Report, finished, hash_metrics, silent
 from experiments.plan import Plan, Stage
-from experiments.processes import on_this_machine
+from experiments.processes import TRIES, on_this_machine, told_to_end
 from experiments.provenance import code_version, hardware, versions
 
 
@@ -128,7 +128,7 @@ def _train(plan: Plan, stage: Stage, report: Report) -> dict[str, Any]:
 
     training.quiet()
     if processes(stage.trainer) > 1:
-        result = training.in_own_processes(plan, stage)
+        result = _train_in_processes(plan, stage, report)
     else:
         result = training.train(plan, stage, report)
     files.write_json(stage.directory / "metrics.json", result["metrics"])
@@ -151,6 +151,23 @@ def _train(plan: Plan, stage: Stage, report: Report) -> dict[str, Any]:
     files.write_json(stage.directory / "manifest.json", manifest)
     (stage.directory / "failure.txt").unlink(missing_ok=True)
     return {**manifest, "metrics": result["metrics"]}
+
+
+def _train_in_processes(plan: Plan, stage: Stage, report: Report) -> dict[str, Any]:
+    """Several ranks; where one is killed the stage goes on from what was saved, once."""
+    from experiments import training
+
+    tries = 0
+    while True:
+        tries += 1
+        try:
+            return training.in_own_processes(plan, stage)
+        except KilledError as error:
+            if told_to_end():
+                raise
+            if tries == TRIES:
+                raise RunError(f"{error}, {TRIES} times") from error
+            report({"event": "warning", "text": f"{error}; it is tried once more"})
 
 
 def exit_code(outcomes: Mapping[str, Outcome]) -> int:

@@ -1,4 +1,4 @@
-"""The two ways a command ends badly, and the suggestion that goes with a misspelt name."""
+"""The ways a command ends badly, and the suggestion that goes with a misspelt name."""
 
 from __future__ import annotations
 
@@ -24,6 +24,10 @@ class RunError(Exception):
     """A correct request failed while it ran: a NaN loss, a full disk, an exception in a stage. Exit code 1."""
 
     exit_code = 1
+
+
+class KilledError(RunError):
+    """A process that trained a stage was killed from outside: it is worth another try."""
 
 
 def unknown(what: str, name: str, options: Iterable[str]) -> InputError:

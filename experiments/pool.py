@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,9 +15,14 @@ from experiments import engine
 from experiments.engine import Outcome
 from experiments.manifest import Report
 from experiments.plan import Plan, Stage
-from experiments.processes import end_as_interrupted, end_with_parent, leave_requeueing_to_the_parent, told_to_end
-
-TRIES = 2  # of a stage whose worker dies: once more, in another worker
+from experiments.processes import (
+    TRIES,
+    end_as_interrupted,
+    end_with_parent,
+    how_it_ended,
+    leave_requeueing_to_the_parent,
+    told_to_end,
+)
 
 
 @dataclass
@@ -125,12 +129,7 @@ class Pool:
         self.workers.remove(worker)
         worker.channel.close()
         worker.process.join()
-        code = worker.process.exitcode or 0
-        if code == -signal.SIGKILL:
-            return "its process was killed, as a machine does that runs out of memory"
-        return (
-            f"its process was ended by {signal.Signals(-code).name}" if code < 0 else f"its process ended with {code}"
-        )
+        return how_it_ended(worker.process.exitcode or 0)
 
 
 def _receive(worker: Worker) -> Outcome | dict[str, Any] | None:

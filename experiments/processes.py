@@ -18,6 +18,7 @@ from typing import IO
 
 from experiments.errors import RunError
 
+TRIES = 2  # of a stage one of whose processes is killed: once more, from what was saved
 _watching: set[int] = set()
 _ended: set[int] = set()  # processes that were told to end
 
@@ -89,6 +90,13 @@ def leave_requeueing_to_the_parent() -> None:
     """Slurm signals every process of a job, and would end those that do not listen."""
     if os.environ.get("SLURM_JOB_ID") and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+def how_it_ended(code: int) -> str:
+    """What the exit code of a process means, below 0 a signal that ended it."""
+    if code == -signal.SIGKILL:
+        return "its process was killed, as a machine does that runs out of memory"
+    return f"its process was ended by {signal.Signals(-code).name}" if code < 0 else f"its process ended with {code}"
 
 
 def told_to_end() -> bool:

@@ -22,15 +22,17 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from torch.multiprocessing import ProcessExitedException
 
 from datamodules.common.base import DataModule, Fed, seed_torch, stream
 from experiments import files, loggers
 from experiments.callbacks import CheckData, EndWithParent, Progress, Recorder, StepSeed, StopAfter
 from experiments.devices import processes
-from experiments.errors import InputError, RunError, explain
+from experiments.errors import InputError, KilledError, RunError, explain
 from experiments.instantiate import build, check
 from experiments.manifest import Damaged, Report, finished, from_json, silent, to_json
 from experiments.plan import Plan, Stage
+from experiments.processes import how_it_ended
 from experiments.registration import PILOTS
 from experiments.tables import read_rows, write_rows
 from modules.common.distributed import synced
@@ -350,7 +352,8 @@ def _peak_memory() -> int:
 def in_own_processes(plan: Plan, stage: Stage) -> dict[str, Any]:
     """Run a stage on several devices as a process group of its own, from its resolved configuration.
 
-    No rank sees Hydra or a sweeper, so that all train the same hyper-parameters. Raises RunError with the reason.
+    No rank sees Hydra or a sweeper, so that all train the same hyper-parameters. Raises RunError with the reason, as a
+    KilledError where one of the processes was killed.
     """
     request, answer = stage.directory / "request.json", stage.directory / "answer.json"
     files.write_text(request, to_json(plan, stage))
@@ -368,10 +371,12 @@ def in_own_processes(plan: Plan, stage: Stage) -> dict[str, Any]:
     result = files.read_json(answer)
     request.unlink(missing_ok=True)
     answer.unlink(missing_ok=True)
+    if result is None and code < 0:
+        raise KilledError(f"{stage.name}: {how_it_ended(code)}")
     if result is None:
         raise RunError(f"{stage.name}: its processes ended with code {code}; see {stage.directory / 'processes.log'}")
     if "error" in result:
-        raise (InputError if result["code"] == 2 else RunError)(result["error"])
+        raise {"killed": KilledError, 2: InputError}.get(result["code"], RunError)(result["error"])
     return result
 
 
@@ -381,6 +386,9 @@ def run_rank(request: Path, answer: Path) -> None:
     plan, stage = from_json(request.read_text(encoding="utf-8"))
     try:
         result = train(plan, stage)
+    except ProcessExitedException as error:
+        files.write_json(answer, {"error": f"{stage.name}: {how_it_ended(error.exit_code)}", "code": "killed"})
+        raise
     except Exception as error:
         reason, code = explain(error)
         files.write_json(answer, {"error": reason, "code": code})

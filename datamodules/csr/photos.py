@@ -34,6 +34,7 @@ from datamodules.csr.findings import NO_BOX
 
 NEGATIVE = "negative"
 COLUMNS = ("x", "y", "concepts")
+TRAIN_COLUMNS = (*COLUMNS, "row")
 TEST_COLUMNS = (*COLUMNS, "boxes", "shows", "in_test")
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -167,7 +168,7 @@ def _table(path: Path, expected: Sequence[str]) -> tuple[list[str], list[list[st
 
 
 class Photos(Dataset):
-    """One split as samples of COLUMNS, or of TEST_COLUMNS where boxes are asked for; squashed to a square.
+    """One split as samples of TRAIN_COLUMNS, or of TEST_COLUMNS where boxes are asked for; squashed to a square.
 
     Args:
         root: the folder.
@@ -211,7 +212,7 @@ class Photos(Dataset):
                 seed_torch(stream("mirrored photo", self.seed, epoch, item))
                 if self.mirror and torch.rand(()) < 0.5:
                     x = x.flip(2)
-            return x, finding.label, concepts
+            return x, finding.label, concepts, item
 
         boxes = torch.zeros(self.room, 4)
         shows = torch.full((self.room,), NO_BOX)
@@ -248,7 +249,7 @@ class StandIns(Dataset):
         concepts = (torch.rand(self.collection.concepts, generator=source) < 0.5).float()
         concepts[key[1] % len(concepts)] = 1
         if not self.tested:
-            return x, label, concepts
+            return x, label, concepts, key[1]
         corner = torch.rand(len(concepts), 2, generator=source) * self.side / 2
         shows = torch.where(concepts > 0, torch.arange(len(concepts)), NO_BOX)
         return x, label, concepts, torch.cat([corner, corner + self.side / 4], 1), shows, key[1] % 2
@@ -360,7 +361,7 @@ class FindingsFolder(DataModule):
         return WorkerLoader(dataset, batches, columns=columns, num_workers=workers)
 
     def train_dataloader(self) -> WorkerLoader:
-        return self._loader(self.dataset("train", tested=False), COLUMNS, shuffle=True)
+        return self._loader(self.dataset("train", tested=False), TRAIN_COLUMNS, shuffle=True)
 
     def val_dataloader(self) -> list[WorkerLoader]:
         return []

@@ -44,6 +44,7 @@ files, hostile configurations and archives, two processes at once, a full disk, 
 ROWS = {  # kind of trial -> (what was tried, what each should do)
     "command": ("runs by the command itself", "same results"),
     "kill": ("SIGKILL at a random moment", "resumed, same results"),
+    "rank": ("one of two processes of a stage killed", "tried again, same results"),
     "litter": ("folders after those kills", "nothing left behind"),
     "corruption": ("damaged files", "noticed, same results"),
     "refusal": ("hostile input", "refused or escaped"),
@@ -84,6 +85,9 @@ def schedule(paper: str, kills: int, seed: int, seconds: float, jobs: int, folde
     if (results.RESULTS / f"{paper}.json").exists():
         yield from records.damaged(paper, folder / "records")
         yield from records.raced(paper, folder / "raced")
+    if Path("/proc/self/cmdline").exists():
+        pair = bench.make([*lines, "trainer=ddp_cpu", f"stages.{victim}.trainer.max_epochs=40"])
+        yield from disturb.ranks(bench.Bench(bench.portion(pair, victim), folder / "ranks"), victim, rest, 3)
     yield disturb.concurrent(full)
     yield disturb.read_only(part)
     size = sum(f.stat().st_size for f in bench.root(part.undisturbed).rglob("*") if f.is_file())

@@ -190,6 +190,38 @@ def concurrent(bench: Bench) -> Trial:
     return Trial("concurrent", "from the start", "".join(problems) or ("" if once else f"trained: {trained}"))
 
 
+def ranks(bench: Bench, victim: str, rng: random.Random, count: int) -> Iterator[Trial]:
+    """One of the processes that train a stage together is killed: the stage is tried once more and ends the same."""
+    folder = bench.plan.stages[victim].directory.name
+    for _ in range(count):
+        this = bench.fresh()
+        child = bench.start(saving(this, 0))
+        place = root(this) / folder
+        while not (place / "last.ckpt").exists() and child.is_alive():
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.5))
+        members = sorted(processes_of(place / "request.json"))
+        index = rng.randrange(len(members)) if members else 0
+        if members:
+            os.kill(members[index], signal.SIGKILL)
+        problem = bench.ended(child, this, 0)
+        if not problem and members and "tried once more" not in bench.text(this):
+            problem = "it does not say that it was tried again"
+        yield Trial("rank", f"process {index} of {len(members)}", problem or ("" if members else "nothing to kill"))
+
+
+def processes_of(word: Path) -> list[int]:
+    """The processes with this word in their command line; none where there is no /proc."""
+    listed = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(word) in (process / "cmdline").read_text():
+                listed.append(int(process.name))
+        except OSError:  # it ended while we looked
+            continue
+    return listed
+
+
 def full_at(bench: Bench, number: int) -> Trial | None:
     """A disk that is full from the n-th file on, then has room again; None if the run has fewer files."""
 

@@ -12,6 +12,7 @@ from torchmetrics import SumMetric
 from modules.common.frozen import Frozen
 from modules.common.localisation import PointingGame
 from modules.common.module import OptimizerFactory, StageModule
+from modules.common.protopnet import Phase
 from modules.common.prototypes import PrototypeLayer, class_weights, own_and_other, strongest
 from modules.common.schedules import Schedule
 from modules.csr.evaluation import MacroF1
@@ -224,3 +225,18 @@ class ProtoPNetStyle(Baseline):
         logits = self.last(strongest(maps)[0])
         own = self.prototypes.owner == logits.argmax(-1)[:, None]  # (B, P)
         return logits, maps.masked_fill(~own[:, :, None, None], -torch.inf).amax(1, keepdim=True), False
+
+
+class PhasedProtoPNet(ProtoPNetStyle):
+    """A ProtoPNet that was trained in its own phases, with a projection onto training patches; nothing is trained here.
+
+    Args:
+        classes: C.
+        start: the last of its phases.
+    """
+
+    def __init__(self, classes: int, start: Phase) -> None:
+        Baseline.__init__(self, classes)
+        network = start.network
+        self.encoder, self.add_on = network.backbone, network.add_on
+        self.prototypes, self.last = network.prototypes, network.last

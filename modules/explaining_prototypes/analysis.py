@@ -11,8 +11,7 @@ from torch import Tensor
 
 from modules.common.frozen import Frozen
 from modules.common.module import StageModule
-from modules.explaining_prototypes.module import Push
-from modules.explaining_prototypes.networks import ProtoPNet
+from modules.common.protopnet import ProtoPNet, Push
 from modules.explaining_prototypes.pictures import draw_explanations, draw_groups
 from modules.explaining_prototypes.scores import (
     GlobalScores,

@@ -44,12 +44,16 @@ class Shift:
     """The whole batch moved by `pixels` up, down, left or right, drawn anew for each batch, with a little noise.
 
     Args:
-        pixels: how far.
+        pixels: how far, up to 1; parts of a pixel are interpolated between the image and the image a pixel further.
         empty: the value of what comes in at the border, -1 for black.
         noise: standard deviation of what is added.
+    Raises:
+        ValueError: `pixels` is not in (0, 1].
     """
 
-    def __init__(self, pixels: int = 1, empty: float = -1.0, noise: float = 0.001) -> None:
+    def __init__(self, pixels: float = 1.0, empty: float = -1.0, noise: float = 0.001) -> None:
+        if not 0 < pixels <= 1:
+            raise ValueError(f"pixels={pixels}: expected a number above 0, at most 1")
         self.pixels = pixels
         self.empty = empty
         self.noise = noise
@@ -58,7 +62,6 @@ class Shift:
         """(B, C, H, W) -> neighbours of the same shape."""
         number = int(torch.randint(4, ()))
         axis, sign = (-2, -1)[number % 2], (1, -1)[number // 2]
-        moved = images.roll(sign * self.pixels, axis)
-        border = (0, self.pixels) if sign > 0 else (images.shape[axis] - self.pixels, self.pixels)
-        moved.narrow(axis, *border).fill_(self.empty)
-        return moved + self.noise * shared_normal(images, *images.shape[1:])
+        moved = images.roll(sign, axis)
+        moved.select(axis, 0 if sign > 0 else -1).fill_(self.empty)
+        return images.lerp(moved, self.pixels) + self.noise * shared_normal(images, *images.shape[1:])

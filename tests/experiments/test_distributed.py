@@ -88,7 +88,7 @@ def test_a_stage_on_two_processes_is_the_stage_on_one(make_plan: Make, name: str
 @pytest.mark.slow
 def test_killed_on_two_processes_it_resumes_to_the_same_end(tmp_path: Path) -> None:
     """SIGKILL to the whole process group, then the same command again."""
-    actual = []
+    actual, curves = [], []
     lines = ["scale=smoke", "seed=0", "trainer=ddp_cpu", "stages.init.trainer.max_epochs=20", "checkpoint_seconds=0"]
     code = (
         "import sys; from experiments import compose, engine; from experiments.plan import plan\n"
@@ -108,6 +108,7 @@ def test_killed_on_two_processes_it_resumes_to_the_same_end(tmp_path: Path) -> N
         subprocess.run(command, cwd=compose.ROOT, check=True)
         (checkpoint,) = (tmp_path / name).rglob("last.ckpt")
         actual.append(torch.load(checkpoint, weights_only=True)["state_dict"])
-        rows = (checkpoint.parent / "metrics.csv").read_text().splitlines()
-        assert len(rows) == 21
+        curves.append((checkpoint.parent / "metrics.csv").read_text().splitlines())
+        assert len(curves[-1]) == 21
+    assert curves[0] == curves[1]
     assert all(torch.equal(actual[0][key], actual[1][key]) for key in actual[0])

@@ -111,14 +111,7 @@ def test_the_processes_of_a_killed_stage_end_with_it(bench: Bench, victim: str, 
     folder = this.stages[victim].directory
 
     def alive() -> list[int]:
-        processes = []
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                if str(folder / "request.json") in (process / "cmdline").read_text():
-                    processes.append(int(process.name))
-            except OSError:  # it ended while we looked
-                continue
-        return processes
+        return disturb.processes_of(folder / "request.json")
 
     child = benches.fork(lambda: engine.exit_code(engine.run(this)), tmp_path / "log.txt", tmp_path / "temporary")
     deadline = time.monotonic() + 120
@@ -135,6 +128,15 @@ def test_the_processes_of_a_killed_stage_end_with_it(bench: Bench, victim: str, 
     finally:
         for process in alive():
             os.kill(process, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_stage_goes_on_when_one_of_its_processes_is_killed(victim: str, tmp_path: Path) -> None:
+    if not Path("/proc/self/cmdline").exists():
+        pytest.skip("needs /proc to find them")
+    whole = benches.make([*LINES, "trainer=ddp_cpu", f"stages.{victim}.trainer.max_epochs=40"])
+    pair = Bench(benches.portion(whole, victim), tmp_path)
+    assert [t.problem for t in disturb.ranks(pair, victim, random.Random(0), 2)] == ["", ""]
 
 
 def test_a_disk_that_is_full_from_any_file_on(single: Bench) -> None:

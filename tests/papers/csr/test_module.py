@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.csr.encoded import ConceptVectors, Encoded
+from modules.common.protopnet import Phase, ProtoPNet
 from modules.csr.atlas import Atlas
-from modules.csr.baselines import JointBottleneck, ProtoPNetStyle, SequentialBottleneck
+from modules.csr.baselines import JointBottleneck, PhasedProtoPNet, ProtoPNetStyle, SequentialBottleneck
 from modules.csr.interaction import Doctor
 from modules.csr.losses import local_vectors
 from modules.csr.module import ConceptModel, Encode, Prototypes
@@ -213,6 +214,16 @@ def test_baselines_train_and_explain(
     winner = int(logits[0].argmax())
     assert not of_concepts
     assert torch.equal(shown[0, 0], maps[0, 2 * winner : 2 * winner + 2].amax(0))
+
+
+def test_a_protopnet_of_phases_is_tested_as_it_was_trained() -> None:
+    network = ProtoPNet(nn.Conv2d(3, 8, 3, 4), 8, 5, 2, channels=4).eval()
+    phase = Phase(5, {"last": 0.1}, network)
+    tested = PhasedProtoPNet(5, phase).eval()
+    x = torch.randn(3, 3, 20, 20)
+    with torch.no_grad():
+        assert torch.equal(tested(x), network(x))
+        assert tested.maps(x).shape == (3, 10, 5, 5)
 
 
 def test_rates_of_the_joint_bottleneck() -> None:

@@ -28,7 +28,7 @@ def test_full_recipes(variant: str | None, concepts: int, classes: int, make_pla
     }
     data = training.build(stages["concepts"].data)
     assert (data.collection.concepts, data.collection.classes) == (concepts, classes)
-    assert stages["protopnet"].module["per_class"] == 100 * concepts // classes + (variant is None)
+    assert stages["protopnet_warm"].module["network"]["per_class"] == 100 * concepts // classes + (variant is None)
 
 
 def test_arms_share_weights_and_pictures(make_plan: Callable[..., Plan]) -> None:

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from datamodules.common.loader import batch_type
-from modules.explaining_prototypes.networks import ProtoPNet, small_backbone
+from modules.common.protopnet import ProtoPNet
+from modules.explaining_prototypes.networks import small_backbone
 
 
 @pytest.fixture

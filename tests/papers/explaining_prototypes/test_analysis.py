@@ -14,9 +14,8 @@ from datamodules.common.species import Species
 from datamodules.explaining_prototypes.modifications import Strengths
 from datamodules.explaining_prototypes.modified import Modified
 from datamodules.explaining_prototypes.parts import Parts
+from modules.common.protopnet import Phase, ProtoPNet, Push
 from modules.explaining_prototypes.analysis import Explain
-from modules.explaining_prototypes.module import Phase, Push
-from modules.explaining_prototypes.networks import ProtoPNet
 from modules.explaining_prototypes.scores import local_scores
 
 STRENGTHS = Strengths(amplitude=1.5, frequency=0.4, texture="blur")

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.explaining_prototypes.module import Phase, Push, Statistics
-from modules.explaining_prototypes.networks import PARTS, ProtoPNet
+from modules.common.protopnet import PARTS, Phase, ProtoPNet, Push
+from modules.explaining_prototypes.module import Statistics
 
 Build = Callable[..., ProtoPNet]
 PHASES = {

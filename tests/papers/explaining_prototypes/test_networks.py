@@ -9,10 +9,9 @@ import torch
 
 from modules.common.backbones import imagenet_backbone
 from modules.common.inference import inference
+from modules.common.protopnet import LossWeights, ProtoPNet, cluster_and_separation
 from modules.common.prototypes import wrong_class_l1
 from modules.common.schedules import Position
-from modules.explaining_prototypes.losses import LossWeights, cluster_and_separation
-from modules.explaining_prototypes.networks import ProtoPNet
 from modules.explaining_prototypes.schedules import before_epoch
 
 PUBLISHED = {"vgg19": (512, 20_762_560), "resnet34": (512, 22_022_848), "densenet121": (1024, 7_757_568)}
