@@ -159,7 +159,7 @@ class Recorder(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows, self.elapsed = list(state_dict["rows"]), state_dict["elapsed"]
 
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
         self._began = self._saved = time.monotonic()
         if not trainer.is_global_zero:
             module._sums, module._count = {}, 0  # a checkpoint holds all ranks' sums; the first one goes on from them
