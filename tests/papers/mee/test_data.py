@@ -152,3 +152,15 @@ def test_neighbours_by_shifts() -> None:
         torch.cat([images[..., 1:], edge_column], 3),
     ]
     assert made == {tuple(image.flatten().tolist()) for image in expected}
+
+
+def test_parts_of_a_pixel_lie_between_an_image_and_its_shift() -> None:
+    images = torch.randn(2, 1, 4, 4)
+    torch.manual_seed(3)
+    whole = Shift(noise=0.0)(images)
+    torch.manual_seed(3)
+    part = Shift(0.25, noise=0.0)(images)
+    assert torch.allclose(part, 0.75 * images + 0.25 * whole)
+    for pixels in (0.0, 1.5):
+        with pytest.raises(ValueError, match="expected a number above 0"):
+            Shift(pixels)
