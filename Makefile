@@ -5,7 +5,7 @@ READY  := .venv/.ready
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 # What may be said on the command line; a misspelt word would otherwise train something else.
-VARIABLES := PYTHON PAPER SCALE VARIANT SEEDS MINUTES DRY SWEEP ARGS
+VARIABLES := PYTHON PAPER SCALE VARIANT SEEDS MINUTES DRY SWEEP STAGE BASE ARGS
 TARGETS   := $(shell grep -oE '^[a-z-]+:' $(firstword $(MAKEFILE_LIST)) | tr -d :)
 KEYS      := $(notdir $(basename $(wildcard conf/paper/*.yaml)))
 nearest    = $(shell $(PYTHON) -c "import difflib, sys; \
@@ -26,7 +26,7 @@ endif
 GIVEN = $(if $(PAPER),paper=$(PAPER)) scale=$(or $(SCALE),mini) $(if $(VARIANT),variant=$(VARIANT)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-all papers report check-results sweep dashboard soak bench lint lock readme clean
+.PHONY: help setup reproduce test test-all papers report check-results sweep dashboard export compare soak bench lint lock readme clean
 
 help: ## this text
 	@echo "Reprise re-runs image-modelling papers and computes whether their claims hold."
@@ -76,6 +76,13 @@ sweep: $(READY) ## a named sweep (SWEEP=hard_labels) or a grid: ARGS="seed=0,1 s
 
 dashboard: $(READY) ## sync a paper's offline W&B runs and build its W&B workspace from code
 	@$(BIN)/python -m experiments.dashboard $(GIVEN)
+
+export: $(READY) ## weights of a finished stage with a card (STAGE=student), or the record as CSV (no STAGE)
+	@$(BIN)/python -m experiments.export $(if $(STAGE),stage=$(STAGE)) $(GIVEN)
+
+compare: $(READY) ## which numbers a change of the code moved: BASE=main, PAPER=K1,K2 (default: all), SCALE=smoke | mini
+	@$(BIN)/python -m experiments.compare $(if $(BASE),base=$(BASE)) $(if $(PAPER),paper=$(PAPER)) \
+		scale=$(or $(SCALE),smoke) $(if $(SEEDS),seeds=$(SEEDS)) $(ARGS)
 
 soak: $(READY) ## kill, corrupt, refuse, race, fill the disk: does anything get lost? (minutes)
 	@$(BIN)/python -m experiments.soak $(ARGS)

@@ -51,6 +51,8 @@ def test_misspelt_words_end_in_one_line(words: list[str], told: str) -> None:
             "experiments.reproduce minutes=3 seeds=[0,1] paper=meal_v2 scale=mini jobs=1 logger=csv",
         ),
         (["sweep", "SWEEP=hard_labels", "SEEDS=0,1"], "experiments.run -m sweep=hard_labels seed=0,1 scale=mini"),
+        (["export", "PAPER=meal_v2", "STAGE=student"], "experiments.export stage=student paper=meal_v2 scale=mini"),
+        (["compare", "BASE=main", "PAPER=zpe"], "experiments.compare base=main paper=zpe scale=smoke"),
     ],
 )
 def test_variables_reach_the_command(words: list[str], command: str) -> None:
