@@ -140,20 +140,26 @@ def damages(rng: random.Random, flips: int) -> list[tuple[str, str]]:
 
 def states(bench: Bench, victim: str, dependent: str | None) -> tuple[Plan, Plan]:
     """A run that is finished but for what needs the victim, and one that was killed in the middle of the victim."""
-    finished, open_ = bench.fresh(bench.undisturbed), bench.fresh()
+    finished = bench.fresh(bench.undisturbed)
     if dependent is not None:
         (finished.stages[dependent].directory / "manifest.json").unlink()
-    saves = itertools.count()
+    for saved in (3, 2, 1):  # a short stage saves once or twice
+        if (open_ := _killed_after(bench, victim, saved)) is not None:
+            return finished, open_
+    raise RuntimeError(f"{victim} could not be stopped in the middle")
+
+
+def _killed_after(bench: Bench, victim: str, saved: int) -> Plan | None:
+    """A run that was killed when the victim had saved so often; None if it does not save once more."""
+    this, saves = bench.fresh(), itertools.count()
 
     def die(_: int, target: Path) -> None:
-        if target == open_.stages[victim].directory / "last.ckpt" and next(saves) == 3:
+        if target == this.stages[victim].directory / "last.ckpt" and next(saves) == saved:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    child = bench.start(saving(open_, 0), before=lambda: on_replace(die))
+    child = bench.start(saving(this, 0), before=lambda: on_replace(die))
     child.join(HANGS)
-    if child.exitcode != -signal.SIGKILL:
-        raise RuntimeError(f"{victim} could not be stopped in the middle")
-    return finished, open_
+    return this if child.exitcode == -signal.SIGKILL else None
 
 
 def small(whole: Plan) -> tuple[str, str | None]:
