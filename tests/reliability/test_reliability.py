@@ -103,6 +103,29 @@ def test_two_processes_on_one_run(bench: Bench) -> None:
 
 
 @pytest.mark.slow
+def test_reproduce_a_sweep_and_reports_at_the_same_time(tmp_path: Path) -> None:
+    """Over the same runs: each ends well, every page is whole, and nothing is left to do."""
+    words = [f"paper={PAPER}", "scale=smoke", "trainer=cpu", f"runs_dir={tmp_path / 'runs'}"]
+    commands = [["experiments.reproduce", *words, "jobs=1"], ["experiments.run", "-m", *words, "seed=1,0"]]
+    output = {"cwd": compose.ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    children = [subprocess.Popen([sys.executable, "-m", *command], **output) for command in commands]
+
+    pages = 0
+    while any(child.poll() is None for child in children):
+        command = [sys.executable, "-m", "experiments.report", PAPER, "--site", str(tmp_path / "site")]
+        assert subprocess.run(command, cwd=compose.ROOT, check=False, capture_output=True).returncode == 0
+        for page in (tmp_path / "site").glob("*.html"):
+            assert page.read_text(encoding="utf-8").rstrip().endswith("</html>")
+            pages += 1
+    assert pages
+    for child in children:
+        said = child.communicate(timeout=60)[0]
+        assert child.returncode == 0, said[-500:]
+    again = subprocess.run([sys.executable, "-m", *commands[0]], cwd=compose.ROOT, capture_output=True, text=True)
+    assert "0 stages run" in again.stdout
+
+
+@pytest.mark.slow
 def test_the_processes_of_a_killed_stage_end_with_it(bench: Bench, victim: str, tmp_path: Path) -> None:
     if not Path("/proc/self/cmdline").exists():
         pytest.skip("needs /proc to find them")
