@@ -60,6 +60,10 @@ EXPECTED = {
     "modules.common.attacks.l2_pgd": "diffroar",
     "modules.common.localisation.PointingGame": "robust_explainability",
     "modules.common.localisation.box_masks": "robust_explainability",
+    "modules.common.distributed.shared_draw": "sparse",
+    "modules.common.distributed.shared_normal": "ppgn",
+    "modules.common.players.Players": "sparse",
+    "modules.common.players.held": "sparse",
     "modules.common.schedules.poly": "lota",
     "datamodules.common.species.Shortcut": "robust_explainability",
 }

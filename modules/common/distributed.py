@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -25,6 +27,17 @@ def place_in_batch(x: Tensor) -> tuple[int, int]:
     sizes = [torch.zeros(1, dtype=torch.long, device=x.device) for _ in range(world_size())]
     dist.all_gather(sizes, torch.tensor([len(x)], device=x.device))
     return int(sum(sizes)), int(sum(sizes[: dist.get_rank()]))
+
+
+def shared_draw(like: Tensor, draw: Callable[[int], Tensor]) -> Tensor:
+    """What `draw(N)` gives for the global batch of N rows, cut to the rows of this process's `like` (n, ...)."""
+    total, start = place_in_batch(like)
+    return draw(total)[start : start + len(like)].to(like.device)
+
+
+def shared_normal(like: Tensor, *shape: int) -> Tensor:
+    """N(0, 1) for each row of this process's `like`, (n, *shape): drawn for the global batch and cut to its part."""
+    return shared_draw(like, lambda total: torch.randn(total, *shape, device=like.device))
 
 
 def gather(x: Tensor) -> Tensor:

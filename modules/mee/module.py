@@ -28,21 +28,21 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
+from modules.common.distributed import shared_normal
 from modules.common.module import OptimizerFactory, StageModule
+from modules.common.players import Players, held
 from modules.common.schedules import Schedule
 from modules.mee.entropy import Entropy
 from modules.mee.evaluation import CodeSpread, computed
 from modules.mee.losses import Mixing, critic_loss, disomap_loss, dlle_loss, generator_loss, mix
-from modules.mee.neighbours import shared_normal
 from modules.mee.networks import Embedding, at_least_single, resample
 from modules.mee.pictures import draw_samples
 
 SHOWN = 512  # generated samples that pictures are made of
 
 
-class MaEMGAN(StageModule):
+class MaEMGAN(Players):
     """The generator and the discriminator against each other. All arms are this module with other terms.
 
     Test metrics: those of `evaluation`, of one generated sample for each test sample; `spread`, the share of the real
@@ -61,8 +61,6 @@ class MaEMGAN(StageModule):
         schedule: see StageModule.
     """
 
-    partial_backward = True  # each backward pass reaches one of the two networks
-
     def __init__(
         self,
         generator: nn.Module,
@@ -77,7 +75,6 @@ class MaEMGAN(StageModule):
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__(optimizer, schedule)
-        self.automatic_optimization = False
         if critic_steps < 1:
             raise ValueError(f"critic_steps={critic_steps}: expected 1 or more")
         self.generator = generator
@@ -96,7 +93,7 @@ class MaEMGAN(StageModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x = batch.x
-        critic_optimizer, generator_optimizer = self.optimizers()  # type: ignore[misc, attr-defined]
+        critic_optimizer, generator_optimizer = self.steppers()
 
         noise = shared_normal(x, self.code)  # (B, code)
         with torch.no_grad():
@@ -107,9 +104,8 @@ class MaEMGAN(StageModule):
         self.minimise(loss, critic_optimizer)
 
         if batch_idx % self.critic_steps == 0:
-            self.embedding.requires_grad_(False)  # its gradient passes through, not in
-            self.minimise(self.generator_loss(noise), generator_optimizer)
-            self.embedding.requires_grad_(True)
+            with held(self.embedding):
+                self.minimise(self.generator_loss(noise), generator_optimizer)
 
         self.track(len(x), loss=loss, gap=-terms["maf"], **terms)
         return loss.detach()
@@ -166,19 +162,8 @@ class MaEMGAN(StageModule):
     def example(self, shape: tuple[int, ...]) -> tuple[Any, ...]:
         return (torch.zeros(1, self.code, device=self.device),)
 
-    # Optimisers: the discriminator's and the generator's
-
-    def configure_optimizers(self) -> list[Optimizer]:
-        factory = self.optimizer_factory
-        if factory is None:
-            raise ValueError(f"{type(self).__name__} is to be fitted but has no optimizer in its configuration")
-        return [self.prepared(factory(network.parameters())) for network in (self.embedding, self.generator)]
-
-    def minimise(self, loss: Tensor, optimizer: Any) -> None:
-        """One step of one optimiser."""
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        optimizer.step()
+    def players(self) -> list[list[nn.Module]]:
+        return [[self.embedding], [self.generator]]
 
     # Evaluation and pictures
 

@@ -7,15 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from modules.common.distributed import place_in_batch
+from modules.common.distributed import shared_normal
 
 AXES = {"height": -2, "width": -1}
-
-
-def shared_normal(like: Tensor, *shape: int) -> Tensor:
-    """N(0, 1) for each sample of this process, (b, *shape): drawn for the global batch and cut to its part."""
-    total, start = place_in_batch(like)
-    return torch.randn(total, *shape, device=like.device)[start : start + len(like)]
 
 
 class Flip:
