@@ -1,0 +1,1 @@
+"""Diffusion Models Beat GANs on Image Classification (arXiv 2307.08702)."""

@@ -1,0 +1,125 @@
+"""What probes read: maps of a frozen network, by the name of the block.
+
+A source is called with images (B, C, S, S), time steps (B,), noise of the images' shape and the blocks wanted, and gives
+block -> map (B, C', H, W) float32. One that is not `noisy` looks at the clean images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modules.common.diffusion import DDPM, NoiseSchedule
+from modules.common.module import StageModule
+from modules.common.unet import Shape, UNet
+
+PIXELS = "pixels"
+
+
+class UNetSource(nn.Module):
+    """Blocks of a U-Net that sees images with the noise of a time step; they are named by their numbers.
+
+    Args:
+        network: the U-Net, whole or up to a block.
+        noise: the schedule.
+    """
+
+    noisy = True
+
+    def __init__(self, network: UNet, noise: NoiseSchedule) -> None:
+        super().__init__()
+        self.network, self.noise = network, noise
+        self.shapes = {str(number): shape for number, shape in network.shapes.items()}
+
+    def forward(self, x: Tensor, t: Tensor, eps: Tensor, blocks: Collection[str]) -> dict[str, Tensor]:
+        outputs = self.network.features(self.noise.diffuse(x, t, eps), t, [int(name) for name in blocks])
+        return {str(number): output for number, output in outputs.items()}
+
+    def groups(self) -> dict[str, list[str]]:
+        """Parts of the network: its stem, its last block, and what is near the bottleneck: the blocks of that
+        resolution, and on the way up those of twice that side."""
+        sides = {number: shape[1] for number, shape in self.network.shapes.items()}
+        least = min(sides.values())
+        first = min(number for number, side in sides.items() if side == least)
+        near = [str(number) for number, side in sides.items() if number >= first and side <= 2 * least]
+        return {"stem": ["1"], "near": near, "last": [str(max(sides))]}
+
+    def cut(self, blocks: Collection[str]) -> UNetSource:
+        """This source without what lies above the last of these blocks."""
+        return UNetSource(self.network.up_to(max(int(name) for name in blocks)), self.noise)
+
+
+class Chains(nn.Module):
+    """Outputs of layers in a row, of one or several networks that see the clean images.
+
+    Args:
+        chains: names of a network's layers -> the layers, each on the output of the one before.
+        shape: of the images, (C, H, W).
+    """
+
+    noisy = False
+
+    def __init__(self, chains: list[Mapping[str, nn.Module]], shape: Shape) -> None:
+        super().__init__()
+        self.chains = nn.ModuleList(nn.ModuleDict(chain) for chain in chains)
+        self.shapes: dict[str, Shape] = {}
+        modes = {layer: layer.training for layer in self.modules()}
+        with torch.no_grad():
+            self.eval()
+            blank = torch.zeros(1, *shape)
+            made = self(blank, blank, blank, [name for chain in chains for name in chain])
+        for layer, mode in modes.items():
+            layer.training = mode
+        for name, output in made.items():
+            self.shapes[name] = (output.shape[1], output.shape[2], output.shape[3])
+
+    def forward(self, x: Tensor, t: Tensor, eps: Tensor, blocks: Collection[str]) -> dict[str, Tensor]:
+        outputs = {}
+        for chain in self.chains:
+            h = x
+            for name, layer in chain.items():  # type: ignore[operator]
+                h = layer(h)
+                if name in blocks:
+                    outputs[name] = h.float()
+        return outputs
+
+    def groups(self) -> dict[str, list[str]]:
+        return {}
+
+    def cut(self, blocks: Collection[str]) -> Chains:
+        return self
+
+
+class Diffusion(DDPM):
+    """The diffusion model whose blocks are read, with the averaged weights.
+
+    Args:
+        options: see DDPM.
+    """
+
+    def source(self) -> UNetSource:
+        return UNetSource(self.averaged(), self.noise)
+
+
+class Pixels(StageModule):
+    """The images themselves, as a source with one block.
+
+    Args:
+        shape: of the images, (C, H, W).
+    """
+
+    def __init__(self, shape: list[int]) -> None:
+        super().__init__()
+        self.shape: Shape = (shape[0], shape[1], shape[2])
+
+    def source(self) -> Chains:
+        return Chains([{PIXELS: nn.Identity()}], self.shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """There is nothing to measure."""
