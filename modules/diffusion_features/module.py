@@ -25,6 +25,9 @@ from modules.diffusion_features.heads import HeadFactory
 from modules.diffusion_features.sweep import Sweep
 
 
+SOURCE = "source"
+
+
 @dataclass(frozen=True)
 class Cell:
     """A head and where it reads.
@@ -34,12 +37,14 @@ class Cell:
         block: number or name of the block; None takes the sweep's choice.
         step: time step, from 0; None takes the sweep's choice.
         pool: of the head; None leaves it to the head, 0 takes the sweep's choice.
+        rate: learning rate of the head; None takes the optimiser's.
     """
 
     head: HeadFactory
     block: str | int | None = None
     step: int | None = None
     pool: int | None = None
+    rate: float | None = None
 
 
 class Probe(probe.Probe):
@@ -85,17 +90,17 @@ class Probe(probe.Probe):
                 heads[name] = cell.head(read.shapes[block], classes, **options)
         super().__init__(heads, classes, headline, optimizer, schedule)
         self.places = {name: (block, step) for name, (block, step, _) in self_places.items()}
-        self.source_rate = source_rate
+        self.rates = {name: cell.rate for name, cell in cells.items()} | {SOURCE: source_rate}
         read = read.cut([block for block, _ in self.places.values()])
         self.read = read.requires_grad_(True) if tuned else nn.Identity()
         self.frozen = None if tuned else Frozen([read])
         self.row_noise = RowNoise(0)
 
     def trained(self) -> Iterable[Any]:
-        if self.frozen is not None:
-            return self.heads.parameters()
-        rate = {} if self.source_rate is None else {"lr": self.source_rate}
-        return [{"params": list(self.heads.parameters())}, {"params": list(self.read.parameters()), **rate}]
+        trained = {name: list(head.parameters()) for name, head in self.heads.items()}
+        trained[SOURCE] = list(self.read.parameters())
+        rates = {name: {} if rate is None else {"lr": rate} for name, rate in self.rates.items()}
+        return [{"params": parameters, **rates[name]} for name, parameters in trained.items() if parameters]
 
     def features(self, batch: Any) -> dict[str, Tensor]:
         x = batch.x
