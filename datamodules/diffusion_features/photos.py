@@ -1,4 +1,4 @@
-"""Photos as guided diffusion sees them: square crops in [-1, 1], ImageNet's and those of folders of fine-grained kinds."""
+"""Photos as guided diffusion sees them: square crops in [-1, 1], of ImageNet and of folders of fine-grained kinds."""
 
 from __future__ import annotations
 
@@ -89,5 +89,3 @@ class Kinds256(DeclaredFolder):
 
     def transform(self, *, train: bool) -> Crop:
         return Crop(self.image_size, train=train)
-
-

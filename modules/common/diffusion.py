@@ -93,7 +93,7 @@ class NoiseSchedule(nn.Module):
             raise ValueError(f"steps={count}: expected 2 to {len(self)}")
         kept = torch.linspace(0, len(self) - 1, count, dtype=torch.float64).round().long().to(self.abar.device)
         abar = self.abar.double()[kept]
-        made = NoiseSchedule(2)
+        made = NoiseSchedule()
         made._set(1 - abar / torch.cat([abar.new_ones(1), abar[:-1]]))
         return made, kept
 
@@ -106,7 +106,7 @@ def gaussian_kl(mean_1: Tensor, log_variance_1: Tensor, mean_2: Tensor, log_vari
 
 
 def discretised_log_likelihood(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """log P of each entry of x, one of 256 values from -1 to 1, under a Gaussian whose tails belong to the ends, nats."""
+    """log P of each entry of x, one of 256 values from -1 to 1, under a Gaussian with its tails at the ends, nats."""
     deviation = (0.5 * log_variance).exp()
     above = torch.special.ndtr((x - mean + 1 / 255) / deviation)
     below = torch.special.ndtr((x - mean - 1 / 255) / deviation)

@@ -289,7 +289,11 @@ class UNet(nn.Module):
 def _check(image_size: int, channels: Sequence[int], head_channels: int, groups: int) -> None:
     halvings = len(channels) - 1
     if not channels or image_size % 2**halvings:
-        raise ValueError(f"image_size={image_size}: expected a multiple of {2**max(0, halvings)}, for {halvings} halvings")
+        raise ValueError(
+            f"image_size={image_size}: expected a multiple of {2 ** max(0, halvings)}, for {halvings} halvings"
+        )
     for number in channels:
         if number % groups or number % head_channels:
-            raise ValueError(f"{number} channels: expected a multiple of groups={groups} and head_channels={head_channels}")
+            raise ValueError(
+                f"{number} channels: expected a multiple of groups={groups} and head_channels={head_channels}"
+            )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ def gram(x: Tensor) -> Tensor:
 
 
 def linear_cka(x: Tensor, y: Tensor) -> float:
-    """|Y'X|^2 / (|X'X| |Y'Y|) of centred features (n, D) and (n, E) of the same n images, Frobenius norms. In [0, 1]."""
+    """|Y'X|^2 / (|X'X| |Y'Y|) of centred features (n, D), (n, E) of the same n images, Frobenius norms. In [0, 1]."""
     return float((gram(x) * gram(y)).sum())
 
 
@@ -75,7 +76,7 @@ class Similarity(StageModule):
 
     def features(self, x: Tensor, eps: Tensor) -> dict[str, Tensor]:
         source, *rest = self.frozen.on(x.device)
-        features = {}
+        features: dict[str, Tensor] = {}
         with torch.inference_mode():
             for step in self.steps:
                 t = torch.full((len(x),), step, device=x.device)
@@ -111,12 +112,8 @@ class Similarity(StageModule):
             return float(self.similarity[names.index(first), names.index(second)])
 
         metrics = {"n": float(self.counted)}
-        steps = [
-            cka(f"{b} at {s}", f"{b} at {t}") for b in self.blocks for s, t in zip(self.steps, self.steps[1:])
-        ]
-        blocks = [
-            cka(f"{a} at {s}", f"{b} at {s}") for s in self.steps for a, b in zip(self.blocks, self.blocks[1:])
-        ]
+        steps = [cka(f"{b} at {s}", f"{b} at {t}") for b in self.blocks for s, t in pairwise(self.steps)]
+        blocks = [cka(f"{a} at {s}", f"{b} at {s}") for s in self.steps for a, b in pairwise(self.blocks)]
         ends = [cka(f"{self.blocks[0]} at {s}", f"{self.blocks[-1]} at {s}") for s in self.steps]
         for name, values in {"step_neighbours": steps, "block_neighbours": blocks, "block_ends": ends}.items():
             if values:

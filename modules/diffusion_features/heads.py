@@ -1,7 +1,7 @@
 """Classifiers of a block's map: linear, MLP, CNN and attention (arXiv 2307.08702).
 
-All are made from the map's shape and the number of classes. The released code fixes the linear, MLP and attention heads;
-of the CNN only its name is known.
+All are made from the map's shape and the number of classes. The released code fixes the linear, MLP and attention
+heads; of the CNN only its name is known.
 """
 
 from __future__ import annotations

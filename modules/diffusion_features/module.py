@@ -24,7 +24,6 @@ from modules.common.schedules import Schedule
 from modules.diffusion_features.heads import HeadFactory
 from modules.diffusion_features.sweep import Sweep
 
-
 SOURCE = "source"
 
 

@@ -1,7 +1,7 @@
 """What probes read: maps of a frozen network, by the name of the block.
 
-A source is called with images (B, C, S, S), time steps (B,), noise of the images' shape and the blocks wanted, and gives
-block -> map (B, C', H, W) float32. One that is not `noisy` looks at the clean images.
+A source is called with images (B, C, S, S), time steps (B,), noise of the images' shape and the blocks wanted, and
+gives block -> map (B, C', H, W) float32. One that is not `noisy` looks at the clean images.
 """
 
 from __future__ import annotations
