@@ -46,7 +46,9 @@ def test_channels_and_sides_of_all_published_blocks() -> None:
     """The released code's own list."""
     with torch.device("meta"):
         shapes = UNet(**ADM).shapes  # type: ignore[arg-type]
-    sides = [256] * 3 + [128] * 3 + [64] * 3 + [32] * 3 + [16] * 3 + [8] * 6 + [16] * 3 + [32] * 3 + [64] * 3 + [128] * 3
+    sides = (
+        [256] * 3 + [128] * 3 + [64] * 3 + [32] * 3 + [16] * 3 + [8] * 6 + [16] * 3 + [32] * 3 + [64] * 3 + [128] * 3
+    )
     channels = [256] * 7 + [512] * 6 + [1024] * 12 + [512] * 6 + [256] * 6
     assert [s[1] for s in shapes.values()] == [*sides, *[256] * 4]
     assert [s[0] for s in shapes.values()] == channels

@@ -1,0 +1,138 @@
+"""Probes: what is frozen, fresh noise, and where cells read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from modules.common.diffusion import RowNoise
+from modules.diffusion_features.heads import mlp
+from modules.diffusion_features.module import Cell, Probe
+from modules.diffusion_features.sources import Diffusion
+from modules.diffusion_features.sweep import Sweep
+
+Build = Callable[..., Diffusion]
+
+
+def digest(module: nn.Module) -> str:
+    return hashlib.sha256(b"".join(v.numpy().tobytes() for v in module.state_dict().values())).hexdigest()
+
+
+def cells(**places: tuple[int, int]) -> dict[str, Cell]:
+    return {name: Cell(partial(mlp, pool=2), block, step) for name, (block, step) in places.items()}
+
+
+def test_gradients_reach_the_heads_alone(model: Build, batch: Any) -> None:
+    source = model()
+    before = digest(source.network)
+    probe = Probe(source, 3, cells(a=(9, 90), b=(7, 10)), optimizer=partial(torch.optim.SGD, lr=0.1))
+    optimizer = probe.configure_optimizers()
+    start = digest(probe.heads)
+    probe.training_step(batch, 0).backward()
+    optimizer.step()  # type: ignore[union-attr]
+    assert all(parameter.grad is None for parameter in source.network.parameters())
+    assert digest(source.network) == before
+    assert digest(probe.heads) != start
+    assert not any(name.startswith("read") for name, _ in probe.named_parameters())
+
+
+def test_a_tuned_source_trains_below_the_block_alone(model: Build, batch: Any) -> None:
+    source = model()
+    probe = Probe(source, 3, cells(a=(7, 0)), tuned=True, source_rate=1e-3, optimizer=partial(torch.optim.SGD, lr=0.1))
+    optimizer: Any = probe.configure_optimizers()
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 1e-3]
+    probe.training_step(batch, 0).backward()
+    network = source.network
+    assert all(parameter.grad is not None for parameter in probe.parameters())
+    assert network.input_blocks[0][0].weight.grad is not None
+    assert all(parameter.grad is None for parameter in network.output_blocks.parameters())
+    assert sum(p.numel() for p in probe.read.parameters()) < sum(p.numel() for p in network.parameters())
+
+
+def test_noise_is_fresh_in_training_and_follows_from_the_row_in_testing(model: Build, batch: Any) -> None:
+    probe = Probe(model(), 3, cells(a=(9, 300)))
+    first, second = probe.features(batch)["a"], probe.features(batch)["a"]
+    assert not torch.equal(first, second)
+    torch.manual_seed(5)
+    once = probe.features(batch)["a"]
+    torch.manual_seed(5)
+    assert torch.equal(probe.features(batch)["a"], once)
+
+    probe.eval()
+    probe.row_noise = RowNoise(3)
+    whole = probe.features(batch)["a"]
+    probe.row_noise = RowNoise(3)
+    parts = [probe.features(batch._replace(x=x))["a"] for x in batch.x.split(25)]
+    assert torch.allclose(torch.cat(parts), whole, atol=1e-5)
+
+
+def test_almost_no_noise_at_the_first_step(model: Build, batch: Any) -> None:
+    source = model().source()
+    t, nothing = torch.zeros(60, dtype=torch.long), torch.zeros_like(batch.x)
+    clean = source.network.features(batch.x, t, [7])[7]
+    assert torch.allclose(source(batch.x, t, nothing, ["7"])["7"], clean, atol=1e-3)
+
+
+def test_training_mode_changes_no_feature(model: Build, batch: Any) -> None:
+    source = model().source()
+    t, eps = torch.full((60,), 90), torch.randn_like(batch.x)
+    training = source.train()(batch.x, t, eps, ["9"])["9"]
+    assert torch.equal(source.eval()(batch.x, t, eps, ["9"])["9"], training)
+
+
+def test_one_pass_for_each_time_step(model: Build, batch: Any) -> None:
+    probe = Probe(model(), 3, cells(a=(9, 90), b=(7, 90), c=(9, 10)))
+    source = probe.frozen.networks[0]  # type: ignore[union-attr]
+    passes: list[int] = []
+    forward = source.network.features
+    source.network.features = lambda x, t, blocks: passes.append(int(t[0])) or forward(x, t, blocks)
+    eps = torch.randn_like(batch.x)
+    maps = probe.maps(batch.x, eps)
+    assert sorted(passes) == [10, 90]
+    t = torch.full((60,), 90)
+    assert torch.equal(maps["b"], source(batch.x, t, eps, ["7"])["7"])
+    assert len(source.network.output_blocks) == 2  # nothing above block 9 is kept
+
+
+def test_what_a_cell_leaves_open_is_the_sweeps(model: Build, batch: Any) -> None:
+    source = model()
+    sweep = Sweep(source, 3, [10, 300], [1, 2], held_out=20)
+    sweep.solve(batch.x, batch.y)
+    chosen = sweep.chosen
+    probe = Probe(source, 3, {"a": Cell(mlp, pool=0), "b": Cell(mlp, block=7, pool=4)}, sweep)
+    assert probe.places == {"a": (chosen.block, chosen.step), "b": ("7", chosen.step)}
+    assert probe.heads["a"][0].output_size == chosen.pool  # type: ignore[index]
+    assert probe.heads["b"][0].output_size == 2  # type: ignore[index] # at most the map's own side
+
+
+def test_a_head_starts_alike_whatever_is_beside_it(model: Build) -> None:
+    torch.manual_seed(0)
+    alone = Probe(model(), 3, cells(a=(9, 90)))
+    torch.manual_seed(0)
+    beside = Probe(model(), 3, cells(b=(7, 90), a=(9, 90)))
+    assert digest(alone.heads["a"]) == digest(beside.heads["a"])
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        (Cell(mlp, 9), "cells.a.step: expected a value, or a sweep"),
+        (Cell(mlp, 9, 90, 0), "cells.a.pool: expected a value, or a sweep"),
+        (Cell(mlp, 14, 90), "cells.a.block='14': expected one of 1, 2"),
+        (Cell(mlp, 9, 1000), "cells.a.step=1000: expected 0 to 999"),
+    ],
+)
+def test_wrong_cells(cell: Cell, message: str, model: Build) -> None:
+    with pytest.raises(ValueError, match=message):
+        Probe(model(), 3, {"a": cell})
+
+
+def test_several_heads_cannot_tune(model: Build) -> None:
+    with pytest.raises(ValueError, match="cells has 2 entries"):
+        Probe(model(), 3, cells(a=(7, 0), b=(6, 0)), tuned=True)
