@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchmetrics import SumMetric
 
 from modules.common.diffusion import DDPM, NoiseSchedule
 from modules.common.module import StageModule
@@ -107,6 +108,8 @@ class Diffusion(DDPM):
 class Pixels(StageModule):
     """The images themselves, as a source with one block.
 
+    Metrics: `test/mean`, of the test images' pixels; `test/n`, images.
+
     Args:
         shape: of the images, (C, H, W).
     """
@@ -114,6 +117,7 @@ class Pixels(StageModule):
     def __init__(self, shape: list[int]) -> None:
         super().__init__()
         self.shape: Shape = (shape[0], shape[1], shape[2])
+        self.images, self.brightness = SumMetric(nan_strategy="disable"), SumMetric(nan_strategy="disable")
 
     def source(self) -> Chains:
         return Chains([{PIXELS: nn.Identity()}], self.shape)
@@ -122,4 +126,11 @@ class Pixels(StageModule):
         return x
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """There is nothing to measure."""
+        self.images.update(float(len(batch.x)))
+        self.brightness.update(batch.x.flatten(1).mean(1).sum())
+
+    def on_test_epoch_end(self) -> None:
+        count = self.images.compute()
+        self.log_dict({"test/mean": self.brightness.compute() / count, "test/n": count})
+        self.images.reset()
+        self.brightness.reset()
