@@ -29,6 +29,26 @@ def linear_cka(x: Tensor, y: Tensor) -> float:
     return float((gram(x) * gram(y)).sum())
 
 
+class Normalised(nn.Module):
+    """A network of ImageNet's normalised images, for images in [-1, 1].
+
+    Args:
+        network: images (B, 3, S, S) to features (B, D).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(((x + 1) / 2 - self.mean) / self.std)
+
+
 class Similarity(StageModule):
     """Linear CKA of the blocks of a U-Net at several time steps, and of other networks, on the first test images.
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from modules.diffusion_features.cka import Similarity, linear_cka
+from modules.diffusion_features.cka import Normalised, Similarity, linear_cka
 
 
 def test_of_itself_it_is_one() -> None:
@@ -56,6 +56,14 @@ def test_stage(model: Callable[..., Any], batch: Any, logged: Callable[..., dict
         "test/block_ends",
         "test/flat_best",
     }
+
+
+def test_networks_of_imagenet_see_its_normalisation() -> None:
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
+    grey = (2 * mean - 1).expand(2, 3, 4, 4)
+    assert torch.allclose(Normalised(torch.nn.Identity())(grey), torch.zeros(2, 3, 4, 4), atol=1e-6)
+    white = Normalised(torch.nn.Identity())(torch.ones(1, 3, 1, 1)).flatten()
+    assert white.tolist() == pytest.approx([2.2489, 2.4286, 2.64], abs=1e-3)
 
 
 def test_wrong_block(model: Callable[..., Any]) -> None:
