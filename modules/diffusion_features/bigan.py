@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
-from torchvision.utils import make_grid
 
 from modules.common.distributed import place_in_batch
 from modules.common.module import OptimizerFactory, StageModule
 from modules.common.schedules import Schedule
+from modules.diffusion_features.pictures import draw_images
 from modules.diffusion_features.sources import Chains
 
 
@@ -92,7 +92,7 @@ class Discriminator(nn.Module):
         self.logit = nn.Linear(hidden, 1)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        return self.logit(self.joint(torch.cat([self.body(x).flatten(1), z], dim=1))).flatten()
+        return self.logit(self.joint(torch.cat([self.body(x).flatten(1), z], dim=1))).flatten().float()
 
 
 def initialise(network: nn.Module) -> None:
@@ -204,8 +204,4 @@ class BiGAN(StageModule):
         """Generated images."""
         source = torch.Generator().manual_seed(0)
         images = self.generator(torch.randn(64, self.code, generator=source).to(self.device))
-        figure = Figure(figsize=(4, 4), layout="constrained")
-        axis = figure.subplots()
-        axis.imshow(make_grid(data.shown(images), 8, padding=1, pad_value=1.0).permute(1, 2, 0))
-        axis.axis("off")
-        return {"generated images": figure}
+        return {"generated images": draw_images(data.shown(images))}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 from torch import Tensor
+from torchvision.utils import make_grid
 
 
 def draw_sweep(places: Sequence[Any], top1: Sequence[float]) -> Figure:
@@ -25,6 +27,15 @@ def draw_sweep(places: Sequence[Any], top1: Sequence[float]) -> Figure:
         axis.set_xlabel("block")
     axes[0].set_ylabel("test top-1, %")
     axes[0].legend(fontsize=7)
+    return figure
+
+
+def draw_images(images: Tensor) -> Figure:
+    """Images (n, C, H, W) in [0, 1] in a square."""
+    figure = Figure(figsize=(4, 4), layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(make_grid(images, math.isqrt(len(images)), padding=1, pad_value=1.0).permute(1, 2, 0))
+    axis.axis("off")
     return figure
 
 

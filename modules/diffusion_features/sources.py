@@ -10,12 +10,14 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torchmetrics import SumMetric
 
 from modules.common.diffusion import DDPM, NoiseSchedule
 from modules.common.module import StageModule
 from modules.common.unet import Shape, UNet
+from modules.diffusion_features.pictures import draw_images
 
 PIXELS = "pixels"
 
@@ -103,6 +105,13 @@ class Diffusion(DDPM):
 
     def source(self) -> UNetSource:
         return UNetSource(self.averaged(), self.noise)
+
+    def pictures(self, data: Any) -> dict[str, Figure]:
+        """Generated images, of a model that was trained here: 25 steps of DDIM."""
+        if self.average is None:
+            return {}
+        start = torch.randn(36, *data.spec.shape, generator=torch.Generator().manual_seed(0))
+        return {"generated images": draw_images(data.shown(self.sample(start.to(self.device), steps=25)))}
 
 
 class Pixels(StageModule):

@@ -124,7 +124,8 @@ class Sweep(ClosedForm):
         """Logits (B, C) of each probe."""
         features = {place: f for step in self.steps for place, f in self.read(x, eps, step).items()}
         weights = self.split_weights()
-        return [F.linear(features[p], w[:, :-1], w[:, -1]) for p, w in zip(self.places, weights, strict=True)]
+        with torch.autocast(x.device.type, enabled=False):  # lower precision is for networks
+            return [F.linear(features[p], w[:, :-1], w[:, -1]) for p, w in zip(self.places, weights, strict=True)]
 
     def split_weights(self) -> list[Tensor]:
         """(C, D + 1) of each probe, the bias last; zeros before training."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -136,3 +137,11 @@ def test_wrong_cells(cell: Cell, message: str, model: Build) -> None:
 def test_several_heads_cannot_tune(model: Build) -> None:
     with pytest.raises(ValueError, match="cells has 2 entries"):
         Probe(model(), 3, cells(a=(7, 0), b=(6, 0)), tuned=True)
+
+
+def test_pictures_of_what_was_trained_here_alone(model: Build) -> None:
+    source = model()
+    data = SimpleNamespace(spec=SimpleNamespace(shape=(1, 8, 8)), shown=lambda x: (x + 1) / 2)
+    assert source.pictures(data) == {}
+    trained = Diffusion(source.network, source.noise, decay=0.9)
+    assert set(trained.pictures(data)) == {"generated images"}
