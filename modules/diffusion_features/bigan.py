@@ -13,10 +13,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import Optimizer
 
 from modules.common.distributed import place_in_batch
-from modules.common.module import OptimizerFactory, StageModule
+from modules.common.module import OptimizerFactory
+from modules.common.players import Players, held
 from modules.common.schedules import Schedule
 from modules.diffusion_features.pictures import draw_images
 from modules.diffusion_features.sources import Chains
@@ -104,7 +104,7 @@ def initialise(network: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-class BiGAN(StageModule):
+class BiGAN(Players):
     """Encoder and generator against the discriminator of pairs.
 
     Metrics: `train/right`, share of pairs that D tells apart, percent: 50 if it is blind, 100 if it has won;
@@ -116,8 +116,6 @@ class BiGAN(StageModule):
         schedule: see StageModule.
     """
 
-    partial_backward = True  # each backward pass reaches one of the players
-
     def __init__(
         self,
         channels: int,
@@ -128,7 +126,6 @@ class BiGAN(StageModule):
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__(optimizer, schedule)
-        self.automatic_optimization = False
         self.code, self.shape = code, (channels, size, size)
         self.encoder = Encoder(channels, size, width, code)
         self.generator = Generator(channels, size, width, code)
@@ -151,16 +148,12 @@ class BiGAN(StageModule):
         total, start = place_in_batch(x)
         return torch.randn(total, self.code, device=x.device)[start : start + len(x)]
 
-    def configure_optimizers(self) -> list[Optimizer]:
-        factory = self.optimizer_factory
-        if factory is None:
-            raise ValueError(f"{type(self).__name__} is to be fitted but has no optimizer in its configuration")
-        players = [self.discriminator.parameters(), [*self.generator.parameters(), *self.encoder.parameters()]]
-        return [self.prepared(factory(player)) for player in players]
+    def players(self) -> list[list[nn.Module]]:
+        return [[self.discriminator], [self.generator, self.encoder]]
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x = batch.x
-        discriminator_optimizer, others_optimizer = self.optimizers()  # type: ignore[misc, attr-defined]
+        discriminator_optimizer, others_optimizer = self.steppers()
 
         z = self.draw_codes(x)
         code, fake = self.encoder(x), self.generator(z)
@@ -170,19 +163,13 @@ class BiGAN(StageModule):
         loss = F.softplus(-real_logit).mean() + F.softplus(fake_logit).mean()
         self.minimise(loss, discriminator_optimizer)
 
-        self.discriminator.requires_grad_(False)  # its gradient passes through, not in
-        others = F.softplus(self.discriminator(x, code)).mean() + F.softplus(-self.discriminator(fake, z)).mean()
-        self.minimise(others, others_optimizer)
-        self.discriminator.requires_grad_(True)
+        with held(self.discriminator):
+            others = F.softplus(self.discriminator(x, code)).mean() + F.softplus(-self.discriminator(fake, z)).mean()
+            self.minimise(others, others_optimizer)
 
         right = torch.cat([real_logit > 0, fake_logit < 0]).float().mean()
         self.track(len(x), loss=loss, others=others, right=100 * right)
         return loss.detach()
-
-    def minimise(self, loss: Tensor, optimizer: Any) -> None:
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        optimizer.step()
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         x = batch.x
