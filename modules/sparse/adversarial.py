@@ -1,0 +1,80 @@
+"""Two networks against each other: the critic's losses, its gradient penalty, and steps that move one network alone.
+
+Nothing here knows of SPARSE. Means over a batch that several processes share are `shared_mean`s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modules.common.distributed import place_in_batch, world_size
+
+
+def shared_mean(values: Tensor, count: int) -> Tensor:
+    """The mean over `count` samples of all processes, as each of them adds to it; their average is the mean.
+
+    Where one process has the whole batch, the plain mean. (b,) -> ().
+    """
+    return values.sum() * (world_size() / count)
+
+
+def critic_loss(real: Tensor, fake: Tensor, count: int) -> Tensor:
+    """-E[D(real)] + E[D(fake)] of a Wasserstein critic's scores (b, ...); the mean over an image's patches first."""
+    return shared_mean(fake.float().flatten(1).mean(1) - real.float().flatten(1).mean(1), count)
+
+
+def generator_loss(fake: Tensor, count: int) -> Tensor:
+    """-E[D(fake)] from the critic's scores (b, ...)."""
+    return -shared_mean(fake.float().flatten(1).mean(1), count)
+
+
+def between(real: Tensor, fake: Tensor, epsilon: Tensor) -> Tensor:
+    """Points on the lines between pairs of samples: epsilon real + (1 - epsilon) fake, epsilon (b,) one for each."""
+    epsilon = epsilon.view(-1, *[1] * (real.ndim - 1))
+    return epsilon * real + (1 - epsilon) * fake
+
+
+def gradient_penalty(scores: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
+    """(|dD(x)/dx| - 1)^2 of each point, (b,), in fp32 and differentiable; of patches, the gradient of their sum.
+
+    Args:
+        scores: the critic, samples (b, ...) -> scores (b, ...).
+        points: where to ask, (b, ...); no gradient goes back to what they were made of.
+    """
+    with torch.autocast(points.device.type, enabled=False):
+        x = points.detach().float().requires_grad_()
+        (gradient,) = torch.autograd.grad(scores(x).sum(), x, create_graph=True)
+    return (gradient.flatten(1).norm(2, dim=1) - 1).square()
+
+
+@contextmanager
+def frozen(*networks: nn.Module) -> Iterator[None]:
+    """Gradients pass through these networks inside, and none stays in them."""
+    parameters = [p for network in networks for p in network.parameters() if p.requires_grad]
+    for p in parameters:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in parameters:
+            p.requires_grad_(True)
+
+
+def minimise(module: Any, loss: Tensor, *optimizers: Any) -> None:
+    """One step of these optimisers of a LightningModule with manual optimisation; others' networks stay as they are."""
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    module.manual_backward(loss)
+    for optimizer in optimizers:
+        optimizer.step()
+
+
+def shared_draw(like: Tensor, draw: Callable[[int], Tensor]) -> Tensor:
+    """What `draw(B)` gives for the global batch, cut to this process's part of it; the same on every process."""
+    total, start = place_in_batch(like)
+    return draw(total)[start : start + len(like)].to(like.device)
