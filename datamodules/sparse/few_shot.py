@@ -19,8 +19,11 @@ from datamodules.common.views import View
 UNLABELLED = -1
 
 
-def framed(images: Tensor, side: int | None, channels: int | None) -> Tensor:
-    """uint8 images (N, C, H, W) in the middle of side x side black pixels; one grey channel repeated to `channels`."""
+def framed(images: Tensor, shrink: int, side: int | None, channels: int | None) -> Tensor:
+    """uint8 images (N, C, H, W), squares of shrink x shrink pixels averaged, in the middle of side x side black pixels;
+    one grey channel repeated to `channels`."""
+    if shrink > 1:
+        images = F.avg_pool2d(images.float(), shrink).round().to(torch.uint8)
     if side is not None and images.shape[-1] < side:
         rest = side - images.shape[-1]
         images = F.pad(images, [rest // 2, rest - rest // 2, rest // 2, rest - rest // 2])
@@ -35,6 +38,7 @@ class Framed(View, ArrayData):
     Args:
         source: the dataset; its splits and seed are used, its batch size is not.
         batch_size: the global batch, over all devices.
+        shrink: side of the squares of pixels that are averaged to one; 1 keeps the images' size.
         side: pixels; smaller images get a black frame. None keeps them.
         channels: to which a grey one is repeated; None keeps it.
         augment, generated: see ArrayData.
@@ -46,16 +50,19 @@ class Framed(View, ArrayData):
         self,
         source: ArrayData,
         batch_size: int,
+        shrink: int = 1,
         side: int | None = None,
         channels: int | None = None,
         augment: Sequence[Augmentation] = (),
         generated: bool = False,
     ) -> None:
         super().__init__(source, batch_size, generated=generated, augment=augment)
-        self.peak, self.side, self.channels = source.peak, side, channels
+        self.peak, self.shrink, self.side, self.channels = source.peak, shrink, side, channels
         there = source.declared().shape
-        if side is not None and there[1] > side:
-            raise DataError(f"side={side}: expected {there[1]} or more, the side of {source.declared().name}")
+        if not 1 <= shrink <= there[1]:
+            raise DataError(f"shrink={shrink}: expected 1 to {there[1]}, the side of {source.declared().name}")
+        if side is not None and there[1] // shrink > side:
+            raise DataError(f"side={side}: expected {there[1] // shrink} or more, the side of {source.declared().name}")
         if channels is not None and there[0] not in (1, channels):
             raise DataError(f"channels={channels}: {source.declared().name} has {there[0]}, and only grey is repeated")
 
@@ -66,11 +73,11 @@ class Framed(View, ArrayData):
     def declared(self) -> Spec:
         there = self.source.spec
         channels = self.channels or there.shape[0]
-        side = self.side or there.shape[1]
+        side = self.side or there.shape[1] // self.shrink
         return replace(there, shape=(channels, side, side), mean=(0.0,) * channels, std=(1.0,) * channels)
 
     def frame(self, split: Split) -> Split:
-        return framed(split[0], self.side, self.channels), split[1]
+        return framed(split[0], self.shrink, self.side, self.channels), split[1]
 
     def setup(self, stage: str | None = None) -> None:
         if self.splits:
@@ -178,7 +185,9 @@ class FewShot(Framed):
         rows = torch.cat([first, others[: self.unlabelled]])
         test = self.source.splits["test"]
         val = self.source.splits["val"] if self.validate else (test[0][:0], test[1][:0])
-        return {name: self.frame(s) for name, s in {"train": (images[rows], labels[rows]), "val": val, "test": test}.items()}
+        return {
+            name: self.frame(s) for name, s in {"train": (images[rows], labels[rows]), "val": val, "test": test}.items()
+        }
 
     def fetch(self, name: str, *, augment: bool) -> Images:
         images, truth = self.splits[name]

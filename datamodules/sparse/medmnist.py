@@ -131,7 +131,11 @@ class MedMNIST(ArrayData):
         images, labels = (self._array(f"{part}_{kind}") for kind in ("images", "labels"))
         channels = SETS[self.name].channels
         expected = "(N, H, W)" if channels == 1 else f"(N, H, W, {channels})"
-        if images.dtype != np.uint8 or images.ndim != (3 if channels == 1 else 4) or images.shape[3:] not in ((), (channels,)):
+        if (
+            images.dtype != np.uint8
+            or images.ndim != (3 if channels == 1 else 4)
+            or images.shape[3:] not in ((), (channels,))
+        ):
             raise DataError(f"{self.file}: {part}_images is {images.dtype} {images.shape}; expected uint8 {expected}")
         if len(labels) != len(images) or not len(labels) or labels.dtype.kind not in "iu" or labels.ndim > 2:
             told = f"{labels.dtype} {labels.shape}"
@@ -160,8 +164,12 @@ class MedMNIST(ArrayData):
         """(N,), (N, 1) or, of several findings, (N, findings) -> (N,)."""
         if self.name == "chestmnist":
             labels = labels.view(len(labels), -1).amax(1).clamp(max=1)
+        if labels.ndim == 2 and labels.shape[1] != 1:
+            raise DataError(f"{self.file}: {part}_labels has {labels.shape[1]} columns; expected 1")
         labels = labels.flatten()
         classes = len(SETS[self.name].classes)
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-            raise DataError(f"{self.file}: {part}_labels from {int(labels.min())} to {int(labels.max())}; expected 0 to {classes - 1}")
+            raise DataError(
+                f"{self.file}: {part}_labels from {int(labels.min())} to {int(labels.max())}; expected 0 to {classes - 1}"
+            )
         return labels

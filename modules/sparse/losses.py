@@ -1,6 +1,6 @@
 """SPARSE's supervised loss as functions of logits, and the two readings of "classification loss".
 
-    L_sup = L_proto + alpha L_mut + beta L_ent + gamma L_mix        (of each network; the code adds L_cls for D and C)
+L_sup = L_proto + alpha L_mut + beta L_ent + gamma L_mix        (of each network; the code adds L_cls for D and C)
 """
 
 from __future__ import annotations
@@ -105,7 +105,12 @@ def class_loss(logits: Tensor, y: Tensor, kind: str) -> Tensor:
 
 
 def supervised_terms(
-    clean: Mapping[str, Tensor], mixed: Mapping[str, Tensor], y: Tensor, order: Tensor, weight: Tensor, rules: Supervision
+    clean: Mapping[str, Tensor],
+    mixed: Mapping[str, Tensor],
+    y: Tensor,
+    order: Tensor,
+    weight: Tensor,
+    rules: Supervision,
 ) -> dict[str, Tensor]:
     """The terms of L_sup, summed over the networks and weighted; their sum is what all networks minimise.
 

@@ -167,7 +167,11 @@ class Sparse(StageModule):
         weight = torch.distributions.Beta(rules.mixup, rules.mixup).sample().to(x.device)
         mixed = weight * x + (1 - weight) * self.partners(x, order)
 
-        terms = supervised_terms(self.class_logits(x), self.class_logits(mixed), y, order, weight, rules)
+        clean = self.class_logits(x)
+        terms = supervised_terms(clean, self.class_logits(mixed), y, order, weight, rules)
+        if rules.classification:
+            both = [class_loss(clean[name], y, self.class_loss).mean() for name in ("critic", "classifier")]
+            terms["classification"] = torch.stack(both).sum()
         loss = torch.stack([*terms.values()]).sum()
         minimise(self, loss, *self.optimizers())  # type: ignore[misc]
 

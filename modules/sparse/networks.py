@@ -122,7 +122,9 @@ class Critic(nn.Module):
     ) -> None:
         super().__init__()
         if side % 2 ** len(widths):
-            raise ValueError(f"side={side}: expected a multiple of {2 ** len(widths)}, which {len(widths)} widths halve")
+            raise ValueError(
+                f"side={side}: expected a multiple of {2 ** len(widths)}, which {len(widths)} widths halve"
+            )
         layers: list[nn.Module] = []
         for inputs, outputs in zip([channels, *widths], widths, strict=False):
             layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), nn.LeakyReLU(0.01)]

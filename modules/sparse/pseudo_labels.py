@@ -1,10 +1,10 @@
 """Pseudo-labels by two networks and their history: confidence, weighted vote, moving average of each image, quantile.
 
-    c_m    = 1 - H(p_m) / ln K,                     p_m = softmax(l_m / T)
-    p_w    = sum_m c_m p_m / sum_m c_m
-    p_ens  = a p_w + (1 - a) p_ema                  p_w where the image was never seen
-    p_ema <- beta p_ema + (1 - beta) p_ens          kept for each image
-    kept:    max p_ens above the rho-quantile of the batch
+c_m    = 1 - H(p_m) / ln K,                     p_m = softmax(l_m / T)
+p_w    = sum_m c_m p_m / sum_m c_m
+p_ens  = a p_w + (1 - a) p_ema                  p_w where the image was never seen
+p_ema <- beta p_ema + (1 - beta) p_ens          kept for each image
+kept:    max p_ens above the rho-quantile of the batch
 """
 
 from __future__ import annotations
