@@ -81,31 +81,31 @@ class MedMNIST(ArrayData):
             raise DataError(f"name={name!r}: expected one of {', '.join(SETS)}")
         if side < 1:
             raise DataError(f"side={side}: expected 1 or more, pixels")
-        self.name, self.root, self.side = name, Path(root), side
+        self.title, self.root, self.side = name, Path(root), side
 
     @property
     def spec(self) -> Spec:
         return self._spec or self.declared()
 
     def declared(self) -> Spec:
-        described = SETS[self.name]
+        described = SETS[self.title]
         channels = described.channels
         return Spec(
-            name=f"{self.name}, {self.side} pixels",
+            name=f"{self.title}, {self.side} pixels",
             shape=(channels, self.side, self.side),
             classes=described.classes,
             sizes=dict(zip(PARTS, described.sizes, strict=True)),
             mean=(0.0,) * channels,
             std=(1.0,) * channels,
             split="the official training, validation and test sets",
-            where=f"https://medmnist.com: {self.name}.npz or {self.name}_{self.side}.npz, in {self.root}/",
+            where=f"https://medmnist.com: {self.title}.npz or {self.title}_{self.side}.npz, in {self.root}/",
         )
 
     @property
     def file(self) -> Path:
         """The file of the wanted size if it is there, else the one to resize."""
-        exact = self.root / f"{self.name}_{self.side}.npz"
-        return exact if exact.is_file() else self.root / f"{self.name}.npz"
+        exact = self.root / f"{self.title}_{self.side}.npz"
+        return exact if exact.is_file() else self.root / f"{self.title}.npz"
 
     def available(self) -> str:
         return "" if self.file.is_file() else f"{self.file} is missing; {self.declared().where}"
@@ -129,14 +129,12 @@ class MedMNIST(ArrayData):
         if problem := self.available():
             raise DataError(problem)
         images, labels = (self._array(f"{part}_{kind}") for kind in ("images", "labels"))
-        channels = SETS[self.name].channels
-        expected = "(N, H, W)" if channels == 1 else f"(N, H, W, {channels})"
-        if (
-            images.dtype != np.uint8
-            or images.ndim != (3 if channels == 1 else 4)
-            or images.shape[3:] not in ((), (channels,))
-        ):
-            raise DataError(f"{self.file}: {part}_images is {images.dtype} {images.shape}; expected uint8 {expected}")
+        channels = SETS[self.title].channels
+        inner = () if channels == 1 else (channels,)
+        if images.dtype != np.uint8 or images.ndim != 3 + len(inner) or images.shape[3:] != inner:
+            told = f"{images.dtype} {images.shape}"
+            wanted = "uint8 (N, H, W)" if channels == 1 else f"uint8 (N, H, W, {channels})"
+            raise DataError(f"{self.file}: {part}_images is {told}; expected {wanted}")
         if len(labels) != len(images) or not len(labels) or labels.dtype.kind not in "iu" or labels.ndim > 2:
             told = f"{labels.dtype} {labels.shape}"
             raise DataError(f"{self.file}: {part}_labels is {told}; expected whole numbers for {len(images)} images")
@@ -162,14 +160,13 @@ class MedMNIST(ArrayData):
 
     def _classes(self, labels: Tensor, part: str) -> Tensor:
         """(N,), (N, 1) or, of several findings, (N, findings) -> (N,)."""
-        if self.name == "chestmnist":
+        if self.title == "chestmnist":
             labels = labels.view(len(labels), -1).amax(1).clamp(max=1)
         if labels.ndim == 2 and labels.shape[1] != 1:
             raise DataError(f"{self.file}: {part}_labels has {labels.shape[1]} columns; expected 1")
         labels = labels.flatten()
-        classes = len(SETS[self.name].classes)
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-            raise DataError(
-                f"{self.file}: {part}_labels from {int(labels.min())} to {int(labels.max())}; expected 0 to {classes - 1}"
-            )
+        highest = len(SETS[self.title].classes) - 1
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high > highest:
+            raise DataError(f"{self.file}: {part}_labels from {low} to {high}; expected 0 to {highest}")
         return labels

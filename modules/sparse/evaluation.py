@@ -1,4 +1,4 @@
-"""What is measured: accuracies of the networks and their ensemble, and whether G translates, by an independent judge."""
+"""What is measured: accuracies of the networks and their ensemble, and whether G translates, by a judge."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ METRICS = ("top1", "balanced", "f1")
 
 
 class Accuracies(nn.Module):
-    """`top1` and `balanced` (the mean of the classes' recalls) in percent, `f1` weighted by the classes' sizes, in [0, 1].
+    """`top1` and `balanced` (the mean of the classes' recalls), percent; `f1`, weighted by class sizes, in [0, 1].
 
     Args:
         classes: K.

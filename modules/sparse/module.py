@@ -1,6 +1,6 @@
 """SPARSE: few-shot semi-supervised learning by translating images into classes (Manni et al. 2026).
 
-arXiv 2508.06429. A generator G (an attention U-Net with a class tail), a critic D with a class head, and a classifier C.
+arXiv 2508.06429. A generator G (an attention U-Net with a class tail), a critic D with a class head, a classifier C.
 
 Supervised, on labelled batches (losses.py), for the class outputs of G, D and C alike:
 
@@ -221,7 +221,7 @@ class Sparse(StageModule):
         return critic_total.detach()
 
     def pseudo_labelled(self, batch: Any) -> Kept:
-        """The images of a batch that get a pseudo-label, which other class they are to become, dealt to the processes."""
+        """The images of a batch that get a pseudo-label, and which class they are to become; dealt to the processes."""
         p = self.pseudo_probabilities(batch)  # (B, K), the same on every process
         chosen = above_quantile(p, self.voting.quantile)
         if not self.voting.selected:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +74,7 @@ class Translator(nn.Module):
         self.first_asked = ConvBlock(channels + classes, first)
         self.first_plain = ConvBlock(channels, first)
         stages = [first, *inner]
-        self.encoder = nn.ModuleList(ConvBlock(a, b) for a, b in zip(stages, stages[1:], strict=False))
+        self.encoder = nn.ModuleList(ConvBlock(a, b) for a, b in pairwise(stages))
         self.bottleneck = ConvBlock(stages[-1], bottleneck)
         coarse = [*stages[1:], bottleneck]
         self.decoder = nn.ModuleList(Up(a, b) for a, b in zip(reversed(coarse), reversed(stages), strict=True))

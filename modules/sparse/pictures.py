@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def draw_translations(images: Tensor, translations: Tensor, classes: Sequence[str]) -> Figure:
-    """A row for each image (n, C, H, W): the image, then its translations (n, K, C, H, W) into each class; in [0, 1]."""
+    """A row for each image (n, C, H, W), in [0, 1]: itself, then its translations (n, K, C, H, W) into each class."""
     n, k = translations.shape[:2]
     figure = Figure(figsize=(0.8 * (k + 1), 0.8 * n + 0.4), layout="constrained")
     grid = figure.subplots(n, k + 1, squeeze=False)

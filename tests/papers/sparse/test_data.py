@@ -184,7 +184,7 @@ def test_files_that_hold_something_else(medmnist: Write, replaced: dict[str, Any
 def test_files_that_are_damaged_or_missing(medmnist: Write, tmp_path: Path) -> None:
     path = medmnist() / "breastmnist.npz"
     path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(DataError, match="breastmnist.npz is damaged"):
+    with pytest.raises(DataError, match=r"breastmnist\.npz is damaged"):
         MedMNIST(8, "breastmnist", str(tmp_path), side=6).setup()
     missing = MedMNIST(8, "octmnist", str(tmp_path))
     assert "octmnist.npz is missing" in missing.available()
