@@ -93,7 +93,8 @@ class Sparse(StageModule):
     """SPARSE; without unlabelled batches, its supervised part alone.
 
     Labelled batches are those whose labels are not -1. Test metrics: `top1`, `balanced` and `f1` of C, with `_ens` of
-    the mean of C and D, with `_critic` of D, with `_tail` of G; with a judge those of Translation.
+    the mean of C and D, with `_critic` of D, with `_tail` of G; with a judge those of
+    Translation, and `above_chance`, `translated` less what images of one class for all that is asked would have.
 
     Args:
         generator, discriminator, classifier: G, D, C.
@@ -367,6 +368,7 @@ class Sparse(StageModule):
         values = self.test_metrics.compute()
         if self.judge is not None:
             values |= self.translation.compute()
+            values["above_chance"] = values["translated"] - 100 / self.classes
         self.log_dict({f"test/{name}": value for name, value in values.items()})
 
     def pictures(self, data: Any) -> dict[str, Figure]:
