@@ -83,7 +83,9 @@ class SGAN(StageModule):
         self.automatic_optimization = False
         *_, last = classifier.modules()
         if not isinstance(last, nn.Linear):
-            raise ValueError(f"classifier ends in {type(last).__name__}; expected a Linear, whose inputs are the features")
+            raise ValueError(
+                f"classifier ends in {type(last).__name__}; expected a Linear, whose inputs are the features"
+            )
         self.classifier = classifier
         self.generator = generator
         self.val_metrics = Accuracies(classes, ("",))
