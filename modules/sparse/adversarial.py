@@ -15,6 +15,11 @@ from torch import Tensor, nn
 from modules.common.distributed import place_in_batch, world_size
 
 
+def at_least_single(x: Tensor) -> Tensor:
+    """Half precision as fp32; anything finer as it is."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 def shared_mean(values: Tensor, count: int) -> Tensor:
     """The mean over `count` samples of all processes, as each of them adds to it; their average is the mean.
 
@@ -23,14 +28,19 @@ def shared_mean(values: Tensor, count: int) -> Tensor:
     return values.sum() * (world_size() / count)
 
 
+def patch_mean(scores: Tensor) -> Tensor:
+    """(b, ...) -> (b,)."""
+    return at_least_single(scores).flatten(1).mean(1)
+
+
 def critic_loss(real: Tensor, fake: Tensor, count: int) -> Tensor:
     """-E[D(real)] + E[D(fake)] of a Wasserstein critic's scores (b, ...); the mean over an image's patches first."""
-    return shared_mean(fake.float().flatten(1).mean(1) - real.float().flatten(1).mean(1), count)
+    return shared_mean(patch_mean(fake) - patch_mean(real), count)
 
 
 def generator_loss(fake: Tensor, count: int) -> Tensor:
     """-E[D(fake)] from the critic's scores (b, ...)."""
-    return -shared_mean(fake.float().flatten(1).mean(1), count)
+    return -shared_mean(patch_mean(fake), count)
 
 
 def between(real: Tensor, fake: Tensor, epsilon: Tensor) -> Tensor:
@@ -47,7 +57,7 @@ def gradient_penalty(scores: Callable[[Tensor], Tensor], points: Tensor) -> Tens
         points: where to ask, (b, ...); no gradient goes back to what they were made of.
     """
     with torch.autocast(points.device.type, enabled=False):
-        x = points.detach().float().requires_grad_()
+        x = at_least_single(points.detach()).requires_grad_()
         (gradient,) = torch.autograd.grad(scores(x).sum(), x, create_graph=True)
     return (gradient.flatten(1).norm(2, dim=1) - 1).square()
 

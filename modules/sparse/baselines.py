@@ -11,6 +11,7 @@ is real with probability Z / (Z + 1).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from torch.optim import Optimizer
 from modules.common.distributed import gather
 from modules.common.module import OptimizerFactory, StageModule
 from modules.common.schedules import Schedule
-from modules.sparse.adversarial import frozen, minimise, shared_draw
+from modules.sparse.adversarial import at_least_single, frozen, minimise, shared_draw
 from modules.sparse.evaluation import Accuracies
 
 
@@ -38,7 +39,7 @@ class NoiseGenerator(nn.Sequential):
         self.code = code
         layers: list[nn.Module] = [nn.Linear(code, widths[0] * 16), nn.Unflatten(1, (widths[0], 4, 4))]
         layers += [nn.BatchNorm2d(widths[0]), nn.ReLU()]
-        for inputs, outputs in zip(widths, widths[1:], strict=False):
+        for inputs, outputs in pairwise(widths):
             layers += [nn.Upsample(scale_factor=2), nn.Conv2d(inputs, outputs, 3, padding=1)]
             layers += [nn.BatchNorm2d(outputs), nn.ReLU()]
         super().__init__(*layers, nn.Conv2d(widths[-1], channels, 3, padding=1), nn.Sigmoid())
@@ -46,12 +47,12 @@ class NoiseGenerator(nn.Sequential):
 
 def real_loss(logits: Tensor) -> Tensor:
     """-log Z / (Z + 1), mean over the batch. (B, K)."""
-    return F.softplus(-logits.float().logsumexp(1)).mean()
+    return F.softplus(-at_least_single(logits).logsumexp(1)).mean()
 
 
 def fake_loss(logits: Tensor) -> Tensor:
     """-log 1 / (Z + 1), mean over the batch. (B, K)."""
-    return F.softplus(logits.float().logsumexp(1)).mean()
+    return F.softplus(at_least_single(logits).logsumexp(1)).mean()
 
 
 class SGAN(StageModule):
@@ -120,7 +121,7 @@ class SGAN(StageModule):
             self.classifier(x)
         finally:
             handle.remove()
-        return entered[0].float()
+        return at_least_single(entered[0])
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, K)."""

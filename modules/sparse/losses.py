@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from modules.sparse.adversarial import at_least_single
+
 CLASS_LOSSES = ("softmax", "binary")
 DIRECTIONS = ("mean_to_network", "network_to_mean")
 
@@ -56,7 +58,7 @@ def prototype_loss(logits: Tensor, y: Tensor, temperature: float) -> Tensor:
 
     A class that the batch lacks has the prototype 0. Prototypes have a gradient. logits (B, K), y (B,).
     """
-    p = (logits.float() / temperature).softmax(1)  # (B, K)
+    p = (at_least_single(logits) / temperature).softmax(1)  # (B, K)
     members = F.one_hot(y, p.shape[1]).to(p)  # (B, K)
     prototypes = members.T @ p / members.sum(0).clamp(min=1)[:, None]  # (K, K), a row a class
     distances = (p[:, None] - prototypes[None]).square().sum(2)  # (B, K)
@@ -65,7 +67,7 @@ def prototype_loss(logits: Tensor, y: Tensor, temperature: float) -> Tensor:
 
 def mutual_loss(all_logits: Sequence[Tensor], y: Tensor, rules: Supervision) -> Tensor:
     """Sum over the networks of CE(m, y) + lambda_kl KL(mean of the other two || p_m). Each (B, K), y (B,)."""
-    all_logits = [logits.float() for logits in all_logits]
+    all_logits = [at_least_single(logits) for logits in all_logits]
     if not rules.mutual_gradient:
         all_logits = [logits.detach().softmax(1) for logits in all_logits]
     log_p = [(logits / rules.temperature).log_softmax(1) for logits in all_logits]
@@ -85,19 +87,19 @@ def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 def entropy_loss(logits: Tensor) -> Tensor:
     """Mean entropy of softmax(logits), nats. (B, K)."""
-    log_p = logits.float().log_softmax(1)
+    log_p = at_least_single(logits).log_softmax(1)
     return -(log_p.exp() * log_p).sum(1).mean()
 
 
 def mixup_loss(logits: Tensor, y: Tensor, order: Tensor, weight: Tensor) -> Tensor:
     """Cross-entropy of mixed images with the equally mixed labels: weight of y, the rest of y[order]. (B, K), (B,)."""
-    logits = logits.float()
+    logits = at_least_single(logits)
     return weight * F.cross_entropy(logits, y) + (1 - weight) * F.cross_entropy(logits, y[order])
 
 
 def class_loss(logits: Tensor, y: Tensor, kind: str) -> Tensor:
     """L_cls of each image, (B,): softmax cross-entropy (paper), or the sum of K binary ones (code). (B, K), (B,)."""
-    logits = logits.float()
+    logits = at_least_single(logits)
     if kind == "softmax":
         return F.cross_entropy(logits, y, reduction="none")
     target = F.one_hot(y, logits.shape[1]).to(logits)

@@ -39,6 +39,7 @@ from modules.common.inference import inference
 from modules.common.module import OptimizerFactory, StageModule
 from modules.common.schedules import Schedule
 from modules.sparse.adversarial import (
+    at_least_single,
     between,
     critic_loss,
     frozen,
@@ -56,6 +57,7 @@ from modules.sparse.pseudo_labels import History, Voting, above_quantile, vote
 
 MEMBERS = ("", "ens", "critic", "tail")
 SHOWN = 8  # test images whose translations are drawn
+NOISES = 61  # different noises of a test; a prime, so that classes and noises do not go together
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,7 @@ class Sparse(StageModule):
         self.best = nn.ModuleDict({name: Best(network) for name, network in self.networks.items()} if select else {})
         self.history: History | None = None
         self._shown: list[Tensor] = []
+        self._noise = torch.empty(0)  # that tested images are generated from
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -260,7 +263,7 @@ class Sparse(StageModule):
         fake_scores = self.discriminator.scores(fake)
 
         epsilon = shared_draw(kept.u, torch.rand)
-        penalty = gradient_penalty(self.discriminator.scores, between(kept.u, fake.float(), epsilon))
+        penalty = gradient_penalty(self.discriminator.scores, between(kept.u, at_least_single(fake), epsilon))
         return {
             "critic": critic_loss(real_scores, fake_scores, kept.count),
             "penalty": weights.gp * shared_mean(penalty, kept.count),
@@ -352,13 +355,22 @@ class Sparse(StageModule):
         for name, best in self.best.items():
             best.restore(self.networks[name])  # type: ignore[operator]
         self._shown = []
+        self._noise = torch.empty(0)
+
+    def tested_source(self, u: Tensor, rows: Tensor) -> Tensor:
+        """As `source`, but an image's noise depends on its row alone: processes need not agree on it."""
+        if not self.translating.from_noise:
+            return u
+        if not len(self._noise):
+            self._noise = torch.rand(NOISES, *u.shape[1:], generator=torch.Generator().manual_seed(0))
+        return self._noise[rows.cpu() % NOISES].to(u)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         self.evaluate(batch.x, batch.y, self.test_metrics)
         if self.judge is None:
             return
         z = asked_classes(batch.y, batch.row, self.classes)
-        fake = self.generator(self.source(batch.x), z).float()
+        fake = self.generator(self.tested_source(batch.x, batch.row), z).float()
         judged = self.judge.logits(fake)[0].argmax(1)
         self.translation.update(judged, batch.y, z, batch.x, fake)
         if not self._shown:
@@ -379,5 +391,6 @@ class Sparse(StageModule):
         n, k = len(x), self.classes
         images = x.repeat_interleave(k, 0)  # (n K, C, H, W)
         asked = torch.arange(k, device=x.device).repeat(n)
-        fakes = self.generator(self.source(images), asked).view(n, k, *x.shape[1:])
+        rows = torch.arange(n, device=x.device).repeat_interleave(k)
+        fakes = self.generator(self.tested_source(images, rows), asked).view(n, k, *x.shape[1:])
         return {"translations": draw_translations(data.shown(x), data.shown(fakes), data.spec.classes)}

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from modules.sparse.adversarial import at_least_single
+
 
 @dataclass(frozen=True)
 class Voting:
@@ -57,7 +59,7 @@ def confidence(p: Tensor) -> Tensor:
 
 def vote(all_logits: Sequence[Tensor], temperature: float, normalised: bool = True) -> Tensor:
     """p_w (B, K) of several networks' logits (B, K); the plain mean where none of them is confident at all."""
-    p = torch.stack([(logits.float() / temperature).softmax(-1) for logits in all_logits])  # (M, B, K)
+    p = torch.stack([(at_least_single(logits) / temperature).softmax(-1) for logits in all_logits])  # (M, B, K)
     weights = confidence(p)[..., None]  # (M, B, 1)
     weighted = (weights * p).sum(0)
     if not normalised:
@@ -88,8 +90,8 @@ class History:
 
     def follow(self, rows: Tensor, p_w: Tensor, rules: Voting) -> Tensor:
         """p_ens (B, K) of what the networks say of these rows now, (B,), (B, K), which then goes into the average."""
-        if self.average.device != p_w.device:
-            self.average, self.seen = self.average.to(p_w.device), self.seen.to(p_w.device)
+        if self.average.device != p_w.device or self.average.dtype != p_w.dtype:
+            self.average, self.seen = self.average.to(p_w), self.seen.to(p_w.device)
         past, seen = self.average[rows], self.seen[rows, None]
         p_ens = torch.where(seen, rules.present * p_w + (1 - rules.present) * past, p_w)
         self.average[rows] = torch.where(seen, rules.decay * past + (1 - rules.decay) * p_ens, p_ens)
