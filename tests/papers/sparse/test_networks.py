@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -90,3 +92,24 @@ def test_the_translation_has_no_activation_at_its_end() -> None:
 def test_a_side_that_cannot_be_halved() -> None:
     with pytest.raises(ValueError, match="side=20: expected a multiple of 8, which 3 widths halve"):
         Critic(2, widths=[4, 8, 8], side=20)
+
+
+def test_pretrained_weights_are_checked_read_as_plain_tensors_and_keep_a_new_last_layer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from torchvision import models
+
+    stored = models.efficientnet_b3(weights=None).state_dict()
+    asked: dict[str, Any] = {}
+
+    def fetch(url: str, **options: Any) -> dict[str, torch.Tensor]:
+        asked.update(options, url=url)
+        return stored
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", fetch)
+    network = efficientnet_b3(5)
+    assert asked.pop("url").startswith("https://download.pytorch.org/models/efficientnet_b3")
+    assert asked == {"check_hash": True, "weights_only": True}
+    ours = network.state_dict()
+    assert all(torch.equal(value, stored[name]) for name, value in ours.items() if not name.startswith("classifier"))
+    assert ours["classifier.1.weight"].shape == (5, 1536)
