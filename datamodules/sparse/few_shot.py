@@ -199,8 +199,8 @@ class FewShot(Framed):
 
     @property
     def few(self) -> int:
-        """Labelled images, which come first; of generated ones there may be fewer."""
-        return min(self.labelled, len(self.splits["train"][1]) // 2) if self.generated else self.labelled
+        """Labelled images, which come first; of generated ones there is a single batch."""
+        return min(self.labelled, self.batch_size) if self.generated else self.labelled
 
     def train_dataloader(self) -> Loader:
         rank, world = self.rank_and_world

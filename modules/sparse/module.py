@@ -221,7 +221,7 @@ class Sparse(StageModule):
 
         right = 100 * shared_mean((kept.labels == kept.truth).float(), kept.count)
         values = {"classifier_loss": loss, "pseudo_top1": right, **critic, **translation}
-        self.follow(len(kept.u), **values)
+        self.follow(kept.count, **values)  # the same weight on every process, which have their shares of each mean
         return critic_total.detach()
 
     def pseudo_labelled(self, batch: Any) -> Kept:
