@@ -163,7 +163,7 @@ class FewShot(Framed):
         self.validate = validate
         self.labelled = per_class * len(source.declared().classes)
         available = source.spec.sizes["train"] - self.labelled
-        if unlabelled is not None and not 0 < unlabelled <= available:
+        if not 0 < (available if unlabelled is None else unlabelled) <= available:
             raise DataError(f"unlabelled={unlabelled}: expected 1 to {available}, what {source.spec.name} has left")
 
     def declared(self) -> Spec:

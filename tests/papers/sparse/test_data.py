@@ -117,6 +117,7 @@ def test_images_are_shrunk_framed_and_repeated() -> None:
         ({"per_class": 0}, "per_class=0: expected 1 or more"),
         ({"mu": 3}, "mu=3: expected 0, or a number that divides passes=4"),
         ({"unlabelled": 5000}, "unlabelled=5000: expected 1 to 950"),
+        ({"per_class": 100, "unlabelled": None}, "unlabelled=None: expected 1 to 0"),
         ({"side": 4}, "side=4: expected 8 or more"),
         ({"shrink": 0}, "shrink=0: expected 1 to 8"),
         ({"side": 10, "channels": 0}, None),

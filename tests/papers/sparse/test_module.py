@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -243,6 +244,20 @@ def test_the_best_weights_are_kept_and_come_back() -> None:
     again = Best(network)
     again.load_state_dict(best.state_dict())
     assert float(again.accuracy) == 70
+
+
+def test_a_resumed_run_goes_on_with_the_history(make_sparse: Make, unlabelled: Any) -> None:
+    module, resumed = make_sparse(), make_sparse()
+    p = module.pseudo_probabilities(unlabelled)
+    checkpoint: dict[str, Any] = {}
+    module.on_save_checkpoint(checkpoint)
+    stored = io.BytesIO()
+    torch.save(checkpoint, stored)
+    stored.seek(0)
+    resumed.on_load_checkpoint(torch.load(stored, weights_only=True))
+    assert resumed.history is not None
+    assert torch.equal(resumed.history.average[unlabelled.row], p)
+    assert resumed.history.seen.nonzero().flatten().tolist() == unlabelled.row.tolist()
 
 
 def test_wrong_arguments(make_sparse: Make) -> None:
