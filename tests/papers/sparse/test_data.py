@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from datamodules.common.digits import Digits
 from datamodules.sparse.few_shot import UNLABELLED, FewShot, JudgeImages, Turns, framed
 from datamodules.sparse.medmnist import SETS, MedMNIST
 
+ROOT = Path(os.environ.get("REPRISE_DATA", "data"))
 Write = Callable[..., Path]
 
 
@@ -191,6 +193,17 @@ def test_files_that_are_damaged_or_missing(medmnist: Write, tmp_path: Path) -> N
     assert "octmnist.npz is missing" in missing.available()
     with pytest.raises(DataError, match="name='retina': expected one of bloodmnist"):
         MedMNIST(8, "retina", str(tmp_path))
+
+
+@pytest.mark.skipif(not (ROOT / "medmnist" / "pneumoniamnist.npz").is_file(), reason="needs PneumoniaMNIST")
+def test_five_shots_of_pneumonia() -> None:
+    source = MedMNIST(24, "pneumoniamnist", str(ROOT / "medmnist"))
+    data = FewShot(source, 24, per_class=5, unlabelled=1000, shrink=2, side=16)
+    data.setup()
+    assert data.splits["train"][1][:10].bincount().tolist() == [5, 5]
+    assert data.spec.sizes == {"train": 1010, "val": 524, "test": 624}
+    assert data.spec.shape == (1, 16, 16)
+    assert next(iter(data.train_dataloader())).x.shape == (10, 1, 16, 16)
 
 
 def test_the_eleven_sets() -> None:
