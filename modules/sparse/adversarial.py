@@ -1,18 +1,16 @@
-"""Two networks against each other: the critic's losses, its gradient penalty, and steps that move one network alone.
+"""Two networks against each other: the critic's losses and its gradient penalty.
 
 Nothing here knows of SPARSE. Means over a batch that several processes share are `shared_mean`s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from modules.common.distributed import place_in_batch, world_size
+from modules.common.distributed import world_size
 
 
 def at_least_single(x: Tensor) -> Tensor:
@@ -60,31 +58,3 @@ def gradient_penalty(scores: Callable[[Tensor], Tensor], points: Tensor) -> Tens
         x = at_least_single(points.detach()).requires_grad_()
         (gradient,) = torch.autograd.grad(scores(x).sum(), x, create_graph=True)
     return (gradient.flatten(1).norm(2, dim=1) - 1).square()
-
-
-@contextmanager
-def frozen(*networks: nn.Module) -> Iterator[None]:
-    """Gradients pass through these networks inside, and none stays in them."""
-    parameters = [p for network in networks for p in network.parameters() if p.requires_grad]
-    for p in parameters:
-        p.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for p in parameters:
-            p.requires_grad_(True)
-
-
-def minimise(module: Any, loss: Tensor, *optimizers: Any) -> None:
-    """One step of these optimisers of a LightningModule with manual optimisation; others' networks stay as they are."""
-    for optimizer in optimizers:
-        optimizer.zero_grad()
-    module.manual_backward(loss)
-    for optimizer in optimizers:
-        optimizer.step()
-
-
-def shared_draw(like: Tensor, draw: Callable[[int], Tensor]) -> Tensor:
-    """What `draw(B)` gives for the global batch, cut to this process's part of it; the same on every process."""
-    total, start = place_in_batch(like)
-    return draw(total)[start : start + len(like)].to(like.device)

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import Optimizer
 
-from modules.common.distributed import gather
-from modules.common.module import OptimizerFactory, StageModule
+from modules.common.distributed import gather, shared_draw
+from modules.common.module import OptimizerFactory
+from modules.common.players import Players, held
 from modules.common.schedules import Schedule
-from modules.sparse.adversarial import at_least_single, frozen, minimise, shared_draw
+from modules.sparse.adversarial import at_least_single
 from modules.sparse.evaluation import Accuracies
 
 
@@ -55,7 +55,7 @@ def fake_loss(logits: Tensor) -> Tensor:
     return F.softplus(at_least_single(logits).logsumexp(1)).mean()
 
 
-class SGAN(StageModule):
+class SGAN(Players):
     """A classifier that also tells real from generated images, and a generator that matches its features.
 
     Batches are those of SPARSE: labelled throughout, or unlabelled throughout (labels -1). Test metrics: `top1`,
@@ -70,8 +70,6 @@ class SGAN(StageModule):
         ValueError: another last layer.
     """
 
-    partial_backward = True  # each backward pass reaches one of the two networks
-
     def __init__(
         self,
         classifier: nn.Module,
@@ -81,7 +79,6 @@ class SGAN(StageModule):
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__(optimizer, schedule)
-        self.automatic_optimization = False
         *_, last = classifier.modules()
         if not isinstance(last, nn.Linear):
             raise ValueError(
@@ -94,23 +91,23 @@ class SGAN(StageModule):
         self._last = [last]  # in a list: it is a part of the classifier already
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        classifier_optimizer, generator_optimizer = self.optimizers()  # type: ignore[misc, attr-defined]
+        classifier_optimizer, generator_optimizer = self.steppers()
         if bool(batch.y[0] >= 0):
             loss = F.cross_entropy(self.classifier(batch.x), batch.y)
-            minimise(self, loss, classifier_optimizer)
+            self.minimise(loss, classifier_optimizer)
             self.track(len(batch.x), loss=loss)
             return loss.detach()
 
         noise = shared_draw(batch.x, lambda count: torch.randn(count, self.generator.code))  # (b, code)
         fake = self.generator(noise)
         loss = 0.5 * (real_loss(self.classifier(batch.x)) + fake_loss(self.classifier(fake.detach())))
-        minimise(self, loss, classifier_optimizer)
+        self.minimise(loss, classifier_optimizer)
 
-        with frozen(self.classifier):
+        with held(self.classifier):
             with torch.no_grad():
                 real = gather(self.features(batch.x)).mean(0)  # (d,)
             distance = (real - gather(self.features(fake)).mean(0)).square().sum()
-            minimise(self, distance, generator_optimizer)
+            self.minimise(distance, generator_optimizer)
         return loss.detach()
 
     def features(self, x: Tensor) -> Tensor:
@@ -127,11 +124,8 @@ class SGAN(StageModule):
         """Logits (B, K)."""
         return self.classifier(x)
 
-    def configure_optimizers(self) -> list[Optimizer]:
-        factory = self.optimizer_factory
-        if factory is None:
-            raise ValueError(f"{type(self).__name__} is to be fitted but has no optimizer in its configuration")
-        return [self.prepared(factory(network.parameters())) for network in (self.classifier, self.generator)]
+    def players(self) -> list[list[nn.Module]]:
+        return [[self.classifier], [self.generator]]
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.val_metrics.update(batch.y, plain=self(batch.x).float().softmax(1))

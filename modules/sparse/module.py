@@ -30,23 +30,20 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from modules.common.classifier import Classifier
-from modules.common.distributed import gather, place_in_batch, world_size
+from modules.common.distributed import gather, place_in_batch, shared_draw, world_size
 from modules.common.frozen import Frozen
 from modules.common.inference import inference
-from modules.common.module import OptimizerFactory, StageModule
+from modules.common.module import OptimizerFactory
+from modules.common.players import Players, held
 from modules.common.schedules import Schedule
 from modules.sparse.adversarial import (
     at_least_single,
     between,
     critic_loss,
-    frozen,
     generator_loss,
     gradient_penalty,
-    minimise,
-    shared_draw,
     shared_mean,
 )
 from modules.sparse.evaluation import Accuracies, Best, Translation, asked_classes
@@ -91,7 +88,7 @@ class Kept:
     count: int
 
 
-class Sparse(StageModule):
+class Sparse(Players):
     """SPARSE; without unlabelled batches, its supervised part alone.
 
     Labelled batches are those whose labels are not -1. Test metrics: `top1`, `balanced` and `f1` of C, with `_ens` of
@@ -112,8 +109,6 @@ class Sparse(StageModule):
         ValueError: no such class loss.
     """
 
-    partial_backward = True  # each backward pass reaches some of the networks
-
     def __init__(
         self,
         generator: Translator,
@@ -131,7 +126,6 @@ class Sparse(StageModule):
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__(optimizer, schedule)
-        self.automatic_optimization = False
         if class_loss not in CLASS_LOSSES:
             raise ValueError(f"class_loss={class_loss!r}: expected one of {', '.join(CLASS_LOSSES)}")
         self.generator = generator
@@ -177,7 +171,7 @@ class Sparse(StageModule):
             both = [class_loss(clean[name], y, self.class_loss).mean() for name in ("critic", "classifier")]
             terms["classification"] = torch.stack(both).sum()
         loss = torch.stack([*terms.values()]).sum()
-        minimise(self, loss, *self.optimizers())  # type: ignore[misc]
+        self.minimise(loss, *self.steppers())
 
         self.follow(len(x), loss=loss, **terms)
         return loss.detach()
@@ -198,7 +192,7 @@ class Sparse(StageModule):
 
     def unsupervised_step(self, batch: Any) -> Tensor | None:
         """D, then G, then C, each alone, on the unlabelled images that D and C are surest of."""
-        generator_optimizer, critic_optimizer, classifier_optimizer = self.optimizers()  # type: ignore[misc, attr-defined]
+        generator_optimizer, critic_optimizer, classifier_optimizer = self.steppers()
         kept = self.pseudo_labelled(batch)
         if kept.count < world_size():
             return None
@@ -207,17 +201,17 @@ class Sparse(StageModule):
         fake = self.generator(source, kept.asked)  # (b, C, H, W)
         critic = self.critic_terms(kept, fake.detach())
         critic_total = torch.stack([*critic.values()]).sum()
-        minimise(self, critic_total, critic_optimizer)
+        self.minimise(critic_total, critic_optimizer)
 
-        with frozen(self.discriminator):
+        with held(self.discriminator):
             translation = self.translation_terms(kept, fake)
-            minimise(self, torch.stack([*translation.values()]).sum(), generator_optimizer)
+            self.minimise(torch.stack([*translation.values()]).sum(), generator_optimizer)
 
         with torch.no_grad():
             fresh = self.generator(source, kept.asked)
         logits = self.classifier(fresh)
         loss = self.mean_class_loss(logits, kept.asked, kept.count)
-        minimise(self, loss, classifier_optimizer)
+        self.minimise(loss, classifier_optimizer)
 
         right = 100 * shared_mean((kept.labels == kept.truth).float(), kept.count)
         values = {"classifier_loss": loss, "pseudo_top1": right, **critic, **translation}
@@ -293,13 +287,12 @@ class Sparse(StageModule):
 
     # Optimisers, in the order of `networks`, and what a resumed run needs
 
-    def configure_optimizers(self) -> list[Optimizer]:
-        factory = self.optimizer_factory
-        if factory is None:
-            raise ValueError(f"{type(self).__name__} is to be fitted but has no optimizer in its configuration")
-        factories = [factory, factory, self.classifier_optimizer or factory]
-        pairs = zip(factories, self.networks.values(), strict=True)
-        return [self.prepared(make(network.parameters())) for make, network in pairs]
+    def players(self) -> list[list[nn.Module]]:
+        return [[network] for network in self.networks.values()]
+
+    def factories(self) -> list[OptimizerFactory]:
+        made = super().factories()
+        return [*made[:2], self.classifier_optimizer or made[2]]
 
     def on_fit_start(self) -> None:
         if self.history is None:

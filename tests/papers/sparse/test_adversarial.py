@@ -1,8 +1,6 @@
-"""The critic's losses, its gradient penalty, and steps that move one network alone."""
+"""The critic's losses and its gradient penalty."""
 
 from __future__ import annotations
-
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,10 +9,8 @@ from torch import Tensor, nn
 from modules.sparse.adversarial import (
     between,
     critic_loss,
-    frozen,
     generator_loss,
     gradient_penalty,
-    minimise,
     shared_mean,
 )
 from modules.sparse.networks import Critic
@@ -55,26 +51,6 @@ def test_points_lie_between_pairs() -> None:
     assert torch.equal(points[0], fake[0])
     assert torch.equal(points[1], real[1])
     assert torch.allclose(points[2], 0.25 * real[2] + 0.75 * fake[2])
-
-
-def test_a_frozen_network_passes_gradients_and_keeps_none() -> None:
-    network, other = nn.Linear(2, 2), nn.Linear(2, 2)
-    network.bias.requires_grad_(False)  # was frozen before, and stays so
-    with frozen(network):
-        network(other(torch.rand(3, 2))).sum().backward()
-    assert network.weight.grad is None
-    assert other.weight.grad is not None
-    assert network.weight.requires_grad
-    assert not network.bias.requires_grad
-
-
-def test_a_step_moves_the_networks_of_its_optimisers_alone() -> None:
-    ours, theirs = nn.Linear(2, 2), nn.Linear(2, 2)
-    before = [ours.weight.clone(), theirs.weight.clone()]
-    module = SimpleNamespace(manual_backward=lambda loss: loss.backward())
-    minimise(module, theirs(ours(torch.rand(3, 2))).sum(), torch.optim.SGD(ours.parameters(), lr=0.1))
-    assert not torch.equal(ours.weight, before[0])
-    assert torch.equal(theirs.weight, before[1])
 
 
 def test_the_mean_of_one_process_is_the_mean() -> None:

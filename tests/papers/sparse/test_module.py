@@ -47,7 +47,7 @@ def test_steps_of_the_unsupervised_phase_move_one_network_each(
     names = list(module.networks)
     moves: list[set[str]] = []
 
-    def minimise(_: Any, loss: Tensor, *optimizers: Any) -> None:
+    def minimise(loss: Tensor, *optimizers: Any) -> None:
         before = {name: weights(network) for name, network in module.networks.items()}
         module.zero_grad(set_to_none=True)
         loss.backward()
@@ -59,7 +59,7 @@ def test_steps_of_the_unsupervised_phase_move_one_network_each(
         moves.append({name for name in names if moved(module.networks[name], before[name])})
         assert with_gradient == moves[-1]
 
-    monkeypatch.setattr("modules.sparse.module.minimise", minimise)
+    monkeypatch.setattr(module, "minimise", minimise)
     module.training_step(unlabelled, 0)
     assert moves == [{"discriminator"}, {"generator"}, {"classifier"}]
     assert all(p.requires_grad for p in module.parameters())
