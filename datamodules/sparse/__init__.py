@@ -1,0 +1,1 @@
+"""Data of one paper: SPARSE (arXiv 2508.06429)."""

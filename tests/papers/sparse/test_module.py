@@ -1,0 +1,265 @@
+"""Which step moves which network, what limit cases come to, and how accuracy is counted."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from modules.common.networks import ConvNet
+from modules.sparse.evaluation import Accuracies, Best, asked_classes
+from modules.sparse.losses import Supervision, supervised_terms
+from modules.sparse.module import Kept, Sparse, Translating
+from modules.sparse.pseudo_labels import Voting
+
+Make = Callable[..., Sparse]
+
+
+def weights(network: nn.Module) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in network.named_parameters()}
+
+
+def moved(network: nn.Module, before: dict[str, Tensor]) -> set[str]:
+    """The parts of a network that have other weights than before."""
+    return {name.split(".")[0] for name, p in network.named_parameters() if not torch.equal(p, before[name])}
+
+
+def test_a_supervised_step_leaves_decoder_and_patch_critic_alone(make_sparse: Make, labelled: Any) -> None:
+    module = make_sparse()
+    before = {name: weights(network) for name, network in module.networks.items()}
+    module.training_step(labelled, 0)
+    assert moved(module.generator, before["generator"]) == {"first_plain", "bottleneck", "tail"}
+    assert moved(module.discriminator, before["discriminator"]) == {"body", "category"}
+    assert moved(module.classifier, before["classifier"])
+
+
+def test_steps_of_the_unsupervised_phase_move_one_network_each(
+    make_sparse: Make, unlabelled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = make_sparse()
+    names = list(module.networks)
+    moves: list[set[str]] = []
+
+    def minimise(loss: Tensor, *optimizers: Any) -> None:
+        before = {name: weights(network) for name, network in module.networks.items()}
+        module.zero_grad(set_to_none=True)
+        loss.backward()
+        with_gradient = {
+            n for n, network in module.networks.items() if any(p.grad is not None for p in network.parameters())
+        }
+        for optimizer in optimizers:
+            optimizer.step()
+        moves.append({name for name in names if moved(module.networks[name], before[name])})
+        assert with_gradient == moves[-1]
+
+    monkeypatch.setattr(module, "minimise", minimise)
+    module.training_step(unlabelled, 0)
+    assert moves == [{"discriminator"}, {"generator"}, {"classifier"}]
+    assert all(p.requires_grad for p in module.parameters())
+
+
+def kept(x: Tensor) -> Kept:
+    n = len(x)
+    return Kept(
+        x, torch.zeros(n, dtype=torch.long), torch.ones(n, dtype=torch.long), torch.zeros(n, dtype=torch.long), n
+    )
+
+
+def test_terms_of_both_players(make_sparse: Make) -> None:
+    """A critic that answers 0 to all, and logits of 0: its penalty is 1, its class terms ln K."""
+    module = make_sparse().eval()
+    for p in module.discriminator.parameters():
+        nn.init.zeros_(p)
+    nn.init.zeros_(module.generator.tail.weight)
+    nn.init.zeros_(module.generator.tail.bias)
+    x = torch.rand(4, 1, 8, 8)
+    now = kept(x)
+    fake = module.generator(x, now.asked)
+    critic = {name: float(value.detach()) for name, value in module.critic_terms(now, fake.detach()).items()}
+    assert critic == pytest.approx({"critic": 0, "penalty": 10, "critic_class": float(torch.tensor(3.0).log())})
+    ours = module.translation_terms(now, fake)
+    back = module.generator(fake, now.labels)
+    expected = {
+        "generator": 0.0,
+        "generator_class": float(torch.tensor(3.0).log()),
+        "generator_tail": float(torch.tensor(3.0).log()),
+        "reconstruction": 10 * float(F.l1_loss(back, x).detach()),
+    }
+    assert {name: float(value.detach()) for name, value in ours.items()} == pytest.approx(expected)
+
+
+def test_generating_has_no_way_back_and_does_not_see_the_image(make_sparse: Make, unlabelled: Any) -> None:
+    module = make_sparse(translating=Translating(from_noise=True))
+    x = unlabelled.x
+    assert "reconstruction" not in module.translation_terms(kept(x), module.generator(x, kept(x).asked))
+    torch.manual_seed(1)
+    first = module.source(x)
+    torch.manual_seed(1)
+    assert torch.equal(first, module.source(torch.zeros_like(x)))
+    assert torch.equal(make_sparse().source(x), x)
+
+
+def test_without_unlabelled_batches_it_is_supervised_training_bit_for_bit(make_sparse: Make, labelled: Any) -> None:
+    """mu = 0: networks, and what only the unsupervised phase uses, are those of a loop that knows L_sup alone."""
+    module, other = make_sparse(), make_sparse()
+    optimizers = [torch.optim.AdamW(network.parameters()) for network in other.networks.values()]
+    for step in range(4):
+        torch.manual_seed(step)
+        module.training_step(labelled, step)
+
+        torch.manual_seed(step)
+        order = torch.randperm(6)
+        weight = torch.distributions.Beta(0.2, 0.2).sample()
+        mixed = weight * labelled.x + (1 - weight) * labelled.x[order]
+        heads = [other.generator.classify, other.discriminator.classify, other.classifier]
+        clean = [head(labelled.x) for head in heads]
+        from_mixed = [head(mixed) for head in heads]
+        names = ("tail", "critic", "classifier")
+        pairs = (dict(zip(names, logits, strict=True)) for logits in (clean, from_mixed))
+        terms = supervised_terms(*pairs, labelled.y, order, weight, Supervision())
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        torch.stack([*terms.values()]).sum().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+    ours, theirs = module.state_dict(), other.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def test_pseudo_labels_are_drawn_in_evaluation_mode_and_leave_no_trace(make_sparse: Make, unlabelled: Any) -> None:
+    module = make_sparse()
+    before = copy.deepcopy(module.state_dict())
+    first = module.pseudo_probabilities(unlabelled)
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert all(part.training for part in module.modules())
+    assert torch.allclose(module.pseudo_probabilities(unlabelled), first, atol=1e-6)  # nothing has been learnt since
+
+    released = make_sparse(voting=Voting(training_mode=True))
+    released.pseudo_probabilities(unlabelled)
+    changed = released.state_dict()
+    assert any(not torch.equal(value, before[name]) for name, value in changed.items() if "running_mean" in name)
+
+
+def test_the_surest_quarter_is_kept_with_its_pseudo_labels(make_sparse: Make, unlabelled: Any) -> None:
+    module = make_sparse()
+    p = module.pseudo_probabilities(unlabelled)
+    now = module.pseudo_labelled(unlabelled)
+    rows = p.amax(1).topk(4).indices.sort().values
+    assert now.count == 4
+    assert torch.equal(now.u, unlabelled.x[rows])
+    assert torch.equal(now.labels, p[rows].argmax(1))
+    assert torch.equal(now.truth, unlabelled.truth[rows])
+
+
+def test_as_coded_all_images_are_kept_and_the_classifier_has_one_more_loss(
+    make_sparse: Make, unlabelled: Any, labelled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coded = make_sparse(
+        voting=Voting(selected=False), class_loss="binary", supervision=Supervision(classification=True)
+    )
+    assert coded.pseudo_labelled(unlabelled).count == 16
+    values: dict[str, Tensor] = {}
+    monkeypatch.setattr(coded, "follow", lambda count, **given: values.update(given))
+    coded.training_step(labelled, 0)
+    assert float(values["classification"].detach()) > 0
+    plain = make_sparse()
+    monkeypatch.setattr(plain, "follow", lambda count, **given: values.update(given))
+    values.clear()
+    plain.training_step(labelled, 0)
+    assert "classification" not in values
+
+
+def test_the_ensemble_of_equals_is_the_classifier(make_sparse: Make, logged: Callable[..., dict[str, float]]) -> None:
+    module = make_sparse().eval()
+    module.discriminator.classify = module.classifier.forward  # type: ignore[method-assign]
+    batch = SimpleNamespace(x=torch.rand(30, 1, 8, 8), y=torch.arange(30) % 3, row=torch.arange(30))
+    metrics = logged(module, batch)
+    assert metrics["test/top1"] == metrics["test/top1_ens"] == metrics["test/top1_critic"]
+    assert metrics["test/n"] == 30
+
+
+def test_translations_are_judged(make_sparse: Make, logged: Callable[..., dict[str, float]]) -> None:
+    """A judge who always says class 1: right for what is asked to become 1, and for copies of class 1."""
+    judge = ConvNet(1, 8, [4], [2], 3, grid=1)
+    nn.init.zeros_(judge[-1].weight)
+    judge[-1].bias.data = torch.tensor([0.0, 1.0, 0.0])
+    module = make_sparse(judge=judge).eval()
+    batch = SimpleNamespace(x=torch.rand(12, 1, 8, 8), y=torch.tensor([0, 1, 2] * 4), row=torch.arange(12))
+    asked = asked_classes(batch.y, batch.row, 3)
+    metrics = logged(module, batch)
+    assert metrics["test/translated"] == pytest.approx(100 * float((asked == 1).float().mean()))
+    assert metrics["test/copied"] == pytest.approx(100 / 3)
+    assert metrics["test/moved"] > 0
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_every_other_class_is_asked_for_equally_often(classes: int) -> None:
+    y = torch.arange(40 * classes) % classes
+    asked = asked_classes(y, torch.arange(len(y)) // classes, classes)
+    assert bool((asked != y).all())
+    assert len(set(asked.bincount(minlength=classes).tolist())) == 1
+
+
+def test_accuracies_by_hand() -> None:
+    measure = Accuracies(2, ("", "ens"))
+    y = torch.tensor([0, 0, 0, 1])
+    always = torch.tensor([[1.0, 0.0]]).expand(4, 2)
+    measure.update(y, plain=always, ens=F.one_hot(y, 2).float())
+    values = {name: float(value) for name, value in measure.compute().items()}
+    expected = {
+        "top1": 75,
+        "balanced": 50,
+        "f1": 0.75 * 6 / 7,
+        "top1_ens": 100,
+        "balanced_ens": 100,
+        "f1_ens": 1,
+        "n": 4,
+    }
+    assert values == pytest.approx(expected)
+    measure.update(y[:1], plain=always[:1], ens=always[:1])
+    assert float(measure.compute()["n"]) == 1  # began anew
+
+
+def test_the_best_weights_are_kept_and_come_back() -> None:
+    network = ConvNet(1, 8, [4], [2], 3, grid=1)
+    best = Best(network)
+    before = copy.deepcopy(network.state_dict())
+    best.restore(network)  # nothing is known: nothing changes
+    seen = []
+    for accuracy in (30.0, 70.0, 70.0, 50.0):
+        for p in network.parameters():
+            nn.init.normal_(p)
+        seen.append(copy.deepcopy(network.state_dict()))
+        best.look(network, torch.tensor(accuracy))
+    best.restore(network)
+    assert all(torch.equal(value, seen[1][name]) for name, value in network.state_dict().items())
+    assert not all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    again = Best(network)
+    again.load_state_dict(best.state_dict())
+    assert float(again.accuracy) == 70
+
+
+def test_a_resumed_run_goes_on_with_the_history(make_sparse: Make, unlabelled: Any) -> None:
+    module, resumed = make_sparse(), make_sparse()
+    p = module.pseudo_probabilities(unlabelled)
+    checkpoint: dict[str, Any] = {}
+    module.on_save_checkpoint(checkpoint)
+    stored = io.BytesIO()
+    torch.save(checkpoint, stored)
+    stored.seek(0)
+    resumed.on_load_checkpoint(torch.load(stored, weights_only=True))
+    assert resumed.history is not None
+    assert torch.equal(resumed.history.average[unlabelled.row], p)
+    assert resumed.history.seen.nonzero().flatten().tolist() == unlabelled.row.tolist()
+
+
+def test_wrong_arguments(make_sparse: Make) -> None:
+    with pytest.raises(ValueError, match="class_loss='hinge': expected one of softmax, binary"):
+        make_sparse(class_loss="hinge")
