@@ -1,4 +1,4 @@
-"""What real codes look like: their spread, which noise is measured in, and how high they reach, where chains are clipped."""
+"""What real codes look like: their spread, the unit of noise, and how high they reach, where chains are clipped."""
 
 from __future__ import annotations
 
@@ -68,7 +68,9 @@ class Codes(StageModule):
         self.spread.copy_(deviation)
         if self.quantile is not None:
             self.top.copy_(torch.cat(self._codes).quantile(self.quantile, dim=0))
-        self.log_dict({f"train/std_{name}": float(value) for name, value in zip(("x", "h1", "h"), deviation, strict=True)})
+        self.log_dict(
+            {f"train/std_{name}": float(value) for name, value in zip(("x", "h1", "h"), deviation, strict=True)}
+        )
         self.log("train/top", self.top.mean())
         super().on_train_epoch_end()
 

@@ -87,7 +87,7 @@ class Captioner(Protocol):
     """A network that says how probable each next word of a caption is."""
 
     def word_log_probabilities(self, x: Tensor, words: Tensor) -> Tensor:
-        """Images (B, C, S, S) and captions of word numbers (B, L), padded with -1 -> log p(word_k | words < k, x) (B, L)."""
+        """Images (B, C, S, S), captions of word numbers (B, L), padded with -1 -> log p(word | words before, x) (B, L)."""
 
 
 class CaptionCondition:

@@ -8,17 +8,16 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
-from torchmetrics import SumMetric
+from torch import Tensor
 
 from datamodules.common.base import generator
 from modules.ppgn.conditions import ClassCondition, UnitCondition
-from modules.ppgn.evaluation import computed
 from modules.ppgn.networks import encode
 from modules.ppgn.pictures import draw_rows
 from modules.ppgn.sampler import ChainNoise, Sampler
 from modules.ppgn.sampling import World
 from modules.ppgn.spaces import Inpainting, square_holes
+from modules.ppgn.sums import Sums, percent
 
 SHOWN = 12
 
@@ -33,17 +32,12 @@ class Demonstration(World):
 
     def begin(self, *names: str) -> None:
         """Name the sums, besides `n`."""
-        self.sums = nn.ModuleDict({name: SumMetric(nan_strategy="disable") for name in (*names, "n")})
+        self.sums = Sums(*names)
         self._rows: dict[str, Tensor] = {}
 
     def on_test_epoch_start(self) -> None:
         self._tested = 0
         self._rows = {}
-
-    def add(self, **values: Tensor) -> None:
-        """One value for each chain, (B,)."""
-        for name, value in values.items():
-            self.sums[name].update(value.float().sum())
 
     def show(self, **rows: Tensor) -> None:
         """Images (B, C, S, S), a row for each name; those of the first batch are drawn."""
@@ -51,9 +45,7 @@ class Demonstration(World):
             self._rows = {name: x[:SHOWN].detach().cpu() for name, x in rows.items()}
 
     def on_test_epoch_end(self) -> None:
-        sums = {name: computed(metric) for name, metric in self.sums.items()}
-        n = sums.pop("n")
-        self.log_dict({f"test/{name}": value / n for name, value in sums.items()} | {"test/n": n})
+        self.log_dict({f"test/{name}": value for name, value in self.sums.means().items()})
 
     def pictures(self, data: Any) -> dict[str, Figure]:
         if not self._rows:
@@ -100,13 +92,13 @@ class Inpaint(Demonstration):
 
         judge = self.network("judge")
         area = hole.float().flatten(1).sum(1) * x.shape[1]
-        self.add(
-            judge_top1=100 * (judge(filled).argmax(1) == target),
-            empty_top1=100 * (judge(masked).argmax(1) == target),
+        self.sums.add(
+            judge_top1=percent(judge(filled).argmax(1) == target),
+            empty_top1=percent(judge(masked).argmax(1) == target),
             hole_mse=(filled - x).square().flatten(1).sum(1) / area,
             empty_mse=(masked - x).square().flatten(1).sum(1) / area,
-            n=torch.ones(len(x)),
         )
+        self.sums.count(len(x))
         self.show(true=x, hole=masked, filled=filled)
 
 
@@ -152,10 +144,11 @@ class ChangeClass(Demonstration):
             if change == 0:
                 continue
             seen = self.network("judge")(images).argmax(1)
-            sums["judge_top1"] += 100 * (seen == target).cpu() / self.changes
-            sums["left_top1"] += 100 * (seen == among[(place + change - 1) % len(among)]).cpu() / self.changes
+            sums["judge_top1"] += percent(seen == target).cpu() / self.changes
+            sums["left_top1"] += percent(seen == among[(place + change - 1) % len(among)]).cpu() / self.changes
             moved += ((state - before).flatten(1).norm(dim=1) / before.flatten(1).norm(dim=1).clamp(min=1e-6)).cpu()
-        self.add(**sums, moved=moved / self.changes, n=torch.ones(len(batch.x)))
+        self.sums.add(**sums, moved=moved / self.changes)
+        self.sums.count(len(batch.x))
         self.show(**rows)
 
 
@@ -212,11 +205,11 @@ class Facets(Demonstration):
                     condition.logits(space.decode(s)).softmax(1).gather(1, target[:, None]).squeeze(1)
                     for s in (state, first)
                 )
-            self.add(
-                kept=100 * (p > self.least) / self.rounds,
+            self.sums.add(
+                kept=percent(p > self.least) / self.rounds,
                 p=p / self.rounds,
                 p_start=p_start / self.rounds,
             )
             rows[f"round_{round_}"] = self.picture(space, state)
-        self.add(n=torch.ones(len(batch.x)))
+        self.sums.count(len(batch.x))
         self.show(**rows)

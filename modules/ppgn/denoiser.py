@@ -1,6 +1,6 @@
 """Denoising auto-encoders as priors of their own: R_h on codes (PPGN-h) and R_x on pixels (PPGN-x).
 
-    L = |R(s + n) - s|^2,   n ~ N(0, sigma^2)             d log p(s) / ds ~ (R(s) - s) / sigma^2    (Alain & Bengio)
+L = |R(s + n) - s|^2,   n ~ N(0, sigma^2)             d log p(s) / ds ~ (R(s) - s) / sigma^2    (Alain & Bengio)
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import SumMetric
 
 from modules.common.frozen import Frozen
 from modules.common.module import OptimizerFactory, StageModule
@@ -18,6 +17,7 @@ from modules.common.schedules import Schedule
 from modules.ppgn.codes import Codes
 from modules.ppgn.generator import shared_normal
 from modules.ppgn.networks import encode
+from modules.ppgn.sums import Sums
 
 
 class Denoiser(StageModule):
@@ -49,9 +49,10 @@ class Denoiser(StageModule):
             raise ValueError(f"sigma={sigma}: expected a number above 0")
         self.network = network
         self.encoder = Frozen([encoder.network]) if encoder is not None else None
+        self.code = int(encoder.network.code) if encoder is not None else 0
         std_x, _, std_h = codes.spread.tolist()
         self.sigma = sigma * (std_x if encoder is None else std_h)
-        self.sums = nn.ModuleDict({name: SumMetric(nan_strategy="disable") for name in ("mse", "noise", "n")})
+        self.sums = Sums("mse", "noise")
 
     def forward(self, s: Tensor) -> Tensor:
         return self.network(s)
@@ -59,7 +60,7 @@ class Denoiser(StageModule):
     def example(self, shape: tuple[int, ...]) -> tuple[Any, ...]:
         if self.encoder is None:
             return (torch.zeros(1, *shape, device=self.device),)
-        return (torch.zeros(1, self.encoder.networks[0].code, device=self.device),)
+        return (torch.zeros(1, self.code, device=self.device),)
 
     def states(self, x: Tensor) -> Tensor:
         """What is denoised: codes of the images, or the images."""
@@ -79,14 +80,11 @@ class Denoiser(StageModule):
     def test_step(self, batch: Any, batch_idx: int) -> None:
         s = self.states(batch.x)
         noise = self.sigma * torch.randn_like(s)
-        self.sums["mse"].update((self(s + noise) - s).square().flatten(1).mean(1).sum())
-        self.sums["noise"].update(noise.square().flatten(1).mean(1).sum())
-        self.sums["n"].update(float(len(s)))
+        self.sums.add(
+            mse=(self(s + noise) - s).square().flatten(1).mean(1),
+            noise=noise.square().flatten(1).mean(1),
+        )
+        self.sums.count(len(s))
 
     def on_test_epoch_end(self) -> None:
-        values = {}
-        for name, metric in self.sums.items():
-            values[name] = metric.compute()  # type: ignore[operator]
-            metric.reset()  # type: ignore[operator]
-        n = values["n"]
-        self.log_dict({"test/mse": values["mse"] / n, "test/noise": values["noise"] / n, "test/n": n})
+        self.log_dict({f"test/{name}": value for name, value in self.sums.means().items()})

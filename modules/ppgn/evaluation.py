@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import Metric, SumMetric
+from torchmetrics import Metric
 
 from modules.common.classifier import Classifier
 from modules.common.fid import FrechetDistance
 from modules.common.module import OptimizerFactory
 from modules.common.schedules import Schedule
 from modules.ppgn.neighbourhoods import density_and_coverage, within_class_distance
+from modules.ppgn.sums import Sums, percent
 
 SMALLEST_MS_SSIM = 161  # side in pixels: below, five scales do not fit the kernel
 
@@ -102,8 +103,7 @@ class SampleScores(nn.Module):
         self.k = k
         self.fid = FrechetDistance(features)
         self.real, self.fake, self.labels = Rows(), Rows(), Rows()
-        names = ("judge", "condition", "mixing", "ms_ssim", "pairs", "n")
-        self.sums = nn.ModuleDict({name: SumMetric(nan_strategy="disable") for name in names})
+        self.sums = Sums("judge_top1", "condition_top1", "mixing", "ms_ssim", "pairs")
         self.ms_ssim = ms_ssim
 
     def update(self, real: Tensor, fake: Tensor, target: Tensor) -> None:
@@ -113,12 +113,11 @@ class SampleScores(nn.Module):
         self.real.update(real)
         self.fake.update(fake)
         self.labels.update(target)
-        self.sums["n"].update(float(len(fake)))
+        self.sums.count(len(fake))
 
-    def count(self, **right: Tensor) -> None:
-        """Add to sums: `judge` and `condition`, whether each sample is right (B,), and `mixing`, a distance (B,)."""
-        for name, values in right.items():
-            self.sums[name].update(values.float().sum())
+    def judge(self, judge: Tensor, condition: Tensor, moved: Tensor) -> None:
+        """Whether judge and condition network see a sample's target, and how far its features moved, (B,) each."""
+        self.sums.add(judge_top1=percent(judge), condition_top1=percent(condition), mixing=moved)
 
     def compare(self, pixels: Tensor, target: Tensor) -> None:
         """MS-SSIM of neighbouring samples of a class, pixels (B, C, S, S) in [0, 1]."""
@@ -128,19 +127,18 @@ class SampleScores(nn.Module):
 
         alike = (target[:-1] == target[1:]).nonzero().flatten()
         if len(alike):
-            value = ms_ssim(pixels[alike], pixels[alike + 1], data_range=1.0, reduction="sum")
-            self.sums["ms_ssim"].update(value)
-            self.sums["pairs"].update(float(len(alike)))
+            value = ms_ssim(pixels[alike], pixels[alike + 1], data_range=1.0, reduction="none")
+            self.sums.add(ms_ssim=value, pairs=torch.ones(len(alike)))
 
     def compute(self) -> dict[str, Tensor]:
         """Every metric by name; starts anew."""
-        sums = {name: computed(metric) for name, metric in self.sums.items()}
+        sums = self.sums.compute()
         real, fake, labels = computed(self.real), computed(self.fake), computed(self.labels)
         n = sums["n"]
         typical = within_class_distance(real, labels)
         scores = {
-            "judge_top1": 100 * sums["judge"] / n,
-            "condition_top1": 100 * sums["condition"] / n,
+            "judge_top1": sums["judge_top1"] / n,
+            "condition_top1": sums["condition_top1"] / n,
             f"fid{self.suffix}": computed(self.fid),
             "diversity": within_class_distance(fake, labels) / typical,
             "mixing": sums["mixing"] / n / typical,

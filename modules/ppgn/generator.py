@@ -6,7 +6,7 @@
 E is frozen and back-propagated through; D and G train, unless one of them is too far ahead (losses.Pause).
 
 - Noiseless Joint PPGN-h, the main model: h = E(x), and w_h = 0.
-- Joint PPGN-h: Gaussian noise on x, h1 and h on the way up, and w_h > 0; G decodes three denoising auto-encoders at once.
+- Joint PPGN-h: Gaussian noise on x, h1 and h on the way up, and w_h > 0; G decodes three denoising auto-encoders.
 - DGN-AM samples with the same G and without a prior.
 """
 
@@ -19,7 +19,6 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torchmetrics import SumMetric
 
 from modules.common.distributed import place_in_batch
 from modules.common.frozen import Frozen
@@ -29,6 +28,7 @@ from modules.ppgn.codes import Codes
 from modules.ppgn.losses import Pause, Weights, adversarial_loss, discriminator_loss
 from modules.ppgn.networks import Encoder, encode
 from modules.ppgn.pictures import draw_rows
+from modules.ppgn.sums import Sums, percent
 
 SHOWN = 16
 
@@ -95,10 +95,13 @@ class GeneratorTraining(StageModule):
         super().__init__(optimizer, schedule)
         self.automatic_optimization = False
         if (weights.adversarial > 0) != (discriminator is not None):
-            raise ValueError(f"adversarial={weights.adversarial}: expected 0 without a discriminator, and more with one")
+            raise ValueError(
+                f"adversarial={weights.adversarial}: expected 0 without a discriminator, and more with one"
+            )
         if noise is not None and codes is None:
             raise ValueError(f"noise={noise}: expected a stage `codes`, whose spread it is measured in")
         self.encoder = Frozen([encoder.network])
+        self.code = int(encoder.network.code)
         self.generator = generator
         self.discriminator = discriminator
         self.side = side
@@ -107,7 +110,7 @@ class GeneratorTraining(StageModule):
         self.noise = noise
         self.spread = codes.spread.tolist() if codes is not None else [1.0, 1.0, 1.0]
         self.judge = Frozen([judge]) if judge is not None else None
-        self.sums = nn.ModuleDict({name: SumMetric(nan_strategy="disable") for name in ("image", "code", "right", "n")})
+        self.sums = Sums("image_mse", "code_mse", *(["judge_top1"] if judge is not None else []))
         self._shown: list[Tensor] = []
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -188,8 +191,7 @@ class GeneratorTraining(StageModule):
         return self.generate(h)
 
     def example(self, shape: tuple[int, ...]) -> tuple[Any, ...]:
-        (encoder,) = self.encoder.networks
-        return (torch.zeros(1, encoder.code, device=self.device),)
+        return (torch.zeros(1, self.code, device=self.device),)
 
     def configure_optimizers(self) -> list[Optimizer]:
         factory = self.optimizer_factory
@@ -210,25 +212,19 @@ class GeneratorTraining(StageModule):
         h = encode(encoder, x)[1]
         fake = self.generate(h)
 
-        self.sums["image"].update((fake - x).square().flatten(1).mean(1).sum())
-        self.sums["code"].update((encode(encoder, fake)[1] - h).square().mean(1).sum())
-        self.sums["n"].update(float(len(x)))
+        self.sums.add(
+            image_mse=(fake - x).square().flatten(1).mean(1),
+            code_mse=(encode(encoder, fake)[1] - h).square().mean(1),
+        )
+        self.sums.count(len(x))
         if self.judge is not None:
             (judge,) = self.judge.on(x.device)
-            self.sums["right"].update((judge(fake).argmax(1) == batch.y).sum())
+            self.sums.add(judge_top1=percent(judge(fake).argmax(1) == batch.y))
         if not self._shown:
             self._shown = [x[:SHOWN].cpu(), fake[:SHOWN].cpu()]
 
     def on_test_epoch_end(self) -> None:
-        values = {}
-        for name, metric in self.sums.items():
-            values[name] = metric.compute()  # type: ignore[operator]
-            metric.reset()  # type: ignore[operator]
-        n = values["n"]
-        metrics = {"image_mse": values["image"] / n, "code_mse": values["code"] / n, "n": n}
-        if self.judge is not None:
-            metrics["judge_top1"] = 100 * values["right"] / n
-        self.log_dict({f"test/{name}": value for name, value in metrics.items()})
+        self.log_dict({f"test/{name}": value for name, value in self.sums.means().items()})
 
     def pictures(self, data: Any) -> dict[str, Figure]:
         """Test images above their reconstructions G(E(x))."""

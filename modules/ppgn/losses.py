@@ -5,8 +5,8 @@
     L_img = |x - G(h)|^2,   L_h1 = |E1(x) - E1(G(h))|^2,   L_h = |E(x) - E(G(h))|^2,   L_GAN = CE(D(G(h), h), real)
     L_D   = CE(D(x, h), real) + CE(D(G(h), h), generated)
 
-A squared distance has two forms: `sum` is Caffe's EuclideanLoss, half the sum over an image's entries, which the paper's
-weights belong to; `mean` is the mean over entries. w_mean = w_sum times half the number of entries.
+A squared distance has two forms: `sum` is Caffe's EuclideanLoss, half the sum over an image's entries, with the paper's
+weights; `mean` is the mean over entries. w_mean = w_sum times half the number of entries.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def euclidean_loss(a: Tensor, b: Tensor) -> Tensor:
 
 
 def as_mean_weight(weight: float, entries: int) -> float:
-    """The weight in form `mean` that does what `weight` does in form `sum`, for images or features of that many entries."""
+    """The weight in form `mean` that does what `weight` does in form `sum`, for that many entries of an image."""
     return weight * entries / 2
 
 

@@ -129,9 +129,7 @@ class SmallGenerator(nn.Module):
         ValueError: another side.
     """
 
-    def __init__(
-        self, code: int = 128, channels: int = 1, side: int = 28, width: int = 32, hidden: int = 256
-    ) -> None:
+    def __init__(self, code: int = 128, channels: int = 1, side: int = 28, width: int = 32, hidden: int = 256) -> None:
         super().__init__()
         if side % 4:
             raise ValueError(f"side={side}: expected a multiple of 4")

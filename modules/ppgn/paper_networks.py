@@ -1,7 +1,7 @@
 """The paper's own networks for 227x227 pixels: E, G and D, and the classifiers that condition and judge.
 
-Images are RGB, 255 times their distance from ImageNet's mean colour, about -124 to 151 (the datamodule's std is 1 / 255):
-what the paper's losses are weighted for. Networks of torchvision divide by 255 times ImageNet's std themselves.
+Images are RGB, 255 times the distance from ImageNet's mean colour, about -124 to 151, as the paper's losses are weighted:
+the datamodule's std is 1 / 255. Networks of torchvision divide by 255 times ImageNet's std themselves.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class ResNet50(nn.Sequential):
 class Generator(nn.Module):
     """G: fc6 codes to images of 256x256, 56,097,891 parameters.
 
-    The biases of the transposed convolutions stay 0, as released (their learning rate is 0). Weights start as He et al.'s.
+    The biases of the transposed convolutions stay 0, as released (their learning rate is 0). Weights are He et al.'s.
     """
 
     code = 4096

@@ -2,12 +2,12 @@
 
     s <- s + e1 (R(s) - s) + e2 d log p(y = c | s) / ds + N(0, e3^2)                                      (Eq. 11)
 
-e1, e2 and e3 are decoupled on purpose, so that this is no exact Langevin dynamics. Three rules make a step of them, each
-followed by a clip of all entries:
+e1, e2 and e3 are decoupled on purpose, so that this is no exact Langevin dynamics. Three rules make a step of them,
+each followed by a clip of all entries:
 
     plain      the equation as it stands
-    released   s <- s + (lr_i / mean|d|) d with d the sum above: the e's set proportions alone; lr_i goes linearly from lr
-               to lr_end
+    released   s <- s + (lr_i / mean|d|) d with d the sum above: the e's set proportions alone; lr_i goes linearly from
+               lr to lr_end
     stable     s <- s + lr_i (e1 (R(s) - s) + e2 g / mean|g| + e3 n): a step of the class that does not vanish when the
                class is reached, and one of the prior that does when R(s) = s
 """
@@ -121,7 +121,7 @@ class Sampler:
     def parts(
         self, space: Space, condition: Condition | None, state: Tensor, target: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """R(s) - s, the condition's gradient and that of what is known, all of the states' shape; 0 where not needed."""
+        """R(s) - s, the condition's gradient and that of what is known, in the states' shape; 0 where not needed."""
         zero = torch.zeros_like(state)
         state = state.detach().requires_grad_(True)
         x = space.decode(state)

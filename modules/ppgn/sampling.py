@@ -91,7 +91,7 @@ class World(StageModule):
 
     def space(self, shape: tuple[int, ...]) -> Space:
         """What chains move in, for images of that shape."""
-        denoiser = self.network("denoiser") if "denoiser" in self.places else None
+        denoiser: Any = self.network("denoiser") if "denoiser" in self.places else None
         if "generator" not in self.places:
             return PixelSpace(denoiser, shape)
         return CodeSpace(self.network("encoder"), self.network("generator").generate, denoiser)
@@ -146,10 +146,10 @@ class World(StageModule):
         features, logits = judge.describe(samples.images)
         halfway = judge.describe(samples.halfway)[0]
         scores.update(judge.describe(x)[0], features, target)
-        scores.count(
+        scores.judge(
             judge=logits.argmax(1) == target,
             condition=self.network("condition")(samples.images).argmax(1) == target,
-            mixing=(features - halfway).norm(dim=1),
+            moved=(features - halfway).norm(dim=1),
         )
         low, high = self.pixel_range(x)
         scores.compare((samples.images - low) / (high - low), target)
@@ -217,7 +217,7 @@ class Sampling(World):
 
 
 class Choice(World):
-    """Which of several samplers is best on the validation images of some classes: the lowest FID in the judge's features.
+    """Which of several samplers has the lowest FID in the judge's features, on validation images of some classes.
 
     The stage's configuration says `trainer: {max_epochs: 1, devices: 1, strategy: auto}`; training batches are not
     looked at. Logs val/<score>_<number> for each candidate and val/chosen, a number.
@@ -264,4 +264,10 @@ class Choice(World):
         for number, each in enumerate(metrics):
             self.log_dict({f"val/{name}_{number}": value for name, value in each.items() if name != "n"})
         self.log("val/chosen", self.choice.double())
-        self.log_dict({f"val/{name}": float(value) for name, value in asdict(self.candidates[int(self.choice)]).items() if name in ("e1", "lr")})
+        self.log_dict(
+            {
+                f"val/{name}": float(value)
+                for name, value in asdict(self.candidates[int(self.choice)]).items()
+                if name in ("e1", "lr")
+            }
+        )

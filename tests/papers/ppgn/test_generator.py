@@ -25,7 +25,9 @@ def step(module: GeneratorTraining, monkeypatch: pytest.MonkeyPatch) -> dict[str
     made = module.configure_optimizers()
     monkeypatch.setattr(module, "optimizers", lambda: made if len(made) > 1 else made[0])
     monkeypatch.setattr(module, "manual_backward", lambda loss: loss.backward())
-    monkeypatch.setattr(module, "track", lambda n, **values: tracked.update({k: float(v) for k, v in values.items()}))
+    monkeypatch.setattr(
+        module, "track", lambda n, **values: tracked.update({k: float(v.detach()) for k, v in values.items()})
+    )
     torch.manual_seed(0)
     module.training_step(SimpleNamespace(x=X), 0)
     return tracked
@@ -68,7 +70,8 @@ def test_the_encoder_is_frozen_in_evaluation_mode_and_passes_gradients(stages: A
 
 
 @pytest.mark.parametrize(
-    ("pause", "trains"), [(Pause(0.0, 1e9), (True, True)), (Pause(1e6, 1e9), (False, True)), (Pause(0, 1e-9), (True, False))]
+    ("pause", "trains"),
+    [(Pause(0.0, 1e9), (True, True)), (Pause(1e6, 1e9), (False, True)), (Pause(0, 1e-9), (True, False))],
 )
 def test_whoever_is_paused_keeps_its_weights(
     stages: Any, monkeypatch: pytest.MonkeyPatch, pause: Pause, trains: tuple[bool, bool]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from modules.common.schedules import Position
 from modules.ppgn.evaluation import Judge, SampleScores
 from modules.ppgn.losses import (
     Pause,
@@ -22,7 +23,6 @@ from modules.ppgn.losses import (
 from modules.ppgn.neighbourhoods import density_and_coverage, radii, within_class_distance
 from modules.ppgn.networks import SmallJudge
 from modules.ppgn.schedules import after_steps
-from modules.common.schedules import Position
 
 
 def test_caffes_euclidean_loss() -> None:
@@ -144,7 +144,7 @@ def test_scores_of_samples() -> None:
     real, fake = features(1), 2 * features(2)
     for part in (slice(0, 25), slice(25, 60)):
         scores.update(real[part], fake[part], labels[part])
-        scores.count(judge=labels[part] < 2, condition=labels[part] < 4, mixing=fake[part].norm(dim=1))
+        scores.judge(judge=labels[part] < 2, condition=labels[part] < 4, moved=fake[part].norm(dim=1))
     made = {name: float(value) for name, value in scores.compute().items()}
     assert (made["judge_top1"], made["condition_top1"], made["n"]) == (pytest.approx(40), pytest.approx(80), 60)
     typical = float(within_class_distance(real, labels))
@@ -174,7 +174,7 @@ def test_ms_ssim_of_neighbours_of_a_class() -> None:
     expected = (1 + float(ms_ssim(x[2:3], x[3:4], data_range=1.0))) / 2
     assert float(scores.compute()["ms_ssim"]) == pytest.approx(expected, rel=1e-4)
     scores.compare(x[..., :28, :28], target)
-    assert not float(scores.sums["pairs"].compute())  # type: ignore[operator]
+    assert not float(scores.sums.compute()["pairs"])
 
 
 def test_the_judges_features_enter_its_last_layer() -> None:

@@ -50,9 +50,7 @@ def run_test(module: Any, logged: Any, monkeypatch: pytest.MonkeyPatch, *batches
         return logged(module, *(batches or (BATCH,)))
 
 
-def test_a_stage_samples_one_chain_for_each_image(
-    stages: Any, logged: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stage_samples_one_chain_for_each_image(stages: Any, logged: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     module = Sampling(STABLE, **world(stages, classes=[5, 6, 7, 8, 9], seed=3))
     metrics = run_test(module, logged, monkeypatch)
     names = {"judge_top1", "condition_top1", "fid_judge", "density_judge", "coverage_judge", "diversity", "mixing", "n"}
