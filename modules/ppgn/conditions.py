@@ -87,7 +87,7 @@ class Captioner(Protocol):
     """A network that says how probable each next word of a caption is."""
 
     def word_log_probabilities(self, x: Tensor, words: Tensor) -> Tensor:
-        """Images (B, C, S, S), captions of word numbers (B, L), padded with -1 -> log p(word | words before, x) (B, L)."""
+        """Images (B, C, S, S), captions of word numbers (B, L), -1 at the end -> log p of each word (B, L)."""
 
 
 class CaptionCondition:

@@ -1,6 +1,6 @@
 """The paper's own networks for 227x227 pixels: E, G and D, and the classifiers that condition and judge.
 
-Images are RGB, 255 times the distance from ImageNet's mean colour, about -124 to 151, as the paper's losses are weighted:
+Images are RGB, 255 times the distance from ImageNet's mean colour (-124 to 151), as the paper's losses are weighted:
 the datamodule's std is 1 / 255. Networks of torchvision divide by 255 times ImageNet's std themselves.
 """
 
