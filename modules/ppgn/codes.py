@@ -72,7 +72,20 @@ class Codes(StageModule):
             {f"train/std_{name}": float(value) for name, value in zip(("x", "h1", "h"), deviation, strict=True)}
         )
         self.log("train/top", self.top.mean())
+        self._seen, self._codes = 0, []  # they are in the buffers now
+        self._moments = torch.zeros(3, 3, dtype=torch.float64)
         super().on_train_epoch_end()
+
+    # What was seen of an epoch that is interrupted
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["codes"] = {"seen": self._seen, "moments": self._moments, "codes": list(self._codes)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        stored = checkpoint["codes"]
+        self._seen, self._moments, self._codes = stored["seen"], stored["moments"], list(stored["codes"])
 
     def forward(self, x: Tensor) -> Tensor:
         """Images -> codes (B, code)."""

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from datamodules.common.base import generator
-from modules.ppgn.conditions import ClassCondition, UnitCondition
+from modules.ppgn.conditions import CaptionCondition, ClassCondition, UnitCondition
 from modules.ppgn.networks import encode
 from modules.ppgn.pictures import draw_rows
 from modules.ppgn.sampler import ChainNoise, Sampler
@@ -150,6 +150,46 @@ class ChangeClass(Demonstration):
         self.sums.add(**sums, moved=moved / self.changes)
         self.sums.count(len(batch.x))
         self.show(**rows)
+
+
+class Captioned(Demonstration):
+    """Chains pulled towards captions, one caption after another. In no recipe: no captioner comes with this suite.
+
+    Test metrics, in the mean over chains: `log_p` of the caption at the end, and `log_p_start` at the start, nats.
+
+    Args:
+        captions: word numbers of each, as the captioner counts them.
+        captioner: see modules.ppgn.conditions.Captioner.
+        sampler, world: see World; published: e1 = 1e-3, lr from 1 to 1e-10, 200 steps.
+    Raises:
+        ValueError: there is no captioner, or no caption.
+    """
+
+    def __init__(
+        self, sampler: Sampler, captions: Sequence[Sequence[int]], captioner: Any = None, **world: Any
+    ) -> None:
+        super().__init__(sampler, **world)
+        if not captions:
+            raise ValueError("captions=[]: expected at least one, a list of word numbers")
+        self.condition = CaptionCondition(captioner)
+        longest = max(map(len, captions))
+        self.captions = torch.tensor([[*words, *[-1] * (longest - len(words))] for words in captions])
+        self.begin("log_p", "log_p_start")
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        space = self.space(tuple(batch.x.shape[1:]))
+        numbers = self.numbers(len(batch.x))
+        noise = ChainNoise(self.seed, numbers)
+        start = noise.draw(batch.x.new_empty(len(batch.x), *space.shape))
+        target = self.captions[torch.tensor(numbers) % len(self.captions)].to(self.device)
+        state, (first,) = self.sampler.run(
+            space, self.condition, start, target, noise, self.bounds(batch.x)[1], keep=[0]
+        )
+        with torch.no_grad():
+            log_p, log_p_start = (self.condition(space.decode(s), target) for s in (state, first))
+        self.sums.add(log_p=log_p, log_p_start=log_p_start)
+        self.sums.count(len(batch.x))
+        self.show(captioned=self.picture(space, state))
 
 
 class Facets(Demonstration):

@@ -130,8 +130,16 @@ def test_spread_and_top_of_codes(stages: Any, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(module, "log_dict", lambda values: None)
     monkeypatch.setattr(module, "log", lambda name, value: None)
     monkeypatch.setattr(module, "_trainer", SimpleNamespace(optimizers=[]))
-    for part in X.split(3):
+    for part in X[:6].split(3):
         module.training_step(SimpleNamespace(x=part), 0)
+    stored: dict[str, Any] = {}
+    module.on_save_checkpoint(stored)
+    module = Codes(stages.encoder, quantile=0.9)  # interrupted, and begun again
+    monkeypatch.setattr(module, "log_dict", lambda values: None)
+    monkeypatch.setattr(module, "log", lambda name, value: None)
+    monkeypatch.setattr(module, "_trainer", SimpleNamespace(optimizers=[]))
+    module.on_load_checkpoint(stored)
+    module.training_step(SimpleNamespace(x=X[6:]), 2)
     module.on_train_epoch_end()
     h1, h = encode(stages.encoder.network.eval(), X)
     expected = [values.std(correction=0) for values in (X, h1, h)]

@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 
 from datamodules.common.torchvision_sets import FashionMNIST
-from modules.ppgn.demonstrations import ChangeClass, Facets, Inpaint, normal_to_uniform
+from modules.ppgn.demonstrations import Captioned, ChangeClass, Facets, Inpaint, normal_to_uniform
 from modules.ppgn.denoiser import Denoiser
 from modules.ppgn.networks import DenseDenoiser, PixelDenoiser
 from modules.ppgn.sampler import Sampler
@@ -206,6 +206,25 @@ def test_a_class_changes_without_a_new_start(stages: Any, logged: Any, monkeypat
     assert torch.equal(targets[0][2], targets[1][1])
     assert torch.equal(targets[1][2], targets[2][1])
     assert list(module._rows) == ["class_0", "class_1", "class_2"]
+
+
+class Dark:
+    """A captioner whose word k is as probable as the images are dark: log p = -k times the mean pixel."""
+
+    def word_log_probabilities(self, x: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+        return -words * x.flatten(1).mean(1, keepdim=True)
+
+
+def test_chains_follow_captions(stages: Any, logged: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages.codes.top.fill_(30)
+    module = Captioned(STABLE, [[3, 2], [1]], Dark(), **world(stages))
+    metrics = run_test(module, logged, monkeypatch)
+    assert metrics["test/log_p"] > metrics["test/log_p_start"]
+    assert module.captions.tolist() == [[3, 2], [1, -1]]
+    with pytest.raises(ValueError, match="captioner=None: expected a network with word_log_probabilities"):
+        Captioned(STABLE, [[1]], **world(stages))
+    with pytest.raises(ValueError, match="expected at least one, a list of word numbers"):
+        Captioned(STABLE, [], Dark(), **world(stages))
 
 
 def test_facets_pull_towards_their_units(stages: Any, logged: Any, monkeypatch: pytest.MonkeyPatch) -> None:
