@@ -30,7 +30,7 @@ def test_the_recipe_of_the_paper(make_plan: Make) -> None:
     assert stages["noiseless"].data["image_size"] == 227
     sampler = training.build(stages["sample_noiseless"].module["sampler"])
     assert (sampler.rule, sampler.e1, sampler.e2, sampler.e3) == ("released", 1e-5, 1.0, 1e-17)
-    assert (sampler.lr, sampler.steps) == (1.0, 200)
+    assert (sampler.lr, sampler.lr_end, sampler.steps) == (1.0, 1.0, 200)
     assert training.build(stages["sample_dgn_am"].module["sampler"]).e1 == 0
     hole = stages["inpaint"].module
     assert hole["hole"] == 100
