@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from modules.ppgn.networks import Encoder
+from modules.ppgn.networks import Encoder, at_least_single
 
 GRADIENTS = ("exact", "released")
 
@@ -54,7 +54,7 @@ class ClassCondition:
         self.gradient = gradient
 
     def __call__(self, x: Tensor, target: Tensor) -> Tensor:
-        return pull(self.classifier(x).float(), target, self.gradient)
+        return pull(at_least_single(self.classifier(x)), target, self.gradient)
 
 
 class UnitCondition:
@@ -77,7 +77,7 @@ class UnitCondition:
         maps = self.encoder.maps(x)
         if self.row >= maps.shape[2] or self.column >= maps.shape[3]:
             raise ValueError(f"place=({self.row}, {self.column}): expected one inside a map of {tuple(maps.shape[2:])}")
-        return maps[:, :, self.row, self.column].float()
+        return at_least_single(maps[:, :, self.row, self.column])
 
     def __call__(self, x: Tensor, target: Tensor) -> Tensor:
         return pull(self.logits(x), target, self.gradient)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from datamodules.common.base import generator
 from modules.ppgn.conditions import CaptionCondition, ClassCondition, UnitCondition
-from modules.ppgn.networks import encode
+from modules.ppgn.networks import at_least_single, encode
 from modules.ppgn.pictures import draw_rows
 from modules.ppgn.sampler import ChainNoise, Sampler
 from modules.ppgn.sampling import World
@@ -85,7 +85,7 @@ class Inpaint(Demonstration):
 
             space = Inpainting(self.space(tuple(x.shape[1:])), x, hole)
             with torch.no_grad():
-                start = encode(self.network("encoder"), masked)[1].float()
+                start = at_least_single(encode(self.network("encoder"), masked)[1])
             condition = ClassCondition(self.network("condition"), self.gradient)
             state, _ = self.sampler.run(space, condition, start, target, noise, self.bounds(x)[1])
             filled = space.compose(self.picture(space.space, state))

@@ -17,6 +17,7 @@ from modules.common.fid import FrechetDistance
 from modules.common.module import OptimizerFactory
 from modules.common.schedules import Schedule
 from modules.ppgn.neighbourhoods import density_and_coverage, within_class_distance
+from modules.ppgn.networks import at_least_single
 from modules.ppgn.sums import Sums, percent
 
 SMALLEST_MS_SSIM = 161  # side in pixels: below, five scales do not fit the kernel
@@ -56,7 +57,7 @@ class Judge(Classifier):
     def describe(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Images as the data serves them (B, C, S, S) -> features (B, d), logits (B, classes), in fp32."""
         with torch.autocast(x.device.type, enabled=False):
-            features = x.float()
+            features = at_least_single(x)
             for layer in [*self.network][:-1]:  # a slice of a Sequential's subclass would call its constructor
                 features = layer(features)
             return features, self.network[-1](features)

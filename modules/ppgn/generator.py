@@ -26,7 +26,7 @@ from modules.common.module import OptimizerFactory, StageModule
 from modules.common.schedules import Schedule
 from modules.ppgn.codes import Codes
 from modules.ppgn.losses import Pause, Weights, adversarial_loss, discriminator_loss
-from modules.ppgn.networks import Encoder, encode
+from modules.ppgn.networks import Encoder, at_least_single, encode
 from modules.ppgn.pictures import draw_rows
 from modules.ppgn.sums import Sums, percent
 
@@ -185,7 +185,7 @@ class GeneratorTraining(StageModule):
 
     def generate(self, h: Tensor) -> Tensor:
         """h (B, code) -> images (B, C, side, side)."""
-        return crop(self.generator(h).float(), self.side)
+        return crop(at_least_single(self.generator(h)), self.side)
 
     def forward(self, h: Tensor) -> Tensor:
         return self.generate(h)

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from modules.ppgn.networks import Encoder, encode
+from modules.ppgn.networks import Encoder, at_least_single, encode
 
 
 class Space(Protocol):
@@ -57,8 +57,8 @@ class CodeSpace:
     def reconstruct(self, state: Tensor, x: Tensor) -> Tensor:
         """R(state), where x are the images of the state; no gradient."""
         if self.denoiser is not None:
-            return self.denoiser(state).float()
-        return encode(self.encoder, x)[1].float()
+            return at_least_single(self.denoiser(state))
+        return at_least_single(encode(self.encoder, x)[1])
 
     def context(self, state: Tensor) -> Tensor | None:
         """A further number (B,) whose gradient pulls the state, the sampler's e4; None where there is none."""
@@ -82,7 +82,7 @@ class PixelSpace:
 
     @torch.no_grad()
     def reconstruct(self, state: Tensor, x: Tensor) -> Tensor:
-        return self.denoiser(state).float()
+        return at_least_single(self.denoiser(state))
 
     def context(self, state: Tensor) -> Tensor | None:
         return None
