@@ -32,11 +32,12 @@ from torch import Tensor, nn
 from modules.common.distributed import shared_normal
 from modules.common.module import OptimizerFactory, StageModule
 from modules.common.players import Players, held
+from modules.common.precision import at_least_single
 from modules.common.schedules import Schedule
 from modules.mee.entropy import Entropy
 from modules.mee.evaluation import CodeSpread, computed
 from modules.mee.losses import Mixing, critic_loss, disomap_loss, dlle_loss, generator_loss, mix
-from modules.mee.networks import Embedding, at_least_single, resample
+from modules.mee.networks import Embedding, resample
 from modules.mee.pictures import draw_samples
 
 SHOWN = 512  # generated samples that pictures are made of

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from modules.common.precision import at_least_single
+
 
 class Embedding(nn.Module):
     """D: samples to codes z = mu(x) + exp(log sigma^2(x) / 2) eps in R^K, eps ~ N(0, I) ("resampling trick").
@@ -42,11 +44,6 @@ class Embedding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, ...) -> the codes' means (B, K)."""
         return self.distribution(x)[0]
-
-
-def at_least_single(x: Tensor) -> Tensor:
-    """fp32 instead of half precision; fp64 stays."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def resample(mean: Tensor, log_variance: Tensor, eps: Tensor) -> Tensor:

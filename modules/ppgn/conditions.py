@@ -15,7 +15,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from modules.ppgn.networks import Encoder, at_least_single
+from modules.common.precision import at_least_single
+from modules.ppgn.networks import Encoder
 
 GRADIENTS = ("exact", "released")
 

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from datamodules.common.base import generator
+from modules.common.precision import at_least_single
 from modules.ppgn.conditions import CaptionCondition, ClassCondition, UnitCondition
-from modules.ppgn.networks import at_least_single, encode
+from modules.ppgn.networks import encode
 from modules.ppgn.pictures import draw_rows
 from modules.ppgn.sampler import ChainNoise, Sampler
 from modules.ppgn.sampling import World

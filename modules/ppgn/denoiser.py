@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modules.common.distributed import shared_normal
 from modules.common.frozen import Frozen
 from modules.common.module import OptimizerFactory, StageModule
 from modules.common.schedules import Schedule
 from modules.ppgn.codes import Codes
-from modules.ppgn.generator import shared_normal
 from modules.ppgn.networks import encode
 from modules.ppgn.sums import Sums
 
@@ -72,7 +72,7 @@ class Denoiser(StageModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         s = self.states(batch.x)
-        noisy = s + self.sigma * shared_normal(s)
+        noisy = s + self.sigma * shared_normal(s, *s.shape[1:])
         loss = F.mse_loss(self(noisy), s)
         self.track(len(s), loss=loss)
         return loss

@@ -15,9 +15,9 @@ from torchmetrics import Metric
 from modules.common.classifier import Classifier
 from modules.common.fid import FrechetDistance
 from modules.common.module import OptimizerFactory
+from modules.common.precision import at_least_single
 from modules.common.schedules import Schedule
 from modules.ppgn.neighbourhoods import density_and_coverage, within_class_distance
-from modules.ppgn.networks import at_least_single
 from modules.ppgn.sums import Sums, percent
 
 SMALLEST_MS_SSIM = 161  # side in pixels: below, five scales do not fit the kernel

@@ -18,15 +18,16 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from modules.common.distributed import place_in_batch
+from modules.common.distributed import shared_normal
 from modules.common.frozen import Frozen
 from modules.common.module import OptimizerFactory, StageModule
+from modules.common.players import Players, held
+from modules.common.precision import at_least_single
 from modules.common.schedules import Schedule
 from modules.ppgn.codes import Codes
 from modules.ppgn.losses import Pause, Weights, adversarial_loss, discriminator_loss
-from modules.ppgn.networks import Encoder, at_least_single, encode
+from modules.ppgn.networks import Encoder, encode
 from modules.ppgn.pictures import draw_rows
 from modules.ppgn.sums import Sums, percent
 
@@ -48,13 +49,7 @@ def crop(x: Tensor, side: int) -> Tensor:
     return x[..., top : top + side, left : left + side]
 
 
-def shared_normal(like: Tensor) -> Tensor:
-    """N(0, 1) of the same shape (b, ...): drawn for the global batch and cut to this process's part."""
-    total, start = place_in_batch(like)
-    return torch.randn(total, *like.shape[1:], device=like.device)[start : start + len(like)]
-
-
-class GeneratorTraining(StageModule):
+class GeneratorTraining(Players):
     """G against D, and towards the image and its features.
 
     Test metrics, of G(E(x)) against x: `image_mse` and `code_mse`, in the mean over entries; `judge_top1`, the share in
@@ -76,8 +71,6 @@ class GeneratorTraining(StageModule):
         ValueError: an adversarial weight and no discriminator, or noise and nothing to measure it in.
     """
 
-    partial_backward = True  # each backward pass reaches one of the two networks
-
     def __init__(
         self,
         encoder: Any,
@@ -93,7 +86,6 @@ class GeneratorTraining(StageModule):
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__(optimizer, schedule)
-        self.automatic_optimization = False
         if (weights.adversarial > 0) != (discriminator is not None):
             raise ValueError(
                 f"adversarial={weights.adversarial}: expected 0 without a discriminator, and more with one"
@@ -130,9 +122,12 @@ class GeneratorTraining(StageModule):
             trains_d, trains_g = self.who_trains(loss_d, terms["adversarial"])
 
         loss_g = torch.stack([getattr(self.weights, name) * term for name, term in terms.items()]).sum()
-        self.update(loss_g, trains_g, 0)
+        optimizer_g, *others = self.steppers()
+        if trains_g:
+            self.minimise(loss_g, optimizer_g)
         if self.discriminator is not None:
-            self.update(loss_d, trains_d, 1)
+            if trains_d:
+                self.minimise(loss_d, *others)
             terms |= {"discriminator": loss_d, "d_trains": x.new_tensor(trains_d), "g_trains": x.new_tensor(trains_g)}
 
         self.track(len(x), loss=loss_g, **terms)
@@ -143,9 +138,9 @@ class GeneratorTraining(StageModule):
         if self.noise is None:
             return h
         std_x, std_h1, std_h = self.spread
-        noisy_h1 = encoder.pooled(x + self.noise.x * std_x * shared_normal(x))
-        noisy_h1 = noisy_h1 + self.noise.h1 * std_h1 * shared_normal(h1)
-        return encoder.upper(noisy_h1) + self.noise.h * std_h * shared_normal(h)
+        noisy_h1 = encoder.pooled(x + self.noise.x * std_x * shared_normal(x, *x.shape[1:]))
+        noisy_h1 = noisy_h1 + self.noise.h1 * std_h1 * shared_normal(h1, *h1.shape[1:])
+        return encoder.upper(noisy_h1) + self.noise.h * std_h * shared_normal(h, *h.shape[1:])
 
     def reconstruction_terms(
         self, encoder: Encoder, x: Tensor, h1: Tensor, h: Tensor, fake: Tensor
@@ -165,23 +160,11 @@ class GeneratorTraining(StageModule):
     def fool(self, fake: Tensor, h: Tensor) -> Tensor:
         """L_GAN; D's gradient passes through, not in."""
         assert self.discriminator is not None
-        self.discriminator.requires_grad_(False)
-        loss = adversarial_loss(self.discriminator(fake, h))
-        self.discriminator.requires_grad_(True)
-        return loss
+        with held(self.discriminator):
+            return adversarial_loss(self.discriminator(fake, h))
 
     def who_trains(self, loss_d: Tensor, loss_gan: Tensor) -> tuple[bool, bool]:
         return (True, True) if self.pause is None else self.pause.trains(loss_d, loss_gan)
-
-    def update(self, loss: Tensor, trains: bool, number: int) -> None:
-        """One step of an optimiser, 0 is G's; without a change of any weight where the network is paused."""
-        made = self.optimizers()
-        optimizer = made[number] if isinstance(made, list) else made
-        if not trains:
-            return
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        optimizer.step()
 
     def generate(self, h: Tensor) -> Tensor:
         """h (B, code) -> images (B, C, side, side)."""
@@ -193,13 +176,8 @@ class GeneratorTraining(StageModule):
     def example(self, shape: tuple[int, ...]) -> tuple[Any, ...]:
         return (torch.zeros(1, self.code, device=self.device),)
 
-    def configure_optimizers(self) -> list[Optimizer]:
-        factory = self.optimizer_factory
-        if factory is None:
-            raise ValueError(f"{type(self).__name__} is to be fitted but has no optimizer in its configuration")
-        players = [self.generator, *([self.discriminator] if self.discriminator is not None else [])]
-        trained = [[p for p in network.parameters() if p.requires_grad] for network in players]
-        return [self.prepared(factory(parameters)) for parameters in trained]
+    def players(self) -> list[list[nn.Module]]:
+        return [[self.generator], *([[self.discriminator]] if self.discriminator is not None else [])]
 
     # Evaluation and pictures
 

@@ -36,11 +36,6 @@ def encode(encoder: Encoder, x: Tensor) -> tuple[Tensor, Tensor]:
     return h1, encoder.upper(h1)
 
 
-def at_least_single(x: Tensor) -> Tensor:
-    """fp32 instead of half precision; fp64 stays."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
 class SmallEncoder(nn.Module):
     """E for 28x28 pixels: two convolutions of stride 2, h1 (B, 32, 7, 7), h (B, code), a linear classifier.
 

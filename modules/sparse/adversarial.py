@@ -11,11 +11,7 @@ import torch
 from torch import Tensor
 
 from modules.common.distributed import world_size
-
-
-def at_least_single(x: Tensor) -> Tensor:
-    """Half precision as fp32; anything finer as it is."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+from modules.common.precision import at_least_single
 
 
 def shared_mean(values: Tensor, count: int) -> Tensor:

@@ -21,8 +21,8 @@ from torch.nn import functional as F
 from modules.common.distributed import gather, shared_draw
 from modules.common.module import OptimizerFactory
 from modules.common.players import Players, held
+from modules.common.precision import at_least_single
 from modules.common.schedules import Schedule
-from modules.sparse.adversarial import at_least_single
 from modules.sparse.evaluation import Accuracies
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from modules.sparse.adversarial import at_least_single
+from modules.common.precision import at_least_single
 
 CLASS_LOSSES = ("softmax", "binary")
 DIRECTIONS = ("mean_to_network", "network_to_mean")

@@ -37,9 +37,9 @@ from modules.common.frozen import Frozen
 from modules.common.inference import inference
 from modules.common.module import OptimizerFactory
 from modules.common.players import Players, held
+from modules.common.precision import at_least_single
 from modules.common.schedules import Schedule
 from modules.sparse.adversarial import (
-    at_least_single,
     between,
     critic_loss,
     generator_loss,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from modules.sparse.adversarial import at_least_single
+from modules.common.precision import at_least_single
 
 
 @dataclass(frozen=True)
