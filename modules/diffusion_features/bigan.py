@@ -131,7 +131,7 @@ class BiGAN(Players):
         self.generator = Generator(channels, size, width, code)
         self.discriminator = Discriminator(channels, size, width, code)
         initialise(self)
-        self.sums = torch.zeros(4, dtype=torch.float64)  # images, error, squares, (unused by the mean) entries
+        self.sums = torch.zeros(3, dtype=torch.float64)  # images, sum of errors, of squares
         self.mean = torch.zeros(self.shape)
 
     def source(self) -> Chains:
@@ -176,11 +176,11 @@ class BiGAN(Players):
         again = self.generator(self.encoder(x)).float()
         self.mean = self.mean.to(x.device) + x.sum(0)
         error, square = (again - x).square().flatten(1).sum(1), x.square().flatten(1).sum(1)
-        self.sums += torch.stack([x.new_tensor(len(x)), error.sum(), square.sum(), x.new_zeros(())]).double().cpu()
+        self.sums += torch.stack([x.new_tensor(len(x)), error.sum(), square.sum()]).double().cpu()
 
     def on_test_epoch_end(self) -> None:
         reduce = self.trainer.strategy.reduce
-        count, error, square, _ = reduce(self.sums.float().to(self.device), reduce_op="sum").tolist()
+        count, error, square = reduce(self.sums.float().to(self.device), reduce_op="sum").tolist()
         mean = reduce(self.mean.to(self.device), reduce_op="sum") / count
         spread = square - count * float(mean.square().sum())
         self.sums.zero_()

@@ -79,16 +79,16 @@ class Probe(probe.Probe):
         if not cells or (tuned and len(cells) > 1):
             raise ValueError(f"cells has {len(cells)} entries; expected one or more, and one with tuned=true")
         read = source.source()
-        self_places = {name: locate(name, cell, read, sweep) for name, cell in cells.items()}
+        located = {name: locate(name, cell, read, sweep) for name, cell in cells.items()}
         heads = {}
         seed = int(torch.randint(2**31, ()))
         for name, cell in cells.items():
-            block, _, options = self_places[name]
+            block, _, options = located[name]
             with torch.random.fork_rng(devices=[]):  # a head starts alike whichever others are trained beside it
                 torch.manual_seed(seed)
                 heads[name] = cell.head(read.shapes[block], classes, **options)
         super().__init__(heads, classes, headline, optimizer, schedule)
-        self.places = {name: (block, step) for name, (block, step, _) in self_places.items()}
+        self.places = {name: (block, step) for name, (block, step, _) in located.items()}
         self.rates = {name: cell.rate for name, cell in cells.items()} | {SOURCE: source_rate}
         read = read.cut([block for block, _ in self.places.values()])
         self.read = read.requires_grad_(True) if tuned else nn.Identity()
