@@ -49,7 +49,7 @@ def test_variants_train_with_their_attack(
     assert attack["norm"] == norm
     assert attack["radius"] == pytest.approx(radius, abs=1e-8)
     if variant.startswith("imagenet10"):
-        assert stages["retrain_robust_5"].module["network"] == {
+        assert stages["retrain_robust_50"].module["network"] == {
             "_target_": "modules.diffroar.networks.classifier",
             "_partial_": True,
             "name": "resnet18",
@@ -113,8 +113,10 @@ def test_retrainings_are_alike_but_for_what_they_are_named_for(scale: str, make_
         assert rest == {key: value for key, value in first.data.items() if key in rest}
         arm = "robust" if "robust" in name or "permuted" in name else "standard"
         assert stage.feeds == ({} if "random" in name else {"ranking": f"ranks_{arm}"})
-        assert stage.data["kind"] == ("random" if "random" in name else "loss" if "loss" in name else "logit")
-        assert stage.data["permuted"] == ("permuted" in name)
+        assert stage.data.get("kind", "logit") == (
+            "random" if "random" in name else "loss" if "loss" in name else "logit"
+        )
+        assert stage.data.get("permuted", False) == ("permuted" in name)
     assert "attack" not in first.module
 
 
