@@ -124,7 +124,7 @@ class AdversarialClassifier(ClassificationModule):
     def test_step(self, batch: Any, batch_idx: int) -> None:
         self.test_metrics.update(self(batch.x), batch.y)
         for attack, metric in zip(self.evaluations.values(), self.attacked, strict=True):
-            metric.update(self(self.moved(attack, batch)), batch.y)
+            metric.update(self(self.moved(attack, batch)), batch.y)  # type: ignore[operator]
 
     def on_test_epoch_end(self) -> None:
         super().on_test_epoch_end()
