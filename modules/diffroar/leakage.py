@@ -15,7 +15,7 @@ from modules.diffroar.means import Means
 from modules.diffroar.pictures import draw_gradients
 from modules.diffroar.ranking import KINDS, places
 
-NAMES = ("signal_share", "signal_first", "signal_last", "cosine", "evenness", "irrelevant_share", "top1")
+NAMES = ("signal_share", "signal_first", "signal_last", "cosine", "own_ratio", "evenness", "irrelevant_share", "top1")
 
 
 def measure_blocks(
@@ -34,7 +34,8 @@ def measure_blocks(
         by name (B,):
         - signal_share: sum of |gradient| in the signal block over the sum in all, percent.
         - signal_first, signal_last: how many of the largest, and of the smallest, coordinates are in it, percent.
-        - evenness: the smallest norm of a relevant block over the largest; 1 in the paper's theorem.
+        - own_ratio: norm of the signal block over the mean norm of the relevant blocks; 1 in the paper's theorem.
+        - evenness: the smallest norm of a relevant block over the largest; 1 in the theorem.
         - irrelevant_share: sum of the other blocks' norms over the sum of all norms, percent; 0 in the theorem.
     """
     size = gradient.abs()
@@ -52,6 +53,7 @@ def measure_blocks(
         "signal_share": 100 * (size * own).sum(1) / size.sum(1).clamp(min=tiny),
         "signal_first": 100 * (first & own).sum(1) / count,
         "signal_last": 100 * (last & own).sum(1) / count,
+        "own_ratio": norms.gather(1, signal[:, None])[:, 0] / norms[:, :relevant].mean(1).clamp(min=tiny),
         "evenness": norms[:, :relevant].amin(1) / norms[:, :relevant].amax(1).clamp(min=tiny),
         "irrelevant_share": 100 * norms[:, relevant:].sum(1) / norms.sum(1).clamp(min=tiny),
     }

@@ -23,6 +23,7 @@ def test_shares_by_hand() -> None:
     assert float(values["signal_first"]) == 100
     assert float(values["signal_last"]) == 0
     assert float(values["evenness"]) == pytest.approx(5 / 10)
+    assert float(values["own_ratio"]) == pytest.approx(10 / 7.5)
     assert float(values["irrelevant_share"]) == pytest.approx(100 * 1 / 16)
 
 
@@ -59,6 +60,7 @@ def test_the_maximum_margin_solution_marks_all_relevant_blocks_alike() -> None:
     gradient = loss_gradient(net, batch.x, net(batch.x).argmax(1)).flatten(1)
     values = measure_blocks(gradient, batch.signal, data.blocks, data.relevant, 0.05, source())
     assert torch.allclose(values["evenness"], torch.ones(50), atol=1e-5)
+    assert torch.allclose(values["own_ratio"], torch.ones(50), atol=1e-5)
     assert torch.allclose(values["signal_share"], torch.full((50,), 20.0), atol=1e-4)
     assert float(values["irrelevant_share"].max()) < 1e-4
 
