@@ -25,10 +25,10 @@ def test_rankings_are_those_of_the_original_and_reach_the_retraining(make_plan: 
     }
 
     model = training.load(plan, "robust").network.eval()
-    source = FashionMNIST(8, train_size=256, test_size=64, seed=plan.stages["robust"].data["seed"])
+    source = FashionMNIST(8, train_size=256, test_size=64, seed=plan.stages["robust"].data["source"]["seed"])
     source.setup()
     for first, name in ((0, "train"), (256, "test")):
-        x = source.normalised(source.splits[name][0][:32])
+        x = source.splits[name][0][:32] / 255
         size = logit_gradient(model, x, model(x).argmax(1)).abs().flatten(1)
         places = torch.from_numpy(stored["logit"][first : first + 32].astype("int64"))
         ordered = size.gather(1, places.argsort(1))
@@ -48,7 +48,7 @@ def test_two_processes_train_and_measure_what_one_does(make_plan: Callable[..., 
         plan = make_plan(
             "paper=diffroar",
             f"trainer={trainer}",
-            "stages.robust.data.test_size=63",
+            "stages.robust.data.source.test_size=63",
             f"+stages.robust.module.network={network}",
             "~stages.robust.module.network.name",
             "~stages.robust.module.network.shape",

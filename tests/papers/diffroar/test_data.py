@@ -19,6 +19,7 @@ from datamodules.diffroar.blocks import Blocks, null_patch
 from datamodules.diffroar.imagenet10 import GROUPS, ImageNet10
 from datamodules.diffroar.signals import Signals
 from datamodules.diffroar.svhn import SVHN
+from datamodules.diffroar.unit import UnitPixels
 from datamodules.diffroar.unmasked import Everything, fixed_images
 
 
@@ -66,6 +67,17 @@ def test_what_is_no_grey_square_or_no_position_is_refused(images: Callable[..., 
         Blocks(images(), 8, position="left")
     with pytest.raises(DataError, match="expected grey squares"):
         Blocks(SVHN(8), 8)
+
+
+def test_unit_pixels_are_the_sources_without_mean_and_std(images: Callable[..., Any]) -> None:
+    data = UnitPixels(images(), 20)
+    data.setup()
+    batch = next(iter(data.test_dataloader()))
+    assert torch.equal(batch.x, data.source.splits["test"][0] / 255)
+    assert torch.equal(batch.y, data.source.splits["test"][1])
+    everything = Everything(UnitPixels(images(), 20), 60)
+    everything.setup()
+    assert torch.equal(next(iter(everything.test_dataloader())).x[40:], batch.x)
 
 
 def test_vectors_hold_the_class_in_one_block() -> None:
