@@ -57,7 +57,6 @@ def test_every_room_is_a_paper_or_common() -> None:
 
 # Parts of common that one paper uses so far -> the next paper that will.
 EXPECTED = {
-    "modules.common.attacks.l2_pgd": "diffroar",
     "modules.common.diffusion.DDPM": "copyscope",
     "modules.common.diffusion.NoiseSchedule": "copyscope",
     "modules.common.diffusion.RowNoise": "copyscope",
@@ -67,6 +66,11 @@ EXPECTED = {
     "modules.common.diffusion.draw_steps": "copyscope",
     "modules.common.diffusion.gaussian_kl": "copyscope",
     "modules.common.diffusion.variational_bound": "copyscope",
+    "modules.common.adversarial.AdversarialClassifier": "robust_explainability",
+    "modules.common.adversarial.Attack": "robust_explainability",
+    "modules.common.attacks.linf_pgd": "robust_explainability",
+    "modules.common.attributions.logit_gradient": "robust_explainability",
+    "modules.common.attributions.loss_gradient": "robust_explainability",
     "modules.common.localisation.PointingGame": "robust_explainability",
     "modules.common.localisation.box_masks": "robust_explainability",
     "modules.common.schedules.poly": "lota",

@@ -64,6 +64,52 @@ def l2_pgd(
         return best, best_value
 
 
+def linf_pgd(
+    objective: Callable[[Tensor], Tensor],
+    x: Tensor,
+    radius: float | Tensor,
+    steps: int = 8,
+    rate: float = 2.0,
+    restarts: int = 1,
+    low: float = 0.0,
+    high: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """As l2_pgd, where no coordinate moves by more than the radius.
+
+        x <- clip( x0 + clamp( x + rate radius / steps * sign(g) - x0, -radius, radius ) )
+
+    Args:
+        objective, x, radius, steps, rate, restarts, low, high: see l2_pgd.
+    Returns:
+        the best inputs met, x0 included, (B, ...), and their objective (B,). Nothing is attached to a graph.
+    Raises:
+        ValueError: fewer than one step or restart.
+    """
+    if steps < 1 or restarts < 1:
+        raise ValueError(f"steps={steps}, restarts={restarts}: expected 1 or more of each")
+    with torch.inference_mode(False), torch.enable_grad():
+        start = x.detach().clone()
+        radii = torch.as_tensor(radius, dtype=start.dtype, device=start.device).clone().expand(len(start))
+        radii = radii.view(-1, *[1] * (start.dim() - 1))  # (B, 1, ...)
+
+        best, best_value = start, torch.full_like(radii.flatten(), -torch.inf)
+        for restart in range(restarts):
+            point = start if restart == 0 else (start + (2 * torch.rand_like(start) - 1) * radii).clamp(low, high)
+            for step in range(steps + 1):
+                point = point.detach().requires_grad_(step < steps)
+                value = objective(point)  # (B,)
+                better = value.detach() > best_value
+                best_value = torch.where(better, value.detach(), best_value)
+                best = torch.where(better.view_as(radii), point.detach(), best)
+                if step == steps:
+                    break
+
+                (gradient,) = torch.autograd.grad(value.sum(), point)
+                moved = point.detach() + rate / steps * radii * gradient.sign()
+                point = (start + (moved - start).clamp(-radii, radii)).clamp(low, high)
+        return best, best_value
+
+
 def _length(x: Tensor) -> Tensor:
     """(B, ...) -> (B, 1, ...): the L2 norm of each row, at least a tiny number to divide by."""
     return x.flatten(1).norm(dim=1).clamp(min=1e-12).view(-1, *[1] * (x.dim() - 1))

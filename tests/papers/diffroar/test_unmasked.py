@@ -1,0 +1,154 @@
+"""Unmasking: hand-computed values, what partitions the image, and which ranking an image meets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from datamodules.common.base import DataError
+from datamodules.diffroar.unmasked import Everything, Unmasked, unmask
+
+ZERO = torch.zeros(1, 1, 1)
+
+
+def test_unmasking_by_hand() -> None:
+    """|g| = (.1, .4, .3, .2), k = 2 of 4: top keeps coordinates 2 and 3, bottom 1 and 4."""
+    x = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 1, 2, 2)
+    top, bottom = unmask(x, torch.tensor([[3, 0, 1, 2]]), 2, ZERO)
+    assert top.flatten().tolist() == [0, 2, 3, 0]
+    assert bottom.flatten().tolist() == [1, 0, 0, 4]
+
+
+@pytest.mark.parametrize("count", [1, 5, 17, 26])
+def test_top_k_and_bottom_d_minus_k_partition_the_image(count: int) -> None:
+    x = torch.randn(6, 3, 3, 3)
+    place = torch.rand(6, 27).argsort(1)
+    top, _ = unmask(x, place, count, ZERO)
+    _, bottom = unmask(x, place, 27 - count, ZERO)
+    assert torch.equal(top + bottom, x)
+    assert bool(((top != 0).flatten(1).sum(1) == count).all())
+
+
+def test_all_coordinates_are_the_whole_image_on_both_sides() -> None:
+    x, place = torch.randn(4, 1, 3, 3), torch.rand(4, 9).argsort(1)
+    top, bottom = unmask(x, place, 9, ZERO)
+    assert torch.equal(top, x)
+    assert torch.equal(bottom, x)
+
+
+def batches(data: Any, split: str) -> tuple[Tensor, Tensor, Tensor]:
+    data.setup()
+    loader = data.train_dataloader() if split == "train" else data.test_dataloader()
+    columns = zip(*[tuple(batch) for batch in loader], strict=True)
+    return tuple(torch.cat(parts) for parts in columns)  # type: ignore[return-value]
+
+
+def test_the_ranking_of_test_images_follows_that_of_training_images(
+    images: Callable[..., Any], ranking: Callable[..., Any]
+) -> None:
+    """Row by row: each image's own places, training images first."""
+    fed = ranking(60)
+    for row in range(60):
+        fed.arrays["logit"][row] = (torch.arange(784) - row).remainder(784).numpy().astype("uint16")  # `row` is first
+    source = images()
+    data = Unmasked(source, 8, 100 / 784, ranking=fed)
+    top, bottom, y = batches(data, "test")
+    plain = source.normalised(source.splits["test"][0]).flatten(1)
+    assert data.count == 1
+    assert torch.equal(y, source.splits["test"][1])
+    for row in range(20):
+        kept = torch.zeros(784)
+        kept[40 + row] = plain[row, 40 + row]
+        assert torch.equal(top[row].flatten(), kept)
+        kept = torch.zeros(784)
+        kept[40 + row - 1] = plain[row, 40 + row - 1]
+        assert torch.equal(bottom[row].flatten(), kept)
+
+
+def test_what_is_ranked_is_what_is_unmasked(images: Callable[..., Any], ranking: Callable[..., Any]) -> None:
+    everything = Everything(images(), 16)
+    everything.setup()
+    seen = torch.cat([batch.x for batch in everything.test_dataloader()])
+    data = Unmasked(images(), 8, 100, ranking=ranking(60))
+    data.setup()
+    stored = torch.cat([data.images["train"][0], data.images["test"][0]])
+    assert torch.equal(seen, data.source.normalised(stored))
+    assert everything.spec.sizes == {"train": 40, "val": 0, "test": 60}
+    assert data.spec.sizes == {"train": 40, "val": 0, "test": 20}
+
+
+def test_black_and_mean_fill(images: Callable[..., Any], ranking: Callable[..., Any]) -> None:
+    shown = {}
+    for fill in ("mean", "black"):
+        data = Unmasked(images(), 8, 5, ranking=ranking(60), fill=fill)
+        top, _, _ = batches(data, "test")
+        shown[fill] = data.shown(top).flatten(1)
+    assert data.count == 39
+    assert torch.allclose(shown["mean"][:, 39:], torch.tensor(0.2860))
+    assert not shown["black"][:, 39:].any()
+    assert torch.equal(shown["mean"][:, :39], shown["black"][:, :39])
+
+
+def test_random_order_is_another_one_for_each_image(images: Callable[..., Any]) -> None:
+    data = Unmasked(images(), 8, 5, kind="random")
+    data.setup()
+    placed = torch.from_numpy(data.places["train"].astype("int32"))
+    assert torch.equal(placed.sort(1).values, torch.arange(784, dtype=torch.int32).expand(40, 784))
+    assert len({tuple(row) for row in placed[:, :20].tolist()}) == 40
+
+
+def test_permuted_rankings_are_those_of_other_images(images: Callable[..., Any], ranking: Callable[..., Any]) -> None:
+    fed = ranking(60)
+    fed.arrays["logit"][:, 0] = torch.arange(60).numpy().astype("uint16")
+    data = Unmasked(images(), 8, 5, ranking=fed, permuted=True)
+    data.setup()
+    for name, rows in (("train", range(40)), ("test", range(40, 60))):
+        dealt = data.places[name][:, 0].tolist()
+        assert sorted(dealt) == list(rows)
+        assert not any(own == other for own, other in zip(rows, dealt, strict=True))
+
+
+class Noise:
+    """Adds to each image a number of its own; records what it saw."""
+
+    def __call__(self, x: Tensor, draws: Any) -> Tensor:
+        return x + draws.uniform().view(-1, 1, 1, 1)
+
+
+def test_both_sides_are_augmented_alike_and_test_images_are_not(
+    images: Callable[..., Any], ranking: Callable[..., Any]
+) -> None:
+    data = Unmasked(images(), 8, 100, ranking=ranking(60), augment=[Noise()])
+    top, bottom, _ = batches(data, "train")
+    assert torch.equal(top, bottom)
+    plain, _, y = batches(data, "test")
+    assert torch.equal(plain, data.source.normalised(data.images["test"][0]))
+    assert len(y) == 20
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"percent": 0}, "percent=0: expected more than 0"),
+        ({"percent": 101}, "percent=101"),
+        ({"kind": "lgoit"}, "kind='lgoit': expected one of logit, loss, random"),
+        ({"fill": "grey"}, "fill='grey': expected one of mean, black"),
+        ({"kind": "random"}, "kind='random' and feeds: ranking"),
+        ({"ranking": None}, "kind='logit' and feeds: ranking"),
+    ],
+)
+def test_wrong_arguments_are_named(
+    options: dict[str, Any], message: str, images: Callable[..., Any], ranking: Callable[..., Any]
+) -> None:
+    with pytest.raises(DataError, match=message):
+        Unmasked(images(), 8, **{"percent": 5, "ranking": ranking(60), **options})
+
+
+def test_a_ranking_of_other_images_is_refused(images: Callable[..., Any], ranking: Callable[..., Any]) -> None:
+    data = Unmasked(images(), 8, 5, ranking=ranking(59))
+    with pytest.raises(DataError, match=r"\(59, 784\)"):
+        data.setup()
