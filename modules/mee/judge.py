@@ -2,49 +2,18 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from modules.common.classifier import Classifier
-from modules.common.module import OptimizerFactory
-from modules.common.schedules import Schedule
+from modules.common.judge import Judge
 
 
-class Judge(Classifier):
-    """A classifier of real images that nobody generates from; what enters its last layer are its features.
+class DigitJudge(Judge):
+    """A judge of digits in [-1, 1] that is asked, like Inception-v3, about pixels in [0, 1].
 
     Args:
-        network: ends in a linear layer; images come in [-1, 1].
-        classes: number of classes.
-        suffix: of the metrics' names: not empty, since its numbers are no standard FID.
-        optimizer, schedule: see StageModule.
-    Raises:
-        ValueError: no suffix, or another last layer.
+        options: see Judge.
     """
-
-    network: nn.Sequential
-
-    def __init__(
-        self,
-        network: nn.Sequential,
-        classes: int,
-        suffix: str = "_judge",
-        optimizer: OptimizerFactory | None = None,
-        schedule: Schedule | None = None,
-    ) -> None:
-        if not suffix:
-            raise ValueError("suffix='': expected a name such as '_judge'; plain `fid` means Inception-v3")
-        super().__init__(network, classes, optimizer=optimizer, schedule=schedule)
-        last = network[-1]
-        if not isinstance(last, nn.Linear):
-            raise ValueError(f"network ends in {type(last).__name__}; expected a Linear, whose input are the features")
-        self.suffix = suffix
-        self.features = last.in_features
 
     def describe(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 1, H, W) in [0, 1] -> features (B, d), logits (B, classes), in fp32."""
-        with torch.autocast(pixels.device.type, enabled=False):
-            features = 2 * pixels.float() - 1
-            for layer in [*self.network][:-1]:  # a slice of a Sequential's subclass would call its constructor
-                features = layer(features)
-            return features, self.network[-1](features)
+        return super().describe(2 * pixels - 1)

@@ -12,11 +12,12 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from modules.common.frozen import Frozen
+from modules.common.judge import Judge
 from modules.common.module import StageModule
 from modules.ppgn.codes import Codes
 from modules.ppgn.conditions import ClassCondition
 from modules.ppgn.denoiser import Denoiser
-from modules.ppgn.evaluation import Judge, SampleScores
+from modules.ppgn.evaluation import SampleScores
 from modules.ppgn.generator import GeneratorTraining
 from modules.ppgn.pictures import draw_rows
 from modules.ppgn.sampler import ChainNoise, Sampler, with_options

@@ -17,7 +17,7 @@ from modules.mee.evaluation import (
     StackedScores,
     ring,
 )
-from modules.mee.judge import Judge
+from modules.mee.judge import DigitJudge
 
 
 def test_modes_by_hand() -> None:
@@ -66,14 +66,14 @@ def test_points_on_a_ring() -> None:
     assert float(scores.compute()["modes"]) == 1
 
 
-def judge_of_brightness() -> Judge:
+def judge_of_brightness() -> DigitJudge:
     """A digit's class is 9 where it is bright and 0 where it is dark, and it is sure of both."""
     layer = nn.Linear(1, 10)
     network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), layer)
     with torch.no_grad():
         layer.weight.copy_(torch.linspace(-50, 50, 10)[:, None])
         layer.bias.zero_()
-    return Judge(network, 10)
+    return DigitJudge(network, 10)
 
 
 class SingleDigits:
@@ -141,6 +141,6 @@ def test_photos_that_are_the_real_ones() -> None:
 
 def test_a_judge_needs_a_name_and_a_linear_layer() -> None:
     with pytest.raises(ValueError, match="suffix=''"):
-        Judge(nn.Sequential(nn.Linear(2, 2)), 2, suffix="")
+        DigitJudge(nn.Sequential(nn.Linear(2, 2)), 2, suffix="")
     with pytest.raises(ValueError, match="network ends in ReLU"):
-        Judge(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), 2)
+        DigitJudge(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), 2)

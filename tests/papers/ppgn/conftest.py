@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from modules.common.classifier import Classifier
+from modules.common.judge import Judge
 from modules.common.networks import ConvNet
 from modules.ppgn.codes import Codes
-from modules.ppgn.evaluation import Judge
 from modules.ppgn.generator import GeneratorTraining
 from modules.ppgn.losses import Weights
 from modules.ppgn.networks import SmallDiscriminator, SmallEncoder, SmallGenerator, SmallJudge

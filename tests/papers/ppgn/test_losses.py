@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from modules.common.judge import Judge
 from modules.common.schedules import Position
-from modules.ppgn.evaluation import Judge, SampleScores
+from modules.ppgn.evaluation import SampleScores
 from modules.ppgn.losses import (
     Pause,
     Weights,
