@@ -7,6 +7,7 @@ many images were counted.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,3 +67,10 @@ class Classification(torch.nn.Module):
     def reset(self) -> None:
         for metric in self.metrics.values():
             metric.reset()
+
+
+def compute_and_reset(metric: Any) -> Any:
+    """A metric's value; the metric starts anew."""
+    value = metric.compute()
+    metric.reset()
+    return value

@@ -13,6 +13,7 @@ from modules.common.extractors import Extractor
 from modules.common.fid import FrechetDistance
 from modules.common.frozen import Frozen
 from modules.common.inception_score import InceptionScore
+from modules.common.metrics import compute_and_reset
 
 
 class ModeCounts(Metric):
@@ -85,7 +86,7 @@ class RingScores(nn.Module):
 
     def compute(self) -> dict[str, Tensor]:
         """Every metric by name; starts anew."""
-        return computed(self.modes)
+        return compute_and_reset(self.modes)
 
 
 class StackedScores(nn.Module):
@@ -146,10 +147,10 @@ class StackedScores(nn.Module):
 
     def compute(self) -> dict[str, Tensor]:
         """Every metric by name; starts anew."""
-        real = computed(self.real_modes)
+        real = compute_and_reset(self.real_modes)
         return {
-            **computed(self.modes),
-            f"fid{self.suffix}": computed(self.fid),
+            **compute_and_reset(self.modes),
+            f"fid{self.suffix}": compute_and_reset(self.fid),
             "real_high_quality": real["high_quality"],
             "real_kl": real["kl"],
         }
@@ -230,10 +231,10 @@ class PhotoScores(nn.Module):
     def compute(self) -> dict[str, Tensor]:
         """Every metric by name; starts anew."""
         return {
-            f"fid{self.suffix}": computed(self.fid),
-            f"is{self.suffix}": computed(self.inception_score),
-            f"i_variance{self.suffix}": computed(self.i_variance),
-            "n": computed(self.n)["n"],
+            f"fid{self.suffix}": compute_and_reset(self.fid),
+            f"is{self.suffix}": compute_and_reset(self.inception_score),
+            f"i_variance{self.suffix}": compute_and_reset(self.i_variance),
+            "n": compute_and_reset(self.n)["n"],
         }
 
 
@@ -273,10 +274,3 @@ def ring(modes: int, radius: float) -> Tensor:
     """Centres (M, 2) of a ring, the first on the axis of x."""
     angles = torch.arange(modes) * (2 * math.pi / modes)
     return radius * torch.stack([angles.cos(), angles.sin()], 1)
-
-
-def computed(metric: Metric) -> Any:
-    """A metric's value; the metric starts anew."""
-    value = metric.compute()
-    metric.reset()
-    return value

@@ -30,12 +30,13 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from modules.common.distributed import shared_normal
+from modules.common.metrics import compute_and_reset
 from modules.common.module import OptimizerFactory, StageModule
 from modules.common.players import Players, held
 from modules.common.precision import at_least_single
 from modules.common.schedules import Schedule
 from modules.mee.entropy import Entropy
-from modules.mee.evaluation import CodeSpread, computed
+from modules.mee.evaluation import CodeSpread
 from modules.mee.losses import Mixing, critic_loss, disomap_loss, dlle_loss, generator_loss, mix
 from modules.mee.networks import Embedding, resample
 from modules.mee.pictures import draw_samples
@@ -189,7 +190,7 @@ class MaEMGAN(Players):
             self._shown.append(fake.cpu())
 
     def on_test_epoch_end(self) -> None:
-        metrics = {**self.evaluation.compute(), "spread": computed(self.spread)}
+        metrics = {**self.evaluation.compute(), "spread": compute_and_reset(self.spread)}
         self.log_dict({f"test/{name}": value for name, value in metrics.items()})
 
     def pictures(self, data: Any) -> dict[str, Figure]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from modules.common.fid import FrechetDistance
+from modules.common.metrics import compute_and_reset
 from modules.ppgn.neighbourhoods import density_and_coverage, within_class_distance
 from modules.ppgn.sums import Sums, percent
 
@@ -90,13 +91,13 @@ class SampleScores(nn.Module):
     def compute(self) -> dict[str, Tensor]:
         """Every metric by name; starts anew."""
         sums = self.sums.compute()
-        real, fake, labels = computed(self.real), computed(self.fake), computed(self.labels)
+        real, fake, labels = compute_and_reset(self.real), compute_and_reset(self.fake), compute_and_reset(self.labels)
         n = sums["n"]
         typical = within_class_distance(real, labels)
         scores = {
             "judge_top1": sums["judge_top1"] / n,
             "condition_top1": sums["condition_top1"] / n,
-            f"fid{self.suffix}": computed(self.fid),
+            f"fid{self.suffix}": compute_and_reset(self.fid),
             "diversity": within_class_distance(fake, labels) / typical,
             "mixing": sums["mixing"] / n / typical,
             "n": n,
@@ -106,10 +107,3 @@ class SampleScores(nn.Module):
         if self.ms_ssim and sums["pairs"]:
             scores["ms_ssim"] = sums["ms_ssim"] / sums["pairs"]
         return scores
-
-
-def computed(metric: Any) -> Any:
-    """A metric's value; the metric starts anew."""
-    value = metric.compute()
-    metric.reset()
-    return value
