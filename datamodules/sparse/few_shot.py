@@ -264,12 +264,14 @@ class Turns(Batches):
     def global_batches(self) -> Iterator[tuple[Tensor, int]]:
         """This epoch's batches, each as its rows and the seed of its augmentation."""
         for number in range(self.epoch * self.passes, (self.epoch + 1) * self.passes):
-            yield from self.one_pass("labelled", number, 0, self.labelled, self.batch_size)
+            yield from self.one_pass(number, 0, self.labelled, self.batch_size)
             if self.mu and number % self.mu == 0:
-                yield from self.one_pass("unlabelled", number, self.labelled, self.size, self.unlabelled_batch)
+                yield from self.one_pass(number, self.labelled, self.size, self.unlabelled_batch)
 
-    def one_pass(self, kind: str, number: int, first: int, end: int, batch: int) -> Iterator[tuple[Tensor, int]]:
-        order = first + torch.randperm(end - first, generator=generator(f"order of {kind} images", self.seed, number))
+    def one_pass(self, number: int, first: int, end: int, batch: int) -> Iterator[tuple[Tensor, int]]:
+        """Pass number `number` of the rows from `first` to `end`, which are labelled throughout or not at all."""
+        source = generator("order of few-shot images", self.seed, number, first)
+        order = first + torch.randperm(end - first, generator=source)
         for n in range((end - first) // batch):
             rows = order[n * batch : (n + 1) * batch]
-            yield rows, stream(f"augmentation of {kind} images", self.seed, number, n)
+            yield rows, stream("augmentation of few-shot images", self.seed, number, first, n)
