@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from modules.common.classifier import Classifier
 from modules.common.module import OptimizerFactory
-from modules.common.precision import at_least_single
 from modules.common.schedules import Schedule
 
 
@@ -43,9 +42,11 @@ class Judge(Classifier):
         self.features = last.in_features
 
     def describe(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Images as the data serves them (B, C, S, S) -> features (B, d), logits (B, classes), in fp32."""
+        """Images as the data serves them (B, C, S, S) -> features (B, d), logits (B, classes), no lower precision."""
+        *inner, last = self.network  # a slice of a Sequential's subclass would call its constructor
+        assert isinstance(last, nn.Linear)
         with torch.autocast(x.device.type, enabled=False):
-            features = at_least_single(x)
-            for layer in [*self.network][:-1]:  # a slice of a Sequential's subclass would call its constructor
+            features = x.to(last.weight.dtype)
+            for layer in inner:
                 features = layer(features)
-            return features, self.network[-1](features)
+            return features, last(features)
