@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
+from captum.attr import Saliency
 from torch import nn
 
 from modules.common.attributions import logit_gradient, loss_gradient
@@ -59,7 +59,6 @@ def test_frozen_weights_do_not_stop_the_gradient_of_the_input() -> None:
 
 
 def test_against_captum() -> None:
-    attr = pytest.importorskip("captum.attr")
     net, x, t = deep(), torch.randn(6, 2, 4, 4), torch.randint(4, (6,))
-    expected = attr.Saliency(net).attribute(x.clone().requires_grad_(), target=t)
+    expected = Saliency(net).attribute(x.clone().requires_grad_(), target=t)
     assert torch.allclose(logit_gradient(net, x, t).abs(), expected, atol=1e-6)
