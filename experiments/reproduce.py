@@ -55,9 +55,8 @@ def _paper(argv: list[str]) -> int:
 
         return dry.main(config)
     code = _Setting(request, config).run()
-    always = [
-        n for n, v in (config.get("variants") or {}).items() if v.get("always") and v.get("scale") == request.scale
-    ]
+    variants = compose.paper_file(request.paper).get("variants") or {}
+    always = [name for name, item in variants.items() if item.get("always") and item.get("scale") == request.scale]
     if request.variant is None:
         for name in always:
             again = compose.request([*argv, f"variant={name}"])

@@ -138,3 +138,11 @@ def test_a_seed_is_put_in_where_composing_would_put_it(paper: str) -> None:
     assert compose.resolve_each(config, [3, 1001]) == [compose.resolve(config, seed) for seed in (3, 1001)]
     each = plan.plan_each(config, [3, 1001])
     assert [p.stages for p in each] == [plan.plan(config, seed).stages for seed in (3, 1001)]
+
+
+def test_what_a_paper_tells_is_kept_from_hydra_and_joins_the_resolved_values() -> None:
+    config = compose.compose(compose.request(["paper=meal_v2", "scale=smoke"]).overrides)
+    resolved = compose.resolve(config, 5)
+    assert not set(compose.TEXTS) & set(config)
+    assert all(resolved[key] == compose.paper_file("meal_v2")[key] for key in compose.TEXTS)
+    assert (resolved["seed"], config.seed) == (5, 0)
