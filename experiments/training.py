@@ -174,8 +174,8 @@ def trainer_arguments(stage: Stage) -> dict[str, Any]:
 def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
     """Fit (resuming if there is a checkpoint) and test a stage in this process or process group.
 
-    Returns metrics, checkpoint and artifacts by their checksums, seconds, fit_seconds, peak_memory_mb, parameters, batch,
-    learning_rates, data, precision, threads.
+    Returns metrics, checkpoint and artifacts by their checksums, seconds, fit_seconds, peak_memory_mb, parameters,
+    batch, learning_rates, data, precision, threads.
     """
     check_plan(plan)
     torch.set_num_threads(plan.config["threads"])  # sums of many numbers depend on it

@@ -166,7 +166,7 @@ def test_a_damaged_checkpoint_of_a_finished_stage_is_made_again(make_plan: Make)
 
 
 def test_the_checkpoint_of_another_seed_is_refused(make_plan: Make) -> None:
-    """Sound in itself: by its checksum where the stage has finished, by the fingerprint in it where training goes on."""
+    """Sound in itself: by its checksum where the stage has finished, by the fingerprint in it where it goes on."""
     plan, other = (only(make_plan(seed=seed), "init", "teacher_a", "teacher_b", "ensemble") for seed in (0, 1))
     reference, _ = collect(plan)
     collect(other)
