@@ -28,7 +28,8 @@ from modules.zpe.networks import (
 from modules.zpe.pretraining import contrastive_loss, embed_texts, gather_rows
 
 needs_open_clip = pytest.mark.skipif(
-    importlib.util.find_spec("open_clip") is None, reason='open_clip is not installed: pip install "reprise[clip]"'
+    importlib.util.find_spec("open_clip") is None,
+    reason='open_clip is not installed: pip install "reprise-papers[clip]"',
 )
 WORDS = "a photo of the red fox"
 
