@@ -269,6 +269,9 @@ def request(argv: Sequence[str]) -> Request:
             chosen[key.lstrip("+")] = value
         else:
             given.append(override)
+    for key in (_split(override)[0] for override in given):
+        if key.startswith("+") and not set("./@") & set(key):
+            raise InputError(f"{key}: nothing reads such a key; one of a stage is added as +stages.NAME.KEY=value")
     swept = any(mark in chosen["paper"] for mark in ",(")
     if not swept:
         paper_file(chosen["paper"])
@@ -279,6 +282,9 @@ def request(argv: Sequence[str]) -> Request:
     variant = chosen["variant"] or None
     if variant and variant not in variants:
         raise unknown(f"variant of {chosen['paper']}", variant, variants)
+    made_for = variants[variant].get("scale") if variant else None
+    if made_for and chosen["scale"] not in (made_for, "smoke"):
+        raise InputError(f"variant={variant} is one of scale={made_for}, not of scale={chosen['scale']}")
     chosen_lines = [f"paper={chosen['paper']}", f"scale={chosen['scale']}"]
     named = list(variants[variant]["overrides"]) if variant else []
     removed = {line.removeprefix("~stages.") for line in [*named, *given] if line.startswith("~stages.")}

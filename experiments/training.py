@@ -186,10 +186,6 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
     module.max_steps = arguments.pop("max_steps", None)
     stops = []
     if module.max_steps is not None:
-        if not isinstance(module.max_steps, int) or module.max_steps < 1:
-            raise InputError(
-                f"stages.{stage.name}.trainer.max_steps={module.max_steps}: expected a whole number from 1"
-            )
         arguments["max_epochs"] = module.max_steps  # never more epochs than batches
         stops = [StopAfter(module.max_steps)]
     batch = data.batch_size * arguments.get("accumulate_grad_batches", 1)

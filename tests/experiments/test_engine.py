@@ -397,5 +397,3 @@ def test_training_can_be_counted_in_steps(make_plan: Make, monkeypatch: pytest.M
     assert len(rates) == 20
     assert rates == pytest.approx([0.05 * 0.5 * (1 + math.cos(math.pi * i / 20)) for i in range(20)])
     assert torch.load(plan.stages["init"].directory / "last.ckpt", weights_only=True)["global_step"] == 20
-    wrong, _ = collect(only(make_plan("+stages.init.trainer.max_steps=0"), "init"))
-    assert "max_steps=0: expected a whole number from 1" in wrong["init"].reason
