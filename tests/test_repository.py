@@ -57,15 +57,6 @@ def test_every_room_is_a_paper_or_common() -> None:
 
 # Parts of common that one paper uses so far -> the next paper that will.
 EXPECTED = {
-    "modules.common.diffusion.DDPM": "copyscope",
-    "modules.common.diffusion.NoiseSchedule": "copyscope",
-    "modules.common.diffusion.RowNoise": "copyscope",
-    "modules.common.diffusion.ddim_step": "copyscope",
-    "modules.common.diffusion.discretised_log_likelihood": "copyscope",
-    "modules.common.diffusion.draw_normal": "copyscope",
-    "modules.common.diffusion.draw_steps": "copyscope",
-    "modules.common.diffusion.gaussian_kl": "copyscope",
-    "modules.common.diffusion.variational_bound": "copyscope",
     "modules.common.adversarial.AdversarialClassifier": "robust_explainability",
     "modules.common.adversarial.Attack": "robust_explainability",
     "modules.common.attacks.linf_pgd": "robust_explainability",
@@ -74,11 +65,6 @@ EXPECTED = {
     "modules.common.localisation.PointingGame": "robust_explainability",
     "modules.common.localisation.box_masks": "robust_explainability",
     "modules.common.schedules.poly": "lota",
-    "modules.common.unet.Block": "copyscope",
-    "modules.common.unet.ResBlock": "copyscope",
-    "modules.common.unet.SelfAttention": "copyscope",
-    "modules.common.unet.UNet": "copyscope",
-    "modules.common.unet.embed_time": "copyscope",
     "datamodules.common.species.Shortcut": "robust_explainability",
 }
 
