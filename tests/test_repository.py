@@ -57,15 +57,7 @@ def test_every_room_is_a_paper_or_common() -> None:
 
 # Parts of common that one paper uses so far -> the next paper that will.
 EXPECTED = {
-    "modules.common.adversarial.AdversarialClassifier": "robust_explainability",
-    "modules.common.adversarial.Attack": "robust_explainability",
-    "modules.common.attacks.linf_pgd": "robust_explainability",
-    "modules.common.attributions.logit_gradient": "robust_explainability",
-    "modules.common.attributions.loss_gradient": "robust_explainability",
-    "modules.common.localisation.PointingGame": "robust_explainability",
-    "modules.common.localisation.box_masks": "robust_explainability",
     "modules.common.schedules.poly": "lota",
-    "datamodules.common.species.Shortcut": "robust_explainability",
 }
 
 
