@@ -11,9 +11,9 @@ from torch.func import functional_call
 from modules.common.frozen import Frozen
 from modules.common.module import OptimizerFactory
 from modules.common.schedules import Schedule
+from modules.common.velocity import VelocityDDPM
 from modules.copyscope.adapters import ControlBranch, LoRA, relief
 from modules.copyscope.base import Base, PromptedUNet, leave_out
-from modules.copyscope.velocity import VelocityDDPM
 
 
 class AddOn(VelocityDDPM):

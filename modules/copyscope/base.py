@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from modules.common.distributed import shared_draw
 from modules.common.unet import UNet
+from modules.common.velocity import VelocityDDPM
 from modules.copyscope.pictures import draw_images
-from modules.copyscope.velocity import VelocityDDPM
 
 
 class PromptedUNet(UNet):

@@ -18,11 +18,11 @@ from torch.func import functional_call
 
 from modules.common.diffusion import RowNoise
 from modules.common.frozen import Frozen
+from modules.common.velocity import VelocityDDPM
 from modules.copyscope.adapters import relief
 from modules.copyscope.addons import ControlTraining, LoRATraining
 from modules.copyscope.base import Base, PromptedUNet
 from modules.copyscope.pictures import draw_coalitions
-from modules.copyscope.velocity import VelocityDDPM
 
 PLAYERS = ("lora", "control", "class_word", "style_word")
 LORA, CONTROL, CLASS_WORD, STYLE_WORD = (1 << i for i in range(4))

@@ -22,7 +22,7 @@ def stable_diffusion(**options: Any) -> StableDiffusion:
 
 @pytest.mark.skipif(importlib.util.find_spec("diffusers") is not None, reason="diffusers is installed")
 def test_without_diffusers_one_line_says_what_to_do() -> None:
-    with pytest.raises(ValueError, match=r'diffusers is not installed: pip install "reprise\[diffusion\]"'):
+    with pytest.raises(ValueError, match=r'diffusers is not installed: pip install "reprise-papers\[diffusion\]"'):
         stable_diffusion()("a portrait", torch.zeros(1, 4, 8, 8), False, None)
 
 
