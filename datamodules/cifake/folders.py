@@ -22,7 +22,7 @@ WHERE = "https://www.kaggle.com/datasets/birdy654/cifake-real-and-ai-generated-s
 
 
 class CIFAKE(ArrayData):
-    """<root>/{train,test}/{REAL,FAKE}/*.jpg, or a zip of it, decoded into memory: (N, 3, 32, 32) and 0 real, 1 generated.
+    """<root>/{train,test}/{REAL,FAKE}/*.jpg, or a zip of it, decoded into memory; label 0 is real, 1 generated.
 
     Args:
         root: the folder or zip.

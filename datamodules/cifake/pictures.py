@@ -28,7 +28,7 @@ class RealOrFakeScenes(RealOrGenerated):
         batch_size: the global batch, over all devices.
         generators: the stage that made the pictures, in a list.
         jpeg: quality of the JPEG file that every picture was last; None for none.
-        fakes: "generated", or "reencoded": every other real picture, through all that generated ones go through after
+        fakes: "generated", or "reencoded": half of the real pictures, through all that generated ones go through after
             they were made, against the rest: nothing can be learnt from them.
         shuffled: training labels in random order, from which nothing can be learnt either.
         generated: see DataModule.
@@ -92,9 +92,11 @@ class RealOrFakeScenes(RealOrGenerated):
     def _side_by_side(self, images: Tensor, made: Tensor, labels: Tensor, mask: Tensor) -> dict[str, Tensor]:
         if self.fakes == "generated":
             return {**self._joined([(images, 0, -1), (made, 1, 0)], labels), "mask": mask.repeat(2, 1, 1)}
-        as_made = images[1::2].float() / 255  # values in [0, 1], as a generator gives them
-        columns = self._joined([(images[::2], 0, -1), (as_made, 1, 0)], labels[:0])
-        both = torch.cat([torch.arange(0, len(images), 2), torch.arange(1, len(images), 2)])
+        # In random order: neighbours in the source are of different blocks of a photo.
+        both = torch.randperm(len(images), generator=generator("halves", self.seed, len(images)))
+        real, others = both[: (len(both) + 1) // 2], both[(len(both) + 1) // 2 :]
+        as_made = images[others].float() / 255  # values in [0, 1], as a generator gives them
+        columns = self._joined([(images[real], 0, -1), (as_made, 1, 0)], labels[:0])
         return {**columns, "category": labels[both], "mask": mask[both]}
 
     def fetch(self, name: str) -> Callable[[Share], Any]:

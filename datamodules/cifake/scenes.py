@@ -68,12 +68,14 @@ def draw_places(boxes: Tensor, side: int, source: torch.Generator) -> tuple[Tens
     return chosen[:, 0], chosen[:, 1]
 
 
-def compose(background: Tensor, objects: Objects, source: torch.Generator) -> tuple[Tensor, Tensor]:
+def compose(background: Tensor, objects: Objects, contrast: float, source: torch.Generator) -> tuple[Tensor, Tensor]:
     """Puts an object onto each picture.
 
     Args:
         background: (N, 3, S, S) uint8.
         objects: N of them.
+        contrast: of the object: its colours are those of the photo below it, in the mean, and leave that mean by so
+            much of what they left their own.
     Returns:
         pictures (N, 3, S, S) uint8; and (2, N, S, S) bool: which pixels the object covers by more than half, and the
         same shape at its other place.
@@ -84,13 +86,16 @@ def compose(background: Tensor, objects: Objects, source: torch.Generator) -> tu
     for row, (x1, y1, x2, y2) in enumerate(objects.boxes.tolist()):
         cover = objects.cover[row, y1:y2, x1:x2]
         colour = objects.colour[row, :, y1:y2, x1:x2]
+        own = (colour * cover).sum((1, 2)) / cover.sum()  # (3,)
         for number, corner in enumerate(places):
             left, top = corner[row].tolist()
             window = (slice(top, top + y2 - y1), slice(left, left + x2 - x1))
             masks[number, row][window] = cover > 0.5
             if number == 0:
                 under = pictures[row][:, window[0], window[1]]
-                under.copy_(under.lerp(colour, cover.expand_as(colour)))
+                level = (under * cover).sum((1, 2)) / cover.sum()
+                painted = (level[:, None, None] + contrast * (colour - own[:, None, None])).clamp(0, 255)
+                under.copy_(under.lerp(painted, cover.expand_as(colour)))
     return pictures.round().clamp(0, 255).to(torch.uint8), masks
 
 
@@ -106,6 +111,7 @@ class Scenes(View, PhotoRegions):
         batch_size: the global batch, over all devices.
         choice_size: pictures to choose by, of the source's validation images.
         object_size: side that an object's picture is reduced to, pixels; at most half a patch's.
+        contrast: of objects, see compose.
         options: of PhotoRegions; pictures are made whether `generated` or not.
     Raises:
         DataError: objects that are not grey, or nothing to train on or to choose by.
@@ -119,6 +125,7 @@ class Scenes(View, PhotoRegions):
         batch_size: int,
         choice_size: int = 300,
         object_size: int = 14,
+        contrast: float = 1.0,
         generated: bool = False,
         **options: Any,
     ) -> None:
@@ -130,6 +137,7 @@ class Scenes(View, PhotoRegions):
             raise DataError(f"choice_size={choice_size}: expected from 1 to below the {there.sizes['val']} of val")
         self.choice_size = choice_size
         self.object_size = object_size
+        self.contrast = contrast
         self.masks: dict[str, Tensor] = {}
 
     def declared(self) -> Spec:
@@ -163,9 +171,11 @@ class Scenes(View, PhotoRegions):
         made = []
         for own, part in zip(blocks, parts, strict=True):
             backgrounds, labels = self._draw(own, len(part), source)
-            pictures, masks = compose(backgrounds, cut_out(part, self.object_size, source), source)
+            pictures, masks = compose(backgrounds, cut_out(part, self.object_size, source), self.contrast, source)
             made.append((pictures, labels, masks))
-        val = [torch.cat([first, second], axis) for first, second, axis in zip(made[1], made[2], (0, 0, 1), strict=True)]
+        val = [
+            torch.cat([first, second], axis) for first, second, axis in zip(made[1], made[2], (0, 0, 1), strict=True)
+        ]
         for name, (pictures, labels, masks) in zip(("train", "val", "test"), (made[0], val, made[3]), strict=True):
             self.splits[name] = (pictures, labels)
             self.masks[name] = masks

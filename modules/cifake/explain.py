@@ -146,9 +146,7 @@ class Swap(StageModule):
         logits = [self.detector.logits(x).double() for x in pictures]
         numbers = [self.number(x).double() for x in pictures]
         error = 255 * (batch.x - batch.real).double().abs().mean(1)  # (B, H, W)
-        errors = [
-            (error * part).sum((1, 2)) / part.sum((1, 2)).clamp(min=1) for part in (batch.mask, batch.place)
-        ]
+        errors = [(error * part).sum((1, 2)) / part.sum((1, 2)).clamp(min=1) for part in (batch.mask, batch.place)]
         self.rows.update(torch.stack([*logits, *numbers, *errors], 1))
 
     def on_test_epoch_end(self) -> None:
