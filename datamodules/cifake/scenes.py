@@ -169,8 +169,8 @@ class Scenes(View, PhotoRegions):
                 blocks[number] += [(label, cells[index]) for index in own]
 
         made = []
-        for own, part in zip(blocks, parts, strict=True):
-            backgrounds, labels = self._draw(own, len(part), source)
+        for cut, part in zip(blocks, parts, strict=True):
+            backgrounds, labels = self._draw(cut, len(part), source)
             pictures, masks = compose(backgrounds, cut_out(part, self.object_size, source), self.contrast, source)
             made.append((pictures, labels, masks))
         val = [
