@@ -1,0 +1,111 @@
+"""Training-free probes of a set of real and generated pictures: what could tell them apart without any generator."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torchmetrics import CatMetric
+from torchmetrics.functional.classification import binary_auroc
+
+from modules.common.detection import EVERY
+from modules.common.generators import laplacian
+from modules.common.metrics import compute_and_reset
+from modules.common.module import StageModule
+
+
+@lru_cache
+def decodable() -> np.ndarray:
+    """Which of the 256^3 colours, at 65536 R + 256 G + B, come out of some 8-bit Y, Cb, Cr as JPEG decodes them (JFIF)."""
+    table = np.zeros(256**3, dtype=bool)
+    cb, cr = np.meshgrid(np.arange(256) - 128.0, np.arange(256) - 128.0, indexing="ij")
+    for y in range(256):
+        channels = (y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb)
+        r, g, b = (np.clip(np.rint(channel), 0, 255).astype(np.int64) for channel in channels)
+        table[(r * 256 + g) * 256 + b] = True
+    return table
+
+
+def decodable_share(pictures: Tensor) -> Tensor:
+    """Share of each picture's pixels whose colour a decoded JPEG file can have: (B, 3, H, W) uint8 -> (B,)."""
+    r, g, b = pictures.cpu().long().unbind(1)
+    found = torch.from_numpy(decodable()[((r * 256 + g) * 256 + b).numpy()])
+    return found.float().flatten(1).mean(1)
+
+
+def threshold(values: Tensor, labels: Tensor) -> tuple[float, int]:
+    """The cut and the side (1: above it is generated, -1: below) that a number separates best by, in balanced accuracy.
+
+    Args:
+        values: (N,).
+        labels: (N,), 1 for generated; both labels are there.
+    """
+    order = values.argsort()
+    sorted_labels = labels[order].double()
+    fakes, reals = sorted_labels.sum(), (1 - sorted_labels).sum()
+    below = sorted_labels.cumsum(0) / fakes - (1 - sorted_labels).cumsum(0) / reals  # of the pictures up to each
+    best = int(below.abs().argmax())
+    side = -1 if float(below[best]) > 0 else 1
+    after = values[order[min(best + 1, len(values) - 1)]]
+    return float((values[order[best]] + after) / 2), side
+
+
+class Probes(StageModule):
+    """What two numbers of a picture tell, without a network.
+
+    - test/leak_<generator>: 50 + |AUROC - 50| in percent, of the share of pixels on colours that a decoded JPEG file
+      can have. 50 says that real and generated pictures do not differ in that history. test/leak is the largest.
+    - test/energy_auroc_<generator>: AUROC in percent of log Laplacian energy, generated pictures being those with less.
+
+    Batches hold pictures (B, 3, H, W) in x as the data's `shown` undoes them, y and subset.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = CatMetric(nan_strategy="error")
+        self.shares: dict[str, float] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pictures in [0, 1] -> log Laplacian energy (B,)."""
+        return laplacian(x).clamp(min=1e-8).log()
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        shown = self.trainer.datamodule.shown(batch.x)  # type: ignore[attr-defined]
+        share = decodable_share((shown * 255).round().to(torch.uint8))
+        columns = [share, self(shown), batch.y.cpu(), batch.subset.cpu()]
+        self.rows.update(torch.stack([column.double() for column in columns], 1).to(self.device))
+
+    def on_test_epoch_end(self) -> None:
+        names = self.trainer.datamodule.names  # type: ignore[attr-defined]
+        rows = compute_and_reset(self.rows).view(-1, 4).cpu()
+        share, energy, y, subset = rows.unbind(1)
+        self.shares = {"real": float(share[y == 0].mean())}
+        leaks = []
+        for number, name in enumerate(names):
+            chosen = (subset == number) | ((y == 0) & (subset == EVERY))
+            labels = y[chosen].long()
+            if labels.min() == labels.max():
+                continue
+            leak = float(binary_auroc(share[chosen], labels))
+            lower = (-energy[chosen]).argsort().argsort() / len(labels)  # ranks: AUROC of any number
+            leaks.append(50 + 100 * abs(leak - 0.5))
+            self.shares[name] = float(share[chosen][labels == 1].mean())
+            self.log(f"test/leak_{name}", leaks[-1])
+            self.log(f"test/energy_auroc_{name}", 100 * float(binary_auroc(lower, labels)))
+        self.log("test/leak", max(leaks, default=50.0))
+        self.log("test/real_share", 100 * self.shares["real"])
+
+    def pictures(self, data: Any) -> dict[str, Figure]:
+        """Bars: the share of pixels on colours of decoded JPEG files; a quarter of all colours are."""
+        if not self.shares:
+            return {}
+        figure = Figure(figsize=(5, 3), layout="constrained")
+        axis = figure.subplots()
+        axis.bar(list(self.shares), [100 * value for value in self.shares.values()])
+        axis.axhline(25.4, color="0.5", linestyle=":")
+        axis.set_ylabel("colours of decoded JPEG, %")
+        return {"JPEG history": figure}
