@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from datamodules.common.base import Draws
 from datamodules.common.generated_pictures import to_bytes
 from modules.common.diffusion import DDPM, NoiseSchedule, RowNoise
 from modules.common.distributed import shared_normal
@@ -285,15 +284,3 @@ class PictureDDPM(MakesPictures, DDPM):
 
     def make(self, x: Tensor, noise: Tensor) -> Tensor:
         return self.sample(noise, self.steps)
-
-
-class Turn:
-    """Mirrors pictures and turns them by quarters, each of the eight ways equally often."""
-
-    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
-        chosen = draws.integers(8).to(images.device)
-        for number in range(8):
-            rows = (chosen == number).nonzero().flatten()
-            part = torch.rot90(images.index_select(0, rows), number % 4, (-2, -1))
-            images = images.index_copy(0, rows, part.flip(-1) if number >= 4 else part)
-        return images

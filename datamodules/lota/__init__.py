@@ -1,0 +1,1 @@
+"""Bit planes and patches as LOTA sees pictures."""

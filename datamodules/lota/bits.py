@@ -1,0 +1,148 @@
+"""LOTA's front end: noise images of the low bit planes, and the patch with the largest gradient.
+
+    z_c = x_c AND (2^n - 1)                                        the n lowest of an 8-bit channel's planes
+    thresholding  255 [z_c > 0],   scaling  255 (z_c - min z_c) / (max z_c - min z_c)
+    g_p = |p * [-1 1]|_1 + |p * [-1 1]^T|_1 + |p * [[-1 0] [0 1]]|_1 + |p * [[0 -1] [1 0]]|_1     over channels, no padding
+
+Bits are those of the decoded file: nothing may resize, scale or normalise a picture before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+MODES = ("threshold", "scale", "rgb")
+SELECTIONS = ("max", "min", "random")
+
+
+def low_bits(x: Tensor, bits: int = 3) -> Tensor:
+    """The lowest planes of uint8 pictures, values from 0 to 2^bits - 1, uint8."""
+    return x & (2**bits - 1)
+
+
+def noise_image(x: Tensor, mode: str = "threshold", bits: int = 3) -> Tensor:
+    """Noise images of uint8 pictures (B, C, H, W): the same shape, uint8; "rgb" leaves the pictures as they are.
+
+    Scaling takes lowest and highest value of each picture and channel; where they are equal, the noise image is 0.
+    """
+    if mode == "rgb":
+        return x
+    z = low_bits(x, bits)
+    if mode == "threshold":
+        return (z > 0).to(torch.uint8) * 255
+    low, high = z.amin((2, 3), keepdim=True), z.amax((2, 3), keepdim=True)
+    spread = (high - low).clamp(min=1).float()
+    return ((z - low).float() * 255 / spread).round().to(torch.uint8)
+
+
+def gradient_score(patches: Tensor) -> Tensor:
+    """g of patches (..., C, p, p) uint8: (...,) int64. Differences are signed: in 8 bits they would wrap around."""
+    p = patches.to(torch.int16)
+    right = p[..., :, 1:] - p[..., :, :-1]
+    down = p[..., 1:, :] - p[..., :-1, :]
+    diagonal = p[..., 1:, 1:] - p[..., :-1, :-1]
+    antidiagonal = p[..., 1:, :-1] - p[..., :-1, 1:]
+    return torch.stack([d.abs().sum((-3, -2, -1)) for d in (right, down, diagonal, antidiagonal)]).sum(0)
+
+
+def cut(images: Tensor, places: Tensor, side: int) -> Tensor:
+    """Patches at random places: (B, C, H, W), (B, K, 2) in [0, 1) -> (B, K, C, side, side)."""
+    height, width = images.shape[-2:]
+    room = torch.tensor([height - side + 1, width - side + 1], device=images.device)
+    top, left = (places.to(images.device) * room).long().unbind(-1)  # (B, K) each
+    steps = torch.arange(side, device=images.device)
+    rows, columns = top[..., None] + steps, left[..., None] + steps  # (B, K, side)
+    batch = torch.arange(len(images), device=images.device)[:, None, None, None]
+    patches = images.permute(0, 2, 3, 1)[batch, rows[..., :, None], columns[..., None, :]]  # (B, K, side, side, C)
+    return patches.permute(0, 1, 4, 2, 3)
+
+
+def choose(patches: Tensor, selection: str) -> Tensor:
+    """One patch of each picture: (B, K, C, p, p) -> (B, C, p, p), by its gradient; "random" takes the first."""
+    if selection == "random":
+        return patches[:, 0]
+    scores = gradient_score(patches)
+    best = scores.argmax(1) if selection == "max" else scores.argmin(1)
+    return patches[torch.arange(len(patches), device=patches.device), best]
+
+
+@dataclass(frozen=True)
+class FrontEnd:
+    """From uint8 pictures to what LOTA's networks see.
+
+    Attributes:
+        mode: "threshold", "scale", or "rgb", the pictures themselves.
+        bits: how many of the lowest planes.
+        patch: side of the patch, pixels; None takes the whole noise image.
+        crops: places that a patch is chosen from.
+        size: side that the patch is enlarged to (bilinear); None leaves it.
+        resize_first: the side that noise images are resized to before patches are cut, as the paper has it; None cuts
+            from the noise image as it is.
+        guided: for the noise-guided classifier: x is the whole RGB picture, at `size`, and the patch stays as it is.
+        mean, std: per channel, in units of [0, 1].
+    Raises:
+        ValueError: an unknown mode, or numbers that make no patch.
+    """
+
+    mode: str = "threshold"
+    bits: int = 3
+    patch: int | None = 32
+    crops: int = 64
+    size: int | None = 256
+    resize_first: int | None = None
+    guided: bool = False
+    mean: Sequence[float] = (0.485, 0.456, 0.406)
+    std: Sequence[float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"mode={self.mode!r}: expected one of {', '.join(MODES)}")
+        if not 1 <= self.bits <= 8:
+            raise ValueError(f"bits={self.bits}: expected 1 to 8")
+        if self.crops < 1 or (self.patch is not None and self.patch < 2):
+            raise ValueError(f"patch={self.patch}, crops={self.crops}: expected a patch of 2 pixels or more, and a crop")
+        if self.guided and self.patch is None:
+            raise ValueError("guided=true: expected a patch")
+
+    def extract(self, x: Tensor, places: Tensor, selection: str) -> Tensor:
+        """The patch of each picture, or its whole noise image, as bytes.
+
+        Args:
+            x: (B, C, H, W) uint8.
+            places: (B, K, 2) in [0, 1), of K crops.
+            selection: "max", "min" or "random".
+        Returns:
+            (B, C, patch, patch) uint8.
+        """
+        noise = noise_image(x, self.mode, self.bits)
+        side = self.resize_first
+        if self.patch is not None and min(noise.shape[-2:]) < self.patch:  # as released: too small a picture is enlarged
+            side = side or 8 * self.patch
+        if side is not None:
+            noise = enlarge(noise.float(), side).round().clamp(0, 255).to(torch.uint8)
+        if self.patch is None:
+            return noise
+        return choose(cut(noise, places, self.patch), selection)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 images at `size`, as networks see them."""
+        mean, std = (torch.tensor(tuple(v), device=images.device).view(-1, 1, 1) for v in (self.mean, self.std))
+        x = images.float() / 255
+        return ((x if self.size is None else enlarge(x, self.size)) - mean) / std
+
+    def __call__(self, x: Tensor, places: Tensor, selection: str = "max") -> tuple[Tensor, Tensor]:
+        """What the network sees, (B, C, S, S), and the patch in [0, 1], (B, C, p, p)."""
+        patch = self.extract(x, places, selection)
+        return self.normalise(x if self.guided else patch), patch.float() / 255
+
+
+def enlarge(x: Tensor, side: int) -> Tensor:
+    """(B, C, H, W) at side x side, bilinear."""
+    if tuple(x.shape[-2:]) == (side, side):
+        return x
+    return F.interpolate(x, (side, side), mode="bilinear", align_corners=False)

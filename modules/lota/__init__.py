@@ -1,0 +1,1 @@
+"""LOTA: bit planes against generated images (arXiv 2510.14230)."""
