@@ -105,7 +105,9 @@ class FrontEnd:
         if not 1 <= self.bits <= 8:
             raise ValueError(f"bits={self.bits}: expected 1 to 8")
         if self.crops < 1 or (self.patch is not None and self.patch < 2):
-            raise ValueError(f"patch={self.patch}, crops={self.crops}: expected a patch of 2 pixels or more, and a crop")
+            raise ValueError(
+                f"patch={self.patch}, crops={self.crops}: expected a patch of 2 pixels or more, and a crop"
+            )
         if self.guided and self.patch is None:
             raise ValueError("guided=true: expected a patch")
 
@@ -121,7 +123,9 @@ class FrontEnd:
         """
         noise = noise_image(x, self.mode, self.bits)
         side = self.resize_first
-        if self.patch is not None and min(noise.shape[-2:]) < self.patch:  # as released: too small a picture is enlarged
+        if (
+            self.patch is not None and min(noise.shape[-2:]) < self.patch
+        ):  # as released: too small a picture is enlarged
             side = side or 8 * self.patch
         if side is not None:
             noise = enlarge(noise.float(), side).round().clamp(0, 255).to(torch.uint8)

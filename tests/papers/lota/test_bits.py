@@ -1,0 +1,120 @@
+"""The front end: hand-computed bits and gradients, the paper's convolutions, and what cannot matter."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from datamodules.lota.bits import FrontEnd, choose, cut, gradient_score, low_bits, noise_image
+
+
+def random_bytes(*shape: int) -> torch.Tensor:
+    return torch.randint(256, shape, dtype=torch.uint8)
+
+
+def test_bits_by_hand() -> None:
+    x = torch.tensor([0, 7, 8, 255], dtype=torch.uint8)
+    assert low_bits(x).tolist() == [0, 7, 0, 7]
+    x = x.view(1, 1, 2, 2)
+    assert noise_image(x, "threshold").flatten().tolist() == [0, 255, 0, 255]
+    assert noise_image(x, "scale").flatten().tolist() == [0, 255, 0, 255]
+    assert torch.equal(noise_image(x, "rgb"), x)
+    assert low_bits(torch.tensor([5], dtype=torch.uint8), 1).item() == 1
+
+
+@pytest.mark.parametrize("mode", ["threshold", "scale"])
+def test_only_the_low_bits_count(mode: str) -> None:
+    """Whatever the upper five planes show, the noise image is the same; and the lower three are not left out."""
+    x, other = random_bytes(4, 3, 16, 16), random_bytes(4, 3, 16, 16)
+    mixed = (other & 248) | (x & 7)
+    assert torch.equal(noise_image(mixed, mode), noise_image(x, mode))
+    assert not torch.equal(noise_image((x & 248) | (other & 7), mode), noise_image(x, mode))
+    assert torch.equal(noise_image((x // 2) & 127, mode), noise_image(((x // 2) & 127) + 128, mode))
+
+
+def test_noise_images_of_random_bytes() -> None:
+    x = random_bytes(8, 3, 64, 64)
+    assert noise_image(x, "threshold").float().mean().item() == pytest.approx(255 * 7 / 8, abs=1)
+    assert noise_image(x, "scale").float().mean().item() == pytest.approx(127.5, abs=1)
+
+
+@pytest.mark.parametrize("mode", ["threshold", "scale"])
+def test_multiples_of_eight_have_no_noise(mode: str) -> None:
+    assert not noise_image(random_bytes(2, 3, 8, 8) & 248, mode).any()
+
+
+def test_gradients_by_hand() -> None:
+    patch = torch.tensor([[0, 255], [0, 255]], dtype=torch.uint8)[None]
+    assert gradient_score(patch).item() == 1020
+    assert gradient_score(torch.full((3, 32, 32), 9, dtype=torch.uint8)).item() == 0
+    rows, columns = torch.arange(32)[:, None], torch.arange(32)
+    board = (((rows + columns) % 2) * 255).to(torch.uint8).expand(3, 32, 32)
+    assert gradient_score(board).item() == 1_517_760
+    stripes = ((columns % 2) * 255).to(torch.uint8).expand(3, 32, 32)
+    assert gradient_score(stripes).item() == 2_229_210
+
+
+def test_gradients_are_the_papers_convolutions() -> None:
+    p = random_bytes(5, 3, 12, 12)
+    kernels = ([[-1.0, 1.0]], [[-1.0], [1.0]], [[-1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [-1.0, 0.0]])
+    expected = torch.zeros(5)
+    for kernel in kernels:
+        weight = torch.tensor(kernel).expand(3, 1, -1, -1)
+        expected += F.conv2d(p.float(), weight, groups=3).abs().sum((1, 2, 3))
+    assert torch.equal(gradient_score(p).float(), expected)
+
+
+def test_flips_and_the_negative_have_the_same_gradient() -> None:
+    p = random_bytes(4, 3, 16, 16)
+    for other in (p.flip(-1), p.flip(-2), p.transpose(-1, -2), 255 - p):
+        assert torch.equal(gradient_score(other), gradient_score(p))
+
+
+def test_crops_lie_where_they_are_said_to() -> None:
+    x = torch.arange(36, dtype=torch.uint8).view(1, 1, 6, 6)
+    patches = cut(x, torch.tensor([[[0.0, 0.0], [0.99, 0.99], [0.5, 0.0]]]), 4)
+    assert patches.shape == (1, 3, 1, 4, 4)
+    assert patches[0, :, 0, 0, 0].tolist() == [0, 14, 6]
+    assert torch.equal(patches[0, 1, 0], x[0, 0, 2:, 2:])
+
+
+def test_selection_is_ordered() -> None:
+    patches = cut(random_bytes(6, 3, 32, 32), torch.rand(6, 20, 2), 8)
+    low, some, high = (gradient_score(choose(patches, how)) for how in ("min", "random", "max"))
+    assert bool((low <= some).all())
+    assert bool((some <= high).all())
+    mean = gradient_score(patches).double().mean(1)
+    assert bool(((low <= mean) & (mean <= high)).all())
+    whole = cut(random_bytes(2, 3, 8, 8), torch.rand(2, 5, 2), 8)
+    assert torch.equal(choose(whole, "max"), choose(whole, "min"))
+
+
+def test_what_networks_see() -> None:
+    x = random_bytes(2, 3, 40, 48)
+    image, patch = FrontEnd()(x, torch.rand(2, 64, 2))
+    assert image.shape == (2, 3, 256, 256)
+    assert patch.shape == (2, 3, 32, 32)
+    assert set(patch.unique().tolist()) <= {0.0, 1.0}
+    image, patch = FrontEnd(guided=True, size=64)(x, torch.rand(2, 64, 2))
+    assert image.shape == (2, 3, 64, 64)
+    whole, _ = FrontEnd(patch=None, size=None, mean=(0.0,) * 3, std=(1.0,) * 3)(x, torch.rand(2, 1, 2))
+    assert torch.equal((whole * 255).to(torch.uint8), noise_image(x))
+    small, patch = FrontEnd()(random_bytes(1, 3, 20, 20), torch.rand(1, 64, 2))
+    assert patch.shape == (1, 3, 32, 32)  # as released: a picture smaller than a patch is enlarged first
+    _, patch = FrontEnd(resize_first=64)(x, torch.rand(2, 64, 2))
+    assert patch.shape == (2, 3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "soft"}, "mode='soft'"),
+        ({"bits": 9}, "bits=9"),
+        ({"patch": 1}, "patch=1"),
+        ({"guided": True, "patch": None}, "expected a patch"),
+    ],
+)
+def test_bad_options_are_named(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FrontEnd(**options)

@@ -1,0 +1,111 @@
+"""LOTA's data: test crops do not depend on how pictures are shared out; GenImage's folders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datamodules.common.base import DataError, Fed
+from datamodules.common.photo_regions import PhotoRegions
+from datamodules.lota.bits import FrontEnd, gradient_score
+from datamodules.lota.genimage import GenImage
+from datamodules.lota.patches import Patches
+
+FRONT = FrontEnd(patch=8, crops=6, size=None, mean=(0.0,) * 3, std=(1.0,) * 3)
+
+
+@pytest.fixture
+def patches() -> Callable[..., Patches]:
+    def make(batch_size: int = 4, **options: Any) -> Patches:
+        source = PhotoRegions(8, 6, 8, 8, seed=2)
+        source.setup()
+        pictures = torch.cat([source.splits["val"][0], source.splits["test"][0]]).numpy()
+        fed = [Fed(torch.nn.Identity(), {"pictures": pictures})]
+        data = Patches(source, batch_size, ["copy"], ["copy"], FRONT, fed, **options)
+        data.setup()
+        return data
+
+    return make
+
+
+def test_test_crops_follow_from_the_row(patches: Callable[..., Patches]) -> None:
+    first = torch.cat([batch.x for batch in patches(4).test_dataloader()])
+    second = torch.cat([batch.x for batch in patches(16).test_dataloader()])
+    assert torch.equal(first, second)
+
+
+def test_training_crops_change_with_the_epoch(patches: Callable[..., Patches]) -> None:
+    data = patches(16, train_select="random")
+    loader = data.train_dataloader()
+    (first,) = list(loader)
+    (again,) = list(loader)
+    assert torch.equal(first.x, again.x)
+    loader.sampler.set_epoch(1)
+    (later,) = list(loader)
+    assert not torch.equal(first.x, later.x)
+
+
+def test_selections_are_those_of_the_split(patches: Callable[..., Patches]) -> None:
+    high, low = patches(16, test_select="max"), patches(16, test_select="min")
+    scores = [gradient_score((next(iter(d.test_dataloader())).patch * 255).to(torch.uint8)) for d in (high, low)]
+    assert bool((scores[0] >= scores[1]).all())
+    assert high.spec.shape == (3, 8, 8)
+    with pytest.raises(DataError, match="select='best'"):
+        patches(train_select="best")
+
+
+@pytest.fixture
+def genimage(tmp_path: Path) -> Callable[..., GenImage]:
+    """Two subsets of a few pictures of different sizes; generated ones are PNG files."""
+    random = np.random.default_rng(0)
+    for name in ("adm", "glide"):
+        for split, count in (("train", 6), ("val", 3)):
+            for folder, suffix in (("ai", "png"), ("nature", "JPEG")):
+                place = tmp_path / name / split / folder
+                place.mkdir(parents=True)
+                for number in range(count):
+                    pixels = random.integers(0, 256, (12 + number, 20, 3), dtype=np.uint8)
+                    Image.fromarray(pixels).save(place / f"{number}.{suffix}")
+
+    def make(**options: Any) -> GenImage:
+        settings = {"train_on": ["adm"], "front_end": FRONT, "names": ("adm", "glide"), "num_workers": 0, **options}
+        return GenImage(str(tmp_path), 4, **settings)
+
+    return make
+
+
+def test_folders_of_genimage(genimage: Callable[..., GenImage]) -> None:
+    data = genimage(aside=0.25)
+    data.setup()
+    assert data.spec.sizes == {"train": 9, "val": 3, "test": 12}
+    batches = list(data.test_dataloader())
+    y = torch.cat([torch.as_tensor(batch.y) for batch in batches])
+    subset = torch.cat([torch.as_tensor(batch.subset) for batch in batches])
+    assert y.tolist() == [0] * 3 + [1] * 3 + [0] * 3 + [1] * 3  # generated is 1
+    assert subset.tolist() == [0] * 6 + [1] * 6
+    again = list(data.test_dataloader())
+    assert all(torch.equal(a.x, b.x) for a, b in zip(batches, again, strict=True))
+    assert {item[0] for item in data.items["train"]}.isdisjoint(item[0] for item in data.items["val"])
+    assert batches[0].x.shape[1:] == data.spec.shape
+
+
+def test_what_is_missing_is_named(genimage: Callable[..., GenImage], tmp_path: Path) -> None:
+    assert "no biggan/train/ai" not in genimage().available()
+    data = genimage(names=("adm", "glide", "vqdm"))
+    with pytest.raises(DataError, match="has no vqdm/val/nature"):
+        data.setup()
+    with pytest.raises(DataError, match="train_on: 'dalle'"):
+        genimage(train_on=["dalle"])
+    with pytest.raises(DataError, match="aside=1"):
+        genimage(aside=1)
+    (tmp_path / "glide" / "val" / "ai" / "0.png").write_bytes(b"no picture")
+    broken = genimage()
+    broken.setup()
+    with pytest.raises(DataError, match=r"0\.png cannot be decoded"):
+        list(broken.test_dataloader())
