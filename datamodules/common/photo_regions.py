@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -53,7 +54,7 @@ def deal(blocks: int, shares: Sequence[int], source: torch.Generator) -> list[li
     bounds = [0]
     for number in range(1, len(wanted) + 1):
         bounds.append(number + spare * sum(wanted[:number]) // sum(wanted))
-    dealt = iter(order[first:last] for first, last in zip(bounds, bounds[1:], strict=False))
+    dealt = iter(order[first:last] for first, last in itertools.pairwise(bounds))
     return [next(dealt) if share else [] for share in shares]
 
 

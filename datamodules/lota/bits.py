@@ -2,7 +2,7 @@
 
     z_c = x_c AND (2^n - 1)                                        the n lowest of an 8-bit channel's planes
     thresholding  255 [z_c > 0],   scaling  255 (z_c - min z_c) / (max z_c - min z_c)
-    g_p = |p * [-1 1]|_1 + |p * [-1 1]^T|_1 + |p * [[-1 0] [0 1]]|_1 + |p * [[0 -1] [1 0]]|_1     over channels, no padding
+    g_p = |p * [-1 1]|_1 + |p * [-1 1]^T|_1 + |p * [[-1 0] [0 1]]|_1 + |p * [[0 -1] [1 0]]|_1   over channels, unpadded
 
 Bits are those of the decoded file: nothing may resize, scale or normalise a picture before.
 """

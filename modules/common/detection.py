@@ -1,4 +1,4 @@
-"""Detectors of generated pictures: one score a picture, judged for each generator. Generated is the positive class, 1."""
+"""Detectors of generated pictures: one score a picture, judged for each generator. Generated is the positive class."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from modules.common.module import StageModule
 
 @lru_cache
 def decodable() -> np.ndarray:
-    """Which of the 256^3 colours, at 65536 R + 256 G + B, come out of some 8-bit Y, Cb, Cr as JPEG decodes them (JFIF)."""
+    """Which of the 256^3 colours, at 65536 R + 256 G + B, come out of some 8-bit Y, Cb, Cr as JFIF decodes them."""
     table = np.zeros(256**3, dtype=bool)
     cb, cr = np.meshgrid(np.arange(256) - 128.0, np.arange(256) - 128.0, indexing="ij")
     for y in range(256):

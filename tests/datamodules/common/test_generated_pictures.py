@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -91,7 +92,7 @@ def test_generators_and_detectors_have_parts_of_their_own(
     data = serve()
     trained, tested = rows(data, "train"), rows(data, "test")
     keys = [{tuple(x.flatten().tolist()) for x in part} for part in (seen, trained["x"], tested["x"])]
-    assert not (keys[0] & keys[1] or keys[0] & keys[2] or keys[1] & keys[2])
+    assert all(a.isdisjoint(b) for a, b in itertools.combinations(keys, 2))
 
 
 def test_training_is_balanced_and_the_test_has_everybody(serve: Callable[..., RealOrGenerated]) -> None:

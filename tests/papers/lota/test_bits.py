@@ -100,7 +100,7 @@ def test_what_networks_see() -> None:
     assert image.shape == (2, 3, 64, 64)
     whole, _ = FrontEnd(patch=None, size=None, mean=(0.0,) * 3, std=(1.0,) * 3)(x, torch.rand(2, 1, 2))
     assert torch.equal((whole * 255).to(torch.uint8), noise_image(x))
-    small, patch = FrontEnd()(random_bytes(1, 3, 20, 20), torch.rand(1, 64, 2))
+    _, patch = FrontEnd()(random_bytes(1, 3, 20, 20), torch.rand(1, 64, 2))
     assert patch.shape == (1, 3, 32, 32)  # as released: a picture smaller than a patch is enlarged first
     _, patch = FrontEnd(resize_first=64)(x, torch.rand(2, 64, 2))
     assert patch.shape == (2, 3, 32, 32)

@@ -24,7 +24,8 @@ def test_arms_of_the_grid_differ_in_input_and_generator_alone(
             assert stage.module == first.module
             assert stage.trainer == first.trainer
             assert stage.start_like == "detector"
-            expected = {**first.data, "train_on": [name], "front_end": {**first.data["front_end"], "mode": mode}}
+            front = {**first.data["front_end"], "mode": mode}
+            expected = {**first.data, "train_on": [name], "front_end": front}
             assert stage.data == expected
 
 
@@ -68,3 +69,13 @@ def test_all_detectors_of_mini_see_the_same_pictures(make_plan: Callable[..., Pl
         if "names" in stage.data:
             assert stage.data["names"] == list(SMALL)
             assert stage.feeds == {"generators": list(SMALL)}
+
+
+def test_another_history_is_that_of_all_detectors(make_plan: Callable[..., Plan]) -> None:
+    for variant, history in (("own_formats", (90, True)), ("jpeg", (90, False)), ("cifar10", (75, False))):
+        stages = make_plan("paper=lota", "scale=mini", f"variant={variant}").stages
+        for stage in stages.values():
+            if "names" in stage.data:
+                assert (stage.data["jpeg"], stage.data["only_real"]) == history
+            name = "CIFAR10" if variant == "cifar10" else "PhotoRegions"
+            assert stage.data["source"]["_target_"].endswith(name)
