@@ -128,8 +128,8 @@ class PhotoRegions(ArrayData):
             cells = self._cells(shrink(photo, self.reduction))
             for number, own in enumerate(deal(len(cells), counts, source)):
                 blocks[number] += [(label, cells[index]) for index in own]
-        for name, count, own in zip(SPLITS, counts, blocks, strict=True):
-            self.splits[name] = self._draw(own, count, source)
+        for name, count, cut in zip(SPLITS, counts, blocks, strict=True):
+            self.splits[name] = self._draw(cut, count, source)
         self.clean_labels = self.splits["train"][1].clone()
         self._spec = replace(spec, identity=hashed(*(t for split in self.splits.values() for t in split)))
 
@@ -143,8 +143,9 @@ class PhotoRegions(ArrayData):
         images = torch.empty(count, 3, self.side, self.side, dtype=torch.uint8)
         labels = torch.empty(count, dtype=torch.long)
         low, high = self.gain
+        order = torch.randperm(len(blocks), generator=source).tolist()
         for row in range(count):  # every block equally often, up to one
-            label, cell = blocks[row % len(blocks)]
+            label, cell = blocks[order[row % len(order)]]
             top, left = torch.randint(self.block - self.side + 1, (2,), generator=source).tolist()
             turns, mirrored = torch.randint(4, (2,), generator=source).tolist()
             gain = low + (high - low) * float(torch.rand((), generator=source))

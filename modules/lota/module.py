@@ -52,7 +52,8 @@ class GuidedAttention(nn.Module):
     def attend(self, tokens: Tensor, bias: Tensor) -> Tensor:
         """(B, N, C), (B, heads, N, N) -> (B, N, C)."""
         qkv = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, heads, N, d)
-        mixed = F.scaled_dot_product_attention(*qkv.unbind(0), attn_mask=bias)  # (B, heads, N, d)
+        q, k, v = qkv.unbind(0)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # (B, heads, N, d)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
     def forward(self, tokens: Tensor, patch: Tensor) -> Tensor:

@@ -41,13 +41,13 @@ def test_no_pixel_is_in_two_splits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_seed_fixes_the_patches() -> None:
-    first, again, other = (PhotoRegions(8, 20, 10, 10, seed=seed) for seed in (3, 3, 4))
+    first, again, other = (PhotoRegions(8, 40, 10, 10, seed=seed) for seed in (3, 3, 4))
     for data in (first, again, other):
         data.setup()
     assert torch.equal(first.splits["test"][0], again.splits["test"][0])
     assert first.spec.identity == again.spec.identity != other.spec.identity
     assert set(first.splits["train"][1].tolist()) == {0, 1, 2}
-    assert first.spec.sizes == {"train": 20, "val": 10, "test": 10}
+    assert first.spec.sizes == {"train": 40, "val": 10, "test": 10}
 
 
 def test_a_block_smaller_than_a_patch_is_refused() -> None:
