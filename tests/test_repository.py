@@ -73,13 +73,21 @@ EXPECTED = {
     "modules.common.attributions.loss_gradient": "robust_explainability",
     "modules.common.localisation.PointingGame": "robust_explainability",
     "modules.common.localisation.box_masks": "robust_explainability",
-    "modules.common.schedules.poly": "lota",
     "modules.common.unet.Block": "copyscope",
     "modules.common.unet.ResBlock": "copyscope",
     "modules.common.unet.SelfAttention": "copyscope",
     "modules.common.unet.UNet": "copyscope",
     "modules.common.unet.embed_time": "copyscope",
     "datamodules.common.species.Shortcut": "robust_explainability",
+    "datamodules.common.generated_pictures.GeneratorSets": "aria",
+    "datamodules.common.generated_pictures.RealOrGenerated": "aria",
+    "datamodules.common.photo_regions.PhotoRegions": "aria",
+    "modules.common.detection.Detector": "aria",
+    "modules.common.generators.AutoEncoder": "aria",
+    "modules.common.generators.AutoEncoderNet": "aria",
+    "modules.common.generators.PictureDDPM": "aria",
+    "modules.common.generators.PictureGAN": "aria",
+    "modules.common.probes.Probes": "aria",
 }
 
 

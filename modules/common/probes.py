@@ -37,23 +37,6 @@ def decodable_share(pictures: Tensor) -> Tensor:
     return found.float().flatten(1).mean(1)
 
 
-def threshold(values: Tensor, labels: Tensor) -> tuple[float, int]:
-    """The cut and the side (1: above it is generated, -1: below) that a number separates best by, in balanced accuracy.
-
-    Args:
-        values: (N,).
-        labels: (N,), 1 for generated; both labels are there.
-    """
-    order = values.argsort()
-    sorted_labels = labels[order].double()
-    fakes, reals = sorted_labels.sum(), (1 - sorted_labels).sum()
-    below = sorted_labels.cumsum(0) / fakes - (1 - sorted_labels).cumsum(0) / reals  # of the pictures up to each
-    best = int(below.abs().argmax())
-    side = -1 if float(below[best]) > 0 else 1
-    after = values[order[min(best + 1, len(values) - 1)]]
-    return float((values[order[best]] + after) / 2), side
-
-
 class Probes(StageModule):
     """What two numbers of a picture tell, without a network.
 

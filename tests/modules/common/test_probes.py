@@ -1,4 +1,4 @@
-"""The colours of decoded JPEG files, against Pillow's decoder; a number's best threshold by hand."""
+"""The colours of decoded JPEG files, against Pillow's decoder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from modules.common.probes import decodable, decodable_share, threshold
+from modules.common.probes import decodable, decodable_share
 
 
 def test_a_quarter_of_all_colours_can_be_decoded() -> None:
@@ -27,11 +27,3 @@ def test_what_pillow_decodes_is_there() -> None:
     raw = torch.from_numpy(smooth).permute(2, 0, 1)[None]
     assert float(decodable_share(decoded)) > 0.999
     assert float(decodable_share(raw)) < 0.35
-
-
-def test_a_threshold_by_hand() -> None:
-    values = torch.tensor([1.0, 2, 3, 10, 11])
-    cut, side = threshold(values, torch.tensor([0, 0, 0, 1, 1]))
-    assert (cut, side) == (6.5, 1)
-    cut, side = threshold(values, torch.tensor([1, 1, 0, 0, 0]))
-    assert (cut, side) == (2.5, -1)
