@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from datamodules.lota.bits import FrontEnd
 from modules.common.generators import AutoEncoder, PictureDDPM
@@ -57,6 +58,7 @@ class Extraction(StageModule):
         self.networks = nn.ModuleDict({"autoencoder": autoencoder.network, "ddim": diffusion.averaged()})
         self.front_end = front_end
         self.noise = diffusion.noise
+        self.fold = diffusion.fold
         self.steps, self.side, self.rounds, self.calls = steps, side, rounds, calls
         self.times: dict[str, list[float]] = {}
 
@@ -80,13 +82,15 @@ class Extraction(StageModule):
         network = self.networks["ddim"].eval()
         autoencoder = self.networks["autoencoder"].eval()
 
+        folded = F.pixel_unshuffle(image, self.fold)
+
         def ddim() -> None:
-            noisy = image
+            noisy = folded
             for number in reversed(range(len(kept))):
                 t = torch.full((1,), number, device=x.device)
                 clean = respaced.clean(noisy, t, network(noisy, kept[t])).clamp(-1, 1)
                 before = respaced.abar[max(number - 1, 0)]
-                noisy = before.sqrt() * clean + (1 - before).sqrt() * image
+                noisy = before.sqrt() * clean + (1 - before).sqrt() * folded
 
         arms: dict[str, tuple[Callable[[], Any], int]] = {
             "extraction": (lambda: self.front_end.extract(x, places, "max"), self.calls),

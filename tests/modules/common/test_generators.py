@@ -33,8 +33,11 @@ def test_gan_and_diffusion_draw_pictures_from_noise_alone() -> None:
     gan = PictureGAN(32, width=4, code=8)
     unet = UNet(32, 3, 8, [1, 2], res_blocks=1, head_channels=8, groups=4)
     ddpm = PictureDDPM(unet, NoiseSchedule(100), steps=2, decay=None)
+    folded = UNet(16, 12, 8, [1, 2], res_blocks=1, head_channels=8, groups=4)
+    small = PictureDDPM(folded, NoiseSchedule(100), steps=2, fold=2, decay=None)
+    assert small(*small.example((3, 32, 32))).shape == (1, 12, 16, 16)
     noise = torch.randn(2, 3, 32, 32)
-    for stage in (gan, ddpm):
+    for stage in (gan, ddpm, small):
         stage.eval()
         first, second = stage.make(torch.zeros(2, 3, 32, 32), noise), stage.make(torch.ones(2, 3, 32, 32), noise)
         assert first.shape == (2, 3, 32, 32)
