@@ -57,7 +57,9 @@ class Pictures(Dataset):
             with Image.open(io.BytesIO((self.root / name).read_bytes())) as picture:
                 image = picture.convert("RGB")
         except UNREADABLE as error:
-            raise DataError(f"{self.root / name} cannot be decoded ({error}); name it in `skip`, or remove it") from error
+            raise DataError(
+                f"{self.root / name} cannot be decoded ({error}); name it in `skip`, or remove it"
+            ) from error
         with torch.random.fork_rng(devices=[]):
             seed_torch(stream("augmentation of a picture", self.seed, epoch, row))
             return self.transform(image), *columns  # type: ignore[return-value]
@@ -98,6 +100,7 @@ class Aria(DataModule):
     """
 
     names = NAMES
+    subjects = CATEGORIES
 
     def __init__(
         self,

@@ -47,12 +47,16 @@ class TransferMatrix(StageModule):
     Args:
         detectors: the stages.
         names: what each was trained on, in their order.
+        by: "generator", or "category": real and generated pictures of one category are then a test source.
     Raises:
-        ValueError: another number of names than of detectors.
+        ValueError: another number of names than of detectors, or another `by`.
     """
 
-    def __init__(self, detectors: Sequence[Detector], names: Sequence[str]) -> None:
+    def __init__(self, detectors: Sequence[Detector], names: Sequence[str], by: str = "generator") -> None:
         super().__init__()
+        if by not in ("generator", "category"):
+            raise ValueError(f"by={by!r}: expected generator or category")
+        self.by = by
         if len(detectors) != len(names):
             raise ValueError(f"names={list(names)}: expected one for each of {len(detectors)} detectors")
         self.names = tuple(names)
@@ -63,21 +67,25 @@ class TransferMatrix(StageModule):
     def forward(self, x: Tensor) -> Tensor:
         return self.frozen.on(x.device)[0](x)
 
-    def on_test_epoch_start(self) -> None:
+    def tested(self) -> tuple[str, ...]:
+        """Names of the test sources."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.scores = [DetectionScores(data.names).to(self.device) for _ in self.names]
+        return tuple(data.names if self.by == "generator" else data.subjects)
+
+    def on_test_epoch_start(self) -> None:
+        self.scores = [DetectionScores(self.tested()).to(self.device) for _ in self.names]
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
+        subset = batch.subset if self.by == "generator" else batch.category
         for network, scores in zip(self.frozen.on(self.device), self.scores, strict=True):
-            scores.update(score_of(network(batch.x)), batch.y, batch.subset)
+            scores.update(score_of(network(batch.x)), batch.y, subset)
 
     def on_test_epoch_end(self) -> None:
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        tested = self.tested()
         values = [scores.compute() for scores in self.scores]
         self.scores = []
         self.cells = {
-            row: {name: line[f"acc_{name}"] for name in data.names}
-            for row, line in zip(self.names, values, strict=True)
+            row: {name: line[f"acc_{name}"] for name in tested} for row, line in zip(self.names, values, strict=True)
         }
         for row, line in self.cells.items():
             self.log_dict({f"test/cell_{row}_{column}": value for column, value in line.items()})
@@ -85,7 +93,7 @@ class TransferMatrix(StageModule):
         beside = [
             line[f"fake_acc_{name}"]
             for row, line in zip(self.names, values, strict=True)
-            for name in data.names
+            for name in tested
             if name != row
         ]
         self.log("test/fake_acc", math.fsum(beside) / len(beside))

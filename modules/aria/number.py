@@ -62,11 +62,15 @@ class NumberDetector(Detector):
     def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
         self.seen.append((energy(batch.x).cpu(), batch.y.cpu()))
 
-    def on_train_epoch_end(self) -> None:
+    def finish(self) -> None:
+        """Choose the threshold on what was seen."""
         values, labels = (torch.cat(parts) for parts in zip(*self.seen, strict=True))
         self.seen = []
         assert isinstance(self.network, OneNumber)
         cut, side = threshold(values, labels)
         self.network.cut.fill_(cut)
         self.network.side.fill_(side)
+
+    def on_train_epoch_end(self) -> None:
+        self.finish()
         super().on_train_epoch_end()
