@@ -17,6 +17,8 @@ from modules.common.generators import laplacian
 from modules.common.metrics import compute_and_reset
 from modules.common.module import StageModule
 
+DITHER = 0.7  # grey levels, standard deviation
+
 
 @lru_cache
 def decodable() -> np.ndarray:
@@ -37,11 +39,19 @@ def decodable_share(pictures: Tensor) -> Tensor:
     return found.float().flatten(1).mean(1)
 
 
+def dither(pictures: Tensor, source: torch.Generator) -> Tensor:
+    """Pictures of the same content without their history: each value of (B, 3, H, W) uint8 moved by about a level."""
+    moved = pictures.float().cpu() + DITHER * torch.randn(pictures.shape, generator=source)
+    return moved.round().clamp(0, 255).to(torch.uint8)
+
+
 class Probes(StageModule):
     """What two numbers of a picture tell, without a network.
 
     - test/leak_<generator>: 50 + |AUROC - 50| in percent, of the share of pixels on colours that a decoded JPEG file
-      can have. 50 says that real and generated pictures do not differ in that history. test/leak is the largest.
+      can have. test/leak is the largest. What pictures show counts too: black and white pixels are such colours.
+    - test/history: the same of real pictures and their dithered copies, which show the same. 50 says that nothing is
+      left of a JPEG file's colours, 100 that every real picture was one.
     - test/energy_auroc_<generator>: AUROC in percent of log Laplacian energy, generated pictures being those with less.
 
     Batches hold pictures (B, 3, H, W) in x as the data's `shown` undoes them, y and subset.
@@ -51,6 +61,10 @@ class Probes(StageModule):
         super().__init__()
         self.rows = CatMetric(nan_strategy="error")
         self.shares: dict[str, float] = {}
+        self.source = torch.Generator()
+
+    def on_test_epoch_start(self) -> None:
+        self.source.manual_seed(self.trainer.global_rank)
 
     def forward(self, x: Tensor) -> Tensor:
         """Pictures in [0, 1] -> log Laplacian energy (B,)."""
@@ -58,14 +72,18 @@ class Probes(StageModule):
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         shown = self.trainer.datamodule.shown(batch.x)  # type: ignore[attr-defined]
-        share = decodable_share((shown * 255).round().to(torch.uint8))
-        columns = [share, self(shown), batch.y.cpu(), batch.subset.cpu()]
+        pictures = (shown * 255).round().to(torch.uint8)
+        shares = [decodable_share(pictures), decodable_share(dither(pictures, self.source))]
+        columns = [*shares, self(shown), torch.as_tensor(batch.y).cpu(), torch.as_tensor(batch.subset).cpu()]
         self.rows.update(torch.stack([column.double() for column in columns], 1).to(self.device))
 
     def on_test_epoch_end(self) -> None:
         names = self.trainer.datamodule.names  # type: ignore[attr-defined]
-        rows = compute_and_reset(self.rows).view(-1, 4).cpu()
-        share, energy, y, subset = rows.unbind(1)
+        rows = compute_and_reset(self.rows).view(-1, 5).cpu()
+        share, without, energy, y, subset = rows.unbind(1)
+        both, copies = torch.cat([share[y == 0], without[y == 0]]), torch.ones(2 * int((y == 0).sum()))
+        copies[: len(copies) // 2] = 0
+        self.log("test/history", 50 + 100 * abs(float(binary_auroc(both, copies.long())) - 0.5))
         self.shares = {"real": float(share[y == 0].mean())}
         leaks = []
         for number, name in enumerate(names):

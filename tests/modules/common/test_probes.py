@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from modules.common.probes import decodable, decodable_share
+from modules.common.probes import decodable, decodable_share, dither
 
 
 def test_a_quarter_of_all_colours_can_be_decoded() -> None:
@@ -26,4 +26,5 @@ def test_what_pillow_decodes_is_there() -> None:
     decoded = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)[None]
     raw = torch.from_numpy(smooth).permute(2, 0, 1)[None]
     assert float(decodable_share(decoded)) > 0.999
+    assert float(decodable_share(dither(decoded, torch.Generator().manual_seed(0)))) < 0.35
     assert float(decodable_share(raw)) < 0.35
