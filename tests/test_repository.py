@@ -79,15 +79,6 @@ EXPECTED = {
     "modules.common.unet.UNet": "copyscope",
     "modules.common.unet.embed_time": "copyscope",
     "datamodules.common.species.Shortcut": "robust_explainability",
-    "datamodules.common.generated_pictures.GeneratorSets": "aria",
-    "datamodules.common.generated_pictures.RealOrGenerated": "aria",
-    "datamodules.common.photo_regions.PhotoRegions": "aria",
-    "modules.common.detection.Detector": "aria",
-    "modules.common.generators.AutoEncoder": "aria",
-    "modules.common.generators.AutoEncoderNet": "aria",
-    "modules.common.generators.PictureDDPM": "aria",
-    "modules.common.generators.PictureGAN": "aria",
-    "modules.common.probes.Probes": "aria",
 }
 
 
