@@ -136,13 +136,14 @@ class Recorder(Checkpoint):
     Args:
         directory: the stage's folder.
         seconds: save at least this often (at epoch ends and, in long epochs, between batches).
+        fingerprint: the stage's, kept in the checkpoint: training goes on from its own alone.
     Raises:
         RunError: the loss is not finite.
         KeyboardInterrupt: Ctrl-C, after the step was finished and saved; a second Ctrl-C does not wait.
     """
 
-    def __init__(self, directory: Path, seconds: float) -> None:
-        self.directory, self.seconds = directory, seconds
+    def __init__(self, directory: Path, seconds: float, fingerprint: str) -> None:
+        self.directory, self.seconds, self.fingerprint = directory, seconds, fingerprint
         self.rows: list[dict[str, float]] = []
         self.elapsed = 0.0  # training time of all attempts
         self._began = self._saved = time.monotonic()
@@ -154,10 +155,16 @@ class Recorder(Checkpoint):
         return self.directory / "last.ckpt"
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows, "elapsed": self.elapsed + time.monotonic() - self._began}
+        elapsed = self.elapsed + time.monotonic() - self._began
+        return {"rows": self.rows, "elapsed": elapsed, "fingerprint": self.fingerprint}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows, self.elapsed = list(state_dict["rows"]), state_dict["elapsed"]
+
+    def is_own(self, checkpoint: Mapping[str, Any]) -> bool:
+        """Whether a checkpoint's content was saved by this very stage, of this seed."""
+        kept = (checkpoint.get("callbacks") or {}).get(self.state_key) or {}
+        return kept.get("fingerprint") == self.fingerprint
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
         self._began = self._saved = time.monotonic()

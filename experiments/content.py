@@ -33,7 +33,7 @@ def digest(data: Mapping[str, Any]) -> str:
 
 @lru_cache
 def _digest(data: str) -> str:
-    there = {name: path for node in _targets(json.loads(data)) for name, path in _files(node)}
+    there = {name: path for node in targets(json.loads(data)) for name, path in _files(node)}
     if not there:
         return ""
     total = hashlib.sha256()
@@ -57,15 +57,22 @@ def forget() -> None:
     _digest.cache_clear()
 
 
-def _targets(config: Any) -> Iterator[Mapping[str, Any]]:
+def targets(config: Any) -> Iterator[Mapping[str, Any]]:
+    """Every node of a configuration that names what it is built as."""
     if isinstance(config, Mapping):
         if isinstance(config.get("_target_"), str):
             yield config
         for value in config.values():
-            yield from _targets(value)
+            yield from targets(value)
     elif isinstance(config, list):
         for value in config:
-            yield from _targets(value)
+            yield from targets(value)
+
+
+def reads_files(node: Mapping[str, Any]) -> bool:
+    """Whether a datamodule with a `root` reads it, with these options."""
+    when = definitions.attribute(str(node["_target_"]), "stored_when") or {}
+    return all(node.get(key) == value for key, value in when.items())
 
 
 def _files(node: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
@@ -74,8 +81,7 @@ def _files(node: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
     shipped = definitions.attribute(target, "shipped")
     if isinstance(shipped, str):
         yield shipped, ROOT / shipped
-    when = definitions.attribute(target, "stored_when") or {}
-    if not isinstance(node.get("root"), str) or any(node.get(key) != value for key, value in when.items()):
+    if not isinstance(node.get("root"), str) or not reads_files(node):
         return
     root = Path(node["root"])
     stored = definitions.attribute(target, "stored")

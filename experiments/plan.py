@@ -29,6 +29,7 @@ TRAINER = (  # pytorch_lightning.Trainer's arguments that a configuration may se
     "accumulate_grad_batches",
     "gradient_clip_val",
 )
+COUNTS = ("num_nodes", "max_epochs", "max_steps", "check_val_every_n_epoch", "accumulate_grad_batches")
 NO_CONTENT = ("fingerprint", "seed", "needs", "feeds", "dry", "exclusive")  # of a stage's identity, or apart in it
 
 
@@ -140,6 +141,7 @@ def _plan(resolved: dict[str, Any], seed: int, precisions: Mapping[str, str] | N
         for key in trainer:
             if key not in TRAINER:
                 raise unknown(f"{where}.trainer: key", str(key), TRAINER)
+        _check_numbers(trainer, f"{where}.trainer")
         if trainer["precision"] == "auto":
             trainer["precision"] = (precisions or {}).get(name) or decide_precision(trainer)
         given = {"needs": item.get("needs") or {}, "feeds": item.get("feeds") or {}}
@@ -159,6 +161,16 @@ def _plan(resolved: dict[str, Any], seed: int, precisions: Mapping[str, str] | N
         )
     claims.read(resolved)  # for its errors: nothing should train before they are known to be right
     return Plan(paper, scale, variant, seed, stages, resolved)
+
+
+def _check_numbers(trainer: Mapping[str, Any], where: str) -> None:
+    for key in COUNTS:
+        value = trainer.get(key)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise InputError(f"{where}.{key}={value!r}: expected a whole number from 1")
+    limit = trainer.get("gradient_clip_val")
+    if limit is not None and (not isinstance(limit, int | float) or isinstance(limit, bool) or limit < 0):
+        raise InputError(f"{where}.gradient_clip_val={limit!r}: expected a number from 0")
 
 
 def _order(stages: Mapping[str, Stage]) -> Sequence[str]:

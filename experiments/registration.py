@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -110,8 +110,10 @@ def past(entry: Mapping[str, Any], why: str) -> dict[str, Any]:
     }
 
 
-def check_seeds(seeds: Sequence[Any]) -> list[int]:
+def check_seeds(seeds: Any) -> list[int]:
     """A list of seeds given by hand. Raises InputError unless they are different whole numbers."""
+    if isinstance(seeds, str) or not isinstance(seeds, Iterable):
+        raise InputError(f"seeds={seeds}: expected a list of different whole numbers, as in 'seeds=[0,1,2]'")
     values = list(seeds)
     whole = all(isinstance(s, int) and not isinstance(s, bool) for s in values)
     if not values or len(set(values)) != len(values) or not whole:

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from experiments import claims, cli, compose, engine, loggers, registration, results, verdicts
+from experiments import claims, cli, compose, engine, loggers, preconditions, registration, results, verdicts
 from experiments.devices import processes, uses_gpu
 from experiments.errors import InputError
 from experiments.manifest import Report, finished
@@ -48,6 +48,10 @@ def main(argv: list[str]) -> int:
 
 
 def _paper(argv: list[str]) -> int:
+    for line in argv:
+        if line.startswith("seed="):
+            by_hand = f"'seeds=[{line.partition('=')[2]}]'"
+            raise InputError(f"{line}: reproduce draws its seeds from a stream; {by_hand} names them by hand")
     request = compose.request(argv)
     config = compose.compose(request.overrides)
     if config.dry:
@@ -89,7 +93,8 @@ class _Setting:
         self.request, self.config = request, config
         self.began = time.monotonic()
         self.recorded = request.scale != "smoke"
-        self.by_hand = self.recorded and (config.seeds is not None or bool(results.personal(request.given)))
+        self.seeds = None if config.seeds is None else registration.check_seeds(config.seeds)
+        self.by_hand = self.recorded and (self.seeds is not None or bool(results.personal(request.given)))
         self.title = results.title(request.scale, request.variant, self.by_hand)
         self.resolved = compose.resolve(config, 0)
         self.questions = claims.read(self.resolved)
@@ -104,13 +109,17 @@ class _Setting:
     def run(self) -> int:
         from experiments import console
 
-        if self.by_hand or not self.recorded:
-            seeds = registration.check_seeds(self.config.seeds or range(int(self.config.first)))
+        chosen = self.by_hand or not self.recorded
+        if chosen:
+            seeds = self.seeds or list(range(int(self.config.first)))
             self.registered = {**registration.new(self.resolved, 0), "stream": 0, "by_hand": True}
-        else:  # before the first seed
-            self.registered = results.register(self.request.paper, self.title, self.resolved)
-            seeds = [registration.seed(self.registered["stream"], i) for i in range(int(self.config.first))]
+        else:
+            stream = results.registration_of(self.request.paper, self.title, self.resolved)["stream"]
+            seeds = [registration.seed(stream, i) for i in range(int(self.config.first))]
         self.plans = plan_each(self.config, seeds)
+        preconditions.check(self.plans)
+        if not chosen:  # before the first seed, once it is known that it can run
+            self.registered = results.register(self.request.paper, self.title, self.resolved)
         with Pool(jobs(self.config, sum(len(p.stages) for p in self.plans))) as self.pool:
             entry = self._run_until_decided()
         console.out.print(console.main_line(entry, self._name()), "", soft_wrap=True)

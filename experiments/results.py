@@ -251,6 +251,12 @@ def update(paper: str, name: str, config: Mapping[str, Any], change: Callable[[d
     return path
 
 
+def registration_of(paper: str, name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What register() would return now; nothing is written."""
+    record = read(paper) or {"entries": {}}
+    return registration.current(record["entries"].get(name), config, f"{paper}/{name}")
+
+
 def register(paper: str, name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """Write down under what an entry's next seeds run, before the first of them; returns the registration."""
     registered: dict[str, Any] = {}

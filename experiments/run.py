@@ -58,11 +58,12 @@ def _job(config: DictConfig) -> float:
 
 
 def _run(config: DictConfig, job: Any) -> float:
-    from experiments import console, training
+    from experiments import console, preconditions, training
 
     this = plan(config, config.seed)
     metric = sweep.objective(this)
     if any(finished(stage) is None for stage in this.stages.values()):
+        preconditions.check([this])
         training.check_plan(this)
     with console.Board(f"{this.title} seed {this.seed}", len(this.stages)) as board:
         outcomes = engine.run(this, board)

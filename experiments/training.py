@@ -79,9 +79,12 @@ def load(plan: Plan, name: str) -> StageModule:
     if not stage.fit:
         return module
     path = stage.directory / "last.ckpt"
-    if finished(stage) is None:
+    manifest = finished(stage)
+    if manifest is None:
         raise Damaged(name, "it has not finished")  # another process may be in the middle of it
     try:
+        if files.sha256(path) != manifest.get("checkpoint"):
+            raise ValueError("not the file that the manifest was written for")
         state = read_checkpoint(path)
         module.load_state_dict(state["state_dict"])
     except FileNotFoundError as error:
@@ -90,7 +93,7 @@ def load(plan: Plan, name: str) -> StageModule:
     except UNREADABLE as error:
         set_aside(path)
         (stage.directory / "manifest.json").unlink(missing_ok=True)
-        raise Damaged(name, f"{path} is damaged ({type(error).__name__})") from error
+        raise Damaged(name, f"{path} is damaged or another's ({type(error).__name__})") from error
     return module
 
 
@@ -171,8 +174,8 @@ def trainer_arguments(stage: Stage) -> dict[str, Any]:
 def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
     """Fit (resuming if there is a checkpoint) and test a stage in this process or process group.
 
-    Returns metrics, artifacts with their checksums, seconds, fit_seconds, peak_memory_mb, parameters, batch,
-    learning_rates, data, precision, threads.
+    Returns metrics, checkpoint and artifacts by their checksums, seconds, fit_seconds, peak_memory_mb, parameters,
+    batch, learning_rates, data, precision, threads.
     """
     check_plan(plan)
     torch.set_num_threads(plan.config["threads"])  # sums of many numbers depend on it
@@ -183,10 +186,6 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
     module.max_steps = arguments.pop("max_steps", None)
     stops = []
     if module.max_steps is not None:
-        if not isinstance(module.max_steps, int) or module.max_steps < 1:
-            raise InputError(
-                f"stages.{stage.name}.trainer.max_steps={module.max_steps}: expected a whole number from 1"
-            )
         arguments["max_epochs"] = module.max_steps  # never more epochs than batches
         stops = [StopAfter(module.max_steps)]
     batch = data.batch_size * arguments.get("accumulate_grad_batches", 1)
@@ -197,7 +196,7 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
         synced(module)
     if module.partial_backward and str(arguments["strategy"]).startswith("ddp") and processes(arguments) > 1:
         arguments["strategy"] += "_find_unused_parameters_true"
-    recorder = Recorder(stage.directory, float(plan.config["checkpoint_seconds"]))
+    recorder = Recorder(stage.directory, float(plan.config["checkpoint_seconds"]), stage.fingerprint)
 
     def progress(fraction: float) -> None:
         report({"event": "progress", "seed": plan.seed, "stage": stage.name, "fraction": fraction})
@@ -233,6 +232,7 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
     spec = data.spec
     return {
         "metrics": metrics,
+        "checkpoint": files.sha256(recorder.path) if stage.fit else None,
         "artifacts": kept,
         "seconds": round(max(recorder.elapsed, time.monotonic() - began), 2),
         "fit_seconds": round(recorder.elapsed, 3),
@@ -258,15 +258,14 @@ def _fit(trainer: pl.Trainer, module: StageModule, data: DataModule, recorder: R
     """Train to the end, from the last checkpoint where there is one that can be read."""
     checkpoint = recorder.path if recorder.path.exists() else None
     if checkpoint is not None:
+        wrong = ""
         try:
-            read_checkpoint(checkpoint)
+            if not recorder.is_own(read_checkpoint(checkpoint)):
+                wrong = "is of another stage or seed"
         except UNREADABLE as error:
-            report(
-                {
-                    "event": "warning",
-                    "text": f"{checkpoint} is damaged ({type(error).__name__}); set aside, starting over",
-                }
-            )
+            wrong = f"is damaged ({type(error).__name__})"
+        if wrong:
+            report({"event": "warning", "text": f"{checkpoint} {wrong}; set aside, starting over"})
             if trainer.is_global_zero:
                 set_aside(checkpoint)
             checkpoint = None

@@ -57,28 +57,15 @@ def test_every_room_is_a_paper_or_common() -> None:
 
 # Parts of common that one paper uses so far -> the next paper that will.
 EXPECTED = {
-    "modules.common.diffusion.DDPM": "copyscope",
-    "modules.common.diffusion.NoiseSchedule": "copyscope",
-    "modules.common.diffusion.RowNoise": "copyscope",
-    "modules.common.diffusion.ddim_step": "copyscope",
-    "modules.common.diffusion.discretised_log_likelihood": "copyscope",
-    "modules.common.diffusion.draw_normal": "copyscope",
-    "modules.common.diffusion.draw_steps": "copyscope",
-    "modules.common.diffusion.gaussian_kl": "copyscope",
-    "modules.common.diffusion.variational_bound": "copyscope",
-    "modules.common.adversarial.AdversarialClassifier": "robust_explainability",
-    "modules.common.adversarial.Attack": "robust_explainability",
-    "modules.common.attacks.linf_pgd": "robust_explainability",
-    "modules.common.attributions.logit_gradient": "robust_explainability",
-    "modules.common.attributions.loss_gradient": "robust_explainability",
-    "modules.common.localisation.PointingGame": "robust_explainability",
-    "modules.common.localisation.box_masks": "robust_explainability",
-    "modules.common.unet.Block": "copyscope",
-    "modules.common.unet.ResBlock": "copyscope",
-    "modules.common.unet.SelfAttention": "copyscope",
-    "modules.common.unet.UNet": "copyscope",
-    "modules.common.unet.embed_time": "copyscope",
-    "datamodules.common.species.Shortcut": "robust_explainability",
+    "datamodules.common.generated_pictures.GeneratorSets": "aria",
+    "datamodules.common.generated_pictures.RealOrGenerated": "aria",
+    "datamodules.common.photo_regions.PhotoRegions": "aria",
+    "modules.common.detection.Detector": "aria",
+    "modules.common.generators.AutoEncoder": "aria",
+    "modules.common.generators.AutoEncoderNet": "aria",
+    "modules.common.generators.PictureDDPM": "aria",
+    "modules.common.generators.PictureGAN": "aria",
+    "modules.common.probes.Probes": "aria",
 }
 
 

@@ -152,11 +152,6 @@ class RealOrGenerated(View):
         self.identity = ""
 
     @property
-    def subjects(self) -> tuple[str, ...]:
-        """Names of the categories."""
-        return tuple(self.source.spec.classes)
-
-    @property
     def spec(self) -> Spec:
         there = self.source.spec
         half = (0.5,) * there.shape[0]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from datamodules.common.base import DataError, DataModule, Spec, generator, hashed
-from datamodules.common.loader import Columns, Loader
+from datamodules.common.base import DataError, Spec, generator
+from datamodules.common.drawn import DrawnData
 
-SIZES = ("train", "test")
+SPLITS = ("train", "test")
 
 
-class Signals(DataModule):
+class Signals(DrawnData):
     """x = [eta g_1, ..., y u + eta g_j, ..., eta g_d] with d blocks of one length, y = +-1, j uniform.
 
     u is fixed, of length 1: all its coordinates are equal. g_i are normal, of expected squared length 1. j is uniform
@@ -42,44 +42,37 @@ class Signals(DataModule):
         seed: int = 0,
         generated: bool = False,
     ) -> None:
-        super().__init__(batch_size, seed, generated)
-        self.blocks = blocks
-        self.length = length
-        self.relevant = blocks if relevant is None else relevant
-        self.noise = noise
-        self.counts = {"train": train_size, "test": test_size}
+        signals = blocks if relevant is None else relevant
         if min(blocks, length, train_size, test_size) < 1:
             raise DataError(f"blocks={blocks}, length={length}, train_size={train_size}, test_size={test_size}: from 1")
-        if not 1 <= self.relevant <= blocks:
-            raise DataError(f"relevant={self.relevant}: expected 1 to {blocks}, the number of blocks")
+        if not 1 <= signals <= blocks:
+            raise DataError(f"relevant={signals}: expected 1 to {blocks}, the number of blocks")
         if noise < 0:
             raise DataError(f"noise={noise}: expected 0 or more")
-        self.columns: dict[str, dict[str, Tensor]] = {}
-
-    @property
-    def spec(self) -> Spec:
-        every = [self.columns[name][column] for name in self.columns for column in ("x", "y", "signal")]
-        where = f"one of the first {self.relevant} of {self.blocks} blocks of {self.length}"
-        return Spec(
+        where = f"one of the first {signals} of {blocks} blocks of {length}"
+        described = Spec(
             name="signal in one of several blocks",
-            shape=(1, 1, self.blocks * self.length),
+            shape=(1, 1, blocks * length),
             classes=("-1", "+1"),
-            sizes={"train": self.counts["train"], "val": 0, "test": self.counts["test"]},
+            sizes={"train": train_size, "val": 0, "test": test_size},
             mean=(0.0,),
             std=(1.0,),
-            split=f"drawn anew by the seed; the class is in {where}, noise {self.noise}",
+            split=f"drawn anew by the seed; the class is in {where}, noise {noise}",
             source="generated",
             where="generated",
-            identity=hashed(*every) if every else "",
         )
+        super().__init__(described, batch_size, seed, generated)
+        self.blocks = blocks
+        self.length = length
+        self.relevant = signals
+        self.noise = noise
 
-    def setup(self, stage: str | None = None) -> None:
-        if not self.columns:
-            self.columns = {name: self._drawn(name) for name in SIZES}
+    def draw(self) -> dict[str, dict[str, Tensor]]:
+        return {name: self._vectors(name) for name in SPLITS}
 
-    def _drawn(self, name: str) -> dict[str, Tensor]:
-        count = self.counts[name]
-        source = generator("signals", self.seed, SIZES.index(name))
+    def _vectors(self, name: str) -> dict[str, Tensor]:
+        count = self.spec.sizes[name]
+        source = generator("signals", self.seed, SPLITS.index(name))
         y = torch.randint(2, (count,), generator=source)
         signal = torch.randint(self.relevant, (count,), generator=source)
 
@@ -87,17 +80,3 @@ class Signals(DataModule):
         u = torch.full((self.length,), self.length**-0.5)
         x[torch.arange(count), signal] += (2.0 * y[:, None] - 1) * u
         return {"x": x.view(count, 1, 1, -1), "y": y, "signal": signal}
-
-    def _loader(self, name: str, *, shuffle: bool) -> Loader:
-        columns = self.columns[name]
-        batches = self.batches(len(columns["y"]), shuffle=shuffle)
-        return Loader(batches, Columns(self.device, **columns))
-
-    def train_dataloader(self) -> Loader:
-        return self._loader("train", shuffle=True)
-
-    def val_dataloader(self) -> list[Loader]:
-        return []
-
-    def test_dataloader(self) -> Loader:
-        return self._loader("test", shuffle=False)

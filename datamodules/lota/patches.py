@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -74,8 +75,6 @@ class Patches(RealOrGenerated):
 
 
 def _described(spec: Spec, side: int, front: FrontEnd) -> Spec:
-    from dataclasses import replace
-
     shape = (spec.shape[0], side, side)
     return replace(spec, shape=shape, mean=tuple(front.mean), std=tuple(front.std))
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import torch
+from torch import Tensor
 
-from datamodules.common.arrays import Split
-from datamodules.common.base import DataError, DataModule, Spec, generator, hashed
-from datamodules.common.loader import Columns, Loader
+from datamodules.common.base import DataError, Spec, generator
+from datamodules.common.drawn import DrawnData
 
 SPLITS = ("train", "test")
 
 
-class Ring(DataModule):
+class Ring(DrawnData):
     """Points (2,) of Gaussians whose centres lie on a circle; the label is the Gaussian a point was drawn from.
 
     Args:
@@ -39,18 +38,13 @@ class Ring(DataModule):
         seed: int = 0,
         generated: bool = False,
     ) -> None:
-        super().__init__(batch_size, seed, generated)
         for name, value in {"modes": modes, "radius": radius, "deviation": deviation}.items():
             if value <= 0:
                 raise DataError(f"{name}={value}: expected a number above 0")
         for name, value in {"train_size": train_size, "test_size": test_size}.items():
             if value < 1:
                 raise DataError(f"{name}={value}: expected 1 or more")
-        self.modes = modes
-        self.radius = radius
-        self.deviation = deviation
-        self.splits: dict[str, Split] = {}
-        self._spec = Spec(
+        described = Spec(
             name=f"ring of {modes} Gaussians",
             shape=(2,),
             classes=tuple(map(str, range(modes))),
@@ -61,34 +55,18 @@ class Ring(DataModule):
             source="generated",
             where="computed",
         )
+        super().__init__(described, batch_size, seed, generated)
+        self.modes = modes
+        self.radius = radius
+        self.deviation = deviation
 
-    @property
-    def spec(self) -> Spec:
-        return self._spec
+    def draw(self) -> dict[str, dict[str, Tensor]]:
+        return {name: self._points(name) for name in SPLITS}
 
-    def setup(self, stage: str | None = None) -> None:
-        if self.splits:
-            return
-        self.splits = {name: self._draw(name, self._spec.sizes[name]) for name in SPLITS}
-        self._spec = replace(self._spec, identity=hashed(*(t for split in self.splits.values() for t in split)))
-
-    def _draw(self, name: str, count: int) -> Split:
-        """Points (n, 2) and the Gaussian of each, (n,)."""
+    def _points(self, name: str) -> dict[str, Tensor]:
+        """Points x (n, 2) and the Gaussian of each, y (n,)."""
         source = generator("points of a ring", self.seed, SPLITS.index(name))
-        labels = torch.randint(self.modes, (count,), generator=source)
-        angles = labels * (2 * math.pi / self.modes)
+        y = torch.randint(self.modes, (self.spec.sizes[name],), generator=source)
+        angles = y * (2 * math.pi / self.modes)
         centres = self.radius * torch.stack([angles.cos(), angles.sin()], 1)
-        return centres + self.deviation * torch.randn(count, 2, generator=source), labels
-
-    def _loader(self, name: str) -> Loader:
-        points, labels = self.splits[name]
-        return Loader(self.batches(len(points), shuffle=name == "train"), Columns(self.device, x=points, y=labels))
-
-    def train_dataloader(self) -> Loader:
-        return self._loader("train")
-
-    def val_dataloader(self) -> list[Loader]:
-        return []
-
-    def test_dataloader(self) -> Loader:
-        return self._loader("test")
+        return {"x": centres + self.deviation * torch.randn(len(y), 2, generator=source), "y": y}

@@ -17,13 +17,14 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from datamodules.common.generated_pictures import to_bytes
-from modules.common.diffusion import DDPM, NoiseSchedule, RowNoise
+from modules.common.diffusion import NoiseSchedule, RowNoise
 from modules.common.distributed import shared_normal
 from modules.common.module import OptimizerFactory, StageModule
 from modules.common.players import Players, held
 from modules.common.precision import at_least_single
 from modules.common.schedules import Schedule
 from modules.common.unet import UNet
+from modules.common.velocity import VelocityDDPM
 
 ENLARGE = ("transposed", "nearest")
 SHOWN = 8  # pictures on the page
@@ -259,32 +260,7 @@ class PictureGAN(MakesPictures, Players):
         return self.generator(noise.flatten(1)[:, : self.code])
 
 
-class Velocity(nn.Module):
-    """A U-Net that answers with v = sqrt(abar) eps - sqrt(1 - abar) x_0, from which the noise is read:
-
-        eps = sqrt(1 - abar) x_t + sqrt(abar) v
-
-    Then x_0 = sqrt(abar) x_t - sqrt(1 - abar) v: an error is not made larger where there is almost no signal, so that a
-    short training is enough for pictures (Salimans and Ho, arXiv 2202.00512).
-
-    Args:
-        network: the U-Net, (B, C, S, S), (B,) -> (B, C, S, S); without classes.
-        noise: the schedule.
-    """
-
-    classes = None
-
-    def __init__(self, network: UNet, noise: NoiseSchedule) -> None:
-        super().__init__()
-        self.network = network
-        self.noise = noise
-
-    def forward(self, noisy: Tensor, t: Tensor) -> Tensor:
-        """The noise in (B, C, S, S) at time steps (B,)."""
-        return self.noise.at("noise", t) * noisy + self.noise.at("signal", t) * self.network(noisy, t)
-
-
-class PictureDDPM(MakesPictures, DDPM):
+class PictureDDPM(MakesPictures, VelocityDDPM):
     """A diffusion model; its pictures are drawn by DDIM's sampler, from noise alone.
 
     Args:
@@ -307,8 +283,7 @@ class PictureDDPM(MakesPictures, DDPM):
         optimizer: OptimizerFactory | None = None,
         schedule: Schedule | None = None,
     ) -> None:
-        velocity: Any = Velocity(network, noise)
-        super().__init__(velocity, noise, decay=decay, optimizer=optimizer, schedule=schedule)
+        super().__init__(network, noise, decay=decay, optimizer=optimizer, schedule=schedule)
         self.steps = steps
         self.fold = fold
 

@@ -6,7 +6,7 @@ many images were counted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -67,6 +67,33 @@ class Classification(torch.nn.Module):
     def reset(self) -> None:
         for metric in self.metrics.values():
             metric.reset()
+
+
+class Means(Metric):
+    """Means over images of several values at once, exact over several processes; `n` is the number of images.
+
+    Args:
+        names: of the values.
+    """
+
+    full_state_update = False
+    totals: Tensor
+    count: Tensor
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        self.add_state("totals", torch.zeros(len(self.names), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, values: Mapping[str, Tensor]) -> None:
+        """Every name's (B,)."""
+        self.totals += torch.stack([values[name].double().sum() for name in self.names])
+        self.count += len(values[self.names[0]])
+
+    def compute(self) -> dict[str, Tensor]:
+        means = (self.totals / self.count.clamp(min=1)).float()
+        return {**dict(zip(self.names, means, strict=True)), "n": self.count.float()}
 
 
 def compute_and_reset(metric: Any) -> Any:

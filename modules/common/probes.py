@@ -81,15 +81,16 @@ class Probes(StageModule):
         names = self.trainer.datamodule.names  # type: ignore[attr-defined]
         rows = compute_and_reset(self.rows).view(-1, 5).cpu()
         share, without, energy, y, subset = rows.unbind(1)
-        both, copies = torch.cat([share[y == 0], without[y == 0]]), torch.ones(2 * int((y == 0).sum()))
-        copies[: len(copies) // 2] = 0
-        self.log("test/history", 50 + 100 * abs(float(binary_auroc(both, copies.long())) - 0.5))
-        self.shares = {"real": float(share[y == 0].mean())}
+        real = y == 0
+        whole, copied = share[real], without[real]
+        is_copy = torch.cat([torch.zeros(len(whole)), torch.ones(len(copied))]).long()
+        self.log("test/history", 50 + 100 * abs(float(binary_auroc(torch.cat([whole, copied]), is_copy)) - 0.5))
+        self.shares = {"real": float(whole.mean())}
         leaks = []
         for number, name in enumerate(names):
             chosen = (subset == number) | ((y == 0) & (subset == EVERY))
             labels = y[chosen].long()
-            if labels.min() == labels.max():
+            if len(labels.unique()) < 2:
                 continue
             leak = float(binary_auroc(share[chosen], labels))
             lower = (-energy[chosen]).argsort().argsort() / len(labels)  # ranks: AUROC of any number

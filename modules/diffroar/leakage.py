@@ -10,8 +10,8 @@ from torch import Tensor
 
 from modules.common.adversarial import AdversarialClassifier
 from modules.common.frozen import Frozen
+from modules.common.metrics import Means
 from modules.common.module import StageModule
-from modules.diffroar.means import Means
 from modules.diffroar.pictures import draw_gradients
 from modules.diffroar.ranking import KINDS, places
 

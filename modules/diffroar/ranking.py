@@ -11,8 +11,8 @@ from torch import Tensor
 from modules.common.adversarial import AdversarialClassifier
 from modules.common.attributions import Attribution, logit_gradient, loss_gradient
 from modules.common.frozen import Frozen
+from modules.common.metrics import Means
 from modules.common.module import StageModule
-from modules.diffroar.means import Means
 
 KINDS: dict[str, Attribution] = {"logit": logit_gradient, "loss": loss_gradient}
 MOST = 2**16  # coordinates whose places fit into 16 bits

@@ -88,7 +88,8 @@ class Extraction(StageModule):
             noisy = folded
             for number in reversed(range(len(kept))):
                 t = torch.full((1,), number, device=x.device)
-                clean = respaced.clean(noisy, t, network(noisy, kept[t])).clamp(-1, 1)
+                v = network(noisy, kept[t])
+                clean = (respaced.at("signal", t) * noisy - respaced.at("noise", t) * v).clamp(-1, 1)
                 before = respaced.abar[max(number - 1, 0)]
                 noisy = before.sqrt() * clean + (1 - before).sqrt() * folded
 

@@ -3,39 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from modules.common.attacks import l2_pgd
 from modules.robust_pbn.networks import PixelNetwork
 
 INSIDE = 0.999  # of a certified radius: what rounding may cost stays outside
-
-
-class Shares(Metric):
-    """Means over images of several values at once, in percent, exact over several processes."""
-
-    totals: Tensor
-    count: Tensor
-
-    def __init__(self, names: Sequence[str]) -> None:
-        super().__init__()
-        self.names = tuple(names)
-        self.add_state("totals", torch.zeros(len(self.names), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, values: Mapping[str, Tensor]) -> None:
-        """Every name's (B,)."""
-        self.totals += torch.stack([values[name].double().sum() for name in self.names])
-        self.count += len(next(iter(values.values())))
-
-    def compute(self) -> dict[str, Tensor]:
-        shares = (100 * self.totals / self.count).float()
-        return dict(zip(self.names, shares, strict=True))
 
 
 @dataclass(frozen=True)
@@ -62,7 +39,7 @@ class Robustness:
 
     def __post_init__(self) -> None:
         if self.autoattack and importlib.util.find_spec("pyautoattack") is None:
-            raise ValueError("autoattack=true needs the package pyautoattack: pip install 'reprise[attacks]'")
+            raise ValueError("autoattack=true needs the package pyautoattack: pip install 'reprise-papers[attacks]'")
 
     def names(self, certified: bool) -> list[str]:
         """Of the metrics, for a network with or without certificates."""
@@ -105,6 +82,7 @@ class Robustness:
             return network.read(x.flatten(1)).class_scores()
 
         attack = AutoAttack(classify, norm="L2", eps=length, seed=0, device=pixels.device)
-        attacked = attack.run_standard_evaluation(images, y, batch_size=len(images))
+        with torch.random.fork_rng():  # it seeds the global generators
+            attacked, _ = attack.run_standard_evaluation(images, y, batch_size=len(images))
         with torch.no_grad():
             return classify(attacked).argmax(1) == y

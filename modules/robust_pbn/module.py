@@ -32,10 +32,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from modules.common.classifier import ClassificationModule
-from modules.common.metrics import Classification
+from modules.common.metrics import Classification, Means, compute_and_reset
 from modules.common.module import OptimizerFactory
 from modules.common.schedules import Schedule
-from modules.robust_pbn.evaluation import Robustness, Shares
+from modules.robust_pbn.evaluation import Robustness
 from modules.robust_pbn.networks import DetectionNetwork, PixelNetwork, rank
 from modules.robust_pbn.pictures import draw_components, draw_reasoning
 
@@ -72,8 +72,8 @@ class Shallow(ClassificationModule):
         super().__init__(network, classes, optimizer, schedule)
         self.val_metrics, self.test_metrics = Classification(classes, ("top1",)), Classification(classes, ("top1",))
         self.loss, self.robustness = loss, robustness
-        self.shares = None if robustness is None else Shares(robustness.names(network.certified))
-        self.radii = Shares(["mean_radius"]) if network.certified else None
+        self.shares = None if robustness is None else Means(robustness.names(network.certified))
+        self.radii = Means(["mean_radius"]) if network.certified else None
 
     def setup(self, stage: str) -> None:
         spec = self.trainer.datamodule.spec  # type: ignore[attr-defined]
@@ -99,16 +99,16 @@ class Shallow(ClassificationModule):
         x, y = self.network.pixels(batch[0]), batch[1]
         self.test_metrics.update(rank(self.network.read(x).class_scores()), y)
         if self.radii is not None:
-            self.radii.update({"mean_radius": self.network.certify(x, y) / 100})  # Shares are in percent
+            self.radii.update({"mean_radius": self.network.certify(x, y)})
         if self.shares is not None and self.robustness is not None:
             self.shares.update(self.robustness.measure(self.network, x, y))
 
     def on_test_epoch_end(self) -> None:
         super().on_test_epoch_end()
-        for shares in (self.radii, self.shares):
-            if shares is not None:
-                self.log_dict({f"test/{name}": value for name, value in shares.compute().items()})
-                shares.reset()
+        for means, scale in ((self.radii, 1), (self.shares, 100)):
+            if means is not None:
+                values = compute_and_reset(means)
+                self.log_dict({f"test/{name}": scale * values[name] for name in means.names})
         if isinstance(self.network, DetectionNetwork):
             self.log("test/smallest_sigma", self.network.sigma.min())
             reasoning = self.network.head.reasoning()

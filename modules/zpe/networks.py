@@ -167,7 +167,7 @@ def small_dual_encoder(
 
 
 class OpenClip(nn.Module):
-    """A model of open_clip, which is an extra: pip install "reprise[clip]". Loaded when it is first used.
+    """A model of open_clip, which is an extra: pip install "reprise-papers[clip]". Loaded when it is first used.
 
     Args:
         model_name: such as ViT-B-16-quickgelu; OpenAI's weights were trained with the quick GELU.
@@ -186,7 +186,7 @@ class OpenClip(nn.Module):
             try:
                 import open_clip
             except ModuleNotFoundError as error:
-                raise ValueError('open_clip is not installed: pip install "reprise[clip]"') from error
+                raise ValueError('open_clip is not installed: pip install "reprise-papers[clip]"') from error
             try:
                 model = open_clip.create_model(self.model_name, pretrained=self.pretrained)
             except RuntimeError as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from experiments import compose, plan, reproduce, run
+from experiments import compose, devices, plan, reproduce, run
 from experiments.errors import InputError
 
 
@@ -34,14 +34,31 @@ from experiments.errors import InputError
         (["+stages.student.speed=2"], "key 'speed' does not exist"),
         (["seeds=[1,1]"], "expected different whole numbers"),
         (["jobs=0"], "expected auto or a whole number"),
+        (["seeds=3"], "expected a list of different whole numbers"),
+        (["seed=3"], "'seeds=[3]' names them by hand"),
+        (["+foo=1"], "+foo: nothing reads such a key"),
+        (["stages.student.trainer.max_epochs=five"], "trainer.max_epochs='five': expected a whole number from 1"),
+        (["+stages.student.trainer.max_steps=0"], "trainer.max_steps=0: expected a whole number from 1"),
+        (["+stages.student.trainer.gradient_clip_val=-1"], "gradient_clip_val=-1: expected a number from 0"),
+        (["variant=clean", "scale=full"], "variant=clean is one of scale=mini, not of scale=full"),
+        (
+            ["data@stages.student.data=mnist", "data_dir=/no/such"],
+            "stages.student.data: data_dir /no/such does not exist",
+        ),
     ],
 )
 def test_wrong_input_is_one_line_that_names_it(lines: list[str], message: str, tmp_path: object) -> None:
     with pytest.raises(InputError) as caught:
-        reproduce.main([*lines, "scale=smoke"] if "scale=tiny" not in lines else lines)
+        reproduce.main(lines if any(line.startswith("scale=") for line in lines) else [*lines, "scale=smoke"])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.skipif(devices.gpus() > 0, reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="this machine has no usable GPU; use trainer=cpu or trainer=auto"):
+        reproduce.main(["scale=smoke", "trainer=gpu", f"runs_dir={tmp_path}"])
 
 
 def test_targets_are_checked_against_signatures_before_training(make_plan: Callable[..., plan.Plan]) -> None:
@@ -143,6 +160,10 @@ def test_a_seed_is_put_in_where_composing_would_put_it(paper: str) -> None:
 def test_what_a_paper_tells_is_kept_from_hydra_and_joins_the_resolved_values() -> None:
     config = compose.compose(compose.request(["paper=meal_v2", "scale=smoke"]).overrides)
     resolved = compose.resolve(config, 5)
-    assert not set(compose.TEXTS) & set(config)
+    assert all(config[key] == compose.STANDS_ASIDE for key in compose.TEXTS)
+    without = compose.request(["paper=meal_v2", "scale=smoke", "~published", "deviations=[]"])
+    less = compose.resolve(compose.compose(without.overrides))
+    assert "published" not in less
+    assert less["deviations"] == []
     assert all(resolved[key] == compose.paper_file("meal_v2")[key] for key in compose.TEXTS)
     assert (resolved["seed"], config.seed) == (5, 0)

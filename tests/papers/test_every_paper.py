@@ -64,22 +64,34 @@ def test_networks_to_compare_can_be_built(paper: str) -> None:
 
 
 class Watch:
-    """Which module-level definitions of the suite's own code execute while a stage trains and is tested."""
+    """Which module-level definitions of the suite's own code execute while a stage trains and is tested.
+
+    Watching takes as long as training: of stages that are built of the same definitions with other numbers, the first
+    is watched.
+    """
 
     def __init__(self) -> None:
+        self.kinds: set[tuple[Any, ...]] = set()
         self.executed: dict[str, set[definitions.Definition]] = {}
         self._files: dict[str, list[tuple[int, int, definitions.Definition]] | None] = {}
 
     def train(self, plan: Plan, stage: Stage, report: Any) -> dict[str, Any]:
-        if stage.name in self.executed:  # another seed runs the same code, and watching takes as long as training
+        kind = (
+            *sorted(set(targets([stage.module, stage.data]))),
+            *sorted(stage.needs),
+            *sorted(stage.feeds),
+            stage.fit,
+        )
+        if kind in self.kinds:
             return TRAIN(plan, stage, report)
+        self.kinds.add(kind)
         profile = Profile(subcalls=False, builtins=False)
         try:
             return profile.runcall(TRAIN, plan, stage, report)
         finally:
             called = (entry.code for entry in profile.getstats() if not isinstance(entry.code, str))
             seen = {(code.co_filename, code.co_firstlineno) for code in called if code.co_name != "<module>"}
-            self.executed.setdefault(stage.name, set()).update(d for place in seen if (d := self._definition(*place)))
+            self.executed[stage.name] = {d for place in seen if (d := self._definition(*place))}
 
     def _definition(self, file: str, line: int) -> definitions.Definition | None:
         if file not in self._files:

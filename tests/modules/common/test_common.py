@@ -10,10 +10,17 @@ from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 from torch import nn
 
 from modules.common.frozen import Frozen
-from modules.common.metrics import Classification
+from modules.common.metrics import Classification, Means
 from modules.common.module import StageModule
 from modules.common.networks import ConvNet
 from modules.common.schedules import Position, cosine, multistep
+
+
+def test_means_count_every_image_once() -> None:
+    means = Means(["a", "b"])
+    means.update({"a": torch.tensor([True, False, True]), "b": torch.tensor([1.0, 0.0, 0.5])})
+    means.update({"a": torch.tensor([False]), "b": torch.tensor([0.5])})
+    assert {name: float(value) for name, value in means.compute().items()} == {"a": 0.5, "b": 0.5, "n": 4.0}
 
 
 def test_classification_metrics_agree_with_scikit_learn_over_uneven_batches() -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from modules.common.diffusion import NoiseSchedule
-from modules.common.generators import AutoEncoderNet, PictureDDPM, PictureGAN, Quality, Velocity, laplacian
+from modules.common.generators import AutoEncoderNet, PictureDDPM, PictureGAN, Quality, laplacian
 from modules.common.unet import UNet
 
 
@@ -45,19 +45,6 @@ def test_gan_and_diffusion_draw_pictures_from_noise_alone() -> None:
         assert float(first.detach().abs().max()) <= 1 + 1e-5
     with pytest.raises(ValueError, match="size=48"):
         PictureGAN(48)
-
-
-def test_the_exact_velocity_gives_the_exact_noise() -> None:
-    noise = NoiseSchedule(100)
-    x, eps, t = torch.rand(4, 3, 8, 8), torch.randn(4, 3, 8, 8), torch.tensor([0, 10, 60, 99])
-    velocity = noise.at("signal", t) * eps - noise.at("noise", t) * x
-
-    class Exact(nn.Module):
-        def forward(self, noisy: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            return velocity
-
-    found = Velocity(Exact(), noise)(noise.diffuse(x, t, eps), t)  # type: ignore[arg-type]
-    assert torch.allclose(found, eps, atol=1e-5)
 
 
 def test_the_laplacian_is_a_convolution() -> None:

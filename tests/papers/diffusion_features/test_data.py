@@ -9,9 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.common.torchvision_sets import FashionMNIST
 from datamodules.diffusion_features.photos import Crop, ImageNet256, Kinds256, shrink
-from datamodules.diffusion_features.small import Small
 
 
 def photo(width: int, height: int) -> Image.Image:
@@ -73,17 +71,3 @@ def test_photos_of_a_folder(tmp_path: Path) -> None:
 def test_imagenet_is_served_in_the_range_of_the_network() -> None:
     spec = ImageNet256("nowhere", 2, generated=True).spec
     assert (spec.shape, spec.mean, spec.std) == ((3, 256, 256), (0.5,) * 3, (0.5,) * 3)
-
-
-def test_small_images() -> None:
-    data = Small(FashionMNIST(8, train_size=40, test_size=10), 8, 16)
-    data.setup()
-    batch = next(iter(data.train_dataloader()))
-    assert batch.x.shape == (8, 1, 16, 16)
-    assert -1 <= float(batch.x.min()) < -0.9
-    assert 0.2 < float(batch.x.max()) <= 1
-    assert data.spec.sizes == {"train": 40, "val": 0, "test": 10}
-    images, labels = data.source.splits["test"]
-    assert torch.equal(data.splits["test"][1], labels)
-    whole = images.float().mean((1, 2, 3))
-    assert torch.allclose(data.splits["test"][0].float().mean((1, 2, 3)), whole, atol=3)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from modules.robust_pbn.evaluation import Robustness, Shares
+from modules.robust_pbn.evaluation import Robustness
 from modules.robust_pbn.heads import LinearRBF, NormalisedRBF, StableCBC
 from modules.robust_pbn.losses import GLVQ, CrossEntropy, Margin, Robust
 from modules.robust_pbn.module import Shallow
@@ -149,16 +149,9 @@ def test_a_network_without_certificate_is_attacked_alone() -> None:
         network.read(torch.rand(1, 784)).radius(network.right(torch.zeros(1, dtype=torch.long)))
 
 
-def test_shares_count_every_image_once() -> None:
-    shares = Shares(["a", "b"])
-    shares.update({"a": torch.tensor([True, False, True]), "b": torch.tensor([1.0, 0.0, 0.5])})
-    shares.update({"a": torch.tensor([False]), "b": torch.tensor([0.5])})
-    assert {name: float(value) for name, value in shares.compute().items()} == {"a": 50.0, "b": 50.0}
-
-
 @pytest.mark.skipif(importlib.util.find_spec("pyautoattack") is not None, reason="pyautoattack is installed")
 def test_autoattack_that_is_not_installed_is_one_clear_line() -> None:
-    with pytest.raises(ValueError, match=r"pip install 'reprise\[attacks\]'"):
+    with pytest.raises(ValueError, match=r"pip install 'reprise-papers\[attacks\]'"):
         Robustness(autoattack=True)
 
 

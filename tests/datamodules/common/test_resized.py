@@ -1,14 +1,17 @@
-"""A dataset at another size: the same images and labels, stretched."""
+"""A dataset at another size: the same images and labels."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from datamodules.common.augment import HorizontalFlip
+from datamodules.common.base import DataError
 from datamodules.common.digits import Digits
-from datamodules.iformer import Resized
+from datamodules.common.resized import Resized
+from datamodules.common.torchvision_sets import FashionMNIST
 
 
 def digits(**options: object) -> Digits:
@@ -60,3 +63,22 @@ def test_generated_data_and_an_empty_split_have_the_size() -> None:
     assert plain.spec.shape == (1, 20, 20)  # before anything is read
     plain.setup()
     assert plain.splits["val"][0].shape == (0, 1, 20, 20)
+
+
+def test_centred_images() -> None:
+    data = Resized(FashionMNIST(8, train_size=40, test_size=10), 8, 16, interpolation="bilinear", centred=True)
+    data.setup()
+    batch = next(iter(data.train_dataloader()))
+    assert batch.x.shape == (8, 1, 16, 16)
+    assert -1 <= float(batch.x.min()) < -0.9
+    assert 0.2 < float(batch.x.max()) <= 1
+    assert data.spec.sizes == {"train": 40, "val": 0, "test": 10}
+    images, labels = data.source.splits["test"]
+    assert torch.equal(data.splits["test"][1], labels)
+    whole = images.float().mean((1, 2, 3))
+    assert torch.allclose(data.splits["test"][0].float().mean((1, 2, 3)), whole, atol=3)
+
+
+def test_another_interpolation_is_refused() -> None:
+    with pytest.raises(DataError, match="interpolation='nearest': expected bicubic or bilinear"):
+        Resized(digits(), 10, 16, interpolation="nearest")

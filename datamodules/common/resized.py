@@ -9,26 +9,40 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from datamodules.common.arrays import ArrayData, Split
-from datamodules.common.base import Spec, hashed
+from datamodules.common.base import DataError, Spec, hashed
 from datamodules.common.views import View
 
 
 class Resized(View, ArrayData):
-    """The images of `source`, stretched to side x side pixels (bicubic, antialiased, rounded).
+    """The images of `source`, stretched or shrunk to side x side pixels (antialiased, rounded).
 
     Args:
         source: the dataset; its splits, labels, seed and augmentation are used, its batch size is not.
         batch_size: the global batch, over all devices.
         side: of the square images served.
+        interpolation: bicubic or bilinear.
+        centred: a mean and standard deviation of a half, so that 0 to 1 are served as -1 to 1; else the source's.
         generated: see DataModule.
     Raises:
-        DataError: what the source raises.
+        DataError: another interpolation, or what the source raises.
     """
 
-    def __init__(self, source: ArrayData, batch_size: int, side: int, generated: bool = False) -> None:
+    def __init__(
+        self,
+        source: ArrayData,
+        batch_size: int,
+        side: int,
+        interpolation: str = "bicubic",
+        centred: bool = False,
+        generated: bool = False,
+    ) -> None:
+        if interpolation not in ("bicubic", "bilinear"):
+            raise DataError(f"interpolation={interpolation!r}: expected bicubic or bilinear")
         super().__init__(source, batch_size, generated=generated, augment=source.augment)
         self.peak = source.peak
         self.side = side
+        self.interpolation = interpolation
+        self.centred = centred
 
     @property
     def spec(self) -> Spec:
@@ -36,6 +50,8 @@ class Resized(View, ArrayData):
 
     def _resize_spec(self, spec: Spec) -> Spec:
         split = f"{spec.split}; resized from {spec.shape[-1]} to {self.side} pixels"
+        if self.centred:
+            spec = replace(spec, mean=(0.5,) * spec.shape[0], std=(0.5,) * spec.shape[0])
         return replace(spec, shape=(spec.shape[0], self.side, self.side), split=split)
 
     def setup(self, stage: str | None = None) -> None:
@@ -52,9 +68,9 @@ class Resized(View, ArrayData):
         images, labels = split
         if not len(images):
             return images.new_empty(0, images.shape[1], self.side, self.side), labels
-        return torch.cat([self._stretch(chunk) for chunk in images.split(1000)]), labels
+        return torch.cat([self._resize(chunk) for chunk in images.split(1000)]), labels
 
-    def _stretch(self, images: Tensor) -> Tensor:
+    def _resize(self, images: Tensor) -> Tensor:
         size = (self.side, self.side)
-        large = F.interpolate(images.float(), size, mode="bicubic", antialias=True, align_corners=False)
-        return large.round().clamp(0, self.peak).to(torch.uint8)
+        resized = F.interpolate(images.float(), size, mode=self.interpolation, antialias=True, align_corners=False)
+        return resized.round().clamp(0, self.peak).to(torch.uint8)

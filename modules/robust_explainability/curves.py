@@ -1,0 +1,82 @@
+"""Insertion and deletion (Petsiuk et al. 2018): the class's probability while pixels come or go by a map's order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.transforms.functional import gaussian_blur
+
+
+def area(curve: Tensor) -> Tensor:
+    """Area below equally spaced points, (sum - first / 2 - last / 2) / (T - 1): (..., T) -> (...)."""
+    return (curve.sum(-1) - (curve[..., 0] + curve[..., -1]) / 2) / (curve.shape[-1] - 1)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """How both curves are taken.
+
+    Args:
+        steps: equal shares of the pixels; a curve has one point more. 224 of 224x224 pixels are 224 pixels a step.
+        blur: side of the Gaussian that an insertion starts from, pixels.
+        sigma: its standard deviation, pixels.
+        at_once: changed copies of an image in one pass.
+    Raises:
+        ValueError: no steps.
+    """
+
+    steps: int = 224
+    blur: int = 11
+    sigma: float = 5.0
+    at_once: int = 32
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps={self.steps}: expected 1 or more")
+
+    def __call__(
+        self, network: Any, x: Tensor, targets: Tensor, maps: Tensor, scales: tuple[float, ...] = (1.0,)
+    ) -> tuple[Tensor, Tensor]:
+        """Both curves, at each of several scales of the logits.
+
+        Args:
+            network: (B, C, H, W) -> logits; in evaluation mode.
+            x: images (B, C, H, W), normalised: what is deleted is 0, the mean.
+            targets: (B,).
+            maps: (B, H, W); of equal values the first pixel comes first.
+            scales: factors on the logits before the softmax.
+        Returns:
+            insertion and deletion (B, S, steps + 1): the probability after 0, 1, ... steps.
+        """
+        place = maps.flatten(1).argsort(dim=1, descending=True, stable=True).argsort(1).view_as(maps)  # 0: the largest
+        pixels = place[0].numel()
+        counts = torch.arange(self.steps + 1, device=x.device) * pixels // self.steps
+        blurred = gaussian_blur(x, [self.blur, self.blur], [self.sigma, self.sigma])
+        return (
+            self._curve(network, x, blurred, targets, place, counts, scales),
+            self._curve(network, torch.zeros_like(x), x, targets, place, counts, scales),
+        )
+
+    def _curve(
+        self,
+        network: Any,
+        after: Tensor,
+        before: Tensor,
+        targets: Tensor,
+        place: Tensor,
+        counts: Tensor,
+        scales: tuple[float, ...],
+    ) -> Tensor:
+        """(B, S, T): pixels whose place is below the count show `after`, the others `before`."""
+        points = []
+        for some in counts.split(self.at_once):
+            changed = place[:, None] < some[:, None, None]  # (B, t, H, W)
+            images = torch.where(changed[:, :, None], after[:, None], before[:, None])  # (B, t, C, H, W)
+            logits = network(images.flatten(0, 1)).float().unflatten(0, images.shape[:2])  # (B, t, classes)
+            index = targets[:, None, None].expand(-1, len(some), 1)
+            p = [(scale * logits).softmax(2).gather(2, index)[..., 0] for scale in scales]
+            points.append(torch.stack(p, 1))  # (B, S, t)
+        return torch.cat(points, 2)

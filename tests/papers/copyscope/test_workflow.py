@@ -1,0 +1,162 @@
+"""Add-ons and coalitions: what an add-on changes at its start, what is left without it, one noise for all."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from modules.common.diffusion import RowNoise
+from modules.copyscope.adapters import ControlBranch, LoRA, relief
+from modules.copyscope.addons import ControlTraining, LoRATraining
+from modules.copyscope.base import Base, leave_out
+from modules.copyscope.workflow import CLASS_WORD, CONTROL, LORA, STYLE_WORD, Workflow, coalition_name
+
+Batch = namedtuple("Batch", "x y style")
+T = torch.tensor([3, 50])
+WORDS = (torch.tensor([1, 7]), torch.tensor([0, 2]))
+
+
+def images() -> Tensor:
+    return 2 * torch.rand(2, 3, 8, 8) - 1
+
+
+def test_velocity_and_noise_are_the_same_prediction(base: Base) -> None:
+    x, eps = images(), torch.randn(2, 3, 8, 8)
+    noisy = base.noise.diffuse(x, T, eps)
+    v = base.noise.at("signal", T) * eps - base.noise.at("noise", T) * x
+    base.velocity = lambda *_, **__: v  # type: ignore[method-assign]
+    assert torch.allclose(base.predict(noisy, T), eps, atol=1e-5)
+    assert torch.allclose(base.noise.clean(noisy, T, base.predict(noisy, T)), x, atol=1e-4)
+
+
+def test_words_are_left_out_at_random() -> None:
+    words = torch.arange(1000) % 10
+    dropped = leave_out(words, 10, 0.3)
+    assert 0.25 < float((dropped == 10).float().mean()) < 0.35
+    assert bool(((dropped == words) | (dropped == 10)).all())
+    assert torch.equal(leave_out(words, 10, 0.0), words)
+
+
+def test_a_new_lora_changes_nothing(base: Base) -> None:
+    lora = LoRATraining(base, rank=2)
+    x = images()
+    expected = base.averaged()(x, T, *WORDS)
+    assert torch.allclose(lora(x, T, *WORDS), expected, atol=1e-6)
+
+
+def test_lora_has_r_times_rows_and_columns_of_each_layer(base: Base) -> None:
+    layers = [m for m in base.network.modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv1d | torch.nn.Conv2d)]
+    expected = sum(3 * (len(layer.weight) + layer.weight[0].numel()) for layer in layers)
+    lora = LoRA(base.network, rank=3)
+    assert sum(p.numel() for p in lora.parameters()) == expected
+    weights = dict(base.network.named_parameters())
+    for down in lora.down.values():
+        torch.nn.init.ones_(down)
+    for up in lora.up.values():
+        torch.nn.init.ones_(up)
+    changed = lora.changed(weights)
+    name = next(iter(lora.names))
+    assert torch.allclose(changed[name], weights[name] + 3)  # B A of ones is the rank
+    assert changed["label_emb.weight"] is weights["label_emb.weight"]
+
+
+@pytest.mark.parametrize("kind", ["lora", "control"])
+def test_only_the_add_on_learns(kind: str, base: Base) -> None:
+    addon: Any = LoRATraining(base, rank=2) if kind == "lora" else ControlTraining(base)
+    addon.track = lambda *_, **__: None
+    addon.training_step(Batch(images(), *WORDS), 0).backward()
+    assert all(p.grad is None for p in addon.base.parameters())
+    assert any(p.grad is not None and bool(p.grad.any()) for p in addon.network.parameters())
+    assert {id(p) for p in addon.parameters()} == {id(p) for p in addon.network.parameters()}
+
+
+def test_a_new_control_branch_changes_nothing(base: Base) -> None:
+    branch = ControlBranch(base.averaged())
+    x = images()
+    added = branch(x, T, *WORDS, relief(x))
+    assert set(added) == set(range(1, base.network.middle + 1))
+    assert all(not bool(value.any()) for value in added.values())
+
+
+def test_a_relief_does_not_tell_the_palette() -> None:
+    x = torch.full((1, 3, 8, 8), -0.5)
+    x[..., 3:5, 3:5] = 0.5
+    x[..., 5, 5] = 0.0
+    raised = relief(x)
+    assert raised[0, 0, 3].tolist() == [0, 0, 0, 1, 1, 0, 0, 0]
+    assert float(raised[0, 0, 5, 5]) == 0.5
+    assert torch.allclose(relief(-0.3 * x), raised)
+
+
+def workflow(base: Base, control: ControlTraining, lora: LoRATraining | None, **options: Any) -> Workflow:
+    return Workflow(base, control, lora, steps=3, seed=5, **options).eval()
+
+
+def make(flow: Workflow, coalition: int, x: Tensor, y: Tensor) -> Tensor:
+    _, start = RowNoise(0)(x)
+    return flow.sample(start, steps=3, coalition=coalition, y=y, hint=relief(x))
+
+
+def test_the_empty_coalition_is_the_base_without_words(
+    base: Base, control: ControlTraining, lora: LoRATraining
+) -> None:
+    x, y = images(), WORDS[0]
+    _, start = RowNoise(0)(x)
+    expected = base.eval().sample(start, steps=3, y=torch.full((2,), 10), style=torch.full((2,), 4))
+    for given in (lora, None):
+        assert torch.allclose(make(workflow(base, control, given), 0, x, y), expected, atol=1e-5)
+
+
+def test_each_player_changes_the_images(base: Base, control: ControlTraining, lora: LoRATraining) -> None:
+    x, y = images(), WORDS[0]
+    flow = workflow(base, control, lora)
+    alone = [make(flow, coalition, x, y) for coalition in (0, LORA, CONTROL, CLASS_WORD, STYLE_WORD)]
+    for i, first in enumerate(alone):
+        for second in alone[i + 1 :]:
+            assert not torch.allclose(first, second, atol=1e-4)
+
+
+def test_a_component_that_never_changes_the_images_gets_nothing(base: Base, control: ControlTraining) -> None:
+    """Axiom check 5 on real images: a LoRA that was not trained is a dummy."""
+    x, y = images(), WORDS[0]
+    flow = workflow(base, control, LoRATraining(base, rank=2))
+    for coalition in (0, CONTROL | STYLE_WORD):
+        assert torch.allclose(make(flow, coalition, x, y), make(flow, coalition | LORA, x, y), atol=1e-4)
+
+
+def test_guidance_goes_beyond_the_words(base: Base, control: ControlTraining) -> None:
+    x, inputs = images(), {"coalition": CLASS_WORD, "y": WORDS[0], "hint": relief(images())}
+    once, twice = (workflow(base, control, None, guidance=w).velocity(x, T, **inputs) for w in (1.0, 3.0))
+    none = workflow(base, control, None).velocity(x, T, **{**inputs, "coalition": 0})
+    assert torch.allclose(twice, none + 3 * (once - none), atol=1e-5)
+
+
+def test_coalitions_of_a_stage(base: Base, control: ControlTraining, lora: LoRATraining) -> None:
+    assert workflow(base, control, None).coalitions == list(range(0, 16, 2))
+    assert workflow(base, control, lora).coalitions == list(range(1, 16, 2))
+    with pytest.raises(ValueError, match="coalitions: 1: expected numbers below 16, odd ones only with a LoRA"):
+        workflow(base, control, None, coalitions=[1])
+    assert coalition_name(0) == "base"
+    assert coalition_name(LORA | STYLE_WORD) == "lora+style_word"
+
+
+def test_rows_have_the_same_noise_in_any_batch() -> None:
+    whole = RowNoise(7)(torch.empty(4, 3, 8, 8))[1]
+    noise = RowNoise(7)
+    parts = [noise(torch.empty(2, 3, 8, 8))[1] for _ in range(2)]
+    assert torch.equal(whole, torch.cat(parts))
+
+
+@pytest.mark.parametrize(("rank", "message"), [(0, "rank=0: expected 1 or more")])
+def test_bad_rank(rank: int, message: str, base: Base) -> None:
+    with pytest.raises(ValueError, match=message):
+        LoRATraining(base, rank=rank)
+
+
+def test_bad_share(base: Base) -> None:
+    with pytest.raises(ValueError, match=r"left_out=2: expected a share from 0 to 1"):
+        Base(base.network, left_out=2, noise=base.noise)

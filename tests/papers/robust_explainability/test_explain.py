@@ -1,0 +1,200 @@
+"""Which images count, what a factor on logits changes, and what the networks' side by side shows."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from modules.robust_explainability.compare import Compare
+from modules.robust_explainability.curves import Curves
+from modules.robust_explainability.explain import Explain
+from modules.robust_explainability.gradients import GradCAM, Gradient
+from modules.robust_explainability.networks import SplitNetwork, small_network
+from modules.robust_explainability.other_images import OnOtherImages
+
+Batch = namedtuple("Batch", ("x", "y", "boxes", "row", "in_test"))
+Logged = Callable[..., dict[str, float]]
+METHODS: dict[str, Any] = {"gradient": Gradient(), "gradcam": GradCAM()}
+
+
+def stage(seed: int, factor: float = 1.0) -> Any:
+    """Networks that mostly agree and see every class; their logits are multiplied by a factor."""
+    torch.manual_seed(0)
+    network = small_network(4, (4, 8), (2, 1)).eval()
+    source = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.03 * bool(seed) * torch.randn(parameter.shape, generator=source))
+        x = torch.randn(100, 1, 16, 16, generator=torch.Generator().manual_seed(9))
+        network.head[2].bias -= network(x).mean(0)
+    network.head.append(Scaled(30 * factor))
+    return SimpleNamespace(network=network)
+
+
+class Scaled(nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factor * x
+
+
+@pytest.fixture
+def batch() -> Any:
+    source = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 1, 16, 16, generator=source)
+    boxes = torch.tensor([4.0, 4, 12, 10]).expand(40, 1, 4)
+    row = torch.arange(20).repeat(2)
+    in_test = torch.arange(2).repeat_interleave(20)
+    with torch.no_grad():
+        y = stage(0).network(x).argmax(1)
+    y[::5] = (y[::5] + 1) % 4  # a fifth is wrong
+    return Batch(x, y, boxes, row, in_test)
+
+
+def explained(model: Any, others: list[Any], **options: Any) -> Explain:
+    return Explain(model, others, METHODS, Curves(steps=4, blur=3, sigma=1.0), tolerance=2.0, **options).eval()
+
+
+def test_images_that_one_network_gets_wrong_do_not_count(batch: Any, logged: Logged) -> None:
+    one, other = stage(0), stage(1)
+    values = logged(explained(one, [one]), batch)
+    assert values["test/images"] == 16
+    assert values["test/top1"] == values["test/common"] == 80
+    assert values["test/n"] == 40
+    assert values["test/chance"] == pytest.approx(100 * 48 / 256)
+
+    both = logged(explained(one, [one, other]), batch)
+    with torch.no_grad():
+        right = (one.network(batch.x).argmax(1) == batch.y) & (other.network(batch.x).argmax(1) == batch.y)
+    assert both["test/images"] == int(right[20:].sum())
+    assert 3 < both["test/images"] < 16
+    again = logged(explained(other, [one, other]), batch)
+    assert again["test/images"] == both["test/images"]
+    for control in ("random", "input"):  # they ask no network
+        assert again[f"test/pointing_{control}"] == both[f"test/pointing_{control}"]
+
+    module = explained(one, [one, other])
+    logged(module, batch)
+    outcomes = module.artifacts()["test-pointing_gradient"]
+    assert len(outcomes) == both["test/images"]
+    assert outcomes.mean() == pytest.approx(both["test/pointing_gradient"])
+
+    everything = logged(explained(one, [one, other], only_common=False), batch)
+    assert everything["test/images"] == 20
+
+
+def test_batches_may_be_of_any_size(batch: Any, logged: Logged) -> None:
+    one = stage(0)
+    whole = logged(explained(one, [one]), batch)
+    parts = [Batch(*columns) for columns in zip(*(column.split(7) for column in batch), strict=True)]
+    split = logged(explained(one, [one]), *parts)
+    assert split.keys() == whole.keys()
+    assert all(split[name] == pytest.approx(whole[name], abs=1e-3) for name in whole)
+
+
+def test_limits_are_by_an_images_number(batch: Any, logged: Logged, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, list[int]]] = []
+    measure = Explain.measure
+
+    def watched(self: Explain, name: str, some: Any, maps: Tensor) -> None:
+        seen.append((name, some.row.tolist()))
+        measure(self, name, some, maps)
+
+    monkeypatch.setattr(Explain, "measure", watched)
+    one = stage(0)
+    logged(explained(one, [one], slow=["gradcam"], slow_images=10), batch)
+    rows = dict(seen)
+    assert max(rows["gradient"]) == 19
+    assert max(rows["gradcam"]) == 9
+
+
+def test_confidence_moves_areas_and_no_pointing(batch: Any, logged: Logged) -> None:
+    """The sheet's check 10."""
+    plain, sharper = stage(0), stage(0, 2.0)
+    one, two = (logged(explained(model, [model]), batch) for model in (plain, sharper))
+    for name in ("pointing_gradient", "pointing_near_gradient", "wsl_gradient", "energy_gradient"):
+        assert two[f"test/{name}"] == pytest.approx(one[f"test/{name}"], abs=1e-3)
+    assert two["test/pointing_gradcam"] == one["test/pointing_gradcam"]
+    assert two["test/confidence"] > one["test/confidence"]
+    assert two["test/insertion_gradient"] != pytest.approx(one["test/insertion_gradient"], abs=0.1)
+    assert two["test/deletion_gradient"] != pytest.approx(one["test/deletion_gradient"], abs=0.01)
+
+
+def test_areas_at_matched_confidence_are_those_of_the_scaled_network(
+    batch: Any, logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logits doubled and matched to the plain network's confidence give the plain network's areas."""
+    plain, sharper = stage(0), stage(0, 2.0)
+    module = explained(sharper, [plain, sharper], reference=plain)
+    loader = SimpleNamespace(datamodule=SimpleNamespace(test_dataloader=lambda: [batch]))
+    monkeypatch.setattr(type(module), "trainer", loader, raising=False)
+    with torch.inference_mode():
+        module.on_test_epoch_start()
+    assert module.scale == pytest.approx(0.5, rel=1e-3)
+    matched = logged(module, batch)
+    expected = logged(explained(plain, [plain, sharper]), batch)
+    for kind in ("insertion", "deletion"):
+        for end in ("", "_gradient", "_gradcam", "_random", "_input"):
+            assert matched[f"test/{kind}_matched{end}"] == pytest.approx(expected[f"test/{kind}{end}"], abs=0.05)
+    assert matched["test/confidence_matched"] == pytest.approx(expected["test/confidence"], abs=0.05)
+
+
+def test_nothing_in_common_is_no_error(batch: Any, logged: Logged) -> None:
+    one = stage(0)
+    values = logged(explained(one, [one]), batch._replace(y=batch.y * 0 - 1))
+    assert values["test/images"] == 0
+    assert values["test/n"] == 40
+    assert all(value == value for value in values.values())
+
+
+def test_bad_options_are_named() -> None:
+    one = stage(0)
+    with pytest.raises(ValueError, match="slow: 'rise': expected names of methods: gradient, gradcam"):
+        explained(one, [one], slow=["rise"])
+    with pytest.raises(ValueError, match="methods: 'input': expected another name"):
+        Explain(one, [one], {"input": Gradient()})
+    with pytest.raises(ValueError, match="expected one for each of 1 networks"):
+        Compare([one], ["a", "b"], METHODS)
+    with pytest.raises(ValueError, match="curve_methods: 'rise'"):
+        Compare([one], ["a"], METHODS, curve_methods=["rise"])
+
+
+def test_networks_side_by_side(batch: Any, logged: Logged) -> None:
+    one, other = stage(0), stage(1)
+    curves = Curves(steps=4, blur=3)
+    module = Compare([one, other], ["vanilla", "robust"], METHODS, curves, shown=1, followed=5).eval()
+    values = logged(module, batch)
+    assert values["test/n"] == 40
+    assert 0 < values["test/common"] < 80
+    assert values["test/common"] + values["test/apart"] <= 100
+
+    data = SimpleNamespace(test_dataloader=lambda: [batch], shown=lambda x: x.clamp(0, 1))
+    with torch.inference_mode():
+        drawn = module.pictures(data)
+        empty = module.pictures(SimpleNamespace(test_dataloader=lambda: [batch._replace(y=batch.y * 0 - 1)]))
+    assert set(drawn) == {"maps of image 1", "insertion and deletion"}
+    grid = drawn["maps of image 1"].axes
+    assert len(grid) == 2 * 3
+    assert all(len(axis.patches) == 1 for axis in grid)  # the box, everywhere
+    assert empty == {}
+
+
+def test_accuracy_among_the_classes_that_a_set_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = SplitNetwork(nn.Identity(), nn.Flatten())
+    module = OnOtherImages(SimpleNamespace(network=network), 4)
+    items = {"test": [("a", 1), ("b", 3)]}
+    monkeypatch.setattr(
+        type(module), "trainer", SimpleNamespace(datamodule=SimpleNamespace(items=items)), raising=False
+    )
+    module.on_test_epoch_start()
+    logits = torch.tensor([[9.0, 1, 8, 0], [9, 0, 8, 1]])
+    module.test_step(SimpleNamespace(x=logits, y=torch.tensor([1, 3])), 0)
+    assert float(module.test_metrics.compute()["top1"]) == 100
