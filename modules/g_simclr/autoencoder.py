@@ -16,7 +16,7 @@ from modules.common.module import OptimizerFactory, StageModule
 from modules.common.schedules import Schedule
 from modules.g_simclr.networks import Autoencoder
 from modules.g_simclr.pictures import draw_clusters, draw_reconstructions
-from modules.g_simclr.stopping import EarlyStopped
+from modules.common.stopping import EarlyStopped
 
 CHUNK = 500  # images embedded at a time
 

@@ -17,7 +17,7 @@ from modules.common.schedules import Schedule
 from modules.g_simclr.autoencoder import CHUNK, training_images
 from modules.g_simclr.module import GSimCLR
 from modules.g_simclr.networks import PROBES
-from modules.g_simclr.stopping import EarlyStopped
+from modules.common.stopping import EarlyStopped
 
 
 class Probe(EarlyStopped, probe.Probe):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from datamodules.g_simclr.images import UnitImages
 from modules.g_simclr.module import GSimCLR
 from modules.g_simclr.probe import FineTuned, Probe
-from modules.g_simclr.stopping import Best
+from modules.common.stopping import Best
 
 Small = Callable[..., GSimCLR]
 ADAM = partial(torch.optim.Adam, lr=0.01)
