@@ -1,13 +1,14 @@
 """ARIA's pictures: <root>/REAL/<category>/ and <root>/<generator>/{T2I,IT2I}/<category>/.
 
-A picture and what was generated from it have one seed, the file's stem; seeds are dealt to training (80%), validation
-and test (10% each) by a hash, so that no real picture is in another split than its generated siblings.
+A picture and what was generated from it share a seed, which stands in the files' names. A hash deals seeds to training
+(80%), validation and test (10% each), so that no real picture is in another split than its generated siblings.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ MODES = ("T2I", "IT2I")
 CATEGORIES = ("art", "disaster", "news", "pixiv", "ins")
 SOURCES = tuple(f"{name}/{mode}" for name in GENERATORS for mode in MODES)
 NAMES = tuple(f"{name}_{mode}".lower().replace("-", "") for name in GENERATORS for mode in MODES)
+MODE_OF = dict(zip(NAMES, MODES * len(GENERATORS), strict=True))
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TOTAL = 144_175
 EVERY = -1
@@ -35,9 +37,15 @@ COLUMNS = ("x", "y", "subset", "category")
 Item = tuple[str, int, int, int]  # file, label, generator and mode, category
 
 
+def deal(purpose: str, seed: str, category: str, ways: int) -> int:
+    """A number from 0 to ways - 1 for a seed picture of a category; the same in every run."""
+    digest = hashlib.blake2b(f"{purpose}{category}/{seed}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "little") % ways
+
+
 def split_of(seed: str, category: str) -> str:
-    """train, val or test, in the ratio 8:1:1, for a seed picture of a category; the same in every run."""
-    number = int.from_bytes(hashlib.blake2b(f"{category}/{seed}".encode(), digest_size=4).digest(), "little") % 10
+    """train, val or test, in the ratio 8:1:1, for a seed picture of a category."""
+    number = deal("", seed, category, 10)
     return "train" if number < 8 else ("val", "test")[number - 8]
 
 
@@ -66,10 +74,10 @@ class Pictures(Dataset):
 
 
 class Random(Dataset):
-    """Random pictures of the declared shape; `length` of them."""
+    """Random inputs of the declared shape; `length` of them."""
 
-    def __init__(self, side: int, length: int) -> None:
-        self.side, self.length = side, length
+    def __init__(self, shape: tuple[int, ...], length: int) -> None:
+        self.shape, self.length = shape, length
 
     def __len__(self) -> int:
         return self.length
@@ -78,7 +86,7 @@ class Random(Dataset):
         source = generator("stand-in picture of ARIA", *key)
         row = key[1]
         subset = (row // 2) % len(NAMES) if row % 2 else EVERY
-        return torch.randn(3, self.side, self.side, generator=source), row % 2, subset, row % len(CATEGORIES)
+        return torch.randn(self.shape, generator=source), row % 2, subset, row % len(CATEGORIES)
 
 
 class Aria(DataModule):
@@ -89,17 +97,22 @@ class Aria(DataModule):
         batch_size: the global batch, over all devices.
         train_on: generators with modes, of NAMES, whose pictures are trained on.
         categories: that are trained on; None takes all.
+        share: where several generators are trained on, each seed's picture by one of them alone, which a hash chooses:
+            about as many generated pictures as real ones; False takes all.
         image_size: side that pictures are squeezed to, pixels.
         matched: the same history for all: centre square, then resized, then a JPEG file of quality 90; False squeezes
             pictures as the released code does.
+        seed_pattern: regular expression for the seed in a file's stem; its first group is the seed.
         skip: files, relative to the root, that are left out because they cannot be decoded.
         num_workers: decoding processes; does not change what is served.
         seed, generated: see DataModule.
     Raises:
-        DataError: an unknown generator or category, or folders that are missing.
+        DataError: an unknown generator or category, folders that are missing, or names of generated pictures that do
+            not say of which real one.
     """
 
     names = NAMES
+    modes = MODE_OF
     subjects = CATEGORIES
 
     def __init__(
@@ -108,8 +121,10 @@ class Aria(DataModule):
         batch_size: int,
         train_on: Sequence[str],
         categories: Sequence[str] | None = None,
+        share: bool = True,
         image_size: int = 224,
         matched: bool = False,
+        seed_pattern: str = "(.+)",
         skip: Sequence[str] = ("StarryAI/IT2I/ins/1489777465165169105.png",),
         num_workers: int = 8,
         seed: int = 0,
@@ -122,8 +137,15 @@ class Aria(DataModule):
         self.root = Path(root)
         self.train_on = tuple(train_on)
         self.categories = tuple(categories or CATEGORIES)
+        self.share = share
         self.image_size = image_size
         self.matched = matched
+        try:
+            self.seed_pattern = re.compile(seed_pattern)
+        except re.error as error:
+            raise DataError(f"seed_pattern={seed_pattern!r}: {error}; expected a regular expression") from error
+        if self.seed_pattern.groups < 1:
+            raise DataError(f"seed_pattern={seed_pattern!r}: expected a group, as in '(.+)'")
         self.skip = frozenset(skip)
         self.num_workers = num_workers
         self.items: dict[str, list[Item]] = {}
@@ -139,7 +161,7 @@ class Aria(DataModule):
         listing = "\n".join(item[0] for items in self.items.values() for item in items)
         return Spec(
             name="ARIA",
-            shape=(3, self.image_size, self.image_size),
+            shape=self.shape,
             classes=("real", "generated"),
             sizes=sizes or {"train": TOTAL * 8 // 10, "val": TOTAL // 10, "test": TOTAL // 10},
             mean=MEAN,
@@ -150,14 +172,22 @@ class Aria(DataModule):
             identity=hashlib.sha256(listing.encode()).hexdigest()[:12] if listing else "",
         )
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (3, self.image_size, self.image_size)
+
     def _list(self, folder: str, label: int, subset: int) -> list[tuple[str, Item]]:
-        """(split, picture) of one folder."""
+        """(seed, picture) of one folder."""
         found = []
         for number, category in enumerate(CATEGORIES):
             for file in sorted((self.root / folder / category).rglob("*")):
                 name = file.relative_to(self.root).as_posix()
-                if file.suffix.lower() in SUFFIXES and name not in self.skip:
-                    found.append((split_of(file.stem, category), (name, label, subset, number)))
+                if file.suffix.lower() not in SUFFIXES or name in self.skip:
+                    continue
+                match = self.seed_pattern.search(file.stem)
+                if match is None:
+                    raise DataError(f"{self.root / name} does not match seed_pattern={self.seed_pattern.pattern!r}")
+                found.append((match[1], (name, label, subset, number)))
         return found
 
     def setup(self, stage: str | None = None) -> None:
@@ -165,16 +195,37 @@ class Aria(DataModule):
             return
         if problem := self.available():
             raise DataError(problem)
-        every = self._list("REAL", 0, EVERY)
-        for subset, folder in enumerate(SOURCES):
-            every += self._list(folder, 1, subset)
+        real = self._list("REAL", 0, EVERY)
+        fake = [item for subset, folder in enumerate(SOURCES) for item in self._list(folder, 1, subset)]
+        self._check_siblings(real, fake)
         kept: dict[str, list[Item]] = {"train": [], "val": [], "test": []}
-        for split, item in every:
-            _, label, subset, category = item
-            seen = (not label or NAMES[subset] in self.train_on) and CATEGORIES[category] in self.categories
-            if split == "test" or seen:
+        for seed, item in real + fake:
+            split = split_of(seed, CATEGORIES[item[3]])
+            if split == "test" or self._seen(seed, item):
                 kept[split].append(item)
         self.items = kept
+
+    def _seen(self, seed: str, item: Item) -> bool:
+        """Whether a picture of the training or validation split is served."""
+        _, label, subset, number = item
+        category = CATEGORIES[number]
+        if category not in self.categories:
+            return False
+        if not label:
+            return True
+        if NAMES[subset] not in self.train_on:
+            return False
+        return not self.share or self.train_on[deal("by", seed, category, len(self.train_on))] == NAMES[subset]
+
+    def _check_siblings(self, real: list[tuple[str, Item]], fake: list[tuple[str, Item]]) -> None:
+        """Without common seeds, splits would share pictures of one content."""
+        seeds = {(seed, item[3]) for seed, item in real}
+        lonely = [item[0] for seed, item in fake if (seed, item[3]) not in seeds]
+        if 2 * len(lonely) > len(fake):
+            raise DataError(
+                f"{self.root}: {len(lonely)} of {len(fake)} generated pictures, such as {lonely[0]}, share no seed "
+                f"with a real one; set seed_pattern, now {self.seed_pattern.pattern!r}"
+            )
 
     def transform(self, *, train: bool) -> v2.Compose:
         side = (self.image_size, self.image_size)
@@ -185,23 +236,24 @@ class Aria(DataModule):
         tail = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
         return v2.Compose([*head[:2], *([v2.RandomHorizontalFlip()] if train else []), *head[2:], *tail])
 
+    def pictures(self, split: str) -> Dataset:
+        """The pictures of a split, by (epoch, row)."""
+        return Pictures(self.root, self.items[split], self.transform(train=split == "train"), self.seed)
+
     def _loader(self, split: str) -> WorkerLoader:
-        train = split == "train"
+        shuffle = split == "train"
         if self.generated:
             length = 2 * max(self.batch_size, 2 * len(NAMES))
-            batches = self.batches(length, shuffle=train)
-            return WorkerLoader(Random(self.image_size, length), batches, columns=COLUMNS)
-        items = self.items[split]
-        dataset = Pictures(self.root, items, self.transform(train=train), self.seed)
-        return WorkerLoader(
-            dataset, self.batches(len(items), shuffle=train), columns=COLUMNS, num_workers=self.num_workers
-        )
+            return WorkerLoader(Random(self.shape, length), self.batches(length, shuffle=shuffle), columns=COLUMNS)
+        batches = self.batches(len(self.items[split]), shuffle=shuffle)
+        return WorkerLoader(self.pictures(split), batches, columns=COLUMNS, num_workers=self.num_workers)
 
     def train_dataloader(self) -> WorkerLoader:
         return self._loader("train")
 
     def val_dataloader(self) -> list[WorkerLoader]:
-        return []
+        """Of the training sources alone: a detector is never chosen on what it is tested on."""
+        return [self._loader("val")] if self.train_on and (self.generated or self.items["val"]) else []
 
     def test_dataloader(self) -> WorkerLoader:
         return self._loader("test")

@@ -1,8 +1,8 @@
 """The benchmark's protocols: finished detectors on all test sources, one matrix and one table each. Nothing is trained.
 
-    P1, P2  one detector for each generator, tested on each           sources="generator", the diagonal is P1
-    P3      one detector for each category, tested on each            sources="category"
-    P4      one detector trained on everything, tested on each cell   sources="both"
+P1, P2  one detector for each generator, tested on each           sources="generator", the diagonal is P1
+P3      one detector for each category, tested on each            sources="category"
+P4      one detector trained on everything, tested on each cell   sources="both"
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ OWN = ("precision", "recall", "f1")  # logged as means over the diagonal
 class Protocol(StageModule):
     """Tests networks on test sources.
 
-    Test metrics, percent: cell_<trained>_<tested>, balanced accuracy; acc, its mean over all cells; real_acc and
-    fake_acc, means over the cells, of a matrix over those beside the diagonal; of a matrix also diagonal, off_diagonal
-    and gap with 95% bootstrap intervals over images (<name>_low, <name>_high), best_other and worst_other beside the
-    diagonal, precision, recall and f1 on it; n. The table `cells.csv` in the stage's folder has everything of each
-    cell, and is the artifact `cells` as bytes.
+    Test metrics, percent: cell_<trained>_<tested>, balanced accuracy; acc, its mean over all cells, fake_acc and
+    real_acc, where T2I and IT2I are both tested acc_<mode> and fake_acc_<mode>. Of a matrix fake_acc and real_acc are
+    those beside the diagonal, and there are diagonal, off_diagonal and gap with 95% bootstrap intervals over images
+    (<name>_low, <name>_high), best_other and worst_other beside the diagonal, precision, recall and f1 on it. The table
+    `cells.csv` in the stage's folder has everything of each cell, and is the artifact `cells` as bytes.
 
     Args:
         networks: pictures to (B, 1) or (B, 2), see score_of.
@@ -81,8 +81,12 @@ class Protocol(StageModule):
     def forward(self, x: Tensor) -> Tensor:
         return self.frozen.on(x.device)[0](x)
 
+    def scores(self, batch: Any) -> list[Tensor]:
+        """What each network says of a batch, (B,) each; above 0 it calls a picture generated."""
+        return [score_of(network(batch.x)) for network in self.frozen.on(self.device)]
+
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        scores = [score_of(network(batch.x)).double() for network in self.frozen.on(self.device)]
+        scores = [score.double() for score in self.scores(batch)]
         about = [batch.y.double(), batch.subset.double(), batch.category.double()]
         self.rows.update(torch.stack([*scores, *about], 1))
 
@@ -118,7 +122,13 @@ class Protocol(StageModule):
         rows = [row for row in self.table if "balanced_acc" in row]
         if not rows:
             raise ValueError("no test source has both real and generated pictures")
-        values = {"acc": _mean(rows, "balanced_acc")}
+        values: dict[str, float] = {}
+        modes = sorted({row["mode"] for row in rows})
+        for mode in modes:
+            ending = f"_{mode.lower()}" if len(modes) > 1 else ""
+            of_mode = [row for row in rows if row["mode"] == mode]
+            values[f"acc{ending}"] = _mean(of_mode, "balanced_acc")
+            values[f"fake_acc{ending}"] = _mean(of_mode, "acc_fake")
         if self.matrix:
             size = len(self.shown)
             placed = [(divmod(place, size), row) for place, row in enumerate(self.table) if "balanced_acc" in row]
@@ -130,7 +140,8 @@ class Protocol(StageModule):
             others = [row["balanced_acc"] for row in rows]
             values |= {"best_other": max(others), "worst_other": min(others)}
             values |= {name: _mean(own, name) for name in OWN}
-        return {**values, "real_acc": _mean(rows, "acc_real"), "fake_acc": _mean(rows, "acc_fake")}
+            values["fake_acc"] = _mean(rows, "acc_fake")
+        return {**values, "real_acc": _mean(rows, "acc_real")}
 
     def choose(self, data: Any, y: Tensor, subset: Tensor, category: Tensor) -> list[Source]:
         """The test sources among pictures (N,)."""

@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 
 from datamodules.aria.folders import CATEGORIES, GENERATORS, MODES, NAMES, Aria, split_of
+from datamodules.aria.headers import FIELDS, Headers, read_header
 from datamodules.common.base import DataError
+from modules.aria.headers import HeaderNet
 
 
 def test_the_published_numbers_of_categories_add_up() -> None:
@@ -84,3 +86,91 @@ def test_what_is_missing_or_broken_is_named(aria: Callable[..., Aria], tmp_path:
     skipped = aria(skip=[f"StarryAI/IT2I/ins/{seed}.png" for seed in range(12)])
     skipped.setup()
     assert len(list(skipped.test_dataloader()))
+
+
+def test_validation_is_of_the_training_sources_alone(aria: Callable[..., Aria]) -> None:
+    data = aria(train_on=["midjourney_it2i"])
+    data.setup()
+    (loader,) = data.val_dataloader()
+    assert set(torch.cat([batch.subset for batch in loader]).tolist()) == {-1, NAMES.index("midjourney_it2i")}
+    assert aria(train_on=[]).val_dataloader() == []
+
+
+def test_several_generators_share_the_seeds(aria: Callable[..., Aria]) -> None:
+    data = aria(train_on=NAMES)
+    data.setup()
+    real = [item for item in data.items["train"] if not item[1]]
+    fake = [item for item in data.items["train"] if item[1]]
+    assert len(fake) == len(real)
+    assert {(Path(item[0]).stem, item[3]) for item in fake} == {(Path(item[0]).stem, item[3]) for item in real}
+    assert len({item[2] for item in fake}) > 4
+    every = aria(train_on=NAMES, share=False)
+    every.setup()
+    assert len(every.items["train"]) == 9 * len(real)
+    assert [item for item in every.items["test"]] == data.items["test"]
+
+
+def test_a_seed_is_found_in_names_by_a_pattern(aria: Callable[..., Aria], tmp_path: Path) -> None:
+    for file in [f for f in tmp_path.rglob("*.png") if "REAL" not in f.parts]:
+        file.rename(file.with_name(f"{file.stem}_made.png"))
+    with pytest.raises(DataError, match=r"480 of 480 generated pictures, such as .*share no seed.*set seed_pattern"):
+        aria().setup()
+    data = aria(train_on=NAMES, seed_pattern="([0-9]+)")
+    data.setup()
+    split = {(i[3], Path(i[0]).stem.removesuffix("_made")): name for name, items in data.items.items() for i in items}
+    assert len(data.items["test"]) == 9 * sum(name == "test" for name in split.values())
+    with pytest.raises(DataError, match="does not match seed_pattern"):
+        aria(seed_pattern="(x+)").setup()
+    with pytest.raises(DataError, match="expected a group"):
+        aria(seed_pattern="[0-9]+")
+    with pytest.raises(DataError, match="expected a regular expression"):
+        aria(seed_pattern="(")
+
+
+def test_what_is_served_does_not_depend_on_folder_or_label(aria: Callable[..., Aria], tmp_path: Path) -> None:
+    """Real against real: the same file in every folder gives the same input, so nothing can tell them apart."""
+    for file in [f for f in tmp_path.rglob("*.png") if "REAL" not in f.parts]:
+        file.write_bytes((tmp_path / "REAL" / file.parent.name / file.name).read_bytes())
+    for matched in (False, True):
+        data = aria(matched=matched)
+        data.setup()
+        batches = list(data.test_dataloader())
+        x, subset = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("x", "subset"))
+        real = x[subset == -1]
+        assert all(torch.equal(x[subset == number], real) for number in range(8))
+
+
+def test_matched_pictures_are_the_centre_square(aria: Callable[..., Aria]) -> None:
+    """Of a 12x4 picture whose middle is white the square has nothing else; squeezed, black stays beside it."""
+    pixels = np.zeros((4, 12, 3), dtype=np.uint8)
+    pixels[:, 4:8] = 255
+    image = Image.fromarray(pixels)
+    squeezed, square = (aria(matched=matched).transform(train=False)(image) for matched in (False, True))
+    assert float(square.min()) == pytest.approx(float(square.max()), abs=0.5)
+    assert float(squeezed.min()) < float(squeezed.max()) - 3
+
+
+def test_headers_by_hand(tmp_path: Path) -> None:
+    image = Image.new("RGB", (512, 2048), (9, 99, 199))
+    image.save(tmp_path / "a.png")
+    assert read_header(tmp_path / "a.png").tolist() == [0, 1, -1, 1, -2, 0]
+    for quality in (30, 50, 75, 90, 95):
+        image.save(tmp_path / "a.jpg", quality=quality)
+        *rest, found = read_header(tmp_path / "a.jpg").tolist()
+        assert rest == [1, 0, -1, 1, -2]
+        assert 100 * found == pytest.approx(quality, abs=0.6)
+
+
+def test_headers_of_the_same_files(aria: Callable[..., Aria], tmp_path: Path) -> None:
+    pictures = aria(train_on=NAMES)
+    pictures.setup()
+    data = Headers(str(tmp_path), 16, NAMES, num_workers=0)
+    data.setup()
+    batches = list(data.test_dataloader())
+    x, y = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("x", "y"))
+    assert x.shape == (len(pictures.items["test"]), len(FIELDS)) == (len(x), *data.spec.shape)
+    assert y.tolist() == [item[1] for item in pictures.items["test"]]
+    assert HeaderNet()(x).shape == (len(x), 2)
+    (tmp_path / data.items["test"][0][0]).write_bytes(b"no picture")
+    with pytest.raises(DataError, match="is no image"):
+        list(data.test_dataloader())
