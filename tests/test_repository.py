@@ -56,8 +56,7 @@ def test_every_room_is_a_paper_or_common() -> None:
 
 
 # Parts of common that one paper uses so far -> the next paper that will.
-EXPECTED = {
-}
+EXPECTED = {}
 
 
 def test_common_holds_what_two_papers_use(every_target: dict[str, tuple[str, ...]]) -> None:

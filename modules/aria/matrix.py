@@ -183,11 +183,20 @@ class Protocol(StageModule):
         return {"cells": np.frombuffer(content, dtype=np.uint8)}
 
     def pictures(self, data: Any) -> dict[str, Figure]:
-        """The heat map."""
+        """The heat map; where a test source is a generator's pictures of a category, a row for each generator."""
         if self.cells is None:
             return {}
-        figure = draw_matrix(self.cells, self.names, self.shown, self.spread)
-        return {"trained on against tested on": figure}
+        if self.sources != "both":
+            figure = draw_matrix(self.cells, self.names, self.shown, self.spread)
+            return {"trained on against tested on": figure}
+        lines = list(dict.fromkeys((row["train_source"], row["test_source"]) for row in self.table))
+        columns = list(dict.fromkeys(row["category"] for row in self.table))
+        grid = torch.full((len(lines), len(columns)), torch.nan)
+        for row in self.table:
+            place = lines.index((row["train_source"], row["test_source"])), columns.index(row["category"])
+            grid[place] = row.get("balanced_acc", torch.nan)
+        figure = draw_matrix(grid, [f"{trained}, {tested}" for trained, tested in lines], columns, self.spread)
+        return {"generators and categories": figure}
 
 
 class TransferMatrix(Protocol):

@@ -203,5 +203,9 @@ def test_one_detector_on_every_cell(test_on: Callable[..., dict[str, float]]) ->
     assert "test/gap" not in logged
     assert [(row["test_source"], row["category"], row["n_fake"]) for row in stage.table][-1] == ("b", "dogs", 0)
     assert stage.artifacts()["cells"].tobytes().decode().splitlines()[-1] == "all,b,,dogs,1,0,,,,,3,,,,,,"
+    (figure,) = stage.pictures(None).values()
+    (axis,) = figure.axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["all, a", "all, b"]
+    assert [text.get_text() for text in axis.texts] == ["100", "50", "50"]
     with pytest.raises(ValueError, match="tested: 'c'"):
         test_on(Protocol([Says()], ["a"], tested=["c"]), ROWS)
