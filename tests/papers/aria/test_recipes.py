@@ -1,4 +1,4 @@
-"""What is published stands in the full recipe; arms differ in what they are trained on; LOTA's generators are the same."""
+"""What is published stands in the full recipe; arms differ in what they are trained on; generators are LOTA's."""
 
 from __future__ import annotations
 
