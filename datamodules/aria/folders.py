@@ -163,7 +163,7 @@ class Aria(DataModule):
             name="ARIA",
             shape=self.shape,
             classes=("real", "generated"),
-            sizes=sizes or {"train": TOTAL * 8 // 10, "val": TOTAL // 10, "test": TOTAL // 10},
+            sizes=sizes or self._expected(),
             mean=MEAN,
             std=STD,
             split="80, 10 and 10% by seed picture; trained on chosen generators and categories, tested on all",
@@ -171,6 +171,13 @@ class Aria(DataModule):
             where="https://github.com/AdvAIArtProject/AdvAIArt",
             identity=hashlib.sha256(listing.encode()).hexdigest()[:12] if listing else "",
         )
+
+    def _expected(self) -> dict[str, int]:
+        """Sizes before anything is read, as if all generators and categories had as many pictures as the real ones."""
+        of_each = TOTAL / (1 + len(NAMES)) * len(self.categories) / len(CATEGORIES)
+        made = 1 if self.share else len(self.train_on)
+        seen = int(of_each * (1 + made)) if self.train_on else TOTAL
+        return {"train": seen * 8 // 10, "val": seen // 10, "test": TOTAL // 10}
 
     @property
     def shape(self) -> tuple[int, ...]:

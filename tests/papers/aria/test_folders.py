@@ -96,6 +96,14 @@ def test_validation_is_of_the_training_sources_alone(aria: Callable[..., Aria]) 
     assert aria(train_on=[]).val_dataloader() == []
 
 
+def test_sizes_are_stated_before_anything_is_read() -> None:
+    one = Aria("nowhere", 4, ["dalle_t2i"]).spec.sizes
+    assert one == {"train": 2 * 144_175 // 9 * 8 // 10, "val": 2 * 144_175 // 9 // 10, "test": 14_417}
+    assert Aria("nowhere", 4, NAMES).spec.sizes == one
+    assert Aria("nowhere", 4, NAMES, share=False).spec.sizes["train"] == 144_175 * 8 // 10
+    assert Aria("nowhere", 4, NAMES, ["art"]).spec.sizes["val"] == 2 * 144_175 // 45 // 10
+
+
 def test_several_generators_share_the_seeds(aria: Callable[..., Aria]) -> None:
     data = aria(train_on=NAMES)
     data.setup()
