@@ -30,6 +30,7 @@ from experiments.processes import end_as_interrupted
 AT_A_TIME = 100  # jobs with jobs=auto: queues have limits, and what waits here can still be stopped
 PAUSE = 1.0  # seconds between two looks at files
 ASK_EVERY = 10.0  # seconds between two questions to the cluster, which serves others too
+TIMEOUTS = 1000  # of one job, each of which puts it back into the queue
 GRACE = 30.0  # seconds that a file system may take to show what a job that has ended wrote
 
 
@@ -131,7 +132,11 @@ class Slurm(Service):
         self.launcher = launcher
         self.local = launcher["name"] == "submitit_local"
         try:
-            self.executor = submitit.AutoExecutor(folder, cluster="local" if self.local else "slurm")
+            self.executor = (
+                submitit.AutoExecutor(folder, cluster="local")
+                if self.local
+                else submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=TIMEOUTS)
+            )
         except RuntimeError as error:
             raise InputError(f"launcher={launcher['name']}: sbatch is not installed on this machine") from error
         self.asked = 0.0
@@ -148,7 +153,6 @@ class Slurm(Service):
                 "slurm_account": self.launcher["account"],
                 "slurm_additional_parameters": dict(self.launcher["extra"]),
                 "slurm_setup": [f"export PYTHONPATH={shlex.quote(str(compose.ROOT))}"],
-                "slurm_max_num_timeout": 1000,
             }
             gpus = _gpus(self.launcher, stage)
             if gpus:

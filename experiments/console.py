@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     TextColumn,
     TimeElapsedColumn,
@@ -54,15 +53,24 @@ SHOWN = ("test/top1", "test/top5", "test/ece", "test/nll")  # first, where a sta
 
 
 class Board:
-    """One bar over all stages of all seeds; a line for each stage that ends when there is no terminal to draw on."""
+    """One bar over all stages of all seeds; a line for each stage that ends when there is no terminal to draw on.
 
-    def __init__(self, title: str, total: int) -> None:
+    Args:
+        title: left of the bar.
+        total: stages.
+        seconds: what stages are expected to last, so that the bar grows evenly; others count as their mean.
+    """
+
+    def __init__(self, title: str, total: int, seconds: Mapping[str, float] | None = None) -> None:
         self.title, self.total, self.done, self.began = title, total, 0, time.monotonic()
+        self.seconds = dict(seconds or {})
+        self.usual = sum(self.seconds.values()) / len(self.seconds) if self.seconds else 1.0
+        self.behind = 0.0  # seconds of the stages that ended
         self.fractions: dict[tuple[int, str], float] = {}
         self.bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[ended]}"),
             TextColumn("{task.fields[now]}", markup=False),
             TimeElapsedColumn(),
             TextColumn("left"),
@@ -70,7 +78,15 @@ class Board:
             console=out,
             disable=not out.is_terminal,
         )
-        self.task = self.bar.add_task(escape(title), total=total, now="")
+        self.task = self.bar.add_task(escape(title), total=total * self.usual, now="", ended=f"0/{total}")
+
+    def plan(self, stages: Sequence[str]) -> Board:
+        """Say which stages will run, by name, once per seed; returns itself."""
+        self.bar.update(self.task, total=sum(self.weight(stage) for stage in stages))
+        return self
+
+    def weight(self, stage: str) -> float:
+        return max(0.1, self.seconds.get(stage, self.usual))
 
     def __enter__(self) -> Board:
         self.bar.start()
@@ -93,12 +109,17 @@ class Board:
     def _show(self, event: Mapping[str, Any], fraction: float) -> None:
         self.fractions[event["seed"], event["stage"]] = fraction
         now = ", ".join(f"{stage} of seed {seed} {done:.0%}" for (seed, stage), done in self.fractions.items())
-        self.bar.update(self.task, completed=self.done + sum(self.fractions.values()), now=now)
+        self._draw(now=now)
+
+    def _draw(self, **fields: Any) -> None:
+        under_way = sum(self.weight(stage) * done for (_, stage), done in self.fractions.items())
+        self.bar.update(self.task, completed=self.behind + under_way, ended=f"{self.done}/{self.total}", **fields)
 
     def _ended(self, event: Mapping[str, Any]) -> None:
         self.fractions.pop((event["seed"], event["stage"]), None)
         self.done += 1
-        self.bar.update(self.task, completed=self.done + sum(self.fractions.values()))
+        self.behind += self.weight(event["stage"])
+        self._draw()
         if event["status"] == "failed":
             out.print(f"[red]failed[/]  seed {event['seed']} {escape(event['stage'])}: ", end="")
             out.print(event["reason"], markup=False)

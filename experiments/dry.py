@@ -35,6 +35,9 @@ if _cpu_attention not in flop_registry:  # torch counts the operations of attent
         return sdpa_flop_count(q, k, v)
 
 
+GPU = 1e14  # operations a second that a GPU of today does in bf16 when a training is written well, of 3e14 to 1e15
+
+
 @dataclass(frozen=True)
 class Shortened:
     """A stage's `dry` key: images per step, steps, and what is merged over its module and its data."""
@@ -55,14 +58,15 @@ def main(config: DictConfig) -> int:
     for column in (
         "stage",
         "parameters",
-        "beside it, frozen",
-        "G mult-adds",
+        "frozen\nbeside it",
+        "G mult-\nadds",
         "input",
         "batch",
         "steps",
-        "images x steps here",
-        "s/step",
-        "GiB",
+        "here\nimages",
+        "\ns/step",
+        "\nhours",
+        "\nGiB",
         "",
     ):
         table.add_column(column, justify="left" if column in ("stage", "") else "right", no_wrap=True)
@@ -71,17 +75,19 @@ def main(config: DictConfig) -> int:
     stages = _part_of_the_recipe(this)
     wanted = Counter(needed for stage in stages.values() for needed in stage.predecessors)
     failures = 0
+    total = 0.0
     with console.Board(f"{this.title} dry", len(stages)) as board:
         for name, stage in stages.items():
             board({"event": "start", "seed": this.seed, "stage": name})
             event: dict[str, Any] = {"event": "stage", "seed": this.seed, "stage": name, "cached": False, "metrics": {}}
             try:
-                row = _stage(stage, short[name], built, data)
+                row, operations = _stage(stage, short[name], built, data)
+                total += operations
                 table.add_row(name, *row, "[green]passed[/]")
                 board({**event, "status": "done"})
             except Exception as error:  # noqa: BLE001 - a dry run reports every stage, whatever breaks in one
                 failures += 1
-                table.add_row(name, *[""] * 9, "[red]failed[/]")
+                table.add_row(name, *[""] * 10, "[red]failed[/]")
                 board({**event, "status": "failed", "reason": explain(error)[0]})
             wanted.subtract(stage.predecessors)
             for done in [n for n in built if not wanted[n]]:  # published sizes: all at once may not fit
@@ -91,6 +97,11 @@ def main(config: DictConfig) -> int:
     if left_out := [name for name in this.stages if name not in stages]:
         console.out.print(f"Not part of this recipe, which neither fits nor tests them: {', '.join(left_out)}.", "")
     console.out.print(_needed(data), "")
+    hours = total / GPU / 3600
+    console.out.print(
+        f"One seed's training: {total:.1e} operations, about {hours:.{1 if hours < 10 else 0}f} GPU-hours at "
+        f"{GPU / 1e12:.0f} TFLOP/s (three passes of the mult-adds for each image; what is frozen is not counted)."
+    )
     console.out.print("Mult-adds are those of convolutions and matrix products; norms and activations are not counted.")
     console.out.print("No result comes of a dry run: weights are random and images are generated.")
     return 1 if failures else 0
@@ -112,7 +123,10 @@ def offline(config: Any) -> Any:
     return [offline(item) for item in config] if isinstance(config, list) else config
 
 
-def _stage(stage: Stage, short: Shortened, built: dict[str, StageModule], data: dict[str, DataModule]) -> list[str]:
+def _stage(
+    stage: Stage, short: Shortened, built: dict[str, StageModule], data: dict[str, DataModule]
+) -> tuple[list[str], float]:
+    """A stage's row of the table, and the operations that its training takes."""
     given = {k: built[v] if isinstance(v, str) else [built[n] for n in v] for k, v in stage.needs.items()}
     fed = {k: _fed(built, v) for k, v in stage.feeds.items()}
     real = build({**stage.data}, f"stages.{stage.name}.data", **fed)
@@ -150,17 +164,21 @@ def _stage(stage: Stage, short: Shortened, built: dict[str, StageModule], data: 
     own = {id(p) for p in module.parameters()}
     members = [m for value in given.values() for m in (value if isinstance(value, list) else [value])]
     frozen = sum(p.numel() for member in members for p in member.parameters() if id(p) not in own)
-    return [
+    mult_adds = multiply_adds(module, spec)
+    hours = seconds / short.batch * stage.data["batch_size"] * steps / 3600
+    row = [
         f"{sum(p.numel() for p in module.parameters()):,}",
         f"{frozen:,}" if stage.fit and frozen else "",
-        f"{multiply_adds(module, spec):.3f}",
+        f"{mult_adds:.3f}",
         "x".join(map(str, spec.shape)),
         str(stage.data["batch_size"]),
         f"{steps:,}" if steps else "",
         f"{short.batch}x{short.steps if stage.fit else 1}",
         f"{seconds:.1f}" if stage.fit else "",
+        f"{hours:,.0f}" if steps else "",
         f"{training._peak_memory() / 2**30:.1f}",
     ]
+    return row, 3 * 2 * 1e9 * mult_adds * spec.sizes["train"] * epochs if stage.fit else 0.0
 
 
 def _fed(built: dict[str, StageModule], needed: str | list[str]) -> Any:

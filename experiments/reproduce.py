@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from experiments import claims, cli, compose, engine, loggers, preconditions, registration, results, verdicts
+from experiments import claims, cli, compose, cost, engine, loggers, preconditions, registration, results, verdicts
 from experiments.devices import gpu_groups, processes, uses_gpu
 from experiments.errors import InputError
 from experiments.manifest import Report, finished
@@ -184,8 +184,14 @@ class _Setting:
         from experiments import training
 
         training.check_plan(open_plans[0])
-        total = sum(len(p.stages) for p in open_plans)
-        with console.Board(self._name(), total) as board:
+        names = [stage.name for p in open_plans for stage in p.stages.values()]
+        recorded = (results.read(self.request.paper) or {"entries": {}})["entries"].get(self.title)
+        known = cost.seconds_of_stages(self.plans, recorded)
+        here = self.config.launcher.name == "local"
+        seconds = cost.left(open_plans, known, jobs(self.config, len(names)) if here else len(names))
+        if seconds is not None and not self.outcomes:
+            console.out.print(f"about {cost.in_words(seconds)}, as far as can be told from what its stages took before")
+        with console.Board(self._name(), len(names), known).plan(names) as board:
             report: Report = board
             for seed, done in self.scheduler.run(open_plans, report).items():
                 self.outcomes[seed] = {**self.outcomes.get(seed, {}), **done}

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from experiments import cluster, compose, devices, files, pool
+from experiments import cluster, compose, devices, engine, files, pool
 from experiments.engine import Outcome
 from experiments.errors import InputError
-from experiments.plan import Plan, Stage, only
+from experiments.plan import Plan, Stage, only, plan
 from experiments.pool import Lost, Pool
 
 
@@ -136,9 +136,9 @@ def test_each_worker_sees_its_own_gpus(make_plan: Callable[..., Plan], monkeypat
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(pool, "_hire", hire)
     workers = Pool(3, [("0", "1"), ("2", "3")])
-    plan = make_plan("paper=meal_v2")
-    for stage in list(plan.stages.values())[:3]:
-        assert workers._start(plan, stage)
+    this = make_plan("paper=meal_v2")
+    for stage in list(this.stages.values())[:3]:
+        assert workers._start(this, stage)
     assert started == ["0,1", "2,3", "0,1"]
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
@@ -167,7 +167,10 @@ def test_reproduce_by_jobs_gives_what_it_gives_here(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_reproduce_by_ray_gives_what_it_gives_here(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    this = only(make_plan("paper=meal_v2"), ["untrained", "init"])
+    request = compose.request(["paper=meal_v2", "scale=smoke", f"runs_dir={tmp_path}/there"])
+    this = only(plan(compose.compose(request.overrides), 0), ["untrained", "init"])
     with cluster.open_cluster({"name": "ray", "address": None, "cpus": 1, "gpus": None}, "auto", tmp_path) as there:
         outcomes = there.run([this], lambda event: None)[0]
-    assert {name: outcome.status for name, outcome in outcomes.items()} == dict.fromkeys(this.stages, "done")
+    here = engine.run(only(make_plan("paper=meal_v2"), ["untrained", "init"]))
+    assert not any(outcome.cached for outcome in here.values())
+    assert {name: outcome.metrics for name, outcome in outcomes.items()} == {n: o.metrics for n, o in here.items()}
