@@ -14,6 +14,7 @@ from rich.table import Table
 from experiments import claims, cli, compose, files, results, staleness
 from experiments.console import STYLES, out, span
 from experiments.errors import InputError
+from experiments.memory import CONFIGURATION, remember
 
 HELP = """\
 List every paper of the suite: main claim, verdict, cost, and whether code or claims changed since.
@@ -27,10 +28,16 @@ List every paper of the suite: main claim, verdict, cost, and whether code or cl
 
 def describe(paper: str) -> dict[str, Any]:
     """One paper as plain data: title, claims, stages, variants, and each recorded entry with its main claim."""
+    recorded = (results.read(paper) or {}).get("entries", {})
+    about = remember("about papers", paper, CONFIGURATION, lambda: _configured(paper))
+    return {**about, "entries": {name: _recorded(paper, entry) for name, entry in recorded.items() if entry["seeds"]}}
+
+
+def _configured(paper: str) -> dict[str, Any]:
+    """What a paper's configuration says of it."""
     config = compose.compose(compose.request([f"paper={paper}"]).overrides)
     resolved = compose.resolve(config, 0)
     questions = claims.read(resolved)
-    recorded = (results.read(paper) or {}).get("entries", {})
     return {
         "key": paper,
         "title": resolved["title"],
@@ -40,7 +47,6 @@ def describe(paper: str) -> dict[str, Any]:
         "claims": [claim.name for claim in questions.claims],
         "stages": list(resolved["stages"]),
         "variants": {name: item["about"] for name, item in (resolved.get("variants") or {}).items()},
-        "entries": {name: _recorded(paper, entry) for name, entry in recorded.items() if entry["seeds"]},
     }
 
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 from omegaconf import DictConfig
 
-from experiments import compose, content, files, plan, registration
+from experiments import compose, content, plan, registration
 from experiments.errors import InputError
-
-REMEMBERED = compose.ROOT / "runs" / "stale.json"
+from experiments.memory import EVERYTHING, remember
 
 
 def stale(paper: str, entry: Mapping[str, Any]) -> list[str]:
@@ -23,25 +20,8 @@ def stale(paper: str, entry: Mapping[str, Any]) -> list[str]:
 
     Composing takes a while, so answers are remembered until any code or configuration file changes.
     """
-    state = _state()
     mark = hashlib.sha256(json.dumps([paper, entry], sort_keys=True).encode()).hexdigest()[:16]
-    known = files.read_json(REMEMBERED) or {}
-    answers = known.get("answers", {}) if known.get("state") == state else {}
-    if mark not in answers:
-        answers = {**answers, mark: _stale(paper, entry)}
-        with contextlib.suppress(OSError):  # a checkout that cannot be written to only answers more slowly
-            files.write_json(REMEMBERED, {"state": state, "answers": answers})
-    return list(answers[mark])
-
-
-@lru_cache
-def _state() -> str:
-    """A hash of all that a fingerprint can depend on; read once per process."""
-    digest = hashlib.sha256()
-    for folder, pattern in (("conf", "*.yaml"), ("experiments", "*.py"), ("modules", "*.py"), ("datamodules", "*.py")):
-        for path in sorted((compose.ROOT / folder).rglob(pattern)):
-            digest.update(f"{path.relative_to(compose.ROOT)}\0".encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
+    return list(remember("stale", mark, EVERYTHING, lambda: _stale(paper, entry)))
 
 
 def _stale(paper: str, entry: Mapping[str, Any]) -> list[str]:

@@ -56,17 +56,7 @@ def test_every_room_is_a_paper_or_common() -> None:
 
 
 # Parts of common that one paper uses so far -> the next paper that will.
-EXPECTED = {
-    "datamodules.common.generated_pictures.GeneratorSets": "aria",
-    "datamodules.common.generated_pictures.RealOrGenerated": "aria",
-    "datamodules.common.photo_regions.PhotoRegions": "aria",
-    "modules.common.detection.Detector": "aria",
-    "modules.common.generators.AutoEncoder": "aria",
-    "modules.common.generators.AutoEncoderNet": "aria",
-    "modules.common.generators.PictureDDPM": "aria",
-    "modules.common.generators.PictureGAN": "aria",
-    "modules.common.probes.Probes": "aria",
-}
+EXPECTED = {}
 
 
 def test_common_holds_what_two_papers_use(every_target: dict[str, tuple[str, ...]]) -> None:

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from modules.common.module import OptimizerFactory, StageModule
 from modules.common.schedules import Schedule
+from modules.common.stopping import EarlyStopped
 from modules.g_simclr.networks import Autoencoder
 from modules.g_simclr.pictures import draw_clusters, draw_reconstructions
-from modules.g_simclr.stopping import EarlyStopped
 
 CHUNK = 500  # images embedded at a time
 

@@ -14,10 +14,10 @@ from modules.common.classifier import Classifier
 from modules.common.frozen import Frozen
 from modules.common.module import OptimizerFactory
 from modules.common.schedules import Schedule
+from modules.common.stopping import EarlyStopped
 from modules.g_simclr.autoencoder import CHUNK, training_images
 from modules.g_simclr.module import GSimCLR
 from modules.g_simclr.networks import PROBES
-from modules.g_simclr.stopping import EarlyStopped
 
 
 class Probe(EarlyStopped, probe.Probe):

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.g_simclr.images import UnitImages
+from modules.common.stopping import Best
 from modules.g_simclr.module import GSimCLR
 from modules.g_simclr.probe import FineTuned, Probe
-from modules.g_simclr.stopping import Best
 
 Small = Callable[..., GSimCLR]
 ADAM = partial(torch.optim.Adam, lr=0.01)

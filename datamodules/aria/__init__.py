@@ -1,0 +1,1 @@
+"""Data of ARIA: generators, modes and categories."""
