@@ -1,0 +1,126 @@
+"""Training keeps the weights with the lowest loss; what is measured of maps and swapped pictures."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from modules.cifake.explain import GradCAMs, Swap, best_threshold, central, log_energy
+from modules.cifake.module import KeptWeights, TopologyDetector
+from modules.cifake.networks import Topology
+
+
+def test_the_weights_of_the_lowest_loss_are_kept_the_first_of_equals() -> None:
+    network = nn.Linear(1, 1)
+    kept = KeptWeights(network)
+    for weight, loss in ((1.0, 0.5), (2.0, 0.3), (3.0, 0.3), (4.0, 0.4)):
+        nn.init.constant_(network.weight, weight)
+        kept.look(network, torch.tensor(loss))
+    assert int(kept.epochs_since) == 2
+    kept.restore(network)
+    assert float(network.weight.detach()) == 2.0
+
+
+def test_patience_is_a_number_of_epochs() -> None:
+    with pytest.raises(ValueError, match="patience=0: expected 1 or more epochs, or null"):
+        TopologyDetector(Topology(16, 1), patience=0)
+
+
+def test_a_constant_answer_to_shuffled_labels_is_chance() -> None:
+    """What a network learns of y alone is nothing: the gradient of the loss at logit 0 is (1/2 - y) / B."""
+    detector = TopologyDetector(Topology(16, 1))
+    nn.init.zeros_(detector.network.head[-1].weight)
+    batch = namedtuple("Batch", "x y")(torch.rand(6, 3, 32, 32), torch.tensor([0, 1, 0, 1, 0, 1]))
+    loss = detector.training_step(batch, 0)
+    assert float(loss.detach()) == pytest.approx(0.693147, abs=1e-6)
+    loss.backward()
+    assert float(detector.network.head[-1].bias.grad) == pytest.approx(0, abs=1e-7)
+
+
+def test_a_threshold_by_hand() -> None:
+    values = torch.tensor([3.0, 1.0, 2.0, 4.0])
+    assert best_threshold(values, torch.tensor([True, False, False, True])) == (2.5, 1.0)
+    assert best_threshold(values, torch.tensor([False, True, True, False])) == (2.5, -1.0)
+    threshold, side = best_threshold(values, torch.tensor([True, True, True, True]))
+    assert bool((side * (values - threshold) > 0).all())
+
+
+def test_the_middle_is_a_quarter() -> None:
+    region = central(torch.zeros(2, 3, 32, 32))
+    assert float(region.float().mean()) == 0.25
+    assert not bool(region[:, :8].any())
+
+
+class Brightness(nn.Module):
+    """Says "generated" where the picture is darker than a half in the mean."""
+
+    network: Any = None
+
+    def logits(self, x: Tensor) -> Tensor:
+        return 0.5 - x.mean((1, 2, 3))
+
+
+def finished(module: Any) -> dict[str, float]:
+    logged: dict[str, float] = {}
+    module.log_dict = logged.update
+    module.on_test_epoch_end()
+    return {name: float(value) for name, value in logged.items()}
+
+
+def test_decisions_that_change_are_those_of_detected_pictures() -> None:
+    swap = Swap(Brightness())
+    flat = torch.ones(4, 3, 8, 8)
+    make = namedtuple("Batch", "x object background real mask place")
+    fake, with_object, with_background = (
+        flat * torch.tensor(levels).view(4, 1, 1, 1)
+        for levels in ([0.2, 0.4, 0.4, 0.9], [0.3, 0.6, 0.4, 0.9], [0.6, 0.6, 0.4, 0.1])
+    )
+    region = torch.ones(4, 8, 8, dtype=torch.bool)
+    swap.test_step(make(fake, with_object, with_background, flat, region, region), 0)
+    values = finished(swap)
+    assert values["test/n"] == 4
+    assert values["test/detected"] == 75
+    assert values["test/flip_object"] == pytest.approx(100 / 3)
+    assert values["test/flip_background"] == values["test/flip_either"] == pytest.approx(200 / 3)
+    assert values["test/flip_everything"] == 100
+    assert values["test/drop_object"] == pytest.approx(0.1, abs=1e-6)
+    assert values["test/error_object"] == values["test/error_background"] == pytest.approx(255 * 2.1 / 4, rel=1e-5)
+
+
+def test_the_detector_of_one_number_learns_from_training_pictures() -> None:
+    swap = Swap(Brightness())
+    sharp = torch.randint(256, (6, 3, 8, 8), dtype=torch.uint8)
+    columns = {"x": torch.cat([sharp, sharp // 8]), "y": torch.tensor(6 * [0] + 6 * [1])}
+    data = SimpleNamespace(columns={"train": columns})
+    swap._trainer = SimpleNamespace(datamodule=data)  # type: ignore[assignment]
+    swap.on_test_epoch_start()
+    assert swap.side == -1.0
+    right = (swap.number(columns["x"].float() / 255) > 0) == (columns["y"] == 1)
+    assert bool(right.all())
+    assert torch.allclose(log_energy(torch.zeros(1, 3, 4, 4)), torch.tensor([1e-8]).log())
+
+
+def test_maps_are_measured_on_pictures_that_are_called_right() -> None:
+    detector = TopologyDetector(Topology(8, 1))
+    maps = GradCAMs(detector)
+    maps.on_test_epoch_start()
+    x = torch.rand(6, 3, 32, 32)
+    called = (detector.logits(x) > 0).long().detach()
+    y = called.clone()
+    y[0] = 1 - y[0]  # the first is called wrong
+    maps.test_step(namedtuple("Batch", "x y")(x, y), 0)
+    values = finished(maps)
+    assert values["test/n"] == 6
+    assert values["test/area"] in (0.0, 25.0)
+    kinds = {kind: int((y == number).sum()) for kind, number in (("real", 0), ("fake", 1))}
+    for kind, number in (("real", 0), ("fake", 1)):
+        right = int(((y == called) & (y == number)).sum())
+        assert values[f"test/{kind}_right"] == pytest.approx(100 * right / max(1, kinds[kind]))
+        assert sum(len(part) for part in maps.shown[kind]["image"]) == 3 * right
+        for sign in ("fake", "real"):
+            assert 0 <= values[f"test/energy_{kind}_{sign}"] <= 100
