@@ -13,9 +13,9 @@ from modules.cifake.gradcam import SIGNS, energy_share, grad_cam, stretched
 from modules.cifake.module import TopologyDetector
 from modules.cifake.pictures import draw_maps
 from modules.cifake.scores import FAKE
-from modules.common.generators import laplacian
 from modules.common.metrics import compute_and_reset
 from modules.common.module import StageModule
+from modules.common.sharpness import energy, threshold
 
 SHOWN = 6  # pictures of each kind on the page
 
@@ -112,7 +112,7 @@ class Swap(StageModule):
     - `flip_everything`: those that change where the whole picture is the real one.
     - `drop_object`, `drop_background`: mean fall of the logit, not in percent.
     - `number_detected`, `number_flip_object`, `number_flip_background`: the same for a detector of one number, the
-      picture's log Laplacian energy. Its threshold and side are those with the most right answers on training pictures;
+      picture's log Laplacian energy. Its threshold and side are those that tell training pictures apart best;
       `number_acc` is its accuracy.
     - `error_object`, `error_background`: mean absolute difference from the real pixels there, grey levels.
 
@@ -128,18 +128,18 @@ class Swap(StageModule):
         self.detector = detector
         self.rows = CatMetric(nan_strategy="error")
         self.threshold = 0.0
-        self.side = 1.0
+        self.side = 1
 
     def forward(self, x: Tensor) -> Tensor:
         return self.detector(x)
 
     def on_test_epoch_start(self) -> None:
         seen = self.trainer.datamodule.columns["train"]  # type: ignore[attr-defined]
-        self.threshold, self.side = best_threshold(log_energy(seen["x"].float() / 255), seen["y"] == FAKE)
+        self.threshold, self.side = threshold(energy(seen["x"].float() / 255), (seen["y"] == FAKE).long())
 
     def number(self, x: Tensor) -> Tensor:
         """Above 0 where the detector of one number says "generated": (B,)."""
-        return self.side * (log_energy(x) - self.threshold)
+        return self.side * (energy(x) - self.threshold)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         pictures = (batch.x, batch.object, batch.background, batch.real)
@@ -166,26 +166,3 @@ class Swap(StageModule):
         values["number_flip_background"] = 100 * mean((rows[by_number, 6] <= 0).double())
         values["error_object"], values["error_background"] = mean(rows[:, 8]), mean(rows[:, 9])
         self.log_dict({f"test/{name}": value for name, value in values.items()})
-
-
-def log_energy(x: Tensor) -> Tensor:
-    """Log of the mean squared Laplacian of pictures (B, C, H, W) in [0, 1]: (B,)."""
-    return laplacian(x.float()).clamp(min=1e-8).log()
-
-
-def best_threshold(values: Tensor, positive: Tensor) -> tuple[float, float]:
-    """Where and on which side of it most answers are right.
-
-    Args:
-        values: (N,).
-        positive: (N,) bool.
-    Returns:
-        a threshold between two values, and 1 if values above it are called positive, -1 if those below.
-    """
-    ordered, order = values.double().sort()
-    marks = 2 * positive[order].double() - 1
-    below = torch.cat([marks.new_zeros(1), marks.cumsum(0)])  # positives less negatives among the lowest k
-    gain = marks.sum() - 2 * below  # right answers less wrong ones where values above are called positive
-    cut = int(gain.abs().argmax())
-    edges = torch.cat([ordered[:1] - 1, (ordered[:-1] + ordered[1:]) / 2, ordered[-1:] + 1])
-    return float(edges[cut]), 1.0 if float(gain[cut]) >= 0 else -1.0

@@ -14,50 +14,18 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from modules.cifake.networks import CNN, Topology, best_of
 from modules.cifake.pictures import draw_grid
 from modules.cifake.scores import FAKE, BinaryScores
 from modules.common.metrics import compute_and_reset
-from modules.common.module import OptimizerFactory, StageModule
+from modules.common.module import OptimizerFactory
+from modules.common.stopping import EarlyStopped
 
 
-class KeptWeights(nn.Module):
-    """The weights that a network had when its loss on validation pictures was lowest; the first, in a tie.
-
-    Args:
-        network: whose weights are kept.
-    """
-
-    loss: Tensor
-    epochs_since: Tensor
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.register_buffer("loss", torch.tensor(torch.inf))
-        self.register_buffer("epochs_since", torch.tensor(0))
-        self.names = {name: name.replace(".", "/") for name in network.state_dict()}
-        for name, value in network.state_dict().items():
-            self.register_buffer(self.names[name], value.detach().clone())
-
-    def look(self, network: nn.Module, loss: Tensor) -> bool:
-        """Keep the weights if their loss is lower than all before; whether it is."""
-        if loss >= self.loss:
-            self.epochs_since += 1
-            return False
-        self.epochs_since.zero_()
-        self.loss.copy_(loss)
-        for name, value in network.state_dict().items():
-            getattr(self, self.names[name]).copy_(value)
-        return True
-
-    def restore(self, network: nn.Module) -> None:
-        network.load_state_dict({name: getattr(self, kept) for name, kept in self.names.items()})
-
-
-class TopologyDetector(StageModule):
+class TopologyDetector(EarlyStopped):
     """One topology, trained.
 
     Validation and test metrics: those of BinaryScores. The accuracy on validation pictures stays in `val_acc`, for the
@@ -88,8 +56,7 @@ class TopologyDetector(StageModule):
             raise ValueError(f"patience={patience}: expected 1 or more epochs, or null")
         self.topology = topology
         self.network = CNN(topology, padding, side)
-        self.patience = patience
-        self.kept = None if patience is None else KeptWeights(self.network)
+        self.watch(patience, network=self.network)
         self.val_scores, self.test_scores = BinaryScores(), BinaryScores()
         self.register_buffer("val_acc", torch.tensor(-1.0))
         unshared = [name for name, _ in self.named_buffers()]
@@ -109,29 +76,16 @@ class TopologyDetector(StageModule):
         self.track(len(logits), loss=loss, acc=100 * ((logits > 0) == generated).float().mean())
         return loss
 
-    def on_train_start(self) -> None:
-        self.stop_if_done()  # resumed after its last epoch
-
-    def stop_if_done(self) -> None:
-        if self.kept is not None and self.patience is not None and int(self.kept.epochs_since) >= self.patience:
-            self.trainer.should_stop = True
-
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.val_scores.update(self.logits(batch.x), batch.y)
 
     def on_validation_epoch_end(self) -> None:
         values = compute_and_reset(self.val_scores)
-        if self.kept is None or self.kept.look(self.network, values["loss"]):
+        self.observe(network=values["loss"])
+        if not self.watched or int(self.best["network"].waited) == 0:  # type: ignore[arg-type]
             self.val_acc.copy_(values["acc"])
         self.log_dict({f"val/{name}": value for name, value in values.items()})
         self.log("val/kept_acc", self.val_acc)
-        self.stop_if_done()
-
-    def on_train_epoch_end(self) -> None:
-        super().on_train_epoch_end()
-        last = self.trainer.should_stop or self.current_epoch + 1 == self.trainer.max_epochs
-        if last and self.kept is not None and bool(self.kept.loss.isfinite()):
-            self.kept.restore(self.network)  # before the last checkpoint is written
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         self.test_scores.update(self.logits(batch.x), batch.y)

@@ -4,15 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from modules.aria.number import NumberDetector, OneNumber, energy, threshold
-
-
-def test_a_threshold_by_hand() -> None:
-    values = torch.tensor([1.0, 2, 3, 10, 11])
-    cut, side = threshold(values, torch.tensor([0, 0, 0, 1, 1]))
-    assert (cut, side) == (6.5, 1)
-    cut, side = threshold(values, torch.tensor([1, 1, 0, 0, 0]))
-    assert (cut, side) == (2.5, -1)
+from modules.aria.number import NumberDetector, OneNumber
+from modules.common.sharpness import energy
 
 
 def test_one_number_learns_its_threshold() -> None:

@@ -10,20 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from modules.cifake.explain import GradCAMs, Swap, best_threshold, central, log_energy
-from modules.cifake.module import KeptWeights, TopologyDetector
+from modules.cifake.explain import GradCAMs, Swap, central
+from modules.cifake.module import TopologyDetector
 from modules.cifake.networks import Topology
-
-
-def test_the_weights_of_the_lowest_loss_are_kept_the_first_of_equals() -> None:
-    network = nn.Linear(1, 1)
-    kept = KeptWeights(network)
-    for weight, loss in ((1.0, 0.5), (2.0, 0.3), (3.0, 0.3), (4.0, 0.4)):
-        nn.init.constant_(network.weight, weight)
-        kept.look(network, torch.tensor(loss))
-    assert int(kept.epochs_since) == 2
-    kept.restore(network)
-    assert float(network.weight.detach()) == 2.0
 
 
 def test_patience_is_a_number_of_epochs() -> None:
@@ -40,14 +29,6 @@ def test_a_constant_answer_to_shuffled_labels_is_chance() -> None:
     assert float(loss.detach()) == pytest.approx(0.693147, abs=1e-6)
     loss.backward()
     assert float(detector.network.head[-1].bias.grad) == pytest.approx(0, abs=1e-7)
-
-
-def test_a_threshold_by_hand() -> None:
-    values = torch.tensor([3.0, 1.0, 2.0, 4.0])
-    assert best_threshold(values, torch.tensor([True, False, False, True])) == (2.5, 1.0)
-    assert best_threshold(values, torch.tensor([False, True, True, False])) == (2.5, -1.0)
-    threshold, side = best_threshold(values, torch.tensor([True, True, True, True]))
-    assert bool((side * (values - threshold) > 0).all())
 
 
 def test_the_middle_is_a_quarter() -> None:
@@ -102,7 +83,6 @@ def test_the_detector_of_one_number_learns_from_training_pictures() -> None:
     assert swap.side == -1.0
     right = (swap.number(columns["x"].float() / 255) > 0) == (columns["y"] == 1)
     assert bool(right.all())
-    assert torch.allclose(log_energy(torch.zeros(1, 3, 4, 4)), torch.tensor([1e-8]).log())
 
 
 def test_maps_are_measured_on_pictures_that_are_called_right() -> None:
