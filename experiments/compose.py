@@ -8,7 +8,8 @@ Three things are added to Hydra's override grammar, all before Hydra sees the li
 - a wrong name ends in one line with the nearest valid one, instead of a trace.
 
 Papers and recipes are written out before Hydra reads them (experiments.recipes). What a paper's file tells about it
-(TEXTS) is kept from Hydra, which would make a node of every line several times over, and joins the resolved values.
+(TEXTS) is kept from Hydra, which would make a node of every line several times over: a word stands for it, and it joins
+the resolved values.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ CONF = ROOT / "conf"
 ENVIRONMENT = ("REPRISE_DATA",)  # variables of the environment that a configuration may read
 GROUPS = ("paper", "scale", "trainer", "logger", "data")
 TEXTS = ("variants", "published", "deviations")  # of a paper's file: most of it, and no part of a composition
+STANDS_ASIDE = "conf/paper"  # what stands for each of them there, so that an override can take it away
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ def _written_out(parts: tuple[str, ...], path: Path, changed: int) -> tuple[dict
         others = list(paper_file(parts[1]).get("stages") or {}) if parts[0] == "recipe" else []
         content = recipes.expand(content, "conf/" + "/".join(parts) + ".yaml", others)
     if parts[0] == "paper":
-        content = {key: value for key, value in content.items() if key not in TEXTS}
+        content = {key: STANDS_ASIDE if key in TEXTS else value for key, value in content.items()}
     return header, pickle.dumps(OmegaConf.create(content))
 
 
@@ -366,7 +368,8 @@ def resolve(config: DictConfig, seed: int | None = None) -> dict[str, Any]:
             config.seed = composed_seed
     assert isinstance(value, dict)
     told = paper_file(value["key"]) if value.get("key") in papers() else {}
-    return {str(key): item for key, item in value.items()} | {key: told[key] for key in TEXTS if key in told}
+    kept = [key for key in TEXTS if key in told and value.get(key) == STANDS_ASIDE]  # not after `~published`
+    return {str(key): item for key, item in value.items()} | {key: told[key] for key in kept}
 
 
 _STAND_IN = 7_046_029_254_386_353_087  # a seed that nothing else in a configuration equals

@@ -57,8 +57,17 @@ def test_variants_change_the_front_end_alone(make_plan: Callable[..., Plan]) -> 
         stage = make_plan("paper=lota", "scale=full", f"variant={variant}").stages["bits_sd15"]
         assert stage.data["front_end"] == {**plain.data["front_end"], **difference}
     released = make_plan("paper=lota", "scale=full", "variant=released").stages["bits_sd15"]
-    assert (released.data["train_select"], released.data["test_select"]) == ("random", "max")
+    assert released.data["train_select"] == "random"
+    assert "test_select" not in released.data  # the largest gradient
     assert released.data["front_end"]["mode"] == "scale"
+
+
+@pytest.mark.parametrize("scale", ["full", "mini", "smoke"])
+def test_ablations_choose_other_patches(make_plan: Callable[..., Plan], scale: str) -> None:
+    stages = make_plan("paper=lota", f"scale={scale}").stages
+    for choice in ("random", "min"):
+        data = stages[f"{choice}_patch"].data
+        assert (data["train_select"], data["test_select"]) == (choice, choice)
 
 
 def test_all_detectors_of_mini_see_the_same_pictures(make_plan: Callable[..., Plan]) -> None:

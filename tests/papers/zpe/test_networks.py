@@ -161,7 +161,7 @@ def test_texts_in_parts_are_the_texts_at_once(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.skipif(importlib.util.find_spec("open_clip") is not None, reason="open_clip is installed")
 def test_without_open_clip_one_line_says_what_to_do() -> None:
     model = OpenClip("ViT-B-16-quickgelu", "openai")  # nothing is loaded yet
-    with pytest.raises(ValueError, match=r'pip install "reprise\[clip\]"'):
+    with pytest.raises(ValueError, match=r'pip install "reprise-papers\[clip\]"'):
         model.encode_images(torch.zeros(1, 3, 224, 224))
 
 
