@@ -44,7 +44,7 @@ from experiments.errors import InputError, unknown
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
 ENVIRONMENT = ("REPRISE_DATA",)  # variables of the environment that a configuration may read
-GROUPS = ("paper", "scale", "trainer", "logger", "data")
+GROUPS = ("paper", "scale", "trainer", "logger", "launcher", "data")
 TEXTS = ("variants", "published", "deviations")  # of a paper's file: most of it, and no part of a composition
 STANDS_ASIDE = "conf/paper"  # what stands for each of them there, so that an override can take it away
 
@@ -159,7 +159,7 @@ def _written_out(parts: tuple[str, ...], path: Path, changed: int) -> tuple[dict
     """
     header = ConfigSource._get_header_dict(path.read_text(encoding="utf-8")[:512])
     content = load(path)
-    if path != CONF / "config.yaml":
+    if path != CONF / "config.yaml" and parts[0] != "launcher":
         _check_is_no_launcher(header, content, "conf/" + "/".join(parts) + ".yaml")
     if parts[0] in ("paper", "recipe"):
         others = list(paper_file(parts[1]).get("stages") or {}) if parts[0] == "recipe" else []
@@ -181,16 +181,17 @@ def _read_environment(name: str, default: Any = None) -> Any:
 
 
 def _check_is_no_launcher(header: Mapping[str, Any], content: Mapping[str, Any], where: str) -> None:
-    """Hydra builds whatever its own node names (launchers, callbacks): the user may say so, no paper and no recipe."""
+    """Hydra builds what its own node names, a launcher hands options to a cluster: both are for the user to set."""
     chosen = [str(key) for item in content.get("defaults") or [] if isinstance(item, dict) for key in item]
     variants = content.get("variants")
     variants = variants if isinstance(variants, dict) else {}
     lines = [str(line) for item in variants.values() if isinstance(item, dict) for line in item.get("overrides") or []]
     package = str(header.get("package") or "")
     for key in (package, *map(str, content), *chosen, *lines):
-        if re.match(r"(override\s+)?[/+~]*hydra\b", key) or "@hydra" in key:
+        if re.match(r"(override\s+)?[/+~]*(hydra|launcher)\b", key) or "@hydra" in key or "@launcher" in key:
             raise InputError(
-                f"{where}: {key.partition('=')[0]!r} is not allowed; Hydra's own settings go on the command line"
+                f"{where}: {key.partition('=')[0]!r} is not allowed; settings of Hydra and of launchers go on the "
+                "command line"
             )
 
 

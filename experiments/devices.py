@@ -28,6 +28,14 @@ def uses_gpu(trainer: Mapping[str, Any]) -> bool:
     return trainer["accelerator"] in ("gpu", "cuda") or (trainer["accelerator"] == "auto" and gpus() > 0)
 
 
+def gpu_groups(trainer: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """This machine's GPUs in groups of as many as a trainer configuration takes; those left over stay idle."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",")[: gpus()] if visible is not None else [str(number) for number in range(gpus())]
+    size = processes(trainer)
+    return [tuple(names[at : at + size]) for at in range(0, len(names) - size + 1, size)]
+
+
 def decide_precision(trainer: Mapping[str, Any]) -> str:
     """A trainer's precision with `auto` decided: bf16-mixed on a GPU, else fp32."""
     if trainer["precision"] != "auto":

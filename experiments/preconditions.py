@@ -13,11 +13,15 @@ from experiments.manifest import finished
 from experiments.plan import Plan, Stage
 
 
-def check(plans: Iterable[Plan]) -> None:
-    """Raise InputError if an unfinished stage asks for a GPU where there is none, or for data in a missing folder."""
+def check(plans: Iterable[Plan], here: bool = True) -> None:
+    """Raise InputError if an unfinished stage asks for a GPU where there is none, or for data in a missing folder.
+
+    Args:
+        here: whether stages run on this machine; what GPUs others have is not known.
+    """
     stages = [stage for plan in plans for stage in plan.stages.values() if finished(stage) is None]
     for stage in stages:
-        if stage.trainer["accelerator"] in ("gpu", "cuda") and not gpus():
+        if stage.trainer["accelerator"] in ("gpu", "cuda") and here and not gpus():
             raise InputError(
                 f"stages.{stage.name}.trainer.accelerator={stage.trainer['accelerator']}: this machine has no usable "
                 "GPU; use trainer=cpu or trainer=auto"

@@ -5,16 +5,17 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from experiments import claims, cli, compose, engine, loggers, preconditions, registration, results, verdicts
-from experiments.devices import processes, uses_gpu
+from experiments.devices import gpu_groups, processes, uses_gpu
 from experiments.errors import InputError
 from experiments.manifest import Report, finished
 from experiments.plan import Plan, only, plan, plan_each
-from experiments.pool import Pool
+from experiments.pool import Pool, Scheduler
 from experiments.provenance import cores
 
 HELP = """\
@@ -34,8 +35,13 @@ done is not run again; an interrupted command continues. Besides:
   most=32            leave an undecided main claim so at that many seeds
   seeds=[0,1,2]      by hand: these seeds, in an entry of its own that says so (quote it in a shell)
   why='...'          why a recorded entry gets a new registration after its claims or recipe were changed
-  jobs=2             stages trained at the same time (default: one per core on a CPU)
+  jobs=2             stages trained at the same time (default: one per core on a CPU, one per GPU)
+  launcher=submitit_slurm launcher.partition=P   a Slurm job per stage, put back into the queue until it is done
+  launcher=ray launcher.address=auto             a task of a Ray cluster per stage (pip install 'reprise-papers[ray]')
 """
+
+
+SEEDS_ELSEWHERE = 4  # between two looks, on a cluster
 
 
 def main(argv: list[str]) -> int:
@@ -78,12 +84,26 @@ def _finish(paper: str) -> None:
 
 
 def jobs(config: DictConfig, most: int) -> int:
-    """How many stages, of which there are `most`, to train at the same time."""
+    """How many stages, of which there are `most`, to train at the same time on this machine."""
     if config.jobs != "auto":
         if not isinstance(config.jobs, int) or config.jobs < 1:
             raise InputError(f"jobs={config.jobs}: expected auto or a whole number from 1")
         return min(int(config.jobs), most)
-    return 1 if uses_gpu(config.trainer) or processes(config.trainer) > 1 else min(cores(), most)
+    if uses_gpu(config.trainer):
+        return min(max(1, len(gpu_groups(config.trainer))), most)
+    return 1 if processes(config.trainer) > 1 else min(cores(), most)
+
+
+def _scheduler(config: DictConfig, most: int) -> Scheduler:
+    """What runs the stages, of which there are `most`: processes of this machine or a cluster."""
+    count = jobs(config, most)
+    if config.launcher.name != "local":
+        from experiments import cluster
+
+        folder = Path(config.runs_dir).resolve() / "jobs"
+        launcher = dict(OmegaConf.to_container(config.launcher, resolve=True))  # type: ignore[arg-type]
+        return cluster.open_cluster(launcher, config.jobs, folder)
+    return Pool(count, gpu_groups(config.trainer) if uses_gpu(config.trainer) and count > 1 else None)
 
 
 class _Setting:
@@ -117,10 +137,10 @@ class _Setting:
             stream = results.registration_of(self.request.paper, self.title, self.resolved)["stream"]
             seeds = [registration.seed(stream, i) for i in range(int(self.config.first))]
         self.plans = plan_each(self.config, seeds)
-        preconditions.check(self.plans)
+        preconditions.check(self.plans, here=self.config.launcher.name == "local")
         if not chosen:  # before the first seed, once it is known that it can run
             self.registered = results.register(self.request.paper, self.title, self.resolved)
-        with Pool(jobs(self.config, sum(len(p.stages) for p in self.plans))) as self.pool:
+        with _scheduler(self.config, sum(len(p.stages) for p in self.plans)) as self.scheduler:
             entry = self._run_until_decided()
         console.out.print(console.main_line(entry, self._name()), "", soft_wrap=True)
         console.out.print(console.stage_table(entry, self._name()), "")
@@ -167,7 +187,7 @@ class _Setting:
         total = sum(len(p.stages) for p in open_plans)
         with console.Board(self._name(), total) as board:
             report: Report = board
-            for seed, done in self.pool.run(open_plans, report).items():
+            for seed, done in self.scheduler.run(open_plans, report).items():
                 self.outcomes[seed] = {**self.outcomes.get(seed, {}), **done}
 
     def _look(self, looked: int) -> dict[str, Any]:
@@ -213,7 +233,8 @@ class _Setting:
         from experiments import console
 
         console.out.print(console.look_line(entry, self.began, self.config.minutes), soft_wrap=True)
-        count = min(jobs(self.config, cores()), int(self.config.most) - len(self.plans))
+        here = self.config.launcher.name == "local"
+        count = min(jobs(self.config, cores()) if here else SEEDS_ELSEWHERE, int(self.config.most) - len(self.plans))
         further = plan_each(self.config, [self._seed(len(self.plans) + i) for i in range(max(1, count))])
         self.plans += further
         self._train([only(p, self.questions.main_stages) for p in further])

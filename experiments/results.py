@@ -26,6 +26,7 @@ LOCAL = {  # of one machine or one command; they change no number
     "jobs",
     "data_dir",
     "runs_dir",
+    "launcher",
     "logger",
     "checkpoint_seconds",
     "minutes",
@@ -44,7 +45,7 @@ def title(scale: str, variant: str | None, by_hand: bool = False) -> str:
 def personal(overrides: Sequence[str]) -> list[str]:
     """Of what the user gave, what makes it another run than the registered one."""
     keys = {line: line.lstrip("+").split("=")[0] for line in overrides}
-    return [line for line, key in keys.items() if key not in LOCAL and not key.startswith("logger.")]
+    return [line for line, key in keys.items() if key not in LOCAL and not key.startswith(("logger.", "launcher."))]
 
 
 def table(entry: Mapping[str, Any]) -> Table:

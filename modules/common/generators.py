@@ -19,6 +19,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from datamodules.common.generated_pictures import to_bytes
 from modules.common.diffusion import NoiseSchedule, RowNoise
 from modules.common.distributed import shared_normal
+from modules.common.frozen import Frozen
 from modules.common.module import OptimizerFactory, StageModule
 from modules.common.players import Players, held
 from modules.common.precision import at_least_single
@@ -54,6 +55,7 @@ class AutoEncoderNet(nn.Module):
 
     def __init__(self, width: int = 24, code: int = 16, enlarge: str = "transposed") -> None:
         super().__init__()
+        self.code = code
         self.encoder = nn.Sequential(
             nn.Conv2d(3, width, 4, stride=2, padding=1),
             nn.ReLU(),
@@ -174,7 +176,7 @@ class AutoEncoder(MakesPictures):
     """
 
     def __init__(
-        self, network: nn.Module, optimizer: OptimizerFactory | None = None, schedule: Schedule | None = None
+        self, network: AutoEncoderNet, optimizer: OptimizerFactory | None = None, schedule: Schedule | None = None
     ) -> None:
         super().__init__(optimizer, schedule)
         self.network = network
@@ -263,12 +265,14 @@ class PictureGAN(MakesPictures, Players):
 class PictureDDPM(MakesPictures, VelocityDDPM):
     """A diffusion model; its pictures are drawn by DDIM's sampler, from noise alone.
 
+    With an autoencoder it is a latent diffusion model (Rombach et al., arXiv 2112.10752): what is diffused are the
+    codes, each channel with mean 0 and standard deviation 1 / 3, so that nearly all values lie in [-1, 1].
+
     Args:
-        network: the U-Net, for folded pictures; it answers with the velocity.
+        network: the U-Net, for pictures or for codes; it answers with the velocity.
         noise: its schedule.
         steps: of the sampler.
-        fold: side of the squares of pixels that become channels: (3, S, S) -> (3 fold^2, S / fold, S / fold), which
-            makes a pass cheaper; 1 leaves pictures as they are.
+        autoencoder: a trained stage whose codes are diffused and whose decoder draws; it stays as it is. None: pixels.
         decay: see DDPM.
         optimizer, schedule: see StageModule.
     """
@@ -278,21 +282,41 @@ class PictureDDPM(MakesPictures, VelocityDDPM):
         network: UNet,
         noise: NoiseSchedule,
         steps: int = 20,
-        fold: int = 1,
+        autoencoder: AutoEncoder | None = None,
         decay: float | None = 0.99,
         optimizer: OptimizerFactory | None = None,
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__(network, noise, decay=decay, optimizer=optimizer, schedule=schedule)
         self.steps = steps
-        self.fold = fold
+        self.frozen = None if autoencoder is None else Frozen([autoencoder.network])
+        self.standard = None if autoencoder is None else nn.BatchNorm2d(autoencoder.network.code, affine=False)
 
     def example(self, shape: tuple[int, ...]) -> tuple[Any, ...]:
-        folded = F.pixel_unshuffle(torch.zeros(1, *shape, device=self.device), self.fold)
-        return folded, torch.zeros(1, dtype=torch.long, device=self.device)
+        start = self.encode(torch.zeros(1, *shape, device=self.device))
+        return start, torch.zeros(1, dtype=torch.long, device=self.device)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """What is diffused: pictures (B, 3, S, S), or their codes."""
+        if self.frozen is None or self.standard is None:
+            return x
+        (network,) = self.frozen.on(x.device)
+        with torch.no_grad():
+            return self.standard(network.encoder(x)) / 3
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Pictures (B, 3, S, S) in [-1, 1]."""
+        if self.frozen is None or self.standard is None:
+            return codes
+        (network,) = self.frozen.on(codes.device)
+        mean = self.standard.get_buffer("running_mean").view(1, -1, 1, 1)
+        variance = self.standard.get_buffer("running_var").view(1, -1, 1, 1)
+        return network.decoder(3 * codes * (variance + self.standard.eps).sqrt() + mean).clamp(-1, 1)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return super().training_step(batch._replace(x=F.pixel_unshuffle(batch.x, self.fold)), batch_idx)
+        return super().training_step(batch._replace(x=self.encode(batch.x)), batch_idx)
 
     def make(self, x: Tensor, noise: Tensor) -> Tensor:
-        return F.pixel_shuffle(self.sample(F.pixel_unshuffle(noise, self.fold), self.steps), self.fold)
+        shape = self.encode(x[:1]).shape[1:]
+        start = noise.flatten(1)[:, : shape.numel()].view(-1, *shape)  # codes have fewer values than pictures
+        return self.decode(self.sample(start, self.steps))

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from datamodules.lota.bits import FrontEnd
 from modules.common.generators import AutoEncoder, PictureDDPM
@@ -25,7 +24,8 @@ class Extraction(StageModule):
 
     - extraction: noise image, crops, scores, the chosen patch; neither decoding nor the network.
     - autoencoder: one pass, what methods of reconstruction errors need at least.
-    - ddim: `steps` passes of the U-Net from noise to a picture; DIRE inverts first, with as many again.
+    - ddim: `steps` passes of the U-Net; DIRE inverts first, with as many again, and encodes and decodes where codes are
+      diffused.
 
     On a CPU the clock is the process's CPU time; on a GPU wall time between synchronisations. Reports, for each arm,
     test/ms_<arm>, milliseconds a picture, median of the rounds; test/log2_<arm>, log2 of its time over that of the
@@ -58,7 +58,7 @@ class Extraction(StageModule):
         self.networks = nn.ModuleDict({"autoencoder": autoencoder.network, "ddim": diffusion.averaged()})
         self.front_end = front_end
         self.noise = diffusion.noise
-        self.fold = diffusion.fold
+        self.encode = diffusion.encode
         self.steps, self.side, self.rounds, self.calls = steps, side, rounds, calls
         self.times: dict[str, list[float]] = {}
 
@@ -82,16 +82,16 @@ class Extraction(StageModule):
         network = self.networks["ddim"].eval()
         autoencoder = self.networks["autoencoder"].eval()
 
-        folded = F.pixel_unshuffle(image, self.fold)
+        start = self.encode(image)
 
         def ddim() -> None:
-            noisy = folded
+            noisy = start
             for number in reversed(range(len(kept))):
                 t = torch.full((1,), number, device=x.device)
                 v = network(noisy, kept[t])
                 clean = (respaced.at("signal", t) * noisy - respaced.at("noise", t) * v).clamp(-1, 1)
                 before = respaced.abar[max(number - 1, 0)]
-                noisy = before.sqrt() * clean + (1 - before).sqrt() * folded
+                noisy = before.sqrt() * clean + (1 - before).sqrt() * start
 
         arms: dict[str, tuple[Callable[[], Any], int]] = {
             "extraction": (lambda: self.front_end.extract(x, places, "max"), self.calls),

@@ -184,3 +184,39 @@ def test_a_job_that_loses_its_place_goes_on(
         sweep.kill()
         subprocess.run(["scancel", "--full", "-u", "root"], check=False, capture_output=True)
     assert outcome(tmp_path) == undisturbed
+
+
+@pytest.mark.parametrize("event", ["a job of a higher partition", "SIGUSR2", "a killed job"])
+def test_a_stage_of_reproduce_that_loses_its_place_goes_on(
+    event: str, slurm: Path, undisturbed: dict[str, object], tmp_path: Path
+) -> None:
+    lines = [line for line in LINES if not line.startswith(("seed=", "objective="))]
+    options = {"partition": "low", "timeout_min": 20, "mem_gb": 3}
+    launcher = ["launcher=submitit_slurm", *(f"launcher.{key}={value}" for key, value in options.items())]
+    given = [*lines, *only("teacher_a"), "seeds=[3]", f"runs_dir={tmp_path}", *launcher]
+    reproduce = subprocess.Popen(
+        [sys.executable, "-m", "experiments.reproduce", *given],
+        cwd=compose.ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        until(lambda: list(tmp_path.glob("meal_v2/smoke/seed=3/teacher_a-*/last.ckpt")), "a checkpoint")
+        (job,) = call("squeue", "-h", "-o", "%i").split()
+        if event == "a killed job":
+            call("scancel", "--signal=KILL", "--full", job)
+        elif event == "SIGUSR2":
+            call("scancel", "--signal=USR2", job)
+        else:
+            call("sbatch", "-p", "high", "-c", "2", "--mem=100", "--wrap", "sleep 1", "-o", "/dev/null")
+        if event != "a killed job":
+            until(lambda: "PENDING" in call("squeue", "-h", "-j", job, "-o", "%T"), "the job back in the queue")
+            call("scontrol", "update", f"jobid={job}", "StartTime=now")
+        told, _ = reproduce.communicate(timeout=300)
+        assert reproduce.returncode == 0, told
+        assert ("it is tried once more" in told) == (event == "a killed job")
+    finally:
+        reproduce.kill()
+        subprocess.run(["scancel", "--full", "-u", "root"], check=False, capture_output=True)
+    assert outcome(tmp_path) == undisturbed

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from modules.common.diffusion import NoiseSchedule
-from modules.common.generators import AutoEncoderNet, PictureDDPM, PictureGAN, Quality, laplacian
+from modules.common.generators import AutoEncoder, AutoEncoderNet, PictureDDPM, PictureGAN, Quality, laplacian
 from modules.common.unet import UNet
 
 
@@ -33,11 +33,11 @@ def test_gan_and_diffusion_draw_pictures_from_noise_alone() -> None:
     gan = PictureGAN(32, width=4, code=8)
     unet = UNet(32, 3, 8, [1, 2], res_blocks=1, head_channels=8, groups=4)
     ddpm = PictureDDPM(unet, NoiseSchedule(100), steps=2, decay=None)
-    folded = UNet(16, 12, 8, [1, 2], res_blocks=1, head_channels=8, groups=4)
-    small = PictureDDPM(folded, NoiseSchedule(100), steps=2, fold=2, decay=None)
-    assert small(*small.example((3, 32, 32))).shape == (1, 12, 16, 16)
+    of_codes = UNet(8, 6, 8, [1, 2], res_blocks=1, head_channels=8, groups=4)
+    latent = PictureDDPM(of_codes, NoiseSchedule(100), 2, AutoEncoder(AutoEncoderNet(4, 6)), decay=None)
+    assert latent(*latent.example((3, 32, 32))).shape == (1, 6, 8, 8)
     noise = torch.randn(2, 3, 32, 32)
-    for stage in (gan, ddpm, small):
+    for stage in (gan, ddpm, latent):
         stage.eval()
         first, second = stage.make(torch.zeros(2, 3, 32, 32), noise), stage.make(torch.ones(2, 3, 32, 32), noise)
         assert first.shape == (2, 3, 32, 32)
@@ -45,6 +45,21 @@ def test_gan_and_diffusion_draw_pictures_from_noise_alone() -> None:
         assert float(first.detach().abs().max()) <= 1 + 1e-5
     with pytest.raises(ValueError, match="size=48"):
         PictureGAN(48)
+
+
+def test_codes_are_standardised_and_the_autoencoder_stays_as_it_is() -> None:
+    autoencoder = AutoEncoder(AutoEncoderNet(4, 6))
+    unet = UNet(8, 6, 8, [1, 2], res_blocks=1, head_channels=8, groups=4)
+    latent = PictureDDPM(unet, NoiseSchedule(100), 2, autoencoder, decay=None)
+    x = torch.rand(16, 3, 32, 32) * 2 - 1
+    codes = latent.encode(x)
+    assert torch.allclose(codes.mean((0, 2, 3)), torch.zeros(6), atol=1e-5)
+    assert torch.allclose(codes.std((0, 2, 3), correction=0), torch.full((6,), 1 / 3), atol=5e-3)
+    for _ in range(200):
+        latent.encode(x)  # until the running moments are those of the batch
+    latent.eval()
+    assert torch.allclose(latent.decode(latent.encode(x)), autoencoder(x).clamp(-1, 1), atol=1e-4)
+    assert not [name for name, _ in latent.named_parameters() if not name.startswith("network")]
 
 
 def test_the_laplacian_is_a_convolution() -> None:

@@ -62,7 +62,7 @@ def test_nothing_is_judged_on_what_it_was_chosen_with(make_plan: Make) -> None:
     assert len(chosen) == 4
     for stage in chosen.values():
         assert stage.module["classes"] == stage.data["classes"] == [0, 1, 2, 3, 4]
-        assert len(stage.module["candidates"]) == 3  # all methods are tuned alike
+        assert len(stage.module["candidates"]) == 6  # all methods are tuned alike
         assert stage.data == stages["choose_noiseless"].data
     assert {c["e1"] for c in chosen["choose_dgn_am"].module["candidates"]} == {0}
     assert all(c["e1"] > 0 for n in chosen for c in chosen[n].module["candidates"] if n != "choose_dgn_am")
