@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from datamodules.common.species import boxes_around
 from datamodules.common.views import View
 
 TRIES = 50  # pairs of places drawn for a picture, of which the first that fits is taken
+BACKGROUNDS = {"photos": "patches of three photos", "fields": "random fields with a photo's spectrum"}
 VISIBLE = 0.1  # a pixel of an object's picture that is brighter than this covers the photo
 
 
@@ -68,6 +70,27 @@ def draw_places(boxes: Tensor, side: int, source: torch.Generator) -> tuple[Tens
     return chosen[:, 0], chosen[:, 1]
 
 
+def draw_fields(count: int, side: int, source: torch.Generator) -> Tensor:
+    """Coloured random fields whose amplitudes fall as 1 / frequency, as those of photos do: (N, 3, S, S) uint8.
+
+    Mean, contrast and colour differ from field to field; no two share a pixel.
+    """
+    large = 2 * side  # of which a part is taken, so that opposite edges differ
+    rows, columns = torch.fft.fftfreq(large)[:, None], torch.fft.rfftfreq(large)[None]
+    frequency = (rows.square() + columns.square()).sqrt()
+    amplitude = torch.where(frequency > 0, 1 / frequency.clamp(min=1 / large), torch.zeros_like(frequency))
+    phases = torch.randn(2, count, 4, *frequency.shape, generator=source)
+    drawn = torch.fft.irfft2(torch.complex(phases[0], phases[1]) * amplitude, s=(large, large))
+    drawn = drawn[..., :side, :side]
+    drawn = (drawn - drawn.mean((2, 3), keepdim=True)) / drawn.std((2, 3), keepdim=True)
+    grey, chroma = drawn[:, :1], drawn[:, 1:]
+
+    mean, contrast, colour = torch.rand(3, count, 1, 1, 1, generator=source)
+    tint = torch.randn(count, 3, 1, 1, generator=source)
+    field = (80 + 90 * mean + 12 * tint) + (15 + 40 * contrast) * (grey + (0.1 + 0.3 * colour) * chroma)
+    return field.round().clamp(0, 255).to(torch.uint8)
+
+
 def compose(background: Tensor, objects: Objects, contrast: float, source: torch.Generator) -> tuple[Tensor, Tensor]:
     """Puts an object onto each picture.
 
@@ -100,7 +123,7 @@ def compose(background: Tensor, objects: Objects, contrast: float, source: torch
 
 
 class Scenes(View, PhotoRegions):
-    """Patches of photos with an object on each, in four parts that share no pixel of a photo and no object.
+    """Patches of photos, or fields like them, with an object on each, in four parts that share no pixel and no object.
 
     The splits are train (for a generator), val (for detectors: pictures to train on, then `choice_size` to choose by)
     and test; each has as many pictures as the source has objects. In `masks` there are, split -> (2, N, S, S) bool,
@@ -112,9 +135,10 @@ class Scenes(View, PhotoRegions):
         choice_size: pictures to choose by, of the source's validation images.
         object_size: side that an object's picture is reduced to, pixels; at most half a patch's.
         contrast: of objects, see compose.
+        background: "photos" (patches of three, each block in one part) or "fields" (see draw_fields; all differ).
         options: of PhotoRegions; pictures are made whether `generated` or not.
     Raises:
-        DataError: objects that are not grey, or nothing to train on or to choose by.
+        DataError: objects that are not grey, nothing to train on or to choose by, or an unknown background.
     """
 
     source: ArrayData
@@ -126,6 +150,7 @@ class Scenes(View, PhotoRegions):
         choice_size: int = 300,
         object_size: int = 14,
         contrast: float = 1.0,
+        background: str = "photos",
         generated: bool = False,
         **options: Any,
     ) -> None:
@@ -135,16 +160,19 @@ class Scenes(View, PhotoRegions):
             raise DataError(f"{there.name} has {there.shape[0]} channels: expected grey images")
         if not 1 <= choice_size < there.sizes["val"]:
             raise DataError(f"choice_size={choice_size}: expected from 1 to below the {there.sizes['val']} of val")
+        if background not in BACKGROUNDS:
+            raise DataError(f"background={background!r}: expected one of {', '.join(BACKGROUNDS)}")
         self.choice_size = choice_size
         self.object_size = object_size
         self.contrast = contrast
+        self.background = background
         self.masks: dict[str, Tensor] = {}
 
     def declared(self) -> Spec:
         there = super().declared()
         return replace(
             there,
-            name=f"{self.source.spec.name} on patches of three photos",
+            name=f"{self.source.spec.name} on {BACKGROUNDS[self.background]}",
             sizes=self.source.spec.sizes,
             split=f"{there.split}, four parts, each with objects of its own",
         )
@@ -162,15 +190,8 @@ class Scenes(View, PhotoRegions):
         parts = [objects["train"], objects["val"][:seen], objects["val"][seen:], objects["test"]]
 
         source = generator("scenes", self.seed)
-        blocks: list[list[tuple[int, Tensor]]] = [[] for _ in parts]
-        for label, photo in enumerate(read_photos()):
-            cells = self._cells(shrink(photo, self.reduction))
-            for number, own in enumerate(deal(len(cells), [len(part) for part in parts], source)):
-                blocks[number] += [(label, cells[index]) for index in own]
-
         made = []
-        for cut, part in zip(blocks, parts, strict=True):
-            backgrounds, labels = self._draw(cut, len(part), source)
+        for part, (backgrounds, labels) in zip(parts, self._backgrounds([len(p) for p in parts], source), strict=True):
             pictures, masks = compose(backgrounds, cut_out(part, self.object_size, source), self.contrast, source)
             made.append((pictures, labels, masks))
         val = [
@@ -182,3 +203,17 @@ class Scenes(View, PhotoRegions):
         self.clean_labels = self.splits["train"][1].clone()
         kept = [*(t for split in self.splits.values() for t in split), *self.masks.values()]
         self._spec = replace(self.declared(), identity=hashed(*kept))
+
+    def _backgrounds(self, sizes: list[int], source: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """Backgrounds of each part, with the number of the photo that each is of; 0 for fields."""
+        if self.background == "fields":
+            for size in sizes:
+                yield draw_fields(size, self.side, source), torch.zeros(size, dtype=torch.long)
+            return
+        blocks: list[list[tuple[int, Tensor]]] = [[] for _ in sizes]
+        for label, photo in enumerate(read_photos()):
+            cells = self._cells(shrink(photo, self.reduction))
+            for number, own in enumerate(deal(len(cells), sizes, source)):
+                blocks[number] += [(label, cells[index]) for index in own]
+        for cut, size in zip(blocks, sizes, strict=True):
+            yield self._draw(cut, size, source)

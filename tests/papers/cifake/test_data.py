@@ -15,7 +15,7 @@ from PIL import Image
 
 from datamodules.cifake.folders import CIFAKE
 from datamodules.cifake.pictures import RealOrFakeScenes, SwappedScenes
-from datamodules.cifake.scenes import Scenes, compose, cut_out, draw_places
+from datamodules.cifake.scenes import Scenes, compose, cut_out, draw_fields, draw_places
 from datamodules.common.base import DataError, Fed, generator
 from datamodules.common.generated_pictures import GeneratorSets, recompress
 from datamodules.common.torchvision_sets import FashionMNIST
@@ -77,6 +77,28 @@ def test_only_the_objects_pixels_change() -> None:
     for row in range(5):  # without contrast it is an even patch
         even = flat[row][:, (flat[row] != background[row]).any(0)].float()
         assert float(even.std(1).max()) < float(background[row].float().std())
+
+
+def test_fields_have_the_spectrum_of_photos_and_differ() -> None:
+    fields = draw_fields(300, 32, generator("fields"))
+    assert fields.shape == (300, 3, 32, 32)
+    assert len({field.numpy().tobytes() for field in fields}) == 300
+    grey = fields.float().mean(1)
+    power = torch.fft.fft2(grey - grey.mean((1, 2), keepdim=True)).abs().square().mean(0)  # (32, 32)
+    along = [float(power[0, k] + power[k, 0]) for k in (2, 4, 8)]
+    assert 3 < along[0] / along[1] < 6  # 1 / frequency in amplitude: 4 an octave
+    assert 3 < along[1] / along[2] < 6
+    assert 15 < float(grey.flatten(1).std(1).mean()) < 45
+    with pytest.raises(DataError, match="background='sky': expected one of photos, fields"):
+        make_scenes(background="sky")
+
+
+def test_scenes_on_fields_have_parts_of_their_own() -> None:
+    made = make_scenes(background="fields")
+    made.setup()
+    rows = [image.numpy().tobytes() for images, _ in made.splits.values() for image in images]
+    assert len(set(rows)) == len(rows) == 56
+    assert "fields" in made.spec.name
 
 
 def test_an_object_that_is_not_visible_covers_its_square() -> None:
