@@ -18,6 +18,7 @@ from datamodules.common.views import View
 
 TRIES = 50  # pairs of places drawn for a picture, of which the first that fits is taken
 BACKGROUNDS = {"photos": "patches of three photos", "fields": "random fields with a photo's spectrum"}
+FALL = 1.4  # exponent of fields' spectrum; 1 to 1.2 in photos, more once they are reduced or a little out of focus
 VISIBLE = 0.1  # a pixel of an object's picture that is brighter than this covers the photo
 
 
@@ -71,14 +72,14 @@ def draw_places(boxes: Tensor, side: int, source: torch.Generator) -> tuple[Tens
 
 
 def draw_fields(count: int, side: int, source: torch.Generator) -> Tensor:
-    """Coloured random fields whose amplitudes fall as 1 / frequency, as those of photos do: (N, 3, S, S) uint8.
+    """Coloured random fields whose amplitudes fall as a power of frequency, as those of photos do: (N, 3, S, S) uint8.
 
     Mean, contrast and colour differ from field to field; no two share a pixel.
     """
     large = 2 * side  # of which a part is taken, so that opposite edges differ
     rows, columns = torch.fft.fftfreq(large)[:, None], torch.fft.rfftfreq(large)[None]
     frequency = (rows.square() + columns.square()).sqrt()
-    amplitude = torch.where(frequency > 0, 1 / frequency.clamp(min=1 / large), torch.zeros_like(frequency))
+    amplitude = torch.where(frequency > 0, frequency.clamp(min=1 / large) ** -FALL, torch.zeros_like(frequency))
     phases = torch.randn(2, count, 4, *frequency.shape, generator=source)
     drawn = torch.fft.irfft2(torch.complex(phases[0], phases[1]) * amplitude, s=(large, large))
     drawn = drawn[..., :side, :side]
