@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +148,7 @@ class Recorder(Checkpoint):
         self._began = self._saved = time.monotonic()
         self._validated = self._stop = False
         self._handler: Any = None
+        self._sums: torch.Tensor | None = None  # of an unfinished epoch, a row for each of several processes
 
     @property
     def path(self) -> Path:
@@ -156,10 +156,11 @@ class Recorder(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         elapsed = self.elapsed + time.monotonic() - self._began
-        return {"rows": self.rows, "elapsed": elapsed, "fingerprint": self.fingerprint}
+        return {"rows": self.rows, "elapsed": elapsed, "fingerprint": self.fingerprint, "sums": self._sums}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows, self.elapsed = list(state_dict["rows"]), state_dict["elapsed"]
+        self._sums = state_dict.get("sums")
 
     def is_own(self, checkpoint: Mapping[str, Any]) -> bool:
         """Whether a checkpoint's content was saved by this very stage, of this seed."""
@@ -168,8 +169,8 @@ class Recorder(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
         self._began = self._saved = time.monotonic()
-        if not trainer.is_global_zero:
-            module._sums, module._count = {}, 0  # a checkpoint holds all ranks' sums; the first one goes on from them
+        if trainer.world_size > 1:
+            _take_sums(trainer, self._sums)
         if trainer.world_size == 1 and threading.current_thread() is threading.main_thread():
             self._handler = signal.signal(signal.SIGINT, self._interrupt)
             end_as_interrupted()  # in place of Lightning's handler, which may end the training before anything is saved
@@ -250,8 +251,8 @@ class Recorder(Checkpoint):
             write_rows(self.directory / "metrics.csv", self.rows)
         else:
             temporary = self.path.with_name(f".{self.path.name}.part")
-            with _sums_of_all_ranks(trainer):
-                trainer.save_checkpoint(temporary)
+            self._sums = _gather_sums(trainer)
+            trainer.save_checkpoint(temporary)
             if trainer.is_global_zero:
                 os.replace(temporary, self.path)
                 write_rows(self.directory / "metrics.csv", self.rows)
@@ -259,16 +260,25 @@ class Recorder(Checkpoint):
         self._saved = time.monotonic()
 
 
-@contextlib.contextmanager
-def _sums_of_all_ranks(trainer: pl.Trainer) -> Iterator[None]:
-    """What the module has summed of an epoch so far (StageModule.track) is every rank's while a checkpoint is saved."""
+def _gather_sums(trainer: pl.Trainer) -> torch.Tensor:
+    """What the module of each process has summed of an epoch so far (StageModule.track), and its count: a row each.
+
+    Apart, because sums come out the same to the last bit only if they are added in the same order.
+    """
     module: Any = trainer.lightning_module
-    own = module._sums, module._count
-    if module._sums:
-        total = torch.stack([*module._sums.values(), torch.tensor(float(module._count), device=module.device)])
-        *sums, count = trainer.strategy.reduce(total, reduce_op="sum")
-        module._sums, module._count = dict(zip(module._sums, sums, strict=True)), int(count)
-    try:
-        yield
-    finally:
-        module._sums, module._count = own
+    own = [*module._sums.values(), torch.tensor(float(module._count), device=module.device)]
+    row = torch.stack([value.double() for value in own])
+    table = trainer.strategy.all_gather(row)
+    return table.reshape(trainer.world_size, -1).cpu()
+
+
+def _take_sums(trainer: pl.Trainer, table: torch.Tensor | None) -> None:
+    """Go on from this process's own sums; a checkpoint's module has those of the first."""
+    module: Any = trainer.lightning_module
+    names = list(module._sums)
+    if table is None or table.shape != (trainer.world_size, len(names) + 1):
+        module._sums, module._count = {}, 0
+        return
+    *sums, count = table[trainer.global_rank].to(module.device)
+    module._sums = {name: value.to(module._sums[name].dtype) for name, value in zip(names, sums, strict=True)}
+    module._count = int(count)

@@ -9,13 +9,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 import torch.multiprocessing as mp
 from torch import nn
 
-from experiments import compose, engine
+from experiments import callbacks, compose, engine
 from experiments.plan import Plan
 from modules.common.distributed import SyncedBatchNorm, summed, synced
 
@@ -112,3 +114,26 @@ def test_killed_on_two_processes_it_resumes_to_the_same_end(tmp_path: Path) -> N
         assert len(curves[-1]) == 21
     assert curves[0] == curves[1]
     assert all(torch.equal(actual[0][key], actual[1][key]) for key in actual[0])
+
+
+def test_each_process_goes_on_from_its_own_sums_of_an_epoch() -> None:
+    """Added up in another order, the means of a resumed epoch differ in their last bits."""
+    device = torch.device("cpu")
+    sums = [{"loss": torch.tensor(value), "top1": torch.tensor(3.0)} for value in (0.1, 0.7)]
+    modules = [SimpleNamespace(device=device, _sums=own, _count=9) for own in sums]
+    gathered = torch.tensor([[0.1, 3, 9], [0.7, 3, 9]]).double()  # of numbers in single precision
+
+    def trainer(rank: int) -> Any:
+        strategy = SimpleNamespace(all_gather=lambda row: gathered if torch.equal(row, gathered[rank]) else None)
+        return SimpleNamespace(lightning_module=modules[rank], strategy=strategy, world_size=2, global_rank=rank)
+
+    table = callbacks._gather_sums(trainer(1))
+    own = [module._sums["loss"].clone() for module in modules]
+    for rank, module in enumerate(modules):
+        module._sums = dict(modules[0]._sums)  # as the checkpoint has it
+        callbacks._take_sums(trainer(rank), table)
+        assert torch.equal(module._sums["loss"], own[rank])
+        assert module._sums["loss"].dtype == torch.float32
+        assert module._count == 9
+    callbacks._take_sums(trainer(1), None)
+    assert (modules[1]._sums, modules[1]._count) == ({}, 0)
