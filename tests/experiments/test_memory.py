@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from experiments import memory
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A project of two files that nothing is remembered of."""
     for name in ("conf/config.yaml", "experiments/a.py", "modules/b.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -18,7 +19,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(memory, "ROOT", tmp_path)
     monkeypatch.setattr(memory, "REMEMBERED", tmp_path / "runs" / "remembered.json")
     memory.state_of.cache_clear()
-    return tmp_path
+    yield tmp_path
+    memory.state_of.cache_clear()  # else the tests that follow would remember things of this project
 
 
 def ask(asked: list[str], key: str, folders: tuple[str, ...], question: str = "size") -> str:
