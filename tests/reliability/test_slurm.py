@@ -70,6 +70,16 @@ def call(*words: str) -> str:
     return subprocess.run(words, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
+def the_job() -> str:
+    """The only job in the queue. The controller may be too busy to answer at once."""
+    for _ in range(20):
+        told = subprocess.run(["squeue", "-h", "-o", "%i"], check=False, capture_output=True, text=True, timeout=60)
+        if told.returncode == 0 and len(told.stdout.split()) == 1:
+            return told.stdout.strip()
+        time.sleep(1)
+    pytest.fail(f"squeue names no single job: {told.stdout}{told.stderr}")
+
+
 def until(holds: Callable[[], object], what: str, seconds: float = 240) -> None:
     for _ in range(int(4 * seconds)):
         if holds():
@@ -171,7 +181,7 @@ def test_a_job_that_loses_its_place_goes_on(
     )
     try:
         until(lambda: list(tmp_path.glob("meal_v2/smoke/seed=3/teacher_a-*/last.ckpt")), "a checkpoint")
-        (job,) = call("squeue", "-h", "-o", "%i").split()
+        job = the_job()
         if event.startswith("SIG"):
             call("scancel", f"--signal={event.removeprefix('SIG')}", job)
         else:
@@ -203,9 +213,13 @@ def test_a_stage_of_reproduce_that_loses_its_place_goes_on(
     )
     try:
         until(lambda: list(tmp_path.glob("meal_v2/smoke/seed=3/teacher_a-*/last.ckpt")), "a checkpoint")
-        (job,) = call("squeue", "-h", "-o", "%i").split()
+        job = the_job()
         if event == "a killed job":
-            call("scancel", "--signal=KILL", "--full", job)
+            until(
+                lambda: subprocess.run(["scancel", "--signal=KILL", "--full", job], check=False).returncode == 0,
+                "a controller that answers",
+                30,
+            )
         elif event == "SIGUSR2":
             call("scancel", "--signal=USR2", job)
         else:
