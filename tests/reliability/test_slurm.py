@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from experiments import compose
 
@@ -88,27 +91,48 @@ def until(holds: Callable[[], object], what: str, seconds: float = 240) -> None:
     pytest.fail(f"waited {seconds:.0f} s in vain: {what}")
 
 
+def wait_for(process: subprocess.Popen[str], slurm: Path, seconds: float = 480) -> str:
+    """What it printed. Jobs that Slurm put back, for which it lets two minutes pass, start at once."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            return process.communicate(timeout=5)[0]
+        except subprocess.TimeoutExpired:
+            waiting = subprocess.run(
+                ["squeue", "-h", "-t", "PD", "-o", "%i %r"], check=False, capture_output=True, text=True
+            ).stdout
+            for line in waiting.splitlines():
+                job, reason = line.split(maxsplit=1)
+                if reason == "BeginTime":
+                    subprocess.run(["scontrol", "update", f"jobid={job}", "StartTime=now"], check=False)
+    queue = subprocess.run(["squeue", "-l"], check=False, capture_output=True, text=True)
+    log = (slurm / "slurmctld.log").read_text(errors="replace")[-3000:]
+    pytest.fail(f"waited {seconds:.0f} s in vain; the queue: {queue.stdout}{queue.stderr}\nthe controller: {log}")
+
+
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Starts munge and Slurm, and stops what it started."""
+    """Starts Slurm, and stops what it started. Another process of these tests may have one of its own beside it."""
     folder = tmp_path_factory.mktemp("slurm")
     for name in ("state", "spool"):
         (folder / name).mkdir()
-    ours = not is_running("munged")
-    if ours:
-        Path("/run/munge").mkdir(exist_ok=True)
-        shutil.chown("/run/munge", "munge")
-        call("runuser", "-u", "munge", "--", "munged")
     configuration = folder / "slurm.conf"
     host = socket.gethostname().split(".")[0]
     told = CONFIGURATION.format(host=host, folder=folder, port=free_port(), second=free_port())
     configuration.write_text(told, encoding="utf-8")
+    ours = Path(tempfile.gettempdir()) / "reprise-tests-munged"  # it exists where these tests started munge
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", str(configuration))
-        daemons = [
-            subprocess.Popen([name, "-D"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            for name in ("slurmctld", "slurmd")
-        ]
+        with FileLock(f"{ours}.lock"):
+            if not is_running("munged"):
+                ours.touch()
+                Path("/run/munge").mkdir(exist_ok=True)
+                shutil.chown("/run/munge", "munge")
+                call("runuser", "-u", "munge", "--", "munged")
+            daemons = [
+                subprocess.Popen([name, "-D"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                for name in ("slurmctld", "slurmd")
+            ]
         try:
             until(
                 lambda: "idle" in subprocess.run(["sinfo", "-h"], check=False, capture_output=True, text=True).stdout,
@@ -124,9 +148,23 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                     daemon.wait(20)
                 except subprocess.TimeoutExpired:  # slurmd waits for a job that is just ending
                     daemon.kill()
-            subprocess.run(["pkill", "-9", "-x", "slurmd|slurmstepd"], check=False)
-            if ours:
-                call("pkill", "-x", "munged")
+            kill_what_serves(configuration)
+            with FileLock(f"{ours}.lock"):
+                if ours.exists() and not is_running("slurmctld"):
+                    call("pkill", "-x", "munged")
+                    ours.unlink()
+
+
+def kill_what_serves(configuration: Path) -> None:
+    """The processes of jobs outlive slurmd; those of another Slurm on this machine are not ours to kill."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            is_slurm = (process / "comm").read_text().strip() in ("slurmd", "slurmstepd")
+            serves = f"SLURM_CONF={configuration}\0".encode() in (process / "environ").read_bytes()
+        except OSError:  # it has just ended
+            continue
+        if is_slurm and serves:
+            os.kill(int(process.name), signal.SIGKILL)
 
 
 LINES = [
@@ -227,7 +265,7 @@ def test_a_stage_of_reproduce_that_loses_its_place_goes_on(
         if event != "a killed job":
             until(lambda: "PENDING" in call("squeue", "-h", "-j", job, "-o", "%T"), "the job back in the queue")
             call("scontrol", "update", f"jobid={job}", "StartTime=now")
-        told, _ = reproduce.communicate(timeout=300)
+        told = wait_for(reproduce, slurm)
         assert reproduce.returncode == 0, told
         assert ("it is tried once more" in told) == (event == "a killed job")
     finally:
