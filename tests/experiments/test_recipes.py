@@ -109,6 +109,12 @@ def test_no_line_of_the_configuration_is_longer_than_a_screen() -> None:
 
 
 @pytest.mark.parametrize("paper", compose.papers())
+def test_published_numbers_have_a_source_besides_memory(paper: str) -> None:
+    sources = [str(row.get("source")) for row in compose.paper_file(paper).get("published") or []]
+    assert not [source for source in sources if "from memory" in source]
+
+
+@pytest.mark.parametrize("paper", compose.papers())
 def test_data_files_do_not_overrule_what_a_paper_says_of_its_stages(paper: str) -> None:
     """A recipe's choice of data comes after the paper's file: a key that both hold would quietly be the data file's."""
     stages = compose.paper_file(paper).get("stages") or {}
