@@ -108,7 +108,7 @@ def test_full_recipe(
     assert (tuned.reference_batch, tuned.data["image_size"], tuned.data["crop_pct"]) == (512, 384, 1.0)
     assert tuned.module["optimizer"]["weight_decay"] == 1e-8
     arms = {"attention", "pool", "constant", "reversed"}
-    assert set(stages) == {"ramp", "untuned", "finetuned"} | (set() if variant else arms)
+    assert set(stages) == {"ramp", "untuned", "finetuned", "finetuned_small"} | (set() if variant else arms)
     untuned = stages["untuned"]
     assert not untuned.fit
     assert untuned.data == tuned.data | {"repeats": 1}
@@ -135,7 +135,7 @@ def test_arms_of_the_mini_differ_in_their_mixers_alone(
 ) -> None:
     stages = make_plan("paper=iformer", *lines).stages
     ramp = stages["ramp"]
-    networks = {name: training.build(stages[name].module["network"]) for name in stages if "tuned" not in name}
+    networks = {name: training.build(stages[name].module["network"]) for name in stages if not stages[name].needs}
     count = parameters(networks["ramp"])
     assert all(abs(parameters(n) / count - 1) < 0.07 for n in networks.values())
     for name in networks:
@@ -157,5 +157,8 @@ def test_arms_of_the_mini_differ_in_their_mixers_alone(
     tuned = stages["finetuned"]
     assert tuned.data == stages["untuned"].data
     assert tuned.module["network"] == stages["untuned"].module["network"]
-    assert tuned.data["source"] == ramp.data
+    assert tuned.data["source"] == ramp.data["source"]
     assert tuned.data["side"] == tuned.module["network"]["input_size"] > ramp.module["network"]["input_size"]
+    control = stages["finetuned_small"]
+    assert (control.data, control.module["network"]) == (ramp.data, ramp.module["network"])
+    assert (control.trainer, control.module["optimizer"]) == (tuned.trainer, tuned.module["optimizer"])
