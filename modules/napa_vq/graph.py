@@ -9,6 +9,7 @@ from modules.common.distributed import summed
 
 DECAY = 0.9  # of an edge's strength whenever its row wins without it
 WEAKEST = DECAY**10  # an edge weaker than this is removed
+ROUNDING = 1e-4  # of a strength: ten factors of DECAY in float32 may come out below WEAKEST
 
 
 def grow_edges(edges: Tensor, d: Tensor, neighbours: int) -> Tensor:
@@ -28,4 +29,4 @@ def grow_edges(edges: Tensor, d: Tensor, neighbours: int) -> Tensor:
 
     strengths = torch.maximum(edges, (hits > 0).to(edges))
     strengths = strengths * DECAY ** (wins - hits).clamp(min=0)
-    return strengths * (strengths >= WEAKEST)
+    return strengths * (strengths >= WEAKEST * (1 - ROUNDING))

@@ -26,11 +26,20 @@ def test_edges_on_a_line() -> None:
 
 
 def test_edges_that_lose_fade_and_vanish() -> None:
-    """Ten wins without an edge bring it to 0.9^10, where it may still stand; one more removes it."""
+    """Ten wins without an edge bring it to 0.9^10, where it still stands; one more removes it."""
     line = torch.arange(8.0)[:, None]
     edges = torch.eye(8)
     edges[0, 7] = 1.0
-    for wins, left in ((5, 0.9**5), (9, 0.9**9), (11, 0.0)):
+    for wins, left in ((5, 0.9**5), (9, 0.9**9), (10, 0.9**10), (11, 0.0)):
         after = grow_edges(edges, distances(torch.zeros(wins, 1), line), 3)
         assert float(after[0, 7]) == pytest.approx(left)
         assert torch.equal(after.diagonal(), torch.ones(8))
+
+def test_ten_losses_one_by_one_leave_an_edge_in_spite_of_rounding() -> None:
+    line = torch.arange(8.0)[:, None]
+    edges = torch.eye(8)
+    edges[0, 7] = 1.0
+    for _ in range(10):
+        edges = grow_edges(edges, distances(torch.zeros(1, 1), line), 3)
+    assert float(edges[0, 7]) == pytest.approx(0.9**10)
+    assert float(grow_edges(edges, distances(torch.zeros(1, 1), line), 3)[0, 7]) == 0
