@@ -35,6 +35,7 @@ def test_edges_that_lose_fade_and_vanish() -> None:
         assert float(after[0, 7]) == pytest.approx(left)
         assert torch.equal(after.diagonal(), torch.ones(8))
 
+
 def test_ten_losses_one_by_one_leave_an_edge_in_spite_of_rounding() -> None:
     line = torch.arange(8.0)[:, None]
     edges = torch.eye(8)
