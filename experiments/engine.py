@@ -82,9 +82,7 @@ def ensure(plan: Plan, stage: Stage, report: Report = silent) -> Outcome:
                 for part in stage.directory.glob(".*.part"):
                     part.unlink()  # of a process that was killed while it wrote
                 _write_config(stage)
-                others = "the stages that run beside it" if stage.exclusive else "one that measures time"
-                text = f"{stage.name} of seed {plan.seed}: waiting for {others}"
-                with on_this_machine(stage.exclusive, partial(report, {"event": "warning", "text": text})):
+                with on_this_machine(stage.exclusive, partial(_say_who_is_waited_for, plan, stage, report)):
                     report({"event": "start", "seed": plan.seed, "stage": stage.name})
                     manifest = _train(plan, stage, report)
                 return Outcome(stage.name, "done", manifest["metrics"], seconds=manifest["seconds"])
@@ -92,6 +90,11 @@ def ensure(plan: Plan, stage: Stage, report: Report = silent) -> Outcome:
             report({"event": "warning", "text": f"{damage}; the stage runs again"})
             ensure(plan, plan.stages[damage.stage], report)
     raise RunError(f"{stage.name}: checkpoints of its predecessors keep failing to load")
+
+
+def _say_who_is_waited_for(plan: Plan, stage: Stage, report: Report, processes: str) -> None:
+    others = "the stages that run beside it" if stage.exclusive else "one that measures time"
+    report({"event": "warning", "text": f"{stage.name} of seed {plan.seed}: waiting for {others}, {processes}"})
 
 
 def _say_what_is_damaged(stage: Stage, report: Report) -> None:

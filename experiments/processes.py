@@ -105,7 +105,7 @@ def told_to_end() -> bool:
 
 
 @contextlib.contextmanager
-def on_this_machine(exclusive: bool, waiting: Callable[[], None], folder: Path | None = None) -> Iterator[None]:
+def on_this_machine(exclusive: bool, waiting: Callable[[str], None], folder: Path | None = None) -> Iterator[None]:
     """Hold a place on the machine: many may hold one; who is `exclusive` waits for all others and holds the only one.
 
     Those who come later wait behind one that waits to be alone, so that it gets its turn. What a process held is free
@@ -113,7 +113,7 @@ def on_this_machine(exclusive: bool, waiting: Callable[[], None], folder: Path |
 
     Args:
         exclusive: nothing that holds a place runs meanwhile.
-        waiting: called once if there is something to wait for.
+        waiting: called once with the processes that are waited for, if there are any: "process 7 (stopped)".
         folder: where the locks lie; None is a private one among the machine's temporary files.
     Raises:
         RunError: the folder is another user's, open to others, or a link.
@@ -125,11 +125,40 @@ def on_this_machine(exclusive: bool, waiting: Callable[[], None], folder: Path |
             fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
             fcntl.flock(places, kind | fcntl.LOCK_NB)
         except BlockingIOError:
-            waiting()
+            waiting(_named(_holders(turn) | _holders(places)))
         fcntl.flock(turn, fcntl.LOCK_EX)
         fcntl.flock(places, kind)
         fcntl.flock(turn, fcntl.LOCK_UN)
         yield
+
+
+def _holders(locked: IO[bytes]) -> set[int]:
+    """Processes that hold a file's lock; none where the system does not tell (it is Linux that does)."""
+    status = os.fstat(locked.fileno())
+    file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    try:
+        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return set()
+    # "1: FLOCK  ADVISORY  READ 4711 fe:00:4242 0 EOF"; who waits has "->" behind the number
+    fields = [line.split() for line in lines]
+    return {int(f[4]) for f in fields if len(f) > 5 and f[1] == "FLOCK" and f[5] == file} - {os.getpid()}
+
+
+def _named(processes: set[int]) -> str:
+    """Their numbers, with a note beside those that are stopped and let nobody on."""
+    words = [f"{process} (stopped)" if _is_stopped(process) else str(process) for process in sorted(processes)]
+    if not words:
+        return "other processes"
+    return f"process{'es' if len(words) > 1 else ''} {', '.join(words)}"
+
+
+def _is_stopped(process: int) -> bool:
+    try:
+        status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] in ("T", "t")
 
 
 def private_folder() -> Path:

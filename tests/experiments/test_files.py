@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import subprocess
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -11,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from experiments import files, processes
+from experiments import compose, files, processes
 from experiments.errors import RunError
 from experiments.processes import on_this_machine
 
@@ -79,11 +82,14 @@ def test_who_measures_time_waits_for_others_and_lets_nobody_in_before(tmp_path: 
     order: list[str] = []
     waits = threading.Event()
 
+    def wait(_: str) -> None:
+        waits.set()
+
     def place(name: str, exclusive: bool) -> None:
-        with on_this_machine(exclusive, waits.set, tmp_path):
+        with on_this_machine(exclusive, wait, tmp_path):
             order.append(name)
 
-    with on_this_machine(False, waits.set, tmp_path), on_this_machine(False, waits.set, tmp_path):  # two side by side
+    with on_this_machine(False, wait, tmp_path), on_this_machine(False, wait, tmp_path):  # two side by side
         measuring = threading.Thread(target=place, args=("alone", True))
         measuring.start()
         assert waits.wait(60)
@@ -93,3 +99,32 @@ def test_who_measures_time_waits_for_others_and_lets_nobody_in_before(tmp_path: 
     measuring.join()
     late.join()
     assert order == ["first", "alone", "late"]
+
+
+@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="the system does not say who holds a lock")
+def test_who_waits_is_told_for_whom_and_that_it_is_stopped(tmp_path: Path) -> None:
+    hold = f"""
+import sys, time
+from pathlib import Path
+from experiments.processes import on_this_machine
+with on_this_machine(False, print, Path({str(tmp_path)!r})):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+    holder = subprocess.Popen([sys.executable, "-c", hold], cwd=compose.ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        holder.send_signal(signal.SIGSTOP)
+        os.waitpid(holder.pid, os.WUNTRACED)
+        told: list[str] = []
+
+        def end_it(processes: str) -> None:
+            told.append(processes)
+            holder.kill()
+
+        with on_this_machine(True, end_it, tmp_path):
+            assert told == [f"process {holder.pid} (stopped)"]
+    finally:
+        holder.kill()
+        holder.wait()
