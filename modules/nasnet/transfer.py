@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from modules.nasnet.cells import Genotype
 from modules.nasnet.children import Children, ChildStage
 from modules.nasnet.history import History
 from modules.nasnet.module import TOP
+from modules.nasnet.networks import CellNetwork
 from modules.nasnet.pictures import cell_pictures, top_picture, transfer_picture
 from modules.nasnet.space import Space
 from modules.nasnet.table import rank_correlation
@@ -39,7 +41,8 @@ class Ranking(ChildStage):
     """Does the order found by the search hold elsewhere? Cells from the whole ranking, trained anew on other data.
 
     Trains `cells` different architectures evenly spaced over the ranking, then the one that `search` hands on:
-    data.trials = cells + 1. Configure the trainer as for RewardTable.
+    data.trials = cells + 1. Every process passes all batches. The control ranks the same cells by how many parameters
+    they have there, which takes no search.
 
     Args:
         ranked: what is ranked: a whole table, by the mean of its trainings, or what a search has drawn, by reward.
@@ -52,6 +55,7 @@ class Ranking(ChildStage):
     """
 
     chosen: Tensor  # (cells + 1, T)
+    sizes: Tensor  # (cells,) parameters of the networks trained here
     scores: Tensor  # (cells,) accuracy on val images where they were searched, in [0, 1]
     accuracies: Tensor  # (cells + 1,) here, on test images
 
@@ -72,6 +76,8 @@ class Ranking(ChildStage):
         rows = torch.linspace(0, len(actions) - 1, cells).round().long()
         self.register_buffer("chosen", torch.cat([actions[rows], torch.tensor([search.select()])]))
         self.register_buffer("scores", scores[rows])
+        sizes = [parameters(children.network, self.space.decode(row)) for row in self.chosen[:-1].tolist()]
+        self.register_buffer("sizes", torch.tensor(sizes, dtype=torch.float), persistent=False)
         self.register_buffer("accuracies", torch.full((cells + 1,), math.nan))
 
     def forward(self, rows: Tensor) -> Tensor:
@@ -89,9 +95,9 @@ class Ranking(ChildStage):
         self.track(len(rows), top1=100 * accuracies.mean())
 
     def on_test_epoch_end(self) -> None:
-        """`spearman` of score there and accuracy here, in [-1, 1]; the others in percent.
+        """In [-1, 1]: `spearman` of score there and accuracy here, `spearman_parameters` of size and accuracy here.
 
-        `found` is the architecture that the search hands on.
+        The others are in percent; `found` is the architecture that the search hands on.
         """
         accuracies = self.accuracies.nan_to_num()  # a dry run stops early
         cells = accuracies[:-1]
@@ -105,6 +111,7 @@ class Ranking(ChildStage):
         }
         self.log_dict({f"test/{name}_top1": 100 * value for name, value in metrics.items()})
         self.log("test/spearman", rank_correlation(self.scores, cells))
+        self.log("test/spearman_parameters", rank_correlation(self.sizes, cells))
 
     def pictures(self, data: Any) -> dict[str, Figure]:
         """Accuracy on the new data against that in the search; both searches' rewards; the ends of the ranking."""
@@ -115,6 +122,12 @@ class Ranking(ChildStage):
         for row, name in ((-2, "best of the ranking"), (0, "worst of the ranking")):
             figures |= cell_pictures(self.space, self.chosen[row].tolist(), name)
         return figures
+
+
+def parameters(network: Callable[..., CellNetwork], genotype: Genotype) -> int:
+    """How many a network of a genotype has; none is allocated."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in network(genotype=genotype).parameters())
 
 
 def top_curves(

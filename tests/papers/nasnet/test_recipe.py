@@ -34,12 +34,21 @@ def test_arms_differ_in_the_method_alone(make_plan: Callable[..., Plan]) -> None
     assert (ppo.needs, ppo.trainer) == (random.needs, random.trainer)
     shared = {k: v for k, v in ppo.module.items() if k in random.module and k != "method"}
     assert shared == {k: v for k, v in random.module.items() if k != "method"}
-    assert stages["table"].data["source"] == ppo.data["source"]
     arms = [stages[name] for name in ("nasnet_a", "drop_path", "no_drop_path")]
     assert all(arm.data == arms[0].data and arm.trainer == arms[0].trainer for arm in arms)
     modules = [{k: v for k, v in arm.module.items() if k != "drop_path"} for arm in arms]
     assert modules[0] == modules[1] == modules[2]
-    assert stages["table"].data["trials"] == len(training.build(stages["table"].module["space"]).architectures()) == 72
+    assert stages["ranking"].needs == {"ranked": "random", "search": "ppo", "against": "random"}
+    assert training.build(random.module["space"]).count > 10**4
+
+
+def test_one_block_is_replayed_on_a_table_of_all_cells(make_plan: Callable[..., Plan]) -> None:
+    stages = make_plan("paper=nasnet", "scale=mini", "variant=one_block").stages
+    table, ppo, random = stages["table"], stages["ppo"], stages["random"]
+    assert table.data["trials"] == len(training.build(table.module["space"]).architectures()) == 72
+    assert table.module["space"] == ppo.module["space"] == random.module["space"]
+    assert ppo.needs == random.needs == {"table": "table"}
+    assert ppo.data["trials"] == random.data["trials"] == random.module["samples"] == 400
     assert stages["ranking"].needs == {"ranked": "table", "search": "ppo", "against": "random"}
 
 

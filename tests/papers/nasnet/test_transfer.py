@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from modules.nasnet.module import TOP
 from modules.nasnet.pictures import top_picture
@@ -28,6 +29,12 @@ def test_ranking_takes_cells_evenly_and_reports_thirds(logged: Callable[..., dic
     thirds = [values[f"test/{name}_third_top1"] for name in ("worst", "middle", "best")]
     assert thirds == pytest.approx([15, 40, 50], abs=1e-4)
     assert values["test/spearman"] == pytest.approx(1 - 6 * 2 / (6 * 35), abs=1e-6)
+    sizes = [
+        sum(p.numel() for p in children().network(genotype=TINY.decode(row)).parameters())
+        for row in module.chosen.tolist()
+    ]
+    assert module.sizes.tolist() == sizes[:-1]
+    assert values["test/spearman_parameters"] == pytest.approx(spearmanr(sizes[:-1], module.accuracies[:-1]).statistic)
     assert values["test/found_top1"] == pytest.approx(55, abs=1e-4)
     assert sum(p.numel() for p in module.parameters()) == 0  # the searches are no part of it
     from_search = Ranking(random, ppo, random, children(), cells=6)  # what a search has drawn can be ranked too
