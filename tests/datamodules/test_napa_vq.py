@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_digits
 from torchvision.transforms.v2 import functional as tv
 
 from datamodules.common.base import DataError, Draws
 from datamodules.common.digits import Digits
+from datamodules.common.torchvision_sets import FashionMNIST
 from datamodules.napa_vq import (
     Brightness,
+    GarmentsAndDigits,
     Incremental,
     IncrementalFolder,
     PlainFolder,
@@ -160,3 +163,21 @@ def test_brightness_is_torchvisions() -> None:
     assert float(factors.min()) < 1 < float(factors.max())
     for image, factor, result in zip(images, factors.tolist(), ours, strict=True):
         assert torch.allclose(result, tv.adjust_brightness(image, factor), atol=1e-6)
+
+
+def test_garments_and_digits_are_both_sets_side_by_side() -> None:
+    data = GarmentsAndDigits(50)
+    data.setup()
+    garments = FashionMNIST(50)
+    garments.setup()
+    images, labels = data.splits["test"]
+    assert torch.equal(images[:2000], garments.splits["test"][0])
+    assert torch.equal(labels[:2000], garments.splits["test"][1])
+    assert int(data.splits["train"][1].bincount().min()) >= 120
+
+    scan = torch.as_tensor(load_digits().images[-1], dtype=torch.uint8)
+    assert int(labels[-1]) == 10 + int(load_digits().target[-1])
+    shown = Image.fromarray((scan * 15.9375).round().to(torch.uint8).numpy()).resize(
+        (28, 28), Image.Resampling.BILINEAR
+    )
+    assert (images[-1, 0].int() - torch.as_tensor(np.array(shown)).int()).abs().max() <= 1
