@@ -29,7 +29,7 @@ DIGITS_TO_TRAIN = 1300  # the first of scikit-learn's 1,797, in the order of the
 
 
 class GarmentsAndDigits(ArrayData):
-    """Twenty classes of 28x28 pixels: the embedded Fashion-MNIST, and scikit-learn's digits enlarged from 8x8 (bilinear).
+    """Twenty classes, 28x28 pixels: the embedded Fashion-MNIST, and scikit-learn's digits enlarged (bilinear).
 
     Digits of the last writers are tested on, about 50 of each beside 200 of each garment.
     """
