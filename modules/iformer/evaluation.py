@@ -14,7 +14,7 @@ from modules.iformer.spectra import averaged, high_frequency, radial
 
 Key = TypeVar("Key")
 Maps = Mapping[tuple[int, int, str], Tensor]  # (stage, block, branch) -> (B, H, W, C)
-SMALLEST = 7  # side of the smallest map whose spectrum is measured: below it, the last radii are a few frequencies
+SMALLEST = 5  # side of the smallest map whose spectrum is measured: below it, the last radii are a few frequencies
 BASES = {"": 0, "_from_1": 1}  # suffix of a metric's name -> radius that the highest is compared with
 
 
@@ -44,7 +44,7 @@ def branch_outputs(network: IFormer) -> AbstractContextManager[dict[tuple[int, i
 
 
 def comparable(outputs: Maps, network: IFormer) -> Maps:
-    """The branches' maps on the cells of attention in their block, without those under 7x7.
+    """The branches' maps on the cells of attention in their block, without those under 5x5.
 
     Where attention is pooled it is constant on its cells; all branches of the block are averaged over the same cells.
     """
@@ -79,7 +79,7 @@ class BranchSpectra(nn.Module):
                 self.means[f"{branch}_high{suffix}{when}"].update(high_frequency(rings, base))
 
     def compute(self) -> dict[str, Tensor]:
-        """Every metric by name; a branch whose maps are all under 7x7 has none."""
+        """Every metric by name; a branch whose maps are all under 5x5 has none."""
         return {name: mean.compute() for name, mean in self.means.items() if mean.update_called}
 
     def reset(self) -> None:
