@@ -20,7 +20,9 @@ REACH = 10  # voxels from a lesion's centre beyond which it changes nothing
 BOX = 2 * REACH + 1
 
 
-def phantoms(seeds: Sequence[int], size: int, noise: float) -> tuple[Tensor, Tensor]:
+def phantoms(
+    seeds: Sequence[int], size: int, noise: float, stones: Sequence[float] = RADII[0], tumour: float = TUMOUR
+) -> tuple[Tensor, Tensor]:
     """One volume per seed: images (N, S, S, S) float32 and labels uint8 (0 background, then LESIONS in order).
 
     An ellipsoid organ with smooth texture holds 0 to 5 lesions, each kind equally likely: bright stones, dark cysts,
@@ -30,6 +32,8 @@ def phantoms(seeds: Sequence[int], size: int, noise: float) -> tuple[Tensor, Ten
     Args:
         size: S, voxels.
         noise: standard deviation of the white noise; the organ's grey value is 1.
+        stones: smallest and largest radius, voxels.
+        tumour: grey value inside, before texture and noise.
     """
     n = len(seeds)
     sources = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -46,7 +50,7 @@ def phantoms(seeds: Sequence[int], size: int, noise: float) -> tuple[Tensor, Ten
     rough = _texture(sources, size, 2).flatten(1)
 
     count = (u[:, 6] * (MOST + 1)).long()
-    radii = torch.tensor(RADII)
+    radii = torch.tensor([tuple(stones), *RADII[1:]])
     for slot in range(MOST):
         v = u[:, 16 + 8 * slot : 24 + 8 * slot]
         kind = (v[:, 0] * len(LESIONS)).long()  # (N,)
@@ -68,7 +72,7 @@ def phantoms(seeds: Sequence[int], size: int, noise: float) -> tuple[Tensor, Ten
         grey = torch.where(inside & (lesion == 0), STONE, grey)
         grey = torch.where(inside & (lesion == 1), CYST, grey)
         soft = torch.sigmoid(8 * (1 - d)) * (free & (lesion == 2))  # half way at the surface
-        grey = grey + soft * (TUMOUR - ORGAN + 0.15 * rough.gather(1, box))
+        grey = grey + soft * (tumour - ORGAN + 0.15 * rough.gather(1, box))
         image.scatter_(1, box, grey)
         label.scatter_(1, box, torch.where(inside, (lesion + 1).to(torch.uint8), before))
 
@@ -99,7 +103,7 @@ class Phantoms(VolumeData):
         size: side of a volume, voxels.
         train_size, test_size: volumes; the first are the same whatever the number.
         labelled: which of LESIONS carry a label, in the order of the labels; others are there but count as background.
-        noise: see `phantoms`.
+        noise, stones, tumour: see `phantoms`.
         stream: another number gives another, disjoint dataset of the same kind.
         others: see VolumeData.
     """
@@ -113,6 +117,8 @@ class Phantoms(VolumeData):
         test_size: int = 20,
         labelled: Sequence[str] = LESIONS,
         noise: float = 0.1,
+        stones: Sequence[float] = RADII[0],
+        tumour: float = TUMOUR,
         stream: int = 0,
         num_workers: int = 0,
         seed: int = 0,
@@ -128,6 +134,8 @@ class Phantoms(VolumeData):
         self.sizes = {"train": train_size, "val": 0, "test": test_size}
         self.labelled = list(labelled)
         self.noise = noise
+        self.stones = stones
+        self.tumour = tumour
         self.stream = stream
         self._test: list[tuple[Tensor, Tensor]] = []
 
@@ -150,7 +158,7 @@ class Phantoms(VolumeData):
         drawn = {}
         for number, name in enumerate(("train", "test")):
             seeds = [stream("phantom", self.seed, self.stream, number, index) for index in range(self.sizes[name])]
-            drawn[name] = phantoms(seeds, self.size, self.noise)
+            drawn[name] = phantoms(seeds, self.size, self.noise, self.stones, self.tumour)
 
         images, lesions = drawn["train"]
         grey = images[lesions > 0]  # labelled or not, so that a dataset of one lesion is normalised like one of three

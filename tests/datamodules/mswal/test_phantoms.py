@@ -34,6 +34,14 @@ def test_phantoms_have_the_lesions_they_say() -> None:
     assert any(int(label.max()) == 0 for label in labels)  # a volume may have no lesion
 
 
+def test_easier_phantoms_have_larger_stones_and_darker_tumours() -> None:
+    hard, labels = phantoms(range(30), 48, 0.0)
+    easy, larger = phantoms(range(30), 48, 0.0, stones=(2.0, 3.5), tumour=0.7)
+    assert int((larger == 1).sum()) > 4 * int((labels == 1).sum())
+    same = (labels == 3) & (larger == 3)
+    assert float((hard - easy)[same].mean()) == pytest.approx(0.15, abs=0.02)
+
+
 def test_train_and_test_phantoms_differ_and_so_do_streams() -> None:
     data, other = Phantoms(2, SAMPLING, **SMALL), Phantoms(2, SAMPLING, **SMALL, stream=1)
     data.setup()
