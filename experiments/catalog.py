@@ -29,7 +29,7 @@ List every paper of the suite: main claim, verdict, cost, and whether code or cl
 def describe(paper: str) -> dict[str, Any]:
     """One paper as plain data: title, claims, stages, variants, and each recorded entry with its main claim."""
     recorded = (results.read(paper) or {}).get("entries", {})
-    about = remember("about papers", paper, CONFIGURATION, lambda: _configured(paper))
+    about = remember("about", paper, "", CONFIGURATION, lambda: _configured(paper))
     return {**about, "entries": {name: _recorded(paper, entry) for name, entry in recorded.items() if entry["seeds"]}}
 
 

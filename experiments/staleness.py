@@ -18,10 +18,10 @@ def stale(paper: str, entry: Mapping[str, Any]) -> list[str]:
     """The stages whose code or configuration changed since an entry was recorded; ["all"] if it no longer composes,
     ["claims"] if they are other ones now.
 
-    Composing takes a while, so answers are remembered until any code or configuration file changes.
+    Composing takes a while, so answers are remembered until code or configuration changes that concerns the paper.
     """
     mark = hashlib.sha256(json.dumps([paper, entry], sort_keys=True).encode()).hexdigest()[:16]
-    return list(remember("stale", mark, EVERYTHING, lambda: _stale(paper, entry)))
+    return list(remember("stale", paper, mark, EVERYTHING, lambda: _stale(paper, entry)))
 
 
 def _stale(paper: str, entry: Mapping[str, Any]) -> list[str]:

@@ -55,6 +55,18 @@ def test_every_room_is_a_paper_or_common() -> None:
         assert rooms - {"__init__", "common"} <= set(papers())
 
 
+def test_configuration_builds_things_of_the_papers_own_room_and_of_common(
+    every_target: dict[str, tuple[str, ...]],
+) -> None:
+    others = {
+        f"{paper}: {target}"
+        for paper, targets in every_target.items()
+        for target in targets
+        if room(target) not in (None, "common", paper)
+    }
+    assert not others
+
+
 # Parts of common that one paper uses so far -> the next paper that will.
 EXPECTED = {}
 
