@@ -41,8 +41,8 @@ class Ranking(ChildStage):
     """Does the order found by the search hold elsewhere? Cells from the whole ranking, trained anew on other data.
 
     Trains `cells` different architectures evenly spaced over the ranking, then the one that `search` hands on:
-    data.trials = cells + 1. Every process passes all batches. The control ranks the same cells by how many parameters
-    they have there, which takes no search.
+    data.trials = cells + 1. Configure the trainer as for RewardTable. The control ranks the same cells by how many
+    parameters they have there, which takes no search.
 
     Args:
         ranked: what is ranked: a whole table, by the mean of its trainings, or what a search has drawn, by reward.
