@@ -13,17 +13,18 @@ from datamodules.common.base import DataError, Spec
 from datamodules.common.folders import ImageNet
 from datamodules.common.loader import WorkerLoader
 
-# TF-slim's four orders of brightness, saturation, hue and contrast; each image gets one of them
-ORDERS = ("bshc", "sbch", "chbs", "hscb")
+# TF-slim's orders of brightness, saturation, hue and contrast, of which each image gets one; its scripts train "fast"
+ORDERS = {"fast": ("bs",), "full": ("bshc", "sbch", "chbs", "hscb")}
 
 
 class DistortColour:
-    """Brightness, saturation, hue and contrast, each by a random amount and in one of four orders; then cut to [0, 1].
+    """Brightness, saturation, hue and contrast, each by a random amount; then cut to [0, 1].
 
     Brightness is added, as TensorFlow does it. Contrast is stretched about the mean grey value (torchvision), which in
     TensorFlow is each channel's mean.
 
     Args:
+        mode: "fast", brightness and saturation alone, or "full", all four in one of four orders.
         brightness: largest amount added, both ways.
         saturation, contrast: range of the factor.
         hue: largest turn, as a fraction of the circle, both ways; at most 0.5.
@@ -31,16 +32,18 @@ class DistortColour:
 
     def __init__(
         self,
+        mode: str = "fast",
         brightness: float = 32 / 255,
         saturation: Sequence[float] = (0.5, 1.5),
         hue: float = 0.2,
         contrast: Sequence[float] = (0.5, 1.5),
     ) -> None:
+        self.orders = ORDERS[mode]
         self.ranges = {"b": (-brightness, brightness), "s": tuple(saturation), "h": (-hue, hue), "c": tuple(contrast)}
 
     def __call__(self, image: Tensor) -> Tensor:
         """(3, H, W) float in [0, 1] -> the same."""
-        order = ORDERS[int(torch.randint(len(ORDERS), ()))]
+        order = self.orders[int(torch.randint(len(self.orders), ()))]
         amounts = {key: float(torch.empty(()).uniform_(*self.ranges[key])) for key in order}
         return distorted(image, order, amounts)
 
@@ -66,22 +69,25 @@ def distorted(image: Tensor, order: str, amounts: dict[str, float]) -> Tensor:
 class InceptionImageNet(ImageNet):
     """ImageNet-1k with TF-slim's training augmentation: random area and aspect, mirror, distorted colours.
 
-    slim draws one of four interpolations for each training image; here all have the same. Testing: see ImageFolder.
+    slim draws one of four interpolations for each training image where it is not fast; here all have the same. Testing:
+    see ImageFolder.
 
     Args:
-        distort: distort the colours in training.
+        distort: the colours in training: "fast", "full" (see DistortColour) or "none".
         interpolation: of training and test photos: "bilinear" or "bicubic".
         others: see ImageFolder.
     Raises:
-        DataError: another interpolation; others see ImageFolder.
+        DataError: another interpolation or distortion; others see ImageFolder.
     """
 
     def __init__(
-        self, root: str, batch_size: int, distort: bool = True, interpolation: str = "bilinear", **options: Any
+        self, root: str, batch_size: int, distort: str = "fast", interpolation: str = "bilinear", **options: Any
     ) -> None:
         super().__init__(root, batch_size, **options)
         if interpolation not in ("bilinear", "bicubic"):
             raise DataError(f"interpolation={interpolation!r}: expected bilinear or bicubic")
+        if distort not in (*ORDERS, "none"):
+            raise DataError(f"distort={distort!r}: expected fast, full or none")
         self.distort, self.interpolation = distort, interpolation
 
     def transform(self, *, train: bool) -> Any:
@@ -94,7 +100,7 @@ class InceptionImageNet(ImageNet):
             else [v2.Resize(self.resize, interpolation=mode), v2.CenterCrop(self.image_size)]
         )
         pixels = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
-        colours = [DistortColour()] if train and self.distort else []
+        colours = [DistortColour(self.distort)] if train and self.distort != "none" else []
         return v2.Compose([*head, *pixels, *colours, v2.Normalize(self.mean, self.std)])
 
 

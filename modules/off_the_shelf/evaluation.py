@@ -33,7 +33,7 @@ def measure_labels(scores: Tensor, y: Tensor, rule: str) -> dict[str, float]:
 
 def average_precisions(scores: Tensor, y: Tensor, rule: str) -> list[float]:
     """Of each label that can be judged."""
-    return [100 * average_precision(rank(score, truth), rule) for score, truth in judged_labels(scores, y)]
+    return [100 * average_precision(score, truth, rule) for score, truth in judged_labels(scores, y)]
 
 
 def judged_labels(scores: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -52,7 +52,7 @@ def measure_ranking(distances: Tensor, relevance: Tensor, rule: str) -> dict[str
     counted = relevance >= 0
     hits = rank(-distances[counted], relevance[counted])
     values = {
-        "map": average_precision(hits, rule),
+        "map": average_precision(-distances[counted], relevance[counted], rule),
         "mrr": 1 / (1 + int(hits.int().argmax())),
         "recall4": float(hits[:4].sum()) / min(4, int(hits.sum())),
         "top1": float(hits[0]),
@@ -65,30 +65,36 @@ def rank(scores: Tensor, relevant: Tensor) -> Tensor:
     return relevant[scores.argsort(descending=True, stable=True)].bool()
 
 
-def average_precision(relevant: Tensor, rule: str = "steps") -> float:
+def average_precision(scores: Tensor, relevant: Tensor, rule: str = "steps") -> float:
     """Area under precision over recall, in [0, 1]; NaN without a relevant item.
 
+    Items of equal score are one step of the curve, as in scikit-learn: their order says nothing.
+
     Args:
-        relevant: (N,) bool, best-ranked first, every item of the collection.
-        rule: "steps", the mean precision at the relevant items; "trapezoid", the evaluation program of Oxford5k, which
-            joins the points of the curve; "eleven", Pascal VOC 2007, the mean over recalls 0, 0.1 ... 1 of the best
-            precision at that recall or above.
+        scores: (N,), of every item of the collection, the best has the highest.
+        relevant: (N,) bool, or 1 and 0.
+        rule: "steps", the precision at each step weighted by what it adds to the recall; "trapezoid", the evaluation
+            program of Oxford5k, which joins the points of the curve; "eleven", Pascal VOC 2007, the mean over recalls
+            0, 0.1 ... 1 of the best precision at that recall or above.
     Raises:
         ValueError: another rule.
     """
     check_rule(rule)
-    hits = relevant.double()
+    hits = rank(scores, relevant).double()
     total = float(hits.sum())
     if not total:
         return float("nan")
 
-    count = hits.cumsum(0)
-    precision = count / torch.arange(1, len(hits) + 1, device=hits.device)
+    ordered = scores.sort(descending=True, stable=True).values
+    last = torch.cat([ordered[1:] != ordered[:-1], ordered.new_ones(1, dtype=torch.bool)])  # of its score
+    count = hits.cumsum(0)[last]
+    precision = count / torch.arange(1, len(hits) + 1, device=hits.device)[last]
+    new = count.diff(prepend=count.new_zeros(1))
     if rule == "steps":
-        return float((precision * hits).sum()) / total
+        return float((precision * new).sum()) / total
     if rule == "trapezoid":
         before = torch.cat([precision.new_ones(1), precision[:-1]])
-        return float(((precision + before) / 2 * hits).sum()) / total
+        return float(((precision + before) / 2 * new).sum()) / total
     recall = count / total
     return sum(float(precision[recall >= tenth / 10 - 1e-9].max()) for tenth in range(11)) / 11
 

@@ -37,7 +37,8 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_amounts_that_do_nothing() -> None:
-    for order in ORDERS:
+    assert ORDERS["fast"] == ("bs",)
+    for order in ORDERS["full"]:
         assert sorted(order) == sorted("bshc")
         assert torch.allclose(distorted(image(), order, NOTHING), image(), atol=1e-5)
 
@@ -54,25 +55,38 @@ def test_brightness_is_added_and_the_rest_is_torchvisions() -> None:
 
 def test_random_distortion_stays_in_range_and_varies() -> None:
     torch.manual_seed(0)
-    actual = [DistortColour()(image()) for _ in range(30)]
+    actual = [DistortColour("full")(image()) for _ in range(30)]
     assert all(float(x.min()) >= 0 and float(x.max()) <= 1 for x in actual)
     assert len({float(x.mean()) for x in actual}) == 30
     means = torch.stack([x.mean() for x in actual])
     assert float((means - image().mean()).abs().max()) < 0.35
     torch.manual_seed(0)
-    assert torch.equal(DistortColour()(image()), actual[0])
+    assert torch.equal(DistortColour("full")(image()), actual[0])
+
+
+def test_fast_distortion_is_brightness_then_saturation() -> None:
+    torch.manual_seed(0)
+    actual = DistortColour()(image())
+    torch.manual_seed(0)
+    torch.randint(1, ())
+    amounts = {
+        "b": float(torch.empty(()).uniform_(-32 / 255, 32 / 255)),
+        "s": float(torch.empty(()).uniform_(0.5, 1.5)),
+    }
+    assert torch.equal(actual, distorted(image(), "bs", amounts))
 
 
 def test_training_photos_are_distorted_and_test_photos_are_not(photos: Path) -> None:
     options = {"image_size": 32, "resize": 36, "mean": HALF, "std": HALF, "num_workers": 0}
     served = {}
-    for distort in (True, False):
+    for distort in ("full", "fast", "none"):
         data = InceptionImageNet(str(photos), 4, distort, **options)  # type: ignore[arg-type]
         data.setup()
         served[distort] = (next(iter(data.train_dataloader()))[0], next(iter(data.test_dataloader()))[0])
-    (train, test), (plain, same) = served[True], served[False]
+    (train, test), (fast, _), (plain, same) = served.values()
     assert train.shape == test.shape == (4, 3, 32, 32)
     assert not torch.allclose(train, plain)
+    assert not torch.allclose(fast, plain)
     assert torch.equal(test, same)
     assert all(-1 <= float(x.min()) <= float(x.max()) <= 1 for x in (train, test))  # inputs in [-1, 1]
 
@@ -90,6 +104,8 @@ def test_interpolation_of_the_test_photos(photos: Path) -> None:
         assert torch.allclose(x, expected, atol=1e-6)
     with pytest.raises(DataError, match="interpolation='nearest': expected bilinear or bicubic"):
         InceptionImageNet(str(photos), 1, interpolation="nearest")
+    with pytest.raises(DataError, match="distort='slow': expected fast, full or none"):
+        InceptionImageNet(str(photos), 1, distort="slow")
 
 
 def test_whole_photos_keep_their_size(photos: Path) -> None:

@@ -17,23 +17,37 @@ from modules.off_the_shelf.evaluation import (
 )
 
 
+def falling(count: int) -> torch.Tensor:
+    return torch.arange(float(count), 0, -1)
+
+
 def test_by_hand() -> None:
     relevant = torch.tensor([True, False, True])
-    assert average_precision(relevant) == pytest.approx((1 + 2 / 3) / 2)
-    assert average_precision(relevant, "trapezoid") == pytest.approx((1 + (1 / 2 + 2 / 3) / 2) / 2)
-    assert average_precision(relevant, "eleven") == pytest.approx((6 * 1 + 5 * 2 / 3) / 11)
-    assert average_precision(torch.ones(4), "trapezoid") == average_precision(torch.ones(4), "eleven") == 1
-    assert math.isnan(average_precision(torch.zeros(3)))
+    assert average_precision(falling(3), relevant) == pytest.approx((1 + 2 / 3) / 2)
+    assert average_precision(falling(3), relevant, "trapezoid") == pytest.approx((1 + (1 / 2 + 2 / 3) / 2) / 2)
+    assert average_precision(falling(3), relevant, "eleven") == pytest.approx((6 * 1 + 5 * 2 / 3) / 11)
+    every = torch.ones(4)
+    assert average_precision(falling(4), every, "trapezoid") == average_precision(falling(4), every, "eleven") == 1
+    assert math.isnan(average_precision(falling(3), torch.zeros(3)))
     with pytest.raises(ValueError, match="rule='ten': expected one of steps, trapezoid, eleven"):
-        average_precision(relevant, "ten")
+        average_precision(falling(3), relevant, "ten")
 
 
-def test_by_scikit_learn() -> None:
+@pytest.mark.parametrize("levels", [10**6, 7, 1])
+def test_by_scikit_learn_with_ties_and_constant_scores_too(levels: int) -> None:
     source = torch.Generator().manual_seed(0)
     for _ in range(20):
-        scores, relevant = torch.rand(50, generator=source), torch.rand(50, generator=source) < 0.3
+        scores = torch.randint(levels, (50,), generator=source).float()
+        relevant = torch.rand(50, generator=source) < 0.3
         expected = average_precision_score(relevant.numpy(), scores.numpy())
-        assert average_precision(rank(scores, relevant)) == pytest.approx(expected)
+        assert average_precision(scores, relevant) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("rule", ["steps", "trapezoid", "eleven"])
+def test_the_order_of_equal_scores_says_nothing(rule: str) -> None:
+    scores = torch.tensor([2.0, 1, 1, 1, 0])
+    orders = [torch.tensor([1, *middle, 0]) for middle in ([1, 0, 0], [0, 1, 0], [0, 0, 1])]
+    assert len({average_precision(scores, relevant, rule) for relevant in orders}) == 1
 
 
 def test_equal_scores_keep_their_order() -> None:
