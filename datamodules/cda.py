@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 
 from datamodules.common.arrays import ArrayData, Split
 from datamodules.common.augment import Augmentation
 from datamodules.common.base import Batches, DataError, DataModule, Fed, Share, Spec, generator, hashed
-from datamodules.common.folders import ImageFolder, Photos
 from datamodules.common.loader import Columns, Images, Loader, batch_type
 from datamodules.common.subsets import Repeated
 from datamodules.common.views import View
+
+if TYPE_CHECKING:
+    from datamodules.common.folders import ImageFolder
 
 KINDS = ("recovered", "real", "noise")
 
@@ -227,7 +228,7 @@ class Distilled(View):
                 )
             rows.append(own)
         chosen = torch.stack(rows, 1).flatten()  # (per_class, classes) -> all classes, then all again
-        return source.splits["train"][0][chosen] if in_memory else decode(source, chosen)
+        return source.splits["train"][0][chosen] if in_memory else source.fixed("train", chosen.tolist())
 
     def train_dataloader(self) -> Loader:
         assert self.training is not None
@@ -246,12 +247,3 @@ class Distilled(View):
         self.source.batch_size = self.batch_size
         self.source.trainer = self.trainer
         return self.source.test_dataloader()
-
-
-def decode(source: ImageFolder, rows: Tensor) -> Tensor:
-    """Training photos of a folder as they would be tested: shorter side resized, centre crop. -> uint8 (N, 3, S, S)."""
-    assert source.source is not None
-    bilinear = v2.InterpolationMode.BILINEAR
-    centre = [v2.Resize(source.resize, interpolation=bilinear), v2.CenterCrop(source.image_size), v2.PILToTensor()]
-    photos = Photos(source.source, source.items["train"], v2.Compose(centre), source.seed)
-    return torch.stack([photos[(0, row)][0] for row in rows.tolist()])

@@ -120,7 +120,7 @@ class WholeImageNet(ImageNet):
     def transform(self, *, train: bool) -> Any:
         from torchvision.transforms import v2
 
-        return v2.Compose([v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(self.mean, self.std)])
+        return v2.PILToTensor()
 
     def _loader(self, split: str) -> WorkerLoader:
         world = self.rank_and_world[1]

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from datamodules.common.arrays import ArrayData, Split
 from datamodules.common.base import DataError, DataModule, Draws, Spec
 from datamodules.common.digits import Digits
-from datamodules.common.folders import DeclaredFolder, Generated, ImageFolder, Photos
+from datamodules.common.folders import DeclaredFolder, Generated, ImageFolder, Normalise, Photos
 from datamodules.common.loader import Loader, WorkerLoader
 from datamodules.common.subsets import Subset
 from datamodules.common.torchvision_sets import FashionMNIST
@@ -236,7 +236,8 @@ class IncrementalFolder(View):
             length = len(self.items[name])
             dataset = Photos(self.source.source, self.items[name], transform, self.seed)
         workers = 0 if self.generated else self.source.num_workers
-        return WorkerLoader(dataset, self.batches(length, shuffle=augment), num_workers=workers)
+        batches = self.batches(length, shuffle=augment)
+        return WorkerLoader(dataset, batches, num_workers=workers, finish=Normalise(spec, self.device))
 
     def train_dataloader(self) -> WorkerLoader:
         return self._loader("train", augment=True)
@@ -294,8 +295,7 @@ class PlainFolder(DeclaredFolder):
 
         crop = [v2.RandomResizedCrop(self.image_size, self.crop_scale)] if not self.whole else []
         head = [*crop, v2.RandomHorizontalFlip()] if train else [v2.CenterCrop(self.image_size)]
-        tail = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(self.mean, self.std)]
-        return v2.Compose([*head, *tail])
+        return v2.Compose([*head, v2.PILToTensor()])
 
 
 class Brightness:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import time
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -26,6 +28,59 @@ LARGEST = 256 * 2**20  # bytes of a photo in a zip, which may promise more than 
 UNREADABLE = (OSError, SyntaxError, RuntimeError, ValueError, zlib.error, zipfile.BadZipFile, DecompressionBombError)
 
 
+@dataclass(frozen=True)
+class Listing:
+    """Image files below a folder, and when each of its folders last changed."""
+
+    names: tuple[str, ...]
+    changed: Mapping[str, int]  # nanoseconds
+
+    def holds(self) -> bool:
+        """Whether nothing was added, removed or renamed since."""
+        try:
+            return all(os.stat(folder).st_mtime_ns == then for folder, then in self.changed.items())
+        except OSError:
+            return False
+
+
+_listings: dict[Path, Listing] = {}
+
+
+def image_files(root: Path) -> tuple[str, ...]:
+    """Image files below a folder, relative to it and sorted; links to folders are followed.
+
+    Listed once in a process: a list of millions of files is made again only if one of the folders changed.
+    """
+    known = _listings.get(root)
+    if known is None or not known.holds():
+        known = _list(root)
+        # Of two changes within a tick of the file system's clock, the second cannot be seen: such a list is not kept.
+        if time.time_ns() - max(known.changed.values()) > 10**9:
+            _listings[root] = known
+    return known.names
+
+
+def _list(root: Path) -> Listing:
+    names: list[str] = []
+    changed: dict[str, int] = {}
+    seen: set[tuple[int, int]] = set()  # links may lead back
+    waiting = [(str(root), "")]
+    while waiting:
+        folder, prefix = waiting.pop()
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        changed[folder] = status.st_mtime_ns
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+                    names.append(prefix + entry.name)
+                elif entry.is_dir():
+                    waiting.append((entry.path, f"{prefix}{entry.name}/"))
+    return Listing(tuple(sorted(names)), changed)
+
+
 class Source:
     """Image files by split and class in a folder or a zip: `<root>/<split>/<class>/<file>`.
 
@@ -35,13 +90,14 @@ class Source:
 
     def __init__(self, root: Path) -> None:
         self.archive: Path | None = root if root.suffix == ".zip" else root.with_name(root.name + ".zip")
+        names: Sequence[str]
         if root.suffix != ".zip" and root.is_dir():
             self.archive = None
-            names = [f.relative_to(root).as_posix() for f in root.rglob("*") if f.suffix.lower() in SUFFIXES]
+            names = image_files(root)
         elif self.archive is not None and self.archive.is_file():
             try:
                 with zipfile.ZipFile(self.archive) as opened:
-                    names = [n for n in opened.namelist() if PurePosixPath(n).suffix.lower() in SUFFIXES]
+                    names = sorted(n for n in opened.namelist() if PurePosixPath(n).suffix.lower() in SUFFIXES)
             except zipfile.BadZipFile as error:
                 raise DataError(f"{self.archive} is damaged: {error}") from error
             if outside := next((n for n in names if n.startswith("/") or ".." in PurePosixPath(n).parts), None):
@@ -51,8 +107,8 @@ class Source:
         self.root = root
         self._open: zipfile.ZipFile | None = None
         self.files: dict[str, dict[str, list[str]]] = {}
-        for name in sorted(names):
-            *_, split, label, _ = ("", "", *PurePosixPath(name).parts)
+        for name in names:
+            *_, split, label, _ = ("", "", *name.rsplit("/", 3))
             self.files.setdefault(split, {}).setdefault(label, []).append(name)
 
     def read(self, name: str) -> bytes:
@@ -69,14 +125,41 @@ class Source:
         return {**self.__dict__, "_open": None}
 
 
+def decode_by_pillow(data: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(data)) as picture:
+        if picture.mode != "RGB":
+            return picture.convert("RGB")
+        picture.load()  # convert would copy it
+        return picture
+
+
+def decode_by_torchvision(data: bytes) -> Tensor:
+    """(3, H, W) uint8. Pillow reads the header first, which refuses a picture that would exhaust the memory."""
+    from torchvision.io import ImageReadMode, decode_image
+
+    with Image.open(io.BytesIO(data)):
+        return decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
+
+
+DECODERS: dict[str, Callable[[bytes], Any]] = {"pillow": decode_by_pillow, "torchvision": decode_by_torchvision}
+
+
 class Photos(Dataset):
     """One split: decodes, crops and flips the photo of an (epoch, index) pair; the pair fixes the randomness.
 
-    Gives (3, S, S) float32, normalised, and the label. Raises DataError naming a file that cannot be decoded.
+    Gives what `transform` makes of the decoded photo, and the label. Raises DataError naming a file that cannot be
+    decoded.
     """
 
-    def __init__(self, source: Source, items: Sequence[tuple[str, int]], transform: Any, seed: int) -> None:
-        self.source, self.items, self.transform, self.seed = source, items, transform, seed
+    def __init__(
+        self,
+        source: Source,
+        items: Sequence[tuple[str, int]],
+        transform: Any,
+        seed: int,
+        decode: Callable[[bytes], Any] = decode_by_pillow,
+    ) -> None:
+        self.source, self.items, self.transform, self.seed, self.decode = source, items, transform, seed, decode
 
     def __len__(self) -> int:
         return len(self.items)
@@ -85,13 +168,34 @@ class Photos(Dataset):
         epoch, index = key
         name, label = self.items[index]
         try:
-            with Image.open(io.BytesIO(self.source.read(name))) as picture:
-                image = picture.convert("RGB")
+            image = self.decode(self.source.read(name))
         except UNREADABLE as error:
             raise DataError(f"{self.source.root / name} cannot be decoded ({error}); replace or remove it") from error
         with torch.random.fork_rng(devices=[]):
             seed_torch(stream("augmentation of a photo", self.seed, epoch, index))
             return self.transform(image), label
+
+
+class Normalise:
+    """Photos that workers gave as whole numbers, on the device, scaled to [0, 1] and normalised; others stay.
+
+    Workers hand over a quarter of the bytes, and a batch is normalised in one go.
+
+    Args:
+        spec: mean and std.
+        device: where the batch is wanted.
+    """
+
+    def __init__(self, spec: Spec, device: torch.device) -> None:
+        self.device = device
+        mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (spec.mean, spec.std))
+        self.scale, self.shift = 1 / (255 * std), -mean / std
+
+    def __call__(self, batch: Any) -> Any:
+        if batch.x.dtype != torch.uint8:
+            return batch
+        x = batch.x.to(self.device, non_blocking=True).float()  # addcmul on bytes takes twice as long
+        return batch._replace(x=x.mul_(self.scale).add_(self.shift))
 
 
 class Generated(Dataset):
@@ -122,9 +226,10 @@ class ImageFolder(DataModule):
         crop_scale: area range of the random crop, as fractions.
         mean, std: per channel, in units of [0, 1].
         num_workers: decoding processes; does not change what is served.
+        decoder: "pillow", or "torchvision", which is faster; resized pixels differ by rounding.
         seed, generated: see DataModule.
     Raises:
-        DataError: folder, split or class missing, or a photo that cannot be decoded.
+        DataError: folder, split or class missing, a photo that cannot be decoded, or no such decoder.
     """
 
     title = "image folder"
@@ -143,8 +248,13 @@ class ImageFolder(DataModule):
         num_workers: int = 4,
         seed: int = 0,
         generated: bool = False,
+        decoder: str = "pillow",
     ) -> None:
         super().__init__(batch_size, seed, generated)
+        usable = list(DECODERS) if type(self).transform is ImageFolder.transform else ["pillow"]
+        if decoder not in usable:
+            raise DataError(f"decoder={decoder!r}: expected {' or '.join(usable)}")
+        self.decode = DECODERS[decoder]
         self.root, self.image_size, self.crop_scale = Path(root), image_size, tuple(crop_scale)
         self.resize = resize or int(256 / 224 * image_size)
         self.mean, self.std, self.num_workers = tuple(mean), tuple(std), num_workers
@@ -210,7 +320,7 @@ class ImageFolder(DataModule):
         self._spec = replace(self.spec, sizes=sizes, identity=identity)
 
     def transform(self, *, train: bool) -> Any:
-        """The torchvision pipeline of a split: PIL image -> (3, S, S) float32."""
+        """The torchvision pipeline of a split: decoded photo -> (3, S, S) uint8, or what a subclass makes of it."""
         from torchvision.transforms import v2
 
         bilinear = v2.InterpolationMode.BILINEAR
@@ -219,8 +329,24 @@ class ImageFolder(DataModule):
             if train
             else [v2.Resize(self.resize, interpolation=bilinear), v2.CenterCrop(self.image_size)]
         )
-        tail = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(self.mean, self.std)]
-        return v2.Compose([*head, *tail])
+        return v2.Compose([*head, v2.PILToTensor()])
+
+    def fixed(self, split: str, rows: Sequence[int] | None = None) -> Tensor:
+        """Photos of a split (or these rows of it), not augmented: (N, 3, S, S) uint8, all in memory.
+
+        The shorter side is resized and the centre cut out, as Inception's and ResNet's tests have it.
+        """
+        from torchvision.transforms import v2
+
+        assert self.source is not None
+        bilinear = v2.InterpolationMode.BILINEAR
+        centre = [v2.Resize(self.resize, interpolation=bilinear), v2.CenterCrop(self.image_size), v2.PILToTensor()]
+        photos = Photos(self.source, self.items[split], v2.Compose(centre), self.seed, self.decode)
+        chosen = range(len(photos)) if rows is None else rows
+        pixels = torch.empty(len(chosen), 3, self.image_size, self.image_size, dtype=torch.uint8)
+        for place, row in enumerate(chosen):  # filled in place: twice may not fit
+            pixels[place] = photos[(0, row)][0]
+        return pixels
 
     def _loader(self, split: str) -> WorkerLoader:
         train = split == "train"
@@ -230,9 +356,10 @@ class ImageFolder(DataModule):
         else:
             assert self.source is not None
             length = len(self.items[split])
-            dataset = Photos(self.source, self.items[split], self.transform(train=train), self.seed)
+            dataset = Photos(self.source, self.items[split], self.transform(train=train), self.seed, self.decode)
         workers = 0 if self.generated else self.num_workers
-        return WorkerLoader(dataset, self.batches(length, shuffle=train), num_workers=workers)
+        batches = self.batches(length, shuffle=train)
+        return WorkerLoader(dataset, batches, num_workers=workers, finish=Normalise(self.spec, self.device))
 
     def train_dataloader(self) -> WorkerLoader:
         return self._loader("train")

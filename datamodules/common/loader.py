@@ -150,8 +150,9 @@ class WorkerLoader(Loader):
     ) -> None:
         super().__init__(batches, self._keys, finish)
         self.keys, self.columns, self.consumed = keys, columns, 0
-        pin: Any = torch.cuda.is_available()
-        self.loader = DataLoader(dataset, batch_sampler=_Keys(self), num_workers=num_workers, pin_memory=pin)
+        options: dict[str, Any] = {"num_workers": num_workers, "persistent_workers": num_workers > 0}
+        options["pin_memory"] = torch.cuda.is_available()
+        self.loader = DataLoader(dataset, batch_sampler=_Keys(self), **options)
 
     def _keys(self, share: Share) -> list[Any]:
         if self.keys is not None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 
 from datamodules.common.arrays import ArrayData, Split
 from datamodules.common.augment import Augmentation
 from datamodules.common.base import DataError, Fed, Share, Spec, generator, hashed
-from datamodules.common.folders import ImageFolder, Photos
 from datamodules.common.loader import Columns, Images, Loader, batch_type
 from datamodules.common.views import View
+
+if TYPE_CHECKING:
+    from datamodules.common.folders import ImageFolder
 
 KINDS = ("logit", "loss", "random")
 FILLS = ("mean", "black")
@@ -42,15 +43,7 @@ def fixed_images(source: Any, split: str) -> Split:
     """A split's images, not augmented, photos as they would be tested: uint8 (N, C, H, W), labels (N,)."""
     if isinstance(source, ArrayData):
         return source.splits[split]
-    assert isinstance(source, ImageFolder)
-    assert source.source is not None
-    bilinear = v2.InterpolationMode.BILINEAR
-    centre = [v2.Resize(source.resize, interpolation=bilinear), v2.CenterCrop(source.image_size), v2.PILToTensor()]
-    photos = Photos(source.source, source.items[split], v2.Compose(centre), source.seed)
-    pixels = torch.empty(len(photos), *source.spec.shape, dtype=torch.uint8)  # filled in place: twice may not fit
-    for row in range(len(photos)):
-        pixels[row] = photos[(0, row)][0]
-    return pixels, torch.tensor([label for _, label in source.items[split]])
+    return source.fixed(split), torch.tensor([label for _, label in source.items[split]])
 
 
 class Fixed(View):

@@ -99,10 +99,9 @@ class Portraits(ImageFolder):
         self.items["test"] = [photos[row] for row in chosen[: self.test_size].tolist()]
 
     def transform(self, *, train: bool) -> Any:
-        """The torchvision pipeline of a split: PIL image -> (3, S, S) float32 in [-1, 1]."""
+        """The torchvision pipeline of a split: PIL image -> (3, S, S) uint8."""
         from torchvision.transforms import v2
 
         mirror = [v2.RandomHorizontalFlip()] if train and self.mirror else []
         square = v2.Resize((self.image_size, self.image_size), antialias=True)
-        tail = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(self.mean, self.std)]
-        return v2.Compose([square, *mirror, *tail])
+        return v2.Compose([square, *mirror, v2.PILToTensor()])

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.common.base import Fed, generator
-from datamodules.common.folders import Generated, ImageNet, Photos
+from datamodules.common.folders import Generated, ImageNet, Normalise, Photos
 from datamodules.common.loader import WorkerLoader
 from datamodules.relabel.maps import MapFile, maps_of, random_maps
 
@@ -169,8 +169,10 @@ class CroppedImageNet(ImageNet):
         train = split == "train"
         columns = ("x", "y", "box", *(["map"] if self.with_maps else [])) if train else ("x", "y", "valid")
         dataset = self._stand_ins(train) if self.generated else self._photos(split)
+        batches = self.batches(len(dataset), shuffle=train)  # type: ignore[arg-type]
         workers = 0 if self.generated else self.num_workers
-        return WorkerLoader(dataset, self.batches(len(dataset), shuffle=train), columns=columns, num_workers=workers)  # type: ignore[arg-type]
+        finish = Normalise(self.spec, self.device)
+        return WorkerLoader(dataset, batches, columns=columns, num_workers=workers, finish=finish)
 
     def _photos(self, split: str) -> Photos:
         assert self.source is not None
@@ -208,8 +210,7 @@ class WholeImageNet(ImageNet):
         from torchvision.transforms import v2
 
         squash = v2.Resize((self.image_size, self.image_size), interpolation=v2.InterpolationMode.BILINEAR)
-        pixels = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
-        return v2.Compose([squash, *pixels, v2.Normalize(self.mean, self.std)])
+        return v2.Compose([squash, v2.PILToTensor()])
 
     def _loader(self, split: str) -> WorkerLoader:
         if self.generated:
@@ -220,4 +221,5 @@ class WholeImageNet(ImageNet):
             dataset = NumberedPhotos(self.source, self.items["test"], self.transform(train=False), self.seed)
         batches = self.batches(len(dataset), shuffle=False)
         workers = 0 if self.generated else self.num_workers
-        return WorkerLoader(dataset, batches, columns=("x", "y", "row"), num_workers=workers)
+        finish = Normalise(self.spec, self.device)
+        return WorkerLoader(dataset, batches, columns=("x", "y", "row"), num_workers=workers, finish=finish)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.common.base import DataError, Spec, generator
-from datamodules.common.folders import Photos
+from datamodules.common.folders import Normalise, Photos
 from datamodules.common.loader import WorkerLoader
 from datamodules.robust_explainability.shifted import TestedImageNet
 
@@ -190,4 +190,5 @@ class BoxedImageNet(TestedImageNet):
         rows = torch.arange(len(photos)) - self.tuning_images * in_test
         dataset = BoxedPhotos(photos, self.boxes, rows, in_test)
         batches = self.batches(len(photos), shuffle=False)
-        return WorkerLoader(dataset, batches, columns=COLUMNS, num_workers=self.num_workers)
+        options: dict[str, Any] = {"num_workers": self.num_workers, "finish": Normalise(self.spec, self.device)}
+        return WorkerLoader(dataset, batches, columns=COLUMNS, **options)

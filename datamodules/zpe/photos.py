@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.utils.data import Dataset
 
 from datamodules.common.base import DataError, DataModule, Spec
-from datamodules.common.folders import Generated, Photos, Source
+from datamodules.common.folders import Generated, Normalise, Photos, Source
 from datamodules.common.loader import WorkerLoader
 from datamodules.zpe.prompts import Listed, Prompts, Released
 
@@ -100,17 +99,12 @@ class ClipPhotos(DataModule):
         return None
 
     def transform(self) -> Any:
-        """PIL image -> (3, S, S) float32."""
+        """PIL image -> (3, S, S) uint8."""
         from torchvision.transforms import v2
 
         bicubic = v2.InterpolationMode.BICUBIC
-        return self.normalised([v2.Resize(self.image_size, interpolation=bicubic), v2.CenterCrop(self.image_size)])
-
-    def normalised(self, head: Sequence[Any]) -> Any:
-        from torchvision.transforms import v2
-
-        tail = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(self.mean, self.std)]
-        return v2.Compose([*head, *tail])
+        head = [v2.Resize(self.image_size, interpolation=bicubic), v2.CenterCrop(self.image_size)]
+        return v2.Compose([*head, v2.PILToTensor()])
 
     @property
     def spec(self) -> Spec:
@@ -159,7 +153,8 @@ class ClipPhotos(DataModule):
             length = len(self.items)
             dataset = Photos(self.source, self.items, self.transform(), self.seed)
         workers = 0 if self.generated else self.num_workers
-        return WorkerLoader(dataset, self.batches(length, shuffle=False), num_workers=workers)
+        batches = self.batches(length, shuffle=False)
+        return WorkerLoader(dataset, batches, num_workers=workers, finish=Normalise(self.spec, self.device))
 
 
 class ZeroShotPhotos(ClipPhotos):
@@ -209,4 +204,4 @@ class PretrainingPhotos(ClipPhotos):
     def transform(self) -> Any:
         from torchvision.transforms import v2
 
-        return self.normalised([v2.RandomResizedCrop(self.image_size, INCEPTION_AREA)])
+        return v2.Compose([v2.RandomResizedCrop(self.image_size, INCEPTION_AREA), v2.PILToTensor()])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from experiments import allowed, benchmark, compose, instantiate
+from experiments import allowed, compose, frame_benchmark, instantiate
 from experiments.errors import InputError
 from experiments.fingerprint import targets
 
@@ -17,7 +17,11 @@ from experiments.fingerprint import targets
 def test_every_name_of_a_library_serves_a_recipe_or_its_users() -> None:
     """Optimisers and norms that a sweep may want are there without a recipe; networks and their kin are not."""
     files = [compose.load(path) for path in compose.CONF.rglob("*.yaml")]
-    used = {target for content in [*files, benchmark.NETWORK, benchmark.OPTIMIZER] for target in targets(content)}
+    used = {
+        target
+        for content in [*files, *(step.network for step in frame_benchmark.STEPS), frame_benchmark.OPTIMIZER]
+        for target in targets(content)
+    }
     free = {name for name in allowed.LIBRARIES if name.startswith(("torch.optim.", "torch.nn."))}
     assert {name for name in used if not name.startswith(("modules.", "datamodules."))} <= allowed.LIBRARIES
     assert allowed.LIBRARIES - free <= used

@@ -12,11 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
+from datamodules.common import folders
 from datamodules.common.arrays import ArrayData
 from datamodules.common.base import DataError, DataModule
 from datamodules.common.digits import Digits
 from datamodules.common.folders import DeclaredFolder, ImageFolder, ImageNet
 from datamodules.common.torchvision_sets import CIFAR10, CIFAR100, MNIST, FashionMNIST
+from datamodules.diffusion_features.photos import ImageNet256
 
 ROOT = os.environ.get("REPRISE_DATA", "data")
 KINDS: list[ArrayData] = [
@@ -218,6 +220,8 @@ def test_evaluation_crop_is_torchvisions_classic_pipeline(folder: Path) -> None:
     module = ImageFolder(str(folder), 4, image_size=32)
     assert module.resize == 36
     assert ImageFolder(str(folder), 4, image_size=380).resize == 434
+    module.setup()
+    (served, _), *_ = module.test_dataloader()
     picture = Image.open(folder / "val" / "n01440764" / "0.jpg").convert("RGB")
     classic = transforms.Compose(
         [
@@ -227,4 +231,73 @@ def test_evaluation_crop_is_torchvisions_classic_pipeline(folder: Path) -> None:
             transforms.Normalize(module.mean, module.std),
         ]
     )
-    assert torch.allclose(module.transform(train=False)(picture), classic(picture), atol=1e-5)
+    assert module.transform(train=False)(picture).dtype == torch.uint8  # what workers hand over
+    assert torch.allclose(served[0], classic(picture), atol=1e-5)
+    centre = transforms.Compose([*classic.transforms[:2], transforms.PILToTensor()])
+    assert torch.equal(module.fixed("test", [0])[0], centre(picture))
+
+
+def test_torchvisions_decoder_serves_the_same_crops(folder: Path) -> None:
+    for kind in ("train", "val"):
+        for file in (folder / kind).rglob("*.jpg"):
+            rows = torch.linspace(0, 255, 48).to(torch.uint8)[:, None].expand(48, 64)
+            Image.fromarray(torch.stack([rows] * 3, -1).numpy()).save(file, quality=95)
+    modules = [ImageFolder(str(folder), 6, image_size=32, num_workers=0, decoder=d) for d in ("pillow", "torchvision")]
+    for module in modules:
+        module.setup()
+    for loaders in ([m.train_dataloader() for m in modules], [m.test_dataloader() for m in modules]):
+        (a, _), (b, _) = (next(iter(loader)) for loader in loaders)
+        assert a.shape == b.shape == (6, 3, 32, 32)
+        assert (a - b).abs().max() < 3 / 255 / 0.225  # resized pixels are rounded differently
+    with pytest.raises(DataError, match="decoder='opencv': expected pillow or torchvision"):
+        ImageFolder(str(folder), 4, decoder="opencv")
+    with pytest.raises(DataError, match="decoder='torchvision': expected pillow"):
+        ImageNet256(str(folder), 4, decoder="torchvision")  # its crops are Pillow's
+
+
+@pytest.mark.parametrize("decoder", ["pillow", "torchvision"])
+def test_a_picture_that_would_exhaust_the_memory_is_refused(
+    folder: Path, decoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 48 * 64 // 3)
+    module = ImageFolder(str(folder), 4, image_size=32, num_workers=0, decoder=decoder)
+    module.setup()
+    with pytest.raises(DataError, match=r"0\.jpg cannot be decoded .*exceeds limit"):
+        list(module.test_dataloader())
+
+
+def test_a_folder_is_listed_again_only_if_it_changed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scanned() -> int:
+        calls: list[str] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "scandir", lambda path, scan=os.scandir: (calls.append(str(path)), scan(path))[1])
+            listed.append(folders.image_files(folder))
+        return len(calls)
+
+    listed: list[tuple[str, ...]] = []
+    assert scanned() == 7  # the folder, two splits, two classes each
+    assert scanned() == 7  # changed within the last second: the clock of a file system may miss a second change
+    for path in [folder, *folder.rglob("*")]:
+        os.utime(path, (1, 1))
+    assert [scanned(), scanned()] == [7, 0]
+    (folder / "val" / "n01440764" / "new.jpg").touch()
+    assert scanned() == 7
+    assert set(listed[-1]) - set(listed[-2]) == {"val/n01440764/new.jpg"}
+    assert listed[-2] == tuple(sorted(path.relative_to(folder).as_posix() for path in folder.rglob("?.jpg")))
+
+
+def test_links_to_folders_are_followed_once(folder: Path) -> None:
+    (folder / "val" / "n99999999").symlink_to(folder / "val" / "n01440764")
+    (folder / "val" / "n01440764" / "back").symlink_to(folder)
+    assert sum(name.startswith("val/") for name in folders.image_files(folder)) == 6
+
+
+def test_an_epoch_that_was_left_does_not_reach_the_next(folder: Path) -> None:
+    module = ImageFolder(str(folder), 2, image_size=16, num_workers=2)
+    module.setup()
+    loader, untouched = module.train_dataloader(), module.train_dataloader()
+    next(iter(loader))  # its workers, which stay, have further batches ready
+    for each in (loader, untouched):
+        each.sampler.set_epoch(1)
+    for a, b in zip(loader, untouched, strict=True):
+        assert torch.equal(a.x, b.x)
