@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from experiments import claims, compose
+from experiments import claims, compose, switches
 from experiments.devices import decide_precision
 from experiments.errors import InputError, typed, unknown
 from experiments.fingerprint import fingerprint
@@ -28,6 +28,7 @@ TRAINER = (  # pytorch_lightning.Trainer's arguments that a configuration may se
     "check_val_every_n_epoch",
     "accumulate_grad_batches",
     "gradient_clip_val",
+    *switches.KEYS,
 )
 COUNTS = ("num_nodes", "max_epochs", "max_steps", "check_val_every_n_epoch", "accumulate_grad_batches")
 NO_CONTENT = ("fingerprint", "seed", "needs", "feeds", "dry", "exclusive")  # of a stage's identity, or apart in it
@@ -171,6 +172,7 @@ def _check_numbers(trainer: Mapping[str, Any], where: str) -> None:
     limit = trainer.get("gradient_clip_val")
     if limit is not None and (not isinstance(limit, int | float) or isinstance(limit, bool) or limit < 0):
         raise InputError(f"{where}.gradient_clip_val={limit!r}: expected a number from 0")
+    switches.check(trainer, where)
 
 
 def _order(stages: Mapping[str, Stage]) -> Sequence[str]:

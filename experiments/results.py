@@ -88,6 +88,7 @@ def build(plans: Sequence[Plan], looked: int, overrides: Sequence[str], reasons:
             "seconds": [m["seconds"] for m in done],
             "epochs": stage.trainer.get("max_epochs") if stage.fit else None,
             **{key: known.get(key) for key in ("parameters", "precision", "batch", "learning_rates", "peak_memory_mb")},
+            **({"switches": known["switches"]} if known.get("switches") else {}),
             "data": known.get("data"),
             "content": known.get("content", ""),
             "curves": _curves(plans, name) if stage.fit and complete else {},

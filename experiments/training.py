@@ -15,6 +15,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ import torch
 from torch.multiprocessing import ProcessExitedException
 
 from datamodules.common.base import DataModule, Fed, seed_torch, stream
-from experiments import files, loggers
+from experiments import files, loggers, switches
 from experiments.callbacks import CheckData, EndWithParent, Progress, Recorder, StepSeed, StopAfter
 from experiments.devices import processes
 from experiments.errors import InputError, KilledError, RunError, explain
@@ -175,14 +176,16 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
     """Fit (resuming if there is a checkpoint) and test a stage in this process or process group.
 
     Returns metrics, checkpoint and artifacts by their checksums, seconds, fit_seconds, peak_memory_mb, parameters,
-    batch, learning_rates, data, precision, threads.
+    batch, learning_rates, data, precision, switches, threads.
     """
     check_plan(plan)
     torch.set_num_threads(plan.config["threads"])  # sums of many numbers depend on it
     began = time.monotonic()
-    module = construct(plan, stage)
+    made = replace(stage, module=switches.fused(stage.module)) if stage.trainer.get("fused") else stage
+    module = construct(plan, made)
     data = construct_data(plan, stage)
     arguments = trainer_arguments(stage)
+    switches.apply(arguments, module)
     module.max_steps = arguments.pop("max_steps", None)
     stops = []
     if module.max_steps is not None:
@@ -240,6 +243,7 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
         "batch": {"global": batch, "devices": trainer.world_size, "reference": stage.reference_batch},
         "learning_rates": rates,
         "precision": arguments["precision"],
+        "switches": switches.named(stage.trainer),
         "threads": torch.get_num_threads(),
         "parameters": sum(p.numel() for p in module.parameters()),
         "data": {key: getattr(spec, key) for key in ("name", "source", "identity", "split")}
