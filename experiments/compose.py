@@ -60,10 +60,21 @@ class Request:
     overrides: tuple[str, ...]  # expanded, ready for Hydra
 
 
+_searched: list[Path] = []  # besides CONF
+
+
+def search(folder: str | None) -> None:
+    """Look for options of groups in this folder too (Hydra's --config-dir). Raises InputError if it is none."""
+    if folder is not None and not Path(folder).is_dir():
+        raise InputError(f"--config-dir {folder}: no such folder; expected one with groups, as {folder}/data/mine.yaml")
+    _searched[:] = [] if folder is None else [Path(folder).resolve()]
+
+
 def options(group: str) -> list[str]:
     """What a group offers; a paper's own data as `<paper>/<name>`."""
-    folder = CONF / group
-    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
+    folders = [root / group for root in (CONF, *_searched)]
+    names = {str(path.relative_to(folder).with_suffix("")) for folder in folders for path in folder.rglob("*.yaml")}
+    return sorted(names)
 
 
 def papers() -> list[str]:
@@ -139,8 +150,9 @@ class FileConfigSource(file_config_source.FileConfigSource):
 
     def load_config(self, config_path: str) -> ConfigResult:
         parts = Path(self._normalize_file_name(config_path)).with_suffix("").parts
-        path = CONF / Path(*parts).with_suffix(".yaml")
-        if Path(self.path).resolve() != CONF or not path.exists():
+        root = Path(self.path).resolve()
+        path = root / Path(*parts).with_suffix(".yaml")
+        if root not in (CONF, *_searched) or not path.exists():
             return super().load_config(config_path)
         header, nodes = _written_out(parts, path, path.stat().st_mtime_ns)
         return ConfigResult(
@@ -317,6 +329,11 @@ def _check_options(overrides: Sequence[str]) -> None:
                 raise unknown(f"{override.get_key_element()}: {group}", value, options(group))
 
 
+def _search_path() -> list[str]:
+    """The override that makes Hydra look where `search` says."""
+    return [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in _searched)}]"] if _searched else []
+
+
 def compose(overrides: Sequence[str]) -> DictConfig:
     """Compose conf/config.yaml with these overrides.
 
@@ -325,7 +342,7 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
-            return hydra_compose("config", list(overrides))
+            return hydra_compose("config", [*overrides, *_search_path()])
         except HydraException as error:
             raise _explain(error, overrides) from error
         except OmegaConfBaseException as error:

@@ -10,7 +10,19 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from experiments import claims, cli, compose, cost, engine, loggers, preconditions, registration, results, verdicts
+from experiments import (
+    claims,
+    cli,
+    compose,
+    cost,
+    engine,
+    flags,
+    loggers,
+    preconditions,
+    registration,
+    results,
+    verdicts,
+)
 from experiments.devices import gpu_groups, processes, uses_gpu
 from experiments.errors import InputError
 from experiments.manifest import Report, finished
@@ -37,6 +49,7 @@ done is not run again; an interrupted command continues. Besides:
   why='...'          why a recorded entry gets a new registration after its claims or recipe were changed
   jobs=2             stages trained at the same time (default: one per core on a CPU, one per GPU)
   launcher=submitit_slurm launcher.partition=P   a Slurm job per stage, put back into the queue until it is done
+  --cfg job          show the composed configuration; so do Hydra's other flags that show something
   launcher=ray launcher.address=auto             a task of a Ray cluster per stage (pip install 'reprise-papers[ray]')
 """
 
@@ -45,12 +58,26 @@ SEEDS_ELSEWHERE = 4  # between two looks, on a cluster
 
 
 def main(argv: list[str]) -> int:
+    if any(argument.startswith("-") for argument in argv):
+        return _show(argv)
     papers = compose.papers() if "paper=all" in argv else [None]
     rest = [a for a in argv if a != "paper=all"]
     codes = []
     for paper in papers:
         codes.append(_paper(rest if paper is None else [f"paper={paper}", *rest]))
     return max(codes)
+
+
+def _show(argv: list[str]) -> int:
+    """What Hydra's flags ask for. Raises InputError for those that would run something."""
+    given, _ = flags.read(argv)
+    if "config_dir" in given:
+        raise InputError("--config-dir: a record must be composed again from conf/ alone; experiments.run takes it")
+    if not any(given.get(key) for key in flags.SHOW):
+        raise InputError(f"{flags.written(given)[0]}: reproduce runs over seeds by itself; experiments.run takes it")
+    from experiments import run
+
+    return run.main(argv)
 
 
 def _paper(argv: list[str]) -> int:

@@ -15,7 +15,7 @@ from hydra.core.override_parser.types import Glob
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from experiments import cli, compose, engine, files, sweep
+from experiments import cli, compose, engine, files, flags, sweep
 from experiments.errors import InputError, RunError
 from experiments.manifest import finished
 from experiments.plan import plan
@@ -34,14 +34,16 @@ Run all stages of one paper with one seed. Stages that were done before are not 
   python -m experiments.run -m hydra/sweeper=optuna hydra.sweeper.n_trials=20 hydra.sweeper.direction=maximize \\
       hydra.sweeper.storage=sqlite:///runs/study.db hydra.sweeper.study_name=weights \\
       'stages.student.module.hard_label_weight=interval(0,1)'      a search that can be continued
-  python -m experiments.run --cfg job paper=meal_v2     show the composed configuration
+  python -m experiments.run --cfg job paper=meal_v2     show the composed configuration (with -m: the first job's)
+  python -m experiments.run --config-dir D data@stages.student.data=mine    groups of your own, here D/data/mine.yaml
+  python -m experiments.run --info | --hydra-help | --shell-completion install=bash     Hydra's own flags
 
   objective=S/M      what a search looks at, e.g. student/test/top1 (default: what the first claim is about)
   seed=N             fixes splits, initialisation, order and augmentation
 """
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+@hydra.main(version_base="1.3", config_path=str(compose.CONF), config_name="config")
 def _job(config: DictConfig) -> float:
     """One job. Never raises: the other jobs of a sweep go on, and the record says what happened."""
     job = HydraConfig.get()
@@ -86,15 +88,24 @@ ERRORS: list[InputError | RunError] = []  # of those that did not even start
 
 
 def main(argv: list[str]) -> int:
-    flags, lines = _flags(argv)
-    multirun = "-m" in flags or "--multirun" in flags
+    given, lines = flags.read(argv)
+    if any(given.get(key) for key in flags.WITHOUT_CONFIGURATION):
+        sys.argv = [sys.argv[0], *argv]
+        _job()
+        return 0
+    compose.search(given.get("config_dir"))
     name, lines = _named(lines)
     request = compose.request(lines)
     _check(request)
+    overrides = list(request.overrides)
+    if given.get("multirun") and any(given.get(key) for key in flags.SHOW):
+        del given["multirun"]  # Hydra shows one job
+        overrides = flags.first_of_each(overrides)
+        print("# the first job of the sweep", file=sys.stderr)
     CODES.clear()
     ERRORS.clear()
-    if not multirun:
-        sys.argv = [sys.argv[0], *flags, *request.overrides]
+    if not given.get("multirun"):
+        sys.argv = [sys.argv[0], *flags.written(given), *overrides]
         _job()
         if ERRORS:
             raise ERRORS[0]
@@ -102,7 +113,7 @@ def main(argv: list[str]) -> int:
     runs_dir = Path(next((line.split("=", 1)[1] for line in lines if line.startswith("runs_dir=")), "runs"))
     name = name or datetime.now(UTC).strftime("%Y-%m-%d_%H-%M-%S")
     folder = runs_dir / "sweeps" / name
-    sys.argv = [sys.argv[0], *flags, *request.overrides, f"hydra.sweep.dir={folder}"]
+    sys.argv = [sys.argv[0], *flags.written(given), *overrides, f"hydra.sweep.dir={folder}"]
     _job()
     return _finish(folder, name, runs_dir)
 
@@ -133,18 +144,6 @@ def _named(lines: list[str]) -> tuple[str, list[str]]:
     if "hydra/launcher" in given:  # another launcher has other settings
         kept = [line for line in kept if not line.startswith("hydra.launcher.")]
     return name, kept + rest
-
-
-def _flags(argv: list[str]) -> tuple[list[str], list[str]]:
-    """Hydra's own flags (-m, --cfg job, ...), apart from the overrides."""
-    flags, lines, expects = [], [], False
-    for argument in argv:
-        if expects or argument.startswith("-"):
-            flags.append(argument)
-            expects = argument in ("--cfg", "-c", "--package", "-p", "--info", "-i") and not expects
-        else:
-            lines.append(argument)
-    return flags, lines
 
 
 def _check(request: compose.Request) -> None:

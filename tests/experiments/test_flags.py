@@ -1,0 +1,106 @@
+"""Hydra's own flags at both commands: shown is what would run, and nothing runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import compose, flags, reproduce
+from experiments.errors import InputError
+
+
+def call(command: str, *arguments: str, **environment: str) -> tuple[str, str, int]:
+    done = subprocess.run(
+        [sys.executable, "-m", f"experiments.{command}", *arguments],
+        cwd=compose.ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout, done.stderr, done.returncode
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    mine = tmp_path / "mine" / "data" / "mine.yaml"
+    mine.parent.mkdir(parents=True)
+    digits = "_target_: datamodules.common.digits.Digits\nbatch_size: 32\n"
+    mine.write_text(f"{digits}train_size: 100\nval_size: 100\ntest_size: 200\nseed: ${{seed}}\n", encoding="utf-8")
+    return tmp_path / "mine"
+
+
+def test_flags_stand_apart_from_overrides() -> None:
+    argv = ["seed=1", "-m", "--cfg", "job", "scale=smoke", "--config-dir=mine", "--info", "x=1", "--resolve"]
+    found, lines = flags.read(argv)
+    assert found == {"multirun": True, "cfg": "job", "config_dir": "mine", "info": "all", "resolve": True}
+    assert lines == ["seed=1", "scale=smoke", "x=1"]
+    assert flags.read(flags.written(found))[0] == found
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--cfgg", "job"], "did you mean '--cfg'"),
+        (["--cfg", "jobs"], "--cfg jobs: expected one of job, hydra, all"),
+        (["--cfg"], "--cfg : expected one of job"),
+        (["--package"], "--package: expected a value"),
+        (["--config-name", "other"], "--config-name: the configuration is conf/config.yaml"),
+    ],
+)
+def test_wrong_flags_are_named(argv: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        flags.read(argv)
+
+
+def test_reproduce_shows_and_refuses_what_is_not_its_own() -> None:
+    shown = call("reproduce", "--cfg", "job", "-p", "seeds", "paper=rotnet", "scale=smoke", "seeds=[4,7]")
+    assert shown == ("# @package seeds\n- 4\n- 7\n", "", 0)
+    with pytest.raises(InputError, match="-multirun: reproduce runs over seeds by itself"):
+        reproduce.main(["-m", "seed=1"])
+    with pytest.raises(InputError, match="a record must be composed again from conf/ alone"):
+        reproduce.main(["--config-dir", "mine"])
+
+
+def test_a_sweeps_first_job_is_shown() -> None:
+    out, told, code = call(
+        "run", "-m", "--cfg", "job", "-p", "stages.soft.data", "scale=smoke", "seed=4,5", "--resolve"
+    )
+    assert code == 0
+    assert "seed: 4\n" in out
+    assert told == "# the first job of the sweep\n"
+
+
+def test_groups_of_ones_own(folder: Path, tmp_path: Path) -> None:
+    lines = ["scale=smoke", "data@stages.soft.data=mine", "--config-dir", str(folder)]
+    out, _, code = call("run", "--cfg", "job", "-p", "stages.soft.data", *lines)
+    assert (code, "train_size: 100\n" in out) == (0, True)
+    _, told, code = call("run", *lines[:2])
+    assert (code, told.count("\n")) == (2, 1)
+    assert "data 'mine' does not exist" in told
+    with pytest.raises(InputError, match="no such folder; expected one with groups"):
+        compose.search(str(tmp_path / "none"))
+
+
+def test_a_folder_of_groups_may_not_set_up_hydra(folder: Path) -> None:
+    file = folder / "data" / "mine.yaml"
+    file.write_text(f"# @package _global_\nhydra: {{launcher: {{_target_: os.system}}}}\n{file.read_text()}")
+    compose.search(str(folder))
+    try:
+        with pytest.raises(InputError, match="'hydra' is not allowed"):
+            compose.compose(["data@stages.soft.data=mine"])
+    finally:
+        compose.search(None)
+
+
+@pytest.mark.parametrize("command", ["run", "reproduce"])
+def test_what_hydra_answers_by_itself(command: str) -> None:
+    assert call(command, "--version")[0].startswith("Hydra ")
+    assert "--shell-completion" in call(command, "--hydra-help")[0]
+    assert "hydra_bash_completion" in call(command, "--shell-completion", "install=bash")[0]
+    line = f"python experiments/{command}.py trainer=gp"  # Hydra completes files that are run, not modules
+    assert call(command, "--shell-completion", "query=bash", COMP_LINE=line)[0].split() == ["trainer=gpu"]
