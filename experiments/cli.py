@@ -18,16 +18,18 @@ COMMON = """\
   data_dir=DIR       where datasets are that do not come with the install (or set REPRISE_DATA)
   stages.S.key=value anything in the configuration, e.g. stages.student.trainer.max_epochs=5;
                      stages.*.data.batch_size=64 sets it for every stage
-  data@stages.S.data=D  another dataset for a stage: {data}
+  data@stages.S.data=D  another dataset for a stage: {data}; or a paper's own, in conf/data/<paper>/
 
 Exit code: 0 it ran (whatever the verdict), 1 a stage failed, 2 wrong input.
 """
 
 
 def common_help() -> str:
-    names = {group: ", ".join(compose.options(group)) for group in ("trainer", "logger", "data")}
-    papers = ", ".join(compose.papers())
-    return COMMON.format(papers=papers, trainers=names["trainer"], loggers=names["logger"], data=names["data"])
+    def listed(group: str) -> str:
+        return ", ".join(name for name in compose.options(group) if "/" not in name)
+
+    shown = {"papers": listed("paper"), "trainers": listed("trainer"), "loggers": listed("logger")}
+    return COMMON.format(**shown, data=listed("data"))
 
 
 def main(command: Callable[[list[str]], int], text: str, argv: Sequence[str] | None = None) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from experiments import benchmark, compose
+from experiments import benchmark, compose, frame_benchmark
 from experiments.errors import InputError
 
 NET: dict[str, Any] = {
@@ -61,3 +62,17 @@ def test_wrong_input_is_named(
     listed(monkeypatch, *pairs)
     with pytest.raises(InputError, match=message):
         benchmark.main(arguments)
+
+
+def test_the_frame_is_timed_beside_what_one_would_take_instead(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = replace(frame_benchmark.STEPS[0], epochs=1)
+    monkeypatch.setattr(frame_benchmark, "STEPS", [tiny])
+    monkeypatch.setattr(frame_benchmark, "PHOTOS", 8)
+    monkeypatch.setattr(frame_benchmark, "PHOTO_BATCH", 4)
+    assert benchmark.main(["rounds=1", "only=tiny"]) == 0
+    assert "at most 1.5" in capsys.readouterr().out
+    assert [row[-1] for row in frame_benchmark._photo_rows(1)] == ["at least 1", "at least 1"]
+    with pytest.raises(InputError, match="only=huge: expected a part of one of training step, tiny"):
+        benchmark.main(["only=huge"])
