@@ -8,12 +8,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint
+from pytorch_lightning.profilers import PassThroughProfiler
 from torch import Tensor
 
 from datamodules.common.base import DataError, Spec, seed_torch, stream
@@ -25,7 +27,37 @@ from experiments.tables import write_rows
 LOOK_EVERY = 50  # steps between looks at the loss, and at the clock when several processes must agree
 
 
-class StepSeed(Callback):
+STEP_HOOKS = (
+    "on_train_batch_start",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_train_batch_end",
+)
+
+
+class NoProfiler(PassThroughProfiler):
+    """Lightning's default makes a generator for each of fifty calls in a step."""
+
+    def profile(self, action_name: str) -> Any:
+        return _NOTHING
+
+
+_NOTHING = nullcontext()
+
+
+class Quick(Callback):
+    """A callback whose hooks of a step are called only where it has them: Lightning passes over those that are None."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for hook in STEP_HOOKS:
+            if getattr(cls, hook) in (getattr(Callback, hook), None):
+                setattr(cls, hook, None)
+
+
+class StepSeed(Quick):
     """Sets the random state from (seed, epoch, batch) before every step, so that a resumed run repeats it.
 
     The same on every process: what is drawn per image is drawn for the global batch and cut (see SharedDropout).
@@ -41,7 +73,7 @@ class StepSeed(Callback):
         seed_torch(stream("test", self.seed))
 
 
-class CheckData(Callback):
+class CheckData(Quick):
     """Refuses data in memory that is not what its datamodule declares, before a loss meets it."""
 
     def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
@@ -72,7 +104,7 @@ def _check_split(where: str, images: Tensor, labels: Tensor, spec: Spec) -> None
             raise DataError(f"{where}: labels from {low} to {high}; expected 0 to {len(spec.classes) - 1}")
 
 
-class StopAfter(Callback):
+class StopAfter(Quick):
     """Ends training after so many batches, however many optimisers step on each; the last epoch may be cut short."""
 
     def __init__(self, steps: int) -> None:
@@ -85,7 +117,7 @@ class StopAfter(Callback):
             trainer.should_stop = True
 
 
-class EndWithParent(Callback):
+class EndWithParent(Quick):
     """Where a stage runs on several processes, none of them outlives the one that started it."""
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -96,7 +128,7 @@ class EndWithParent(Callback):
         self.on_fit_start(trainer, module)
 
 
-class Progress(Callback):
+class Progress(Quick):
     """Reports how far a training is, a few times a second."""
 
     def __init__(self, report: Callable[[float], None]) -> None:
@@ -129,7 +161,7 @@ class Progress(Callback):
             self.report((batch_idx + 1) / max(1, sum(int(n) for n in trainer.num_test_batches)))
 
 
-class Recorder(Checkpoint):
+class Recorder(Checkpoint, Quick):
     """Keeps metrics.csv and last.ckpt: both whole at any moment, and in step with each other.
 
     Args:

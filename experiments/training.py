@@ -27,7 +27,7 @@ from torch.multiprocessing import ProcessExitedException
 
 from datamodules.common.base import DataModule, Fed, seed_torch, stream
 from experiments import files, loggers, switches
-from experiments.callbacks import CheckData, EndWithParent, Progress, Recorder, StepSeed, StopAfter
+from experiments.callbacks import CheckData, EndWithParent, NoProfiler, Progress, Recorder, StepSeed, StopAfter
 from experiments.devices import processes
 from experiments.errors import InputError, KilledError, RunError, explain
 from experiments.instantiate import build, check
@@ -210,6 +210,7 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
         **arguments,
         default_root_dir=str(stage.directory),
         logger=logger or False,
+        profiler=NoProfiler(),
         callbacks=[EndWithParent(), CheckData(), StepSeed(stage.seed), Progress(progress), *stops, recorder],
         enable_progress_bar=False,
         enable_model_summary=False,

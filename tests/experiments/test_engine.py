@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from experiments import compose, engine, files, manifest, training
+from experiments import callbacks, compose, engine, files, manifest, training
 from experiments.engine import Outcome
 from experiments.errors import RunError
 from experiments.plan import Plan
@@ -397,3 +397,15 @@ def test_training_can_be_counted_in_steps(make_plan: Make, monkeypatch: pytest.M
     assert len(rates) == 20
     assert rates == pytest.approx([0.05 * 0.5 * (1 + math.cos(math.pi * i / 20)) for i in range(20)])
     assert torch.load(plan.stages["init"].directory / "last.ckpt", weights_only=True)["global_step"] == 20
+
+
+def test_a_callback_is_asked_only_for_the_hooks_that_it_has() -> None:
+    """Lightning passes over a hook that is None; one that a callback has must stay."""
+    assert {hook for hook in callbacks.STEP_HOOKS if callable(getattr(callbacks.StepSeed, hook))} == {
+        "on_train_batch_start"
+    }
+    assert {hook for hook in callbacks.STEP_HOOKS if callable(getattr(callbacks.Recorder, hook))} == {
+        "on_train_batch_end"
+    }
+    assert not any(callable(getattr(callbacks.CheckData, hook)) for hook in callbacks.STEP_HOOKS)
+    assert callable(callbacks.CheckData.setup)
