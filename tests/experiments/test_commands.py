@@ -19,17 +19,7 @@ import yaml
 from experiments import catalog, check_results, claims, cli, compose, registration, reproduce, results, staleness
 from experiments.errors import InputError
 from experiments.plan import Plan
-
-
-def command(module: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", f"experiments.{module}", *arguments],
-        cwd=compose.ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+from tests.command import command
 
 
 @pytest.mark.parametrize(

@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from experiments import compose, flags, reproduce
 from experiments.errors import InputError
-
-
-def call(command: str, *arguments: str, **environment: str) -> tuple[str, str, int]:
-    done = subprocess.run(
-        [sys.executable, "-m", f"experiments.{command}", *arguments],
-        cwd=compose.ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout, done.stderr, done.returncode
+from tests.command import command
 
 
 @pytest.fixture
@@ -58,8 +44,8 @@ def test_wrong_flags_are_named(argv: list[str], message: str) -> None:
 
 
 def test_reproduce_shows_and_refuses_what_is_not_its_own() -> None:
-    shown = call("reproduce", "--cfg", "job", "-p", "seeds", "paper=rotnet", "scale=smoke", "seeds=[4,7]")
-    assert shown == ("# @package seeds\n- 4\n- 7\n", "", 0)
+    shown = command("reproduce", "--cfg", "job", "-p", "seeds", "paper=rotnet", "scale=smoke", "seeds=[4,7]")
+    assert (shown.stdout, shown.stderr, shown.returncode) == ("# @package seeds\n- 4\n- 7\n", "", 0)
     with pytest.raises(InputError, match="-multirun: reproduce runs over seeds by itself"):
         reproduce.main(["-m", "seed=1"])
     with pytest.raises(InputError, match="a record must be composed again from conf/ alone"):
@@ -67,21 +53,20 @@ def test_reproduce_shows_and_refuses_what_is_not_its_own() -> None:
 
 
 def test_a_sweeps_first_job_is_shown() -> None:
-    out, told, code = call(
-        "run", "-m", "--cfg", "job", "-p", "stages.soft.data", "scale=smoke", "seed=4,5", "--resolve"
-    )
-    assert code == 0
-    assert "seed: 4\n" in out
-    assert told == "# the first job of the sweep\n"
+    shown = command("run", "-m", "--cfg", "job", "-p", "stages.soft.data", "scale=smoke", "seed=4,5", "--resolve")
+    assert shown.returncode == 0
+    assert "seed: 4\n" in shown.stdout
+    assert shown.stderr == "# the first job of the sweep\n"
 
 
 def test_groups_of_ones_own(folder: Path, tmp_path: Path) -> None:
     lines = ["scale=smoke", "data@stages.soft.data=mine", "--config-dir", str(folder)]
-    out, _, code = call("run", "--cfg", "job", "-p", "stages.soft.data", *lines)
-    assert (code, "train_size: 100\n" in out) == (0, True)
-    _, told, code = call("run", *lines[:2])
-    assert (code, told.count("\n")) == (2, 1)
-    assert "data 'mine' does not exist" in told
+    shown = command("run", "--cfg", "job", "-p", "stages.soft.data", *lines)
+    assert shown.returncode == 0
+    assert "train_size: 100\n" in shown.stdout
+    refused = command("run", *lines[:2])
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "data 'mine' does not exist" in refused.stderr
     with pytest.raises(InputError, match="no such folder; expected one with groups"):
         compose.search(str(tmp_path / "none"))
 
@@ -97,10 +82,11 @@ def test_a_folder_of_groups_may_not_set_up_hydra(folder: Path) -> None:
         compose.search(None)
 
 
-@pytest.mark.parametrize("command", ["run", "reproduce"])
-def test_what_hydra_answers_by_itself(command: str) -> None:
-    assert call(command, "--version")[0].startswith("Hydra ")
-    assert "--shell-completion" in call(command, "--hydra-help")[0]
-    assert "hydra_bash_completion" in call(command, "--shell-completion", "install=bash")[0]
-    line = f"python experiments/{command}.py trainer=gp"  # Hydra completes files that are run, not modules
-    assert call(command, "--shell-completion", "query=bash", COMP_LINE=line)[0].split() == ["trainer=gpu"]
+@pytest.mark.parametrize("module", ["run", "reproduce"])
+def test_what_hydra_answers_by_itself(module: str) -> None:
+    assert command(module, "--version").stdout.startswith("Hydra ")
+    assert "--shell-completion" in command(module, "--hydra-help").stdout
+    assert "hydra_bash_completion" in command(module, "--shell-completion", "install=bash").stdout
+    line = f"python experiments/{module}.py trainer=gp"  # Hydra completes files that are run, not modules
+    completed = command(module, "--shell-completion", "query=bash", COMP_LINE=line)
+    assert completed.stdout.split() == ["trainer=gpu"]
