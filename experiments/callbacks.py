@@ -201,18 +201,34 @@ class Recorder(Checkpoint, Quick):
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
         self._began = self._saved = time.monotonic()
+        self._follow(trainer, module)
         if trainer.world_size > 1:
             _take_sums(trainer, self._sums)
         if trainer.world_size == 1 and threading.current_thread() is threading.main_thread():
             self._handler = signal.signal(signal.SIGINT, self._interrupt)
             end_as_interrupted()  # in place of Lightning's handler, which may end the training before anything is saved
 
+    def _follow(self, trainer: pl.Trainer, module: Any) -> None:
+        """Look after each batch once the module is through with it.
+
+        Lightning calls a module's own hook after those of callbacks: what the hook changes (averaged weights) would be
+        missing in what is saved.
+        """
+        own = module.on_train_batch_end
+
+        def on_train_batch_end(outputs: Any, batch: Any, batch_idx: int) -> None:
+            own(outputs, batch, batch_idx)
+            self._after_batch(trainer, outputs, batch_idx)
+
+        module.on_train_batch_end = on_train_batch_end
+
     def _interrupt(self, number: int, frame: Any) -> None:
         if self._stop:
             raise KeyboardInterrupt
         self._stop = True
 
-    def _restore(self) -> None:
+    def _restore(self, module: Any) -> None:
+        module.__dict__.pop("on_train_batch_end", None)
         if self._handler is not None:
             signal.signal(signal.SIGINT, self._handler)
             self._handler = None
@@ -220,9 +236,7 @@ class Recorder(Checkpoint, Quick):
     def on_validation_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._validated = True
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def _after_batch(self, trainer: pl.Trainer, outputs: Any, batch_idx: int) -> None:
         if batch_idx % LOOK_EVERY == 0:
             self._check(trainer, outputs, batch_idx)
         if batch_idx + 1 >= trainer.num_training_batches:
@@ -269,12 +283,12 @@ class Recorder(Checkpoint, Quick):
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.elapsed += time.monotonic() - self._began
-        self._restore()
+        self._restore(module)
         if self._stop:
             raise KeyboardInterrupt
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
-        self._restore()
+        self._restore(module)
 
     def _save(self, trainer: pl.Trainer) -> None:
         if trainer.world_size == 1:
