@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -62,10 +63,8 @@ def main(argv: list[str]) -> int:
         return _show(argv)
     papers = compose.papers() if "paper=all" in argv else [None]
     rest = [a for a in argv if a != "paper=all"]
-    codes = []
-    for paper in papers:
-        codes.append(_paper(rest if paper is None else [f"paper={paper}", *rest]))
-    return max(codes)
+    with Schedulers() as schedulers:
+        return max([_paper(rest if paper is None else [f"paper={paper}", *rest], schedulers) for paper in papers])
 
 
 def _show(argv: list[str]) -> int:
@@ -80,7 +79,7 @@ def _show(argv: list[str]) -> int:
     return run.main(argv)
 
 
-def _paper(argv: list[str]) -> int:
+def _paper(argv: list[str], schedulers: Schedulers) -> int:
     for line in argv:
         if line.startswith("seed="):
             by_hand = f"'seeds=[{line.partition('=')[2]}]'"
@@ -91,13 +90,13 @@ def _paper(argv: list[str]) -> int:
         from experiments import dry
 
         return dry.main(config)
-    code = _Setting(request, config).run()
+    code = _Setting(request, config).run(schedulers)
     variants = compose.paper_file(request.paper).get("variants") or {}
     always = [name for name, item in variants.items() if item.get("always") and item.get("scale") == request.scale]
     if request.variant is None:
         for name in always:
             again = compose.request([*argv, f"variant={name}"])
-            code = max(code, _Setting(again, compose.compose(again.overrides)).run())
+            code = max(code, _Setting(again, compose.compose(again.overrides)).run(schedulers))
     _finish(request.paper)
     return code
 
@@ -121,16 +120,29 @@ def jobs(config: DictConfig, most: int) -> int:
     return 1 if processes(config.trainer) > 1 else min(cores(), most)
 
 
-def _scheduler(config: DictConfig, most: int) -> Scheduler:
-    """What runs the stages, of which there are `most`: processes of this machine or a cluster."""
-    count = jobs(config, most)
-    if config.launcher.name != "local":
-        from experiments import cluster
+class Schedulers(contextlib.ExitStack):
+    """What runs stages, open until the command ends: workers that have imported torch serve its further papers too."""
 
-        folder = Path(config.runs_dir).resolve() / "jobs"
+    def __init__(self) -> None:
+        super().__init__()
+        self._open: dict[str, Scheduler] = {}
+
+    def of(self, config: DictConfig, most: int) -> Scheduler:
+        """The scheduler that a configuration asks for, for up to `most` stages."""
+        local = config.launcher.name == "local"
+        count = jobs(config, most) if local else 0
+        gpus = gpu_groups(config.trainer) if local and uses_gpu(config.trainer) and count > 1 else None
         launcher = dict(OmegaConf.to_container(config.launcher, resolve=True))  # type: ignore[arg-type]
-        return cluster.open_cluster(launcher, config.jobs, folder)
-    return Pool(count, gpu_groups(config.trainer) if uses_gpu(config.trainer) and count > 1 else None)
+        wanted = str((count, gpus, launcher, config.jobs, config.runs_dir))
+        if wanted not in self._open:
+            self._open[wanted] = self.enter_context(Pool(count, gpus) if local else _cluster(config, launcher))
+        return self._open[wanted]
+
+
+def _cluster(config: DictConfig, launcher: dict[str, Any]) -> Scheduler:
+    from experiments import cluster
+
+    return cluster.open_cluster(launcher, config.jobs, Path(config.runs_dir).resolve() / "jobs")
 
 
 class _Setting:
@@ -153,7 +165,7 @@ class _Setting:
         self.outcomes: dict[int, dict[str, engine.Outcome]] = {}
         self.registered: dict[str, Any] = {}
 
-    def run(self) -> int:
+    def run(self, schedulers: Schedulers) -> int:
         from experiments import console
 
         chosen = self.by_hand or not self.recorded
@@ -167,8 +179,8 @@ class _Setting:
         preconditions.check(self.plans, here=self.config.launcher.name == "local")
         if not chosen:  # before the first seed, once it is known that it can run
             self.registered = results.register(self.request.paper, self.title, self.resolved)
-        with _scheduler(self.config, sum(len(p.stages) for p in self.plans)) as self.scheduler:
-            entry = self._run_until_decided()
+        self.scheduler = schedulers.of(self.config, sum(len(p.stages) for p in self.plans))
+        entry = self._run_until_decided()
         console.out.print(console.main_line(entry, self._name()), "", soft_wrap=True)
         console.out.print(console.stage_table(entry, self._name()), "")
         console.out.print(console.claim_table(entry, self._name()), "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import pickle
@@ -179,6 +180,7 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
     batch, learning_rates, data, precision, switches, threads.
     """
     check_plan(plan)
+    _forget_peak_memory()
     torch.set_num_threads(plan.config["threads"])  # sums of many numbers depend on it
     began = time.monotonic()
     made = replace(stage, module=switches.fused(stage.module)) if stage.trainer.get("fused") else stage
@@ -346,10 +348,21 @@ def artifacts(stage: Stage) -> dict[str, np.ndarray]:
     return arrays
 
 
+def _forget_peak_memory() -> None:
+    """A worker's earlier stages are not this one's memory. Where the system cannot forget, the peak is the worker's."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
 def _peak_memory() -> int:
     """Bytes: of the GPU where one is used, else of this process."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
+    with contextlib.suppress(OSError):
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return 1024 * int(status.split("VmHWM:")[1].split()[0])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from experiments import compose
+from experiments import compose, reproduce, training
 from experiments.plan import Plan, only
 from experiments.pool import Pool
 
@@ -77,3 +77,24 @@ def test_sigterm_saves_what_runs(jobs: int, tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "finished stages are kept" in told
     assert max(path.stat().st_mtime for path in tmp_path.rglob("last.ckpt")) >= told_at
+
+
+def test_a_command_keeps_its_workers_for_all_its_papers() -> None:
+    with reproduce.Schedulers() as schedulers:
+        first = schedulers.of(compose.compose(["paper=meal_v2", "scale=smoke", "jobs=2"]), 10)
+        assert schedulers.of(compose.compose(["paper=rotnet", "scale=smoke", "jobs=2"]), 4) is first
+        other = schedulers.of(compose.compose(["paper=rotnet", "scale=smoke", "jobs=2"]), 1)
+        assert isinstance(first, Pool)
+        assert isinstance(other, Pool)
+        assert (first.count, other.count) == (2, 1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux forgets a peak")
+def test_peak_memory_is_the_stages_own() -> None:
+    training._forget_peak_memory()
+    before = training._peak_memory()
+    block = bytearray(200 * 2**20)
+    assert training._peak_memory() > before + 150 * 2**20
+    del block
+    training._forget_peak_memory()
+    assert training._peak_memory() < before + 100 * 2**20
