@@ -234,7 +234,7 @@ class IncrementalFolder(View):
             assert self.source.source is not None
             transform = self.source.transform(train=augment)
             length = len(self.items[name])
-            dataset = Photos(self.source.source, self.items[name], transform, self.seed)
+            dataset = Photos(self.source.source, self.items[name], transform, self.seed, self.source.decode)
         workers = 0 if self.generated else self.source.num_workers
         batches = self.batches(length, shuffle=augment)
         return WorkerLoader(dataset, batches, num_workers=workers, finish=Normalise(spec, self.device))

@@ -102,7 +102,7 @@ def _pair_rows(pair: Pair, rounds: int) -> list[list[str]]:
     for what, timed in functions:
         theirs, ours = alternate(rounds, [partial(timed, network, x) for network in both])
         each = sorted(b / a for a, b in zip(theirs, ours, strict=True))
-        shown = [_range(theirs, 1e3, "ms"), _range(ours, 1e3, "ms"), f"{min(ours) / min(theirs):.3f}"]
+        shown = [spread(theirs, 1e3, "ms"), spread(ours, 1e3, "ms"), f"{min(ours) / min(theirs):.3f}"]
         rows.append([pair.name, " / ".join(counts), f"{what}, {pair.batch} images", *shown])
         rows[-1].append(f"{each[0]:.3f} to {each[-1]:.3f}")
     return rows
@@ -143,7 +143,7 @@ def alternate(rounds: int, functions: Sequence[Callable[[], float]]) -> list[lis
     return seconds
 
 
-def _range(values: Sequence[float], scale: float, unit: str) -> str:
+def spread(values: Sequence[float], scale: float, unit: str) -> str:
     return f"{min(values) * scale:.1f} {unit} (median {statistics.median(values) * scale:.1f})"
 
 

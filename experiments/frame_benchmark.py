@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.table import Table
 
-from experiments.benchmark import _range, alternate
+from experiments.benchmark import alternate, spread
 from experiments.console import out
 from experiments.errors import InputError
 
@@ -86,7 +86,7 @@ def _step_rows(step: Step, rounds: int) -> list[list[str]]:
     with tempfile.TemporaryDirectory() as folder:
         plain, ours = alternate(rounds, [lambda: plain_steps(step), lambda: stage_steps(step, Path(folder))])
     ratio = f"{min(ours) / min(plain):.3f}"
-    return [["", _range(plain, 1e3, "ms"), _range(ours, 1e3, "ms"), ratio, f"at most {step.wanted}"]]
+    return [["", spread(plain, 1e3, "ms"), spread(ours, 1e3, "ms"), ratio, f"at most {step.wanted}"]]
 
 
 def _memory_rows(rounds: int) -> list[list[str]]:

@@ -185,7 +185,7 @@ class BoxedImageNet(TestedImageNet):
             dataset: Dataset = GeneratedBoxes(self.spec.shape, len(self.spec.classes), length)
             return WorkerLoader(dataset, self.batches(length, shuffle=False), columns=COLUMNS)
         assert self.source is not None
-        photos = Photos(self.source, self.items["test"], self.transform(train=False), self.seed)
+        photos = Photos(self.source, self.items["test"], self.transform(train=False), self.seed, self.decode)
         in_test = (torch.arange(len(photos)) >= self.tuning_images).long()
         rows = torch.arange(len(photos)) - self.tuning_images * in_test
         dataset = BoxedPhotos(photos, self.boxes, rows, in_test)
