@@ -26,7 +26,7 @@ endif
 GIVEN = $(if $(PAPER),paper=$(PAPER)) scale=$(or $(SCALE),mini) $(if $(VARIANT),variant=$(VARIANT)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-all papers report check-results sweep dashboard export compare soak bench lint lock readme clean
+.PHONY: help setup reproduce test test-all papers report check-results sweep dashboard export compare confirm soak bench lint lock readme clean
 
 help: ## this text
 	@echo "Reprise re-runs image-modelling papers and computes whether their claims hold."
@@ -83,6 +83,10 @@ export: $(READY) ## weights of a finished stage with a card (STAGE=student), or 
 compare: $(READY) ## which numbers a change of the code moved: BASE=main, PAPER=K1,K2 (default: all), SCALE=smoke | mini
 	@$(BIN)/python -m experiments.compare $(if $(BASE),base=$(BASE)) $(if $(PAPER),paper=$(PAPER)) \
 		scale=$(or $(SCALE),smoke) $(if $(SEEDS),seeds=$(SEEDS)) $(ARGS)
+
+confirm: $(READY) ## is a stale record still what the code gives? One recorded seed anew, every number compared
+	@$(BIN)/python -m experiments.confirm $(if $(PAPER),paper=$(PAPER)) $(if $(SCALE),scale=$(SCALE)) \
+		$(if $(VARIANT),variant=$(VARIANT)) $(ARGS)
 
 soak: $(READY) ## kill, corrupt, refuse, race, fill the disk: does anything get lost? (minutes)
 	@$(BIN)/python -m experiments.soak $(ARGS)

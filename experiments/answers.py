@@ -97,6 +97,18 @@ def registered(entry: Mapping[str, Any]) -> str:
     return f"Registration {made['hash']} of {made['at'][:10]}, before its first seed; seed stream {made['stream']}"
 
 
+def confirmed(entry: Mapping[str, Any]) -> list[str]:
+    """What later code gave again, a sentence per commit: which seed, how many numbers, of which stages."""
+    shown: dict[tuple[str, str, int], list[tuple[str, int]]] = {}
+    for name, item in entry.get("confirmed", {}).items():
+        shown.setdefault((item["at"][:10], str(item["commit"])[:10], item["seed"]), []).append((name, item["numbers"]))
+    return [
+        f"{at}, {commit}: seed {seed} run anew gave the same {sum(count for _, count in stages):,} numbers, "
+        f"to the last bit; {', '.join(name for name, _ in stages)}"
+        for (at, commit, seed), stages in shown.items()
+    ]
+
+
 def past(item: Mapping[str, Any]) -> dict[str, Any]:
     """A line of an entry's history: when, why it ended, and what was seen."""
     seen = Counter(claim["verdict"] for claim in item["verdicts"].values())

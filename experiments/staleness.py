@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig
@@ -37,14 +37,28 @@ def _stale(paper: str, entry: Mapping[str, Any]) -> list[str]:
         declared = registration.digest(compose.resolve(config, 0))
     except InputError:
         return ["all"]
-    changed = []
-    for name in plans[0].stages:
-        recorded = entry["stages"].get(name, {}).get("fingerprints", [None])
-        now = [p.stages[name].fingerprint for p in plans]
-        if content.differs(plans[0].stages[name].data, entry["stages"].get(name, {}).get("content") or ""):
-            changed.append(name)  # the same code on other data
-        elif not any(recorded) or any(mark and mark != other for mark, other in zip(recorded, now, strict=False)):
-            changed.append(name)
+    changed = [
+        name
+        for name, stage in plans[0].stages.items()
+        if other_data(stage, entry) or (_other_code(name, plans, entry) and not _confirmed(name, plans, entry))
+    ]
     lost = [name for name in entry["stages"] if name not in plans[0].stages]
     other = ["claims"] if not changed and not lost and declared != entry["registered"]["hash"] else []
     return changed + lost + other
+
+
+def other_data(stage: plan.Stage, entry: Mapping[str, Any]) -> bool:
+    """Whether a stage's data files are not those it was recorded with."""
+    return content.differs(stage.data, entry["stages"].get(stage.name, {}).get("content") or "")
+
+
+def _other_code(name: str, plans: Sequence[plan.Plan], entry: Mapping[str, Any]) -> bool:
+    recorded = entry["stages"].get(name, {}).get("fingerprints", [None])
+    now = [p.stages[name].fingerprint for p in plans]
+    return not any(recorded) or any(mark and mark != other for mark, other in zip(recorded, now, strict=False))
+
+
+def _confirmed(name: str, plans: Sequence[plan.Plan], entry: Mapping[str, Any]) -> bool:
+    """Whether the present code gave a recorded seed's numbers anew, see experiments.confirm; seeds share their code."""
+    shown = entry.get("confirmed", {}).get(name)
+    return shown is not None and any(p.stages[name].fingerprint == shown["fingerprint"] for p in plans)

@@ -53,6 +53,7 @@ def test_misspelt_words_end_in_one_line(words: list[str], told: str) -> None:
         (["sweep", "SWEEP=hard_labels", "SEEDS=0,1"], "experiments.run -m sweep=hard_labels seed=0,1 scale=mini"),
         (["export", "PAPER=meal_v2", "STAGE=student"], "experiments.export stage=student paper=meal_v2 scale=mini"),
         (["compare", "BASE=main", "PAPER=zpe"], "experiments.compare base=main paper=zpe scale=smoke"),
+        (["confirm", "PAPER=zpe", "VARIANT=mnist"], "experiments.confirm paper=zpe variant=mnist"),
     ],
 )
 def test_variables_reach_the_command(words: list[str], command: str) -> None:

@@ -1,0 +1,179 @@
+"""`make confirm`: a stale record whose numbers the present code still gives, shown by running a recorded seed anew.
+
+A record is stale once a definition that its stages reach has changed, be it a faster loop or a comment's neighbour.
+Recording again would tell, and costs every seed. One seed of the record, run anew with the present code, tells nearly
+as much where each of its numbers is the recorded one to the last bit: the stages count as present then, and the record
+says how that is known. Where a single number differs nothing is written, and the record stays stale.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.table import Table
+
+from experiments import cli, compose, console, preconditions, registration, reproduce, results, staleness
+from experiments.errors import InputError, unknown
+from experiments.manifest import Report
+from experiments.plan import Plan, only, plan
+from experiments.provenance import code_version, hardware, versions
+
+HELP = """\
+Run one recorded seed of stale records anew and compare every number, to the last bit.
+
+  python -m experiments.confirm paper=meal_v2                    its mini
+  python -m experiments.confirm paper=meal_v2 variant=clean
+  python -m experiments.confirm paper=all                        every stale entry of every paper
+
+Where all numbers are equal the record is stale no more, and says which seed showed it. Where one differs nothing is
+written: record it again (make reproduce), or find out why it moved (make compare BASE=rev). A changed claim, recipe or
+data set cannot be confirmed. Besides:
+
+  jobs=2             stages trained at the same time; threads may move the last bit: use as many as were recorded
+
+Exit code: 0 all confirmed or not stale, 1 a number differs or a stage failed, 2 wrong input.
+
+"""
+OWN = ("paper", "scale", "variant")
+Difference = tuple[str, str, float | None, float | None]  # stage, metric, recorded, now
+
+
+def main(argv: list[str]) -> int:
+    given = {key: value for key, _, value in (word.partition("=") for word in argv) if key in OWN}
+    rest = [word for word in argv if word.partition("=")[0] not in OWN]
+    if not given.get("paper"):
+        raise InputError("paper=K is missing: the record to confirm, or paper=all for every stale one")
+    if code_version()["dirty"] is not False:
+        raise InputError("the code is not that of a commit: commit it first, so that the record can name it")
+    code = 0
+    with reproduce.Schedulers() as schedulers:
+        for paper, title in list(_chosen(given)):
+            code = max(code, _Confirmation(paper, title, rest).run(schedulers))
+    return code
+
+
+def _chosen(given: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """(paper, entry) of what is to be confirmed. Raises InputError for a record that is not there."""
+    if given["paper"] == "all":
+        for paper in compose.papers():
+            for title, entry in (results.read(paper) or {"entries": {}})["entries"].items():
+                if staleness.stale(paper, entry) and "by hand" not in title:
+                    yield paper, title
+        return
+    compose.paper_file(given["paper"])
+    record = results.read(given["paper"])
+    title = results.title(given.get("scale", "mini"), given.get("variant"))
+    if record is None or title not in record["entries"]:
+        raise unknown("entry", title, list(record["entries"]) if record else [])
+    yield given["paper"], title
+
+
+class _Confirmation:
+    """One entry of a paper's record."""
+
+    def __init__(self, paper: str, title: str, overrides: Sequence[str]) -> None:
+        self.paper, self.title, self.name = paper, title, f"{paper}/{title}"
+        record = results.read(paper)
+        assert record is not None
+        self.entry = record["entries"][title]
+        self.changed = staleness.stale(paper, self.entry)
+        self.lines = [f"paper={paper}", f"scale={self.entry['scale']}", *self.entry["overrides"], *overrides]
+        self.lines += [f"variant={self.entry['variant']}"] if self.entry["variant"] else []
+
+    def run(self, schedulers: reproduce.Schedulers) -> int:
+        """Exit code of this entry; writes the record where every number is equal."""
+        if not self.changed:
+            console.out.print(f"{self.name}: not stale")
+            return 0
+        try:
+            config, chosen = self._plan()
+        except InputError as error:
+            return self._stays(str(error))
+        scheduler = schedulers.of(config, len(chosen.stages))
+        with console.Board(self.name, len(chosen.stages), {}).plan(list(chosen.stages)) as board:
+            report: Report = board
+            outcomes = scheduler.run([chosen], report)[chosen.seed]
+        if failed := next((o for o in outcomes.values() if o.status != "done"), None):
+            return self._stays(f"{failed.stage}: {failed.reason}")
+        found = list(differences(self.entry, chosen.seed, {name: outcomes[name].metrics for name in self.changed}))
+        if found:
+            console.out.print(_table(found))
+            here = {"provenance": {"versions": versions(), "hardware": hardware()}}
+            other = [f"{what} {now}, not {then}" for what, (then, now) in results.differing(here, self.entry).items()]
+            return self._stays(", ".join([f"{len(found)} numbers of seed {chosen.seed} differ", *other]))
+        numbers = {name: len(outcomes[name].metrics) for name in self.changed}
+        if not any(numbers.values()):
+            return self._stays("the changed stages have no number to compare")
+        results.update(self.paper, self.title, chosen.config, lambda entry: _confirmed(entry, chosen, numbers))
+        told = f"confirmed, {sum(numbers.values())} numbers of seed {chosen.seed} are equal"
+        console.out.print(f"{self.name}: {told}", soft_wrap=True)
+        return 0
+
+    def _stays(self, why: str) -> int:
+        console.out.print(f"{self.name}: stays stale: {why}", soft_wrap=True, highlight=False)
+        return 1
+
+    def _plan(self) -> tuple[Any, Plan]:
+        """The changed stages of the record's first seed and what they need.
+
+        Raises InputError where equal numbers would not mean the same experiment.
+        """
+        config = compose.compose(compose.request(self.lines).overrides)
+        precisions = {name: s["precision"] for name, s in self.entry["stages"].items() if s.get("precision")}
+        whole = plan(config, self.entry["seeds"][0], precisions)
+        if registration.digest(compose.resolve(config, 0)) != self.entry["registered"]["hash"]:
+            raise InputError("its claims or recipe are other ones now; make reproduce records it anew")
+        if data := [name for name in self.changed if staleness.other_data(whole.stages[name], self.entry)]:
+            raise InputError(f"{data[0]} has other data now; make reproduce records it anew")
+        if timed := [name for name in self.changed if whole.stages[name].exclusive]:
+            raise InputError(f"{timed[0]} measures time, which is never equal; make reproduce records it anew")
+        chosen = only(whole, self.changed)
+        preconditions.check([chosen], here=config.launcher.name == "local")
+        return config, chosen
+
+
+def differences(entry: Mapping[str, Any], seed: int, now: Mapping[str, Mapping[str, float]]) -> Iterator[Difference]:
+    """Every number of a seed that is not to the last bit the recorded one, or that only one of the two has.
+
+    Args:
+        entry: recorded.
+        seed: one of its seeds.
+        now: stage -> metric -> value, as the present code gives them.
+    """
+    position = entry["seeds"].index(seed)
+    for stage, metrics in now.items():
+        recorded = {name: values[position] for name, values in entry["stages"][stage]["metrics"].items()}
+        for name in dict.fromkeys([*recorded, *metrics]):
+            before, after = recorded.get(name), metrics.get(name)
+            nans = before is not None and after is not None and math.isnan(before) and math.isnan(after)
+            if before != after and not nans:
+                yield stage, name, before, after
+
+
+def _confirmed(entry: dict[str, Any] | None, chosen: Plan, numbers: Mapping[str, int]) -> dict[str, Any]:
+    """The entry with what was confirmed of each stage, over what was confirmed before."""
+    assert entry is not None
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    how = {"seed": chosen.seed, "commit": code_version()["commit"], "at": at}
+    new = {
+        name: {"fingerprint": chosen.stages[name].fingerprint, "numbers": count, **how}
+        for name, count in numbers.items()
+    }
+    return {**entry, "confirmed": {**entry.get("confirmed", {}), **new}}
+
+
+def _table(found: Sequence[Difference]) -> Table:
+    table = Table()
+    for column in ("stage", "metric", "recorded", "now"):
+        table.add_column(column)
+    for stage, metric, *values in found:
+        table.add_row(stage, metric, *("-" if value is None else repr(value) for value in values))
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(cli.main(main, HELP))
