@@ -23,7 +23,7 @@ DERIVED = {"preprocessed"}  # folders below a root that we write ourselves
 
 
 def digest(data: Mapping[str, Any]) -> str:
-    """Twelve hex digits for the files of a stage's data; empty where none is there (or none is read).
+    """Twelve hex digits for the files of a stage's data; empty where none is read or a set of them is not here.
 
     Args:
         data: the stage's resolved data configuration.
@@ -33,7 +33,16 @@ def digest(data: Mapping[str, Any]) -> str:
 
 @lru_cache
 def _digest(data: str) -> str:
-    there = {name: path for node in targets(json.loads(data)) for name, path in _files(node)}
+    there: dict[str, Path] = {}
+    for node in targets(json.loads(data)):
+        shipped = definitions.attribute(str(node["_target_"]), "shipped")
+        if isinstance(shipped, str):
+            there[shipped] = ROOT / shipped
+        if isinstance(node.get("root"), str) and reads_files(node):
+            fetched = dict(_below_root(node))
+            if not fetched:
+                return ""
+            there |= fetched
     if not there:
         return ""
     total = hashlib.sha256()
@@ -75,16 +84,10 @@ def reads_files(node: Mapping[str, Any]) -> bool:
     return all(node.get(key) == value for key, value in when.items())
 
 
-def _files(node: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
-    """(name, path) of what one datamodule reads and is there."""
-    target = str(node["_target_"])
-    shipped = definitions.attribute(target, "shipped")
-    if isinstance(shipped, str):
-        yield shipped, ROOT / shipped
-    if not isinstance(node.get("root"), str) or not reads_files(node):
-        return
+def _below_root(node: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
+    """(name, path) of what a datamodule reads from its root and is there."""
     root = Path(node["root"])
-    stored = definitions.attribute(target, "stored")
+    stored = definitions.attribute(str(node["_target_"]), "stored")
     if stored is not None:
         for pattern in [stored] if isinstance(stored, str) else stored:
             yield from ((path.relative_to(root).as_posix(), path) for path in root.glob(pattern) if path.is_file())

@@ -70,7 +70,11 @@ def test_the_shipped_subset_is_the_same_with_and_without_the_whole_set_at_hand(t
     write(tmp_path / "FashionMNIST/raw/train", "x")
     content.forget()
     assert content.digest({**data, "root": str(tmp_path)}) == alone != ""
-    assert content.digest({**data, "subset": "full", "root": str(tmp_path)}) != alone
+    whole = {**data, "subset": "full"}
+    assert content.digest({**whole, "root": str(tmp_path)}) not in (alone, "")
+    elsewhere = {**whole, "root": str(tmp_path / "nowhere")}
+    assert content.digest(elsewhere) == ""  # what ships is not mistaken for it
+    assert not content.differs(elsewhere, content.digest({**whole, "root": str(tmp_path)}))
 
 
 def test_a_stage_trained_on_other_files_is_not_finished(
