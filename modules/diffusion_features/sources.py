@@ -6,7 +6,7 @@ gives block -> map (B, C', H, W) float32. One that is not `noisy` looks at the c
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchmetrics import SumMetric
 
 from modules.common.diffusion import DDPM, NoiseSchedule
+from modules.common.distributed import gather
 from modules.common.module import StageModule
 from modules.common.unet import Shape, UNet
 from modules.diffusion_features.pictures import draw_images
@@ -99,19 +100,63 @@ class Chains(nn.Module):
 class Diffusion(DDPM):
     """The diffusion model whose blocks are read, with the averaged weights.
 
+    Metrics: DDPM's and, where samples are judged, `test/near_real`: percent of generated images that lie as near to a
+    test image as 95% of the test images do to another one. Noise gives 0, the data themselves 95.
+
     Args:
-        options: see DDPM.
+        network, noise, options: see DDPM.
+        judged: how many generated images are compared with the test images, 0 for none.
     """
+
+    def __init__(self, network: UNet, noise: NoiseSchedule, judged: int = 0, **options: Any) -> None:
+        super().__init__(network, noise, **options)
+        self.judged = judged
+        self.images: list[Tensor] = []  # of this process's share of the test set, (B, C, S, S)
 
     def source(self) -> UNetSource:
         return UNetSource(self.averaged(), self.noise)
 
+    def on_test_epoch_start(self) -> None:
+        super().on_test_epoch_start()
+        self.images = []
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        super().test_step(batch, batch_idx)
+        if self.judged:
+            self.images.append(batch.x)
+
+    def on_test_epoch_end(self) -> None:
+        super().on_test_epoch_end()
+        if self.judged:
+            real = gather(torch.cat(self.images))
+            self.log("test/near_real", share_near(self.generated(self.judged, real.shape[1:]), real))
+            self.images = []
+
+    def generated(self, count: int, shape: Sequence[int]) -> Tensor:
+        """(count, *shape) from 25 steps of DDIM; the same start whenever it is asked."""
+        start = torch.randn(count, *shape, generator=torch.Generator().manual_seed(0))
+        return self.sample(start.to(self.device), steps=25)
+
     def pictures(self, data: Any) -> dict[str, Figure]:
-        """Generated images, of a model that was trained here: 25 steps of DDIM."""
+        """Generated images, of a model that was trained here."""
         if self.average is None:
             return {}
-        start = torch.randn(36, *data.spec.shape, generator=torch.Generator().manual_seed(0))
-        return {"generated images": draw_images(data.shown(self.sample(start.to(self.device), steps=25)))}
+        return {"generated images": draw_images(data.shown(self.generated(36, data.spec.shape)))}
+
+
+def share_near(samples: Tensor, real: Tensor, quantile: float = 0.95) -> Tensor:
+    """Percent of samples whose nearest real image is within reach: the distance within which that share of the real
+    images has another one.
+
+    Args:
+        samples: (M, C, S, S).
+        real: (N, C, S, S).
+        quantile: the share.
+    """
+    between = torch.cdist(real.flatten(1).double(), real.flatten(1).double())
+    reach = between.fill_diagonal_(torch.inf).amin(1).quantile(quantile)
+    nearest = torch.cdist(samples.flatten(1).double(), real.flatten(1).double()).amin(1)
+    return 100 * (nearest <= reach).double().mean().float()
 
 
 class Pixels(StageModule):

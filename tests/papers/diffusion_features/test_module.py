@@ -15,7 +15,7 @@ from torch import nn
 from modules.common.diffusion import RowNoise
 from modules.diffusion_features.heads import mlp
 from modules.diffusion_features.module import Cell, Probe
-from modules.diffusion_features.sources import Diffusion
+from modules.diffusion_features.sources import Diffusion, share_near
 from modules.diffusion_features.sweep import Sweep
 
 Build = Callable[..., Diffusion]
@@ -137,6 +137,31 @@ def test_wrong_cells(cell: Cell, message: str, model: Build) -> None:
 def test_several_heads_cannot_tune(model: Build) -> None:
     with pytest.raises(ValueError, match="cells has 2 entries"):
         Probe(model(), 3, cells(a=(7, 0), b=(6, 0)), tuned=True)
+
+
+def test_noise_is_not_near_real_images_and_they_are() -> None:
+    """Images along a line, a unit apart and the last two apart by 3: 95% of them have another one within 1."""
+    places = torch.cat([torch.arange(39.0), torch.tensor([41.0])])
+    real = torch.zeros(40, 1, 2, 2)
+    real[:, 0, 0, 0] = places
+    assert float(share_near(real, real)) == 100.0
+    samples = torch.zeros(4, 1, 2, 2)
+    samples[:, 0, 0, 0] = torch.tensor([3.0, 3.5, 3.0, -2.0])
+    samples[2, 0, 1, 1] = 1.5
+    assert float(share_near(samples, real)) == 50.0
+
+
+def test_what_the_model_generates_is_judged_by_all_test_images(model: Build, batch: Any, logged: Any) -> None:
+    source = model()
+    judging = Diffusion(source.network, source.noise, judged=6, decay=0.9)
+    halves = [type(batch)(batch.x[half], batch.y[half]) for half in (slice(0, 30), slice(30, 60))]
+    judging.trainer = SimpleNamespace(  # type: ignore[assignment]
+        global_rank=0, world_size=1, strategy=SimpleNamespace(reduce=lambda value, reduce_op: value)
+    )
+    judging.on_test_epoch_start()
+    values = logged(judging, *halves)
+    assert values["test/near_real"] == float(share_near(judging.generated(6, (1, 8, 8)), batch.x))
+    assert values["test/n"] == 60
 
 
 def test_pictures_of_what_was_trained_here_alone(model: Build) -> None:
