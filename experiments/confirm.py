@@ -1,9 +1,9 @@
 """`make confirm`: a stale record whose numbers the present code still gives, shown by running a recorded seed anew.
 
-A record is stale once a definition that its stages reach has changed, be it a faster loop or a comment's neighbour.
-Recording again would tell, and costs every seed. One seed of the record, run anew with the present code, tells nearly
-as much where each of its numbers is the recorded one to the last bit: the stages count as present then, and the record
-says how that is known. Where a single number differs nothing is written, and the record stays stale.
+A record is stale once a definition that its stages reach has changed, and a faster loop changes no number. Recording
+again would tell, at the cost of every seed. One recorded seed, run anew with the present code, tells nearly as much
+where each of its numbers is the recorded one to the last bit: its stages count as present then, and the record says
+how that is known. Where a single number differs nothing is written, and the record stays stale.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Where all numbers are equal the record is stale no more, and says which seed sho
 written: record it again (make reproduce), or find out why it moved (make compare BASE=rev). A changed claim, recipe or
 data set cannot be confirmed. Besides:
 
-  jobs=2             stages trained at the same time; threads may move the last bit: use as many as were recorded
+  jobs=2             stages trained at the same time (default: one per core on a CPU, one per GPU)
 
 Exit code: 0 all confirmed or not stale, 1 a number differs or a stage failed, 2 wrong input.
 
