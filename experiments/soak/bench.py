@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -200,14 +200,18 @@ def different(reference: Snapshot, this: Plan, ignoring: tuple[str, str] | None 
         return f"a checkpoint cannot be read ({type(error).__name__})"
     for name, contents in present.items():
         for file, seen in contents.items():
-            wanted = reference[name][file]
-            if isinstance(wanted, dict) and isinstance(seen, dict):
-                same = wanted.keys() == seen.keys() and all(torch.equal(wanted[k], seen[k]) for k in wanted)
-            else:
-                same = wanted == seen
-            if not same:
+            if not same(reference[name][file], seen):
                 return f"{name}/{file} is {'missing' if seen is None else 'not the same'}"
     return ""
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two contents are equal to the bit: files, or states of modules, which may hold more than tensors."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return torch.equal(a, b)
+    return type(a) is type(b) and bool(a == b)
 
 
 def litter(bench: Bench, this: Plan) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from filelock import FileLock
 
 from experiments import callbacks, check_results, cli, compose, console, engine, instantiate, results, training
@@ -171,6 +172,14 @@ def test_a_disk_that_is_full_from_any_file_on(single: Bench) -> None:
         trials.append(trial)
     assert len(trials) >= 5
     assert [t for t in trials if t.problem] == []
+
+
+def test_states_are_compared_whatever_they_hold() -> None:
+    """A module may keep more than tensors in its state, as one with an extra state does."""
+    state = {"weight": torch.tensor([1.0]), "extra": {"mean": torch.tensor(2.0), "images": 3}}
+    assert benches.same(state, {"weight": torch.tensor([1.0]), "extra": {"mean": torch.tensor(2.0), "images": 3}})
+    for other in ({"mean": torch.tensor(2.5), "images": 3}, {"mean": torch.tensor(2.0), "images": 4}, {}, None):
+        assert not benches.same(state, {**state, "extra": other})
 
 
 def test_a_file_system_without_room(bench: Bench) -> None:
