@@ -20,7 +20,7 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_flop_formula, sdpa_flop_count
 
 from datamodules.common.base import DataModule, Fed
-from experiments import console, process_memory, training
+from experiments import console, training
 from experiments.errors import RunError, explain, typed
 from experiments.instantiate import build
 from experiments.plan import Plan, Stage, plan
@@ -176,7 +176,7 @@ def _stage(
         f"{short.batch}x{short.steps if stage.fit else 1}",
         f"{seconds:.1f}" if stage.fit else "",
         f"{hours:,.0f}" if steps else "",
-        f"{process_memory.peak() / 2**30:.1f}",
+        f"{training._peak_memory() / 2**30:.1f}",
     ]
     return row, 3 * 2 * 1e9 * mult_adds * spec.sizes["train"] * epochs if stage.fit else 0.0
 
