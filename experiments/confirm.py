@@ -49,6 +49,10 @@ def main(argv: list[str]) -> int:
         raise InputError("paper=K is missing: the record to confirm, or paper=all for every stale one")
     if code_version()["dirty"] is not False:
         raise InputError("the code is not that of a commit: commit it first, so that the record can name it")
+    if changed := results.personal(rest):
+        raise InputError(
+            f"{changed[0]}: a record is confirmed as it was recorded; expected jobs=, data_dir= or runs_dir="
+        )
     code = 0
     with reproduce.Schedulers() as schedulers:
         for paper, title in list(_chosen(given)):

@@ -101,7 +101,7 @@ class Diffusion(DDPM):
     """The diffusion model whose blocks are read, with the averaged weights.
 
     Metrics: DDPM's and, where samples are judged, `test/near_real`: percent of generated images that lie as near to a
-    test image as 95% of the test images do to another one. Noise gives 0, the data themselves 95.
+    test image as 95% of the test images do to another one. Noise gives 0, other real images about 95.
 
     Args:
         network, noise, options: see DDPM.

@@ -114,5 +114,7 @@ def test_code_that_no_commit_names_confirms_nothing(record: Any, monkeypatch: py
     with pytest.raises(InputError, match="paper=K is missing"):
         confirm.main([])
     monkeypatch.setattr(confirm, "code_version", lambda: COMMITTED)
+    with pytest.raises(InputError, match=r"trainer\.precision=bf16-mixed: a record is confirmed as it was recorded"):
+        confirm.main([f"paper={PAPER}", "scale=smoke", "trainer.precision=bf16-mixed"])
     with pytest.raises(InputError, match=r"entry 'mini\+mnsit' does not exist.*Valid: smoke"):
         confirm.main([f"paper={PAPER}", "variant=mnsit"])
