@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from experiments import (
     verdicts,
 )
 from experiments.devices import gpu_groups, processes, uses_gpu
-from experiments.errors import InputError
+from experiments.errors import InputError, RunError
 from experiments.manifest import Report, finished
 from experiments.plan import Plan, only, plan, plan_each
 from experiments.pool import Pool, Scheduler
@@ -47,6 +48,8 @@ done is not run again; an interrupted command continues. Besides:
   minutes=15         start no further seed after that long
   most=32            leave an undecided main claim so at that many seeds
   seeds=[0,1,2]      by hand: these seeds, in an entry of its own that says so (quote it in a shell)
+  from_record=true   where the runs of a record are not at hand: one of its seeds runs here, and if each number is the
+                     recorded one to the last bit, further seeds are added to the record
   why='...'          why a recorded entry gets a new registration after its claims or recipe were changed
   jobs=2             stages trained at the same time (default: one per core on a CPU, one per GPU)
   launcher=submitit_slurm launcher.partition=P   a Slurm job per stage, put back into the queue until it is done
@@ -101,6 +104,11 @@ def _paper(argv: list[str], schedulers: Schedulers) -> int:
     return code
 
 
+def is_recorded(scale: str) -> bool:
+    """Whether a scale's verdicts say anything of a paper; smoke runs only show that everything works."""
+    return scale != "smoke"
+
+
 def _finish(paper: str) -> None:
     from experiments import console, report
 
@@ -151,7 +159,7 @@ class _Setting:
     def __init__(self, request: compose.Request, config: DictConfig) -> None:
         self.request, self.config = request, config
         self.began = time.monotonic()
-        self.recorded = request.scale != "smoke"
+        self.recorded = is_recorded(request.scale)
         self.seeds = None if config.seeds is None else registration.check_seeds(config.seeds)
         self.by_hand = self.recorded and (self.seeds is not None or bool(results.personal(request.given)))
         self.title = results.title(request.scale, request.variant, self.by_hand)
@@ -164,11 +172,14 @@ class _Setting:
         self.plans: list[Plan] = []
         self.outcomes: dict[int, dict[str, engine.Outcome]] = {}
         self.registered: dict[str, Any] = {}
+        self.base: dict[str, Any] | None = None  # the record that goes on without its runs
 
     def run(self, schedulers: Schedulers) -> int:
-        from experiments import console
-
         chosen = self.by_hand or not self.recorded
+        if self.config.from_record is not False:
+            if self.config.from_record is not True or chosen:
+                raise InputError(f"from_record={self.config.from_record}: expected true, for a record, or false")
+            return self._run_from_record(schedulers)
         if chosen:
             seeds = self.seeds or list(range(int(self.config.first)))
             self.registered = {**registration.new(self.resolved, 0), "stream": 0, "by_hand": True}
@@ -180,6 +191,30 @@ class _Setting:
         if not chosen:  # before the first seed, once it is known that it can run
             self.registered = results.register(self.request.paper, self.title, self.resolved)
         self.scheduler = schedulers.of(self.config, sum(len(p.stages) for p in self.plans))
+        self._train(self.plans)
+        return self._run_and_tell()
+
+    def _run_from_record(self, schedulers: Schedulers) -> int:
+        """Further seeds for a record whose runs are not here, once one of its seeds came out the same here."""
+        from experiments import console, onward
+
+        self.registered = results.registration_of(self.request.paper, self.title, self.resolved)
+        entry = onward.recorded(self.request.paper, self.title, self.registered)
+        first = onward.first_seed(self.config, self.request.paper, entry, self.questions.main_stages)
+        self.plans = plan_each(self.config, entry["seeds"])
+        preconditions.check([first], here=self.config.launcher.name == "local")
+        self.scheduler = schedulers.of(self.config, len(first.stages))
+        self._train([first])
+        done = self.outcomes.get(first.seed) or engine.run(first)
+        if failed := next((o for o in done.values() if o.status != "done"), None):
+            raise RunError(f"from_record=true: seed {first.seed}: {failed.stage}: {failed.reason}")
+        self.base = onward.confirm(entry, first, {name: outcome.metrics for name, outcome in done.items()})
+        console.out.print(f"seed {first.seed} gives the recorded numbers; {len(self.plans)} seeds of the record go on")
+        return self._run_and_tell()
+
+    def _run_and_tell(self) -> int:
+        from experiments import console
+
         entry = self._run_until_decided()
         console.out.print(console.main_line(entry, self._name()), "", soft_wrap=True)
         console.out.print(console.stage_table(entry, self._name()), "")
@@ -194,13 +229,13 @@ class _Setting:
         everything = sum(1 for p in self.plans for s in p.stages.values() if finished(s) is not None)
         console.out.print(f"{trained} stages run, {everything} in all, {time.monotonic() - self.began:.0f} s")
         if self.recorded:
-            console.out.print(f"results: {(results.RESULTS / f'{self.request.paper}.json').relative_to(compose.ROOT)}")
+            where = os.path.relpath(results.RESULTS / f"{self.request.paper}.json", compose.ROOT)
+            console.out.print(f"results: {where}")
         return max((engine.exit_code(done) for done in self.outcomes.values()), default=0)
 
     def _run_until_decided(self) -> dict[str, Any]:
         """The entry after its last look, with why it was the last."""
         looked = len(self.plans)
-        self._train(self.plans)
         entry = self._look(looked)
         stopped = "seeds given by hand" if self.registered["stream"] == 0 else ""
         while not stopped:
@@ -242,7 +277,12 @@ class _Setting:
             for name, outcome in done.items()
             if outcome.status != "done"
         }
-        entry = results.build(self.plans, looked, self.request.given, reasons)
+        if self.base is not None:
+            from experiments import onward
+
+            entry = onward.join(self.base, self.questions, self.plans[len(self.base["seeds"]) :], reasons)
+        else:
+            entry = results.build(self.plans, looked, self.request.given, reasons)
         return {**entry, "registered": self.registered}
 
     def _stop(self, entry: dict[str, Any]) -> str:

@@ -32,6 +32,7 @@ LOCAL = {  # of one machine or one command; they change no number
     "minutes",
     "most",
     "why",
+    "from_record",
     "trainer",
 }
 PARTS = ("scale", "variant", "seeds", "registered", "history", "claims", "published", "stages", "provenance")
