@@ -109,6 +109,16 @@ def confirmed(entry: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def joined(entry: Mapping[str, Any]) -> list[str]:
+    """Which seeds were added elsewhere, to a record whose runs were not at hand; a sentence per machine and time."""
+    told = []
+    for item in entry.get("joined", []):
+        seeds = ", ".join(map(str, item["seeds"]))
+        versions = item["versions"]
+        told.append(f"seeds {seeds} ran on {item['hardware']['cpu']}, torch {versions['torch']}, and joined the others")
+    return told
+
+
 def past(item: Mapping[str, Any]) -> dict[str, Any]:
     """A line of an entry's history: when, why it ended, and what was seen."""
     seen = Counter(claim["verdict"] for claim in item["verdicts"].values())

@@ -8,13 +8,15 @@ how that is known. Where a single number differs nothing is written, and the rec
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.table import Table
 
-from experiments import cli, compose, console, onward, preconditions, registration, reproduce, results, staleness
+from experiments import cli, compose, console, preconditions, registration, reproduce, results, staleness
 from experiments.errors import InputError, unknown
 from experiments.manifest import Report
 from experiments.plan import Plan, only, plan
@@ -37,6 +39,7 @@ Exit code: 0 all confirmed or not stale, 1 a number differs or a stage failed, 2
 
 """
 OWN = ("paper", "scale", "variant")
+Difference = tuple[str, str, float | None, float | None]  # stage, metric, recorded, now
 
 
 def main(argv: list[str]) -> int:
@@ -100,20 +103,16 @@ class _Confirmation:
             outcomes = scheduler.run([chosen], report)[chosen.seed]
         if failed := next((o for o in outcomes.values() if o.status != "done"), None):
             return self._stays(f"{failed.stage}: {failed.reason}")
-        now = {name: outcomes[name].metrics for name in self.changed}
-        found = list(onward.differences(self.entry, chosen.seed, now))
+        found = list(differences(self.entry, chosen.seed, {name: outcomes[name].metrics for name in self.changed}))
         if found:
             console.out.print(_table(found))
             here = {"provenance": {"versions": versions(), "hardware": hardware()}}
-            moved = results.differing(here, self.entry).items()
-            other = [f"{what} {today}, not {then}" for what, (then, today) in moved]
+            other = [f"{what} {now}, not {then}" for what, (then, now) in results.differing(here, self.entry).items()]
             return self._stays(", ".join([f"{len(found)} numbers of seed {chosen.seed} differ", *other]))
-        numbers = {name: len(metrics) for name, metrics in now.items()}
+        numbers = {name: len(outcomes[name].metrics) for name in self.changed}
         if not any(numbers.values()):
             return self._stays("the changed stages have no number to compare")
-        results.update(
-            self.paper, self.title, chosen.config, lambda e: onward.confirmed(e or self.entry, chosen, numbers)
-        )
+        results.update(self.paper, self.title, chosen.config, lambda entry: _confirmed(entry, chosen, numbers))
         told = f"confirmed, {sum(numbers.values())} numbers of seed {chosen.seed} are equal"
         console.out.print(f"{self.name}: {told}", soft_wrap=True)
         return 0
@@ -132,13 +131,46 @@ class _Confirmation:
         whole = plan(config, self.entry["seeds"][0], precisions)
         if registration.digest(compose.resolve(config, 0)) != self.entry["registered"]["hash"]:
             raise InputError("its claims or recipe are other ones now; make reproduce records it anew")
+        if data := [name for name in self.changed if staleness.other_data(whole.stages[name], self.entry)]:
+            raise InputError(f"{data[0]} has other data now; make reproduce records it anew")
+        if timed := [name for name in self.changed if whole.stages[name].exclusive]:
+            raise InputError(f"{timed[0]} measures time, which is never equal; make reproduce records it anew")
         chosen = only(whole, self.changed)
-        onward.comparable(chosen, self.entry)
         preconditions.check([chosen], here=config.launcher.name == "local")
         return config, chosen
 
 
-def _table(found: Sequence[onward.Difference]) -> Table:
+def differences(entry: Mapping[str, Any], seed: int, now: Mapping[str, Mapping[str, float]]) -> Iterator[Difference]:
+    """Every number of a seed that is not to the last bit the recorded one, or that only one of the two has.
+
+    Args:
+        entry: recorded.
+        seed: one of its seeds.
+        now: stage -> metric -> value, as the present code gives them.
+    """
+    position = entry["seeds"].index(seed)
+    for stage, metrics in now.items():
+        recorded = {name: values[position] for name, values in entry["stages"][stage]["metrics"].items()}
+        for name in dict.fromkeys([*recorded, *metrics]):
+            before, after = recorded.get(name), metrics.get(name)
+            nans = before is not None and after is not None and math.isnan(before) and math.isnan(after)
+            if before != after and not nans:
+                yield stage, name, before, after
+
+
+def _confirmed(entry: dict[str, Any] | None, chosen: Plan, numbers: Mapping[str, int]) -> dict[str, Any]:
+    """The entry with what was confirmed of each stage, over what was confirmed before."""
+    assert entry is not None
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    how = {"seed": chosen.seed, "commit": code_version()["commit"], "at": at}
+    new = {
+        name: {"fingerprint": chosen.stages[name].fingerprint, "numbers": count, **how}
+        for name, count in numbers.items()
+    }
+    return {**entry, "confirmed": {**entry.get("confirmed", {}), **new}}
+
+
+def _table(found: Sequence[Difference]) -> Table:
     table = Table()
     for column in ("stage", "metric", "recorded", "now"):
         table.add_column(column)

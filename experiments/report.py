@@ -337,6 +337,7 @@ def _provenance(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("time in stages", f"{_duration(made['seconds'])}, summed over all seeds"),
         ("versions", ", ".join(f"{name} {version}" for name, version in made["versions"].items())),
         *(("confirmed", line) for line in answers.confirmed(entry)),
+        *(("joined", line) for line in answers.joined(entry)),
     ]
 
 

@@ -26,7 +26,7 @@ from experiments import (
     verdicts,
 )
 from experiments.devices import gpu_groups, processes, uses_gpu
-from experiments.errors import InputError, RunError
+from experiments.errors import InputError
 from experiments.manifest import Report, finished
 from experiments.plan import Plan, only, plan, plan_each
 from experiments.pool import Pool, Scheduler
@@ -48,8 +48,7 @@ done is not run again; an interrupted command continues. Besides:
   minutes=15         start no further seed after that long
   most=32            leave an undecided main claim so at that many seeds
   seeds=[0,1,2]      by hand: these seeds, in an entry of its own that says so (quote it in a shell)
-  from_record=true   where the runs of a record are not at hand: one of its seeds runs here, and if each number is the
-                     recorded one to the last bit, further seeds are added to the record
+  from_record=true   add seeds to a record whose runs are not at hand, as long as nothing that it rests on has changed
   why='...'          why a recorded entry gets a new registration after its claims or recipe were changed
   jobs=2             stages trained at the same time (default: one per core on a CPU, one per GPU)
   launcher=submitit_slurm launcher.partition=P   a Slurm job per stage, put back into the queue until it is done
@@ -195,21 +194,16 @@ class _Setting:
         return self._run_and_tell()
 
     def _run_from_record(self, schedulers: Schedulers) -> int:
-        """Further seeds for a record whose runs are not here, once one of its seeds came out the same here."""
+        """Further seeds for a record whose runs are not here."""
         from experiments import console, onward
 
         self.registered = results.registration_of(self.request.paper, self.title, self.resolved)
-        entry = onward.recorded(self.request.paper, self.title, self.registered)
-        first = onward.first_seed(self.config, self.request.paper, entry, self.questions.main_stages)
-        self.plans = plan_each(self.config, entry["seeds"])
-        preconditions.check([first], here=self.config.launcher.name == "local")
-        self.scheduler = schedulers.of(self.config, len(first.stages))
-        self._train([first])
-        done = self.outcomes.get(first.seed) or engine.run(first)
-        if failed := next((o for o in done.values() if o.status != "done"), None):
-            raise RunError(f"from_record=true: seed {first.seed}: {failed.stage}: {failed.reason}")
-        self.base = onward.confirm(entry, first, {name: outcome.metrics for name, outcome in done.items()})
-        console.out.print(f"seed {first.seed} gives the recorded numbers; {len(self.plans)} seeds of the record go on")
+        main_stages = self.questions.main_stages
+        self.base = onward.recorded(self.request.paper, self.title, self.registered, main_stages)
+        self.plans = plan_each(self.config, self.base["seeds"])
+        preconditions.check([only(self.plans[0], main_stages)], here=self.config.launcher.name == "local")
+        self.scheduler = schedulers.of(self.config, cores() * len(self.plans[0].stages))
+        console.out.print(f"{len(self.plans)} seeds stand in the record")
         return self._run_and_tell()
 
     def _run_and_tell(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from experiments import answers, compose, confirm, onward, registration, reproduce, results, staleness
+from experiments import answers, compose, confirm, registration, reproduce, results, staleness
 from experiments.errors import InputError
 from experiments.plan import plan_each
 
@@ -37,8 +37,7 @@ def record(
     """Writes the entry as if it had been recorded by other code, after an edit."""
     _, declared, made = ran
     monkeypatch.setattr(results, "RESULTS", tmp_path)
-    for module in (confirm, onward):
-        monkeypatch.setattr(module, "code_version", lambda: COMMITTED)
+    monkeypatch.setattr(confirm, "code_version", lambda: COMMITTED)
 
     def write(edit: Any = lambda entry: None) -> dict[str, Any]:
         stages = {name: {**stage, "fingerprints": [OTHER, OTHER]} for name, stage in made["stages"].items()}

@@ -1,15 +1,14 @@
-"""A record goes on without its runs, once a seed of it came out the same: numbers and verdicts of an unbroken run."""
+"""A record goes on without its runs: numbers and verdicts of an unbroken run."""
 
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from experiments import check_results, reproduce, results
+from experiments import answers, check_results, reproduce, results
 from experiments.errors import InputError
 
 PAPER = "case_based_prototypes"
@@ -54,7 +53,7 @@ def test_it_goes_on_as_if_its_runs_were_there(recorded: dict[str, Any], tmp_path
     assert run(tmp_path / "here", "most=4", "from_record=true") == 0
     onward = stored()
     assert [p.name for p in sorted((tmp_path / "here" / PAPER / "smoke").glob("seed=*"))] == [
-        f"seed={seed}" for seed in (1000, 1002, 1003)
+        f"seed={seed}" for seed in (1002, 1003)
     ]
     edit(lambda entry: entry.update(recorded))
     assert run(tmp_path / "there", "most=4") == 0
@@ -66,23 +65,20 @@ def test_it_goes_on_as_if_its_runs_were_there(recorded: dict[str, Any], tmp_path
         assert onward["stages"][name]["metrics"] == stage["metrics"]
         assert onward["stages"][name]["fingerprints"] == stage["fingerprints"]
         assert len(onward["stages"][name]["seconds"]) == len(stage["seconds"])
-    main = set(onward["confirmed"])
-    assert main
-    assert {onward["confirmed"][name]["seed"] for name in main} == {1000}
+    (joined,) = onward["joined"]
+    assert joined["seeds"] == [1002, 1003]
+    (line,) = answers.joined(onward)
+    assert "seeds 1002, 1003 ran on" in line
     edit(lambda entry: entry.update(onward))
     record = results.read(PAPER)
     assert record is not None
     assert list(check_results.check(record)) == []
 
 
-def test_one_number_in_its_last_bit_ends_it(recorded: dict[str, Any], tmp_path: Path) -> None:
-    def move(entry: dict[str, Any]) -> None:
-        values = entry["stages"]["prototypes"]["metrics"]["test/top1"]
-        values[0] = math.nextafter(values[0], math.inf)
-
-    edit(move)
+def test_a_stale_record_is_confirmed_first(recorded: dict[str, Any], tmp_path: Path) -> None:
+    edit(lambda entry: entry["stages"]["dense"].update(fingerprints=["0" * 12] * 2))
     before = stored()
-    with pytest.raises(InputError, match=r"seed 1000 gives prototypes/test/top1 .* here, .* is recorded"):
+    with pytest.raises(InputError, match=r"dense is stale.*make confirm PAPER=case_based_prototypes"):
         run(tmp_path / "here", "most=4", "from_record=true")
     assert stored() == before
 
