@@ -99,13 +99,15 @@ def registered(entry: Mapping[str, Any]) -> str:
 
 def confirmed(entry: Mapping[str, Any]) -> list[str]:
     """What later code gave again, a sentence per commit: which seed, how many numbers, of which stages."""
-    shown: dict[tuple[str, str, int], list[tuple[str, int]]] = {}
+    shown: dict[tuple[str, ...], list[tuple[str, int]]] = {}
     for name, item in entry.get("confirmed", {}).items():
-        shown.setdefault((item["at"][:10], str(item["commit"])[:10], item["seed"]), []).append((name, item["numbers"]))
+        where = f" as {item['against'][:10]} does on {item['cpu']}" if item.get("against") else ""
+        key = (item["at"][:10], str(item["commit"])[:10], str(item["seed"]), where)
+        shown.setdefault(key, []).append((name, item["numbers"]))
     return [
-        f"{at}, {commit}: seed {seed} run anew gave the same {sum(count for _, count in stages):,} numbers, "
+        f"{at}, {commit}: seed {seed} run anew gave the same {sum(count for _, count in stages):,} numbers{where}, "
         f"to the last bit; {', '.join(name for name, _ in stages)}"
-        for (at, commit, seed), stages in shown.items()
+        for (at, commit, seed, where), stages in shown.items()
     ]
 
 

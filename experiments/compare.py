@@ -6,6 +6,7 @@ the same in both is trained once and equal by construction.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -80,21 +81,27 @@ def main(argv: list[str]) -> int:
     if not any(word.startswith("scale=") for word in rest):
         rest.append("scale=smoke")
 
-    with tempfile.TemporaryDirectory(prefix="base-") as folder:
-        base = Path(folder) / "base"
-        _git("worktree", "add", "--detach", str(base), given["base"])
-        try:
-            keys = _papers(given.get("paper"), base)
-            moved: list[Moved] = []
-            for key in keys:
-                differing = list(compare(key, [int(seed) for seed in seeds], rest, base))
-                moved += differing
-                console.out.print(f"{key}: " + (f"{len(differing)} metrics differ" if differing else "the same"))
-        finally:
-            _git("worktree", "remove", "--force", str(base))
+    moved: list[Moved] = []
+    with checked_out(given["base"]) as base:
+        for key in _papers(given.get("paper"), base):
+            differing = list(compare(key, [int(seed) for seed in seeds], rest, base))
+            moved += differing
+            console.out.print(f"{key}: " + (f"{len(differing)} metrics differ" if differing else "the same"))
     if moved:
         console.out.print(table(moved, given["base"]))
     return 1 if moved else 0
+
+
+@contextlib.contextmanager
+def checked_out(revision: str) -> Iterator[Path]:
+    """A folder with another state of the code, for as long as it is needed. Raises InputError if git has none such."""
+    with tempfile.TemporaryDirectory(prefix="base-") as folder:
+        base = Path(folder) / "base"
+        _git("worktree", "add", "--detach", str(base), revision)
+        try:
+            yield base
+        finally:
+            _git("worktree", "remove", "--force", str(base))
 
 
 def _git(*words: str) -> None:
@@ -120,8 +127,10 @@ def compare(key: str, seeds: Sequence[int], rest: Sequence[str], base: Path) -> 
     words = [f"paper={key}", *rest]
     if not any(word.startswith("runs_dir=") for word in words):
         words.append(f"runs_dir={compose.ROOT / 'runs'}")
-    metrics = {tree: [_run(tree, seed, words) for seed in seeds] for tree in (base, compose.ROOT)}
-    olds, news = metrics.values()
+    olds, news = (
+        [{name: done.metrics for name, done in run_in(tree, seed, words).items()} for seed in seeds]
+        for tree in (base, compose.ROOT)
+    )
     for stage in dict.fromkeys(name for run in (*olds, *news) for name in run):
         names = dict.fromkeys(name for run in (*olds, *news) for name in run.get(stage, {}))
         for name in names:
@@ -130,8 +139,16 @@ def compare(key: str, seeds: Sequence[int], rest: Sequence[str], base: Path) -> 
                 yield Moved(key, stage, name, before, now)
 
 
-def _run(tree: Path, seed: int, words: Sequence[str]) -> dict[str, Mapping[str, float]]:
-    """Metrics by stage of one run with the code of a folder."""
+@dataclass(frozen=True)
+class Done:
+    """What a stage with the code of another folder left: its fingerprint there and its metrics."""
+
+    fingerprint: str
+    metrics: Mapping[str, float]
+
+
+def run_in(tree: Path, seed: int, words: Sequence[str]) -> dict[str, Done]:
+    """Every stage of one run with the code of a folder. Raises RunError if it fails, or is too old to tell."""
     environment = {**os.environ, "PYTHONPATH": str(tree)}
     command = [sys.executable, "-m", "experiments.run", *words, f"seed={seed}"]
     done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
@@ -144,7 +161,10 @@ def _run(tree: Path, seed: int, words: Sequence[str]) -> dict[str, Mapping[str, 
     if described.returncode:
         raise RunError(f"the code {where} does not say where its stages are: it is too old to compare with")
     folders = json.loads(described.stdout.splitlines()[-1])
-    return {name: files.read_json(Path(folder) / "metrics.json") or {} for name, folder in folders.items()}
+    return {
+        name: Done(folder.rpartition("-")[2], files.read_json(Path(folder) / "metrics.json") or {})
+        for name, folder in folders.items()
+    }
 
 
 def table(moved: Sequence[Moved], base: str) -> Table:

@@ -4,6 +4,8 @@ A record is stale once a definition that its stages reach has changed, and a fas
 again would tell, at the cost of every seed. One recorded seed, run anew with the present code, tells nearly as much
 where each of its numbers is the recorded one to the last bit: its stages count as present then, and the record says
 how that is known. Where a single number differs nothing is written, and the record stays stale.
+
+Another machine rounds otherwise. There the recorded commit's code runs the seed too, and its numbers are compared.
 """
 
 from __future__ import annotations
@@ -12,12 +14,13 @@ import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from experiments import cli, compose, console, preconditions, registration, reproduce, results, staleness
-from experiments.errors import InputError, unknown
+from experiments import cli, compare, compose, console, preconditions, registration, reproduce, results, staleness
+from experiments.errors import InputError, RunError, unknown
 from experiments.manifest import Report
 from experiments.plan import Plan, only, plan
 from experiments.provenance import code_version, hardware, versions
@@ -30,8 +33,9 @@ Run one recorded seed of stale records anew and compare every number, to the las
   python -m experiments.confirm paper=all                        every stale entry of every paper
 
 Where all numbers are equal the record is stale no more, and says which seed showed it. Where one differs nothing is
-written: record it again (make reproduce), or find out why it moved (make compare BASE=rev). A changed claim, recipe or
-data set cannot be confirmed. Besides:
+written: record it again (make reproduce), or find out why it moved (make compare BASE=rev). Another machine rounds
+otherwise: there the recorded commit's code runs the seed too and is compared with, at twice the time. A changed claim,
+recipe or data set cannot be confirmed. Besides:
 
   jobs=2             stages trained at the same time (default: one per core on a CPU, one per GPU)
 
@@ -39,6 +43,7 @@ Exit code: 0 all confirmed or not stale, 1 a number differs or a stage failed, 2
 
 """
 OWN = ("paper", "scale", "variant")
+Metrics = Mapping[str, Mapping[str, float]]  # stage -> metric -> value
 Difference = tuple[str, str, float | None, float | None]  # stage, metric, recorded, now
 
 
@@ -103,19 +108,48 @@ class _Confirmation:
             outcomes = scheduler.run([chosen], report)[chosen.seed]
         if failed := next((o for o in outcomes.values() if o.status != "done"), None):
             return self._stays(f"{failed.stage}: {failed.reason}")
-        found = list(differences(self.entry, chosen.seed, {name: outcomes[name].metrics for name in self.changed}))
+        now = {name: outcomes[name].metrics for name in self.changed}
+        position = self.entry["seeds"].index(chosen.seed)
+        before: Metrics = {name: recorded(self.entry["stages"][name], position) for name in self.changed}
+        against = None
+        found = list(differences(before, now))
+        if found and (other := self._elsewhere()):
+            console.out.print(f"{self.name}: {', '.join(other)}: the recorded code runs here too", soft_wrap=True)
+            try:
+                against, before = self._run_recorded_code(chosen)
+            except (InputError, RunError) as error:
+                return self._stays(str(error))
+            found = list(differences(before, now))
         if found:
             console.out.print(_table(found))
-            here = {"provenance": {"versions": versions(), "hardware": hardware()}}
-            other = [f"{what} {now}, not {then}" for what, (then, now) in results.differing(here, self.entry).items()]
-            return self._stays(", ".join([f"{len(found)} numbers of seed {chosen.seed} differ", *other]))
-        numbers = {name: len(outcomes[name].metrics) for name in self.changed}
+            return self._stays(f"{len(found)} numbers of seed {chosen.seed} differ")
+        numbers = {name: len(metrics) for name, metrics in now.items()}
         if not any(numbers.values()):
             return self._stays("the changed stages have no number to compare")
-        results.update(self.paper, self.title, chosen.config, lambda entry: _confirmed(entry, chosen, numbers))
+        results.update(self.paper, self.title, chosen.config, lambda e: _confirmed(e, chosen, numbers, against))
         told = f"confirmed, {sum(numbers.values())} numbers of seed {chosen.seed} are equal"
         console.out.print(f"{self.name}: {told}", soft_wrap=True)
         return 0
+
+    def _elsewhere(self) -> list[str]:
+        """What of this machine and its packages is not what the record was made with."""
+        here = {"provenance": {"versions": versions(), "hardware": hardware()}}
+        return [f"{what} {now}, not {then}" for what, (then, now) in results.differing(here, self.entry).items()]
+
+    def _run_recorded_code(self, chosen: Plan) -> tuple[str, Metrics]:
+        """The recorded commit and what its code gives for the changed stages on this machine.
+
+        Raises InputError where that commit is not at hand, or gives another stage than was recorded; RunError if it
+        fails.
+        """
+        commit = (self.entry["provenance"]["code"]["commit"] or "none").split()[-1]
+        words = [*self.lines, f"runs_dir={Path(chosen.config['runs_dir']).resolve()}"]
+        with compare.checked_out(commit) as base:
+            done = compare.run_in(base, chosen.seed, words)
+        for name in self.changed:
+            if name not in done or done[name].fingerprint != self.entry["stages"][name]["fingerprints"][0]:
+                raise InputError(f"commit {commit[:10]} does not have the recorded code of {name}")
+        return commit, {name: done[name].metrics for name in self.changed}
 
     def _stays(self, why: str) -> int:
         console.out.print(f"{self.name}: stays stale: {why}", soft_wrap=True, highlight=False)
@@ -140,29 +174,35 @@ class _Confirmation:
         return config, chosen
 
 
-def differences(entry: Mapping[str, Any], seed: int, now: Mapping[str, Mapping[str, float]]) -> Iterator[Difference]:
-    """Every number of a seed that is not to the last bit the recorded one, or that only one of the two has.
+def recorded(stage: Mapping[str, Any], position: int) -> dict[str, float]:
+    """A stage's metrics of the seed at a position of an entry."""
+    return {name: values[position] for name, values in stage["metrics"].items()}
+
+
+def differences(
+    before: Mapping[str, Mapping[str, float]], now: Mapping[str, Mapping[str, float]]
+) -> Iterator[Difference]:
+    """Every number that is not what it was to the last bit, or that one of the two lacks; stage -> metric -> value."""
+    for stage, metrics in now.items():
+        for name in dict.fromkeys([*before[stage], *metrics]):
+            old, new = before[stage].get(name), metrics.get(name)
+            nans = old is not None and new is not None and math.isnan(old) and math.isnan(new)
+            if old != new and not nans:
+                yield stage, name, old, new
+
+
+def _confirmed(
+    entry: dict[str, Any] | None, chosen: Plan, numbers: Mapping[str, int], against: str | None
+) -> dict[str, Any]:
+    """The entry with what was confirmed of each stage, over what was confirmed before.
 
     Args:
-        entry: recorded.
-        seed: one of its seeds.
-        now: stage -> metric -> value, as the present code gives them.
+        against: the commit whose code gave the numbers on this machine; None where they are the record's own.
     """
-    position = entry["seeds"].index(seed)
-    for stage, metrics in now.items():
-        recorded = {name: values[position] for name, values in entry["stages"][stage]["metrics"].items()}
-        for name in dict.fromkeys([*recorded, *metrics]):
-            before, after = recorded.get(name), metrics.get(name)
-            nans = before is not None and after is not None and math.isnan(before) and math.isnan(after)
-            if before != after and not nans:
-                yield stage, name, before, after
-
-
-def _confirmed(entry: dict[str, Any] | None, chosen: Plan, numbers: Mapping[str, int]) -> dict[str, Any]:
-    """The entry with what was confirmed of each stage, over what was confirmed before."""
     assert entry is not None
     at = datetime.now(UTC).isoformat(timespec="seconds")
     how = {"seed": chosen.seed, "commit": code_version()["commit"], "at": at}
+    how |= {} if against is None else {"against": against, "cpu": hardware()["cpu"]}
     new = {
         name: {"fingerprint": chosen.stages[name].fingerprint, "numbers": count, **how}
         for name, count in numbers.items()

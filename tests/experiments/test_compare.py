@@ -18,11 +18,12 @@ def test_only_what_differs_is_listed(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     base = {"a": {"x": 1.0, "y": math.nan}, "gone": {"x": 1.0}}
     here = {"a": {"x": 1.0, "y": math.nan, "z": 2.0}}
 
-    def run(tree: Path, seed: int, words: Sequence[str]) -> dict[str, dict[str, float]]:
+    def run_in(tree: Path, seed: int, words: Sequence[str]) -> dict[str, compare.Done]:
         moved = {"a": {**base["a"], "x": float(seed)}, "gone": base["gone"]}
-        return moved if tree == tmp_path else here
+        metrics = moved if tree == tmp_path else here
+        return {name: compare.Done("0" * 12, values) for name, values in metrics.items()}
 
-    monkeypatch.setattr(compare, "_run", run)
+    monkeypatch.setattr(compare, "run_in", run_in)
     moved = list(compare.compare("zpe", [1, 2], [], tmp_path))
     assert [(m.stage, m.metric) for m in moved] == [("a", "x"), ("a", "z"), ("gone", "x")]
     assert moved[0].base == [1.0, 2.0]

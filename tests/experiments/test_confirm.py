@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from experiments import answers, compose, confirm, registration, reproduce, results, staleness
+from experiments import answers, compare, compose, confirm, registration, reproduce, results, staleness
 from experiments.errors import InputError
 from experiments.plan import plan_each
 
@@ -33,7 +34,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], dict[str, 
 @pytest.fixture
 def record(
     ran: tuple[list[str], dict[str, Any], dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Any]:
+) -> Any:
     """Writes the entry as if it had been recorded by other code, after an edit."""
     _, declared, made = ran
     monkeypatch.setattr(results, "RESULTS", tmp_path)
@@ -97,6 +98,49 @@ def test_one_number_in_its_last_bit_keeps_it(ran: Any, record: Any, capsys: pyte
     assert confirm_it(ran) == 1
     assert stored() == entry
     assert "stays stale: 1 numbers of seed 0 differ" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_on_another_machine_the_recorded_code_is_compared_with(
+    ran: Any, record: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], moved: bool
+) -> None:
+    """The record differs by rounding alone; here the recorded commit gives what the present code does."""
+    here = {name: {m: values[0] for m, values in stage["metrics"].items()} for name, stage in ran[2]["stages"].items()}
+    name, metric = next((n, m) for n, metrics in here.items() for m in metrics)
+
+    def edit(entry: dict[str, Any]) -> None:
+        stage = entry["stages"][name]
+        rounded = [math.nextafter(value, math.inf) for value in stage["metrics"][metric]]
+        entry["stages"][name] = {**stage, "metrics": {**stage["metrics"], metric: rounded}}
+        made = entry["provenance"]
+        code, hardware = {**made["code"], "commit": "e" * 40}, {**made["hardware"], "cpu": "another"}
+        entry["provenance"] = {**made, "code": code, "hardware": hardware}
+
+    asked: list[Any] = []
+
+    @contextlib.contextmanager
+    def checked_out(revision: str) -> Iterator[Path]:
+        asked.append(revision)
+        yield Path("nowhere")
+
+    def run_in(tree: Path, seed: int, words: list[str]) -> dict[str, compare.Done]:
+        asked.append((seed, f"paper={PAPER}" in words))
+        past = {n: dict(metrics) for n, metrics in here.items()}
+        past[name][metric] += 1.0 if moved else 0.0
+        return {n: compare.Done(OTHER, metrics) for n, metrics in past.items()}
+
+    monkeypatch.setattr(compare, "checked_out", checked_out)
+    monkeypatch.setattr(compare, "run_in", run_in)
+    entry = record(edit)
+    assert confirm_it(ran) == moved
+    assert asked == ["e" * 40, (0, True)]
+    assert "not another: the recorded code runs here too" in capsys.readouterr().out.replace("\n", " ")
+    if moved:
+        assert stored() == entry
+    else:
+        (line,) = answers.confirmed(stored())
+        assert "as eeeeeeeeee does on" in line
+        assert staleness.stale(PAPER, stored()) == []
 
 
 def test_another_recipe_cannot_be_confirmed(ran: Any, record: Any, capsys: pytest.CaptureFixture[str]) -> None:
