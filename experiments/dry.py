@@ -20,7 +20,7 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_flop_formula, sdpa_flop_count
 
 from datamodules.common.base import DataModule, Fed
-from experiments import console, training
+from experiments import console, process_memory, training
 from experiments.errors import RunError, explain, typed
 from experiments.instantiate import build
 from experiments.plan import Plan, Stage, plan
@@ -93,6 +93,7 @@ def main(config: DictConfig) -> int:
             for done in [n for n in built if not wanted[n]]:  # published sizes: all at once may not fit
                 del built[done]
             gc.collect()  # trainers and modules refer to each other: without this the last stage stays in memory
+            process_memory.give_back_freed_blocks()
     console.out.print(table, "")
     if left_out := [name for name in this.stages if name not in stages]:
         console.out.print(f"Not part of this recipe, which neither fits nor tests them: {', '.join(left_out)}.", "")
@@ -176,7 +177,7 @@ def _stage(
         f"{short.batch}x{short.steps if stage.fit else 1}",
         f"{seconds:.1f}" if stage.fit else "",
         f"{hours:,.0f}" if steps else "",
-        f"{training._peak_memory() / 2**30:.1f}",
+        f"{process_memory.peak() / 2**30:.1f}",
     ]
     return row, 3 * 2 * 1e9 * mult_adds * spec.sizes["train"] * epochs if stage.fit else 0.0
 

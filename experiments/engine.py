@@ -127,13 +127,14 @@ def _write_config(stage: Stage) -> None:
 
 def _train(plan: Plan, stage: Stage, report: Report) -> dict[str, Any]:
     os.environ.setdefault("OMP_NUM_THREADS", str(plan.config["threads"]))  # read when libraries are first imported
-    from experiments import training
+    from experiments import process_memory, training
 
     training.quiet()
     if processes(stage.trainer) > 1:
         result = _train_in_processes(plan, stage, report)
     else:
         result = training.train(plan, stage, report)
+        process_memory.give_back_freed_blocks()
     files.write_json(stage.directory / "metrics.json", result["metrics"])
     content.forget()
     manifest = {

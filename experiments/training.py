@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import pickle
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -27,7 +25,7 @@ import torch
 from torch.multiprocessing import ProcessExitedException
 
 from datamodules.common.base import DataModule, Fed, seed_torch, stream
-from experiments import files, loggers, switches
+from experiments import files, loggers, process_memory, switches
 from experiments.callbacks import CheckData, EndWithParent, NoProfiler, Progress, Recorder, StepSeed, StopAfter
 from experiments.devices import processes
 from experiments.errors import InputError, KilledError, RunError, explain
@@ -180,7 +178,8 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
     batch, learning_rates, data, precision, switches, threads.
     """
     check_plan(plan)
-    _forget_peak_memory()
+    process_memory.keep_freed_blocks()
+    process_memory.forget_peak()
     torch.set_num_threads(plan.config["threads"])  # sums of many numbers depend on it
     began = time.monotonic()
     made = replace(stage, module=switches.fused(stage.module)) if stage.trainer.get("fused") else stage
@@ -242,7 +241,7 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
         "artifacts": kept,
         "seconds": round(max(recorder.elapsed, time.monotonic() - began), 2),
         "fit_seconds": round(recorder.elapsed, 3),
-        "peak_memory_mb": round(_peak_memory() / 2**20),
+        "peak_memory_mb": round(process_memory.peak() / 2**20),
         "batch": {"global": batch, "devices": trainer.world_size, "reference": stage.reference_batch},
         "learning_rates": rates,
         "precision": arguments["precision"],
@@ -346,24 +345,6 @@ def artifacts(stage: Stage) -> dict[str, np.ndarray]:
             raise Damaged(stage.name, f"{path} is missing or not what was written")
         arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False)
     return arrays
-
-
-def _forget_peak_memory() -> None:
-    """A worker's earlier stages are not this one's memory. Where the system cannot forget, the peak is the worker's."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-
-def _peak_memory() -> int:
-    """Bytes: of the GPU where one is used, else of this process."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    with contextlib.suppress(OSError):
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-        return 1024 * int(status.split("VmHWM:")[1].split()[0])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def in_own_processes(plan: Plan, stage: Stage) -> dict[str, Any]:

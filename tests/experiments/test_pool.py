@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from experiments import compose, reproduce, training
+from experiments import compose, reproduce
 from experiments.plan import Plan, only
 from experiments.pool import Pool
 
@@ -87,14 +87,3 @@ def test_a_command_keeps_its_workers_for_all_its_papers() -> None:
         assert isinstance(first, Pool)
         assert isinstance(other, Pool)
         assert (first.count, other.count) == (2, 1)
-
-
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux forgets a peak")
-def test_peak_memory_is_the_stages_own() -> None:
-    training._forget_peak_memory()
-    before = training._peak_memory()
-    block = bytearray(200 * 2**20)
-    assert training._peak_memory() > before + 150 * 2**20
-    del block
-    training._forget_peak_memory()
-    assert training._peak_memory() < before + 100 * 2**20
