@@ -68,7 +68,7 @@ class Placed(StageModule):
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         logits = self(batch.x)
-        self.margins.append(margin(logits).cpu())
+        self.margins.append(margin(logits.float()).cpu())
         self.rows.append(batch.row.cpu())
         self.correct.append((logits.argmax(1) == batch.y).float().cpu())
         self.covered.append((batch.mask > 0).float().mean((1, 2)).cpu())
