@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 
 from datamodules.common.arrays import ArrayData, Split
@@ -31,15 +29,8 @@ class Digits(ArrayData):
         )
 
     def read(self) -> tuple[Split, None]:
-        images, labels = scans()
-        return (images.clone(), labels.clone()), None
+        from sklearn.datasets import load_digits
 
-
-@lru_cache(maxsize=1)
-def scans() -> Split:
-    """Images (1797, 1, 8, 8) uint8 and labels (1797,) int64; unpacked once a process, which takes 20 ms."""
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    images = torch.as_tensor(bunch.images, dtype=torch.uint8).unsqueeze(1)
-    return images, torch.as_tensor(bunch.target, dtype=torch.long)
+        bunch = load_digits()
+        images = torch.as_tensor(bunch.images, dtype=torch.uint8).unsqueeze(1)  # (1797, 1, 8, 8)
+        return (images, torch.as_tensor(bunch.target, dtype=torch.long)), None
