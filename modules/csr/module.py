@@ -107,7 +107,7 @@ class Encode(StageModule):
     def test_step(self, batch: Any, batch_idx: int) -> None:
         (network,) = self.frozen.on(self.device)
         features = self(batch.x)  # (B, c, H, W)
-        vectors = local_vectors(features.float(), network.maps(features).float())  # (B, K, c)
+        vectors = local_vectors(features, network.maps(features)).float()  # (B, K, c); arrays hold no bf16
 
         image, concept = batch.concepts.nonzero(as_tuple=True)  # of the concepts that are present
         before = sum(len(part) for part in self.made.get("y", []))
