@@ -6,7 +6,9 @@ import ctypes
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -25,7 +27,18 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 first, *later = [faults() for _ in range(11)]
 print(kept, first, sum(later))
+from pathlib import Path
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1])
 """
+
+
+def printed(code: str, more: Mapping[str, str] = MappingProxyType({})) -> list[str]:
+    """The words of FAULTS and further code, in a process whose allocator nobody tuned but `more`."""
+    environment = {k: v for k, v in os.environ.items() if k not in process_memory.TUNED}
+    environment |= {"PYTHONPATH": str(compose.ROOT), **more}
+    command = [sys.executable, "-c", FAULTS + code]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux forgets a peak")
@@ -43,10 +56,7 @@ def test_peak_memory_is_the_stages_own() -> None:
 @pytest.mark.parametrize("tuned", [False, True])
 def test_a_freed_block_is_asked_for_again_without_new_pages(tuned: bool) -> None:
     """Unless the user tuned the allocator: then the pages of each block come anew."""
-    environment = {k: v for k, v in os.environ.items() if k not in process_memory.TUNED}
-    environment |= {"PYTHONPATH": str(compose.ROOT)} | ({"MALLOC_TOP_PAD_": "131072"} if tuned else {})
-    done = subprocess.run([sys.executable, "-c", FAULTS], env=environment, capture_output=True, text=True, check=True)
-    kept, first, later = done.stdout.split()
+    kept, first, later = printed("", {"MALLOC_TOP_PAD_": "131072"} if tuned else {})
     assert kept == str(not tuned)
     assert (int(later) > 5 * int(first)) if tuned else (int(later) <= int(first))
 
@@ -54,42 +64,24 @@ def test_a_freed_block_is_asked_for_again_without_new_pages(tuned: bool) -> None
 @pytest.mark.skipif(not GLIBC, reason="only glibc's allocator is told")
 def test_a_large_block_goes_back_by_itself() -> None:
     """What a recipe of full size frees, or a process would hold gigabytes after its dry run."""
-    code = (
-        FAULTS
-        + """
-from pathlib import Path
-def resident():
-    return int(Path("/proc/self/statm").read_text().split()[1])
+    code = """
 before = resident()
 block = torch.ones(64 * 2**20)
 held = resident()
 del block
 print(held - before, resident() - before)
 """
-    )
-    environment = {k: v for k, v in os.environ.items() if k not in process_memory.TUNED}
-    environment |= {"PYTHONPATH": str(compose.ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    held, left = map(int, done.stdout.split()[-2:])
+    held, left = map(int, printed(code)[-2:])
     assert left < 0.1 * held
 
 
 @pytest.mark.skipif(not GLIBC, reason="only glibc's allocator is told")
 def test_what_was_kept_is_given_back() -> None:
-    code = (
-        FAULTS
-        + """
-from pathlib import Path
-def resident():
-    return int(Path("/proc/self/statm").read_text().split()[1])
+    code = """
 [torch.ones(6 * 2**20) for _ in range(10)]
 held = resident()
 process_memory.give_back_freed_blocks()
 print(held - resident())
 """
-    )
-    environment = {k: v for k, v in os.environ.items() if k not in process_memory.TUNED}
-    environment |= {"PYTHONPATH": str(compose.ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     pages = 240 * 2**20 // os.sysconf("SC_PAGESIZE")
-    assert int(done.stdout.split()[-1]) > 0.9 * pages
+    assert int(printed(code)[-1]) > 0.9 * pages
