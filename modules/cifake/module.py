@@ -22,6 +22,7 @@ from modules.cifake.pictures import draw_grid
 from modules.cifake.scores import FAKE, BinaryScores
 from modules.common.metrics import compute_and_reset
 from modules.common.module import OptimizerFactory
+from modules.common.schedules import Schedule
 from modules.common.stopping import EarlyStopped
 
 
@@ -36,7 +37,7 @@ class TopologyDetector(EarlyStopped):
         padding, side: see CNN.
         patience: training ends after so many epochs without a lower loss on validation pictures, and the weights are
             those of the lowest; None trains all epochs and keeps the last weights.
-        optimizer: see StageModule.
+        optimizer, schedule: see StageModule.
     Raises:
         ValueError: patience below 1.
     """
@@ -50,8 +51,9 @@ class TopologyDetector(EarlyStopped):
         side: int = 32,
         patience: int | None = None,
         optimizer: OptimizerFactory | None = None,
+        schedule: Schedule | None = None,
     ) -> None:
-        super().__init__(optimizer)
+        super().__init__(optimizer, schedule)
         if patience is not None and patience < 1:
             raise ValueError(f"patience={patience}: expected 1 or more epochs, or null")
         self.topology = topology
@@ -112,12 +114,13 @@ class ChosenDetector(TopologyDetector):
         side: int = 32,
         patience: int | None = None,
         optimizer: OptimizerFactory | None = None,
+        schedule: Schedule | None = None,
     ) -> None:
         scores = [(candidate.topology, float(candidate.val_acc)) for candidate in candidates]
         chosen = best_of(scores)
         if dense or units:
             chosen = replace(chosen, units=units, dense=dense)
-        super().__init__(chosen, padding, side, patience, optimizer)
+        super().__init__(chosen, padding, side, patience, optimizer, schedule)
         self.candidates = scores
 
     def on_test_epoch_end(self) -> None:
