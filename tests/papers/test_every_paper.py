@@ -13,6 +13,7 @@ import pytest
 
 from experiments import claims, compose, definitions, reproduce, training
 from experiments.benchmark import Pair
+from experiments.engine import run
 from experiments.errors import typed
 from experiments.fingerprint import targets
 from experiments.instantiate import check
@@ -180,3 +181,12 @@ def test_smoke_runs_to_a_verdict_with_all_that_executes_in_its_identity(
 def test_full_recipe_passes_its_dry_run(paper: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert reproduce.main([f"paper={paper}", "scale=full", "dry=true", f"runs_dir={tmp_path}"]) == 0
     assert "failed" not in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("paper", PAPERS)
+def test_every_stage_runs_in_half_precision(paper: str, tmp_path: Path, make_plan: Callable[..., Plan]) -> None:
+    """What trainer=auto chooses on a GPU. A dry run would not tell: it writes nothing that NumPy has to take."""
+    lines = [f"paper={paper}", "scale=smoke", "trainer.precision=bf16-mixed", f"runs_dir={tmp_path}"]
+    outcomes = run(make_plan(*lines))
+    assert not {o.stage: o.reason for o in outcomes.values() if o.status != "done"}
