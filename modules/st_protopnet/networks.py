@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -140,12 +141,30 @@ class BranchedNetwork(nn.Module):
 
 
 class Plain(nn.Module):
-    """A backbone with a linear layer on the largest value of each channel: (B, 3, S, S) -> (B, classes)."""
+    """A backbone with a linear layer on the largest value of each channel: (B, 3, S, S) -> (B, classes).
 
-    def __init__(self, backbone: nn.Module, features: int, classes: int) -> None:
+    Args:
+        backbone: (B, 3, S, S) -> (B, features, S', S').
+        features, classes: see above.
+        factors: classes are all combinations of so many values each, numbered as digits are, the last the fastest. A
+            class's logit is then the sum of its values' logits, so that every picture teaches all classes that share a
+            value with its own. None: every class has weights of its own.
+    Raises:
+        ValueError: factors whose product is not the number of classes.
+    """
+
+    def __init__(self, backbone: nn.Module, features: int, classes: int, factors: Sequence[int] | None = None) -> None:
         super().__init__()
+        if factors is not None and math.prod(factors) != classes:
+            raise ValueError(
+                f"factors={list(factors)}: their product is {math.prod(factors)}; expected {classes} classes"
+            )
         self.backbone = backbone
-        self.head = nn.Linear(features, classes)
+        self.factors = [classes] if factors is None else list(factors)
+        self.head = nn.Linear(features, sum(self.factors))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.backbone(x).amax((2, 3)))
+        logits, *others = self.head(self.backbone(x).amax((2, 3))).split(self.factors, 1)
+        for values in others:
+            logits = (logits[:, :, None] + values[:, None]).flatten(1)
+        return logits

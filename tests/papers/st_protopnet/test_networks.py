@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from modules.common.backbones import imagenet_backbone
 from modules.common.prototypes import wrong_class_l1
@@ -84,7 +85,20 @@ def test_logits_are_the_sum_of_the_branches(network: Build) -> None:
     assert net.branch("trivial").vectors().shape == (3, 2, 5)
 
 
+def test_classes_that_share_values_share_weights() -> None:
+    """With all combinations there, the cross-entropy of classes is the sum of those of their values."""
+    net = Plain(nn.Identity(), 5, 6, factors=(3, 2))
+    x = torch.randn(7, 5, 4, 4)
+    first, second = net.head(x.amax((2, 3))).split([3, 2], 1)
+    labels = torch.tensor([0, 1, 2, 3, 4, 5, 5])
+    assert torch.allclose(net(x)[:, 3], first[:, 1] + second[:, 1])  # class 3 is (1, 1)
+    expected = F.cross_entropy(first, labels // 2) + F.cross_entropy(second, labels % 2)
+    assert torch.allclose(F.cross_entropy(net(x), labels), expected)
+
+
 def test_the_plain_network_and_wrong_names() -> None:
     assert Plain(conv_backbone(3, (4, 6), (2, 2), (3, 3)), 6, 3)(torch.randn(2, 3, 16, 16)).shape == (2, 3)
+    with pytest.raises(ValueError, match=r"factors=\[5, 2\]: their product is 10; expected 40 classes"):
+        Plain(nn.Identity(), 4, 40, factors=[5, 2])
     with pytest.raises(ValueError, match="scores='log': expected one of projection, cosine"):
         Branch(4, 3, 2, 8, "log")
