@@ -46,6 +46,7 @@ CONF = ROOT / "conf"
 ENVIRONMENT = ("REPRISE_DATA",)  # variables of the environment that a configuration may read
 GROUPS = ("paper", "scale", "trainer", "logger", "launcher", "data")
 TEXTS = ("variants", "published", "deviations")  # of a paper's file: most of it, and no part of a composition
+SENTENCES = ("why",)  # whose values are plain words: a comma or a colon in them means nothing
 STANDS_ASIDE = "conf/paper"  # what stands for each of them there, so that an override can take it away
 
 
@@ -223,6 +224,15 @@ def _split(override: str) -> tuple[str, str]:
     return key, value
 
 
+def _quoted(sentence: str) -> str:
+    """A sentence as Hydra's grammar writes one; what is in quotes already stays."""
+    if sentence[:1] in ("'", '"') and sentence[-1:] == sentence[:1] and len(sentence) > 1:
+        return sentence
+    # A backslash is one, but for those before a quote: they are doubled, and so are those at the end.
+    escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), sentence)
+    return f"'{escaped}'"
+
+
 def _is_group(override: str) -> bool:
     return _split(override)[0].lstrip("+~").partition("@")[0] in GROUPS
 
@@ -283,7 +293,7 @@ def request(argv: Sequence[str]) -> Request:
         if key.lstrip("+") in chosen:
             chosen[key.lstrip("+")] = value
         else:
-            given.append(override)
+            given.append(f"{key}={_quoted(value)}" if key in SENTENCES else override)
     for key in (_split(override)[0] for override in given):
         if key.startswith("+") and not set("./@") & set(key):
             raise InputError(f"{key}: nothing reads such a key; one of a stage is added as +stages.NAME.KEY=value")

@@ -110,6 +110,17 @@ def test_what_the_user_gives_wins_over_the_variant() -> None:
     assert config.stages.init.data._target_.endswith("FashionMNIST")
 
 
+@pytest.mark.parametrize(
+    "sentence",
+    ["rates, tuned anew: 0.1", "the paper's own", r"a \ and 'quotes', both", "at the end \\", "short", "1,2"],
+)
+def test_a_sentence_on_the_command_line_needs_no_quotes_of_its_own(sentence: str) -> None:
+    """Hydra would read a comma as a choice and a colon as a mapping."""
+    request = compose.request(["paper=meal_v2", "scale=smoke", f"why={sentence}"])
+    assert compose.compose(request.overrides).why == sentence
+    assert compose.request(["why='quoted, as the help says'"]).given == ("why='quoted, as the help says'",)
+
+
 def test_a_sweep_is_checked_in_every_value_before_it_starts() -> None:
     with pytest.raises(InputError, match="cifar1"):
         run.main(["-m", "scale=smoke", "data@stages.student.data=digits,cifar1"])
