@@ -21,7 +21,12 @@ BOX = 2 * REACH + 1
 
 
 def phantoms(
-    seeds: Sequence[int], size: int, noise: float, stones: Sequence[float] = RADII[0], tumour: float = TUMOUR
+    seeds: Sequence[int],
+    size: int,
+    noise: float,
+    stones: Sequence[float] = RADII[0],
+    tumour: float = TUMOUR,
+    cyst: float = CYST,
 ) -> tuple[Tensor, Tensor]:
     """One volume per seed: images (N, S, S, S) float32 and labels uint8 (0 background, then LESIONS in order).
 
@@ -33,7 +38,7 @@ def phantoms(
         size: S, voxels.
         noise: standard deviation of the white noise; the organ's grey value is 1.
         stones: smallest and largest radius, voxels.
-        tumour: grey value inside, before texture and noise.
+        tumour, cyst: grey values inside, before texture and noise.
     """
     n = len(seeds)
     sources = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -70,7 +75,7 @@ def phantoms(
         inside = free & (d < 1)
 
         grey = torch.where(inside & (lesion == 0), STONE, grey)
-        grey = torch.where(inside & (lesion == 1), CYST, grey)
+        grey = torch.where(inside & (lesion == 1), cyst, grey)
         soft = torch.sigmoid(8 * (1 - d)) * (free & (lesion == 2))  # half way at the surface
         grey = grey + soft * (tumour - ORGAN + 0.15 * rough.gather(1, box))
         image.scatter_(1, box, grey)
@@ -103,7 +108,7 @@ class Phantoms(VolumeData):
         size: side of a volume, voxels.
         train_size, test_size: volumes; the first are the same whatever the number.
         labelled: which of LESIONS carry a label, in the order of the labels; others are there but count as background.
-        noise, stones, tumour: see `phantoms`.
+        noise, stones, tumour, cyst: see `phantoms`.
         stream: another number gives another, disjoint dataset of the same kind.
         others: see VolumeData.
     """
@@ -119,6 +124,7 @@ class Phantoms(VolumeData):
         noise: float = 0.1,
         stones: Sequence[float] = RADII[0],
         tumour: float = TUMOUR,
+        cyst: float = CYST,
         stream: int = 0,
         num_workers: int = 0,
         seed: int = 0,
@@ -135,7 +141,7 @@ class Phantoms(VolumeData):
         self.labelled = list(labelled)
         self.noise = noise
         self.stones = stones
-        self.tumour = tumour
+        self.tumour, self.cyst = tumour, cyst
         self.stream = stream
         self._test: list[tuple[Tensor, Tensor]] = []
 
@@ -158,7 +164,7 @@ class Phantoms(VolumeData):
         drawn = {}
         for number, name in enumerate(("train", "test")):
             seeds = [stream("phantom", self.seed, self.stream, number, index) for index in range(self.sizes[name])]
-            drawn[name] = phantoms(seeds, self.size, self.noise, self.stones, self.tumour)
+            drawn[name] = phantoms(seeds, self.size, self.noise, self.stones, self.tumour, self.cyst)
 
         images, lesions = drawn["train"]
         grey = images[lesions > 0]  # labelled or not, so that a dataset of one lesion is normalised like one of three

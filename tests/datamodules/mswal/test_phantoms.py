@@ -34,12 +34,14 @@ def test_phantoms_have_the_lesions_they_say() -> None:
     assert any(int(label.max()) == 0 for label in labels)  # a volume may have no lesion
 
 
-def test_easier_phantoms_have_larger_stones_and_darker_tumours() -> None:
+def test_easier_phantoms_have_larger_stones_and_darker_lesions() -> None:
     hard, labels = phantoms(range(30), 48, 0.0)
-    easy, larger = phantoms(range(30), 48, 0.0, stones=(2.0, 3.5), tumour=0.7)
+    easy, larger = phantoms(range(30), 48, 0.0, stones=(2.0, 3.5), tumour=0.7, cyst=0.4)
     assert int((larger == 1).sum()) > 4 * int((labels == 1).sum())
     same = (labels == 3) & (larger == 3)
     assert 0.1 < float((hard - easy)[same].mean()) < 0.15  # the edge is soft
+    same = (labels == 2) & (larger == 2)
+    assert 0.3 < float((hard - easy)[same].mean()) < 0.4  # of 0.35, under the bias field
 
 
 def test_train_and_test_phantoms_differ_and_so_do_streams() -> None:
