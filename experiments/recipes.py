@@ -66,9 +66,7 @@ def merge(below: Any, above: Any) -> Any:
 
 
 def _stages(raw: Mapping[str, Any], where: str, others: Sequence[str]) -> dict[str, Any]:
-    listed: dict[str, Any] = {}
-    for name, item in raw.items():
-        listed |= _arms(str(name), item, where)
+    listed = _listed("stages", raw, where)
     patterns = {name: item for name, item in listed.items() if "*" in name or "?" in name}
     own = {name: item or {} for name, item in listed.items() if name not in patterns}
     made: dict[str, Any] = {name: _like(name, own, where, ()) for name in own}
@@ -82,9 +80,7 @@ def _stages(raw: Mapping[str, Any], where: str, others: Sequence[str]) -> dict[s
 
 
 def _variants(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
-    listed: dict[str, Any] = {}
-    for name, item in raw.items():
-        listed |= _arms(str(name), item, where)
+    listed = _listed("variants", raw, where)
     return {name: _varied(name, listed, where, ()) for name in listed}
 
 
@@ -112,6 +108,21 @@ def _rows(item: Any, where: str) -> list[Any]:
         stage, _, metric = str(key).partition("/")
         made.append({"stage": stage, "metric": metric, "value": value, **rest})
     return made
+
+
+def _listed(kind: str, raw: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Every name with what is said of it. Raises InputError for one that stands by itself and in an `each` too."""
+    listed: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for written, item in raw.items():
+        for name, arm in _arms(str(written), item, where).items():
+            if name in listed:
+                raise InputError(
+                    f"{where}: {kind}.{name} stands twice, in {origins[name]!r} and in {str(written)!r}, and the first "
+                    "would be lost; expected one of them to leave it out"
+                )
+            listed[name], origins[name] = arm, str(written)
+    return listed
 
 
 def _arms(name: str, item: Any, where: str) -> dict[str, Any]:

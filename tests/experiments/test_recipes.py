@@ -86,6 +86,10 @@ def test_variants_and_published_rows() -> None:
         ({"stages": {"a": {"like": "b"}, "b": {"like": "a"}}}, "like each other in a circle: a -> b -> a"),
         ({"stages": {"zz*": {}}}, "stages: pattern 'zz*' does not exist"),
         ({"stages": {"a": {"each": {"n": [1]}}}}, "a stage's name holds each as {name}"),
+        (
+            {"stages": {"{s}": {"each": {"s": ["a", "b"]}, "fit": False}, "b": {"test": False}}},
+            "stages.b stands twice, in '{s}' and in 'b'",
+        ),
         ({"data": {"zz*": "digits"}}, "data: pattern 'zz*' does not exist"),
         ({"data": {"*": 3}}, "expected a name of conf/data"),
         ({"variants": {"a": {"like": "b"}}}, "variants.a.like: variant 'b' does not exist"),
