@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from datamodules.common.arrays import ArrayData
-from datamodules.common.base import DataError, Spec, generator, hashed
+from datamodules.common.base import DataError, Spec, generator
 from datamodules.common.photo_regions import PhotoRegions, deal, read_photos, shrink
 from datamodules.common.species import boxes_around
 from datamodules.common.views import View
@@ -201,9 +201,7 @@ class Scenes(View, PhotoRegions):
         for name, (pictures, labels, masks) in zip(("train", "val", "test"), (made[0], val, made[3]), strict=True):
             self.splits[name] = (pictures, labels)
             self.masks[name] = masks
-        self.clean_labels = self.splits["train"][1].clone()
-        kept = [*(t for split in self.splits.values() for t in split), *self.masks.values()]
-        self._spec = replace(self.declared(), identity=hashed(*kept))
+        self._settle(self.declared(), *self.masks.values())
 
     def _backgrounds(self, sizes: list[int], source: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """Backgrounds of each part, with the number of the photo that each is of; 0 for fields."""

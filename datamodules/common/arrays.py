@@ -90,9 +90,7 @@ class ArrayData(DataModule):
             return
         spec = self._sized(self.declared())
         if self.generated:
-            self.splits = {name: self._random(spec, n) for name, n in spec.sizes.items()}
-            self.clean_labels = self.splits["train"][1].clone()
-            self._spec = replace(spec, source="generated")
+            self._stand_in(spec)
             return
         (images, labels), test = self.read()
         order = torch.randperm(len(images), generator=generator("split", self.seed))
@@ -107,13 +105,27 @@ class ArrayData(DataModule):
                 chosen = torch.randperm(len(chosen), generator=generator("test subset", self.seed))
             chosen = chosen[: spec.sizes["test"]]
             self.splits["test"] = (test[0][chosen], test[1][chosen])
-        self._spec = replace(spec, identity=hashed(*(t for split in self.splits.values() for t in split)))
-        self.clean_labels = self.splits["train"][1].clone()
+        self._settle(spec)
         if self.label_noise:
             source = generator("label noise", self.seed)
             noisy = torch.rand(len(self.clean_labels), generator=source) < self.label_noise
             random = torch.randint(len(spec.classes), (len(self.clean_labels),), generator=source)
             self.splits["train"] = (self.splits["train"][0], torch.where(noisy, random, self.clean_labels))
+
+    def _settle(self, spec: Spec, *beside: Tensor) -> None:
+        """The splits are complete: their content is the data's identity, with what stands `beside` them."""
+        self.clean_labels = self.splits["train"][1].clone()
+        self._spec = replace(spec, identity=hashed(*(t for split in self.splits.values() for t in split), *beside))
+
+    def _stand_in(self, spec: Spec) -> None:
+        """Generated images and labels in place of those of the splits."""
+        self.splits = {name: self._random(spec, n) for name, n in spec.sizes.items()}
+        self.clean_labels = self.splits["train"][1].clone()
+        self._spec = replace(spec, source="generated")
+
+    def _sizes(self) -> dict[str, int]:
+        """Images in each split, once they are there."""
+        return {name: len(labels) for name, (_, labels) in self.splits.items()}
 
     def _random(self, spec: Spec, count: int) -> Split:
         count = min(count, 4 * self.batch_size)

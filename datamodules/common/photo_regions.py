@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from torch.nn import functional as F
 
 from datamodules.common.arrays import ArrayData
 from datamodules.common.augment import Augmentation
-from datamodules.common.base import DataError, Spec, generator, hashed
+from datamodules.common.base import DataError, Spec, generator
 
 PHOTOS = ("china.jpg", "flower.jpg", "grace_hopper.jpg")
 SUBJECTS = ("buildings", "flower", "person")
@@ -130,8 +129,7 @@ class PhotoRegions(ArrayData):
                 blocks[number] += [(label, cells[index]) for index in own]
         for name, count, cut in zip(SPLITS, counts, blocks, strict=True):
             self.splits[name] = self._draw(cut, count, source)
-        self.clean_labels = self.splits["train"][1].clone()
-        self._spec = replace(spec, identity=hashed(*(t for split in self.splits.values() for t in split)))
+        self._settle(spec)
 
     def _cells(self, photo: Tensor) -> list[Tensor]:
         rows, columns = (side // self.block for side in photo.shape[1:])

@@ -150,8 +150,9 @@ def gaussian_blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
     for dim, padding in ((-1, (radius, radius)), (-2, (0, 0, radius, radius))):
         padded = F.pad(images, padding)
         size = images.shape[dim]
-        shifted = [kernel[:, k] * padded.narrow(dim, k, size) for k in range(2 * radius + 1)]
-        images = torch.stack(shifted).sum(0)
+        images = kernel[:, 0] * padded.narrow(dim, 0, size)
+        for k in range(1, 2 * radius + 1):
+            images += kernel[:, k] * padded.narrow(dim, k, size)
     return images
 
 

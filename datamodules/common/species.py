@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 
 import torch
@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from datamodules.common.arrays import ArrayData
 from datamodules.common.augment import Augmentation
-from datamodules.common.base import DataError, Spec, generator, hashed
+from datamodules.common.base import DataError, Spec, generator
 from datamodules.common.loader import Columns, Images
 
 ATTRIBUTES = {  # part number k shows attribute number k
@@ -305,8 +305,7 @@ class Species(ArrayData):
                 bars = self.shortcut.bars(labels, agreement, generator("shortcut", self.seed, number))
                 drawn.images[bars, :, :BAR] = 255
             self.splits[name], self.known[name], self.bars[name] = (drawn.images, labels), drawn, bars
-        self.clean_labels = self.splits["train"][1].clone()
-        self._spec = replace(self.declared(), identity=hashed(*(t for split in self.splits.values() for t in split)))
+        self._settle(self.declared())
 
     def fetch(self, name: str, *, augment: bool) -> Images:
         images, labels = self.splits[name]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from datamodules.common.arrays import ArrayData, Split
-from datamodules.common.base import Batches, DataError, Share, Spec, generator, hashed
+from datamodules.common.base import Batches, DataError, Share, Spec, generator
 from datamodules.common.loader import Loader
 from datamodules.common.views import View
 
@@ -93,18 +93,14 @@ class Subset(View, ArrayData):
             return
         spec = self.declared()
         if self.generated:
-            self.splits = {name: self._random(spec, n) for name, n in spec.sizes.items()}
-            self._spec = replace(spec, source="generated")
+            self._stand_in(spec)
         else:
             self.source.setup(stage)
             self.splits = {
                 name: self._chosen(split, self.kept if name == "train" else self.tested, name)
                 for name, split in self.source.splits.items()
             }
-            sizes = {name: len(labels) for name, (_, labels) in self.splits.items()}
-            identity = hashed(*(t for split in self.splits.values() for t in split))
-            self._spec = replace(spec, source=self.source.spec.source, sizes=sizes, identity=identity)
-        self.clean_labels = self.splits["train"][1].clone()
+            self._settle(replace(spec, source=self.source.spec.source, sizes=self._sizes()))
 
     def _chosen(self, split: Split, classes: Sequence[int], name: str) -> Split:
         images, labels = split

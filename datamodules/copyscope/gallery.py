@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from datamodules.common.arrays import ArrayData
-from datamodules.common.base import DataError, Spec, generator, hashed
+from datamodules.common.base import DataError, Spec, generator
 from datamodules.common.loader import Columns, Images, Loader
 from datamodules.common.views import View
 from datamodules.copyscope.hands import ARTIST, NAMES, OTHER_ARTIST, SCHOOLS, colour
@@ -177,7 +177,8 @@ class Gallery(View, ArrayData):
             self.reference = painted(rows, everybody[rows])
         elif self.purpose in ("public", "judge"):
             self._set_test()
-        self._settle()
+        spec = replace(self.declared(), sizes=self._sizes(), source=self.source.spec.source)
+        self._settle(spec, *self.styles.values())
 
     def _set_test(self) -> None:
         """The source's test images, by everybody for the judge and else in the schools' colours."""
@@ -187,13 +188,6 @@ class Gallery(View, ArrayData):
         painted = self._paint("test", images, torch.arange(len(images)), hands)
         self.splits["test"] = (painted, hands if self.purpose == "judge" else labels)
         self.styles["test"] = hands
-
-    def _settle(self) -> None:
-        declared = self.declared()
-        sizes = {name: len(images) for name, (images, _) in self.splits.items()}
-        identity = hashed(*(tensor for split in self.splits.values() for tensor in split), *self.styles.values())
-        self._spec = replace(declared, sizes=sizes, source=self.source.spec.source, identity=identity)
-        self.clean_labels = self.splits["train"][1].clone()
 
     def _paint(self, split: str, images: Tensor, rows: Tensor, hands: Tensor) -> Tensor:
         """Images (n, 1, H, W), these rows of a split, as (n, 3, side, side) uint8; a row has its own jitter."""

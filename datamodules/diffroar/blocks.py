@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from datamodules.common.arrays import ArrayData
-from datamodules.common.base import DataError, Spec, generator, hashed
+from datamodules.common.base import DataError, Spec, generator
 from datamodules.common.loader import Columns, Images, Loader
 from datamodules.common.views import View
 
@@ -82,9 +82,7 @@ class Blocks(View, ArrayData):
         for name, (images, labels) in self.source.splits.items():
             self.signal[name] = self._coins(len(labels), name)
             self.splits[name] = (self._stacked(images, self.signal[name]), labels)
-        self.clean_labels = self.splits["train"][1].clone()
-        identity = hashed(*(tensor for split in self.splits.values() for tensor in split))
-        self._spec = replace(self.declared(), identity=identity)
+        self._settle(self.declared())
 
     def _coins(self, count: int, name: str) -> Tensor:
         if self.position == "top":

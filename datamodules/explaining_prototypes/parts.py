@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from datamodules.common.arrays import ArrayData, Split
 from datamodules.common.augment import Augmentation
-from datamodules.common.base import DataError, Spec, hashed
+from datamodules.common.base import DataError, Spec
 from datamodules.common.species import ATTRIBUTES, PARTS, Species, values_of
 from datamodules.common.views import View
 
@@ -100,8 +100,7 @@ class Parts(View, ArrayData):
         self.source.setup(stage)
         for name in self.per_class:
             self.splits[name] = self._squares(name)
-        self.clean_labels = self.splits["train"][1].clone()
-        self._spec = replace(self.declared(), identity=hashed(*(t for split in self.splits.values() for t in split)))
+        self._settle(self.declared())
 
     def _squares(self, name: str) -> Split:
         images, labels = self.source.splits[name]

@@ -61,13 +61,12 @@ class UnitImages(View, ArrayData):
         if self.splits:
             return
         if self.generated:
-            self.splits = {name: self._random(self.spec, n) for name, n in self.spec.sizes.items()}
-            self._spec = replace(self.spec, source="generated")
+            self._stand_in(self.spec)
         else:
             self.source.setup(stage)
             self.splits = dict(self.source.splits)
+            self.clean_labels = self.splits["train"][1].clone()
             self._spec = self._unit(self.source.spec)
-        self.clean_labels = self.splits["train"][1].clone()
 
 
 class GuidedBatches(UnitImages):

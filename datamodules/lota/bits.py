@@ -40,35 +40,78 @@ def noise_image(x: Tensor, mode: str = "threshold", bits: int = 3) -> Tensor:
     return ((z - low).float() * 255 / spread).round().to(torch.uint8)
 
 
-def gradient_score(patches: Tensor) -> Tensor:
-    """g of patches (..., C, p, p) uint8: (...,) int64. Differences are signed: in 8 bits they would wrap around."""
-    p = patches.to(torch.int16)
+def differences(x: Tensor) -> tuple[Tensor, ...]:
+    """Of uint8 images (..., C, H, W) to the right, down and along both diagonals: absolute, summed over channels.
+
+    Differences are signed before: in 8 bits they would wrap around.
+    """
+    p = x.to(torch.int16)
     right = p[..., :, 1:] - p[..., :, :-1]
     down = p[..., 1:, :] - p[..., :-1, :]
     diagonal = p[..., 1:, 1:] - p[..., :-1, :-1]
     antidiagonal = p[..., 1:, :-1] - p[..., :-1, 1:]
-    return torch.stack([d.abs().sum((-3, -2, -1)) for d in (right, down, diagonal, antidiagonal)]).sum(0)
+    return tuple(d.abs().sum(-3, dtype=torch.int32) for d in (right, down, diagonal, antidiagonal))
 
 
-def cut(images: Tensor, places: Tensor, side: int) -> Tensor:
-    """Patches at random places: (B, C, H, W), (B, K, 2) in [0, 1) -> (B, K, C, side, side)."""
-    height, width = images.shape[-2:]
-    room = torch.tensor([height - side + 1, width - side + 1], device=images.device)
-    top, left = (places.to(images.device) * room).long().unbind(-1)  # (B, K) each
+def gradient_score(patches: Tensor) -> Tensor:
+    """g of patches (..., C, p, p) uint8: (...,) int64."""
+    return torch.stack([d.sum((-2, -1)) for d in differences(patches)]).sum(0)
+
+
+def gradient_scores(images: Tensor, top: Tensor, left: Tensor, side: int) -> Tensor:
+    """g of many patches of each image at once, by integral images: each pixel is looked at once, not once a patch.
+
+    Args:
+        images: (B, C, H, W) uint8.
+        top, left: (B, K) the patches' first row and column.
+        side: of the patches, p.
+    Returns:
+        (B, K) int64, gradient_score of each patch.
+    """
+    total = torch.zeros_like(top)
+    for d, (short, narrow) in zip(differences(images), ((0, 1), (1, 0), (1, 1), (1, 1)), strict=True):
+        integral = F.pad(d.cumsum(-1).cumsum(-2), (1, 0, 1, 0))  # (B, H' + 1, W' + 1) int64
+        width = integral.shape[-1]
+        first, last = top * width, (top + side - short) * width
+        right = left + side - narrow
+        corner = integral.flatten(1).gather
+        total += corner(1, last + right) - corner(1, first + right) - corner(1, last + left) + corner(1, first + left)
+    return total
+
+
+def corners(places: Tensor, size: Sequence[int], side: int) -> tuple[Tensor, Tensor]:
+    """First rows and columns (B, K) of patches at places (B, K, 2) in [0, 1) of images of (height, width)."""
+    room = torch.tensor([size[0] - side + 1, size[1] - side + 1], device=places.device)
+    top, left = (places * room).long().unbind(-1)
+    return top, left
+
+
+def cut(images: Tensor, top: Tensor, left: Tensor, side: int) -> Tensor:
+    """One patch of each image: (B, C, H, W), (B,), (B,) -> (B, C, side, side)."""
     steps = torch.arange(side, device=images.device)
-    rows, columns = top[..., None] + steps, left[..., None] + steps  # (B, K, side)
-    batch = torch.arange(len(images), device=images.device)[:, None, None, None]
-    patches = images.permute(0, 2, 3, 1)[batch, rows[..., :, None], columns[..., None, :]]  # (B, K, side, side, C)
-    return patches.permute(0, 1, 4, 2, 3)
+    rows, columns = top[:, None] + steps, left[:, None] + steps  # (B, side)
+    batch = torch.arange(len(images), device=images.device)[:, None, None]
+    patches = images.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]]  # (B, side, side, C)
+    return patches.permute(0, 3, 1, 2)
 
 
-def choose(patches: Tensor, selection: str) -> Tensor:
-    """One patch of each picture: (B, K, C, p, p) -> (B, C, p, p), by its gradient; "random" takes the first."""
+def choose(images: Tensor, places: Tensor, side: int, selection: str) -> Tensor:
+    """A patch of each image: the place of the largest or smallest gradient, the first of equals; "random" is place 0.
+
+    Args:
+        images: (B, C, H, W) uint8.
+        places: (B, K, 2) in [0, 1).
+        side: of the patch, p.
+        selection: "max", "min" or "random".
+    Returns:
+        (B, C, p, p) uint8.
+    """
+    top, left = corners(places.to(images.device), images.shape[-2:], side)  # (B, K) each
     if selection == "random":
-        return patches[:, 0]
-    scores = gradient_score(patches)
-    best = scores.argmax(1) if selection == "max" else scores.argmin(1)
-    return patches[torch.arange(len(patches), device=patches.device), best]
+        return cut(images, top[:, 0], left[:, 0], side)
+    scores = gradient_scores(images, top, left, side)
+    best = (scores.argmax(1) if selection == "max" else scores.argmin(1))[:, None]
+    return cut(images, top.gather(1, best)[:, 0], left.gather(1, best)[:, 0], side)
 
 
 @dataclass(frozen=True)
@@ -131,7 +174,7 @@ class FrontEnd:
             noise = enlarge(noise.float(), side).round().clamp(0, 255).to(torch.uint8)
         if self.patch is None:
             return noise
-        return choose(cut(noise, places, self.patch), selection)
+        return choose(noise, places, self.patch, selection)
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 images at `size`, as networks see them."""

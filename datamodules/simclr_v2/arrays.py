@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from datamodules.common.arrays import ArrayData
-from datamodules.common.base import DataError, Spec, hashed
+from datamodules.common.base import DataError, Spec
 from datamodules.common.views import View
 
 UNLABELLED = -1
@@ -52,15 +52,12 @@ class PartlyLabelled(View, ArrayData):
         if self.splits:
             return
         if self.generated:
-            self.splits = {name: self._random(self.declared(), n) for name, n in self.declared().sizes.items()}
-            self._spec = replace(self.declared(), source="generated")
+            self._stand_in(self.declared())
         else:
             self.source.setup(stage)
             self.splits = dict(self.source.splits)
             self.splits["train"] = self._hidden(*self.source.splits["train"])
-            identity = hashed(*(t for split in self.splits.values() for t in split))
-            self._spec = replace(self.declared(), identity=identity)
-        self.clean_labels = self.splits["train"][1].clone()
+            self._settle(self.declared())
 
     def _hidden(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The training split without the labels that are not to be used."""

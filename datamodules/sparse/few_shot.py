@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from datamodules.common.arrays import ArrayData, Split
 from datamodules.common.augment import Augmentation
-from datamodules.common.base import Batches, DataError, Share, Spec, generator, hashed, stream
+from datamodules.common.base import Batches, DataError, Share, Spec, generator, stream
 from datamodules.common.loader import Columns, Images, Loader
 from datamodules.common.views import View
 
@@ -84,15 +84,11 @@ class Framed(View, ArrayData):
             return
         spec = self.declared()
         if self.generated:
-            self.splits = {name: self._random(spec, n) for name, n in spec.sizes.items()}
-            self._spec = replace(spec, source="generated")
+            self._stand_in(spec)
         else:
             self.source.setup(stage)
             self.splits = self.chosen()
-            sizes = {name: len(labels) for name, (_, labels) in self.splits.items()}
-            identity = hashed(*(t for split in self.splits.values() for t in split))
-            self._spec = replace(spec, sizes=sizes, identity=identity)
-        self.clean_labels = self.splits["train"][1].clone()
+            self._settle(replace(spec, sizes=self._sizes()))
 
     def chosen(self) -> dict[str, Split]:
         """The splits, of the source's."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms import functional as V
 
 from datamodules.common.arrays import ArrayData, Split
-from datamodules.common.base import DataError, Spec, hashed
+from datamodules.common.base import DataError, Spec
 
 PARTS = ("train", "val", "test")
 ORGANS = (
@@ -115,14 +115,10 @@ class MedMNIST(ArrayData):
             return
         spec = self.declared()
         if self.generated:
-            self.splits = {name: self._random(spec, n) for name, n in spec.sizes.items()}
-            self._spec = replace(spec, source="generated")
+            self._stand_in(spec)
         else:
             self.splits = {part: self._part(part) for part in PARTS}
-            sizes = {name: len(labels) for name, (_, labels) in self.splits.items()}
-            identity = hashed(*(t for split in self.splits.values() for t in split))
-            self._spec = replace(spec, sizes=sizes, identity=identity)
-        self.clean_labels = self.splits["train"][1].clone()
+            self._settle(replace(spec, sizes=self._sizes()))
 
     def _part(self, part: str) -> Split:
         """One part's images (N, C, side, side) and labels (N,)."""

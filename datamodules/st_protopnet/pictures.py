@@ -11,7 +11,7 @@ from torch import Tensor
 
 from datamodules.common.arrays import ArrayData
 from datamodules.common.augment import Augmentation
-from datamodules.common.base import DataError, Fed, Spec, hashed, stream
+from datamodules.common.base import DataError, Fed, Spec, stream
 from datamodules.common.loader import Columns, Images
 from datamodules.common.species import Species
 from datamodules.common.views import View
@@ -88,9 +88,7 @@ class Pictures(View, ArrayData):
         arrays = self.kept.arrays if self.kept is not None else {}
         for name, split in (("train", "train"), ("test", self.tested)):
             self.splits[name], self.known[name] = self._read(arrays, split)
-        self.clean_labels = self.splits["train"][1].clone()
-        content = [t for split in self.splits.values() for t in split]
-        self._spec = replace(self.declared(), identity=hashed(*content))
+        self._settle(self.declared())
 
     def _read(self, arrays: Mapping[str, np.ndarray], split: str) -> tuple[tuple[Tensor, Tensor], Tensor]:
         if self.generated:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modules.aria.matrix import Protocol
+from modules.common.weights import read_state_dict
 
-WRAPPERS = ("state_dict", "model")  # keys that a state_dict may lie under
 PREFIX = "module."  # of networks saved on several devices
 
 
@@ -80,21 +80,9 @@ def load_weights(network: nn.Module, path: Path) -> None:
     Raises:
         ValueError: one line that names the file and what is wrong.
     """
-    if not path.is_file():
-        raise ValueError(f"pretrained={str(path)!r}: no such file; expected one with the network's state_dict")
+    stored = read_state_dict(path)
     try:
-        stored: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for files that hold code, are damaged or are something else
-        raise ValueError(
-            f"pretrained={str(path)!r} cannot be loaded ({type(error).__name__}): expected a file of tensors alone"
-        ) from error
-    for key in WRAPPERS:
-        if isinstance(stored, Mapping) and isinstance(stored.get(key), Mapping):
-            stored = stored[key]
-    if not isinstance(stored, Mapping) or not all(isinstance(value, Tensor) for value in stored.values()):
-        raise ValueError(f"pretrained={str(path)!r} holds no state_dict: expected names and tensors")
-    try:
-        network.load_state_dict({str(name).removeprefix(PREFIX): value for name, value in stored.items()})
+        network.load_state_dict({name.removeprefix(PREFIX): value for name, value in stored.items()})
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise ValueError(f"pretrained={str(path)!r} does not fit {type(network).__name__}: {reason}") from error

@@ -38,30 +38,16 @@ def l2_pgd(
     Raises:
         ValueError: fewer than one step or restart.
     """
-    if steps < 1 or restarts < 1:
-        raise ValueError(f"steps={steps}, restarts={restarts}: expected 1 or more of each")
-    with torch.inference_mode(False), torch.enable_grad():
-        start = x.detach().clone()
-        radii = torch.as_tensor(radius, dtype=start.dtype, device=start.device).clone().expand(len(start))
-        radii = radii.view(-1, *[1] * (start.dim() - 1))  # (B, 1, ...)
 
-        best, best_value = start, torch.full_like(radii.flatten(), -torch.inf)
-        for restart in range(restarts):
-            point = start if restart == 0 else (start + _uniform_in_ball(start) * radii).clamp(low, high)
-            for step in range(steps + 1):
-                point = point.detach().requires_grad_(step < steps)
-                value = objective(point)  # (B,)
-                better = value.detach() > best_value
-                best_value = torch.where(better, value.detach(), best_value)
-                best = torch.where(better.view_as(radii), point.detach(), best)
-                if step == steps:
-                    break
+    def begin(start: Tensor, radii: Tensor) -> Tensor:
+        return start + _uniform_in_ball(start) * radii
 
-                (gradient,) = torch.autograd.grad(value.sum(), point)
-                moved = point.detach() + rate / steps * radii * gradient / _length(gradient)
-                difference = moved - start
-                point = (start + difference * (radii / _length(difference)).clamp(max=1.0)).clamp(low, high)
-        return best, best_value
+    def move(start: Tensor, point: Tensor, gradient: Tensor, radii: Tensor) -> Tensor:
+        moved = point + rate / steps * radii * gradient / _length(gradient)
+        difference = moved - start
+        return start + difference * (radii / _length(difference)).clamp(max=1.0)
+
+    return _ascend(objective, x, radius, steps, restarts, (low, high), begin, move)
 
 
 def linf_pgd(
@@ -85,16 +71,44 @@ def linf_pgd(
     Raises:
         ValueError: fewer than one step or restart.
     """
+
+    def begin(start: Tensor, radii: Tensor) -> Tensor:
+        return start + (2 * torch.rand_like(start) - 1) * radii
+
+    def move(start: Tensor, point: Tensor, gradient: Tensor, radii: Tensor) -> Tensor:
+        moved = point + rate / steps * radii * gradient.sign()
+        return start + (moved - start).clamp(-radii, radii)
+
+    return _ascend(objective, x, radius, steps, restarts, (low, high), begin, move)
+
+
+def _ascend(
+    objective: Callable[[Tensor], Tensor],
+    x: Tensor,
+    radius: float | Tensor,
+    steps: int,
+    restarts: int,
+    box: tuple[float, float],
+    begin: Callable[[Tensor, Tensor], Tensor],
+    move: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+) -> tuple[Tensor, Tensor]:
+    """Ascent from x, then from random points; what is met is clipped to the box.
+
+    Args:
+        objective, x, radius, steps, restarts: see l2_pgd.
+        begin: (x, radii (B, 1, ...)) -> a random point of each ball.
+        move: (x, point, gradient, radii) -> the next point of each ball.
+    """
     if steps < 1 or restarts < 1:
         raise ValueError(f"steps={steps}, restarts={restarts}: expected 1 or more of each")
     with torch.inference_mode(False), torch.enable_grad():
         start = x.detach().clone()
         radii = torch.as_tensor(radius, dtype=start.dtype, device=start.device).clone().expand(len(start))
-        radii = radii.view(-1, *[1] * (start.dim() - 1))  # (B, 1, ...)
+        radii = radii.view(-1, *[1] * (start.dim() - 1))
 
         best, best_value = start, torch.full_like(radii.flatten(), -torch.inf)
         for restart in range(restarts):
-            point = start if restart == 0 else (start + (2 * torch.rand_like(start) - 1) * radii).clamp(low, high)
+            point = start if restart == 0 else begin(start, radii).clamp(*box)
             for step in range(steps + 1):
                 point = point.detach().requires_grad_(step < steps)
                 value = objective(point)  # (B,)
@@ -105,8 +119,7 @@ def linf_pgd(
                     break
 
                 (gradient,) = torch.autograd.grad(value.sum(), point)
-                moved = point.detach() + rate / steps * radii * gradient.sign()
-                point = (start + (moved - start).clamp(-radii, radii)).clamp(low, high)
+                point = move(start, point.detach(), gradient, radii).clamp(*box)
         return best, best_value
 
 

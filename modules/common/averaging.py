@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -35,6 +37,7 @@ class WeightAverage(nn.Module):
         for name, value in network.state_dict().items():
             self.register_buffer(self.names[name], value.clone())
         self.register_buffer("updates", torch.tensor(0))
+        self._known: int | None = None  # the same number here: reading it from a GPU would wait for the step
 
     def values(self) -> dict[str, Tensor]:
         """The averaged weights by the network's own names."""
@@ -43,7 +46,7 @@ class WeightAverage(nn.Module):
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         """Move the average towards the network's values."""
-        n = int(self.updates)
+        n = int(self.updates) if self._known is None else self._known
         d = min(self.decay, (1 + n) / (10 + n)) if self.warm else self.decay
         averages, new = self.values(), network.state_dict()
         real = [name for name, value in averages.items() if value.is_floating_point()]
@@ -51,6 +54,11 @@ class WeightAverage(nn.Module):
         for name in averages.keys() - set(real):
             averages[name].copy_(new[name])
         self.updates += 1
+        self._known = n + 1
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._known = None
 
     def call(self, network: nn.Module, x: Tensor) -> Tensor:
         """The network's output with the averaged weights."""

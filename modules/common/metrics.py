@@ -21,6 +21,8 @@ CLASSIFICATION = ("top1", "top5", "ece", "nll")
 class Classification(torch.nn.Module):
     """Classification metrics from logits, accumulated over an epoch and exact over several processes.
 
+    Ranks are those of the logits: as probabilities, all classes far below the first are 0 and tie.
+
     Args:
         classes: number of classes C.
         names: which of CLASSIFICATION; `top5` is left out below 6 classes, where it says nothing.
@@ -43,29 +45,34 @@ class Classification(torch.nn.Module):
                 made[name] = SumMetric(nan_strategy="disable")
         made["n"] = SumMetric(nan_strategy="disable")
         self.metrics = made
+        self.unreadable = SumMetric(nan_strategy="disable")  # images whose logits hold NaN, which has no rank
         for name, metric in made.items():  # registered for moves between devices; the dict keeps their type
             self.add_module(name, metric)
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """logits (B, C), labels (B,) int64."""
         logits = logits.float()
-        probabilities = logits.softmax(-1)
+        self.unreadable.update(logits.isnan().any(-1).sum())
         for name, metric in self.metrics.items():
             if name == "nll":
                 metric.update(F.cross_entropy(logits, labels, reduction="sum"))
             elif name == "n":
                 metric.update(float(len(labels)))
+            elif name == "ece":
+                metric.update(logits.softmax(-1), labels)
             else:
-                metric.update(probabilities, labels)
+                metric.update(logits, labels)
 
     def compute(self) -> dict[str, Tensor]:
-        """Every metric by name; needs at least one update."""
+        """Every metric by name; needs at least one update. Raises ValueError if logits of an image held NaN."""
+        if unreadable := int(self.unreadable.compute()):
+            raise ValueError(f"the logits of {unreadable} of {int(self.metrics['n'].compute())} images hold NaN")
         values = {name: metric.compute() for name, metric in self.metrics.items()}
         scale = {"top1": 100.0, "top5": 100.0, "nll": 1 / values["n"]}
         return {name: value * scale.get(name, 1.0) for name, value in values.items()}
 
     def reset(self) -> None:
-        for metric in self.metrics.values():
+        for metric in (*self.metrics.values(), self.unreadable):
             metric.reset()
 
 

@@ -30,8 +30,16 @@ def label_counts(valid: Tensor) -> Tensor:
 
 
 def rank_classes(logits: Tensor, depth: int) -> Tensor:
-    """The `depth` highest classes (B, depth) of logits (B, C), best first; equal logits by class number."""
-    return logits.argsort(dim=1, descending=True, stable=True)[:, :depth]
+    """The `depth` highest classes (B, depth) of logits (B, C), best first; equal logits by class number.
+
+    Only rows with equal logits among the first, which topk may put in any order, are sorted as a whole.
+    """
+    values, ranked = logits.topk(min(depth + 1, logits.shape[1]), dim=1)
+    ranked = ranked[:, :depth]
+    tied = ~(values[:, :-1] > values[:, 1:]).all(1)  # rows with NaN too
+    if bool(tied.any()):
+        ranked[tied] = logits[tied].argsort(dim=1, descending=True, stable=True)[:, :depth]
+    return ranked
 
 
 def valid_ranks(ranked: Tensor, valid: Tensor) -> Tensor:

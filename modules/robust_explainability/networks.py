@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from modules.common.weights import read_state_dict
 
 ARCHITECTURES = ("alexnet", "googlenet", "resnet50", "densenet161", "mobilenet_v2")
 PREFIXES = ("module.", "model.", "network.")  # of networks that were saved within others
@@ -145,21 +147,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: no such file, or one that holds more than tensors and plain values.
     """
-    if not path.is_file():
-        raise ValueError(f"pretrained={str(path)!r}: no such file; expected one with a network's state_dict")
-    try:
-        stored: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for files that hold code, are damaged or are something else
-        raise ValueError(
-            f"pretrained={str(path)!r} cannot be loaded ({type(error).__name__}): expected a file of tensors alone; "
-            "save the checkpoint's state_dict again with torch.save"
-        ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(stored, Mapping) and isinstance(stored.get(key), Mapping):
-            stored = stored[key]
-    if not isinstance(stored, Mapping) or not all(isinstance(value, Tensor) for value in stored.values()):
-        raise ValueError(f"pretrained={str(path)!r} holds no state_dict: expected names and tensors")
-    return _bare(dict(stored))
+    return _bare(read_state_dict(path))
 
 
 def _bare(state: dict[str, Tensor]) -> dict[str, Tensor]:

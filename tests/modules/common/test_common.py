@@ -49,6 +49,29 @@ def test_top1_is_micro_not_macro() -> None:
     assert float(metrics.compute()["top1"]) == 75.0
 
 
+def test_ranks_are_those_of_logits_where_probabilities_are_all_0() -> None:
+    """Every class but the first is below float32's smallest probability; the label is the second of seven."""
+    logits = torch.tensor([[-140.0, 0.0, -130.0, -150.0, -160.0, -170.0, -120.0]])
+    assert (logits.softmax(-1) > 0).sum() == 1
+    metrics = Classification(7)
+    for label in range(7):
+        metrics.update(logits, torch.tensor([label]))
+    assert float(metrics.compute()["top5"]) == pytest.approx(100 * 5 / 7)
+    metrics.reset()
+    metrics.update(logits, torch.tensor([5]))
+    assert float(metrics.compute()["top5"]) == 0
+
+
+def test_logits_that_are_no_numbers_are_refused() -> None:
+    metrics = Classification(3, ["top1"])
+    metrics.update(torch.tensor([[0.0, 1.0, math.nan], [math.nan] * 3, [1.0, 0.0, -math.inf]]), torch.tensor([0, 0, 0]))
+    with pytest.raises(ValueError, match="logits of 2 of 3 images hold NaN"):
+        metrics.compute()
+    metrics.reset()
+    metrics.update(torch.tensor([[1.0, 0.0, -math.inf]]), torch.tensor([0]))
+    assert float(metrics.compute()["top1"]) == 100
+
+
 def test_calibration_error_by_hand() -> None:
     """Half the answers at 0.9 confidence and half right, half at 0.6 and all right: .5 x .4 + .5 x .4."""
     confident, unsure = [math.log(9.0), 0.0], [math.log(1.5), 0.0]

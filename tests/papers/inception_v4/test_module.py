@@ -63,6 +63,13 @@ def test_running_average_follows_tensorflows_rule() -> None:
     assert float(average.values()["weight"]) == pytest.approx(expected, abs=1e-5)
     assert int(average.values()["num_batches_tracked"]) == 9
     assert not list(average.parameters())
+
+    stopped = WeightAverage(layer, 0.9)
+    stopped.update(layer)  # it knows a count of its own, which the loaded one replaces
+    stopped.load_state_dict(average.state_dict())
+    layer.weight.data.fill_(3.0)
+    stopped.update(layer)
+    assert float(stopped.values()["weight"]) == pytest.approx(11 / 20 * expected + 9 / 20 * 3.0, abs=1e-5)
     with pytest.raises(ValueError, match=r"decay=1\.0"):
         WeightAverage(layer, 1.0)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from datamodules.lota.bits import FrontEnd, choose, cut, gradient_score, low_bits, noise_image
+from datamodules.lota.bits import FrontEnd, choose, corners, cut, gradient_score, gradient_scores, low_bits, noise_image
 
 
 def random_bytes(*shape: int) -> torch.Tensor:
@@ -73,21 +73,30 @@ def test_flips_and_the_negative_have_the_same_gradient() -> None:
 
 def test_crops_lie_where_they_are_said_to() -> None:
     x = torch.arange(36, dtype=torch.uint8).view(1, 1, 6, 6)
-    patches = cut(x, torch.tensor([[[0.0, 0.0], [0.99, 0.99], [0.5, 0.0]]]), 4)
-    assert patches.shape == (1, 3, 1, 4, 4)
-    assert patches[0, :, 0, 0, 0].tolist() == [0, 14, 6]
-    assert torch.equal(patches[0, 1, 0], x[0, 0, 2:, 2:])
+    top, left = corners(torch.tensor([[[0.0, 0.0], [0.99, 0.99], [0.5, 0.0]]]), (6, 6), 4)
+    patches = cut(x.expand(3, -1, -1, -1), top[0], left[0], 4)
+    assert patches.shape == (3, 1, 4, 4)
+    assert patches[:, 0, 0, 0].tolist() == [0, 14, 6]
+    assert torch.equal(patches[1, 0], x[0, 0, 2:, 2:])
+
+
+@pytest.mark.parametrize("side", [2, 8, 15])
+def test_all_places_are_scored_as_each_patch_alone(side: int) -> None:
+    x = random_bytes(3, 3, 15, 21)
+    top, left = corners(torch.rand(3, 9, 2), (15, 21), side)
+    alone = [gradient_score(cut(x, top[:, k], left[:, k], side)) for k in range(9)]
+    assert torch.equal(gradient_scores(x, top, left, side), torch.stack(alone, 1))
 
 
 def test_selection_is_ordered() -> None:
-    patches = cut(random_bytes(6, 3, 32, 32), torch.rand(6, 20, 2), 8)
-    low, some, high = (gradient_score(choose(patches, how)) for how in ("min", "random", "max"))
+    x, places = random_bytes(6, 3, 32, 32), torch.rand(6, 20, 2)
+    low, some, high = (gradient_score(choose(x, places, 8, how)) for how in ("min", "random", "max"))
     assert bool((low <= some).all())
     assert bool((some <= high).all())
-    mean = gradient_score(patches).double().mean(1)
+    mean = gradient_scores(x, *corners(places, (32, 32), 8), 8).double().mean(1)
     assert bool(((low <= mean) & (mean <= high)).all())
-    whole = cut(random_bytes(2, 3, 8, 8), torch.rand(2, 5, 2), 8)
-    assert torch.equal(choose(whole, "max"), choose(whole, "min"))
+    whole = random_bytes(2, 3, 8, 8), torch.rand(2, 5, 2), 8
+    assert torch.equal(choose(*whole, "max"), choose(*whole, "min"))
 
 
 def test_what_networks_see() -> None:

@@ -137,6 +137,11 @@ def test_order_of_labels_padding_and_scale_of_logits_change_nothing() -> None:
             assert torch.equal(score.nan_to_num(-1), other.scores[name].nan_to_num(-1))
     flat = torch.zeros(2, 4)
     assert scores.rank_classes(flat, 3).tolist() == [[0, 1, 2], [0, 1, 2]]  # ties: by class number
+    source = torch.Generator().manual_seed(1)
+    tied = torch.randint(0, 30, (200, 50), generator=source).float()
+    for depth in (1, 5, 50):
+        whole = tied.argsort(dim=1, descending=True, stable=True)[:, :depth]
+        assert torch.equal(scores.rank_classes(tied, depth), whole)
 
 
 def test_timms_real_labels_give_the_same_real_and_not_variable_top_k(tmp_path: Path) -> None:
