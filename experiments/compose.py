@@ -281,6 +281,24 @@ def _has(config: DictConfig, key: str) -> bool:
     return OmegaConf.is_dict(parent) and last in parent
 
 
+def _recipe(paper: str, scale: str) -> dict[str, Any]:
+    """conf/recipe/<paper>/<scale>.yaml as plain data, before composition; empty if there is none."""
+    path = CONF / "recipe" / paper / f"{scale}.yaml"
+    named = list(paper_file(paper).get("stages") or {})
+    return recipes.expand(load(path), str(path.relative_to(CONF.parent)), named) if path.exists() else {}
+
+
+def _adds_nothing(line: str, recipe: Mapping[str, Any], paper: str) -> bool:
+    """Whether a variant's line adds what the recipe holds already: smoke's may hold all that mini's variants add."""
+    key, value = _split(line)
+    group = f"recipe/{paper}@_global_"
+    if key != f"+{group}":
+        return False
+    held = [item[f"/{group}"] for item in recipe.get("defaults") or [] if f"/{group}" in item]
+    names = {name for names in held for name in ([names] if isinstance(names, str) else names)}
+    return names.issuperset(value.strip("[]").split(","))
+
+
 def request(argv: Sequence[str]) -> Request:
     """Read and expand a command line.
 
@@ -311,9 +329,11 @@ def request(argv: Sequence[str]) -> Request:
     if made_for and chosen["scale"] not in (made_for, "smoke"):
         raise InputError(f"variant={variant} is one of scale={made_for}, not of scale={chosen['scale']}")
     chosen_lines = [f"paper={chosen['paper']}", f"scale={chosen['scale']}"]
+    recipe = {} if swept else _recipe(chosen["paper"], chosen["scale"])
     named = list(variants[variant]["overrides"]) if variant else []
+    named = [line for line in named if not _adds_nothing(line, recipe, chosen["paper"])]
     removed = {line.removeprefix("~stages.") for line in [*named, *given] if line.startswith("~stages.")}
-    stages = [name for name in about.get("stages") or {} if name not in removed]
+    stages = [name for name in {**(about.get("stages") or {}), **(recipe.get("stages") or {})} if name not in removed]
     user = _expand([line for line in given if _is_group(line)], chosen_lines, stages)
     taken = {_split(line)[0] for line in user}
     named = [line for line in named if _split(line)[0] not in taken]

@@ -87,6 +87,18 @@ def test_patterns_reach_every_stage_that_has_the_key() -> None:
     assert config.stages.student.data._target_.endswith("Digits")
 
 
+def test_patterns_reach_stages_that_the_recipe_alone_names() -> None:
+    request = compose.request(["paper=noprop", "scale=full", "variant=mnist"])
+    assert "data@stages.ct.data=mnist" in request.overrides  # named by the recipe alone
+    assert "stages.fm.trainer.max_epochs=100" in request.overrides
+
+
+def test_a_variant_adds_no_recipe_that_smoke_holds_already() -> None:
+    smoke = compose.compose(compose.request(["paper=noprop", "scale=smoke", "variant=continuous"]).overrides)
+    assert set(smoke.stages) == {"untrained_ct", "ct", "fm", "adjoint"}
+    assert smoke.stages.ct.data.train_size == 256
+
+
 def test_patterns_pass_over_stages_that_are_taken_away() -> None:
     lines = [
         "scale=smoke",

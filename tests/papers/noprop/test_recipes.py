@@ -13,8 +13,10 @@ from experiments.plan import Plan
 
 
 def test_arms_start_from_the_same_weights(make_plan: Callable[..., Plan]) -> None:
-    plan = make_plan("paper=noprop")
-    arms: dict[str, Any] = {name: training.construct(plan, plan.stages[name]) for name in plan.stages}
+    arms: dict[str, Any] = {}
+    for setting in ([], ["variant=continuous"]):
+        plan = make_plan("paper=noprop", *setting)
+        arms |= {name: training.construct(plan, stage) for name, stage in plan.stages.items()}
 
     def same(one: nn.Module, other: nn.Module) -> bool:
         pairs: Iterator[Any] = zip(one.parameters(), other.parameters(), strict=True)
@@ -30,6 +32,8 @@ def test_arms_start_from_the_same_weights(make_plan: Callable[..., Plan]) -> Non
 def test_arms_of_a_comparison_train_alike(make_plan: Callable[..., Plan]) -> None:
     for scale in ("mini", "full"):
         stages = make_plan("paper=noprop", f"scale={scale}").stages
+        if scale == "mini":
+            stages = {**stages, **make_plan("paper=noprop", "variant=continuous").stages}
         for group in (("noprop", "backprop", "single", "greedy"), ("ct", "fm")):  # adjoint: 4 epochs, or equal seconds
             first, *others = (stages[name] for name in group)
             for other in others:
