@@ -12,6 +12,7 @@ from modules.common.extractors import Extractor
 from modules.common.fid import FrechetDistance
 from modules.common.frozen import Frozen
 from modules.common.inception_score import InceptionScore
+from modules.common.kid import KernelDistance
 from modules.vit_vqgan.codebook_use import CodebookUse
 
 
@@ -81,7 +82,7 @@ class ReconstructionMetrics(nn.Module):
 
 
 class SampleMetrics(nn.Module):
-    """`fid` and `is`, named after their extractor, `nll` (nats per token), and `n`, the images counted.
+    """`fid`, `kid` and `is`, named after their extractor, `nll` (nats per token), and `n`, the images counted.
 
     Args:
         extractor: gives features and logits.
@@ -93,6 +94,7 @@ class SampleMetrics(nn.Module):
         self.extractor = Frozen([cast(nn.Module, extractor)])
         self.suffix = extractor.suffix
         self.fid = FrechetDistance(extractor.features)
+        self.kid = KernelDistance()
         self.inception_score = InceptionScore(extractor.classes, splits)
         self.nll = SumMetric(nan_strategy="disable")
         self.n = SumMetric(nan_strategy="disable")
@@ -103,9 +105,11 @@ class SampleMetrics(nn.Module):
         self.n.update(float(len(real)))
 
         extractor = self.extractor.on(real.device)[0]
+        of_real = extractor.describe(real)[0]
         features, logits = extractor.describe(generated)
-        self.fid.update(extractor.describe(real)[0], real=True)
-        self.fid.update(features, real=False)
+        for distance in (self.fid, self.kid):
+            distance.update(of_real, real=True)
+            distance.update(features, real=False)
         self.inception_score.update(logits, indices)
 
     def compute(self) -> dict[str, Tensor]:
@@ -113,10 +117,11 @@ class SampleMetrics(nn.Module):
         n = self.n.compute()
         metrics = {
             f"fid{self.suffix}": self.fid.compute(),
+            f"kid{self.suffix}": self.kid.compute(),
             f"is{self.suffix}": self.inception_score.compute(),
             "nll": self.nll.compute() / n,
             "n": n,
         }
-        for metric in (self.fid, self.inception_score, self.nll, self.n):
+        for metric in (self.fid, self.kid, self.inception_score, self.nll, self.n):
             metric.reset()
         return metrics
