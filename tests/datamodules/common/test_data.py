@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor
 
 from datamodules.common import folders
 from datamodules.common.arrays import ArrayData
 from datamodules.common.base import DataError, DataModule
 from datamodules.common.digits import Digits
-from datamodules.common.folders import DeclaredFolder, ImageFolder, ImageNet
+from datamodules.common.folders import DeclaredFolder, ImageFolder, ImageNet, to_planes
 from datamodules.common.torchvision_sets import CIFAR10, CIFAR100, MNIST, FashionMNIST
 from datamodules.diffusion_features.photos import ImageNet256
 
@@ -301,3 +302,10 @@ def test_an_epoch_that_was_left_does_not_reach_the_next(folder: Path) -> None:
         each.sampler.set_epoch(1)
     for a, b in zip(loader, untouched, strict=True):
         assert torch.equal(a.x, b.x)
+
+
+def test_planes_are_what_pil_to_tensor_gives() -> None:
+    pixels = torch.randint(256, (5, 7, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    photo = Image.fromarray(pixels.numpy())
+    assert torch.equal(to_planes(photo), pil_to_tensor(photo))
+    assert to_planes(pixels) is pixels  # what torchvision decoded is a tensor already
