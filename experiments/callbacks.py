@@ -237,9 +237,10 @@ class Recorder(Checkpoint, Quick):
         self._validated = True
 
     def _after_batch(self, trainer: pl.Trainer, outputs: Any, batch_idx: int) -> None:
-        if batch_idx % LOOK_EVERY == 0:
+        last = batch_idx + 1 >= trainer.num_training_batches
+        if batch_idx % LOOK_EVERY == 0 or last:  # the last before validation, which would only say that logits hold NaN
             self._check(trainer, outputs, batch_idx)
-        if batch_idx + 1 >= trainer.num_training_batches:
+        if last:
             return  # the end of the epoch saves
         if self._stop or self._due(trainer, batch_idx):
             self._save(trainer)

@@ -11,8 +11,6 @@ import math
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities.data import dim_zero_cat
 
 ROWS = 1024  # of a kernel matrix that is held at a time
 
@@ -36,26 +34,3 @@ def _kernel_sum(x: Tensor, y: Tensor, own: bool = True) -> Tensor:
     d = x.shape[1]
     total = torch.stack([(rows @ y.T / d + 1).pow(3).sum() for rows in x.split(ROWS)]).sum()
     return total if own else total - (x.square().sum(1) / d + 1).pow(3).sum()
-
-
-class KernelDistance(Metric):
-    """The kernel distance between the features of real and of generated images. Keeps the features of both."""
-
-    full_state_update = False
-    higher_is_better = False
-    real: list[Tensor]
-    fake: list[Tensor]
-
-    def __init__(self) -> None:
-        super().__init__()
-        for side in ("real", "fake"):
-            self.add_state(side, [], dist_reduce_fx="cat")
-
-    def update(self, features: Tensor, real: bool) -> None:
-        """features (B, d) of real or generated images."""
-        (self.real if real else self.fake).append(features)
-
-    def compute(self) -> Tensor:
-        if not len(self.real) or not len(self.fake):
-            return torch.full((), math.nan, dtype=torch.float64)
-        return kernel_distance(dim_zero_cat(self.real), dim_zero_cat(self.fake))

@@ -12,8 +12,8 @@ from modules.common.extractors import Extractor
 from modules.common.fid import FrechetDistance
 from modules.common.frozen import Frozen
 from modules.common.inception_score import InceptionScore
-from modules.common.kid import KernelDistance
 from modules.vit_vqgan.codebook_use import CodebookUse
+from modules.vit_vqgan.kernel_distance import KernelDistance
 
 
 class ReconstructionMetrics(nn.Module):
