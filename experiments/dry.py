@@ -136,6 +136,8 @@ def _stage(
     generated = build(shortened, f"stages.{stage.name}.data", **fed)
     config = offline(merge(stage.module, short.module))
     module = training.construct_from(Stage(**{**vars(stage), "module": config}), given)
+    if stage.reference_batch:  # as a real run of so few images; at the rate of 1,600 two steps may end in NaN
+        module.lr_scale = short.batch / stage.reference_batch
     built[stage.name] = module
     trainer = pl.Trainer(
         accelerator="cpu",
