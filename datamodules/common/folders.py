@@ -202,8 +202,13 @@ class Normalise:
     def __call__(self, batch: Any) -> Any:
         if batch.x.dtype != torch.uint8:
             return batch
-        x = batch.x.to(self.device, non_blocking=True).float()  # addcmul on bytes takes twice as long
-        return batch._replace(x=x.mul_(self.scale).add_(self.shift))
+        whole = batch.x.to(self.device, non_blocking=True)
+        x = torch.empty(whole.shape, device=self.device)
+        # A processor scales two photos while they are in its cache. addcmul on bytes would take twice as long.
+        portion = 2 if self.device.type == "cpu" else len(x)
+        for stored, scaled in zip(whole.split(portion), x.split(portion), strict=True):
+            scaled.copy_(stored).mul_(self.scale).add_(self.shift)
+        return batch._replace(x=x)
 
 
 class Generated(Dataset):
