@@ -2,7 +2,7 @@
 
     +trainer.benchmark=true            cuDNN measures which convolution is fastest for each shape
     +trainer.matmul_precision=high     TensorFloat-32 in fp32 matrix products and convolutions (torch's word for it)
-    +trainer.channels_last=true        networks of images in NHWC, which tensor cores want
+    +trainer.channels_last=true        networks of images in NHWC, of volumes in NDHWC, which tensor cores want
     +trainer.fused=true                optimisers that torch has a fused kernel for use it
     +trainer.compile=true              networks are compiled in place: checkpoints stay as they are
 
@@ -60,7 +60,8 @@ def apply(trainer: dict[str, Any], module: Any) -> None:
     trainer.pop("fused", None)
     torch.set_float32_matmul_precision(trainer.pop("matmul_precision", "highest"))
     if trainer.pop("channels_last", False):
-        module.to(memory_format=torch.channels_last)
+        for layout in (torch.channels_last, torch.channels_last_3d):  # weights of images, weights of volumes
+            module.to(memory_format=layout)
     if trainer.pop("compile", False):
         for child in module.children():
             if any(parameter.requires_grad for parameter in child.parameters()):

@@ -70,6 +70,14 @@ def test_switches_change_no_more_than_rounding(tmp_path: Path, monkeypatch: pyte
     assert not torch.backends.cudnn.benchmark
 
 
+def test_the_layout_reaches_weights_of_images_and_of_volumes() -> None:
+    flat, deep = torch.nn.Conv2d(2, 3, 3), torch.nn.Conv3d(2, 3, 3)
+    switches.apply({"channels_last": True}, torch.nn.ModuleList([flat, deep]))
+    assert flat.weight.is_contiguous(memory_format=torch.channels_last)
+    assert deep.weight.is_contiguous(memory_format=torch.channels_last_3d)
+    assert deep(torch.zeros(1, 2, 5, 5, 5)).is_contiguous(memory_format=torch.channels_last_3d)
+
+
 def test_every_optimiser_that_can_be_fused_is() -> None:
     sgd, lars = {"_target_": "torch.optim.SGD", "lr": 1}, {"_target_": "modules.common.lars.LARS", "lr": 1}
     made = switches.fused({"optimizer": sgd, "others": [lars, {"inner": sgd}], "size": 3})
