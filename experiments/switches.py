@@ -60,8 +60,10 @@ def apply(trainer: dict[str, Any], module: Any) -> None:
     trainer.pop("fused", None)
     torch.set_float32_matmul_precision(trainer.pop("matmul_precision", "highest"))
     if trainer.pop("channels_last", False):
-        for layout in (torch.channels_last, torch.channels_last_3d):  # weights of images, weights of volumes
-            module.to(memory_format=layout)
+        layouts = {4: torch.channels_last, 5: torch.channels_last_3d}  # by dimensions of the weights
+        for tensor in (*module.parameters(), *module.buffers()):
+            if tensor.dim() in layouts:
+                tensor.data = tensor.data.contiguous(memory_format=layouts[tensor.dim()])
     if trainer.pop("compile", False):
         for child in module.children():
             if any(parameter.requires_grad for parameter in child.parameters()):
