@@ -66,7 +66,7 @@ def test_a_large_block_goes_back_by_itself() -> None:
     """What a recipe of full size frees, or a process would hold gigabytes after its dry run."""
     code = """
 before = resident()
-block = torch.ones(64 * 2**20)
+block = torch.ones(128 * 2**20)  # more than the freed blocks of above and the pad behind them, together 256 MiB
 held = resident()
 del block
 print(held - before, resident() - before)
