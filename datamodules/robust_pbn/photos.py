@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 from torchvision import transforms
 from torchvision.transforms import v2
 
 from datamodules.common.base import DataError
-from datamodules.common.folders import Generated, ImageFolder, Photos
+from datamodules.common.folders import ImageFolder
 from datamodules.common.loader import WorkerLoader
+from datamodules.common.photo_pairs import load_pairs
 
 
 @dataclass(frozen=True)
@@ -93,17 +93,6 @@ class TwoViews:
     def __call__(self, photo: Any) -> Tensor:
         shaped = self.shape(photo)
         return torch.stack([self.view(shaped), self.view(shaped)])
-
-
-class Pairs(Dataset):
-    """The two views of a photo as columns of their own: x, y, x2."""
-
-    def __init__(self, photos: Dataset) -> None:
-        self.photos = photos
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int, Tensor]:
-        views, y = self.photos[key]
-        return views[0], y, views[1]
 
 
 class FineGrained(ImageFolder):
@@ -186,13 +175,4 @@ class FineGrained(ImageFolder):
         return TwoViews(shape, v2.Compose([colour, v2.RandomCrop(side), *to_tensor]))
 
     def train_dataloader(self) -> WorkerLoader:
-        if self.generated:
-            length = min(self.spec.sizes["train"], 2 * self.batch_size)
-            photos: Dataset = Generated((2, *self.spec.shape), len(self.spec.classes), length)
-        else:
-            assert self.source is not None
-            length = len(self.items["train"])
-            photos = Photos(self.source, self.items["train"], self.transform(train=True), self.seed)
-        workers = 0 if self.generated else self.num_workers
-        batches = self.batches(length, shuffle=True)
-        return WorkerLoader(Pairs(photos), batches, columns=("x", "y", "x2"), num_workers=workers)
+        return load_pairs(self)

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from datamodules.common.base import DataError, Draws
-from datamodules.common.folders import Generated, ImageNet, Photos
+from datamodules.common.folders import ImageNet
 from datamodules.common.loader import WorkerLoader
+from datamodules.common.photo_pairs import load_pairs
 from datamodules.common.simclr_augment import SimCLRAugmentation
 
 LISTS = {"1percent": 12_811, "10percent": 128_116}  # photos in each
@@ -32,20 +32,6 @@ class TwoViews:
     def __call__(self, picture: Any) -> Tensor:
         draws = Draws(torch.default_generator, 1, 0, 1)
         return torch.cat([self.distort(self.crop(picture)[None], draws) for _ in range(2)])
-
-
-class Pairs(Dataset):
-    """The columns x, y, x2 of photos whose transform gives both views."""
-
-    def __init__(self, photos: Any) -> None:
-        self.photos = photos
-
-    def __len__(self) -> int:
-        return len(self.photos)
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int, Tensor]:
-        (first, second), label = self.photos[key]
-        return first, label, second
 
 
 class SimCLRImageNet(ImageNet):
@@ -134,15 +120,4 @@ class SimCLRImageNet(ImageNet):
         return TwoViews(single, self.strength) if self.views == 2 else single
 
     def train_dataloader(self) -> WorkerLoader:
-        if self.views == 1:
-            return super().train_dataloader()
-        if self.generated:
-            length = min(self.spec.sizes["train"], 2 * self.batch_size)
-            photos: Dataset = Generated((2, *self.spec.shape), len(self.spec.classes), length)
-        else:
-            assert self.source is not None
-            length = len(self.items["train"])
-            photos = Photos(self.source, self.items["train"], self.transform(train=True), self.seed)
-        workers = 0 if self.generated else self.num_workers
-        batches = self.batches(length, shuffle=True)
-        return WorkerLoader(Pairs(photos), batches, columns=("x", "y", "x2"), num_workers=workers)
+        return load_pairs(self) if self.views == 2 else super().train_dataloader()
