@@ -6,18 +6,38 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 # What may be said on the command line; a misspelt word would otherwise train something else.
 VARIABLES := PYTHON PAPER SCALE VARIANT SEEDS MINUTES DRY SWEEP STAGE BASE ARGS
+# What each target reads of them, besides PYTHON; it would pass over the others in silence.
+reads-reproduce     := PAPER SCALE VARIANT SEEDS MINUTES DRY ARGS
+reads-test          := ARGS
+reads-test-all      := ARGS
+reads-papers        := PAPER ARGS
+reads-report        := PAPER ARGS
+reads-check-results := PAPER ARGS
+reads-sweep         := PAPER SCALE VARIANT SEEDS SWEEP ARGS
+reads-dashboard     := PAPER SCALE VARIANT ARGS
+reads-export        := PAPER SCALE VARIANT STAGE ARGS
+reads-compare       := PAPER SCALE VARIANT SEEDS BASE ARGS
+reads-confirm       := PAPER SCALE VARIANT ARGS
+reads-soak          := PAPER ARGS
+reads-bench         := PAPER ARGS
 TARGETS   := $(shell grep -oE '^[a-z-]+:' $(firstword $(MAKEFILE_LIST)) | tr -d :)
 KEYS      := $(notdir $(basename $(wildcard conf/paper/*.yaml)))
 nearest    = $(shell $(PYTHON) -c "import difflib, sys; \
 	near = difflib.get_close_matches(sys.argv[1].casefold(), [w.casefold() for w in sys.argv[2:]], 1, 0.5); \
 	print('; did you mean ' + next(w for w in sys.argv[2:] if w.casefold() == near[0]) + '?' if near else '')" $(1) $(2))
-wrong     := $(firstword $(filter-out $(VARIABLES),$(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(v)))),$(v)))))
+said      := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(v)))),$(v)))
+wrong     := $(firstword $(filter-out $(VARIABLES),$(said)))
 aimless   := $(firstword $(filter-out $(TARGETS) .venv/%,$(MAKECMDGOALS)))
+read      := $(sort $(foreach goal,$(MAKECMDGOALS),$(reads-$(goal))))
+unread    := $(if $(MAKECMDGOALS),$(firstword $(filter-out $(read) PYTHON,$(said))))
 ifneq ($(wrong),)
 $(error $(wrong) is no variable of this Makefile$(call nearest,$(wrong),$(VARIABLES)); valid: $(VARIABLES))
 endif
 ifneq ($(aimless),)
 $(error $(aimless) is no target$(if $(filter $(aimless),$(KEYS)),; did you mean PAPER=$(aimless)?,$(call nearest,$(aimless),$(TARGETS))); valid: $(TARGETS))
+endif
+ifneq ($(unread),)
+$(error $(unread)=$($(unread)) would change nothing: make $(MAKECMDGOALS) reads $(if $(read),$(read),no variable))
 endif
 ifneq ($(and $(filter reproduce,$(MAKECMDGOALS)),$(if $(PAPER),,unnamed)),)
 $(error name a paper, as in make reproduce PAPER=meal_v2, or PAPER=all; make papers tells what each asks. Papers: $(KEYS))
@@ -63,13 +83,13 @@ test-all: $(READY) ## everything: also full recipes' dry runs, kills, sweeps, de
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --maxschedchunk 1 $(ARGS)
 
 papers: $(READY) ## every paper: main claim, verdict, scale, cost, stale or not
-	@$(BIN)/python -m experiments.catalog $(ARGS)
+	@$(BIN)/python -m experiments.catalog $(if $(PAPER),paper=$(PAPER)) $(ARGS)
 
 report: $(READY) ## site/index.html and a page per paper
-	@$(BIN)/python -m experiments.report $(ARGS)
+	@$(BIN)/python -m experiments.report $(if $(PAPER),paper=$(PAPER)) $(ARGS)
 
 check-results: $(READY) ## re-derive every recorded interval, verdict and table from per-seed values
-	@$(BIN)/python -m experiments.check_results $(ARGS)
+	@$(BIN)/python -m experiments.check_results $(if $(PAPER),paper=$(PAPER)) $(ARGS)
 
 sweep: $(READY) ## a named sweep (SWEEP=hard_labels) or a grid: ARGS="seed=0,1 stages.X.module.key=1,2"
 	@$(BIN)/python -m experiments.run -m $(if $(SWEEP),sweep=$(SWEEP)) $(if $(SEEDS),seed=$(SEEDS)) $(GIVEN)
@@ -82,17 +102,17 @@ export: $(READY) ## weights of a finished stage with a card (STAGE=student), or 
 
 compare: $(READY) ## which numbers a change of the code moved: BASE=main, PAPER=K1,K2 (default: all), SCALE=smoke | mini
 	@$(BIN)/python -m experiments.compare $(if $(BASE),base=$(BASE)) $(if $(PAPER),paper=$(PAPER)) \
-		scale=$(or $(SCALE),smoke) $(if $(SEEDS),seeds=$(SEEDS)) $(ARGS)
+		scale=$(or $(SCALE),smoke) $(if $(VARIANT),variant=$(VARIANT)) $(if $(SEEDS),seeds=$(SEEDS)) $(ARGS)
 
 confirm: $(READY) ## is a stale record still what the code gives? One recorded seed anew, every number compared
 	@$(BIN)/python -m experiments.confirm $(if $(PAPER),paper=$(PAPER)) $(if $(SCALE),scale=$(SCALE)) \
 		$(if $(VARIANT),variant=$(VARIANT)) $(ARGS)
 
 soak: $(READY) ## kill, corrupt, refuse, race, fill the disk: does anything get lost? (minutes)
-	@$(BIN)/python -m experiments.soak $(ARGS)
+	@$(BIN)/python -m experiments.soak $(if $(PAPER),paper=$(PAPER)) $(ARGS)
 
-bench: $(READY) ## speed ratios against plain PyTorch loops; ARGS="paper=K": its networks against independent ones
-	@$(BIN)/python -m experiments.benchmark $(ARGS)
+bench: $(READY) ## speed ratios against plain PyTorch loops; PAPER=K: its networks against independent ones
+	@$(BIN)/python -m experiments.benchmark $(if $(PAPER),paper=$(PAPER)) $(ARGS)
 
 lint: $(READY) ## style, format, types, unsafe calls, installed packages against each other and the lock
 	@$(BIN)/ruff check .

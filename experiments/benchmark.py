@@ -148,4 +148,4 @@ def spread(values: Sequence[float], scale: float, unit: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(main, HELP))
+    sys.exit(cli.main(main, HELP, exits="0, or 2 on wrong input"))

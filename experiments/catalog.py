@@ -19,7 +19,8 @@ from experiments.memory import CONFIGURATION, remember
 HELP = """\
 List every paper of the suite: main claim, verdict, cost, and whether code or claims changed since.
 
-  python -m experiments.catalog
+  python -m experiments.catalog               all papers
+  python -m experiments.catalog meal_v2 zpe   some of them
   python -m experiments.catalog --json        for programs
   python -m experiments.catalog --readme      rewrite the table in README.md
 
@@ -135,10 +136,13 @@ def write_readme(papers: list[dict[str, Any]], path: Path = compose.ROOT / "READ
 
 
 def main(argv: list[str]) -> int:
-    wrong = [a for a in argv if a not in ("--json", "--readme")]
-    if wrong:
-        raise InputError(f"{wrong[0]!r}: expected --json, --readme or nothing")
-    papers = [describe(paper) for paper in compose.papers()]
+    keys = [word for word in argv if word not in ("--json", "--readme")]
+    for word in keys:
+        if word.startswith("-"):
+            raise InputError(f"{word}: expected --json, --readme or keys of papers")
+    if keys and "--readme" in argv:
+        raise InputError(f"{keys[0]}: --readme writes the table of all papers; expected no key")
+    papers = [describe(paper) for paper in cli.papers_named(keys) or compose.papers()]
     if "--json" in argv:
         print(json.dumps(papers, indent=1))
     elif "--readme" in argv:
@@ -149,4 +153,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(main, HELP))
+    sys.exit(cli.main(main, HELP, exits="0, or 2 on wrong input"))

@@ -28,10 +28,7 @@ Re-derive every recorded interval, verdict and table from per-seed values.
 def main(argv: list[str]) -> int:
     from experiments.console import out
 
-    for key in argv:
-        if key not in compose.papers():
-            raise InputError(f"{key!r}: expected keys of papers, as `make papers` lists them")
-    papers = argv or [path.stem for path in sorted(results.RESULTS.glob("*.json"))]
+    papers = cli.papers_named(argv) or [path.stem for path in sorted(results.RESULTS.glob("*.json"))]
     wrong, entries = [], 0
     for paper in papers:
         record = results.read(paper)
@@ -180,4 +177,4 @@ def _readme(path: Path = compose.ROOT / "README.md") -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(main, HELP))
+    sys.exit(cli.main(main, HELP, exits="0 everything follows, 1 something differs, 2 wrong input"))

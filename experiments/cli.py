@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from experiments import compose
-from experiments.errors import InputError, RunError, explain
+from experiments.errors import InputError, RunError, explain, unknown
 from experiments.processes import end_as_interrupted, requeue_when_asked
 
 COMMON = """\
@@ -19,12 +19,10 @@ COMMON = """\
   stages.S.key=value anything in the configuration, e.g. stages.student.trainer.max_epochs=5;
                      stages.*.data.batch_size=64 sets it for every stage
   data@stages.S.data=D  another dataset for a stage: {data}; or a paper's own, in conf/data/<paper>/
-
-Exit code: 0 it ran (whatever the verdict), 1 a stage failed, 2 wrong input.
 """
 
 
-def common_help() -> str:
+def _options() -> str:
     def listed(group: str) -> str:
         return ", ".join(name for name in compose.options(group) if "/" not in name)
 
@@ -32,11 +30,26 @@ def common_help() -> str:
     return COMMON.format(**shown, data=listed("data"))
 
 
-def main(command: Callable[[list[str]], int], text: str, argv: Sequence[str] | None = None) -> int:
-    """Run a command with its arguments; --help, errors, Ctrl-C and SIGTERM end in one place."""
+def main(
+    command: Callable[[list[str]], int],
+    text: str,
+    argv: Sequence[str] | None = None,
+    *,
+    composes: bool = False,
+    exits: str = "0 it ran (whatever the verdict), 1 a stage failed, 2 wrong input",
+) -> int:
+    """Run a command with its arguments; --help, errors, Ctrl-C and SIGTERM end in one place.
+
+    Args:
+        command: takes the arguments, gives the exit code.
+        text: what --help begins with.
+        composes: the command takes everything that a configuration is composed of; --help lists it.
+        exits: what the exit codes say.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if any(a in ("-h", "--help") for a in arguments):
-        print(text + common_help())
+        shown = (text + _options() if composes else text).rstrip()
+        print(f"{shown}\n\nExit code: {exits}.")
         return 0
     end_as_interrupted()
     requeue_when_asked()
@@ -56,3 +69,17 @@ def main(command: Callable[[list[str]], int], text: str, argv: Sequence[str] | N
 
 def _say(text: str) -> None:
     print(f"error: {text}", file=sys.stderr)
+
+
+def papers_named(argv: Sequence[str]) -> list[str]:
+    """Keys from words such as meal_v2, paper=meal_v2 and paper=meal_v2,zpe; every paper for paper=all.
+
+    Raises:
+        InputError: a word that names no paper.
+    """
+    known = compose.papers()
+    named = [key for word in argv for key in word.removeprefix("paper=").split(",")]
+    for key in named:
+        if key not in (*known, "all"):
+            raise unknown("paper", key, known)
+    return list(known) if "all" in named else named

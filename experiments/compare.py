@@ -35,9 +35,8 @@ Run papers from this code and from another state of it, and show which numbers d
   seeds=0,1          pilot seeds; with three or more, the mean difference has a 95% interval
   anything else      goes to both, as python -m experiments.run takes it
 
-Exit code: 0 no number differs, 1 some do, 2 wrong input.
-
 """
+EXITS = "0 no number differs, 1 some do, 2 wrong input"
 OWN = ("base", "paper", "seeds")
 DESCRIBE = """
 import json, sys
@@ -180,4 +179,4 @@ def table(moved: Sequence[Moved], base: str) -> Table:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(main, HELP))
+    sys.exit(cli.main(main, HELP, composes=True, exits=EXITS))

@@ -38,10 +38,10 @@ otherwise: there the recorded commit's code runs the seed too and is compared wi
 recipe or data set cannot be confirmed. Besides:
 
   jobs=2             stages trained at the same time (default: one per core on a CPU, one per GPU)
-
-Exit code: 0 all confirmed or not stale, 1 a number differs or a stage failed, 2 wrong input.
-
+  data_dir=DIR       where datasets are that do not come with the install (or set REPRISE_DATA)
+  runs_dir=DIR       where the seed is run (default: runs)
 """
+EXITS = "0 all confirmed or not stale, 1 a number differs or a stage failed, 2 wrong input"
 OWN = ("paper", "scale", "variant")
 Metrics = Mapping[str, Mapping[str, float]]  # stage -> metric -> value
 Difference = tuple[str, str, float | None, float | None]  # stage, metric, recorded, now
@@ -220,4 +220,4 @@ def _table(found: Sequence[Difference]) -> Table:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(main, HELP))
+    sys.exit(cli.main(main, HELP, exits=EXITS))

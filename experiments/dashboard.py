@@ -353,4 +353,4 @@ def _over(load: Callable[[str], Any], address: str | None, made: Any, parts: Seq
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(main, HELP))
+    sys.exit(cli.main(main, HELP, composes=True, exits="0 sent or written down, 1 it failed, 2 wrong input"))

@@ -285,4 +285,4 @@ def _metrics(name: str, entry: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(main, HELP))
+    sys.exit(cli.main(main, HELP, composes=True))

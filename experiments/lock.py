@@ -181,4 +181,4 @@ def compare(text: str, installed: Mapping[str, str]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(main, HELP))
+    sys.exit(cli.main(main, HELP, exits="0 all as locked, 1 findings, 2 wrong input"))

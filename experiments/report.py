@@ -19,7 +19,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from experiments import answers, claims, compose, figures, files, results, sequences, staleness, verdicts
+from experiments import answers, claims, cli, compose, figures, files, results, sequences, staleness, verdicts
 from experiments.compose import ROOT
 from experiments.console import SHOWN, judged_metrics
 from experiments.errors import InputError, unknown
@@ -374,7 +374,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--site", type=Path, default=ROOT / "site", help="folder to write into (default: site/)")
     arguments = parser.parse_args(argv)
     try:
-        written = build(arguments.paper or None, arguments.site)
+        written = build(cli.papers_named(arguments.paper) or None, arguments.site)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

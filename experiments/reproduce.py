@@ -338,4 +338,4 @@ class _Setting:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(main, HELP))
+    sys.exit(cli.main(main, HELP, composes=True))

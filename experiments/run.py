@@ -171,4 +171,4 @@ def _check(request: compose.Request) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(main, HELP))
+    sys.exit(cli.main(main, HELP, composes=True))

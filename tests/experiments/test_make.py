@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 
@@ -28,6 +29,9 @@ def make(*words: str) -> subprocess.CompletedProcess[str]:
         (["test", "ARG=-x"], "ARG is no variable of this Makefile; did you mean ARGS?"),
         (["reproduce", "rotnet"], "rotnet is no target; did you mean PAPER=rotnet?"),
         (["reprodce", "PAPER=rotnet"], "reprodce is no target; did you mean reproduce?"),
+        (["reproduce", "PAPER=rotnet", "STAGE=x"], "STAGE=x would change nothing: make reproduce reads ARGS DRY"),
+        (["test", "PAPER=rotnet"], "PAPER=rotnet would change nothing: make test reads ARGS"),
+        (["setup", "SCALE=full"], "SCALE=full would change nothing: make setup reads no variable"),
         (["reproduce"], "name a paper, as in make reproduce PAPER=meal_v2"),
     ],
 )
@@ -54,9 +58,23 @@ def test_misspelt_words_end_in_one_line(words: list[str], told: str) -> None:
         (["export", "PAPER=meal_v2", "STAGE=student"], "experiments.export stage=student paper=meal_v2 scale=mini"),
         (["compare", "BASE=main", "PAPER=zpe"], "experiments.compare base=main paper=zpe scale=smoke"),
         (["confirm", "PAPER=zpe", "VARIANT=mnist"], "experiments.confirm paper=zpe variant=mnist"),
+        (["check-results", "PAPER=zpe"], "experiments.check_results paper=zpe"),
+        (["setup", "report", "PAPER=zpe"], "experiments.report paper=zpe"),
     ],
 )
 def test_variables_reach_the_command(words: list[str], command: str) -> None:
     done = make(*words)
     assert done.returncode == 0, done.stderr
     assert command in " ".join(done.stdout.replace("\\\n", " ").split())
+
+
+def test_each_target_uses_the_variables_that_it_is_said_to_read() -> None:
+    text = (compose.ROOT / "Makefile").read_text(encoding="utf-8")
+    given = {"PAPER": "zpe", "VARIANT": "mnist", "SCALE": "smoke", "SEEDS": "5,6", "MINUTES": "77", "DRY": "1"}
+    given |= {"SWEEP": "wide", "STAGE": "pool", "BASE": "v0", "ARGS": "--said"}
+    for line in re.findall(r"^reads-.*", text, re.MULTILINE):
+        target, names = re.fullmatch(r"reads-(\S+) *:= (.*)", line).groups()  # type: ignore[union-attr]
+        whole = {name: given[name] for name in names.split()}
+        said = make(target, *(f"{name}={value}" for name, value in whole.items())).stdout
+        for name, value in whole.items():
+            assert ("dry=true" if name == "DRY" else value) in said, f"make {target} passes over {name}"
