@@ -82,7 +82,7 @@ test: $(READY) ## what to run before each commit: units, every paper's smoke run
 test-all: $(READY) ## everything: also full recipes' dry runs, kills, sweeps, devices (about half an hour)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --maxschedchunk 1 $(ARGS)
 
-papers: $(READY) ## every paper: main claim, verdict, scale, cost, stale or not
+papers: $(READY) ## every paper: main claim, verdict, scale, cost, stale or not; PAPER=K: its claims, stages, variants
 	@$(BIN)/python -m experiments.catalog $(if $(PAPER),paper=$(PAPER)) $(ARGS)
 
 report: $(READY) ## site/index.html and a page per paper

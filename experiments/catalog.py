@@ -20,7 +20,7 @@ HELP = """\
 List every paper of the suite: main claim, verdict, cost, and whether code or claims changed since.
 
   python -m experiments.catalog               all papers
-  python -m experiments.catalog meal_v2 zpe   some of them
+  python -m experiments.catalog meal_v2       one (or several), with its claims, stages and variants
   python -m experiments.catalog --json        for programs
   python -m experiments.catalog --readme      rewrite the table in README.md
 
@@ -47,7 +47,10 @@ def _configured(paper: str) -> dict[str, Any]:
         "main": questions.main.name if questions.main is not None else None,
         "claims": [claim.name for claim in questions.claims],
         "stages": list(resolved["stages"]),
-        "variants": {name: item["about"] for name, item in (resolved.get("variants") or {}).items()},
+        "variants": {
+            name: {"scale": item["scale"], "about": item["about"]}
+            for name, item in (resolved.get("variants") or {}).items()
+        },
     }
 
 
@@ -88,6 +91,26 @@ def _table(papers: list[dict[str, Any]]) -> Table:
         cells = ["\n".join(column) for column in zip(*rows, strict=True)] or ["", "[dim]not run[/]", "", "", ""]
         table.add_row(paper["key"], escape(paper["main"] or ""), *cells)
     table.caption = "stale: code, configuration or claims changed since; seen: claims were written after these seeds"
+    return table
+
+
+def _details(paper: dict[str, Any]) -> Table:
+    """What one may ask of a paper: its claims with their recorded verdicts, its stages and its variants."""
+    table = Table(title=f"{paper['title']}, arXiv {paper['arxiv']}", title_justify="left", show_header=False, box=None)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    table.add_row("about", escape(paper["about"]))
+    verdicts = paper["entries"]["mini"]["verdicts"] if "mini" in paper["entries"] else {}
+    for name in paper["claims"]:
+        verdict = verdicts.get(name, "not run")
+        marks = ", main claim" if name == paper["main"] else ""
+        table.add_row("claim", f"{escape(name)} [{STYLES.get(verdict, 'dim')}]({verdict}{marks})[/]")
+    table.add_row("stages", ", ".join(paper["stages"]))
+    for name, variant in paper["variants"].items():
+        table.add_row("variant", f"[bold]{escape(name)}[/] ({variant['scale']}): {escape(variant['about'])}")
+    for name, entry in _ordered(paper["entries"]):
+        if entry["stale"]:
+            table.add_row("stale", f"{escape(name)}: changed since: {', '.join(entry['stale'])}")
     return table
 
 
@@ -149,6 +172,8 @@ def main(argv: list[str]) -> int:
         write_readme(papers)
     else:
         out.print(_table(papers))
+        for paper in papers if keys else ():
+            out.print(_details(paper))
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 
 from experiments import compose
@@ -12,19 +13,22 @@ from experiments.processes import end_as_interrupted, requeue_when_asked
 COMMON = """\
   paper=K            {papers}
   scale=S            mini (default), smoke (seconds; numbers mean nothing) or full (the published recipe)
-  variant=V          a named variation of a paper; `make papers` lists them
+  variant=V          a named variation of a paper; `make papers PAPER=K` lists them
   trainer=T          {trainers}
   logger=L           {loggers}
   data_dir=DIR       where datasets are that do not come with the install (or set REPRISE_DATA)
   stages.S.key=value anything in the configuration, e.g. stages.student.trainer.max_epochs=5;
                      stages.*.data.batch_size=64 sets it for every stage
-  data@stages.S.data=D  another dataset for a stage: {data}; or a paper's own, in conf/data/<paper>/
+  data@stages.S.data=D
+                     another dataset for a stage; a paper's own are in conf/data/<paper>/:
+                     {data}
 """
 
 
 def _options() -> str:
     def listed(group: str) -> str:
-        return ", ".join(name for name in compose.options(group) if "/" not in name)
+        names = ", ".join(name for name in compose.options(group) if "/" not in name)
+        return textwrap.fill(names, 95, break_on_hyphens=False).replace("\n", "\n" + " " * 21)
 
     shown = {"papers": listed("paper"), "trainers": listed("trainer"), "loggers": listed("logger")}
     return COMMON.format(**shown, data=listed("data"))

@@ -37,7 +37,7 @@ def unknown(what: str, name: str, options: Iterable[str]) -> InputError:
     ending = f"; did you mean {close[0]!r}?" if close else "."
     listed = ", ".join(options) if options else "none"
     if len(listed) > 300:
-        listed = listed[:300] + " ..."
+        listed = listed[:300].rpartition(",")[0] + ", ..."  # whole names
     return InputError(f"{what} {name!r} does not exist{ending} Valid: {listed}")
 
 

@@ -170,6 +170,18 @@ def test_catalog_lists_every_paper_and_marks_what_is_stale(
         catalog.main(["--jsn"])
 
 
+def test_a_named_paper_is_listed_with_its_claims_stages_and_variants(capsys: pytest.CaptureFixture[str]) -> None:
+    assert catalog.main(["paper=meal_v2", "zpe"]) == 0
+    listed = " ".join(capsys.readouterr().out.split())
+    described = catalog.describe("meal_v2")
+    for told in (described["title"], *described["stages"], "clean (mini): clean labels", "2 papers"):
+        assert told in listed
+    with pytest.raises(InputError, match="did you mean 'rotnet'"):
+        catalog.main(["rotnets"])
+    with pytest.raises(InputError, match="expected no key"):
+        catalog.main(["--readme", "zpe"])
+
+
 def test_readme_table_is_the_generated_one(tmp_path: Path) -> None:
     """Numbers in two places drift: the README's table must be what `make readme` writes."""
     text = (compose.ROOT / "README.md").read_text(encoding="utf-8")
