@@ -121,7 +121,27 @@ def _page(paper: Mapping[str, Any]) -> dict[str, Any]:
     page = {k: paper[k] for k in ("key", "title", "arxiv", "about", "venue", "deviations")}
     entries = [_entry(paper["key"], title, e, paper["stale"][title]) for title, e in paper["entries"].items()]
     planned = None if entries else _planned(paper["key"], paper["declared"])
-    return {**page, "entries": entries, "planned": planned, "sweeps": _sweeps(paper["key"]), "bibtex": _bibtex(paper)}
+    page |= {"sweeps": _sweeps(paper["key"]), "bibtex": _bibtex(paper), "unrecorded": _unrecorded(paper)}
+    return {**page, "entries": entries, "planned": planned}
+
+
+def _unrecorded(paper: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The published recipe and the variants that have no record, each with its command; what fits a CPU first."""
+    recorded = {(entry["scale"], entry["variant"] or None) for entry in paper["entries"].values()}
+    settings = {
+        (item["scale"], name): item["about"] for name, item in (paper["declared"].get("variants") or {}).items()
+    }
+    published = "the published recipe; with DRY=1 it is built, steps once and says what data and memory it needs"
+    shown = [
+        {
+            "name": scale if variant is None else f"{scale}+{variant}",
+            "about": about,
+            "command": _command(paper["key"], scale, variant, []),
+        }
+        for (scale, variant), about in {("full", None): published, **settings}.items()
+        if (scale, variant) not in recorded
+    ]
+    return sorted(shown, key=lambda row: not row["name"].startswith("mini"))
 
 
 def _bibtex(paper: Mapping[str, Any]) -> str:
@@ -355,7 +375,8 @@ def _duration(seconds: float) -> str:
 def _command(key: str, scale: str, variant: str | None, overrides: Sequence[str]) -> str:
     """The line that runs an entry again, quoted for make and the two shells it passes through."""
     line = f"make reproduce PAPER={key}" + (f" SCALE={scale}" if scale != "mini" else "")
-    inner = " ".join(shlex.quote(o) for o in [*([f"variant={variant}"] if variant else []), *overrides])
+    line += f" VARIANT={shlex.quote(variant)}" if variant else ""
+    inner = " ".join(shlex.quote(override) for override in overrides)
     if not inner:
         return line
     plain = not any(mark in inner for mark in '"$`\\!')

@@ -205,6 +205,18 @@ def test_mini_is_said_not_to_be_comparable_and_full_is_judged(build: Any) -> Non
     assert "make reproduce PAPER=meal_v2 SCALE=full" in Seen(pages["meal_v2"]).text
 
 
+def test_settings_without_a_record_are_listed_with_their_commands(build: Any) -> None:
+    record = sample()
+    page = Seen(build(record)["meal_v2"]).text
+    clean = "mini+clean clean labels make reproduce PAPER=meal_v2 VARIANT=clean"
+    assert clean in page
+    assert page.index(clean) < page.index(
+        "full+cutmix with CutMix make reproduce PAPER=meal_v2 SCALE=full VARIANT=cutmix"
+    )
+    record["entries"]["mini+clean"] = {**copy.deepcopy(record["entries"]["mini"]), "variant": "clean"}
+    assert clean not in Seen(build(record)["meal_v2"]).text
+
+
 def test_index_answers_with_the_main_claim_and_marks_what_is_stale(build: Any) -> None:
     """Does it hold, how sure, at what scale: without a click."""
     fresh = Seen(build(sample())["index"]).text
@@ -377,7 +389,7 @@ def test_diagram_arrows_point_right_and_all_are_drawn() -> None:
     ("variant", "overrides", "expected"),
     [
         (None, [], "make reproduce PAPER=k"),
-        ("clean", [], 'make reproduce PAPER=k ARGS="variant=clean"'),
+        ("clean", [], "make reproduce PAPER=k VARIANT=clean"),
         (None, ["seeds=[0,1]"], "make reproduce PAPER=k ARGS=\"'seeds=[0,1]'\""),
     ],
 )
