@@ -58,27 +58,55 @@ class Translation(nn.Module):
     """Whether a judge, who learned from other images, sees the asked class in G(u, z), z another class than u's own.
 
     `translated` and `copied` are the percent of translations in which it sees the asked class and the image's own.
-    A copy of u has 0 and 100 with a perfect judge, images of one class for all that is asked 100 / K of each.
+    `above_chance` is `translated` less the most that images of one class, whatever is asked, would have: the rarest
+    class is asked for most often, of (1 - its share) / (K - 1) of the images; 100 / K if all are equally many.
     `moved` is the mean absolute difference of u and G(u, z).
+
+    Args:
+        classes: K.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int) -> None:
         super().__init__()
         self.translated = MeanMetric()
         self.copied = MeanMetric()
         self.moved = MeanMetric()
+        self.counts = ClassCounts(classes)
 
     def update(self, judged: Tensor, y: Tensor, z: Tensor, u: Tensor, fake: Tensor) -> None:
         """judged, y, z (B,): the judge's answers, the images' own and the asked classes; u, fake (B, C, H, W)."""
         self.translated.update(100.0 * (judged == z).float())
         self.copied.update(100.0 * (judged == y).float())
         self.moved.update((u - fake).abs().flatten(1).mean(1))
+        self.counts.update(y)
 
     def compute(self) -> dict[str, Tensor]:
+        """Every value by name; starts anew afterwards."""
+        counts = self.counts.compute()
+        of_one_class = 100 * (counts.sum() - counts.min()) / (counts.sum() * (len(counts) - 1))
+
         values = {name: getattr(self, name).compute() for name in ("translated", "copied", "moved")}
-        for name in values:
-            getattr(self, name).reset()
+        values["above_chance"] = values["translated"] - of_one_class
+        for measure in (self.translated, self.copied, self.moved, self.counts):
+            measure.reset()
         return values
+
+
+class ClassCounts(Metric):
+    """How many images each of K classes has: (K,)."""
+
+    counts: Tensor
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.add_state("counts", torch.zeros(classes), dist_reduce_fx="sum")
+
+    def update(self, y: Tensor) -> None:
+        """y (B,) labels."""
+        self.counts += y.bincount(minlength=len(self.counts))
+
+    def compute(self) -> Tensor:
+        return self.counts
 
 
 class Best(nn.Module):

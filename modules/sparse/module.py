@@ -92,8 +92,7 @@ class Sparse(Players):
     """SPARSE; without unlabelled batches, its supervised part alone.
 
     Labelled batches are those whose labels are not -1. Test metrics: `top1`, `balanced` and `f1` of C, with `_ens` of
-    the mean of C and D, with `_critic` of D, with `_tail` of G; with a judge those of
-    Translation, and `above_chance`, `translated` less what images of one class for all that is asked would have.
+    the mean of C and D, with `_critic` of D, with `_tail` of G; with a judge those of Translation.
 
     Args:
         generator, discriminator, classifier: G, D, C.
@@ -140,7 +139,7 @@ class Sparse(Players):
         self.classifier_optimizer = classifier_optimizer
         self.val_metrics = Accuracies(classes, MEMBERS)
         self.test_metrics = Accuracies(classes, MEMBERS)
-        self.translation = Translation()
+        self.translation = Translation(classes)
         self.best = nn.ModuleDict({name: Best(network) for name, network in self.networks.items()} if select else {})
         self.history: History | None = None
         self._shown: list[Tensor] = []
@@ -373,7 +372,6 @@ class Sparse(Players):
         values = self.test_metrics.compute()
         if self.judge is not None:
             values |= self.translation.compute()
-            values["above_chance"] = values["translated"] - 100 / self.classes
         self.log_dict({f"test/{name}": value for name, value in values.items()})
 
     def pictures(self, data: Any) -> dict[str, Figure]:

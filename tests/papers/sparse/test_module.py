@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modules.common.networks import ConvNet
-from modules.sparse.evaluation import Accuracies, Best, asked_classes
+from modules.sparse.evaluation import Accuracies, Best, Translation, asked_classes
 from modules.sparse.losses import Supervision, supervised_terms
 from modules.sparse.module import Kept, Sparse, Translating
 from modules.sparse.pseudo_labels import Voting
@@ -196,7 +196,23 @@ def test_translations_are_judged(make_sparse: Make, logged: Callable[..., dict[s
     metrics = logged(module, batch)
     assert metrics["test/translated"] == pytest.approx(100 * float((asked == 1).float().mean()))
     assert metrics["test/copied"] == pytest.approx(100 / 3)
+    assert metrics["test/above_chance"] == pytest.approx(metrics["test/translated"] - 100 / 3, abs=1e-4)
     assert metrics["test/moved"] > 0
+
+
+@pytest.mark.parametrize("constant", [0, 1])
+def test_images_of_one_class_for_all_that_is_asked_are_not_above_chance(constant: int) -> None:
+    """Of 24 images 9 are of class 0, so that class 1 is asked for 9 times and class 0 fifteen times, 62.5%."""
+    y = torch.tensor([0] * 9 + [1] * 15)
+    asked = asked_classes(y, torch.arange(24), 2)
+    measure = Translation(2)
+    measure.update(torch.full((24,), constant), y, asked, torch.zeros(24, 1, 2, 2), torch.zeros(24, 1, 2, 2))
+    values = {name: float(value) for name, value in measure.compute().items()}
+    assert values["translated"] == pytest.approx([62.5, 37.5][constant])
+    assert values["above_chance"] == pytest.approx([0.0, -25.0][constant])
+
+    measure.update(asked, y, asked, torch.zeros(24, 1, 2, 2), torch.zeros(24, 1, 2, 2))  # a perfect translator
+    assert float(measure.compute()["above_chance"]) == pytest.approx(37.5)
 
 
 @pytest.mark.parametrize("classes", [2, 5])
