@@ -18,7 +18,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from experiments import expressions, results
+from experiments import cost, expressions, results
 from experiments.sequences import t_interval
 from experiments.verdicts import (
     FAILED,
@@ -175,6 +175,17 @@ def main_line(entry: Mapping[str, Any], title: str) -> str:
         said = f"{claim['published']['difference']:+g} {claim['unit']}, {claim['published']['source']}"
         lines.append(f"  published: {escape(said)}")
     return "\n".join(lines)
+
+
+def first_line(entry: Mapping[str, Any], began: float, behind: int) -> str:
+    """How the main claim stands once its own stages are done, with so many others behind them."""
+    claim = results.main_claim(entry)
+    assert claim is not None
+    spent = cost.in_words(time.monotonic() - began)
+    return (
+        f"main claim after {len(entry['seeds'])} seeds, {spent}: [bold]{claim['verdict']}[/], {escape(span(claim))}; "
+        f"{behind} other stages follow"
+    )
 
 
 def look_line(entry: Mapping[str, Any], began: float, minutes: float) -> str:

@@ -41,9 +41,9 @@ Train a paper's method and its baselines over seeds until its main claim is deci
   python -m experiments.reproduce paper=meal_v2 variant=clean minutes=30
   python -m experiments.reproduce paper=all scale=smoke
 
-The first look is after 6 seeds of every stage; then the stages of the main claim get further seeds until it is decided,
-32 seeds are reached or 15 minutes have passed. The intervals hold at every look: stop and go on as you like. What is
-done is not run again; an interrupted command continues. Besides:
+The first look is after 6 seeds: the main claim's stages and how it stands, then those of the other claims. After it the
+main claim's get further seeds until it is decided, 32 are reached or 15 minutes have passed. The intervals hold at each
+look: stop and go on as you like. What is done is not run again; an interrupted command continues. Besides:
 
   minutes=15         start no further seed after that long
   most=32            leave an undecided main claim so at that many seeds
@@ -190,8 +190,22 @@ class _Setting:
         if not chosen:  # before the first seed, once it is known that it can run
             self.registered = results.register(self.request.paper, self.title, self.resolved)
         self.scheduler = schedulers.of(self.config, sum(len(p.stages) for p in self.plans))
-        self._train(self.plans)
+        self._train_first()
         return self._run_and_tell()
+
+    def _train_first(self) -> None:
+        """All stages of the first seeds; on this machine those of the main claim before others, and how it then stands.
+
+        A cluster has room for all of them at once.
+        """
+        from experiments import console
+
+        main = [only(p, self.questions.main_stages) for p in self.plans]
+        behind = sum(len(p.stages) for p in self.plans) - sum(len(p.stages) for p in main)
+        here = self.config.launcher.name == "local"
+        if self.recorded and here and behind and self.questions.main_stages and self._train(main):
+            console.out.print(console.first_line(self._look(len(self.plans)), self.began, behind), soft_wrap=True)
+        self._train(self.plans)
 
     def _run_from_record(self, schedulers: Schedulers) -> int:
         """Further seeds for a record whose runs are not here."""
@@ -242,13 +256,13 @@ class _Setting:
     def _name(self) -> str:
         return f"{self.request.paper}/{self.title}"
 
-    def _train(self, plans: Sequence[Plan]) -> None:
-        """Run what is not done of these plans."""
+    def _train(self, plans: Sequence[Plan]) -> bool:
+        """Run what is not done of these plans; whether there was anything."""
         from experiments import console
 
         open_plans = [p for p in plans if any(finished(s) is None for s in p.stages.values())]
         if not open_plans:
-            return
+            return False
         from experiments import training
 
         training.check_plan(open_plans[0])
@@ -257,12 +271,13 @@ class _Setting:
         known = cost.seconds_of_stages(self.plans, recorded)
         here = self.config.launcher.name == "local"
         seconds = cost.left(open_plans, known, jobs(self.config, len(names)) if here else len(names))
-        if seconds is not None and not self.outcomes:
+        if seconds is not None:
             console.out.print(f"about {cost.in_words(seconds)}, as far as can be told from what its stages took before")
         with console.Board(self._name(), len(names), known).plan(names) as board:
             report: Report = board
             for seed, done in self.scheduler.run(open_plans, report).items():
                 self.outcomes[seed] = {**self.outcomes.get(seed, {}), **done}
+        return True
 
     def _look(self, looked: int) -> dict[str, Any]:
         reasons = {

@@ -101,3 +101,22 @@ def test_the_rules_of_the_engine_are_those_of_its_version(ran: dict[str, Any]) -
     """Who changes how the engine seeds, orders or averages raises ENGINE, which every fingerprint holds."""
     golden = {name: values[0] for name, values in ran["stages"]["golden"].items()}
     assert golden == GOLDEN[ENGINE], "the engine's rules moved: raise ENGINE and note the new numbers beside it"
+
+
+def test_the_main_claim_is_told_before_other_stages_run(copied: Path) -> None:
+    """A recorded scale: `golden` is no stage of the main claim, which the others are."""
+    out = command(copied, "experiments.reproduce", "paper=toy", "first=2", "most=2", "jobs=1")
+    lines = out.splitlines()
+    (told,) = [number for number, line in enumerate(lines) if line.startswith("main claim after 2 seeds")]
+    assert lines[told].endswith("2 other stages follow")
+    ends = {
+        name: [n for n, line in enumerate(lines) if f" {name} " in line and "/" in line] for name in ("golden", "arm_2")
+    }
+    assert max(ends["arm_2"][:2]) < told < min(ends["golden"])
+    record = json.loads((copied / "results/toy.json").read_text())
+    (entry,) = record["entries"].values()
+    (claim,) = entry["claims"]
+    assert f"{claim['verdict']}, {claim['difference']:+.2f}" in lines[told]
+
+    again = command(copied, "experiments.reproduce", "paper=toy", "first=2", "most=2", "jobs=1")
+    assert "other stages follow" not in again  # nothing ran
