@@ -27,6 +27,7 @@ def phantoms(
     stones: Sequence[float] = RADII[0],
     tumour: float = TUMOUR,
     cyst: float = CYST,
+    every_kind: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """One volume per seed: images (N, S, S, S) float32 and labels uint8 (0 background, then LESIONS in order).
 
@@ -39,6 +40,7 @@ def phantoms(
         noise: standard deviation of the white noise; the organ's grey value is 1.
         stones: smallest and largest radius, voxels.
         tumour, cyst: grey values inside, before texture and noise.
+        every_kind: 3 to 5 lesions, one of each kind first, in the order of LESIONS.
     """
     n = len(seeds)
     sources = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -54,11 +56,12 @@ def phantoms(
     organ = organ.flatten(1)
     rough = _texture(sources, size, 2).flatten(1)
 
-    count = (u[:, 6] * (MOST + 1)).long()
+    fewest = len(LESIONS) if every_kind else 0
+    count = fewest + (u[:, 6] * (MOST + 1 - fewest)).long()
     radii = torch.tensor([tuple(stones), *RADII[1:]])
     for slot in range(MOST):
         v = u[:, 16 + 8 * slot : 24 + 8 * slot]
-        kind = (v[:, 0] * len(LESIONS)).long()  # (N,)
+        kind = (v[:, 0] * len(LESIONS)).long() if slot >= fewest else torch.full((n,), slot)  # (N,)
         low, high = radii[kind].unbind(1)
         own = (low + (high - low) * v[:, 1])[:, None] * (0.8 + 0.4 * v[:, 2:5])  # (N, 3) half axes
         at = (centre + (2 * v[:, 5:8] - 1) * 0.55 * axes).round()  # on a voxel: the smallest stone has one
@@ -108,7 +111,7 @@ class Phantoms(VolumeData):
         size: side of a volume, voxels.
         train_size, test_size: volumes; the first are the same whatever the number.
         labelled: which of LESIONS carry a label, in the order of the labels; others are there but count as background.
-        noise, stones, tumour, cyst: see `phantoms`.
+        noise, stones, tumour, cyst, every_kind: see `phantoms`.
         stream: another number gives another, disjoint dataset of the same kind.
         others: see VolumeData.
     """
@@ -125,6 +128,7 @@ class Phantoms(VolumeData):
         stones: Sequence[float] = RADII[0],
         tumour: float = TUMOUR,
         cyst: float = CYST,
+        every_kind: bool = False,
         stream: int = 0,
         num_workers: int = 0,
         seed: int = 0,
@@ -142,6 +146,7 @@ class Phantoms(VolumeData):
         self.noise = noise
         self.stones = stones
         self.tumour, self.cyst = tumour, cyst
+        self.every_kind = every_kind
         self.stream = stream
         self._test: list[tuple[Tensor, Tensor]] = []
 
@@ -164,7 +169,7 @@ class Phantoms(VolumeData):
         drawn = {}
         for number, name in enumerate(("train", "test")):
             seeds = [stream("phantom", self.seed, self.stream, number, index) for index in range(self.sizes[name])]
-            drawn[name] = phantoms(seeds, self.size, self.noise, self.stones, self.tumour, self.cyst)
+            drawn[name] = phantoms(seeds, self.size, self.noise, self.stones, self.tumour, self.cyst, self.every_kind)
 
         images, lesions = drawn["train"]
         grey = images[lesions > 0]  # labelled or not, so that a dataset of one lesion is normalised like one of three

@@ -44,6 +44,17 @@ def test_easier_phantoms_have_larger_stones_and_darker_lesions() -> None:
     assert 0.3 < float((hard - easy)[same].mean()) < 0.4  # of 0.35, under the bias field
 
 
+def test_every_volume_has_every_kind_if_asked() -> None:
+    some = phantoms(range(60), 48, 0.0)[1]
+    every = phantoms(range(60), 48, 0.0, every_kind=True)[1]
+    present, always = (
+        [float((labels == number).flatten(1).any(1).float().mean()) for number in (1, 2, 3)] for labels in (some, every)
+    )
+    assert max(present) < 0.8
+    assert always[:2] == [1.0, 1.0]
+    assert always[2] > 0.95  # a tumour can lie within a cyst, which claims its voxels first
+
+
 def test_train_and_test_phantoms_differ_and_so_do_streams() -> None:
     data, other = Phantoms(2, SAMPLING, **SMALL), Phantoms(2, SAMPLING, **SMALL, stream=1)
     data.setup()
