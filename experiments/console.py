@@ -154,7 +154,7 @@ def signed(value: float) -> str:
 def span(claim: Mapping[str, Any]) -> str:
     """A claim's difference with unit and interval, in words."""
     if claim["difference"] is None:
-        return ""
+        return "no difference"
     unit = f" {claim['unit']}" if claim["unit"] else ""
     ends = f" [{signed(claim['interval'][0])}, {signed(claim['interval'][1])}]" if claim["interval"] else ""
     return f"{signed(claim['difference'])}{ends}{unit}"
@@ -182,9 +182,10 @@ def first_line(entry: Mapping[str, Any], began: float, behind: int) -> str:
     claim = results.main_claim(entry)
     assert claim is not None
     spent = cost.in_words(time.monotonic() - began)
+    others = "1 other stage follows" if behind == 1 else f"{behind} other stages follow"
     return (
         f"main claim after {len(entry['seeds'])} seeds, {spent}: [bold]{claim['verdict']}[/], {escape(span(claim))}; "
-        f"{behind} other stages follow"
+        f"{others}"
     )
 
 

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,10 @@ def _finish(paper: str) -> None:
         console.out.print(f"report:  {page.relative_to(compose.ROOT)}")
 
 
+def _unfinished(plans: Sequence[Plan]) -> int:
+    return sum(1 for p in plans for stage in p.stages.values() if finished(stage) is None)
+
+
 def jobs(config: DictConfig, most: int) -> int:
     """How many stages, of which there are `most`, to train at the same time on this machine."""
     if config.jobs != "auto":
@@ -201,7 +206,7 @@ class _Setting:
         from experiments import console
 
         main = [only(p, self.questions.main_stages) for p in self.plans]
-        behind = sum(len(p.stages) for p in self.plans) - sum(len(p.stages) for p in main)
+        behind = _unfinished(self.plans) - _unfinished(main)
         here = self.config.launcher.name == "local"
         if self.recorded and here and behind and self.questions.main_stages and self._train(main):
             console.out.print(console.first_line(self._look(len(self.plans)), self.began, behind), soft_wrap=True)
@@ -260,7 +265,7 @@ class _Setting:
         """Run what is not done of these plans; whether there was anything."""
         from experiments import console
 
-        open_plans = [p for p in plans if any(finished(s) is None for s in p.stages.values())]
+        open_plans = [p for p in map(self._without_failed, plans) if _unfinished([p])]
         if not open_plans:
             return False
         from experiments import training
@@ -278,6 +283,18 @@ class _Setting:
             for seed, done in self.scheduler.run(open_plans, report).items():
                 self.outcomes[seed] = {**self.outcomes.get(seed, {}), **done}
         return True
+
+    def _without_failed(self, plan_: Plan) -> Plan:
+        """The plan without stages that failed earlier in this command and without those that need them."""
+        before = self.outcomes.setdefault(plan_.seed, {})
+        kept = {}
+        for name, stage in plan_.stages.items():  # in the order they run
+            lost = [n for n in stage.predecessors if n in before and before[n].status != "done"]
+            if lost:
+                before[name] = engine.Outcome(name, "skipped", reason=f"needs {', '.join(lost)}")
+            elif name not in before or before[name].status == "done":
+                kept[name] = stage
+        return replace(plan_, stages=kept)
 
     def _look(self, looked: int) -> dict[str, Any]:
         reasons = {

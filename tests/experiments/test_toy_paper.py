@@ -49,11 +49,11 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def command(root: Path, *arguments: str) -> str:
+def command(root: Path, *arguments: str, code: int = 0) -> str:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
     line = [sys.executable, "-m", *arguments]
     done = subprocess.run(line, cwd=root, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == code, done.stdout + done.stderr
     return done.stdout
 
 
@@ -120,3 +120,12 @@ def test_the_main_claim_is_told_before_other_stages_run(copied: Path) -> None:
 
     again = command(copied, "experiments.reproduce", "paper=toy", "first=2", "most=2", "jobs=1")
     assert "other stages follow" not in again  # nothing ran
+
+
+def test_a_failed_stage_is_not_tried_again_with_the_other_stages(copied: Path) -> None:
+    """The maker, of the main claim, diverges: `golden` runs behind it, the maker and its learners do not again."""
+    diverging = ["stages.maker.module.optimizer.lr=1e30", "seeds=[7]", "jobs=1"]
+    out = command(copied, "experiments.reproduce", "paper=toy", *diverging, code=1)
+    assert out.count("failed  seed 7 maker") == 1
+    assert "not run, no difference; 1 other stage follows" in out
+    assert out.index("1 other stage follows") < out.index("1 stages run, 1 in all")
