@@ -63,7 +63,7 @@ def _run(config: DictConfig, job: Any) -> float:
     from experiments import console, preconditions, training
 
     this = plan(config, config.seed)
-    metric = sweep.objective(this)
+    metric = sweep.objective(this, needed=job.mode == RunMode.MULTIRUN)
     if any(finished(stage) is None for stage in this.stages.values()):
         preconditions.check([this])
         training.check_plan(this)
@@ -74,7 +74,7 @@ def _run(config: DictConfig, job: Any) -> float:
         console.out.print(f"{name:<20} {'' if outcome.status == 'done' else outcome.status} {metrics}", soft_wrap=True)
     console.out.print(f"runs: {next(iter(this.stages.values())).directory.parent}", soft_wrap=True)
     stage, _, key = metric.partition("/")
-    value = outcomes[stage].metrics.get(key, math.nan)
+    value = outcomes[stage].metrics.get(key, math.nan) if metric else math.nan
     code = engine.exit_code(outcomes)
     if job.mode == RunMode.MULTIRUN:
         reason = next((f"{o.stage}: {o.reason}" for o in outcomes.values() if o.status == "failed"), "")
@@ -96,7 +96,7 @@ def main(argv: list[str]) -> int:
     compose.search(given.get("config_dir"))
     name, lines = _named(lines)
     request = compose.request(lines)
-    _check(request)
+    _check(request, needs_objective=bool(given.get("multirun")))
     overrides = list(request.overrides)
     if given.get("multirun") and any(given.get(key) for key in flags.SHOW):
         del given["multirun"]  # Hydra shows one job
@@ -146,7 +146,7 @@ def _named(lines: list[str]) -> tuple[str, list[str]]:
     return name, kept + rest
 
 
-def _check(request: compose.Request) -> None:
+def _check(request: compose.Request, needs_objective: bool = True) -> None:
     """Compose every value of every swept key once, so that a sweep does not find a typing error in its last job."""
     parsed = OverridesParser.create().parse_overrides(list(request.overrides))
     first: list[str] = []
@@ -167,7 +167,7 @@ def _check(request: compose.Request) -> None:
         for value in values if index == 0 else values[1:]:
             lines = [*first[:index], value, *first[index + 1 :]]
             lines = [line for line in lines if not line.startswith(("hydra/", "hydra."))]
-            sweep.objective(plan(compose.compose(compose.request(lines).overrides), 0))
+            sweep.objective(plan(compose.compose(compose.request(lines).overrides), 0), needs_objective)
 
 
 if __name__ == "__main__":

@@ -29,10 +29,15 @@ def named(paper: str, name: str) -> list[str]:
     return list(yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))["arguments"])
 
 
-def objective(plan: Plan) -> str:
-    """The metric that a search looks at: `objective=`, else what the main claim is about."""
+def objective(plan: Plan, needed: bool = True) -> str:
+    """The metric that a search looks at: `objective=`, else what the main claim is about.
+
+    Empty where nothing names one and none is needed, as by a single run. Raises InputError for one that does not exist.
+    """
     chosen = plan.config.get("objective") or _of_claims(plan)
     if chosen is None:
+        if not needed:
+            return ""
         raise InputError("objective: no claim names a metric to take; set objective=<stage>/<split>/<metric>")
     stage = str(chosen).split("/")[0]
     if stage not in plan.stages:

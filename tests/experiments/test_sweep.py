@@ -51,7 +51,7 @@ def test_every_named_sweep_composes() -> None:
 
 def test_a_pattern_of_papers_is_checked_paper_by_paper(monkeypatch: pytest.MonkeyPatch) -> None:
     checked = []
-    monkeypatch.setattr(sweep, "objective", lambda plan: checked.append(plan.paper))
+    monkeypatch.setattr(sweep, "objective", lambda plan, needed: checked.append(plan.paper))
     run._check(compose.request(["paper=glob(*)", "scale=smoke"]))
     assert checked == compose.papers()
 
@@ -59,6 +59,13 @@ def test_a_pattern_of_papers_is_checked_paper_by_paper(monkeypatch: pytest.Monke
 def test_an_objective_of_no_stage_is_named() -> None:
     with pytest.raises(InputError, match="objective: stage 'stdent' does not exist; did you mean 'student'"):
         run._check(compose.request(["scale=smoke", "objective=stdent/test/top1"]))
+
+
+def test_a_single_run_without_claims_needs_no_objective() -> None:
+    without_claims = compose.request(["paper=nasnet", "scale=full", "variant=wide"])
+    run._check(without_claims, needs_objective=False)
+    with pytest.raises(InputError, match="no claim names a metric to take"):
+        run._check(without_claims)
 
 
 def command(*lines: str) -> list[str]:
