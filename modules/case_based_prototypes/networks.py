@@ -55,7 +55,8 @@ class CaseBasedNetwork(nn.Module):
     """f, g, a layer of m units and W; as published 44,153 parameters.
 
     Initial weights: convolutions N(0, 0.01^2), biases 0, prototypes and W U[0, 1) as released, the fully connected
-    layer as torch's nn.Linear. What all arms have is built first, a decoder that is not used included, so that networks
+    layer as torch's nn.Linear. So small a code leaves a fully connected layer without a signal, and with some seeds it
+    never gets one: see initial_std. What all arms have is built first, a decoder that is not used included, so that networks
     built from the same random state start alike.
 
     Args:
@@ -67,6 +68,7 @@ class CaseBasedNetwork(nn.Module):
             their place.
         act: "relu" (released code) or "sigmoid" (paper).
         decode: with g or without.
+        initial_std: of the convolutions' weights; None: torch's, for weights and biases.
     Raises:
         ValueError: a switch has no such value.
     """
@@ -84,6 +86,7 @@ class CaseBasedNetwork(nn.Module):
         act: str,
         layer: str = "prototypes",
         decode: bool = True,
+        initial_std: float | None = 0.01,
     ) -> None:
         super().__init__()
         for name, value, valid in (("layer", layer, LAYERS), ("act", act, tuple(ACTIVATIONS))):
@@ -95,9 +98,9 @@ class CaseBasedNetwork(nn.Module):
         code = widths[-1] * sides[-1] ** 2
         nonlinearity = ACTIVATIONS[act]
 
-        self.encoder = _initialised(Encoder(channels, widths, nonlinearity))
+        self.encoder = _initialised(Encoder(channels, widths, nonlinearity), initial_std)
         self.weight = nn.Parameter(torch.rand(units, classes))  # W
-        decoder = _initialised(Decoder(channels, widths, sides, nonlinearity))
+        decoder = _initialised(Decoder(channels, widths, sides, nonlinearity), initial_std)
         self.decoder = decoder if decode else None
         self.units: nn.Module
         if layer == "prototypes":
@@ -136,10 +139,10 @@ class CaseBasedNetwork(nn.Module):
         return logits
 
 
-def _initialised(stack: nn.Sequential) -> nn.Sequential:
+def _initialised(stack: nn.Sequential, std: float | None) -> nn.Sequential:
     for layer in stack:
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.normal_(layer.weight, std=0.01)
+        if std is not None and isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.normal_(layer.weight, std=std)
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
     return stack
