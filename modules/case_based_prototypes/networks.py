@@ -55,9 +55,9 @@ class CaseBasedNetwork(nn.Module):
     """f, g, a layer of m units and W; as published 44,153 parameters.
 
     Initial weights: convolutions N(0, 0.01^2), biases 0, prototypes and W U[0, 1) as released, the fully connected
-    layer as torch's nn.Linear. So small a code leaves a fully connected layer without a signal, and with some seeds it
-    never gets one: see initial_std. What all arms have is built first, a decoder that is not used included, so that networks
-    built from the same random state start alike.
+    layer as torch's nn.Linear. Convolutions of 0.01 leave it nearly without a signal, with some seeds for good. What
+    all arms have is built first, a decoder that is not used included, so that networks built from the same random state
+    start alike, but for initial_std.
 
     Args:
         channels, size: of the square input.

@@ -32,20 +32,23 @@ def reached(loss: Tensor, net: CaseBasedNetwork) -> set[str]:
     return names
 
 
-def test_stages_start_alike(make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stages_start_alike_but_for_the_width_of_convolutions(
+    make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
     judge = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), 10)
     monkeypatch.setattr(training, "load", lambda plan, name: judge)
     this = make_plan("paper=case_based_prototypes")
     nets: dict[str, Any] = {name: training.construct(this, this.stages[name]).network for name in ARMS}
     published = dict(nets["prototypes"].named_parameters())
-    for name, shared in (
-        ("unregularised", ("encoder.", "decoder.", "units.", "weight")),
-        ("dense", ("encoder.", "decoder.", "weight")),
-        ("dense_no_decoder", ("encoder.", "weight")),
+    for name, shared, wider in (
+        ("unregularised", ("encoder.", "decoder.", "units.", "weight"), 1.0),
+        ("dense", ("encoder.", "decoder.", "weight"), 10.0),
+        ("dense_no_decoder", ("encoder.", "weight"), 10.0),
     ):
         alike = {key: value for key, value in nets[name].named_parameters() if key.startswith(shared)}
         assert len(alike) == sum(key.startswith(shared) for key in published)
-        assert all(torch.equal(value, published[key]) for key, value in alike.items()), name
+        for key, value in alike.items():
+            assert torch.allclose(value, published[key] * (1.0 if key == "weight" else wider), rtol=1e-5), (name, key)
     other_seed = make_plan("paper=case_based_prototypes", seed=1)
     assert not torch.equal(
         training.construct(other_seed, other_seed.stages["dense"]).network.weight, nets["dense"].weight
@@ -119,7 +122,7 @@ def test_arms_differ_in_what_they_are_about_alone(scale: str, make_plan: Callabl
         assert [second.module["weights"][name] for name in ("e", "r")] == [20, 1]
     assert [(arm.module["weights"]["r1"], arm.module["weights"]["r2"]) for arm in arms[:2]] == [(1, 1), (0, 0)]
     assert arms[0].module["network"] == arms[1].module["network"]
-    for number, changed in ((2, {"layer"}), (3, {"layer", "decode"})):
+    for number, changed in ((2, {"layer", "initial_std"}), (3, {"layer", "initial_std", "decode"})):
         own, published = arms[number].module["network"], arms[0].module["network"]
         assert {key for key in published if own[key] != published[key]} == changed
 
