@@ -10,8 +10,8 @@ Stage 2 (VIM, vim.py): a causal Transformer over the tokens in raster order, aft
 temperature 1 without top-k. Its activations, averaged over positions at a middle block, are probed linearly (probe.py).
 
 The authors released no code. Where the text leaves room, re-implementations are followed, or not:
-- norms in L_VQ are means over the dimensions (thuanz123/enhancing-transformers, quantizers.py), not sums; the
-  straight-through step skips the normalisation.
+- norms in L_VQ are means over the dimensions (thuanz123/enhancing-transformers, quantizers.py), not sums.
+- the straight-through step leads through the normalisation; re-implementations skip it: `over_normalisation`.
 - tanh stands once, in a two-layer MLP at the end of the encoder and before the output of the decoder (paper).
   Re-implementations put it into every block instead: `activation="tanh", output_mlp=False`.
 - the logit-laplace term has weight 0 by default, as in the re-implementations; theirs call |x - x_hat| by that name.

@@ -27,6 +27,8 @@ class Quantizer(nn.Module):
         normalise: look up and decode on the unit sphere.
         init: of the codebook, "normal" N(0, 1) or "uniform" U(-1/K, 1/K), VQ-VAE's.
         beta: commitment.
+        over_normalisation: the straight-through step hands the decoder's gradient to z_e, as in re-implementations, and
+            not to l2(z_e). The values are the same, but fewer codes come into use.
     Raises:
         ValueError: init has no such value.
     """
@@ -40,12 +42,14 @@ class Quantizer(nn.Module):
         normalise: bool = True,
         init: str = "normal",
         beta: float = 0.25,
+        over_normalisation: bool = False,
     ) -> None:
         super().__init__()
         if init not in ("normal", "uniform"):
             raise ValueError(f"init={init!r}: expected normal or uniform")
         self.normalise = normalise
         self.beta = beta
+        self.over_normalisation = over_normalisation
 
         self.down = nn.Linear(dim_in, lookup_dim)
         self.up = nn.Linear(lookup_dim, dim_out)
@@ -77,7 +81,8 @@ class Quantizer(nn.Module):
         codes = self.nearest(z, e)  # (B, T)
         z_q = F.embedding(codes, e)  # (B, T, d)
 
-        straight_through = z_e + (z_q - z_e).detach()
+        looked_up = z_e if self.over_normalisation else z
+        straight_through = looked_up + (z_q - looked_up).detach()
         return self.up(straight_through), codes, vq_loss(z, z_q, self.beta)
 
     def decode(self, codes: Tensor) -> Tensor:

@@ -51,14 +51,17 @@ def test_normalised_lookup_does_not_see_scale() -> None:
     assert torch.allclose(ours.project(ours.codebook).norm(dim=-1), torch.ones(40), atol=1e-6)
 
 
-@pytest.mark.parametrize("normalise", [True, False])
-def test_gradients_of_the_quantiser(normalise: bool) -> None:
-    ours, h = quantizer(normalise=normalise), torch.randn(1, 3, 6)
+@pytest.mark.parametrize(("normalise", "over"), [(True, True), (True, False), (False, False)])
+def test_gradients_of_the_quantiser(normalise: bool, over: bool) -> None:
+    ours, h = quantizer(normalise=normalise, over_normalisation=over), torch.randn(1, 3, 6)
     z_e = ours.down(h).detach().requires_grad_()
     ours.down = nn.Identity()  # type: ignore[assignment]
     decoded, codes, loss = ours(z_e)
     (straight,) = torch.autograd.grad(decoded.sum(), z_e, retain_graph=True)
-    assert torch.allclose(straight, ours.up.weight.sum(0).expand_as(z_e))  # as if nothing had been looked up
+    unquantised = ours.up(z_e if over else ours.project(z_e)).sum()
+    assert torch.allclose(straight, torch.autograd.grad(unquantised, z_e)[0])  # as if nothing had been looked up
+    along = (straight * z_e.detach()).sum(-1).abs().max()
+    assert over or not normalise or float(along) < 1e-5  # lengths get no gradient
     assert torch.autograd.grad(decoded.sum(), ours.codebook, retain_graph=True, allow_unused=True)[0] is None
     (moved,) = torch.autograd.grad(loss, ours.codebook, retain_graph=True)
     selected = torch.zeros(40, dtype=torch.bool).index_fill(0, codes.flatten(), True)
