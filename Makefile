@@ -124,7 +124,7 @@ lint: $(READY) ## style, format, types, unsafe calls, installed packages against
 lock: $(READY) ## requirements.lock anew from pyproject.toml's ranges (needs uv and a network)
 	@$(BIN)/python -m experiments.lock --write
 
-readme: $(READY) ## rewrite the README's table of papers from results/
+readme: $(READY) ## rewrite the README's table of papers from results/, and what these repeat of conf/paper
 	@$(BIN)/python -m experiments.catalog --readme
 
 clean: ## remove what runs and reports wrote (not .venv, not results/)

@@ -22,7 +22,8 @@ List every paper of the suite: main claim, verdict, cost, and whether code or cl
   python -m experiments.catalog               all papers
   python -m experiments.catalog meal_v2       one (or several), with its claims, stages and variants
   python -m experiments.catalog --json        for programs
-  python -m experiments.catalog --readme      rewrite the table in README.md
+  python -m experiments.catalog --readme      rewrite the table in README.md, and in the records what they repeat of the
+                                              papers' files: title, about and deviations
 
 """
 
@@ -170,6 +171,8 @@ def main(argv: list[str]) -> int:
         print(json.dumps(papers, indent=1))
     elif "--readme" in argv:
         write_readme(papers)
+        for paper in papers:
+            results.tell_again(paper["key"])
     else:
         out.print(_table(papers))
         for paper in papers if keys else ():

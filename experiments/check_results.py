@@ -1,7 +1,8 @@
 """`make check-results`: re-derive every interval, verdict and table of the records. Imports no torch.
 
 Every claim, check and published number is computed again from the metrics of its stages, every summary from the
-manifests of the runs that are at hand, and the README's table from the records. Whatever differs is named.
+manifests of the runs that are at hand, the README's table from the records, and what a record says of its paper from
+the paper's file. Whatever differs is named.
 """
 
 from __future__ import annotations
@@ -45,9 +46,13 @@ def main(argv: list[str]) -> int:
 
 
 def check(record: Mapping[str, Any]) -> Iterator[str]:
-    """Everything in a record that does not follow from its per-seed values."""
+    """Everything in a record that does not follow from its per-seed values or is not what its paper's file says."""
+    paper = record["key"]
+    for part, said in results.told(paper).items():
+        if record.get(part) != said:
+            yield f"{paper}: {part}: not what conf/paper/{paper}.yaml says; make readme writes it"
     for title, entry in record["entries"].items():
-        where = f"{record['key']}: {title}"
+        where = f"{paper}: {title}"
         yield from _shape(entry, where)
         if not _fits(entry):
             continue  # what follows would only say it again
@@ -56,7 +61,7 @@ def check(record: Mapping[str, Any]) -> Iterator[str]:
         for part in ("claims", "checks", "published"):
             yield from differences(entry.get(part, []), again[part], f"{where}: {part}")
         yield from _registered(entry, where)
-        yield from _runs(record["key"], entry, where)
+        yield from _runs(paper, entry, where)
 
 
 def questions(entry: Mapping[str, Any]) -> Questions:

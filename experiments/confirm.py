@@ -126,7 +126,7 @@ class _Confirmation:
         numbers = {name: len(metrics) for name, metrics in now.items()}
         if not any(numbers.values()):
             return self._stays("the changed stages have no number to compare")
-        results.update(self.paper, self.title, chosen.config, lambda e: _confirmed(e, chosen, numbers, against))
+        results.update(self.paper, self.title, lambda e: _confirmed(e, chosen, numbers, against))
         told = f"confirmed, {sum(numbers.values())} numbers of seed {chosen.seed} are equal"
         console.out.print(f"{self.name}: {told}", soft_wrap=True)
         return 0

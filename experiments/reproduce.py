@@ -364,7 +364,7 @@ class _Setting:
             before.update(stored or {})
             return results.put(entry, stored, self.registered)
 
-        results.update(self.request.paper, self.title, self.resolved, change)
+        results.update(self.request.paper, self.title, change)
         if before.get("seeds") and results.main_claim(before) is not None:
             console.out.print(console.beside(before, entry), "", soft_wrap=True)
 

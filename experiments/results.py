@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -230,27 +231,47 @@ def read(paper: str) -> dict[str, Any] | None:
     return record
 
 
-def update(paper: str, name: str, config: Mapping[str, Any], change: Callable[[dict[str, Any] | None], Any]) -> Path:
+def told(paper: str) -> dict[str, Any]:
+    """What a record repeats of its paper's file, for those who read the record alone."""
+    content = compose.paper_file(paper)
+    return {
+        "key": paper,
+        "title": content["title"],
+        "arxiv": content.get("arxiv"),
+        "about": content.get("about") or "",
+        "deviations": content.get("deviations") or [],
+    }
+
+
+def tell_again(paper: str) -> None:
+    """Bring what a record repeats of its paper's file up to date; its entries stay as they are."""
+    with _locked(paper) as path:
+        record = read(paper)
+        again = told(paper)
+        if record is not None and again != {key: record.get(key) for key in again}:
+            files.write_json(path, {**again, "entries": record["entries"]})
+
+
+@contextlib.contextmanager
+def _locked(paper: str) -> Iterator[Path]:
+    """A record's file, which no other process writes meanwhile."""
+    path = RESULTS / f"{paper}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        yield path
+
+
+def update(paper: str, name: str, change: Callable[[dict[str, Any] | None], Any]) -> Path:
     """Read a paper's record, let `change` make the entry `name` anew from the present one, and write it, under a lock.
 
     Raises InputError if the file that is there is damaged: nothing is overwritten then.
     """
-    path = RESULTS / f"{paper}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
+    with _locked(paper) as path:
         record = read(paper)
         entries = dict(record["entries"]) if record is not None else {}
         entries[name] = change(entries.get(name))
         entries[name]["seal"] = seal(entries[name])
-        about = {
-            "key": paper,
-            "title": config["title"],
-            "arxiv": config.get("arxiv"),
-            "about": config.get("about", ""),
-            "deviations": config.get("deviations") or [],
-            "entries": dict(sorted(entries.items())),
-        }
-        files.write_json(path, about)
+        files.write_json(path, {**told(paper), "entries": dict(sorted(entries.items()))})
     return path
 
 
@@ -272,7 +293,7 @@ def register(paper: str, name: str, config: Mapping[str, Any]) -> dict[str, Any]
             return entry
         return {**entry, "next": registered}
 
-    update(paper, name, config, change)
+    update(paper, name, change)
     return registered
 
 

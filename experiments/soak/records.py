@@ -91,7 +91,7 @@ def raced(paper: str, folder: Path) -> Iterator[Trial]:
     def write(number: int, start: Any) -> int:
         results.RESULTS = folder
         start.wait(HANGS)
-        results.update(paper, f"mini+{number}", original, lambda stored: dict(entry))
+        results.update(paper, f"mini+{number}", lambda stored: dict(entry))
         return 0
 
     for turn in range(WRITERS):

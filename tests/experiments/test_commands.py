@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from experiments import catalog, check_results, claims, cli, compose, registration, reproduce, results, staleness
+from experiments import catalog, check_results, claims, cli, compose, files, registration, reproduce, results, staleness
 from experiments.errors import InputError
 from experiments.plan import Plan
 from tests.command import command
@@ -151,7 +151,7 @@ def test_catalog_lists_every_paper_and_marks_what_is_stale(
     entry |= {"registered": registration.new(declared, 0), "history": [], "elsewhere": []}
 
     def stale() -> list[str]:
-        results.update("case_based_prototypes", "smoke", declared, lambda _: entry)
+        results.update("case_based_prototypes", "smoke", lambda _: entry)
         actual: list[str] = catalog.describe("case_based_prototypes")["entries"]["smoke"]["stale"]
         return actual
 
@@ -191,7 +191,10 @@ def test_readme_table_is_the_generated_one(tmp_path: Path) -> None:
 
 
 def test_every_record_is_re_derived(capsys: pytest.CaptureFixture[str]) -> None:
-    """Every committed interval, verdict and table follows from the committed per-seed values."""
+    """Every committed interval, verdict and table follows from the committed per-seed values.
+
+    What records say of their papers is what the papers' files say.
+    """
     assert check_results.main([]) == 0, capsys.readouterr().out
 
 
@@ -232,3 +235,20 @@ def test_an_edited_digit_is_named(edit: str) -> None:
     wrong = list(check_results.check(record))
     assert wrong
     assert all(line.startswith("meal_v2: mini") for line in wrong)
+
+
+def test_what_a_record_says_of_its_paper_is_checked_and_brought_up_to_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = results.read("meal_v2")
+    assert record is not None
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    results.tell_again("meal_v2")
+    assert results.read("meal_v2") is None  # where there is no record, none is made
+    old = {**record, "deviations": record["deviations"][1:]}
+    files.write_json(tmp_path / "meal_v2.json", old)
+    assert list(check_results.check(old)) == [
+        "meal_v2: deviations: not what conf/paper/meal_v2.yaml says; make readme writes it"
+    ]
+    results.tell_again("meal_v2")
+    assert results.read("meal_v2") == record

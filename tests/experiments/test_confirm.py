@@ -36,7 +36,7 @@ def record(
     ran: tuple[list[str], dict[str, Any], dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Any:
     """Writes the entry as if it had been recorded by other code, after an edit."""
-    _, declared, made = ran
+    _, _, made = ran
     monkeypatch.setattr(results, "RESULTS", tmp_path)
     monkeypatch.setattr(confirm, "code_version", lambda: COMMITTED)
 
@@ -44,7 +44,7 @@ def record(
         stages = {name: {**stage, "fingerprints": [OTHER, OTHER]} for name, stage in made["stages"].items()}
         entry = {**made, "stages": stages, "registered": dict(made["registered"])}
         edit(entry)
-        results.update(PAPER, "smoke", declared, lambda _: entry)
+        results.update(PAPER, "smoke", lambda _: entry)
         return stored()
 
     return write

@@ -146,7 +146,7 @@ def test_a_registration_is_written_before_the_first_seed(records: Path) -> None:
 def recorded(records: Path, resolved: dict[str, Any], **registered: Any) -> dict[str, Any]:
     stored = entry()
     stored["registered"] = {"hash": registration.digest(resolved), "at": "t", "commit": "c", "stream": 1, **registered}
-    results.update("meal_v2", "mini", resolved, lambda _: stored)
+    results.update("meal_v2", "mini", lambda _: stored)
     return stored
 
 
@@ -183,16 +183,15 @@ def test_a_damaged_record_is_named_and_never_overwritten(records: Path, text: st
     assert records.read_bytes() == text.encode("latin-1")
 
 
-def _write(folder: str, name: str, resolved: dict[str, Any]) -> None:
+def _write(folder: str, name: str) -> None:
     results.RESULTS = Path(folder)
     for number in range(25):
-        results.update("meal_v2", f"{name} {number}", resolved, lambda _: entry())
+        results.update("meal_v2", f"{name} {number}", lambda _: entry())
 
 
 def test_two_writers_lose_nothing(records: Path) -> None:
-    resolved = config()
     context = multiprocessing.get_context("fork")
-    writers = [context.Process(target=_write, args=(str(records.parent), name, resolved)) for name in ("one", "two")]
+    writers = [context.Process(target=_write, args=(str(records.parent), name)) for name in ("one", "two")]
     for writer in writers:
         writer.start()
     for writer in writers:
