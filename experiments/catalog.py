@@ -23,7 +23,7 @@ List every paper of the suite: main claim, verdict, cost, and whether code or cl
   python -m experiments.catalog meal_v2       one (or several), with its claims, stages and variants
   python -m experiments.catalog --json        for programs
   python -m experiments.catalog --readme      rewrite the table in README.md, and in the records what they repeat of the
-                                              papers' files: title, about and deviations
+                                              papers' files: title, arxiv, about and deviations
 
 """
 
