@@ -265,7 +265,7 @@ def _expand(overrides: Sequence[str], chosen: Sequence[str], stages: Sequence[st
             match = None
         names = recipes.fitting(match[2], stages, named) if match else []
         if match and not names:
-            raise unknown("stage pattern or group", match[2], [*stages, *named])
+            raise unknown("stage pattern", match[2], [*stages, *named])
         expanded.append([f"{match[1]}{name}{match[3]}={value}" for name in names] if match else [override])
     groups = [line for lines in expanded for line in lines if _is_group(line)]
     if any(len(lines) > 1 and not _is_group(lines[0]) for lines in expanded):

@@ -74,6 +74,10 @@ def fitting(word: str, stages: Sequence[str], groups: Groups) -> list[str]:
     return [stage for stage in stages if (stage in inside) == (left_out is None)]
 
 
+def _kind(word: str) -> str:
+    return "pattern" if "*" in word or "?" in word else "group"
+
+
 def check_groups(groups: Any, stages: Sequence[str], where: str) -> None:
     """Raises InputError for a group that is no list of stages, is called as one of them, or has a member unknown."""
     if not isinstance(groups, Mapping):
@@ -113,7 +117,7 @@ def _stages(raw: Mapping[str, Any], where: str, others: Sequence[str], groups: G
     for pattern, item in reversed(patterns.items()):
         names = fitting(pattern, list(dict.fromkeys([*made, *others])), groups)
         if not names:
-            raise unknown(f"{where}: stages: pattern or group", pattern, [*made, *others, *groups])
+            raise unknown(f"{where}: stages: {_kind(pattern)}", pattern, [*made, *others, *groups])
         for name in names:
             made[name] = merge(item, made.get(name) or {})
     return made
@@ -224,6 +228,6 @@ def _defaults(data: Any, defaults: list[Any], stages: Sequence[str], where: str,
         lines += [{f"/data@stages.{name}.data{'.source' * depth}": link} for depth, link in enumerate(chain)]
     for pattern in by_pattern:
         if not fitting(str(pattern), stages, groups):
-            raise unknown(f"{where}: data: pattern or group", str(pattern), [*stages, *groups])
+            raise unknown(f"{where}: data: {_kind(str(pattern))}", str(pattern), [*stages, *groups])
     place = defaults.index("_self_") if "_self_" in defaults else len(defaults)
     return [*defaults[:place], *lines, *defaults[place:]]
