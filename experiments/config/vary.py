@@ -1,0 +1,141 @@
+"""Neighbouring recipes: what a recipe's `vary` draws anew for each seed of a replication. Imports no torch.
+
+    vary:
+      learning rate: {keys: [stages.students.module.optimizer.lr], times: [0.5, 2]}
+      epochs:        {keys: [stages.*.trainer.max_epochs, stages.*.module.schedule.milestones], times: [0.7, 1.5]}
+      noise:         {keys: [stages.*.data.label_noise], between: [0.1, 0.4]}
+      width:         {keys: [stages.student.module.network.widths], among: [[4, 8], [6, 12]]}
+
+One draw of a knob goes to all its keys, so that all arms that are compared get the same. `times` multiplies what
+stands there: arms with several base rates keep their ratios, milestones and warm-up follow the epochs. Whole numbers
+stay whole numbers of at least 1, and a single epoch stays one. What is drawn hangs on the registration, the seed and
+the knob alone, and it is put in before any interpolation is resolved, so that what refers to a varied number follows.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from experiments.common.errors import InputError, typed, unknown
+from experiments.config import recipes
+
+WAYS = ("times", "between", "among")
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A number of the recipe that is drawn anew for each seed.
+
+    Attributes:
+        keys: where it stands: `stages.<stage, group or pattern>.<path>`.
+        times: lowest and highest factor, drawn evenly on the logarithmic scale.
+        between: lowest and highest value, drawn evenly.
+        among: values, drawn evenly.
+    """
+
+    keys: Sequence[str]
+    times: Sequence[float] | None = None
+    between: Sequence[float] | None = None
+    among: Sequence[Any] | None = None
+
+    def draw(self, chance: random.Random) -> Any:
+        """A factor for `times`, a value for the others."""
+        if self.times is not None:
+            return math.exp(chance.uniform(math.log(self.times[0]), math.log(self.times[1])))
+        if self.between is not None:
+            return chance.uniform(*self.between)
+        assert self.among is not None
+        return chance.choice(list(self.among))
+
+
+def read(config: Mapping[str, Any], where: str = "vary") -> dict[str, Knob]:
+    """The knobs of a resolved configuration by name. Raises InputError for one that makes no sense."""
+    knobs: dict[str, Knob] = {}
+    for name, item in (config.get("vary") or {}).items():
+        what = f"{where}.{name}"
+        knob: Knob = typed(Knob, item, what)
+        ways = [way for way in WAYS if getattr(knob, way) is not None]
+        if len(ways) != 1:
+            raise InputError(f"{what}: expected one of {', '.join(WAYS)}, got {', '.join(ways) or 'none'}")
+        if not knob.keys or any(not re.match(r"stages\.[^.]+\.\S+", str(key)) for key in knob.keys):
+            raise InputError(f"{what}.keys: expected keys such as stages.*.module.optimizer.lr, got {knob.keys!r}")
+        _check_range(knob, what)
+        knobs[str(name)] = knob
+    return knobs
+
+
+def _check_range(knob: Knob, what: str) -> None:
+    if knob.among is not None:
+        if len(knob.among) < 2:
+            raise InputError(f"{what}.among: expected two values or more, got {knob.among!r}")
+        return
+    ends = knob.times if knob.times is not None else knob.between
+    assert ends is not None
+    numbers = all(isinstance(end, int | float) and math.isfinite(end) for end in ends)
+    if len(ends) != 2 or not numbers or ends[0] >= ends[1] or (knob.times is not None and ends[0] <= 0):
+        raise InputError(f"{what}: expected a lower and a higher number, got {list(ends)}")
+
+
+def draw(knobs: Mapping[str, Knob], registration: str, seed: int) -> dict[str, Any]:
+    """What each knob is for one seed: the same wherever and whenever it is drawn.
+
+    Args:
+        knobs: by name.
+        registration: hash of the registration that is replicated.
+        seed: of the replication's stream.
+    """
+    return {name: knob.draw(random.Random(f"{registration}/{seed}/{name}")) for name, knob in knobs.items()}
+
+
+def turn(
+    config: DictConfig, knobs: Mapping[str, Knob], drawn: Mapping[str, Any], groups: recipes.Groups | None = None
+) -> DictConfig:
+    """A copy of a composed configuration with every knob turned to what was drawn.
+
+    Raises InputError for a key that no stage has as a value of its own: one that refers to another number
+    (`${...}`) follows that number and is left to it.
+    """
+    turned = copy.deepcopy(config)
+    for name, knob in knobs.items():
+        places = [place for key in knob.keys for place in _places(turned, key, groups or {}, f"vary.{name}")]
+        for parent, last in places:
+            parent[last] = drawn[name] if knob.times is None else _times(parent[last], drawn[name], f"vary.{name}")
+    return turned
+
+
+def _places(config: DictConfig, key: str, groups: recipes.Groups, where: str) -> Iterator[tuple[DictConfig, str]]:
+    """The nodes that hold what a key means, one for each stage that has it and does not refer to another number."""
+    _, word, path = key.split(".", 2)
+    stages = [str(name) for name in config.stages]
+    names = recipes.fitting(word, stages, groups)
+    if not names:
+        raise unknown(f"{where}.keys: stage", word, [*stages, *groups])
+
+    head, _, last = path.rpartition(".")
+    places = []
+    for name in names:
+        parent = OmegaConf.select(config, f"stages.{name}.{head}" if head else f"stages.{name}")
+        if OmegaConf.is_dict(parent) and last in parent and not OmegaConf.is_interpolation(parent, last):
+            places.append((parent, last))
+    if not places:
+        raise InputError(f"{where}.keys: {key}: no stage has this as a number of its own")
+    yield from places
+
+
+def _times(value: Any, factor: float, where: str) -> Any:
+    """A number or a list of numbers times a factor; whole numbers stay whole and at least 1."""
+    if isinstance(value, list | ListConfig):
+        return [_times(item, factor, where) for item in value]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"{where}: {value!r} is no number; expected one, or a list of them, that a factor changes")
+    if isinstance(value, int):
+        return 1 if value == 1 else max(1, round(value * factor))
+    return value * factor

@@ -1,0 +1,131 @@
+"""A registration comes before its results, shown by content: in real repositories of a few commits."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from experiments.evidence.order import History, problems
+
+FILE, RECORD = "results/registrations/k/mini-abc.yaml", "results/k.json"
+
+
+@pytest.fixture
+def git(tmp_path: Path) -> Callable[..., str]:
+    def run(*words: str) -> str:
+        author = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+        done = subprocess.run(["git", *author, *words], cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    run("init", "-q", "-b", "main")
+    (tmp_path / "a").write_text("a")
+    run("add", "-A")
+    run("commit", "-qm", "start")
+    return run
+
+
+def register(root: Path, text: str = "hash: abc\n") -> None:
+    (root / FILE).parent.mkdir(parents=True, exist_ok=True)
+    (root / FILE).write_text(text)
+
+
+def look(root: Path, seeds: int) -> None:
+    (root / RECORD).parent.mkdir(parents=True, exist_ok=True)
+    entry = {"registered": {"hash": "abc"}, "seeds": list(range(seeds))}
+    (root / RECORD).write_text(json.dumps({"entries": {"mini": entry}}))
+
+
+def commit(git: Callable[..., str], message: str) -> str:
+    git("add", "-A")
+    git("commit", "-qm", message)
+    return git("rev-parse", "HEAD")
+
+
+def found(root: Path) -> list[str]:
+    return list(problems(History(root), FILE, RECORD, "abc", "mini"))
+
+
+def test_registered_then_recorded(tmp_path: Path, git: Callable[..., str]) -> None:
+    register(tmp_path)
+    commit(git, "registered")
+    assert found(tmp_path) == []
+    for seeds in (6, 8):
+        look(tmp_path, seeds)
+        commit(git, "recorded")
+    assert found(tmp_path) == []
+
+
+def test_both_in_one_commit_as_after_a_squash(tmp_path: Path, git: Callable[..., str]) -> None:
+    register(tmp_path)
+    look(tmp_path, 6)
+    commit(git, "both")
+    (problem,) = found(tmp_path)
+    assert "registration and results alike" in problem
+
+
+def test_recorded_then_registered(tmp_path: Path, git: Callable[..., str]) -> None:
+    look(tmp_path, 6)
+    commit(git, "recorded")
+    register(tmp_path)
+    commit(git, "registered")
+    (problem,) = found(tmp_path)
+    assert "do not follow the registration" in problem
+
+
+def test_a_registration_that_was_changed_or_is_in_no_commit(tmp_path: Path, git: Callable[..., str]) -> None:
+    register(tmp_path)
+    assert found(tmp_path) == [f"{FILE} is in no commit"]
+    commit(git, "registered")
+    register(tmp_path, "hash: abc\nmargin: 0.5\n")
+    commit(git, "another margin")
+    look(tmp_path, 6)
+    commit(git, "recorded")
+    (problem,) = found(tmp_path)
+    assert "was changed in" in problem
+
+
+def test_a_rebase_and_a_merge_of_parallel_branches_keep_the_order(tmp_path: Path, git: Callable[..., str]) -> None:
+    git("checkout", "-qb", "mine")
+    register(tmp_path)
+    commit(git, "registered")
+    look(tmp_path, 6)
+    commit(git, "recorded")
+    git("checkout", "-q", "main")
+    (tmp_path / "b").write_text("b")
+    commit(git, "beside")
+    git("checkout", "-q", "mine")
+    git("rebase", "-q", "main")
+    assert found(tmp_path) == []
+    git("checkout", "-q", "main")
+    (tmp_path / "c").write_text("c")
+    commit(git, "beside again")
+    git("merge", "-q", "--no-ff", "-m", "merged", "mine")
+    assert found(tmp_path) == []
+
+
+def test_results_that_came_on_a_branch_without_the_registration(tmp_path: Path, git: Callable[..., str]) -> None:
+    git("checkout", "-qb", "runs")
+    look(tmp_path, 6)
+    commit(git, "recorded")
+    git("checkout", "-q", "main")
+    register(tmp_path)
+    commit(git, "registered")
+    git("merge", "-q", "--no-ff", "-m", "merged", "runs")
+    (problem,) = found(tmp_path)
+    assert "do not follow the registration" in problem
+
+
+def test_a_shallow_clone_and_a_folder_without_history_say_that_they_cannot_tell(
+    tmp_path: Path, git: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    assert History(tmp_path).unknown() == ""
+    bare = tmp_path_factory.mktemp("bare")
+    assert History(bare).unknown() == "not a git checkout"
+    (tmp_path / "d").write_text("d")
+    commit(git, "again")
+    subprocess.run(["git", "clone", "-q", "--depth", "1", f"file://{tmp_path}", str(bare / "clone")], check=True)
+    assert "shallow" in History(bare / "clone").unknown()
