@@ -33,14 +33,17 @@ def digest(config: Mapping[str, Any]) -> str:
     Args:
         config: resolved for any seed; numbers that follow from the seed must be written as its interpolation.
     """
-    questions = claims.read(config)
-    content = {
-        "claims": [vars(claim) for claim in questions.claims],
+    content = {**statement(config), "rule": [verdicts.RULE, sequences.ALPHA, sequences.G]}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def statement(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Claims and resolved recipe, without what says where a stage runs."""
+    return {
+        "claims": [vars(claim) for claim in claims.read(config).claims],
         "stages": {name: _recipe(stage) for name, stage in config["stages"].items()},
         "trainer": _variant_trainer(config),
-        "rule": [verdicts.RULE, sequences.ALPHA, sequences.G],
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def _recipe(value: Any) -> Any:

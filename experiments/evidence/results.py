@@ -48,6 +48,11 @@ def title(scale: str, variant: str | None, by_hand: bool = False) -> str:
     return (f"{scale}+{variant}" if variant else scale) + (" by hand" if by_hand else "")
 
 
+def is_recorded(scale: str) -> bool:
+    """Whether a scale's verdicts say anything of a paper; smoke runs only show that everything works."""
+    return scale != "smoke"
+
+
 def personal(overrides: Sequence[str]) -> list[str]:
     """Of what the user gave, what makes it another run than the registered one."""
     keys = {line: line.lstrip("+").split("=")[0] for line in overrides}

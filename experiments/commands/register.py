@@ -1,0 +1,158 @@
+"""`make register`: fix claims, recipe, rule, code and data of a setting in a commit of its own, before the first seed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from experiments.commands import cli
+from experiments.common.errors import InputError
+from experiments.common.paths import ROOT
+from experiments.config import claims, compose
+from experiments.evidence import registrations, results
+from experiments.evidence.registrations import Filed
+from experiments.identity import definitions
+from experiments.identity.fingerprint import targets
+from experiments.running import preconditions
+from experiments.running.plan import Plan, plan
+
+HELP = """\
+Fix a setting before its first seed: claims, resolved recipe, decision rule, tuning, ranges of the replication, and the
+identity of code and data. Writes results/registrations/K/<setting>-<hash>.yaml and commits that one file; the seeds
+follow from its hash. `make reproduce` then runs them and records; without a registration it explores on pilot seeds.
+
+  python -m experiments.commands.register paper=meal_v2
+  python -m experiments.commands.register paper=meal_v2 variant=clean why='the loss lacked a term'
+
+  why='...'          one sentence, asked for once a setting has a record or an earlier registration
+  runs_dir=FOLDER    where runs are: a stream of which a seed was run before is refused
+
+What it rests on must be committed, git must know an author, and no merge or rebase may be under way.
+"""
+
+
+def main(argv: list[str]) -> int:
+    request = compose.request(argv)
+    if not results.is_recorded(request.scale):
+        raise InputError(f"scale={request.scale}: smoke runs say nothing about a paper; register mini or full")
+    if personal := results.personal(request.given):
+        raise InputError(f"{personal[0]}: a registration is of what conf/ says; write it there, or run it by hand")
+    config = compose.compose(request.overrides)
+    plan_ = plan(config, 0)
+    filed = registrations.describe(results.title(request.scale, request.variant), compose.resolve(config, 0), plan_)
+    filed = replace(filed, about=_told(filed, config.why))
+
+    _check_is_new(filed, Path(config.runs_dir))
+    preconditions.check([plan_])
+    if claims.read(plan_.config).main is None:
+        raise InputError(f"conf/paper/{filed.paper}.yaml: this setting has no main claim; nothing is there to register")
+    _check_checkout(filed, plan_)
+
+    path = registrations.write(filed)
+    try:
+        _commit(filed, path)
+    except InputError:
+        path.unlink()
+        raise
+    first = registrations.seed(filed.hash, 0)
+    print(f"registered: {path.relative_to(ROOT)}, seeds {first}, {first + 1}, ...")
+    variant = f" VARIANT={request.variant}" if request.variant else ""
+    scale = f" SCALE={request.scale}" if request.scale != "mini" else ""
+    print(f"next:       make reproduce PAPER={filed.paper}{scale}{variant}")
+    return 0
+
+
+def _told(filed: Filed, why: Any) -> dict[str, Any]:
+    """When, why, and what was tried before. Raises InputError where a reason is asked for and none is given."""
+    tried = [
+        {"hash": item.hash, "why": item.about.get("why")} for item in registrations.all_of(filed.paper, filed.setting)
+    ]
+    entry = ((results.read(filed.paper) or {}).get("entries") or {}).get(filed.setting)
+    if entry and entry["seeds"]:
+        past = [item["registered"]["hash"] for item in entry["history"]]
+        known = {item["hash"] for item in tried}
+        earlier = [hash_ for hash_ in (*past, entry["registered"]["hash"]) if hash_ not in known]
+        tried = [*({"hash": hash_, "why": "under the earlier rule"} for hash_ in earlier), *tried]
+    if tried and not why:
+        raise InputError(
+            f"{filed.paper}/{filed.setting}: {len(tried)} registrations of it came before; say in one sentence why "
+            "another is needed, as in why='the loss lacked a term'"
+        )
+    why = str(why or "the first registration")
+    return {"at": datetime.now(UTC).isoformat(timespec="seconds"), "why": why, "tried": tried}
+
+
+def _check_is_new(filed: Filed, runs: Path) -> None:
+    """Raises InputError if this is registered, or if one of its seeds was run before."""
+    if filed.path.exists():
+        raise InputError(f"{filed.path.relative_to(ROOT)}: this is registered; make reproduce runs it")
+    scale = filed.setting.partition("+")[0]
+    for index in range(registrations.SEEDS):
+        seed = registrations.seed(filed.hash, index)
+        if (folder := runs / filed.paper / scale / f"seed={seed}").exists():
+            raise InputError(
+                f"{folder}: seed {seed} of this registration was run before it was registered; change what is wrong "
+                "in the recipe, which gives other seeds, or remove the runs and say so in why"
+            )
+
+
+def _check_checkout(filed: Filed, plan_: Plan) -> None:
+    """Raises InputError unless git can commit here, now, and what the registration rests on is committed."""
+    if _git("rev-parse", "HEAD") is None:
+        raise InputError(
+            "not a git checkout with a commit: a registration is a commit; run `git init` and commit first"
+        )
+    for name, what in (("MERGE_HEAD", "a merge"), ("rebase-merge", "a rebase"), ("rebase-apply", "a rebase")):
+        if (ROOT / (_git("rev-parse", "--git-path", name) or "")).exists():
+            raise InputError(f"{what} is under way; finish it first: git status says how")
+    if _git("var", "GIT_AUTHOR_IDENT") is None:
+        raise InputError("git knows no author: git config user.name '...' and git config user.email '...'")
+    changed = (_git("status", "--porcelain", "--", *sorted(_rests_on(filed, plan_))) or "").splitlines()
+    if changed:
+        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+        raise InputError(
+            f"{changed[0][3:]}{more} is not committed, and the registration would rest on it; commit it first"
+        )
+
+
+def _rests_on(filed: Filed, plan_: Plan) -> set[str]:
+    """Configuration and the files of the definitions that the stages reach."""
+    nodes: list[Any] = [[stage.module, stage.data, stage.trainer] for stage in plan_.stages.values()]
+    reached = definitions.reach(tuple(sorted(set(targets(nodes)))))
+    code = {definitions.file_of(definition.module) for definition in reached}
+    conf = {
+        f"conf/paper/{filed.paper}.yaml",
+        f"conf/recipe/{filed.paper}",
+        "conf/data",
+        "conf/config.yaml",
+        "conf/scale",
+    }
+    return conf | {str(path.relative_to(ROOT)) for path in code if path is not None}
+
+
+def _commit(filed: Filed, path: Path) -> None:
+    """Commit the one file, whatever else is staged. Raises InputError with git's own words."""
+    name = str(path.relative_to(ROOT))
+    message = f"Register {filed.paper}, {filed.setting}: {filed.about['why']}"
+    for words in (["add", "--", name], ["commit", "--quiet", "--only", "-m", message, "--", name]):
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+        if done.returncode:
+            subprocess.run(["git", "reset", "--quiet", "--", name], cwd=ROOT, check=False)
+            told = (done.stderr or done.stdout).strip().splitlines()
+            raise InputError(f"git {words[0]} failed: {told[-1] if told else 'no reason given'}")
+
+
+def _git(*words: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.rstrip("\n") if done.returncode == 0 else None
+
+
+if __name__ == "__main__":
+    sys.exit(cli.main(main, HELP, composes=True, exits="0 registered, 2 it cannot be"))

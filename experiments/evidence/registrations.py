@@ -1,0 +1,154 @@
+"""Registrations as files: `results/registrations/<paper>/<setting>-<hash>.yaml`, one for each, written once.
+
+A file holds all that is fixed before the first seed: claims, resolved recipe, decision rule, tuning, `vary`, what was
+tried before, and the identity of the code and the data that its stages reach. Its name is the hash of these, and its
+seeds follow from the hash: they cannot be known before everything is fixed. `make register` commits the file alone, so
+that the repository's history shows what came first (see order). Imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from experiments.common import files
+from experiments.common.errors import InputError
+from experiments.evidence import registration, results, sequences, verdicts
+from experiments.identity import content, definitions
+from experiments.identity.fingerprint import ENGINE, targets
+from experiments.running.plan import Plan, Stage
+
+FIRST = 1_000_000  # seeds below belong to pilots, to seeds given by hand and to registrations of the earlier rule
+SEEDS = 64  # of one registration
+BOUND = ("claims", "stages", "trainer", "rule", "vary", "tune", "data")  # what a registration binds, besides code
+
+
+def seed(digest: str, index: int) -> int:
+    """The index-th seed, from 0, of a registration. Raises InputError for more than there are."""
+    if not 0 <= index < SEEDS:
+        raise InputError(f"seed number {index + 1}: a registration has {SEEDS}")
+    return FIRST + int(digest[:6], 16) * SEEDS + index
+
+
+@dataclass(frozen=True)
+class Filed:
+    """A registration's file.
+
+    Attributes:
+        paper, setting: what it registers, as meal_v2 and mini+clean.
+        hash: of `bound` and `code`.
+        bound: what was fixed (BOUND), as plain data.
+        code: stage -> identity of the definitions that it reaches.
+        about: what is told beside it and enters no hash: at, why, tried.
+    """
+
+    paper: str
+    setting: str
+    hash: str
+    bound: dict[str, Any]
+    code: dict[str, str]
+    about: dict[str, Any]
+
+    @property
+    def path(self) -> Path:
+        return folder(self.paper) / f"{self.setting}-{self.hash}.yaml"
+
+    def changed(self, now: Filed) -> list[str]:
+        """What of a setting is not as it was registered, in words; nothing if the registration stands."""
+        parts = [part for part in BOUND if self.bound.get(part) != now.bound.get(part)]
+        stages = [name for name in now.code if self.code.get(name) != now.code[name]]
+        return parts + ([f"code of {', '.join(stages)}"] if stages and "stages" not in parts else [])
+
+
+def folder(paper: str) -> Path:
+    return results.RESULTS / "registrations" / paper
+
+
+def describe(setting: str, config: Mapping[str, Any], plan: Plan) -> Filed:
+    """The registration of a setting as it is now; nothing is written.
+
+    Args:
+        setting: its title, as mini+clean.
+        config: resolved for any seed.
+        plan: of the same configuration.
+    """
+    statement = registration.statement(config)
+    bound = {
+        **statement,
+        "rule": [verdicts.RULE, sequences.ALPHA, sequences.G],
+        "vary": _plain(config.get("vary") or {}),
+        "tune": _plain(config.get("tune") or {}),
+        "data": {name: content.digest(stage.data) for name, stage in plan.stages.items()},
+    }
+    code = {name: _code(stage) for name, stage in plan.stages.items()}
+    return Filed(plan.paper, setting, _hash(bound, code), _plain(bound), code, {})
+
+
+def _code(stage: Stage) -> str:
+    """The identity of the definitions that a stage reaches, and of the engine's rules."""
+    reached = definitions.identity(tuple(sorted(set(targets([stage.module, stage.data, stage.trainer])))))
+    return hashlib.sha256(f"{reached} {ENGINE}".encode()).hexdigest()[:12]
+
+
+def _hash(bound: Mapping[str, Any], code: Mapping[str, str]) -> str:
+    text = json.dumps([bound, code], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _plain(value: Any) -> Any:
+    """As it is after it was written and read."""
+    return json.loads(json.dumps(value, sort_keys=True, default=str))
+
+
+def write(filed: Filed) -> Path:
+    """Write a registration's file. Raises InputError if it is there: a registration is written once."""
+    if filed.path.exists():
+        raise InputError(f"{filed.path.name}: this is registered; make reproduce runs it")
+    head = {"paper": filed.paper, "setting": filed.setting, "hash": filed.hash, **filed.about}
+    text = yaml.safe_dump({**head, **filed.bound, "code": filed.code}, sort_keys=False, width=120, allow_unicode=True)
+    note = "# Written by `make register` before the first seed, committed alone, and never changed.\n"
+    filed.path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_text(filed.path, note + text)
+    return filed.path
+
+
+def read(path: Path) -> Filed:
+    """A registration's file. Raises InputError if it is damaged or is not what its name says."""
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        bound = {part: raw[part] for part in BOUND}
+        about = {key: raw[key] for key in ("at", "why", "tried") if key in raw}
+        filed = Filed(raw["paper"], raw["setting"], raw["hash"], bound, dict(raw["code"]), about)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{path}: damaged ({type(error).__name__}); restore it with git") from error
+    if _hash(bound, filed.code) != filed.hash or path != filed.path:
+        raise InputError(f"{path}: is not what its hash says; a registration is never changed: restore it with git")
+    return filed
+
+
+def all_of(paper: str, setting: str | None = None) -> list[Filed]:
+    """The registrations of a paper's setting, or of all its settings, the oldest first."""
+    filed = [read(path) for path in sorted(folder(paper).glob("*.yaml"))]
+    kept = [item for item in filed if setting in (None, item.setting)]
+    return sorted(kept, key=lambda item: (str(item.about.get("at")), item.hash))
+
+
+def standing(now: Filed, confirmed: Sequence[str] = ()) -> tuple[Filed | None, list[str]]:
+    """The newest registration that binds a setting as it is now, or None and what changed since the newest.
+
+    Args:
+        now: the setting as it is (see describe).
+        confirmed: stages whose present code was shown to give the registered code's numbers (see `make confirm`).
+    """
+    filed = all_of(now.paper, now.setting)
+    for item in reversed(filed):
+        same_code = {name: now.code[name] for name in confirmed if name in now.code}
+        if not Filed(**{**vars(item), "code": {**item.code, **same_code}}).changed(now):
+            return item, []
+    return None, filed[-1].changed(now) if filed else []
