@@ -1,4 +1,4 @@
-"""`make register`: fix claims, recipe, rule, code and data of a setting in a commit of its own, before the first seed."""
+"""`make register`: fix claims, recipe, rule, code and data of a setting in a commit, before the first seed."""
 
 from __future__ import annotations
 
