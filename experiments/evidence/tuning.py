@@ -1,0 +1,111 @@
+"""One grid for all arms that a main claim compares, judged on validation data of pilot seeds. Imports no torch.
+
+    tune:
+      arms: [student, continued]                        # what the main claim compares
+      keys: [stages.students.module.optimizer.lr]       # what matters most: one number, wherever it stands
+      values: [0.003, 0.01, 0.03, 0.1]
+      by: val/top1                                      # of the last epoch; with lower_is_better: true, the smallest
+      seeds: [1, 2]
+
+A recipe in which there is nothing to tune says why: `tune: {none: "kernels in closed form"}`. The table that
+`make tune` finds lies in results/tuning/<paper>/<setting>.json; registrations and records repeat it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.common import files
+from experiments.common.errors import InputError, typed, unknown
+from experiments.evidence import results
+from experiments.running.plan import PILOTS
+
+Scores = Mapping[str, Sequence[Sequence[float | None]]]  # arm -> value -> pilot seed -> score
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What `tune` says in a recipe.
+
+    Attributes:
+        arms: the stages that are compared, each tuned on the same values.
+        keys: where the number stands, see experiments.config.vary.
+        values: three to five of them, from low to high.
+        by: a validation metric, `val/<name>`, of the last epoch that has it.
+        lower_is_better: of that metric.
+        seeds: pilot seeds, below 1000.
+        none: instead of all that: why there is nothing to tune.
+    """
+
+    arms: Sequence[str] = ()
+    keys: Sequence[str] = ()
+    values: Sequence[Any] = ()
+    by: str = "val/top1"
+    lower_is_better: bool = False
+    seeds: Sequence[int] = (1, 2)
+    none: str = ""
+
+
+def read(config: Mapping[str, Any]) -> Grid | None:
+    """The grid of a resolved configuration; None if its recipe says nothing. Raises InputError."""
+    if not config.get("tune"):
+        return None
+    grid: Grid = typed(Grid, config["tune"], "tune")
+    if grid.none:
+        return grid
+    if not 3 <= len(grid.values) <= 5 or len(set(map(str, grid.values))) != len(grid.values):
+        raise InputError(f"tune.values={list(grid.values)}: expected three to five different values")
+    if len(grid.arms) < 2:
+        raise InputError(f"tune.arms={list(grid.arms)}: expected the stages that the main claim compares, two or more")
+    for arm in grid.arms:
+        if arm not in config["stages"]:
+            raise unknown("tune.arms: stage", arm, config["stages"])
+    if not grid.by.startswith("val/"):
+        raise InputError(f"tune.by={grid.by}: expected a validation metric, as val/top1: test images are not looked at")
+    if not grid.seeds or any(not isinstance(s, int) or not 0 < s < PILOTS for s in grid.seeds):
+        raise InputError(f"tune.seeds={list(grid.seeds)}: expected pilot seeds, from 1 to {PILOTS - 1}")
+    return grid
+
+
+def choose(grid: Grid, scores: Scores) -> dict[str, dict[str, Any]]:
+    """For each arm the best value of the mean over pilot seeds, and whether it lies at the edge of the grid.
+
+    An arm whose training failed at a value, or is not a number there, cannot be best there.
+    """
+    chosen: dict[str, dict[str, Any]] = {}
+    for arm, by_value in scores.items():
+        means = [_mean(values) for values in by_value]
+        known = [index for index, mean in enumerate(means) if mean is not None]
+        if not known:
+            chosen[arm] = {"value": None, "mean": None, "edge": False, "means": means}
+            continue
+        best = (min if grid.lower_is_better else max)(known, key=lambda index: means[index] or 0.0)
+        edge = best in (0, len(means) - 1)
+        chosen[arm] = {"value": grid.values[best], "mean": means[best], "edge": edge, "means": means}
+    return chosen
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return math.fsum(known) / len(known) if len(known) == len(values) and known else None
+
+
+def path(paper: str, setting: str) -> Path:
+    return results.RESULTS / "tuning" / paper / f"{setting}.json"
+
+
+def write(paper: str, setting: str, table: Mapping[str, Any]) -> Path:
+    place = path(paper, setting)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    files.write_json(place, dict(table))
+    return place
+
+
+def stored(paper: str, setting: str) -> dict[str, Any] | None:
+    """The table that `make tune` wrote; None if it was never run."""
+    table = files.read_json(path(paper, setting))
+    return dict(table) if isinstance(table, dict) else None
