@@ -1,0 +1,200 @@
+"""How often the whole procedure decides wrongly and rightly, simulated: the page docs/decisions.md.
+
+A setting is registered and run from 6 to 32 seeds, looked at after each; a verdict that its authors do not like may be
+followed by another registration, at most three; a replication looks at fresh seeds, each with a recipe of its own. The
+seeds' noise is normal, skewed, heavy-tailed, or now and then of a network that died; recipes differ by a share of the
+seeds' deviation. How large worth is beside that deviation is taken from this suite's own records. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from experiments.commands import cli
+from experiments.common import files
+from experiments.common.errors import InputError
+from experiments.common.paths import ROOT
+from experiments.config import compose
+from experiments.evidence import results, sequences
+
+HELP = """\
+Simulate the decision procedure under honest and awkward noise, and write docs/decisions.md. About a minute.
+
+  python -m experiments.benchmarks.decisions
+  python -m experiments.benchmarks.decisions runs=2000      fewer, for a quick look
+
+"""
+FIRST, MOST, REGISTRATIONS = 6, 32, 3
+PAGE = ROOT / "docs" / "decisions.md"
+Array = Any  # numpy's arrays of floats or flags
+Noise = Callable[[np.random.Generator, tuple[int, int]], Array]
+
+
+def _dead(chance: np.random.Generator, shape: tuple[int, int]) -> Array:
+    """One network in ten fails, in either arm alike: ten deviations, with either sign."""
+    values = chance.standard_normal(shape)
+    signs = chance.choice([-1.0, 1.0], shape)
+    return np.where(chance.random(shape) < 0.1, 10 * signs, values) / np.sqrt(0.9 + 0.1 * 100)
+
+
+def _skewed(chance: np.random.Generator, shape: tuple[int, int]) -> Array:
+    """Skewed to the left: a long tail of bad runs of the method."""
+    return 1.0 - chance.exponential(1.0, shape)
+
+
+def _heavy(chance: np.random.Generator, shape: tuple[int, int]) -> Array:
+    """Student's t with 3 degrees of freedom, of deviation 1."""
+    return chance.standard_t(3, shape) / np.sqrt(3.0)
+
+
+NOISES: Mapping[str, Noise] = {
+    "normal": lambda chance, shape: chance.standard_normal(shape),
+    "one network in ten dead": _dead,
+    "skewed to the left": _skewed,
+    "heavy tails (t, 3)": _heavy,
+}
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What the world is like.
+
+    Attributes:
+        noise: of seeds, in units of their deviation.
+        recipes: the deviation between recipes, in the same units.
+        effect: the true mean over recipes.
+        worth: the smallest difference worth the name, in the same units.
+    """
+
+    noise: str
+    recipes: float
+    effect: float
+    worth: float
+
+
+def decide(differences: Array, worth: float) -> Array:
+    """The verdict of each row when it is looked at after 6 to 32 seeds: +1 supported, -1 no gain or refuted, 0 open.
+
+    Args:
+        differences: (N, 32), paired, in the order of the seeds.
+        worth: in their unit.
+    """
+    counts = np.arange(1, differences.shape[1] + 1)
+    mean = differences.cumsum(1) / counts
+    squares = (differences**2).cumsum(1) - counts * mean**2
+    deviation = np.sqrt(np.maximum(squares, 0) / np.maximum(counts - 1, 1))
+    multiple = np.array([sequences.t_multiple(int(n)) for n in counts])
+    half = np.where(np.isfinite(multiple), np.nan_to_num(multiple, posinf=0.0) * deviation / np.sqrt(counts), np.inf)
+    verdict = np.where(mean - half > 0, 1, np.where(mean + half < worth, -1, 0))
+    verdict[:, : FIRST - 1] = 0
+    first = (verdict != 0).argmax(1)
+    return verdict[np.arange(len(verdict)), first]
+
+
+def _stream(chance: np.random.Generator, scenario: Scenario, runs: int, own_recipe: bool) -> Array:
+    """Differences of one stream of seeds; with one recipe for all of them, or one for each."""
+    seeds = NOISES[scenario.noise](chance, (runs, MOST))
+    recipes = scenario.recipes * chance.standard_normal((runs, MOST if own_recipe else 1))
+    return scenario.effect + seeds + recipes
+
+
+def simulate(scenario: Scenario, runs: int = 20_000, seed: int = 0) -> dict[str, float]:
+    """Shares of runs that end in each way.
+
+    Returns:
+        once: supported under one registration. tried: under one of three, until supported. replicated: and again in
+        the replication of the last one. against: no gain or refuted under one registration.
+    """
+    chance = np.random.default_rng(seed)
+    first = decide(_stream(chance, scenario, runs, own_recipe=False), scenario.worth)
+    tried = first == 1
+    for _ in range(REGISTRATIONS - 1):
+        tried |= decide(_stream(chance, scenario, runs, own_recipe=False), scenario.worth) == 1
+    replicated = tried & (decide(_stream(chance, scenario, runs, own_recipe=True), scenario.worth) == 1)
+    shares = {"once": first == 1, "tried": tried, "replicated": replicated, "against": first == -1}
+    return {name: float(np.mean(hits)) for name, hits in shares.items()}
+
+
+def recorded_worth() -> list[float]:
+    """Worth over the seeds' deviation, of the main claims that have both, from low to high."""
+    ratios = []
+    for paper in compose.papers():
+        record = results.read(paper)
+        entry = record["entries"].get("mini") if record else None
+        main = results.main_claim(entry) if entry else None
+        if main is None or not main["worth"] or len(main["per_seed"]) < FIRST:
+            continue
+        if (deviation := sequences.deviation(main["per_seed"])) > 0:
+            ratios.append(main["worth"] / deviation)
+    return sorted(ratios)
+
+
+def page(runs: int) -> str:
+    """The page as Markdown."""
+    ratios = recorded_worth()
+    low, middle, high = (float(np.quantile(ratios, share)) for share in (0.25, 0.5, 0.75))
+    lines = [
+        "# How often the procedure is wrong",
+        "",
+        "Simulated by `python -m experiments.benchmarks.decisions`, which writes this page. A setting is registered",
+        f"and looked at after each seed from {FIRST} to {MOST}. **Once**: supported under its registration. **Three",
+        "tries**: supported under one of three registrations, each made because the one before did not support it.",
+        "**Replicated**: and supported again on fresh seeds that each draw a recipe of their own. Recipes differ by",
+        f"the given share of the seeds' deviation. In {len(ratios)} records of this suite worth is {low:.1f} to {high:.1f}",
+        f"(quartiles; median {middle:.1f}) deviations of a seed's difference.",
+        "",
+        "## There is no effect: how often is it called supported? (percent; wrong decisions)",
+        "",
+        "| noise of seeds | recipes differ by | once | three tries | replicated |",
+        "|---|---|---|---|---|",
+    ]
+    for noise in NOISES:
+        for recipes in (0.0, 0.5, 1.0):
+            found = simulate(Scenario(noise, recipes, 0.0, middle), runs)
+            cells = " | ".join(f"{100 * found[key]:.1f}" for key in ("once", "tried", "replicated"))
+            lines.append(f"| {noise} | {recipes:g} | {cells} |")
+    lines += [
+        "",
+        "## There is an effect: how often is it found? (percent)",
+        "",
+        "The effect is worth the name, once and twice over; wrong is no gain or refuted.",
+        "",
+        "| noise of seeds | worth, deviations | effect | once | in three tries, and replicated | wrong |",
+        "|---|---|---|---|---|---|",
+    ]
+    for noise in NOISES:
+        for worth in (low, middle, high):
+            for times in (1, 2):
+                found = simulate(Scenario(noise, 0.5, times * worth, worth), runs)
+                cells = " | ".join(f"{100 * found[key]:.1f}" for key in ("once", "replicated", "against"))
+                lines.append(f"| {noise} | {worth:.1f} | {times} x worth | {cells} |")
+    lines += [
+        "",
+        "What this says: seeds of one recipe are no evidence for its neighbours, and tries add up. A replication over",
+        "recipes is what brings wrong decisions down, which is why a paper whose recipe was registered more than once",
+        "counts as supported with a replication only.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> int:
+    runs = 20_000
+    for word in argv:
+        key, _, value = word.partition("=")
+        if key != "runs" or not value.isdigit() or int(value) < 100:
+            raise InputError(f"{word!r}: expected runs=N, from 100")
+        runs = int(value)
+    PAGE.parent.mkdir(exist_ok=True)
+    files.write_text(PAGE, page(runs))
+    print(PAGE.relative_to(ROOT))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.main(main, HELP, exits="0, or 2 on wrong input"))
