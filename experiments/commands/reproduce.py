@@ -93,7 +93,8 @@ def _paper(argv: list[str], schedulers: Schedulers) -> int:
         for name in always:
             again = compose.request([*argv, f"variant={name}"])
             code = max(code, _Setting(again, compose.compose(again.overrides)).run(schedulers))
-    _finish(request.paper)
+    if is_recorded(request.scale):  # else no page says anything new
+        _finish(request.paper)
     return code
 
 
