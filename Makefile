@@ -8,7 +8,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 VARIABLES := PYTHON PAPER SCALE VARIANT SEEDS MINUTES DRY SWEEP STAGE BASE ARGS
 # What each target reads of them, besides PYTHON; it would pass over the others in silence.
 reads-reproduce     := PAPER SCALE VARIANT SEEDS MINUTES DRY ARGS
-reads-test          := ARGS
+reads-test          := PAPER ARGS
 reads-test-all      := ARGS
 reads-papers        := PAPER ARGS
 reads-report        := PAPER ARGS
@@ -76,11 +76,11 @@ reproduce: $(READY) ## train a paper's method and baselines until its main claim
 	@$(BIN)/python -m experiments.reproduce $(if $(MINUTES),minutes=$(MINUTES)) $(if $(SEEDS),seeds=[$(SEEDS)]) \
 		$(if $(DRY),dry=true) $(GIVEN)
 
-test: $(READY) ## what to run before each commit: units, every paper's smoke run, faults (minutes)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --maxschedchunk 1 -m "not slow" $(ARGS)
+test: $(READY) ## before each commit: units, every paper's smoke run, faults (minutes); PAPER=K: what its files reach
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(if $(PAPER),--paper $(PAPER)) $(ARGS)
 
 test-all: $(READY) ## everything: also full recipes' dry runs, kills, sweeps, devices (about half an hour)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --maxschedchunk 1 $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 papers: $(READY) ## every paper: main claim, verdict, scale, cost, stale or not; PAPER=K: its claims, stages, variants
 	@$(BIN)/python -m experiments.catalog $(if $(PAPER),paper=$(PAPER)) $(ARGS)

@@ -103,8 +103,8 @@ def test_networks_to_compare_can_be_built(paper: str) -> None:
 class Watch:
     """Which module-level definitions of the suite's own code execute while a stage trains and is tested.
 
-    Watching takes as long as training: of stages that are built of the same definitions with other numbers, the first
-    is watched.
+    Watching and drawing take as long as training: of stages that are built of the same definitions with other numbers,
+    the first is watched and draws its pictures.
     """
 
     def __init__(self) -> None:
@@ -120,7 +120,9 @@ class Watch:
             stage.fit,
         )
         if kind in self.kinds:
-            return TRAIN(plan, stage, report)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(training, "_draw", lambda module, data, stage: None)
+                return TRAIN(plan, stage, report)
         self.kinds.add(kind)
         profile = Profile(subcalls=False, builtins=False)
         try:
