@@ -51,7 +51,7 @@ seeds    = $(subst $(space),$(comma),$(strip $(subst $(comma),$(space),$(SEEDS))
 GIVEN    = $(if $(PAPER),paper=$(PAPER)) scale=$(or $(SCALE),mini) $(if $(VARIANT),variant=$(VARIANT)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-all papers report check-results sweep dashboard export compare confirm soak bench lint lock readme clean
+.PHONY: help setup reproduce test test-all papers report check-results sweep dashboard export compare confirm soak bench lint lock schema readme clean
 
 help: ## this text
 	@echo "Reprise re-runs image-modelling papers and computes whether their claims hold."
@@ -128,6 +128,9 @@ lint: $(READY) ## style, format, types, unsafe calls, installed packages against
 
 lock: $(READY) ## requirements.lock anew from pyproject.toml's ranges (needs uv and a network)
 	@$(BIN)/python -m experiments.commands.lock --write
+
+schema: $(READY) ## conf/schema/*.json anew from experiments/config/schema.py: what editors complete and check
+	@$(BIN)/python -m experiments.commands.schema
 
 readme: $(READY) ## rewrite the README's table of papers from results/, and what these repeat of conf/paper
 	@$(BIN)/python -m experiments.catalog --readme

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from pydantic.dataclasses import dataclass
 
+from experiments.commands import schema as schema_command
 from experiments.common.errors import InputError
 from experiments.config import claims, compose, reading, schema
 from experiments.config.schema import Claim
@@ -207,3 +208,19 @@ def test_a_metric_that_no_stage_reports_is_named_with_the_nearest() -> None:
     assert "arm_2: metric 'train/loss' does not exist" in told("arm_2", "test/x")
     claims.check_reported(questions, "mini", stages, "b", ["test/x"])  # where nothing tries to reach what was published
     assert told("b", "test/x", scale="full").startswith("published b/test/y: b: metric 'test/y' does not exist")
+
+
+@pytest.mark.parametrize("kind", schema_command.WRITTEN)
+def test_the_schema_for_editors_is_today_s(kind: str) -> None:
+    assert schema_command.path(kind).read_text(encoding="utf-8") == schema_command.text(kind), "make schema"
+    told = schema_command.document(kind)
+    assert all("description" in item for item in told["properties"].values())
+    assert told["$defs"]["Trainer"]["properties"]["max_epochs"]["description"] == "Epochs of training."
+
+
+def test_the_schema_refuses_what_the_classes_refuse() -> None:
+    closed = {name for name, node in schema_command.document("paper")["$defs"].items() if "properties" in node}
+    assert closed >= {"Claim", "Check", "Published", "Variant", "WrittenStage", "Trainer", "Deviation", "Pair"}
+    nodes = schema_command.document("paper")["$defs"]
+    assert not [name for name in closed if nodes[name]["additionalProperties"]]
+    assert nodes["Claim"]["required"] == ["name", "better", "than"]
