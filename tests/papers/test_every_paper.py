@@ -14,10 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.benchmarks.networks import Pair
 from experiments.commands import reproduce
-from experiments.common.errors import typed
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose
 from experiments.config.instantiate import check
+from experiments.config.written import read
 from experiments.evidence import registration, results
 from experiments.identity import definitions
 from experiments.identity.fingerprint import targets
@@ -95,7 +95,7 @@ def test_every_deviation_says_the_same_five_things(paper: str) -> None:
 @pytest.mark.parametrize("paper", PAPERS)
 def test_networks_to_compare_can_be_built(paper: str) -> None:
     for number, item in enumerate(compose.paper_file(paper).get("bench") or []):
-        pair: Pair = typed(Pair, item, f"bench.{number}")
+        pair: Pair = read(Pair, item, f"bench.{number}")
         check(pair.ours, f"bench.{number}.ours")
         check(pair.theirs, f"bench.{number}.theirs")
 

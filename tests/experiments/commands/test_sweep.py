@@ -49,7 +49,9 @@ def test_a_named_sweep_is_found_and_the_user_wins_over_it() -> None:
 
 def test_every_named_sweep_composes() -> None:
     for path in (compose.CONF / "sweep").glob("*/*.yaml"):
-        run._check(compose.request([f"paper={path.parent.name}", *sweep.named(path.parent.name, path.stem)]))
+        run._check(
+            compose.request([f"paper={path.parent.name}", *compose.sweep_file(path.parent.name, path.stem).arguments])
+        )
 
 
 def test_a_pattern_of_papers_is_checked_paper_by_paper(monkeypatch: pytest.MonkeyPatch) -> None:
