@@ -40,6 +40,8 @@ look: stop and go on as you like. What is done is not run again; an interrupted 
   minutes=15         start no further seed after that long
   most=32            leave an undecided main claim so at that many seeds
   seeds=[0,1,2]      by hand: these seeds, in an entry of its own that says so (quote it in a shell)
+  record=true        write on in results/; by itself, a setting that is recorded keeps its record, and what was found
+                     here goes to results/here/ and beside the record on the page
   from_record=true   add seeds to a record whose runs are not at hand, as long as nothing that it rests on has changed
   why='...'          why a recorded entry gets a new registration after its claims or recipe were changed
   jobs=2             stages trained at the same time (default: one per core on a CPU, one per GPU)
@@ -167,7 +169,19 @@ class _Setting:
         self.plans: list[Plan] = []
         self.outcomes: dict[int, dict[str, engine.Outcome]] = {}
         self.registered: dict[str, Any] = {}
+        self.writes_on = self._writes_on()
         self.base: dict[str, Any] | None = None  # the record that goes on without its runs
+
+    def _writes_on(self) -> bool:
+        """Whether the record in results/ gets what is found; else it goes to results/here/."""
+        choice = self.config.record
+        if choice not in (True, False, "auto"):
+            raise InputError(f"record={choice}: expected true, false or auto")
+        if choice != "auto":
+            return bool(choice)
+        stored = (results.read(self.request.paper) or {"entries": {}})["entries"].get(self.title)
+        asked = self.config.from_record is True or self.config.why is not None
+        return asked or (not self.by_hand and (stored is None or not stored["seeds"]))
 
     def run(self, schedulers: Schedulers) -> int:
         chosen = self.by_hand or not self.recorded
@@ -184,7 +198,8 @@ class _Setting:
         self.plans = plan_each(self.config, seeds)
         preconditions.check(self.plans, here=self.config.launcher.name == "local")
         if not chosen:  # before the first seed, once it is known that it can run
-            self.registered = results.register(self.request.paper, self.title, self.resolved)
+            register = results.register if self.writes_on else results.registration_of
+            self.registered = register(self.request.paper, self.title, self.resolved)
         self.scheduler = schedulers.of(self.config, sum(len(p.stages) for p in self.plans))
         self._train_first()
         return self._run_and_tell()
@@ -234,8 +249,10 @@ class _Setting:
         everything = sum(1 for p in self.plans for s in p.stages.values() if finished(s) is not None)
         console.out.print(f"{trained} stages run, {everything} in all, {time.monotonic() - self.began:.0f} s")
         if self.recorded:
-            where = os.path.relpath(results.RESULTS / f"{self.request.paper}.json", ROOT)
-            console.out.print(f"results: {where}")
+            folder = results.RESULTS if self.writes_on else results.here()
+            where = os.path.relpath(folder / f"{self.request.paper}.json", ROOT)
+            note = "" if self.writes_on else " (results/ stays as it is; record=true writes it on)"
+            console.out.print(f"results: {where}{note}", soft_wrap=True)
         return max((engine.exit_code(done) for done in self.outcomes.values()), default=0)
 
     def _run_until_decided(self) -> dict[str, Any]:
@@ -356,6 +373,11 @@ class _Setting:
             before.update(stored or {})
             return results.put(entry, stored, self.registered)
 
-        results.update(self.request.paper, self.title, change)
+        if self.writes_on:
+            results.update(self.request.paper, self.title, change)
+        else:
+            before = (results.read(self.request.paper) or {"entries": {}})["entries"].get(self.title) or {}
+            found = {**entry, "history": [], "elsewhere": []}
+            results.update(self.request.paper, self.title, lambda _: found, results.here())
         if before.get("seeds") and results.main_claim(before) is not None:
             console.out.print(console.beside(before, entry), "", soft_wrap=True)

@@ -4,7 +4,7 @@ Three things are added to Hydra's override grammar, all before Hydra sees the li
 
 - `variant=NAME`: the overrides listed under `variants: NAME:` in the paper's file; what the user gives wins over them.
 - `stages.*.key=value` and `data@stages.*.data=name`: one override for every stage whose name fits the pattern and that
-  no `~stages.name` takes away.
+  no `~stages.name` takes away; a group of the paper's file (`groups: {students: [...]}`) may stand for the pattern.
 - a wrong name ends in one line with the nearest valid one, instead of a trace.
 
 Papers and recipes are written out before Hydra reads them (experiments.config.recipes). What a paper's file tells
@@ -14,7 +14,6 @@ and it joins the resolved values.
 
 from __future__ import annotations
 
-import fnmatch
 import os
 import pickle
 import re
@@ -44,7 +43,7 @@ from experiments.config import recipes
 
 ENVIRONMENT = ("REPRISE_DATA",)  # variables of the environment that a configuration may read
 GROUPS = ("paper", "scale", "trainer", "logger", "launcher", "data")
-TEXTS = ("variants", "published", "deviations")  # of a paper's file: most of it, and no part of a composition
+TEXTS = ("variants", "published", "deviations", "groups")  # of a paper's file: most of it, and no part of a composition
 SENTENCES = ("why",)  # whose values are plain words: a comma or a colon in them means nothing
 STANDS_ASIDE = "conf/paper"  # what stands for each of them there, so that an override can take it away
 
@@ -106,12 +105,23 @@ def known_stages(paper: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def groups(paper: str) -> recipes.Groups:
+    """The paper's names for stages that share settings."""
+    return paper_file(paper).get("groups") or {}
+
+
+def _checked_groups(paper: str) -> recipes.Groups:
+    """groups(), known to be right. Raises InputError."""
+    recipes.check_groups(groups(paper), known_stages(paper), f"conf/paper/{paper}.yaml")
+    return groups(paper)
+
+
 def recipe_files(paper: str) -> dict[str, dict[str, Any]]:
     """conf/recipe/<paper>/<scale>.yaml by scale, as plain data, before composition."""
     names = list(paper_file(paper).get("stages") or {})
     written: dict[str, dict[str, Any]] = {}
     for path in sorted((CONF / "recipe" / paper).glob("*.yaml")):
-        written[path.stem] = recipes.expand(load(path), str(path.relative_to(CONF.parent)), names)
+        written[path.stem] = recipes.expand(load(path), str(path.relative_to(CONF.parent)), names, groups(paper))
         names += written[path.stem].get("stages") or {}
     return written
 
@@ -174,8 +184,10 @@ def _written_out(parts: tuple[str, ...], path: Path, changed: int) -> tuple[dict
     if path != CONF / "config.yaml" and parts[0] != "launcher":
         _check_is_no_launcher(header, content, "conf/" + "/".join(parts) + ".yaml")
     if parts[0] in ("paper", "recipe"):
-        others = list(paper_file(parts[1]).get("stages") or {}) if parts[0] == "recipe" else []
-        content = recipes.expand(content, "conf/" + "/".join(parts) + ".yaml", others)
+        about = paper_file(parts[1]) if parts[0] == "recipe" else content
+        others = list(about.get("stages") or {}) if parts[0] == "recipe" else []
+        where = "conf/" + "/".join(parts) + ".yaml"
+        content = recipes.expand(content, where, others, about.get("groups") or {})
     if parts[0] == "paper":
         content = {key: STANDS_ASIDE if key in TEXTS else value for key, value in content.items()}
     return header, pickle.dumps(OmegaConf.create(content))
@@ -236,21 +248,24 @@ def _is_group(override: str) -> bool:
     return _split(override)[0].lstrip("+~").partition("@")[0] in GROUPS
 
 
-def _expand(overrides: Sequence[str], chosen: Sequence[str], stages: Sequence[str]) -> list[str]:
+def _expand(overrides: Sequence[str], chosen: Sequence[str], stages: Sequence[str], named: recipes.Groups) -> list[str]:
     """`stages.*.x=1` once for every stage that fits and has the key; anything else unchanged.
 
     Args:
         overrides: as typed.
         chosen: paper and scale, which decide what keys a stage has.
         stages: stage names.
+        named: the paper's groups of them.
     """
     expanded: list[list[str]] = []
     for override in overrides:
         key, value = _split(override)
-        match = re.match(r"(.*?stages\.)([^.]*\*[^.]*)(\..*)", key)
-        names = fnmatch.filter(stages, match[2]) if match else []
+        match = re.match(r"(.*?stages\.)([^.]+)(\..*)", key)
+        if match and match[2] not in named and "*" not in match[2]:
+            match = None
+        names = recipes.fitting(match[2], stages, named) if match else []
         if match and not names:
-            raise unknown("stage pattern", match[2], stages)
+            raise unknown("stage pattern", match[2], [*stages, *named])
         expanded.append([f"{match[1]}{name}{match[3]}={value}" for name in names] if match else [override])
     groups = [line for lines in expanded for line in lines if _is_group(line)]
     if any(len(lines) > 1 and not _is_group(lines[0]) for lines in expanded):
@@ -263,6 +278,16 @@ def _expand(overrides: Sequence[str], chosen: Sequence[str], stages: Sequence[st
                     raise InputError(f"{overrides[index]}: no stage has this key")
                 expanded[index] = kept
     return [line for lines in expanded for line in lines]
+
+
+def _expand_removals(overrides: Sequence[str], stages: Sequence[str], named: recipes.Groups) -> list[str]:
+    """`~stages.group` once for each stage of the group; anything else unchanged."""
+    expanded = []
+    for override in overrides:
+        word = override.removeprefix("~stages.") if override.startswith("~stages.") else ""
+        names = recipes.fitting(word, stages, named) if word in named or "*" in word else []
+        expanded += [f"~stages.{name}" for name in names] if names else [override]
+    return expanded
 
 
 @lru_cache(maxsize=8)
@@ -284,7 +309,7 @@ def _recipe(paper: str, scale: str) -> dict[str, Any]:
     """conf/recipe/<paper>/<scale>.yaml as plain data, before composition; empty if there is none."""
     path = CONF / "recipe" / paper / f"{scale}.yaml"
     named = list(paper_file(paper).get("stages") or {})
-    return recipes.expand(load(path), str(path.relative_to(CONF.parent)), named) if path.exists() else {}
+    return recipes.expand(load(path), str(path.relative_to(CONF.parent)), named, groups(paper)) if path.exists() else {}
 
 
 def _adds_nothing(line: str, recipe: Mapping[str, Any], paper: str) -> bool:
@@ -331,12 +356,16 @@ def request(argv: Sequence[str]) -> Request:
     recipe = {} if swept else _recipe(chosen["paper"], chosen["scale"])
     named = list(variants[variant]["overrides"]) if variant else []
     named = [line for line in named if not _adds_nothing(line, recipe, chosen["paper"])]
+    every_stage = list({**(about.get("stages") or {}), **(recipe.get("stages") or {})})
+    groups_named = {} if swept else _checked_groups(chosen["paper"])
+    named = _expand_removals(named, every_stage, groups_named)
+    given = _expand_removals(given, every_stage, groups_named)
     removed = {line.removeprefix("~stages.") for line in [*named, *given] if line.startswith("~stages.")}
-    stages = [name for name in {**(about.get("stages") or {}), **(recipe.get("stages") or {})} if name not in removed]
-    user = _expand([line for line in given if _is_group(line)], chosen_lines, stages)
+    stages = [name for name in every_stage if name not in removed]
+    user = _expand([line for line in given if _is_group(line)], chosen_lines, stages, groups_named)
     taken = {_split(line)[0] for line in user}
     named = [line for line in named if _split(line)[0] not in taken]
-    lines = _expand([*named, *given], chosen_lines, stages)
+    lines = _expand([*named, *given], chosen_lines, stages, groups_named)
     last = {_split(line)[0]: line for line in lines}  # what the user gives comes later and wins over the variant
     overrides = [*chosen_lines, *last.values()]
     if variant:

@@ -3,7 +3,9 @@
     data: digits                              every stage's data; in a recipe alone
     data: [transhp/hierarchical, transhp/shapes]     a view and the data it is a view of, its `source`
     data: {"*": digits, "probe_*": cifar10}   by pattern; a later one wins, and so does a line in `defaults`
+    groups: {students: [student, soft, "arm_*"], trained: {all_but: [untrained]}}   # in a paper's file
     stages:
+      students: {trainer: {max_epochs: 3}}    what a group shares; a group may stand wherever a pattern may
       "arm_*": {trainer: {max_epochs: 3}}     what all stages that fit share; what a stage says itself wins
       student: {like: teacher, module: {...}} as another stage of the same file, but for what is said here
       "svm_{n}": {each: {n: [100, 300]}, data: {first: "{n}"}}     a list of arms
@@ -30,27 +32,69 @@ from experiments.common.errors import InputError, unknown
 WHOLE = ("needs", "feeds")  # said anew, they are said completely
 
 
-def expand(raw: Mapping[str, Any], where: str, others: Sequence[str] = ()) -> dict[str, Any]:
+Groups = Mapping[str, Any]  # name -> stages and patterns, or {all_but: stages and patterns}
+
+
+def expand(
+    raw: Mapping[str, Any], where: str, others: Sequence[str] = (), groups: Groups | None = None
+) -> dict[str, Any]:
     """A file's content with nothing left unsaid.
 
     Args:
         raw: the file's content.
         where: its name, for messages.
         others: stages that the paper has besides those the file names.
+        groups: what the paper's file names; the file's own if it is that.
     Raises:
-        InputError: a `like`, a pattern or a list of arms that makes no sense.
+        InputError: a `like`, a pattern, a group or a list of arms that makes no sense.
     """
+    groups = raw.get("groups") or {} if groups is None else groups
     expanded = dict(raw)
     if isinstance(raw.get("stages"), Mapping):
-        expanded["stages"] = _stages(raw["stages"], where, others)
+        expanded["stages"] = _stages(raw["stages"], where, others, groups)
     if isinstance(raw.get("variants"), Mapping):
         expanded["variants"] = _variants(raw["variants"], where)
     if isinstance(raw.get("published"), list):
         expanded["published"] = [row for item in raw["published"] for row in _rows(item, where)]
     if "data" in raw:
         names = list(dict.fromkeys([*others, *(expanded.get("stages") or {})]))
-        expanded["defaults"] = _defaults(expanded.pop("data"), list(raw.get("defaults") or ["_self_"]), names, where)
+        defaults = list(raw.get("defaults") or ["_self_"])
+        expanded["defaults"] = _defaults(expanded.pop("data"), defaults, names, where, groups)
     return expanded
+
+
+def fitting(word: str, stages: Sequence[str], groups: Groups) -> list[str]:
+    """The stages that a name, a group or a pattern means, in the order of `stages`."""
+    if word not in groups:
+        return fnmatch.filter(stages, word)
+    members = groups[word]
+    left_out = members.get("all_but") if isinstance(members, Mapping) else None
+    named = left_out if left_out is not None else members
+    inside = {stage for member in named for stage in fnmatch.filter(stages, str(member))}
+    return [stage for stage in stages if (stage in inside) == (left_out is None)]
+
+
+def _kind(word: str) -> str:
+    return "pattern" if "*" in word or "?" in word else "group"
+
+
+def check_groups(groups: Any, stages: Sequence[str], where: str) -> None:
+    """Raises InputError for a group that is no list of stages, is called as one of them, or has a member unknown."""
+    if not isinstance(groups, Mapping):
+        raise InputError(f"{where}: groups: expected lists of stages by name, as in students: [student, soft]")
+    for name, members in groups.items():
+        what = f"{where}: groups.{name}"
+        if name in stages:
+            raise InputError(f"{what}: a stage has this name; expected another one")
+        if isinstance(members, Mapping):
+            if set(members) != {"all_but"}:
+                raise InputError(f"{what}: expected a list of stages, or all_but: and a list of stages")
+            members = members["all_but"]
+        if not isinstance(members, list) or not members:
+            raise InputError(f"{what}: expected a list of stages, got {members!r}")
+        for member in members:
+            if not fnmatch.filter(stages, str(member)):
+                raise unknown(f"{what}: stage", str(member), stages)
 
 
 def merge(below: Any, above: Any) -> Any:
@@ -65,16 +109,16 @@ def merge(below: Any, above: Any) -> Any:
     return merged
 
 
-def _stages(raw: Mapping[str, Any], where: str, others: Sequence[str]) -> dict[str, Any]:
+def _stages(raw: Mapping[str, Any], where: str, others: Sequence[str], groups: Groups) -> dict[str, Any]:
     listed = _listed("stages", raw, where)
-    patterns = {name: item for name, item in listed.items() if "*" in name or "?" in name}
+    patterns = {name: item for name, item in listed.items() if "*" in name or "?" in name or name in groups}
     own = {name: item or {} for name, item in listed.items() if name not in patterns}
     made: dict[str, Any] = {name: _like(name, own, where, ()) for name in own}
     for pattern, item in reversed(patterns.items()):
-        fitting = fnmatch.filter(list(dict.fromkeys([*made, *others])), pattern)
-        if not fitting:
-            raise unknown(f"{where}: stages: pattern", pattern, [*made, *others])
-        for name in fitting:
+        names = fitting(pattern, list(dict.fromkeys([*made, *others])), groups)
+        if not names:
+            raise unknown(f"{where}: stages: {_kind(pattern)}", pattern, [*made, *others, *groups])
+        for name in names:
             made[name] = merge(item, made.get(name) or {})
     return made
 
@@ -169,13 +213,13 @@ def _like(name: str, stages: Mapping[str, Any], where: str, asked: tuple[str, ..
     return merged
 
 
-def _defaults(data: Any, defaults: list[Any], stages: Sequence[str], where: str) -> list[Any]:
+def _defaults(data: Any, defaults: list[Any], stages: Sequence[str], where: str, groups: Groups) -> list[Any]:
     """The defaults list with a line for each stage's data, in front of `_self_`."""
     by_pattern = data if isinstance(data, Mapping) else {"*": data}
     said = {str(key) for entry in defaults if isinstance(entry, Mapping) for key in entry}
     lines: list[Any] = []
     for name in stages:
-        chosen = [chain for pattern, chain in by_pattern.items() if fnmatch.fnmatch(name, pattern)]
+        chosen = [chain for pattern, chain in by_pattern.items() if fitting(pattern, [name], groups)]
         if not chosen or f"/data@stages.{name}.data" in said:
             continue
         chain = chosen[-1] if isinstance(chosen[-1], list) else [chosen[-1]]
@@ -183,7 +227,7 @@ def _defaults(data: Any, defaults: list[Any], stages: Sequence[str], where: str)
             raise InputError(f"{where}: data: expected a name of conf/data or a list of them, got {chosen[-1]!r}")
         lines += [{f"/data@stages.{name}.data{'.source' * depth}": link} for depth, link in enumerate(chain)]
     for pattern in by_pattern:
-        if not fnmatch.filter(stages, pattern):
-            raise unknown(f"{where}: data: pattern", str(pattern), stages)
+        if not fitting(str(pattern), stages, groups):
+            raise unknown(f"{where}: data: {_kind(str(pattern))}", str(pattern), [*stages, *groups])
     place = defaults.index("_self_") if "_self_" in defaults else len(defaults)
     return [*defaults[:place], *lines, *defaults[place:]]

@@ -203,7 +203,9 @@ def _entry(key: str, title: str, entry: Mapping[str, Any], changed: Sequence[str
         "checks": [answers.comparison(item) for item in entry.get("checks", [])],
         "counts": answers.count_verdicts(entry["claims"], "claim"),
         "history": [answers.past(item) for item in entry["history"]],
-        "elsewhere": [answers.elsewhere(item) for item in entry.get("elsewhere", [])],
+        "elsewhere": [
+            answers.elsewhere(item) for item in [*entry.get("elsewhere", []), *_found_here(key, title, entry)]
+        ],
         "registered": answers.registered(entry),
         **_stages(entry, changed),
         "seeds": len(entry["seeds"]),
@@ -218,6 +220,12 @@ def _entry(key: str, title: str, entry: Mapping[str, Any], changed: Sequence[str
         "commit": _commit(entry),
         "command": _command(key, entry["scale"], entry["variant"], entry["overrides"]),
     }
+
+
+def _found_here(key: str, title: str, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a run on this machine found for a recorded setting, see results.here."""
+    found = (results.read(key, results.here()) or {"entries": {}})["entries"].get(title)
+    return [results.from_elsewhere(found, entry)] if found else []
 
 
 def _facts(entry: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -146,3 +146,39 @@ def _leaves(node: Any, above: str = "") -> dict[str, Any]:
     for key, value in node.items():
         found |= _leaves(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
     return found
+
+
+GROUPS = {"both": ["teacher", "student"], "rest": {"all_but": ["teacher"]}}
+
+
+def test_a_group_stands_for_its_stages_wherever_a_pattern_may() -> None:
+    stages = {"both": {"trainer": {"max_epochs": 2}}, "rest": {"seed": 3}, "probe": {"trainer": {"max_epochs": 9}}}
+    made = expand(groups=GROUPS, data={"*": "digits", "rest": "mnist"}, stages=stages)
+    assert made["stages"]["teacher"] == {"trainer": {"max_epochs": 2}}
+    assert made["stages"]["student"] == {"trainer": {"max_epochs": 2}, "seed": 3}
+    assert made["stages"]["probe"] == {"trainer": {"max_epochs": 9}, "seed": 3}
+    assert "both" not in made["stages"]
+    chosen = {key: name for line in made["defaults"][:-1] for key, name in line.items()}
+    assert chosen["/data@stages.teacher.data"] == "digits"
+    assert chosen["/data@stages.probe.data"] == "mnist"
+
+
+@pytest.mark.parametrize(
+    ("groups", "told"),
+    [
+        ({"both": ["teacher", "studnet"]}, r"groups\.both: stage 'studnet'.*did you mean 'student'"),
+        ({"both": {"all_but": ["teachers"]}}, r"groups\.both: stage 'teachers'.*did you mean 'teacher'"),
+        ({"both": {"but": ["teacher"]}}, "expected a list of stages, or all_but"),
+        ({"both": "teacher"}, "expected a list of stages, got 'teacher'"),
+        ({"student": ["teacher"]}, r"groups\.student: a stage has this name"),
+        (["teacher"], "expected lists of stages by name"),
+    ],
+)
+def test_a_group_that_makes_no_sense_is_named(groups: Any, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        recipes.check_groups(groups, ["teacher", "student"], "conf/paper/k.yaml")
+
+
+@pytest.mark.parametrize("paper", compose.papers())
+def test_the_groups_of_every_paper_hold_stages_of_it(paper: str) -> None:
+    recipes.check_groups(compose.groups(paper), compose.known_stages(paper), paper)
