@@ -6,8 +6,8 @@ e1, e2 and e3 are decoupled on purpose, so that this is no exact Langevin dynami
 each followed by a clip of all entries:
 
     plain      the equation as it stands
-    released   s <- s + (lr_i / mean|d|) d with d the sum above: the e's set proportions alone; lr_i of steps i = 0, ...,
-               n - 1 is lr + (lr_end - lr) i / n
+    released   s <- s + (lr_i / mean|d|) d with d the sum above: the e's set proportions alone; lr_i of steps i = 0,
+               ..., n - 1 is lr + (lr_end - lr) i / n
     stable     s <- s + lr_i (e1 (R(s) - s) + e2 g / mean|g| + e3 n): a step of the class that does not vanish when the
                class is reached, and one of the prior that does when R(s) = s
 

@@ -131,9 +131,11 @@ def test_a_component_that_never_changes_the_images_gets_nothing(base: Base, cont
         assert torch.allclose(make(flow, coalition, x, y), make(flow, coalition | LORA, x, y), atol=1e-4)
 
 
-def run_epoch(flow: Workflow, x: Tensor, y: Tensor, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any], list[Any]]:
+def run_epoch(
+    flow: Workflow, x: Tensor, y: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> tuple[dict[str, Any], list[tuple[int, Tensor]]]:
     """A test epoch in two batches: what later stages are fed with, and from which noise each coalition started."""
-    starts: list[Any] = []
+    starts: list[tuple[int, Tensor]] = []
     sample = flow.sample
 
     def follow(start: Tensor, **options: Any) -> Tensor:

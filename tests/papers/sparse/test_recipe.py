@@ -7,8 +7,8 @@ from statistics import fmean
 
 import pytest
 
-from experiments import compose
-from experiments.plan import Plan, Stage, plan
+from experiments.config import compose
+from experiments.running.plan import Plan, Stage, plan
 from tests.papers.sparse.published import ACCURACIES, MEANS, SHOTS
 
 Make = Callable[..., Plan]
