@@ -17,8 +17,8 @@ from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
 from experiments.common.tables import read_rows
 from experiments.config import compose, vary
+from experiments.config.schema import Grid, Knob
 from experiments.evidence import results, tuning
-from experiments.evidence.tuning import Grid
 from experiments.identity.provenance import code_version
 from experiments.pages import console
 from experiments.running import preconditions
@@ -69,7 +69,7 @@ def main(argv: list[str]) -> int:
 
 def _plan(config: DictConfig, grid: Grid, paper: str, value: Any, seed: int) -> Plan:
     """The arms and what they need, with one value of the grid in its places."""
-    knob = vary.Knob(keys=grid.keys, among=[value])
+    knob = Knob(keys=grid.keys, among=[value, value])
     turned = vary.turn(config, {"tune": knob}, {"tune": value}, compose.groups(paper))
     return only(plan(turned, seed), grid.arms)
 

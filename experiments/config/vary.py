@@ -17,71 +17,19 @@ from __future__ import annotations
 import copy
 import math
 import random
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from experiments.common.errors import InputError, typed, unknown
-from experiments.config import recipes
-
-WAYS = ("times", "between", "among")
-
-
-@dataclass(frozen=True)
-class Knob:
-    """A number of the recipe that is drawn anew for each seed.
-
-    Attributes:
-        keys: where it stands: `stages.<stage, group or pattern>.<path>`.
-        times: lowest and highest factor, drawn evenly on the logarithmic scale.
-        between: lowest and highest value, drawn evenly.
-        among: values, drawn evenly.
-    """
-
-    keys: Sequence[str]
-    times: Sequence[float] | None = None
-    between: Sequence[float] | None = None
-    among: Sequence[Any] | None = None
-
-    def draw(self, chance: random.Random) -> Any:
-        """A factor for `times`, a value for the others."""
-        if self.times is not None:
-            return math.exp(chance.uniform(math.log(self.times[0]), math.log(self.times[1])))
-        if self.between is not None:
-            return chance.uniform(*self.between)
-        assert self.among is not None
-        return chance.choice(list(self.among))
+from experiments.common.errors import InputError, unknown
+from experiments.config import recipes, written
+from experiments.config.schema import Knob
 
 
-def read(config: Mapping[str, Any], where: str = "vary") -> dict[str, Knob]:
+def read(config: Mapping[str, Any]) -> dict[str, Knob]:
     """The knobs of a resolved configuration by name. Raises InputError for one that makes no sense."""
-    knobs: dict[str, Knob] = {}
-    for name, item in (config.get("vary") or {}).items():
-        what = f"{where}.{name}"
-        knob: Knob = typed(Knob, item, what)
-        ways = [way for way in WAYS if getattr(knob, way) is not None]
-        if len(ways) != 1:
-            raise InputError(f"{what}: expected one of {', '.join(WAYS)}, got {', '.join(ways) or 'none'}")
-        if not knob.keys or any(not re.match(r"stages\.[^.]+\.\S+", str(key)) for key in knob.keys):
-            raise InputError(f"{what}.keys: expected keys such as stages.*.module.optimizer.lr, got {knob.keys!r}")
-        _check_range(knob, what)
-        knobs[str(name)] = knob
-    return knobs
-
-
-def _check_range(knob: Knob, what: str) -> None:
-    if knob.among is not None:
-        if len(knob.among) < 2:
-            raise InputError(f"{what}.among: expected two values or more, got {knob.among!r}")
-        return
-    ends = knob.times if knob.times is not None else knob.between
-    assert ends is not None
-    numbers = all(isinstance(end, int | float) and math.isfinite(end) for end in ends)
-    if len(ends) != 2 or not numbers or ends[0] >= ends[1] or (knob.times is not None and ends[0] <= 0):
-        raise InputError(f"{what}: expected a lower and a higher number, got {list(ends)}")
+    return {str(name): written.read(Knob, item, f"vary.{name}") for name, item in (config.get("vary") or {}).items()}
 
 
 def draw(knobs: Mapping[str, Knob], registration: str, seed: int) -> dict[str, Any]:
@@ -92,7 +40,18 @@ def draw(knobs: Mapping[str, Knob], registration: str, seed: int) -> dict[str, A
         registration: hash of the registration that is replicated.
         seed: of the replication's stream.
     """
-    return {name: knob.draw(random.Random(f"{registration}/{seed}/{name}")) for name, knob in knobs.items()}
+    return {name: _draw(knob, random.Random(f"{registration}/{seed}/{name}")) for name, knob in knobs.items()}
+
+
+def _draw(knob: Knob, chance: random.Random) -> Any:
+    """A factor for `times`, a value for the others."""
+    if knob.times is not None:
+        low, high = map(math.log, knob.times)
+        return math.exp(chance.uniform(low, high))
+    if knob.between is not None:
+        return chance.uniform(*knob.between)
+    assert knob.among is not None
+    return chance.choice(knob.among)
 
 
 def turn(

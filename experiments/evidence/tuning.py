@@ -15,59 +15,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from experiments.common import files
-from experiments.common.errors import InputError, typed, unknown
+from experiments.common.errors import unknown
+from experiments.config import written
+from experiments.config.schema import Grid
 from experiments.evidence import results
-from experiments.running.plan import PILOTS
 
 Scores = Mapping[str, Sequence[Sequence[float | None]]]  # arm -> value -> pilot seed -> score
-
-
-@dataclass(frozen=True)
-class Grid:
-    """What `tune` says in a recipe.
-
-    Attributes:
-        arms: the stages that are compared, each tuned on the same values.
-        keys: where the number stands, see experiments.config.vary.
-        values: three to five of them, from low to high.
-        by: a validation metric, `val/<name>`, of the last epoch that has it.
-        lower_is_better: of that metric.
-        seeds: pilot seeds, below 1000.
-        none: instead of all that: why there is nothing to tune.
-    """
-
-    arms: Sequence[str] = ()
-    keys: Sequence[str] = ()
-    values: Sequence[Any] = ()
-    by: str = "val/top1"
-    lower_is_better: bool = False
-    seeds: Sequence[int] = (1, 2)
-    none: str = ""
 
 
 def read(config: Mapping[str, Any]) -> Grid | None:
     """The grid of a resolved configuration; None if its recipe says nothing. Raises InputError."""
     if not config.get("tune"):
         return None
-    grid: Grid = typed(Grid, config["tune"], "tune")
-    if grid.none:
-        return grid
-    if not 3 <= len(grid.values) <= 5 or len(set(map(str, grid.values))) != len(grid.values):
-        raise InputError(f"tune.values={list(grid.values)}: expected three to five different values")
-    if len(grid.arms) < 2:
-        raise InputError(f"tune.arms={list(grid.arms)}: expected the stages that the main claim compares, two or more")
+    grid = written.read(Grid, config["tune"], "tune")
     for arm in grid.arms:
         if arm not in config["stages"]:
             raise unknown("tune.arms: stage", arm, config["stages"])
-    if not grid.by.startswith("val/"):
-        raise InputError(f"tune.by={grid.by}: expected a validation metric, as val/top1: test images are not looked at")
-    if not grid.seeds or any(not isinstance(s, int) or not 0 < s < PILOTS for s in grid.seeds):
-        raise InputError(f"tune.seeds={list(grid.seeds)}: expected pilot seeds, from 1 to {PILOTS - 1}")
     return grid
 
 

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from experiments.common.errors import InputError
 from experiments.config import vary
+from experiments.config.schema import Knob
 
 RATE = {"keys": ["stages.*.lr"], "times": [0.5, 2]}
 CONFIG = {
@@ -22,7 +23,7 @@ CONFIG = {
 }
 
 
-def knobs(**items: Any) -> dict[str, vary.Knob]:
+def knobs(**items: Any) -> dict[str, Knob]:
     return vary.read({"vary": items})
 
 
@@ -72,10 +73,10 @@ def test_groups_and_values() -> None:
     [
         ({"keys": ["stages.*.lr"]}, "expected one of times, between, among, got none"),
         ({**RATE, "between": [0, 1]}, "got times, between"),
-        ({**RATE, "times": [2, 0.5]}, r"expected a lower and a higher number, got \[2, 0\.5\]"),
-        ({**RATE, "times": [0, 2]}, "expected a lower and a higher number"),
+        ({**RATE, "times": [2, 0.5]}, "expected a lower and a higher number"),
+        ({**RATE, "times": [0, 2]}, "expected a positive number"),
         ({"keys": ["stages.*.lr"], "among": [1]}, "expected two values or more"),
-        ({"keys": ["lr"], "times": [0.5, 2]}, r"expected keys such as stages\.\*"),
+        ({"keys": ["lr"], "times": [0.5, 2]}, r"expected some such as stages\.\*"),
         ({**RATE, "factor": [1, 2]}, "factor"),
     ],
 )

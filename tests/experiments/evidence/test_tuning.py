@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from experiments.common.errors import InputError
+from experiments.config.schema import Grid
 from experiments.evidence import tuning
 
 TUNE = {"arms": ["a", "b"], "keys": ["stages.*.lr"], "values": [0.1, 0.2, 0.4], "seeds": [1, 2]}
 
 
-def grid(**changed: Any) -> tuning.Grid:
+def grid(**changed: Any) -> Grid:
     read = tuning.read({"stages": {"a": {}, "b": {}}, "tune": {**TUNE, **changed}})
     assert read is not None
     return read
