@@ -161,8 +161,8 @@ class _Setting:
         self.began = time.monotonic()
         self.recorded = is_recorded(request.scale)
         self.seeds = None if config.seeds is None else registration.check_seeds(config.seeds)
-        if self.seeds is not None:
-            console.say(registration.in_words(self.seeds))
+        if self.seeds is not None and (told := registration.told_of_one(self.seeds)):
+            console.say(told)
         self.by_hand = self.recorded and (self.seeds is not None or bool(results.personal(request.given)))
         self.title = results.title(request.scale, request.variant, self.by_hand)
         self.resolved = compose.resolve(config, 0)
