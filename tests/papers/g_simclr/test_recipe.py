@@ -125,8 +125,21 @@ def test_published_numbers_belong_to_the_batches_they_came_from(cifar: Plan, pho
     assert rows["probe_fixed/test/p2_top1"] == {39.40, 39.12}
     assert rows["probe_rank_order/test/p2_top1"] == {41.01, 40.61}
     assert rows["supervised/test/top1"] == {75.88, 74.10}
-    assert not [name for name in rows if name.startswith(("probe_random", "probe_strict"))]  # nobody published those
+    assert (rows["tuned_fixed/test/top1"], rows["tuned_rank_order/test/top1"]) == ({42.21}, {43.10})
+    nobody_published = ("probe_random", "probe_strict", "tuned_random", "tuned_strict")
+    assert not [name for name in rows if name.startswith(nobody_published)]
     rows = published(photos)
     assert rows["probe_random/test/p3_top1"] == {52.4}
     assert rows["probe_rank_order/test/p3_top1"] == {60.0}
-    assert published(full("variant=imagenet_shallow"))["probe_rank_order/test/p3_top1"] == {51.2}
+    assert (rows["tuned_random/test/top1"], rows["tuned_rank_order/test/top1"]) == ({49.2}, {56.0})
+
+
+@pytest.mark.parametrize(
+    ("variant", "than", "difference"),
+    [(None, "probe_fixed", 0.58), ("imagenet", "probe_random", 7.6), ("imagenet_shallow", "probe_random", -1.2)],
+)
+def test_published_differences_are_of_the_released_order(variant: str | None, than: str, difference: float) -> None:
+    said = [c for c in claims.read(full(*([f"variant={variant}"] if variant else [])).config).claims if c.published]
+    assert [(c.better, c.than, c.published["difference"]) for c in said if c.published] == [
+        ("probe_rank_order/test/p3_top1", f"{than}/test/p3_top1", difference)
+    ]
