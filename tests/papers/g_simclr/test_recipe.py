@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from experiments import claims, compose, training
-from experiments.plan import Plan, plan
+from experiments.config import claims, compose
+from experiments.running import training
+from experiments.running.plan import Plan, plan
 from modules.common.schedules import Position
 from modules.g_simclr.probe import FineTuned
 
