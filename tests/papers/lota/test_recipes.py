@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from experiments.plan import Plan
+from experiments.running.plan import Plan
 
 SUBSETS = ("biggan", "midjourney", "wukong", "sd14", "sd15", "adm", "glide", "vqdm")
 SMALL = ("deconv", "nearest", "gan", "ddpm")

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from experiments import compose, training
-from experiments.plan import Plan, Stage, plan
+from experiments.config import compose
+from experiments.running import training
+from experiments.running.plan import Plan, Stage, plan
 
 VARIANTS = ("", "squared", "sigma_58", "tangent", "cars", "pets", "resnet50", "cars_resnet50", "pets_resnet50")
 Stages = dict[str, Stage]

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments import engine
-from experiments.plan import Plan
+from experiments.running import engine
+from experiments.running.plan import Plan
 from modules.common.classifier import Classifier
 from modules.robust_pbn.backbones import Start, small
 from modules.robust_pbn.deep import Parts, Weights
