@@ -226,6 +226,25 @@ def test_a_protopnet_of_phases_is_tested_as_it_was_trained() -> None:
         assert tested.maps(x).shape == (3, 10, 5, 5)
 
 
+def test_the_joint_bottleneck_learns_its_concepts_beside_the_classes() -> None:
+    """While the last layer is 0, classes tell the network nothing: what it learns then is the concepts'."""
+    network = ConceptNetwork(nn.Conv2d(3, 4, 3), 4, 2)
+    stage = JointBottleneck(network, 3, weight=0.7)
+    batch = SimpleNamespace(
+        x=torch.randn(6, 3, 8, 8), y=torch.arange(6) % 3, concepts=torch.tensor([[0.0, 1.0], [1.0, 1.0]]).repeat(3, 1)
+    )
+    concepts = network(batch.x)
+    expected = nn.functional.cross_entropy(stage.last(concepts.sigmoid()), batch.y)
+    expected = expected + 0.7 * nn.functional.binary_cross_entropy(concepts.sigmoid(), batch.concepts)
+    assert float(stage.training_step(batch, 0)) == pytest.approx(float(expected), rel=1e-5)
+
+    with torch.no_grad():
+        stage.last.weight.zero_()
+    before = state(network)
+    step(stage, batch)
+    assert not torch.equal(network.head.weight, before["head.weight"])
+
+
 def test_rates_of_the_joint_bottleneck() -> None:
     network = ConceptNetwork(nn.Conv2d(3, 4, 3), 4, 2)
     network_group, last = JointBottleneck(network, 3, last_rate=0.05).trained()
