@@ -91,7 +91,7 @@ def _table(papers: list[dict[str, Any]]) -> Table:
             verdict = f"[{STYLES[main['verdict']]}]{main['verdict']}[/]" if main else "[dim]no main claim[/]"
             marks = " [magenta]stale[/]" if entry["stale"] else " [dim]seen[/]" if entry["seen"] else ""
             told = escape(span(main)) if main else ""
-            rows.append((name, verdict + marks, told, str(entry["seeds"]), f"{entry['seconds'] / 60:.0f} min"))
+            rows.append((escape(name), verdict + marks, told, str(entry["seeds"]), f"{entry['seconds'] / 60:.0f} min"))
         cells = ["\n".join(column) for column in zip(*rows, strict=True)] or ["", "[dim]not run[/]", "", "", ""]
         table.add_row(paper["key"], escape(paper["main"] or ""), *cells)
     table.caption = "stale: code, configuration or claims changed since; seen: claims were written after these seeds"
@@ -100,7 +100,8 @@ def _table(papers: list[dict[str, Any]]) -> Table:
 
 def _details(paper: dict[str, Any]) -> Table:
     """What one may ask of a paper: its claims with their recorded verdicts, its stages and its variants."""
-    table = Table(title=f"{paper['title']}, arXiv {paper['arxiv']}", title_justify="left", show_header=False, box=None)
+    title = escape(f"{paper['title']}, arXiv {paper['arxiv']}")
+    table = Table(title=title, title_justify="left", show_header=False, box=None)
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
     table.add_row("about", escape(paper["about"]))

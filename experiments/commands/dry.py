@@ -1,7 +1,8 @@
 """A recipe's dry run: every module at its own size, two steps on generated data, and what a real run would take.
 
-A stage's `dry` (see Shortened) says what may be cut because it only repeats: images per step, steps, and arguments of
-its module or data such as the number of samples to draw. Sizes of networks and inputs stay as published.
+A stage's `dry` (experiments.config.schema.Shortened) says what may be cut because it only repeats: images per step,
+steps, and arguments of its module or data such as the number of samples to draw. Sizes of networks and inputs stay as
+published.
 """
 
 from __future__ import annotations
@@ -10,19 +11,21 @@ import gc
 import math
 import time
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
+from rich.markup import escape
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_flop_formula, sdpa_flop_count
 
 from datamodules.common.base import DataModule, Fed
-from experiments.common.errors import RunError, explain, typed
+from experiments.common.errors import RunError, explain
 from experiments.config.instantiate import build
 from experiments.config.recipes import merge
+from experiments.config.schema import Shortened
+from experiments.config.written import read
 from experiments.pages import console
 from experiments.running import process_memory, training
 from experiments.running.plan import Plan, Stage, plan
@@ -39,22 +42,12 @@ if _cpu_attention not in flop_registry:  # torch counts the operations of attent
 GPU = 1e14  # operations a second that a GPU of today does in bf16 when a training is written well, of 3e14 to 1e15
 
 
-@dataclass(frozen=True)
-class Shortened:
-    """A stage's `dry` key: images per step, steps, and what is merged over its module and its data."""
-
-    batch: int = 4  # a published batch of 512 would need the published hardware
-    steps: int = 2
-    module: dict[str, Any] = field(default_factory=dict)
-    data: dict[str, Any] = field(default_factory=dict)
-
-
 def main(config: DictConfig) -> int:
     """Dry-run all stages of a configuration; prints two tables. Returns 0, or 1 if a stage failed."""
     this = plan(config, int(config.seed))
     training.quiet()
     training.check_plan(this)
-    short = {name: typed(Shortened, stage.dry, f"stages.{name}.dry") for name, stage in this.stages.items()}
+    short = {name: read(Shortened, stage.dry, f"stages.{name}.dry") for name, stage in this.stages.items()}
     table = Table(title=f"{this.title}: dry run on generated data", title_justify="left")
     for column in (
         "stage",
@@ -211,5 +204,6 @@ def _needed(data: dict[str, DataModule]) -> Table:
         problem = module.available()
         module.generated = True  # the declared sizes, without reading
         sizes = " + ".join(f"{n:,} {split}" for split, n in module.spec.sizes.items() if n)
-        table.add_row(module.spec.name, sizes, "[red]no[/]" if problem else "[green]yes[/]", problem or "nothing")
+        there = "[red]no[/]" if problem else "[green]yes[/]"
+        table.add_row(escape(module.spec.name), sizes, there, escape(problem or "nothing"))
     return table

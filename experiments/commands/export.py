@@ -52,14 +52,14 @@ def main(argv: list[str]) -> int:
             raise InputError("seed= chooses a run's weights: name a stage too, stage=S")
         folder = _fresh(given.get("to") or f"exports/{config.key}")
         for path in tables(str(config.key), folder):
-            console.out.print(str(path), soft_wrap=True)
+            console.say(str(path))
         return 0
 
     this = _finished_run(config, given["stage"], given.get("seed"))
     setting = f"{this.paper}-{this.scale}" + (f"-{this.variant}" if this.variant else "")
     folder = _fresh(given.get("to") or f"exports/{setting}-{given['stage']}")
     for path in weights(this, given["stage"], folder):
-        console.out.print(str(path), soft_wrap=True)
+        console.say(str(path))
     return 0
 
 

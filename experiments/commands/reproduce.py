@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
-from experiments.config import claims, compose, flags
+from experiments.config import claims, compose, flags, schema
 from experiments.evidence import registration, results, verdicts
 from experiments.identity.provenance import cores
 from experiments.pages import wandb_verdict
 from experiments.running import cost, engine, preconditions
 from experiments.running.devices import gpu_groups, processes, uses_gpu
-from experiments.running.manifest import Report, finished
+from experiments.running.manifest import finished
 from experiments.running.plan import Plan, only, plan, plan_each
 from experiments.running.pool import Pool, Scheduler
 
@@ -93,7 +93,8 @@ def _paper(argv: list[str], schedulers: Schedulers) -> int:
         for name in always:
             again = compose.request([*argv, f"variant={name}"])
             code = max(code, _Setting(again, compose.compose(again.overrides)).run(schedulers))
-    _finish(request.paper)
+    if is_recorded(request.scale):  # else no page says anything new
+        _finish(request.paper)
     return code
 
 
@@ -107,7 +108,7 @@ def _finish(paper: str) -> None:
 
     if results.read(paper) is not None:
         page = next(p for p in report.build([paper]) if p.stem == paper)
-        console.out.print(f"report:  {page.relative_to(ROOT)}")
+        console.say(f"report:  {page.relative_to(ROOT)}")
 
 
 def _unfinished(plans: Sequence[Plan]) -> int:
@@ -154,18 +155,19 @@ class _Setting:
     """One (paper, scale, variant): runs it until it is decided, prints its tables and writes its record."""
 
     def __init__(self, request: compose.Request, config: DictConfig) -> None:
+        from experiments.pages import console
+
         self.request, self.config = request, config
         self.began = time.monotonic()
         self.recorded = is_recorded(request.scale)
         self.seeds = None if config.seeds is None else registration.check_seeds(config.seeds)
+        if self.seeds is not None:
+            console.say(registration.in_words(self.seeds))
         self.by_hand = self.recorded and (self.seeds is not None or bool(results.personal(request.given)))
         self.title = results.title(request.scale, request.variant, self.by_hand)
         self.resolved = compose.resolve(config, 0)
         self.questions = claims.read(self.resolved)
-        for key in ("first", "most", "minutes"):
-            value = config[key]
-            if not isinstance(value, int | float) or isinstance(value, bool) or value < (0 if key == "minutes" else 1):
-                raise InputError(f"{key}={value}: expected a positive number")
+        schema.check_settings(self.resolved)
         self.plans: list[Plan] = []
         self.outcomes: dict[int, dict[str, engine.Outcome]] = {}
         self.registered: dict[str, Any] = {}
@@ -252,7 +254,7 @@ class _Setting:
             folder = results.RESULTS if self.writes_on else results.here()
             where = os.path.relpath(folder / f"{self.request.paper}.json", ROOT)
             note = "" if self.writes_on else " (results/ stays as it is; record=true writes it on)"
-            console.out.print(f"results: {where}{note}", soft_wrap=True)
+            console.say(f"results: {where}{note}")
         return max((engine.exit_code(done) for done in self.outcomes.values()), default=0)
 
     def _run_until_decided(self) -> dict[str, Any]:
@@ -274,6 +276,9 @@ class _Setting:
         """Run what is not done of these plans; whether there was anything."""
         from experiments.pages import console
 
+        for stage in plans[0].stages.values():
+            if (manifest := finished(stage)) is not None:
+                self._check_reported(stage.name, manifest["metrics"])
         open_plans = [p for p in map(self._without_failed, plans) if _unfinished([p])]
         if not open_plans:
             return False
@@ -288,10 +293,19 @@ class _Setting:
         if seconds is not None:
             console.out.print(f"about {cost.in_words(seconds)}, as far as can be told from what its stages took before")
         with console.Board(self._name(), len(names), known).plan(names) as board:
-            report: Report = board
+
+            def report(event: dict[str, Any]) -> None:
+                board(event)
+                if event["event"] == "stage" and event["status"] == "done":
+                    self._check_reported(event["stage"], event["metrics"])
+
             for seed, done in self.scheduler.run(open_plans, report).items():
                 self.outcomes[seed] = {**self.outcomes.get(seed, {}), **done}
         return True
+
+    def _check_reported(self, stage: str, metrics: Mapping[str, float]) -> None:
+        """Raises InputError if a claim is about a metric that a stage which finished does not report."""
+        claims.check_reported(self.questions, self.request.scale, list(self.resolved["stages"]), stage, metrics)
 
     def _without_failed(self, plan_: Plan) -> Plan:
         """The plan without stages that failed earlier in this command and without those that need them."""

@@ -75,8 +75,8 @@ def _run(config: DictConfig, job: Any) -> float:
         outcomes = engine.run(this, board)
     for name, outcome in outcomes.items():
         metrics = "  ".join(f"{m} {console.number(v)}" for m, v in outcome.metrics.items() if not m.endswith("/n"))
-        console.out.print(f"{name:<20} {'' if outcome.status == 'done' else outcome.status} {metrics}", soft_wrap=True)
-    console.out.print(f"runs: {next(iter(this.stages.values())).directory.parent}", soft_wrap=True)
+        console.say(f"{name:<20} {'' if outcome.status == 'done' else outcome.status} {metrics}")
+    console.say(f"runs: {next(iter(this.stages.values())).directory.parent}")
     stage, _, key = metric.partition("/")
     value = outcomes[stage].metrics.get(key, math.nan) if metric else math.nan
     code = engine.exit_code(outcomes)
@@ -132,7 +132,7 @@ def _finish(folder: Path, name: str, runs_dir: Path) -> int:
     console.out.print(sweep.table(record), "")
     failed = [job for job in jobs if job["exit_code"]]
     console.out.print(f"{len(jobs)} jobs, {len(failed)} failed; a failed job is tried again by the same command")
-    console.out.print(f"sweep: {runs_dir / record['paper'] / record['scale'] / 'sweeps' / name}.json", soft_wrap=True)
+    console.say(f"sweep: {runs_dir / record['paper'] / record['scale'] / 'sweeps' / name}.json")
     return max((job["exit_code"] for job in jobs), default=0)
 
 
@@ -144,7 +144,7 @@ def _named(lines: list[str]) -> tuple[str, list[str]]:
         return "", rest
     given = {line.split("=", 1)[0] for line in rest}
     paper = next((line.split("=", 1)[1] for line in rest if line.startswith("paper=")), compose.default("paper"))
-    kept = [line for line in sweep.named(paper, name) if line.split("=", 1)[0] not in given]
+    kept = [line for line in compose.sweep_file(paper, name).arguments if line.split("=", 1)[0] not in given]
     if "hydra/launcher" in given:  # another launcher has other settings
         kept = [line for line in kept if not line.startswith("hydra.launcher.")]
     return name, kept + rest

@@ -12,23 +12,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.markup import escape
 from rich.table import Table
 
 from experiments.common import files
 from experiments.common.errors import InputError, unknown
-from experiments.config import claims, compose, expressions
+from experiments.config import claims, expressions
 from experiments.evidence import sequences
 from experiments.running.plan import Plan
-
-
-def named(paper: str, name: str) -> list[str]:
-    """The arguments of conf/sweep/<paper>/<name>.yaml. Raises InputError for an unknown name."""
-    folder = compose.CONF / "sweep" / paper
-    if not (folder / f"{name}.yaml").exists():
-        raise unknown(f"sweep of {paper}", name, [path.stem for path in folder.glob("*.yaml")])
-    return list(yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))["arguments"])
 
 
 def objective(plan: Plan, needed: bool = True) -> str:
@@ -127,7 +118,8 @@ def table(record: Mapping[str, Any]) -> Table:
     from experiments.pages.console import number
 
     made = Table(
-        title=f"{record['paper']}/{record['scale']} sweep {record['name']}: {record['objective']}", title_justify="left"
+        title=escape(f"{record['paper']}/{record['scale']} sweep {record['name']}: {record['objective']}"),
+        title_justify="left",
     )
     for column in ("setting", "seeds", "mean", "95% interval", ""):
         made.add_column(column, justify="left" if column in ("setting", "") else "right")

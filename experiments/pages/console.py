@@ -54,6 +54,11 @@ COLUMNS = 8  # of metrics, those that claims are about first; a terminal has no 
 SHOWN = ("test/top1", "test/top5", "test/ece", "test/nll")  # first, where a stage has them
 
 
+def say(text: str) -> None:
+    """A line as it is: brackets in it are no markup, and a name is not broken in two."""
+    out.print(text, markup=False, soft_wrap=True)
+
+
 class Board:
     """One bar over all stages of all seeds; a line for each stage that ends when there is no terminal to draw on.
 
@@ -244,7 +249,7 @@ def stage_table(entry: Mapping[str, Any], title: str) -> Table:
         else:
             table.add_row(escape(stage), f"[red]{'failed' if item['failed'] else 'skipped'}[/]", *[""] * len(names))
     if more:
-        table.caption = f"and on the report page: {', '.join(name.removeprefix('test/') for name in more)}"
+        table.caption = escape(f"and on the report page: {', '.join(name.removeprefix('test/') for name in more)}")
     return table
 
 
