@@ -16,8 +16,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from experiments.commands import sweep
-from experiments.common import files
-from experiments.common.errors import InputError, RunError
+from experiments.common import failure, files
+from experiments.common.errors import RunError
 from experiments.config import compose, flags
 from experiments.running import engine
 from experiments.running.manifest import finished
@@ -53,11 +53,12 @@ def _job(config: DictConfig) -> float:
     requeue_when_asked()  # here too: a launcher starts jobs in processes of its own
     try:
         return _run(config, job)
-    except (InputError, RunError) as error:  # Hydra would print a trace and end with 1
+    except Exception as error:  # noqa: BLE001 - Hydra would print a trace and end with 1
         ERRORS.append(error)
         if job.mode == RunMode.MULTIRUN:
+            reason, code = failure.explain(error, Path(job.runtime.output_dir) / failure.NAME)
             record = {"paper": config.key, "scale": config.scale, "seed": config.seed, "objective": "", "value": None}
-            record |= {"overrides": list(job.overrides.task), "exit_code": error.exit_code, "reason": str(error)}
+            record |= {"overrides": list(job.overrides.task), "exit_code": code, "reason": reason}
             files.write_json(Path(job.runtime.output_dir) / "job.json", record)
         return math.nan
 
@@ -88,7 +89,7 @@ def _run(config: DictConfig, job: Any) -> float:
 
 
 CODES: list[int] = []  # of the jobs that ran in this process
-ERRORS: list[InputError | RunError] = []  # of those that did not even start
+ERRORS: list[Exception] = []  # of those that did not even start
 
 
 def main(argv: list[str]) -> int:

@@ -124,7 +124,7 @@ class Board:
         self._draw()
         if event["status"] == "failed":
             out.print(f"[red]failed[/]  seed {event['seed']} {escape(event['stage'])}: ", end="")
-            out.print(event["reason"], markup=False)
+            out.print(event["reason"], markup=False, soft_wrap=True)
         elif not out.is_terminal and not event["cached"] and event["status"] == "done":
             metric = next((f"{m} {event['metrics'][m]:.2f}" for m in SHOWN if m in event["metrics"]), "")
             elapsed = time.monotonic() - self.began

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 import warnings
 import zipfile
 import zlib
@@ -25,8 +26,8 @@ import torch
 from torch.multiprocessing import ProcessExitedException
 
 from datamodules.common.base import DataModule, Fed, seed_torch, stream
-from experiments.common import files
-from experiments.common.errors import InputError, KilledError, RunError, explain
+from experiments.common import files, tracing
+from experiments.common.errors import CodeError, InputError, KilledError, RunError, explain, is_foreseen
 from experiments.common.paths import ROOT
 from experiments.common.tables import read_rows, write_rows
 from experiments.config import switches
@@ -130,7 +131,7 @@ def construct_data(plan: Plan, stage: Stage) -> DataModule:
     try:
         data = build(stage.data, f"stages.{stage.name}.data", **given)
     except (ValueError, TypeError) as error:
-        raise InputError(f"stages.{stage.name}.data: {error}") from error
+        raise InputError(f"stages.{stage.name}.data: {error}{tracing.lead_to_slip(error)}") from error
     assert isinstance(data, DataModule)
     return data
 
@@ -160,7 +161,7 @@ def construct_from(stage: Stage, given: Mapping[str, Any]) -> StageModule:
     try:
         module = build(stage.module, where, **given)
     except (ValueError, TypeError) as error:  # what a constructor says of its arguments is a message to the user
-        raise InputError(f"{where}: {error}") from error
+        raise InputError(f"{where}: {error}{tracing.lead_to_slip(error)}") from error
     if not isinstance(module, StageModule):
         raise InputError(f"{where}._target_: {stage.module['_target_']} is no StageModule")
     return module
@@ -349,6 +350,9 @@ def artifacts(stage: Stage) -> dict[str, np.ndarray]:
     return arrays
 
 
+RANK_ERRORS = {"killed": KilledError, "input": InputError, "run": RunError, "code": CodeError}  # by what ended it
+
+
 def in_own_processes(plan: Plan, stage: Stage) -> dict[str, Any]:
     """Run a stage on several devices as a process group of its own, from its resolved configuration.
 
@@ -375,7 +379,9 @@ def in_own_processes(plan: Plan, stage: Stage) -> dict[str, Any]:
     if result is None:
         raise RunError(f"{stage.name}: its processes ended with code {code}; see {stage.directory / 'processes.log'}")
     if "error" in result:
-        raise {"killed": KilledError, 2: InputError}.get(result["code"], RunError)(result["error"])
+        failed: Exception = RANK_ERRORS[result["kind"]](result["error"])
+        failed.add_note(result["trace"])
+        raise failed
     return result
 
 
@@ -386,11 +392,13 @@ def run_rank(request: Path, answer: Path) -> None:
     try:
         result = train(plan, stage)
     except ProcessExitedException as error:
-        files.write_json(answer, {"error": f"{stage.name}: {how_it_ended(error.exit_code)}", "code": "killed"})
+        reason = f"{stage.name}: {how_it_ended(error.exit_code)}"
+        files.write_json(answer, {"error": reason, "kind": "killed", "trace": traceback.format_exc()})
         raise
     except Exception as error:
         reason, code = explain(error)
-        files.write_json(answer, {"error": reason, "code": code})
+        kind = "input" if code == InputError.exit_code else "run" if is_foreseen(error) else "code"
+        files.write_json(answer, {"error": reason, "kind": kind, "trace": traceback.format_exc()})
         raise
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:
         files.write_json(answer, result)

@@ -321,7 +321,8 @@ def test_wrong_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_help_imports_neither_torch_nor_wandb() -> None:
     code = (
-        "import sys; from experiments import cli, dashboard; cli.main(dashboard.main, dashboard.HELP, ['--help']);"
+        "import sys; from experiments.commands import cli, dashboard;"
+        "cli.main(dashboard.main, dashboard.HELP, ['--help']);"
         "sys.exit(any(name in sys.modules for name in ('torch', 'wandb', 'wandb_workspaces')))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
