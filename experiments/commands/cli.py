@@ -77,6 +77,19 @@ def _say(text: str) -> None:
     print(f"error: {text}", file=sys.stderr)
 
 
+def take(argv: Sequence[str], names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The words `name=value` of these names as a mapping, and the other words."""
+    own = {}
+    others = []
+    for word in argv:
+        name, _, value = word.partition("=")
+        if name in names:
+            own[name] = value
+        else:
+            others.append(word)
+    return own, others
+
+
 def papers_named(argv: Sequence[str]) -> list[str]:
     """Keys from words such as meal_v2, paper=meal_v2 and paper=meal_v2,zpe; every paper for paper=all.
 

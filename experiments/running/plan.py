@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -35,6 +35,22 @@ COUNTS = ("num_nodes", "max_epochs", "max_steps", "check_val_every_n_epoch", "ac
 NO_CONTENT = ("fingerprint", "seed", "needs", "feeds", "dry", "exclusive")  # of a stage's identity, or apart in it
 
 
+Needs = Mapping[str, str | list[str]]  # argument -> the stage, or the stages, that fill it
+
+
+def names_in(needs: Needs) -> list[str]:
+    """The stages that fill any argument."""
+    return [name for names in needs.values() for name in ([names] if isinstance(names, str) else names)]
+
+
+def fill(needs: Needs, get: Callable[[str], Any]) -> dict[str, Any]:
+    """Each argument with what `get` gives for its stage, or the list of it for its stages."""
+    return {
+        argument: get(names) if isinstance(names, str) else [get(name) for name in names]
+        for argument, names in needs.items()
+    }
+
+
 @dataclass(frozen=True)
 class Stage:
     """One LightningModule fitted and/or tested on one DataModule."""
@@ -51,15 +67,14 @@ class Stage:
     exclusive: bool = False  # it measures time: no other stage of this suite runs on the machine meanwhile
     start_like: str | None = None  # construct with the random state of this name: arms that share it start alike
     reference_batch: int | None = None  # the global batch the learning rate is stated for
-    dry: dict[str, Any] = field(default_factory=dict)  # what a dry run shortens, see experiments.commands.dry.Shortened
+    dry: dict[str, Any] = field(default_factory=dict)  # what a dry run shortens, see experiments.running.dry.Shortened
     fingerprint: str = ""
     seed: int = 0
     directory: Path = Path()
 
     @property
     def predecessors(self) -> list[str]:
-        given = [*self.needs.values(), *self.feeds.values()]
-        return list(dict.fromkeys(name for value in given for name in ([value] if isinstance(value, str) else value)))
+        return list(dict.fromkeys([*names_in(self.needs), *names_in(self.feeds)]))
 
     def config(self) -> dict[str, Any]:
         """What config.yaml records: everything needed to build the stage again."""

@@ -36,7 +36,7 @@ from experiments.running import loggers, process_memory
 from experiments.running.callbacks import CheckData, EndWithParent, NoProfiler, Progress, Recorder, StepSeed, StopAfter
 from experiments.running.devices import processes
 from experiments.running.manifest import Damaged, Report, finished, from_json, silent, to_json
-from experiments.running.plan import PILOTS, Plan, Stage
+from experiments.running.plan import PILOTS, Plan, Stage, fill
 from experiments.running.processes import how_it_ended
 from modules.common.distributed import synced
 from modules.common.module import StageModule
@@ -118,29 +118,20 @@ def set_aside(path: Path) -> None:
 
 def construct(plan: Plan, stage: Stage, **overrides: Any) -> StageModule:
     """Build a stage's module with its predecessors' modules, from the seed of (run, stage)."""
-    given: dict[str, Any] = {}
-    for argument, needed in stage.needs.items():
-        given[argument] = load(plan, needed) if isinstance(needed, str) else [load(plan, n) for n in needed]
+    partners = fill(stage.needs, partial(load, plan))
     seed_all("construction", stage.seed, zlib.crc32((stage.start_like or stage.name).encode()))
-    return construct_from(stage, given)
+    return construct_from(stage, partners)
 
 
 def construct_data(plan: Plan, stage: Stage) -> DataModule:
     """Build a stage's datamodule with the finished stages that feed it."""
-    given = {argument: fed(plan, needed) for argument, needed in stage.feeds.items()}
+    feeds = fill(stage.feeds, partial(Stored, plan))
     try:
-        data = build(stage.data, f"stages.{stage.name}.data", **given)
+        data = build(stage.data, f"stages.{stage.name}.data", **feeds)
     except (ValueError, TypeError) as error:
         raise InputError(f"stages.{stage.name}.data: {error}{tracing.lead_to_slip(error)}") from error
     assert isinstance(data, DataModule)
     return data
-
-
-def fed(plan: Plan, needed: str | list[str]) -> Any:
-    """What a datamodule gets of the stages that feed it: module and artifacts of each."""
-    if not isinstance(needed, str):
-        return [fed(plan, name) for name in needed]
-    return Stored(plan, needed)
 
 
 class Stored(Fed):
@@ -155,11 +146,11 @@ class Stored(Fed):
         return loaded
 
 
-def construct_from(stage: Stage, given: Mapping[str, Any]) -> StageModule:
+def construct_from(stage: Stage, partners: Mapping[str, Any]) -> StageModule:
     """Build a stage's module from its configuration and the modules it needs."""
     where = f"stages.{stage.name}.module"
     try:
-        module = build(stage.module, where, **given)
+        module = build(stage.module, where, **partners)
     except (ValueError, TypeError) as error:  # what a constructor says of its arguments is a message to the user
         raise InputError(f"{where}: {error}{tracing.lead_to_slip(error)}") from error
     if not isinstance(module, StageModule):
@@ -185,8 +176,8 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
     process_memory.forget_peak()
     torch.set_num_threads(plan.config["threads"])  # sums of many numbers depend on it
     began = time.monotonic()
-    made = replace(stage, module=switches.fused(stage.module)) if stage.trainer.get("fused") else stage
-    module = construct(plan, made)
+    fused = replace(stage, module=switches.fused(stage.module)) if stage.trainer.get("fused") else stage
+    module = construct(plan, fused)
     data = construct_data(plan, stage)
     arguments = trainer_arguments(stage)
     switches.apply(arguments, module)
@@ -208,7 +199,7 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
     def progress(fraction: float) -> None:
         report({"event": "progress", "seed": plan.seed, "stage": stage.name, "fraction": fraction})
 
-    kept: dict[str, str] = {}
+    checksums: dict[str, str] = {}
     logger = loggers.open_logger(plan, stage)
     trainer = pl.Trainer(
         **arguments,
@@ -232,7 +223,7 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
         if trainer.is_global_zero:
             if shows_pictures(plan):
                 _draw(module, data, stage)
-            kept = write_artifacts(stage, module.artifacts())
+            checksums = write_artifacts(stage, module.artifacts())
         loggers.log_pictures(logger, stage, metrics)
         loggers.log_checkpoint(logger, plan, stage)
     finally:
@@ -241,7 +232,7 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
     return {
         "metrics": metrics,
         "checkpoint": files.sha256(recorder.path) if stage.fit else None,
-        "artifacts": kept,
+        "artifacts": checksums,
         "seconds": round(max(recorder.elapsed, time.monotonic() - began), 2),
         "fit_seconds": round(recorder.elapsed, 3),
         "peak_memory_mb": round(process_memory.peak() / 2**20),
@@ -258,8 +249,8 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
 
 def _rates(module: StageModule) -> list[float]:
     """Each parameter group's learning rate at the start."""
-    made = module.configure_optimizers()
-    optimizers = made if isinstance(made, list | tuple) else [made]
+    configured = module.configure_optimizers()
+    optimizers = configured if isinstance(configured, list | tuple) else [configured]
     return [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
 
 
@@ -320,19 +311,19 @@ def _draw(module: StageModule, data: DataModule, stage: Stage) -> None:
 
 def shows_pictures(plan: Plan) -> bool:
     """One seed is enough to look at: the first of its stream, or of those given."""
-    given = plan.config.get("seeds")
-    return plan.seed == given[0] if given else plan.seed % PILOTS == 0
+    by_hand = plan.config.get("seeds")
+    return plan.seed == by_hand[0] if by_hand else plan.seed % PILOTS == 0
 
 
 def write_artifacts(stage: Stage, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
     """Write what a stage makes for later ones as artifacts/<name>.npy; returns name -> SHA-256 of the file."""
-    made = {}
+    checksums = {}
     for name, array in arrays.items():
         path = stage.directory / "artifacts" / f"{name}.npy"
         with files.replacing(path) as temporary, temporary.open("wb") as out:
             np.save(out, np.ascontiguousarray(array), allow_pickle=False)
-        made[name] = files.sha256(path)
-    return made
+        checksums[name] = files.sha256(path)
+    return checksums
 
 
 def artifacts(stage: Stage) -> dict[str, np.ndarray]:
