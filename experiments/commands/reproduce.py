@@ -76,7 +76,8 @@ def _paper(argv: list[str], schedulers: Schedulers) -> int:
     codes = [_run(asked, schedulers)]
     for variant in _companions(asked):
         codes.append(_run(setting.read([*argv, f"variant={variant}"]), schedulers))
-    _write_page(asked.paper)
+    if asked.is_recorded:  # else no page says anything new
+        _write_page(asked.paper)
     return max(codes)
 
 

@@ -149,7 +149,7 @@ def _named(lines: list[str]) -> tuple[str, list[str]]:
         return "", rest
     keys = {line.split("=", 1)[0] for line in rest}
     paper = next((line.split("=", 1)[1] for line in rest if line.startswith("paper=")), compose.default("paper"))
-    arguments = [line for line in sweep.named(paper, name) if line.split("=", 1)[0] not in keys]
+    arguments = [line for line in compose.sweep_file(paper, name).arguments if line.split("=", 1)[0] not in keys]
     if "hydra/launcher" in keys:  # another launcher has other settings
         arguments = [line for line in arguments if not line.startswith("hydra.launcher.")]
     return name, arguments + rest

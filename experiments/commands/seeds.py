@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from experiments.commands import stopping
 from experiments.commands.schedulers import Schedulers, jobs
 from experiments.commands.setting import Setting, recorded_entry
+from experiments.config import claims
 from experiments.evidence import registration, results
 from experiments.identity.provenance import cores
 from experiments.pages import console, view
@@ -105,6 +106,9 @@ class Seeds:
 
     def _train(self, plans: Sequence[Plan]) -> bool:
         """Run what is not done of these plans; whether there was anything."""
+        for stage in plans[0].stages.values():
+            if (manifest := finished(stage)) is not None:
+                self._check_reported(stage.name, manifest["metrics"])
         open_plans = [p for p in map(self._without_failed, plans) if unfinished([p])]
         if not open_plans:
             return False
@@ -119,9 +123,21 @@ class Seeds:
         if seconds is not None:
             console.say(f"about {cost.in_words(seconds)}, as far as can be told from what its stages took before")
         with Board(setting.name, len(names), expected).plan(names) as board:
-            for seed, outcomes in self.scheduler.run(open_plans, board).items():
+
+            def report(event: dict[str, Any]) -> None:
+                board(event)
+                if event["event"] == "stage" and event["status"] == "done":
+                    self._check_reported(event["stage"], event["metrics"])
+
+            for seed, outcomes in self.scheduler.run(open_plans, report).items():
                 self.outcomes[seed] = {**self.outcomes.get(seed, {}), **outcomes}
         return True
+
+    def _check_reported(self, stage: str, metrics: Mapping[str, float]) -> None:
+        """Raises InputError if a claim is about a metric that a stage which finished does not report."""
+        setting = self.setting
+        stages = list(setting.resolved["stages"])
+        claims.check_reported(setting.questions, setting.request.scale, stages, stage, metrics)
 
     def _without_failed(self, plan_: Plan) -> Plan:
         """The plan without stages that failed earlier in this command and without those that need them."""
@@ -150,6 +166,8 @@ def begin(setting: Setting, schedulers: Schedulers) -> Seeds:
         numbers = [registration.seed(stream, index) for index in range(count)]
     else:
         numbers = setting.seeds or list(range(count))
+        if setting.seeds is not None:
+            console.say(registration.in_words(setting.seeds))
     plans = plan_each(setting.config, numbers)
     preconditions.check(plans, here=setting.runs_here)
 

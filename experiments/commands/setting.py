@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from experiments.commands.schedulers import runs_here
 from experiments.common.errors import InputError
-from experiments.config import claims, compose
+from experiments.config import claims, compose, schema
 from experiments.config.claims import Questions
 from experiments.evidence import registration, results
 
@@ -67,14 +67,12 @@ def read(argv: list[str]) -> Setting:
     _refuse_a_seed(argv)
     request = compose.request(argv)
     config = compose.compose(request.overrides)
-    for key in ("first", "most", "minutes"):
-        _check_count(key, config[key])
-
     recorded = is_recorded(request.scale)
     seeds = None if config.seeds is None else registration.check_seeds(config.seeds)
     by_hand = recorded and (seeds is not None or bool(results.personal(request.given)))
     title = results.title(request.scale, request.variant, by_hand)
     resolved = compose.resolve(config, 0)
+    schema.check_settings(resolved)
     return Setting(
         request=request,
         config=config,
@@ -99,12 +97,6 @@ def _refuse_a_seed(argv: list[str]) -> None:
 def is_recorded(scale: str) -> bool:
     """Whether a scale's verdicts say anything of a paper; smoke runs only show that everything works."""
     return scale != "smoke"
-
-
-def _check_count(key: str, value: Any) -> None:
-    least = 0 if key == "minutes" else 1
-    if not isinstance(value, int | float) or isinstance(value, bool) or value < least:
-        raise InputError(f"{key}={value}: expected a positive number")
 
 
 def _from_record(config: DictConfig, has_stream: bool) -> bool:

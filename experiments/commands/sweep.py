@@ -12,25 +12,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.table import Table
 from rich.text import Text
 
 from experiments.common import files
 from experiments.common.errors import InputError, unknown
-from experiments.config import claims, compose, expressions
+from experiments.config import claims, expressions
 from experiments.evidence import sequences
 from experiments.pages import console
 from experiments.pages.numbers import number
 from experiments.running.plan import Plan
-
-
-def named(paper: str, name: str) -> list[str]:
-    """The arguments of conf/sweep/<paper>/<name>.yaml. Raises InputError for an unknown name."""
-    folder = compose.CONF / "sweep" / paper
-    if not (folder / f"{name}.yaml").exists():
-        raise unknown(f"sweep of {paper}", name, [path.stem for path in folder.glob("*.yaml")])
-    return list(yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))["arguments"])
 
 
 def objective(plan: Plan, needed: bool = True) -> str:

@@ -6,10 +6,8 @@ import difflib
 import errno
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from experiments.common import tracing
 from experiments.common.paths import ROOT
@@ -38,28 +36,16 @@ class CodeError(RunError):
 
 
 def unknown(what: str, name: str, options: Iterable[str]) -> InputError:
-    """One line that names the wrong name, the nearest valid one and (when short) all of them."""
+    """One line that names the wrong name, the nearest valid one and, unless they are many, all of them."""
     options = sorted(options)
     close = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
     ending = f"; did you mean {close[0]!r}?" if close else "."
     listed = ", ".join(options) if options else "none"
+    if len(listed) > 300 and close:
+        return InputError(f"{what} {name!r} does not exist{ending}")
     if len(listed) > 300:
         listed = listed[:300].rpartition(",")[0] + ", ..."  # whole names
     return InputError(f"{what} {name!r} does not exist{ending} Valid: {listed}")
-
-
-def typed(kind: type, item: Mapping[str, Any], where: str) -> Any:
-    """A dataclass from a mapping. Raises InputError for a key it does not have or one it lacks."""
-    if not isinstance(item, Mapping):
-        raise InputError(f"{where}={item!r}: expected a mapping")
-    names = {f.name for f in fields(kind)}
-    for key in item:
-        if key not in names:
-            raise unknown(f"{where}: key", str(key), names)
-    try:
-        return kind(**item)
-    except TypeError as error:
-        raise InputError(f"{where}: {str(error).split('__init__() ')[-1]}") from error
 
 
 def missing_package(error: ModuleNotFoundError) -> str:

@@ -1,7 +1,8 @@
 """A stage built at its own size: two steps on generated data, and what a real run would take.
 
-A stage's `dry` (see Shortened) says what may be cut because it only repeats: images per step, steps, and arguments of
-its module or data such as the number of samples to draw. Sizes of networks and inputs stay as published.
+A stage's `dry` (experiments.config.schema.Shortened) says what may be cut because it only repeats: images per step,
+steps, and arguments of its module or data such as the number of samples to draw. Sizes of networks and inputs stay as
+published.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import gc
 import math
 import time
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -19,9 +20,11 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_fl
 
 from datamodules.common.base import DataModule, Fed
 from experiments.common import failure
-from experiments.common.errors import RunError, typed
+from experiments.common.errors import RunError
 from experiments.config.instantiate import build
 from experiments.config.recipes import merge
+from experiments.config.schema import Shortened
+from experiments.config.written import read
 from experiments.running import process_memory, training
 from experiments.running.manifest import Report
 from experiments.running.plan import Plan, Stage, fill, names_in
@@ -33,16 +36,6 @@ if _cpu_attention not in flop_registry:  # torch counts the operations of attent
     @register_flop_formula(_cpu_attention)
     def _attention_flops(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
         return sdpa_flop_count(q, k, v)
-
-
-@dataclass(frozen=True)
-class Shortened:
-    """A stage's `dry` key: images per step, steps, and what is merged over its module and its data."""
-
-    batch: int = 4  # a published batch of 512 would need the published hardware
-    steps: int = 2
-    module: dict[str, Any] = field(default_factory=dict)
-    data: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -92,7 +85,7 @@ class DryRun:
     """
 
     def __init__(self, plan: Plan) -> None:
-        self.short = {name: typed(Shortened, item.dry, f"stages.{name}.dry") for name, item in plan.stages.items()}
+        self.short = {name: read(Shortened, item.dry, f"stages.{name}.dry") for name, item in plan.stages.items()}
         self.stages = part_of_the_recipe(plan)
         self.data: dict[str, DataModule] = {}
         self._built: dict[str, StageModule] = {}

@@ -13,6 +13,7 @@ from multiprocessing import connection
 from types import TracebackType
 from typing import Any, Self
 
+from experiments.common.errors import InputError
 from experiments.running import engine
 from experiments.running.engine import Outcome
 from experiments.running.manifest import Report
@@ -135,7 +136,9 @@ class Pool(Scheduler):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Workers end with their channel once idle. Ctrl-C in a terminal reaches them too; SIGTERM is passed on."""
         for worker in self.workers:
-            if told_to_end():  # the channel stays open: one that breaks while a stage reports would end it unsaved
+            mistaken = kind is not None and issubclass(kind, InputError)
+            # The channel stays open: one that breaks while a stage reports would end it unsaved.
+            if told_to_end() or mistaken:
                 worker.process.terminate()
             else:
                 worker.channel.close()

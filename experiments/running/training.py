@@ -32,6 +32,7 @@ from experiments.common.paths import ROOT
 from experiments.common.tables import read_rows, write_rows
 from experiments.config import switches
 from experiments.config.instantiate import build, check
+from experiments.config.written import Whole, read
 from experiments.running import loggers, process_memory
 from experiments.running.callbacks import CheckData, EndWithParent, NoProfiler, Progress, Recorder, StepSeed, StopAfter
 from experiments.running.devices import processes
@@ -67,11 +68,13 @@ def check_plan(plan: Plan) -> None:
     for stage in plan.stages.values():
         check(stage.module, f"stages.{stage.name}.module", tuple(stage.needs))
         check(stage.data, f"stages.{stage.name}.data", tuple(stage.feeds))
-        share, rest = divmod(stage.data.get("batch_size", 0), processes(stage.trainer))
-        if rest or (share == 0 and "batch_size" in stage.data):
+        if "batch_size" not in stage.data:
+            continue
+        where = f"stages.{stage.name}.data.batch_size"
+        batch = read(Whole, stage.data["batch_size"], where)
+        if batch % processes(stage.trainer):
             raise InputError(
-                f"stages.{stage.name}.data.batch_size={stage.data['batch_size']}: the global batch must be a multiple "
-                f"of the {processes(stage.trainer)} devices"
+                f"{where}={batch}: the global batch must be a multiple of the {processes(stage.trainer)} devices"
             )
 
 

@@ -200,6 +200,13 @@ def test_two_writers_lose_nothing(records: Path) -> None:
     assert len(json.loads(records.read_text())["entries"]) == 50
 
 
+def test_one_seed_by_hand_is_not_taken_for_so_many() -> None:
+    assert registration.in_words([3, 1]) == "seeds by hand: 3, 1"
+    assert registration.in_words([0]) == "seeds by hand: 0"
+    told = "one seed by hand, number 5; 5 seeds are named one by one: 'seeds=[0,1,2,3,4]'"
+    assert registration.in_words([5]) == told
+
+
 def test_seeds_by_hand_are_different_whole_numbers(make_plan: Callable[..., Plan]) -> None:
     assert registration.check_seeds([3, 1]) == [3, 1]
     for wrong in ([], [1, 1], [1.5], [True, 0]):

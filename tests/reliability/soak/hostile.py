@@ -29,7 +29,7 @@ from datamodules.common.torchvision_sets import MNIST
 from experiments.commands import cli
 from experiments.common import files
 from experiments.common.errors import InputError, explain
-from experiments.config import compose, instantiate
+from experiments.config import compose, instantiate, reading
 from experiments.evidence import registration, results
 from experiments.pages import console, report, view
 from experiments.pages.progress import Board
@@ -300,9 +300,9 @@ def configured(where: str, text: str, lines: Sequence[str], folder: Path) -> int
     shutil.copytree(compose.CONF, conf)
     with (conf / where).open("a", encoding="utf-8") as file:
         file.write(f"\n{text}\n")
-    compose.CONF = conf
-    compose.paper_file.cache_clear()
-    compose.known_stages.cache_clear()
+    reading.CONF = conf
+    reading.paper_file.cache_clear()
+    reading.known_stages.cache_clear()
 
     def command(_: list[str]) -> int:
         plan.plan(compose.compose(compose.request(lines).overrides), 0)
