@@ -6,9 +6,8 @@ import time
 from typing import Any
 
 from experiments.commands import recording, setting, stopping
-from experiments.commands import seeds as running_seeds
 from experiments.commands.schedulers import Schedulers
-from experiments.commands.seeds import Seeds, unfinished
+from experiments.commands.seeds import Seeds, begin, unfinished
 from experiments.commands.setting import Setting
 from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
@@ -99,7 +98,7 @@ def _write_page(paper: str) -> None:
 
 def _run(asked: Setting, schedulers: Schedulers) -> int:
     """Run a setting until it is decided, show its tables and record it; returns the exit code."""
-    seeds = running_seeds.begin(asked, schedulers)
+    seeds = begin(asked, schedulers)
     entry = _until_decided(seeds)
     shown = view.of(entry)
     console.say(console.main_line(shown, asked.name), "")
