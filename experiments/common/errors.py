@@ -6,9 +6,10 @@ import difflib
 import errno
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from experiments.common import tracing
 from experiments.common.paths import ROOT
 
 READING = ("available", "prepare_data", "setup")  # methods of a datamodule that look at files
@@ -28,6 +29,10 @@ class RunError(Exception):
 
 class KilledError(RunError):
     """A process that trained a stage was killed from outside: it is worth another try."""
+
+
+class CodeError(RunError):
+    """An exception in a paper's or a user's own code; the message leads to its line."""
 
 
 def unknown(what: str, name: str, options: Iterable[str]) -> InputError:
@@ -61,13 +66,18 @@ def _distribution(requirement: str) -> str:
 
 
 def explain(error: BaseException) -> tuple[str, int]:
-    """One line for people, and the exit code."""
-    chain: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None:
-        chain.append(link)
-        link = link.__cause__ or link.__context__
-    for link in chain:
+    """One line for people, and the exit code. What nobody foresaw is told with the line of code that it leads to."""
+    return _foreseen(error) or (tracing.last_words(error) + tracing.lead(error), CodeError.exit_code)
+
+
+def is_foreseen(error: BaseException) -> bool:
+    """Whether an error's own words say what is wrong; the trace of any other one is worth keeping."""
+    return _foreseen(error) is not None and not isinstance(error, CodeError)
+
+
+def _foreseen(error: BaseException) -> tuple[str, int] | None:
+    """What an error says that is meant for people, or that has a usual cause, and its exit code."""
+    for link in _chain(error):
         if isinstance(link, InputError | RunError):
             return str(link), link.exit_code
         if type(link).__name__ == "DataError":  # known by name, so that torch need not be imported to look
@@ -80,10 +90,17 @@ def explain(error: BaseException) -> tuple[str, int]:
         if isinstance(link, OSError) and link.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             where = link.filename or "the runs folder"
             return f"cannot write to {where}: {link.strerror}; name another with runs_dir=...", InputError.exit_code
-    first = str(error).strip().splitlines()
-    told = f"{type(error).__name__}: {first[0] if first else 'no message'}"
-    place = _data_that_was_read(error)
-    return (f"{place}: its data cannot be read ({told})", InputError.exit_code) if place else (told, 1)
+    if source := _data_that_was_read(error):
+        return f"{source}: its data cannot be read ({tracing.last_words(error)})", InputError.exit_code
+    return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An exception and those that it was raised from or beside, the latest first."""
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__ or link.__context__
 
 
 def _data_that_was_read(error: BaseException) -> str:

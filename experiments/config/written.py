@@ -90,7 +90,6 @@ Number = Annotated[float, Strict(), AllowInfNan(False), Written("a finite number
 Positive = Annotated[float, Strict(), AllowInfNan(False), Field(gt=0), Written("a positive number")]
 FromZero = Annotated[float, Strict(), AllowInfNan(False), Field(ge=0), Written("a number from 0")]
 Node = Annotated[dict[str, Any], Written("a mapping")]
-Texts = Text | Sequence[Text]
 
 
 @pydantic_dataclass(frozen=True, config=CLOSED)

@@ -125,9 +125,9 @@ def check_seeds(seeds: Any) -> list[int]:
     return values
 
 
-def in_words(seeds: Sequence[int]) -> str:
-    """What seeds given by hand mean: one number is one seed, not so many of them."""
-    if len(seeds) > 1 or not 1 < seeds[0] <= 100:
-        return f"seeds by hand: {', '.join(map(str, seeds))}"
+def told_of_one(seeds: Sequence[int]) -> str:
+    """What to say of a single seed given by hand: seeds=[5] is the seed number 5, not five of them; else nothing."""
+    if len(seeds) > 1 or not 1 < seeds[0] <= 32:
+        return ""
     several = ",".join(map(str, range(seeds[0])))
-    return f"one seed by hand, number {seeds[0]}; {seeds[0]} seeds are named one by one: 'seeds=[{several}]'"
+    return f"one seed by hand, number {seeds[0]}; {seeds[0]} of them would be 'seeds=[{several}]'"

@@ -368,16 +368,22 @@ def put(new: Mapping[str, Any], stored: Mapping[str, Any] | None, registered: Ma
 
 
 def other_code(new: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
-    """The stages that a shared seed gives another fingerprint."""
+    """The stages that a shared seed gives another fingerprint, unless that is of code which was confirmed."""
     changed = []
     for name, stage in new["stages"].items():
         there = stored["stages"].get(name)
         ours = dict(zip(new["seeds"], stage["fingerprints"], strict=True))
         theirs = dict(zip(stored["seeds"], there["fingerprints"], strict=True)) if there else {}
         pairs = [(ours[s], theirs[s]) for s in ours if ours[s] and theirs.get(s)]
-        if there is None or any(a != b for a, b in pairs):
+        if there is None or (any(a != b for a, b in pairs) and not _is_confirmed(name, ours, stored)):
             changed.append(name)
     return changed
+
+
+def _is_confirmed(stage: str, fingerprints: Mapping[int, str | None], stored: Mapping[str, Any]) -> bool:
+    """Whether a stage's code is what a recorded seed was run anew with, see `make confirm`; seeds share their code."""
+    shown = (stored.get("confirmed") or {}).get(stage)
+    return shown is not None and fingerprints.get(shown["seed"]) == shown["fingerprint"]
 
 
 def same_numbers(new: Mapping[str, Any], stored: Mapping[str, Any]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -19,6 +19,22 @@ from experiments.running.devices import decide_precision
 
 PILOTS = 1000  # seeds below are for pilots and play: never recorded
 NO_CONTENT = ("fingerprint", "seed", "needs", "feeds", "dry", "exclusive")  # of a stage's identity, or apart in it
+
+
+Needs = Mapping[str, str | list[str]]  # argument -> the stage, or the stages, that fill it
+
+
+def names_in(needs: Needs) -> list[str]:
+    """The stages that fill any argument."""
+    return [name for names in needs.values() for name in ([names] if isinstance(names, str) else names)]
+
+
+def fill(needs: Needs, get: Callable[[str], Any]) -> dict[str, Any]:
+    """Each argument with what `get` gives for its stage, or the list of it for its stages."""
+    return {
+        argument: get(names) if isinstance(names, str) else [get(name) for name in names]
+        for argument, names in needs.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -44,8 +60,7 @@ class Stage:
 
     @property
     def predecessors(self) -> list[str]:
-        given = [*self.needs.values(), *self.feeds.values()]
-        return list(dict.fromkeys(name for value in given for name in ([value] if isinstance(value, str) else value)))
+        return list(dict.fromkeys([*names_in(self.needs), *names_in(self.feeds)]))
 
     def config(self) -> dict[str, Any]:
         """What config.yaml records: everything needed to build the stage again."""

@@ -95,15 +95,15 @@ class Scheduler(ABC):
         self, waiting: list[tuple[Plan, Stage]], outcomes: dict[int, dict[str, Outcome]], end: Any
     ) -> list[tuple[Plan, Stage]]:
         """Start the first stages whose predecessors are done; returns what still waits."""
-        kept = []
+        still_waiting = []
         for plan, stage in waiting:
             before = [outcomes[plan.seed].get(name) for name in stage.predecessors if name in plan.stages]
             if any(outcome is not None and outcome.status != "done" for outcome in before):
                 lost = [outcome.stage for outcome in before if outcome is not None and outcome.status != "done"]
                 end(plan, Outcome(stage.name, "skipped", reason=f"needs {', '.join(lost)}"))
             elif any(outcome is None for outcome in before) or not self._start(plan, stage):
-                kept.append((plan, stage))
-        return kept
+                still_waiting.append((plan, stage))
+        return still_waiting
 
 
 @dataclass

@@ -100,11 +100,30 @@ def test_networks_to_compare_can_be_built(paper: str) -> None:
         check(pair.theirs, f"bench.{number}.theirs")
 
 
+def kind_of(stage: Stage) -> tuple[Any, ...]:
+    """Equal for stages that are built of the same definitions with other numbers."""
+    built = sorted(set(targets([stage.module, stage.data])))
+    return (*built, *sorted(stage.needs), *sorted(stage.feeds), stage.fit)
+
+
+@pytest.fixture
+def _one_of_a_kind_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes as long as training: of stages that are of one kind, the first draws its pictures."""
+    drawn: set[tuple[Any, ...]] = set()
+    draw = training._draw
+
+    def draw_once(module: Any, data: Any, stage: Stage) -> None:
+        if kind_of(stage) not in drawn:
+            drawn.add(kind_of(stage))
+            draw(module, data, stage)
+
+    monkeypatch.setattr(training, "_draw", draw_once)
+
+
 class Watch:
     """Which module-level definitions of the suite's own code execute while a stage trains and is tested.
 
-    Watching and drawing take as long as training: of stages that are built of the same definitions with other numbers,
-    the first is watched and draws its pictures.
+    Watching takes as long as training: of stages that are of one kind, the first is watched.
     """
 
     def __init__(self) -> None:
@@ -113,16 +132,9 @@ class Watch:
         self._files: dict[str, list[tuple[int, int, definitions.Definition]] | None] = {}
 
     def train(self, plan: Plan, stage: Stage, report: Any) -> dict[str, Any]:
-        kind = (
-            *sorted(set(targets([stage.module, stage.data]))),
-            *sorted(stage.needs),
-            *sorted(stage.feeds),
-            stage.fit,
-        )
+        kind = kind_of(stage)
         if kind in self.kinds:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(training, "_draw", lambda module, data, stage: None)
-                return TRAIN(plan, stage, report)
+            return TRAIN(plan, stage, report)
         self.kinds.add(kind)
         profile = Profile(subcalls=False, builtins=False)
         try:
@@ -171,6 +183,7 @@ def engine() -> set[definitions.Definition]:
     return {definition for name in called if isinstance(definition := definitions.locate(name), definitions.Definition)}
 
 
+@pytest.mark.usefixtures("_one_of_a_kind_draws")
 @pytest.mark.parametrize("paper", PAPERS)
 def test_smoke_runs_to_a_verdict_with_all_that_executes_in_its_identity(
     paper: str,
@@ -222,6 +235,7 @@ def test_full_recipe_passes_its_dry_run(paper: str, tmp_path: Path, capsys: pyte
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_one_of_a_kind_draws")
 @pytest.mark.parametrize("paper", PAPERS)
 def test_every_stage_runs_in_half_precision(paper: str, tmp_path: Path, make_plan: Callable[..., Plan]) -> None:
     """What trainer=auto chooses on a GPU. A dry run would not tell: it writes nothing that NumPy has to take."""

@@ -127,6 +127,22 @@ def test_a_disk_that_takes_nothing_ends_in_one_line(
     assert not [f for f in tmp_path.rglob("*") if f.is_file() and not f.name.endswith(".lock")]
 
 
+def test_a_bug_ends_in_one_line_that_leads_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(arguments: list[str]) -> int:
+        return len(arguments) // len(arguments)
+
+    monkeypatch.setattr(cli, "ROOT", tmp_path)
+    assert cli.main(broken, "", []) == 1
+    told = capsys.readouterr().err
+    assert len(told.splitlines()) == 1
+    assert "ZeroDivisionError" in told
+    assert "at tests/experiments/commands/test_commands.py:" in told
+    assert "in broken; whole trace: " in told
+    assert "in broken" in (tmp_path / "runs" / "failure.txt").read_text()
+
+
 @pytest.mark.slow
 def test_a_sweep_over_the_student_trains_each_teacher_once_per_seed(tmp_path: Path) -> None:
     lines = ["seed=0,1", "stages.student.module.hard_label_weight=0,1", f"runs_dir={tmp_path}"]

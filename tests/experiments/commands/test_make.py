@@ -33,7 +33,7 @@ def make(*words: str) -> subprocess.CompletedProcess[str]:
         (["reproduce", "rotnet"], "rotnet is no target; did you mean PAPER=rotnet?"),
         (["reprodce", "PAPER=rotnet"], "reprodce is no target; did you mean reproduce?"),
         (["reproduce", "PAPER=rotnet", "STAGE=x"], "STAGE=x would change nothing: make reproduce reads ARGS DRY"),
-        (["test", "PAPER=rotnet"], "PAPER=rotnet would change nothing: make test reads ARGS"),
+        (["soak", "SCALE=mini"], "SCALE=mini would change nothing: make soak reads ARGS PAPER"),
         (["setup", "SCALE=full"], "SCALE=full would change nothing: make setup reads no variable"),
         (["reproduce"], "name a paper, as in make reproduce PAPER=meal_v2"),
     ],

@@ -224,3 +224,14 @@ def test_the_schema_refuses_what_the_classes_refuse() -> None:
     nodes = schema_command.document("paper")["$defs"]
     assert not [name for name in closed if nodes[name]["additionalProperties"]]
     assert nodes["Claim"]["required"] == ["name", "better", "than"]
+
+
+@pytest.mark.parametrize(("kind", "up"), [("paper", ".."), ("recipe", "../..")])
+def test_every_file_names_its_schema_in_its_second_line(kind: str, up: str) -> None:
+    line = f"# yaml-language-server: $schema={up}/schema/{kind}.json"
+    lacking = [
+        str(path.relative_to(reading.CONF))
+        for path in sorted((reading.CONF / kind).rglob("*.yaml"))
+        if path.read_text(encoding="utf-8").splitlines()[1] != line
+    ]
+    assert not lacking, f"expected {line}"

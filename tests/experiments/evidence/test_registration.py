@@ -201,10 +201,9 @@ def test_two_writers_lose_nothing(records: Path) -> None:
 
 
 def test_one_seed_by_hand_is_not_taken_for_so_many() -> None:
-    assert registration.in_words([3, 1]) == "seeds by hand: 3, 1"
-    assert registration.in_words([0]) == "seeds by hand: 0"
-    told = "one seed by hand, number 5; 5 seeds are named one by one: 'seeds=[0,1,2,3,4]'"
-    assert registration.in_words([5]) == told
+    told = "one seed by hand, number 5; 5 of them would be 'seeds=[0,1,2,3,4]'"
+    assert registration.told_of_one([5]) == told
+    assert not any(registration.told_of_one(seeds) for seeds in ([3, 1], [0], [1], [6000]))
 
 
 def test_seeds_by_hand_are_different_whole_numbers(make_plan: Callable[..., Plan]) -> None:

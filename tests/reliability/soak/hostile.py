@@ -31,7 +31,8 @@ from experiments.common import files
 from experiments.common.errors import InputError, explain
 from experiments.config import compose, instantiate, reading
 from experiments.evidence import registration, results
-from experiments.pages import console, report
+from experiments.pages import console, report, view
+from experiments.pages.progress import Board
 from experiments.running import plan
 from experiments.running.callbacks import check_data
 from experiments.running.plan import Plan
@@ -334,8 +335,8 @@ def page(done: Plan, folder: Path) -> int:
 
 def terminal(done: Plan, folder: Path) -> int:
     """0 if the tables and the progress show hostile names as text."""
-    entry = renamed(done, MARKUP)
-    with console.out.capture() as captured, console.Board(MARKUP, 1) as board:
+    entry = view.of(renamed(done, MARKUP))
+    with console.out.capture() as captured, Board(MARKUP, 1) as board:
         board({"event": "warning", "text": MARKUP})
         board({"event": "stage", "stage": MARKUP, "seed": 0, "status": "failed", "reason": MARKUP, "cached": False})
         for table in (console.stage_table, console.claim_table, console.published_table):
