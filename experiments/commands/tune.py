@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments.commands import cli
-from experiments.commands.reproduce import Schedulers
+from experiments.commands.schedulers import Schedulers
 from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
 from experiments.common.tables import read_rows
@@ -21,6 +21,8 @@ from experiments.config.schema import Grid, Knob
 from experiments.evidence import results, tuning
 from experiments.identity.provenance import code_version
 from experiments.pages import console
+from experiments.pages.numbers import number
+from experiments.pages.progress import Board
 from experiments.running import preconditions
 from experiments.running.manifest import finished
 from experiments.running.plan import Plan, only, plan
@@ -53,7 +55,7 @@ def main(argv: list[str]) -> int:
     with Schedulers() as schedulers:
         scheduler = schedulers.of(config, sum(len(p.stages) for p in plans))
         names = [stage.name for p in plans for stage in p.stages.values()]
-        with console.Board(f"{request.paper} tune", len(names), {}).plan(names) as board:
+        with Board(f"{request.paper} tune", len(names), {}).plan(names) as board:
             for number in range(len(grid.values)):
                 scheduler.run(plans[number * len(grid.seeds) : (number + 1) * len(grid.seeds)], board)
 
@@ -110,7 +112,7 @@ def _show(grid: Grid, found: Mapping[str, Any], title: str) -> Table:
     for arm, chosen in found["chosen"].items():
         cells = []
         for value, mean in zip(grid.values, chosen["means"], strict=True):
-            text = "failed" if mean is None else console.number(mean)
+            text = "failed" if mean is None else number(mean)
             cells.append(f"[bold]{text}[/]" if value == chosen["value"] else text)
         shown.add_row(escape(arm), *cells)
     return shown
