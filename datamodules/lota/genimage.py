@@ -61,7 +61,7 @@ class Pictures(Dataset):
             raise DataError(f"{self.root / name} cannot be decoded ({error}); replace or remove it") from error
         drawn = stream("crops of a picture", self.seed, epoch if self.train else -1, row)
         source = torch.Generator().manual_seed(drawn)
-        places = torch.rand(1, self.front_end.crops, 2, generator=source)
+        places = torch.rand(1, self.front_end.draws, 2, generator=source)
         x, patch = self.front_end(pixels[None], places, self.selection)
         return x[0], patch[0], label, subset
 
@@ -80,7 +80,7 @@ class Random(Dataset):
         source = generator("stand-in picture", *key)
         side = self.front_end.size or 256
         pixels = torch.randint(256, (1, 3, side, side), generator=source, dtype=torch.uint8)
-        x, patch = self.front_end(pixels, torch.rand(1, self.front_end.crops, 2, generator=source))
+        x, patch = self.front_end(pixels, torch.rand(1, self.front_end.draws, 2, generator=source))
         row = key[1]
         return x[0], patch[0], row % 2, row % len(SUBSETS)
 
