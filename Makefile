@@ -86,43 +86,43 @@ papers: $(READY) ## every paper: main claim, verdict, scale, cost, stale or not;
 	@$(BIN)/python -m experiments.catalog $(if $(PAPER),paper=$(PAPER)) $(ARGS)
 
 report: $(READY) ## site/index.html and a page per paper
-	@$(BIN)/python -m experiments.report $(if $(PAPER),paper=$(PAPER)) $(ARGS)
+	@$(BIN)/python -m experiments.commands.report $(if $(PAPER),paper=$(PAPER)) $(ARGS)
 
 check-results: $(READY) ## re-derive every recorded interval, verdict and table from per-seed values
-	@$(BIN)/python -m experiments.check_results $(if $(PAPER),paper=$(PAPER)) $(ARGS)
+	@$(BIN)/python -m experiments.commands.check_results $(if $(PAPER),paper=$(PAPER)) $(ARGS)
 
 sweep: $(READY) ## a named sweep (SWEEP=hard_labels) or a grid: ARGS="seed=0,1 stages.X.module.key=1,2"
 	@$(BIN)/python -m experiments.run -m $(if $(SWEEP),sweep=$(SWEEP)) $(if $(SEEDS),seed=$(SEEDS)) $(GIVEN)
 
 dashboard: $(READY) ## sync a paper's offline W&B runs and build its W&B workspace from code
-	@$(BIN)/python -m experiments.dashboard $(GIVEN)
+	@$(BIN)/python -m experiments.commands.dashboard $(GIVEN)
 
 export: $(READY) ## weights of a finished stage with a card (STAGE=student), or the record as CSV (no STAGE)
-	@$(BIN)/python -m experiments.export $(if $(STAGE),stage=$(STAGE)) $(GIVEN)
+	@$(BIN)/python -m experiments.commands.export $(if $(STAGE),stage=$(STAGE)) $(GIVEN)
 
 compare: $(READY) ## which numbers a change of the code moved: BASE=main, PAPER=K1,K2 (default: all), SCALE=smoke | mini
-	@$(BIN)/python -m experiments.compare $(if $(BASE),base=$(BASE)) $(if $(PAPER),paper=$(PAPER)) \
+	@$(BIN)/python -m experiments.commands.compare $(if $(BASE),base=$(BASE)) $(if $(PAPER),paper=$(PAPER)) \
 		scale=$(or $(SCALE),smoke) $(if $(VARIANT),variant=$(VARIANT)) $(if $(SEEDS),seeds=$(SEEDS)) $(ARGS)
 
 confirm: $(READY) ## is a stale record still what the code gives? One recorded seed anew, every number compared
-	@$(BIN)/python -m experiments.confirm $(if $(PAPER),paper=$(PAPER)) $(if $(SCALE),scale=$(SCALE)) \
+	@$(BIN)/python -m experiments.commands.confirm $(if $(PAPER),paper=$(PAPER)) $(if $(SCALE),scale=$(SCALE)) \
 		$(if $(VARIANT),variant=$(VARIANT)) $(ARGS)
 
 soak: $(READY) ## kill, corrupt, refuse, race, fill the disk: does anything get lost? (minutes)
-	@$(BIN)/python -m experiments.soak $(if $(PAPER),paper=$(PAPER)) $(ARGS)
+	@$(BIN)/python -m tests.reliability.soak $(if $(PAPER),paper=$(PAPER)) $(ARGS)
 
 bench: $(READY) ## speed ratios against plain PyTorch loops; PAPER=K: its networks against independent ones
-	@$(BIN)/python -m experiments.benchmark $(if $(PAPER),paper=$(PAPER)) $(ARGS)
+	@$(BIN)/python -m experiments.benchmarks.networks $(if $(PAPER),paper=$(PAPER)) $(ARGS)
 
 lint: $(READY) ## style, format, types, unsafe calls, installed packages against each other and the lock
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m pip check
-	@$(BIN)/python -m experiments.lock
+	@$(BIN)/python -m experiments.commands.lock
 
 lock: $(READY) ## requirements.lock anew from pyproject.toml's ranges (needs uv and a network)
-	@$(BIN)/python -m experiments.lock --write
+	@$(BIN)/python -m experiments.commands.lock --write
 
 readme: $(READY) ## rewrite the README's table of papers from results/, and what these repeat of conf/paper
 	@$(BIN)/python -m experiments.catalog --readme

@@ -6,14 +6,14 @@ import os
 import subprocess
 import sys
 
-from experiments import compose
+from experiments.common.paths import ROOT
 
 
 def command(module: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """`python -m experiments.<module>`, in the repository's folder."""
     return subprocess.run(
         [sys.executable, "-m", f"experiments.{module}", *arguments],
-        cwd=compose.ROOT,
+        cwd=ROOT,
         env={**os.environ, **environment},
         capture_output=True,
         text=True,

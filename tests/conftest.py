@@ -15,9 +15,9 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["WANDB_MODE"] = "offline"
 
-from experiments import compose
-from experiments.fingerprint import targets
-from experiments.plan import Plan, plan
+from experiments.config import compose
+from experiments.identity.fingerprint import targets
+from experiments.running.plan import Plan, plan
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments import definitions
-from experiments.compose import ROOT, papers
-from experiments.definitions import Definition
+from experiments.common.paths import ROOT
+from experiments.config.compose import papers
+from experiments.identity import definitions
+from experiments.identity.definitions import Definition
 
 PYTHON = sorted(p for folder in ("experiments", "modules", "datamodules") for p in (ROOT / folder).rglob("*.py"))
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from experiments import compose
-from experiments.fingerprint import ENGINE
+from experiments.common.paths import ROOT
+from experiments.identity.fingerprint import ENGINE
 
 TOY = Path(__file__).parent.parent / "toy"
 PLACES = {
@@ -40,7 +40,7 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """This project with one paper more: only files of its own were added."""
     root = tmp_path_factory.mktemp("copy")
     for folder in ("conf", "experiments", "modules", "datamodules"):
-        shutil.copytree(compose.ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for name, places in PLACES.items():
         for place in places:
             assert not (root / place).exists()

@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader
 
 from datamodules.bagel.annotations import Mistakes
 from datamodules.common.imagenet_classes import imagenet_classes
-from experiments import claims, training
-from experiments.plan import Plan
+from experiments.config import claims
+from experiments.running import training
+from experiments.running.plan import Plan
 from modules.bagel import COLLAPSED, MistakeCounts, MistakeTables, MultiLabelEvaluation, SelectedSlice, collapsed_table
 from modules.common.multilabel import MultiLabelAccuracy, among, class_average
 

@@ -11,13 +11,17 @@ from typing import Any
 
 import pytest
 
-from experiments import claims, compose, definitions, reproduce, training
-from experiments.benchmark import Pair
-from experiments.engine import run
-from experiments.errors import typed
-from experiments.fingerprint import targets
-from experiments.instantiate import check
-from experiments.plan import Plan, Stage
+from experiments.benchmarks.networks import Pair
+from experiments.commands import reproduce
+from experiments.common.errors import typed
+from experiments.common.paths import ROOT
+from experiments.config import claims, compose
+from experiments.config.instantiate import check
+from experiments.identity import definitions
+from experiments.identity.fingerprint import targets
+from experiments.running import training
+from experiments.running.engine import run
+from experiments.running.plan import Plan, Stage
 
 PAPERS = compose.papers()
 TRAIN = training.train
@@ -97,7 +101,7 @@ class Watch:
     def _definition(self, file: str, line: int) -> definitions.Definition | None:
         if file not in self._files:
             path = Path(file)
-            inside = path.is_relative_to(compose.ROOT) and path.relative_to(compose.ROOT).parts[0] in (
+            inside = path.is_relative_to(ROOT) and path.relative_to(ROOT).parts[0] in (
                 "modules",
                 "datamodules",
             )
@@ -106,7 +110,7 @@ class Watch:
 
 
 def _lines(path: Path) -> list[tuple[int, int, definitions.Definition]]:
-    module = ".".join(path.relative_to(compose.ROOT).with_suffix("").parts).removesuffix(".__init__")
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     places = []
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -126,7 +130,7 @@ def engine() -> set[definitions.Definition]:
     """What the engine itself calls: its rules have a version that the golden run holds, and count in every stage."""
     called: set[str] = set()
     for name in ("training", "callbacks"):
-        tree = ast.parse((compose.ROOT / "experiments" / f"{name}.py").read_text(encoding="utf-8"))
+        tree = ast.parse((ROOT / "experiments" / "running" / f"{name}.py").read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] in definitions.FIRST_PARTY:
                 called |= {f"{node.module}.{alias.name}" for alias in node.names if alias.name[0].islower()}

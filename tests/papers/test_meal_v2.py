@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments import training
-from experiments.plan import Plan
+from experiments.running import training
+from experiments.running.plan import Plan
 from modules.common.classifier import Classifier
 from modules.common.distillation import entropy, similarity_loss, soft_target
 from modules.common.schedules import Position

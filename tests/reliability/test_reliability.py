@@ -17,12 +17,17 @@ import pytest
 import torch
 from filelock import FileLock
 
-from experiments import callbacks, check_results, cli, compose, console, engine, instantiate, results, training
-from experiments.errors import InputError
-from experiments.soak import __main__ as soak
-from experiments.soak import bench as benches
-from experiments.soak import disturb, hostile, records
-from experiments.soak.bench import Bench
+from experiments.commands import check_results, cli
+from experiments.common.errors import InputError
+from experiments.common.paths import ROOT
+from experiments.config import compose, instantiate
+from experiments.evidence import results
+from experiments.pages import console
+from experiments.running import callbacks, engine, training
+from tests.reliability.soak import __main__ as soak
+from tests.reliability.soak import bench as benches
+from tests.reliability.soak import disturb, hostile, records
+from tests.reliability.soak.bench import Bench
 
 PAPER = compose.default("paper")
 LINES = [f"paper={PAPER}", *benches.LINES]
@@ -107,14 +112,17 @@ def test_two_processes_on_one_run(bench: Bench) -> None:
 def test_reproduce_a_sweep_and_reports_at_the_same_time(tmp_path: Path) -> None:
     """Over the same runs: each ends well, every page is whole, and nothing is left to do."""
     words = [f"paper={PAPER}", "scale=smoke", "trainer=cpu", f"runs_dir={tmp_path / 'runs'}"]
-    commands = [["experiments.reproduce", *words, "jobs=1"], ["experiments.run", "-m", *words, "seed=1,0"]]
-    output = {"cwd": compose.ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    commands = [
+        ["experiments.reproduce", *words, "jobs=1"],
+        ["experiments.run", "-m", *words, "seed=1,0"],
+    ]
+    output = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     children = [subprocess.Popen([sys.executable, "-m", *command], **output) for command in commands]
 
     pages = 0
     while any(child.poll() is None for child in children):
-        command = [sys.executable, "-m", "experiments.report", PAPER, "--site", str(tmp_path / "site")]
-        assert subprocess.run(command, cwd=compose.ROOT, check=False, capture_output=True).returncode == 0
+        command = [sys.executable, "-m", "experiments.commands.report", PAPER, f"site={tmp_path / 'site'}"]
+        assert subprocess.run(command, cwd=ROOT, check=False, capture_output=True).returncode == 0
         for page in (tmp_path / "site").glob("*.html"):
             assert page.read_text(encoding="utf-8").rstrip().endswith("</html>")
             pages += 1
@@ -122,7 +130,7 @@ def test_reproduce_a_sweep_and_reports_at_the_same_time(tmp_path: Path) -> None:
     for child in children:
         said = child.communicate(timeout=60)[0]
         assert child.returncode == 0, said[-500:]
-    again = subprocess.run([sys.executable, "-m", *commands[0]], cwd=compose.ROOT, capture_output=True, text=True)
+    again = subprocess.run([sys.executable, "-m", *commands[0]], cwd=ROOT, capture_output=True, text=True)
     assert "0 stages run" in again.stdout
 
 
@@ -332,9 +340,9 @@ def test_soak_says_what_it_does_not_understand(argument: str) -> None:
 
 
 def test_soak_help_needs_no_torch() -> None:
-    code = "import sys; from experiments import cli; from experiments.soak import __main__ as soak; "
+    code = "import sys; from experiments import cli; from tests.reliability.soak import __main__ as soak; "
     code += "cli.main(soak.main, soak.HELP, ['--help']); sys.exit('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=compose.ROOT, capture_output=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert b"kills=20" in done.stdout
 
@@ -347,6 +355,6 @@ def test_soak_counts_what_was_lost(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     shown = capsys.readouterr().out
     assert "at [/x] s: init/last.ckpt is missing" in shown
     assert "lost results: 1, other failures: 0" in shown
-    assert f"again: python -m experiments.soak paper={PAPER} kills=20 seed=7 seconds=600 jobs=200" in shown
+    assert f"again: python -m tests.reliability.soak paper={PAPER} kills=20 seed=7 seconds=600 jobs=200" in shown
     monkeypatch.setattr(soak, "schedule", lambda *_, **__: iter(made[:1]))
     assert soak.main([]) == 0

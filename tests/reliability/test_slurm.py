@@ -18,7 +18,8 @@ import pytest
 import torch
 from filelock import FileLock
 
-from experiments import compose
+from experiments.common.paths import ROOT
+from experiments.config import compose
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "scontrol", "scancel", "squeue", "sbatch")
 MISSING = [name for name in PROGRAMS if shutil.which(name) is None]
@@ -204,7 +205,7 @@ def outcome(runs: Path) -> dict[str, object]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     runs = tmp_path_factory.mktemp("undisturbed")
-    subprocess.run(command(runs), cwd=compose.ROOT, check=True, capture_output=True)
+    subprocess.run(command(runs), cwd=ROOT, check=True, capture_output=True)
     return outcome(runs)
 
 
@@ -215,7 +216,7 @@ def test_a_job_that_loses_its_place_goes_on(
     options = {"partition": "low", "timeout_min": 20, "mem_gb": 3, "cpus_per_task": 2}
     launcher = ["hydra/launcher=submitit_slurm", *(f"hydra.launcher.{key}={value}" for key, value in options.items())]
     sweep = subprocess.Popen(
-        command(tmp_path, *launcher), cwd=compose.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command(tmp_path, *launcher), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
         until(lambda: list(tmp_path.glob("meal_v2/smoke/seed=3/teacher_a-*/last.ckpt")), "a checkpoint")
@@ -244,7 +245,7 @@ def test_a_stage_of_reproduce_that_loses_its_place_goes_on(
     given = [*lines, *only("teacher_a"), "seeds=[3]", f"runs_dir={tmp_path}", *launcher]
     reproduce = subprocess.Popen(
         [sys.executable, "-m", "experiments.reproduce", *given],
-        cwd=compose.ROOT,
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -12,7 +12,7 @@ from datamodules.common.augment import RandomCrop
 from datamodules.common.base import Batches, DataError, stream
 from datamodules.common.digits import Digits
 from datamodules.common.loader import Columns, Images, Loader, WorkerLoader
-from experiments.compose import ROOT
+from experiments.common.paths import ROOT
 
 CPU = torch.device("cpu")
 

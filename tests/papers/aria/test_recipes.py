@@ -8,7 +8,7 @@ import pytest
 
 from datamodules.aria.folders import CATEGORIES, MODE_OF, NAMES
 from datamodules.common.photo_regions import SUBJECTS
-from experiments.plan import Plan
+from experiments.running.plan import Plan
 
 MakePlan = Callable[..., Plan]
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments import training
-from experiments.plan import Plan
+from experiments.running import training
+from experiments.running.plan import Plan
 from modules.case_based_prototypes.losses import LossWeights, code_error, prototype_error, reconstruction_error
 from modules.case_based_prototypes.module import CaseBased
 from modules.case_based_prototypes.networks import CaseBasedNetwork

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from experiments import training
-from experiments.plan import Plan, Stage
+from experiments.running import training
+from experiments.running.plan import Plan, Stage
 from modules.cda.networks import build_network
 from modules.common.schedules import Position
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from experiments.plan import Plan
+from experiments.running.plan import Plan
 from modules.cifake.networks import DEPTHS, FILTERS, UNITS
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from experiments import claims
-from experiments.plan import Plan
+from experiments.config import claims
+from experiments.running.plan import Plan
 
 LORAS = ("lora_0", "lora_25", "lora_50", "lora_100", "lora_other")
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from datamodules.common.torchvision_sets import FashionMNIST
-from experiments import engine, training
-from experiments.plan import Plan
+from experiments.running import engine, training
+from experiments.running.plan import Plan
 from modules.common.attributions import logit_gradient
 
 

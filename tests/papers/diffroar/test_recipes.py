@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from experiments.plan import Plan
+from experiments.running.plan import Plan
 
 
 def test_the_originals_are_trained_and_attacked_as_published(make_plan: Callable[..., Plan]) -> None:

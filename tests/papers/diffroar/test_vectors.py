@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from experiments import engine
-from experiments.plan import Plan
+from experiments.running import engine
+from experiments.running.plan import Plan
 
 
 @pytest.mark.slow

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from experiments import claims, training
-from experiments.plan import Plan
+from experiments.config import claims
+from experiments.running import training
+from experiments.running.plan import Plan
 
 
 def test_phases_of_the_full_recipe(make_plan: Callable[..., Plan]) -> None:

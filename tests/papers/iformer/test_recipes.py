@@ -11,8 +11,9 @@ import torch
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
-from experiments import claims, training
-from experiments.plan import Plan
+from experiments.config import claims
+from experiments.running import training
+from experiments.running.plan import Plan
 from modules.common.schedules import Position
 from modules.iformer import networks
 from modules.iformer.networks import IFormer

@@ -10,8 +10,9 @@ import torch
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
-from experiments import claims, training
-from experiments.plan import Plan
+from experiments.config import claims
+from experiments.running import training
+from experiments.running.plan import Plan
 from modules.common.schedules import Position
 from tests.papers.inception_next.helpers import CONVNEXT, COUNTS, parameters
 

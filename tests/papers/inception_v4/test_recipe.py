@@ -12,8 +12,8 @@ import torch
 from timm.optim import RMSpropTF
 from torch import nn
 
-from experiments import training
-from experiments.plan import Plan
+from experiments.running import training
+from experiments.running.plan import Plan
 from modules.common.schedules import Position, staircase
 from modules.inception_v4.networks import Residual
 from tests.papers.inception_v4.helpers import multiply_adds, parameters

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from experiments import compose, training
-from experiments.plan import Plan, plan
+from experiments.config import compose
+from experiments.config.instantiate import build
+from experiments.running.plan import Plan, plan
 from modules.common.schedules import Position
 
 SUBSETS = ("biggan", "midjourney", "wukong", "sd14", "sd15", "adm", "glide", "vqdm")
@@ -50,11 +51,11 @@ def test_the_grid_is_trained_as_released(full: Plan, kind: str) -> None:
             "pretrained": True,
             "num_classes": 1,
         }
-        optimizer = training.build(stage.module["optimizer"])([torch.nn.Parameter(torch.zeros(1))])
+        optimizer = build(stage.module["optimizer"])([torch.nn.Parameter(torch.zeros(1))])
         assert type(optimizer) is torch.optim.Adam
         (group,) = optimizer.param_groups
         assert (group["lr"], group["betas"], group["weight_decay"]) == (1e-4, (0.9, 0.999), 0)
-        schedule = training.build(stage.module["schedule"])
+        schedule = build(stage.module["schedule"])
         rates = [1e-4 * schedule(Position(epoch, 0, 10, 30)) for epoch in (0, 14, 29)]
         assert rates == pytest.approx([9.6995e-5, 5.3589e-5, 0], abs=1e-9)  # (29/30)^0.9, (15/30)^0.9, 0
 
@@ -63,7 +64,7 @@ def test_the_full_front_end_is_the_papers(full: Plan) -> None:
     """The three lowest planes by thresholding, one of 64 crops of 32 pixels at 256, the statistics of ImageNet; the
     largest gradient in training and in the test; from the noise image at its own size."""
     data = full.stages["bits_sd15"].data
-    front = training.build(data["front_end"])
+    front = build(data["front_end"])
     assert (front.mode, front.bits, front.patch, front.draws, front.size) == ("threshold", 3, 32, 64, 256)
     assert (front.resize_first, front.guided) == (None, False)
     assert (tuple(front.mean), tuple(front.std)) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -79,7 +80,7 @@ def test_ablations_are_trained_on_one_generator(full: Plan) -> None:
         assert stage.module["schedule"] == plain.module["schedule"]
         assert stage.module["optimizer"] == plain.module["optimizer"]
         assert (stage.trainer, stage.data["batch_size"]) == (plain.trainer, 64)
-        front = training.build(stage.data["front_end"])
+        front = build(stage.data["front_end"])
         fronts[name] = (front.mode, front.patch, front.guided)
     assert fronts == {
         "scaled": ("scale", 32, False),
@@ -124,7 +125,7 @@ def test_variants_change_the_front_end_of_every_arm_of_patches(
     stages = make_plan("paper=lota", "scale=full", f"variant={variant}").stages
     for name in ("bits_sd15", "rgb_adm", "scaled", "random_patch", "min_patch", "guided"):
         assert stages[name].data["front_end"] == {**full.stages[name].data["front_end"], **front}
-        assert training.build(stages[name].data["front_end"]).draws == draws
+        assert build(stages[name].data["front_end"]).draws == draws
     assert stages["guided"].module["network"]["patch"] == front.get("patch", 32)
 
 

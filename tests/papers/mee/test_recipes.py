@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from experiments import claims, engine, training
-from experiments.plan import Plan
+from experiments.config import claims
+from experiments.running import engine, training
+from experiments.running.plan import Plan
 from modules.common.schedules import Position
 
 Make = Callable[..., Plan]

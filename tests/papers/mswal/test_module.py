@@ -11,8 +11,8 @@ import torch
 from dynamic_network_architectures.architectures.unet import ResidualUNet
 from torch import Tensor, nn
 
-from experiments import training
-from experiments.plan import Plan
+from experiments.running import training
+from experiments.running.plan import Plan
 from modules.mswal.inference import gaussian_window, sliding_window
 from modules.mswal.module import Segmenter
 from modules.mswal.networks import HEADS, transfer

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from experiments import training
-from experiments.plan import Plan
+from experiments.running import training
+from experiments.running.plan import Plan
 from modules.common.schedules import Position
 from tests.papers.napa_vq.helpers import build_module
 

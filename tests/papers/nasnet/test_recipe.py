@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from experiments import claims, training
-from experiments.plan import Plan
+from experiments.config import claims
+from experiments.running import training
+from experiments.running.plan import Plan
 from modules.common.schedules import Position
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from experiments import training
-from experiments.plan import Plan
+from experiments.running import training
+from experiments.running.plan import Plan
 
 
 def test_arms_start_from_the_same_weights(make_plan: Callable[..., Plan]) -> None:

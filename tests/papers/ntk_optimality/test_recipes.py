@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from experiments import claims
-from experiments.plan import Plan
+from experiments.config import claims
+from experiments.running.plan import Plan
 
 
 def test_full_recipe_is_the_released_settings(make_plan: Callable[..., Plan]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from experiments import claims
-from experiments.plan import Plan
+from experiments.config import claims
+from experiments.running.plan import Plan
 
 
 def test_full_recipe_is_the_papers(make_plan: Callable[..., Plan]) -> None:

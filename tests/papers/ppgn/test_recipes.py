@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from experiments import claims, engine, training
-from experiments.plan import Plan
+from experiments.config import claims
+from experiments.running import engine, training
+from experiments.running.plan import Plan
 
 Make = Callable[..., Plan]
 SAMPLES = ["noiseless", "dgn_am", "no_gan", "joint", "ppgn_h", "ppgn_x"]

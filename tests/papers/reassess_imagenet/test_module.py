@@ -12,8 +12,8 @@ import torchmetrics
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments import training
-from experiments.plan import Plan
+from experiments.running import training
+from experiments.running.plan import Plan
 from modules.reassess_imagenet.module import Reassessment, set_cross_entropy
 from modules.reassess_imagenet.scores import Subgroups
 

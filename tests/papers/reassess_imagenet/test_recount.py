@@ -13,8 +13,8 @@ from timm.data import RealLabelsImagenet
 from datamodules.common.base import DataError
 from datamodules.common.label_files import padded
 from datamodules.reassess_imagenet.labels import LabelFile, LabelSets
-from experiments import claims, compose
-from experiments.plan import Plan
+from experiments.config import claims, compose
+from experiments.running.plan import Plan
 from modules.reassess_imagenet.recount import LabelCensus, Recount, pairs_of
 from modules.reassess_imagenet.scores import label_counts
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from timm.optim import AdamP
 
-from experiments import training
-from experiments.plan import Plan
+from experiments.running import training
+from experiments.running.plan import Plan
 from modules.common.schedules import Position
 from modules.relabel.module import ReLabel
 

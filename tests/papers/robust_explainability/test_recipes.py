@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from experiments.plan import Plan
+from experiments.running.plan import Plan
 from modules.common.schedules import Position
 from modules.robust_explainability.schedules import warmed_multistep
 

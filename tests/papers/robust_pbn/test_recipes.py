@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from experiments import training
-from experiments.plan import Plan
+from experiments.running import training
+from experiments.running.plan import Plan
 
 
 def test_shallow_recipe_is_the_published_one(make_plan: Callable[..., Plan]) -> None:

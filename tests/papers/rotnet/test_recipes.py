@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from datamodules.common.subsets import Subset
 from datamodules.common.torchvision_sets import FashionMNIST
-from experiments import claims, expressions, training
-from experiments.plan import Plan
+from experiments.config import claims, expressions
+from experiments.running import training
+from experiments.running.plan import Plan
 from modules.common.schedules import Position
 
 

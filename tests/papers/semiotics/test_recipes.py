@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from experiments import engine, training
-from experiments.instantiate import build
-from experiments.plan import Plan
+from experiments.config.instantiate import build
+from experiments.running import engine, training
+from experiments.running.plan import Plan
 
 Make = Callable[..., Plan]
 SIZES = {"few": 5, "some": 10, "many": 20}

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from experiments import claims, engine, training
-from experiments.plan import Plan
+from experiments.config import claims
+from experiments.running import engine, training
+from experiments.running.plan import Plan
 
 Make = Callable[..., Plan]
 ARMS = ("sparse", "supervised", "generated")

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from experiments import training
-from experiments.plan import Plan
+from experiments.running import training
+from experiments.running.plan import Plan
 from tests.papers.transhp.helpers import LEVELS, WEIGHTS
 
 

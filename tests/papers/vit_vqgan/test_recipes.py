@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.vit_vqgan import FFHQ, CelebAHQ, Faces
-from experiments import training
-from experiments.errors import InputError
-from experiments.plan import Plan
+from experiments.common.errors import InputError
+from experiments.running import training
+from experiments.running.plan import Plan
 from modules.common.module import StageModule
 
 

@@ -1,0 +1,183 @@
+"""`make papers`: every paper's main claim, its verdict, at what scale, what it cost, stale or not. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from experiments.commands import cli
+from experiments.common import files
+from experiments.common.errors import InputError
+from experiments.common.memory import CONFIGURATION, remember
+from experiments.common.paths import ROOT
+from experiments.config import claims, compose
+from experiments.evidence import results, staleness
+from experiments.pages.console import STYLES, out, span
+
+HELP = """\
+List every paper of the suite: main claim, verdict, cost, and whether code or claims changed since.
+
+  python -m experiments.catalog               all papers
+  python -m experiments.catalog meal_v2       one (or several), with its claims, stages and variants
+  python -m experiments.catalog --json        for programs
+  python -m experiments.catalog --readme      rewrite the table in README.md, and in the records what they repeat of the
+                                              papers' files: title, arxiv, about and deviations
+
+"""
+
+
+def describe(paper: str) -> dict[str, Any]:
+    """One paper as plain data: title, claims, stages, variants, and each recorded entry with its main claim."""
+    recorded = (results.read(paper) or {}).get("entries", {})
+    about = remember("about", paper, "", CONFIGURATION, lambda: _configured(paper))
+    return {**about, "entries": {name: _recorded(paper, entry) for name, entry in recorded.items() if entry["seeds"]}}
+
+
+def _configured(paper: str) -> dict[str, Any]:
+    """What a paper's configuration says of it."""
+    config = compose.compose(compose.request([f"paper={paper}"]).overrides)
+    resolved = compose.resolve(config, 0)
+    questions = claims.read(resolved)
+    return {
+        "key": paper,
+        "title": resolved["title"],
+        "arxiv": resolved.get("arxiv"),
+        "about": resolved.get("about", ""),
+        "main": questions.main.name if questions.main is not None else None,
+        "claims": [claim.name for claim in questions.claims],
+        "stages": list(resolved["stages"]),
+        "variants": {
+            name: {"scale": item["scale"], "about": item["about"]}
+            for name, item in (resolved.get("variants") or {}).items()
+        },
+    }
+
+
+def _recorded(paper: str, entry: dict[str, Any]) -> dict[str, Any]:
+    main = results.main_claim(entry)
+    return {
+        "main": {key: main[key] for key in ("name", "verdict", "difference", "interval", "unit", "reason", "published")}
+        if main is not None
+        else None,
+        "verdicts": {claim["name"]: claim["verdict"] for claim in entry["claims"]},
+        "published": {f"{p['stage']}/{p['metric']}": p["verdict"] for p in entry["published"]},
+        "seeds": len(main["seeds"]) if main is not None else len(entry["seeds"]),
+        "seconds": entry["provenance"]["seconds"],
+        "metrics": sorted({m for stage in entry["stages"].values() for m in stage["metrics"]}),
+        "registered": entry["registered"]["hash"],
+        "seen": bool(entry["registered"].get("seen")),
+        "stale": staleness.stale(paper, entry),
+    }
+
+
+def _ordered(entries: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The main settings first."""
+    return sorted(entries.items(), key=lambda item: ("+" in item[0] or "by hand" in item[0], item[0]))
+
+
+def _table(papers: list[dict[str, Any]]) -> Table:
+    table = Table(title=f"{len(papers)} paper{'s' if len(papers) != 1 else ''}", title_justify="left", show_lines=True)
+    for column in ("paper", "main claim", "setting", "verdict", "difference", "seeds", "cost"):
+        table.add_column(column, no_wrap=column in ("paper", "seeds", "cost"))
+    for paper in papers:
+        rows = []
+        for name, entry in _ordered(paper["entries"]):
+            main = entry["main"]
+            verdict = f"[{STYLES[main['verdict']]}]{main['verdict']}[/]" if main else "[dim]no main claim[/]"
+            marks = " [magenta]stale[/]" if entry["stale"] else " [dim]seen[/]" if entry["seen"] else ""
+            told = escape(span(main)) if main else ""
+            rows.append((name, verdict + marks, told, str(entry["seeds"]), f"{entry['seconds'] / 60:.0f} min"))
+        cells = ["\n".join(column) for column in zip(*rows, strict=True)] or ["", "[dim]not run[/]", "", "", ""]
+        table.add_row(paper["key"], escape(paper["main"] or ""), *cells)
+    table.caption = "stale: code, configuration or claims changed since; seen: claims were written after these seeds"
+    return table
+
+
+def _details(paper: dict[str, Any]) -> Table:
+    """What one may ask of a paper: its claims with their recorded verdicts, its stages and its variants."""
+    table = Table(title=f"{paper['title']}, arXiv {paper['arxiv']}", title_justify="left", show_header=False, box=None)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    table.add_row("about", escape(paper["about"]))
+    verdicts = paper["entries"]["mini"]["verdicts"] if "mini" in paper["entries"] else {}
+    for name in paper["claims"]:
+        verdict = verdicts.get(name, "not run")
+        marks = ", main claim" if name == paper["main"] else ""
+        table.add_row("claim", f"{escape(name)} [{STYLES.get(verdict, 'dim')}]({verdict}{marks})[/]")
+    table.add_row("stages", ", ".join(paper["stages"]))
+    for name, variant in paper["variants"].items():
+        table.add_row("variant", f"[bold]{escape(name)}[/] ({variant['scale']}): {escape(variant['about'])}")
+    for name, entry in _ordered(paper["entries"]):
+        if entry["stale"]:
+            table.add_row("stale", f"{escape(name)}: changed since: {', '.join(entry['stale'])}")
+    return table
+
+
+def markdown(papers: list[dict[str, Any]]) -> str:
+    """The README's table: a line per paper with its main claim, and one for each further recorded setting."""
+    lines = [
+        "| paper | main claim | setting | verdict | difference | seeds | compute time |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for paper in papers:
+        link = f"[{paper['title'].split(':')[0]}](https://arxiv.org/abs/{paper['arxiv']}) `{paper['key']}`"
+        if not paper["entries"]:
+            lines.append(f"| {link} | {paper['main'] or ''} | | not run | | | |")
+        for number, (name, entry) in enumerate(_ordered(paper["entries"])):
+            main = entry["main"]
+            first = f"{link} | {paper['main'] or ''}" if number == 0 else " | "
+            verdict = main["verdict"] if main else "no main claim"
+            marks = " (stale)" if entry["stale"] else " (claims written after these seeds)" if entry["seen"] else ""
+            told = span(main) if main else ""
+            cost = f"{entry['seconds'] / 60:.0f} min"
+            lines.append(f"| {first} | {name} | {verdict}{marks} | {told} | {entry['seeds']} | {cost} |")
+    return "\n".join(lines)
+
+
+# The README's example of what a command prints: its verdict and difference are the record's.
+EXAMPLE = re.compile(r"(?<=\$ make reproduce PAPER=)(\w+)\n  \.\.\.\n.*\n.*\n")
+
+
+def example(papers: list[dict[str, Any]], key: str) -> str:
+    """What EXAMPLE should match for a paper."""
+    entry = next(p["entries"]["mini"] for p in papers if p["key"] == key)
+    main = entry["main"]
+    stopped = "" if main["verdict"] == "undecided" else "; stopped: decided"
+    told = f"{main['verdict']}: {main['name']}\n  {span(main)}, {entry['seeds']} seeds{stopped}"
+    return f"{key}\n  ...\n{told}\n"
+
+
+def write_readme(papers: list[dict[str, Any]], path: Path = ROOT / "README.md") -> None:
+    """Replace the table between the README's two markers, and its example. Raises InputError if a marker is missing."""
+    head, begin, rest = path.read_text(encoding="utf-8").partition("<!-- papers -->\n")
+    _, end, tail = rest.partition("<!-- /papers -->")
+    if not begin or not end:
+        raise InputError(f"{path.name}: the markers <!-- papers --> and <!-- /papers --> are missing")
+    tail = EXAMPLE.sub(lambda match: example(papers, match[1]), tail)
+    files.write_text(path, head + begin + markdown(papers) + "\n" + end + tail)
+
+
+def main(argv: list[str]) -> int:
+    keys = [word for word in argv if word not in ("--json", "--readme")]
+    for word in keys:
+        if word.startswith("-"):
+            raise InputError(f"{word}: expected --json, --readme or keys of papers")
+    if keys and "--readme" in argv:
+        raise InputError(f"{keys[0]}: --readme writes the table of all papers; expected no key")
+    papers = [describe(paper) for paper in cli.papers_named(keys) or compose.papers()]
+    if "--json" in argv:
+        print(json.dumps(papers, indent=1))
+    elif "--readme" in argv:
+        write_readme(papers)
+        for paper in papers:
+            results.tell_again(paper["key"])
+    else:
+        out.print(_table(papers))
+        for paper in papers if keys else ():
+            out.print(_details(paper))
+    return 0

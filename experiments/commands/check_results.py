@@ -1,0 +1,188 @@
+"""`make check-results`: re-derive every interval, verdict and table of the records. Imports no torch.
+
+Every claim, check and published number is computed again from the metrics of its stages, every summary from the
+manifests of the runs that are at hand, the README's table from the records, and what a record says of its paper from
+the paper's file. Whatever differs is named.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.commands import catalog, cli
+from experiments.common.errors import InputError
+from experiments.common.paths import ROOT
+from experiments.config import compose
+from experiments.config.claims import Check, Claim, Published, Questions
+from experiments.evidence import registration, results
+
+HELP = """\
+Re-derive every recorded interval, verdict and table from per-seed values.
+
+  python -m experiments.commands.check_results            all papers
+  python -m experiments.commands.check_results meal_v2    one of them
+
+"""
+
+
+def main(argv: list[str]) -> int:
+    from experiments.pages.console import out
+
+    papers = cli.papers_named(argv) or [path.stem for path in sorted(results.RESULTS.glob("*.json"))]
+    wrong, entries = [], 0
+    for paper in papers:
+        record = results.read(paper)
+        if record is None:
+            raise InputError(f"{paper} has no record in {results.RESULTS}")
+        entries += len(record["entries"])
+        wrong += list(check(record))
+    if not argv:
+        wrong += list(_readme())
+    for line in wrong:
+        out.print(f"[red]differs[/] {line}", soft_wrap=True, highlight=False)
+    out.print(f"{entries} entries of {len(papers)} papers re-derived, {len(wrong)} differences")
+    return 1 if wrong else 0
+
+
+def check(record: Mapping[str, Any]) -> Iterator[str]:
+    """Everything in a record that does not follow from its per-seed values or is not what its paper's file says."""
+    paper = record["key"]
+    for part, said in results.told(paper).items():
+        if record.get(part) != said:
+            yield f"{paper}: {part}: not what conf/paper/{paper}.yaml says; make readme writes it"
+    for title, entry in record["entries"].items():
+        where = f"{paper}: {title}"
+        yield from _shape(entry, where)
+        if not _fits(entry):
+            continue  # what follows would only say it again
+        outcomes = {c["name"]: c.get("outcomes") for c in entry["claims"]}
+        again = results.judge(entry, questions(entry), outcomes)
+        for part in ("claims", "checks", "published"):
+            yield from differences(entry.get(part, []), again[part], f"{where}: {part}")
+        yield from _registered(entry, where)
+        yield from _runs(paper, entry, where)
+
+
+def questions(entry: Mapping[str, Any]) -> Questions:
+    """What an entry was judged by, as its record states it."""
+    made = [
+        Claim(**{key: c[key] for key in _FIELDS}, requires=[r["text"] for r in c["requires"]]) for c in entry["claims"]
+    ]
+    checks = [Check(item["name"], item["text"]) for item in entry.get("checks", [])]
+    keep = set(Published.__dataclass_fields__)
+    published = [Published(**{k: v for k, v in item.items() if k in keep}) for item in entry["published"]]
+    return Questions(made, checks, published)
+
+
+_FIELDS = tuple(
+    name for name in Claim.__dataclass_fields__ if name not in ("requires", "scale", "variant")
+)  # what a record holds of a claim
+
+
+def _shape(entry: Mapping[str, Any], where: str) -> Iterator[str]:
+    """Seeds, fingerprints and values belong together."""
+    seeds = entry["seeds"]
+    if len(set(seeds)) != len(seeds):
+        yield f"{where}: a seed stands twice in {seeds}"
+    for name, stage in entry["stages"].items():
+        if len(stage["fingerprints"]) != len(seeds):
+            yield f"{where}: {name} has {len(stage['fingerprints'])} fingerprints for {len(seeds)} seeds"
+        for metric, values in stage["metrics"].items():
+            if len(values) != len(seeds):
+                yield f"{where}: {name}/{metric} has {len(values)} values for {len(seeds)} seeds"
+            for seed, value, mark in zip(seeds, values, stage["fingerprints"], strict=False):
+                if (value is None) != (mark is None) and value is not None:
+                    yield f"{where}: {name}/{metric} of seed {seed} has a value and no fingerprint"
+    sealed = entry.get("seal")
+    if sealed != results.seal(entry):
+        yield f"{where}: the entry was edited after it was written (its seal is {sealed}, not {results.seal(entry)})"
+
+
+def _fits(entry: Mapping[str, Any]) -> bool:
+    """Whether every metric has a value for each seed, so that anything can be derived."""
+    count = len(entry["seeds"])
+    return all(len(v) == count for stage in entry["stages"].values() for v in stage["metrics"].values())
+
+
+def _registered(entry: Mapping[str, Any], where: str) -> Iterator[str]:
+    """Registered entries have exactly the seeds of their stream, in order; none of them twice in the history."""
+    made = entry["registered"]
+    if not made.get("seen") and not made.get("by_hand"):
+        expected = [registration.seed(made["stream"], i) for i in range(len(entry["seeds"]))]
+        if list(entry["seeds"]) != expected:
+            yield f"{where}: seeds {entry['seeds']} are not the first of stream {made['stream']}"
+    streams = [item["registered"]["stream"] for item in entry["history"] if not item["registered"].get("seen")]
+    if (
+        made["stream"] in streams
+        and not made.get("by_hand")
+        and not any("recorded again" in item["why"] for item in entry["history"])
+    ):
+        yield f"{where}: stream {made['stream']} was used before"
+
+
+def _runs(paper: str, entry: Mapping[str, Any], where: str) -> Iterator[str]:
+    """The metrics of runs that are at hand, tied to their manifests by hashes."""
+    from experiments.common import files
+    from experiments.running.manifest import hash_metrics
+
+    for name, stage in entry["stages"].items():
+        for position, (seed, mark) in enumerate(zip(entry["seeds"], stage["fingerprints"], strict=False)):
+            folder = ROOT / "runs" / paper / entry["scale"] / f"seed={seed}" / f"{name}-{mark}"
+            manifest, metrics = files.read_json(folder / "manifest.json"), files.read_json(folder / "metrics.json")
+            if not isinstance(manifest, dict) or not isinstance(metrics, dict):
+                continue
+            if manifest.get("metrics_hash") != hash_metrics(metrics):
+                yield f"{where}: {folder / 'metrics.json'} is not what its manifest says"
+            for metric, values in stage["metrics"].items():
+                value, there = values[position], metrics.get(metric)
+                if there is not None and not same(value, there):
+                    yield f"{where}: {name}/{metric} of seed {seed} is {value}, its run says {there}"
+
+
+def differences(recorded: Any, derived: Any, where: str) -> Iterator[str]:
+    """The places where two nested values differ; numbers up to rounding of the last digits."""
+    if isinstance(recorded, Mapping) and isinstance(derived, Mapping):
+        for key in dict.fromkeys([*recorded, *derived]):
+            yield from differences(recorded.get(key), derived.get(key), f"{where}: {recorded.get('name', key)}: {key}")
+    elif _is_list(recorded) and _is_list(derived):
+        if len(recorded) != len(derived):
+            yield f"{where}: {len(recorded)} recorded, {len(derived)} derived"
+        for index, (a, b) in enumerate(zip(recorded, derived, strict=False)):
+            yield from differences(a, b, f"{where}: {index}")
+    elif not same(recorded, derived):
+        yield f"{where}: recorded {recorded!r}, derived {derived!r}"
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def same(a: Any, b: Any) -> bool:
+    numbers = isinstance(a, int | float) and isinstance(b, int | float)
+    if numbers and not isinstance(a, bool) and not isinstance(b, bool):
+        return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-9) or (math.isnan(a) and math.isnan(b))
+    return bool(a == b)
+
+
+def _readme(path: Path = ROOT / "README.md") -> Iterator[str]:
+    """The README's table and example are those of the records."""
+    _, _, rest = path.read_text(encoding="utf-8").partition("<!-- papers -->\n")
+    stands, _, tail = rest.partition("\n<!-- /papers -->")
+    papers = [catalog.describe(paper) for paper in compose.papers()]
+    derived = catalog.markdown(papers)
+    for shown in catalog.EXAMPLE.finditer(tail):
+        if shown[0] != catalog.example(papers, shown[1]):
+            yield f"README.md: its example of {shown[1]} is not what the record says; make readme writes it"
+    for a, b in zip(stands.splitlines(), derived.splitlines(), strict=False):
+        if a != b:
+            yield f"README.md: {a!r}; make readme writes {b!r}"
+    if len(stands.splitlines()) != len(derived.splitlines()):
+        yield "README.md: its table has other lines than the records; make readme writes it"
+
+
+if __name__ == "__main__":
+    sys.exit(cli.main(main, HELP, exits="0 everything follows, 1 something differs, 2 wrong input"))

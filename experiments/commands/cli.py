@@ -1,0 +1,89 @@
+"""What the commands share: help that teaches, errors in one line, exit codes, and the argument line. No torch."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+
+from experiments.common.errors import InputError, RunError, explain, unknown
+from experiments.config import compose
+from experiments.running.processes import end_as_interrupted, requeue_when_asked
+
+COMMON = """\
+  paper=K            {papers}
+  scale=S            mini (default), smoke (seconds; numbers mean nothing) or full (the published recipe)
+  variant=V          a named variation of a paper; `make papers PAPER=K` lists them
+  trainer=T          {trainers}
+  logger=L           {loggers}
+  data_dir=DIR       where datasets are that do not come with the install (or set REPRISE_DATA)
+  stages.S.key=value anything in the configuration, e.g. stages.student.trainer.max_epochs=5;
+                     stages.*.data.batch_size=64 sets it for every stage
+  data@stages.S.data=D
+                     another dataset for a stage; a paper's own are in conf/data/<paper>/:
+                     {data}
+"""
+
+
+def _options() -> str:
+    def listed(group: str) -> str:
+        names = ", ".join(name for name in compose.options(group) if "/" not in name)
+        return textwrap.fill(names, 95, break_on_hyphens=False).replace("\n", "\n" + " " * 21)
+
+    shown = {"papers": listed("paper"), "trainers": listed("trainer"), "loggers": listed("logger")}
+    return COMMON.format(**shown, data=listed("data"))
+
+
+def main(
+    command: Callable[[list[str]], int],
+    text: str,
+    argv: Sequence[str] | None = None,
+    *,
+    composes: bool = False,
+    exits: str = "0 it ran (whatever the verdict), 1 a stage failed, 2 wrong input",
+) -> int:
+    """Run a command with its arguments; --help, errors, Ctrl-C and SIGTERM end in one place.
+
+    Args:
+        command: takes the arguments, gives the exit code.
+        text: what --help begins with.
+        composes: the command takes everything that a configuration is composed of; --help lists it.
+        exits: what the exit codes say.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if any(a in ("-h", "--help") for a in arguments):
+        shown = (text + _options() if composes else text).rstrip()
+        print(f"{shown}\n\nExit code: {exits}.")
+        return 0
+    end_as_interrupted()
+    requeue_when_asked()
+    try:
+        return command(arguments)
+    except (InputError, RunError) as error:
+        _say(str(error))
+        return error.exit_code
+    except OSError as error:  # a full disk or a read-only folder, met outside any stage
+        text, code = explain(error)
+        _say(text)
+        return code
+    except KeyboardInterrupt:
+        _say("interrupted; finished stages are kept and the same command continues from here")
+        return 130
+
+
+def _say(text: str) -> None:
+    print(f"error: {text}", file=sys.stderr)
+
+
+def papers_named(argv: Sequence[str]) -> list[str]:
+    """Keys from words such as meal_v2, paper=meal_v2 and paper=meal_v2,zpe; every paper for paper=all.
+
+    Raises:
+        InputError: a word that names no paper.
+    """
+    known = compose.papers()
+    named = [key for word in argv for key in word.removeprefix("paper=").split(",")]
+    for key in named:
+        if key not in (*known, "all"):
+            raise unknown("paper", key, known)
+    return list(known) if "all" in named else named

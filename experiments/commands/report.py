@@ -1,0 +1,36 @@
+"""`make report`: the gallery and the papers' pages as static HTML, from the records. Trains nothing."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from experiments.commands import cli
+from experiments.common.paths import ROOT
+from experiments.pages import report
+
+HELP = """\
+Write the gallery and the papers' pages as static HTML, from results/*.json. Trains nothing.
+
+  python -m experiments.commands.report               the gallery and every paper's page
+  python -m experiments.commands.report meal_v2       the gallery and one page
+
+  site=FOLDER        folder to write into (default: site/)
+
+A paper without results gets a page too, with its claims and how to run it.
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Prints the paths written."""
+    folders = [word.removeprefix("site=") for word in argv if word.startswith("site=")]
+    site = Path(folders[-1]) if folders else ROOT / "site"
+    papers = cli.papers_named([word for word in argv if not word.startswith("site=")])
+
+    for path in report.build(papers or None, site):
+        print(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.main(main, HELP, exits="0, or 2 on wrong input"))

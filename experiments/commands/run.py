@@ -1,0 +1,174 @@
+"""`python -m experiments.run`: one run (a paper, a scale, a seed), and what Hydra's sweeps launch."""
+
+from __future__ import annotations
+
+import math
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from experiments.commands import sweep
+from experiments.common import files
+from experiments.common.errors import InputError, RunError
+from experiments.config import compose, flags
+from experiments.running import engine
+from experiments.running.manifest import finished
+from experiments.running.plan import plan
+from experiments.running.processes import requeue_when_asked
+
+HELP = """\
+Run all stages of one paper with one seed. Stages that were done before are not run again.
+
+  python -m experiments.run paper=meal_v2 scale=smoke seed=3
+  python -m experiments.run -m paper=meal_v2 scale=smoke seed=0,1 stages.student.module.hard_label_weight=0,1
+                     a grid: every combination; stages that do not differ run once (here: the teachers)
+  python -m experiments.run -m 'paper=glob(*)' scale=smoke
+  python -m experiments.run -m sweep=hard_labels        a named sweep: conf/sweep/<paper>/<name>.yaml
+  python -m experiments.run -m hydra/launcher=joblib scale=smoke seed=0,1,2,3      several jobs at a time
+  python -m experiments.run -m hydra/launcher=submitit_slurm seed=0,1,2 trainer=gpu     one Slurm job per run
+  python -m experiments.run -m hydra/sweeper=optuna hydra.sweeper.n_trials=20 hydra.sweeper.direction=maximize \\
+      hydra.sweeper.storage=sqlite:///runs/study.db hydra.sweeper.study_name=weights \\
+      'stages.student.module.hard_label_weight=interval(0,1)'      a search that can be continued
+  python -m experiments.run --cfg job paper=meal_v2     show the composed configuration (with -m: the first job's)
+  python -m experiments.run --config-dir D data@stages.student.data=mine    groups of your own, here D/data/mine.yaml
+  python -m experiments.run --info | --hydra-help | --shell-completion install=bash     Hydra's own flags
+
+  objective=S/M      what a search looks at, e.g. student/test/top1 (default: what the first claim is about)
+  seed=N             fixes splits, initialisation, order and augmentation
+"""
+
+
+@hydra.main(version_base="1.3", config_path=str(compose.CONF), config_name="config")
+def _job(config: DictConfig) -> float:
+    """One job. Never raises: the other jobs of a sweep go on, and the record says what happened."""
+    job = HydraConfig.get()
+    requeue_when_asked()  # here too: a launcher starts jobs in processes of its own
+    try:
+        return _run(config, job)
+    except (InputError, RunError) as error:  # Hydra would print a trace and end with 1
+        ERRORS.append(error)
+        if job.mode == RunMode.MULTIRUN:
+            record = {"paper": config.key, "scale": config.scale, "seed": config.seed, "objective": "", "value": None}
+            record |= {"overrides": list(job.overrides.task), "exit_code": error.exit_code, "reason": str(error)}
+            files.write_json(Path(job.runtime.output_dir) / "job.json", record)
+        return math.nan
+
+
+def _run(config: DictConfig, job: Any) -> float:
+    from experiments.pages import console
+    from experiments.running import preconditions, training
+
+    this = plan(config, config.seed)
+    metric = sweep.objective(this, needed=job.mode == RunMode.MULTIRUN)
+    if any(finished(stage) is None for stage in this.stages.values()):
+        preconditions.check([this])
+        training.check_plan(this)
+    with console.Board(f"{this.title} seed {this.seed}", len(this.stages)) as board:
+        outcomes = engine.run(this, board)
+    for name, outcome in outcomes.items():
+        metrics = "  ".join(f"{m} {console.number(v)}" for m, v in outcome.metrics.items() if not m.endswith("/n"))
+        console.out.print(f"{name:<20} {'' if outcome.status == 'done' else outcome.status} {metrics}", soft_wrap=True)
+    console.out.print(f"runs: {next(iter(this.stages.values())).directory.parent}", soft_wrap=True)
+    stage, _, key = metric.partition("/")
+    value = outcomes[stage].metrics.get(key, math.nan) if metric else math.nan
+    code = engine.exit_code(outcomes)
+    if job.mode == RunMode.MULTIRUN:
+        reason = next((f"{o.stage}: {o.reason}" for o in outcomes.values() if o.status == "failed"), "")
+        sweep.record(Path(job.runtime.output_dir), list(job.overrides.task), this, value, code, reason)
+    CODES.append(code)
+    return value
+
+
+CODES: list[int] = []  # of the jobs that ran in this process
+ERRORS: list[InputError | RunError] = []  # of those that did not even start
+
+
+def main(argv: list[str]) -> int:
+    given, lines = flags.read(argv)
+    if any(given.get(key) for key in flags.WITHOUT_CONFIGURATION):
+        sys.argv = [sys.argv[0], *argv]
+        _job()
+        return 0
+    compose.search(given.get("config_dir"))
+    name, lines = _named(lines)
+    request = compose.request(lines)
+    _check(request, needs_objective=bool(given.get("multirun")))
+    overrides = list(request.overrides)
+    if given.get("multirun") and any(given.get(key) for key in flags.SHOW):
+        del given["multirun"]  # Hydra shows one job
+        overrides = flags.first_of_each(overrides)
+        print("# the first job of the sweep", file=sys.stderr)
+    CODES.clear()
+    ERRORS.clear()
+    if not given.get("multirun"):
+        sys.argv = [sys.argv[0], *flags.written(given), *overrides]
+        _job()
+        if ERRORS:
+            raise ERRORS[0]
+        return max(CODES, default=0)
+    runs_dir = Path(next((line.split("=", 1)[1] for line in lines if line.startswith("runs_dir=")), "runs"))
+    name = name or datetime.now(UTC).strftime("%Y-%m-%d_%H-%M-%S")
+    folder = runs_dir / "sweeps" / name
+    sys.argv = [sys.argv[0], *flags.written(given), *overrides, f"hydra.sweep.dir={folder}"]
+    _job()
+    return _finish(folder, name, runs_dir)
+
+
+def _finish(folder: Path, name: str, runs_dir: Path) -> int:
+    from experiments.pages import console
+
+    record = sweep.write(folder, name, runs_dir)
+    jobs = sweep.gather(folder)
+    if record is None:
+        raise RunError(f"no job left a record in {folder}; with submitit, see {folder}/.submitit for its output")
+    console.out.print(sweep.table(record), "")
+    failed = [job for job in jobs if job["exit_code"]]
+    console.out.print(f"{len(jobs)} jobs, {len(failed)} failed; a failed job is tried again by the same command")
+    console.out.print(f"sweep: {runs_dir / record['paper'] / record['scale'] / 'sweeps' / name}.json", soft_wrap=True)
+    return max((job["exit_code"] for job in jobs), default=0)
+
+
+def _named(lines: list[str]) -> tuple[str, list[str]]:
+    """A sweep's name and the arguments that `sweep=name` stands for, in front of the user's own."""
+    name = next((line.split("=", 1)[1] for line in lines if line.startswith("sweep=")), "")
+    rest = [line for line in lines if not line.startswith("sweep=")]
+    if not name:
+        return "", rest
+    given = {line.split("=", 1)[0] for line in rest}
+    paper = next((line.split("=", 1)[1] for line in rest if line.startswith("paper=")), compose.default("paper"))
+    kept = [line for line in sweep.named(paper, name) if line.split("=", 1)[0] not in given]
+    if "hydra/launcher" in given:  # another launcher has other settings
+        kept = [line for line in kept if not line.startswith("hydra.launcher.")]
+    return name, kept + rest
+
+
+def _check(request: compose.Request, needs_objective: bool = True) -> None:
+    """Compose every value of every swept key once, so that a sweep does not find a typing error in its last job."""
+    parsed = OverridesParser.create().parse_overrides(list(request.overrides))
+    first: list[str] = []
+    choices: list[list[str]] = []
+    for override in parsed:
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            values = [override.input_line or ""]
+        elif isinstance(value := override.value(), Glob):
+            values = [f"{key}={name}" for name in value.filter(compose.options(override.key_or_group))]
+        elif override.is_choice_sweep():
+            values = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            continue  # a range cannot name what does not exist
+        first.append(values[0])
+        choices.append(values)
+    for index, values in enumerate(choices):
+        for value in values if index == 0 else values[1:]:
+            lines = [*first[:index], value, *first[index + 1 :]]
+            lines = [line for line in lines if not line.startswith(("hydra/", "hydra."))]
+            sweep.objective(plan(compose.compose(compose.request(lines).overrides), 0), needs_objective)

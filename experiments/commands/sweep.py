@@ -1,0 +1,139 @@
+"""What a sweep leaves: a record per job, and one table and one plot of all of them.
+
+Hydra's launchers may run jobs in this process, in others or on other machines; each job writes `job.json` into its own
+folder, and the process that started the sweep reads them all at the end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.markup import escape
+from rich.table import Table
+
+from experiments.common import files
+from experiments.common.errors import InputError, unknown
+from experiments.config import claims, compose, expressions
+from experiments.evidence import sequences
+from experiments.running.plan import Plan
+
+
+def named(paper: str, name: str) -> list[str]:
+    """The arguments of conf/sweep/<paper>/<name>.yaml. Raises InputError for an unknown name."""
+    folder = compose.CONF / "sweep" / paper
+    if not (folder / f"{name}.yaml").exists():
+        raise unknown(f"sweep of {paper}", name, [path.stem for path in folder.glob("*.yaml")])
+    return list(yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))["arguments"])
+
+
+def objective(plan: Plan, needed: bool = True) -> str:
+    """The metric that a search looks at: `objective=`, else what the main claim is about.
+
+    Empty where nothing names one and none is needed, as by a single run. Raises InputError for one that does not exist.
+    """
+    chosen = plan.config.get("objective") or _of_claims(plan)
+    if chosen is None:
+        if not needed:
+            return ""
+        raise InputError("objective: no claim names a metric to take; set objective=<stage>/<split>/<metric>")
+    stage = str(chosen).split("/")[0]
+    if stage not in plan.stages:
+        raise unknown("objective: stage", stage, plan.stages)
+    return str(chosen)
+
+
+def _of_claims(plan: Plan) -> str | None:
+    """The first metric of the main claim, or of the first claim."""
+    questions = claims.read(plan.config)
+    chosen = [questions.main] if questions.main is not None else list(questions.claims)
+    named = [m for claim in chosen for side in claim.expression() for m in expressions.metrics(side)]
+    return next((str(metric) for metric in named if metric.stage in plan.stages), None)
+
+
+def record(folder: Path, overrides: Sequence[str], plan: Plan, value: float, exit_code: int, reason: str) -> None:
+    """Write one job's record."""
+    kept = [line for line in overrides if not line.startswith(("paper=", "scale=", "runs_dir=", "seed=", "variant="))]
+    record = {
+        "paper": plan.paper,
+        "scale": plan.scale,
+        "seed": plan.seed,
+        "overrides": kept,
+        "objective": objective(plan),
+        "value": value if math.isfinite(value) else None,
+        "exit_code": exit_code,
+        "reason": reason,
+    }
+    files.write_json(folder / "job.json", record)
+
+
+def gather(folder: Path) -> list[dict[str, Any]]:
+    """The records of a sweep's jobs, in their order."""
+    paths = sorted(folder.glob("*/job.json"), key=lambda p: (len(p.parent.name), p.parent.name))
+    return [record for path in paths if (record := files.read_json(path)) is not None]
+
+
+def settings(jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Jobs that differ only in their seed, together: values, mean and 95% interval."""
+    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    common = set.intersection(*(set(job["overrides"]) for job in jobs)) if jobs else set()
+    for job in jobs:
+        groups.setdefault(tuple(line for line in job["overrides"] if line not in common), []).append(job)
+    rows = []
+    for setting, members in groups.items():
+        values = [job["value"] for job in members if job["value"] is not None]
+        estimate = sequences.t_interval(values) if values else None
+        bounded = estimate is not None and math.isfinite(estimate.low)
+        rows.append(
+            {
+                "setting": " ".join(setting) or "as configured",
+                "seeds": [job["seed"] for job in members if job["value"] is not None],
+                "values": values,
+                "mean": estimate.mean if estimate else None,
+                "interval": [estimate.low, estimate.high] if estimate and bounded else None,
+                "failed": [f"seed {job['seed']}: {job['reason']}" for job in members if job["exit_code"]],
+            }
+        )
+    return rows
+
+
+def write(folder: Path, name: str, runs_dir: Path) -> dict[str, Any] | None:
+    """Join the jobs of a sweep into runs/<paper>/<scale>/sweeps/<name>.json, one file per paper and scale.
+
+    Returns the last one written; None if no job left a record.
+    """
+    jobs = gather(folder)
+    record: dict[str, Any] | None = None
+    for paper, scale in dict.fromkeys((job["paper"], job["scale"]) for job in jobs):
+        mine = [job for job in jobs if (job["paper"], job["scale"]) == (paper, scale)]
+        record = {
+            "name": name,
+            "paper": paper,
+            "scale": scale,
+            "written": datetime.now(UTC).isoformat(timespec="seconds"),
+            "objective": mine[0]["objective"],
+            "settings": settings(mine),
+        }
+        files.write_json(runs_dir / paper / scale / "sweeps" / f"{name}.json", record)
+    return record
+
+
+def table(record: Mapping[str, Any]) -> Table:
+    """One line per setting, in the order of the sweep."""
+    from experiments.pages.console import number
+
+    made = Table(
+        title=f"{record['paper']}/{record['scale']} sweep {record['name']}: {record['objective']}", title_justify="left"
+    )
+    for column in ("setting", "seeds", "mean", "95% interval", ""):
+        made.add_column(column, justify="left" if column in ("setting", "") else "right")
+    for row in record["settings"]:
+        mean = number(row["mean"]) if row["mean"] is not None else ""
+        interval = " to ".join(map(number, row["interval"])) if row["interval"] else ""
+        failed = f"[red]{len(row['failed'])} failed[/]" if row["failed"] else ""
+        made.add_row(escape(row["setting"]), str(len(row["values"])), mean, interval, failed)
+    return made

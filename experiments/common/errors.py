@@ -1,0 +1,112 @@
+"""The ways a command ends badly, and the suggestion that goes with a misspelt name."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from experiments.common.paths import ROOT
+
+READING = ("available", "prepare_data", "setup")  # methods of a datamodule that look at files
+
+
+class InputError(Exception):
+    """The request cannot be run: a wrong name, value, path or file. Exit code 2."""
+
+    exit_code = 2
+
+
+class RunError(Exception):
+    """A correct request failed while it ran: a NaN loss, a full disk, an exception in a stage. Exit code 1."""
+
+    exit_code = 1
+
+
+class KilledError(RunError):
+    """A process that trained a stage was killed from outside: it is worth another try."""
+
+
+def unknown(what: str, name: str, options: Iterable[str]) -> InputError:
+    """One line that names the wrong name, the nearest valid one and (when short) all of them."""
+    options = sorted(options)
+    close = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
+    ending = f"; did you mean {close[0]!r}?" if close else "."
+    listed = ", ".join(options) if options else "none"
+    if len(listed) > 300:
+        listed = listed[:300].rpartition(",")[0] + ", ..."  # whole names
+    return InputError(f"{what} {name!r} does not exist{ending} Valid: {listed}")
+
+
+def typed(kind: type, item: Mapping[str, Any], where: str) -> Any:
+    """A dataclass from a mapping. Raises InputError for a key it does not have or one it lacks."""
+    if not isinstance(item, Mapping):
+        raise InputError(f"{where}={item!r}: expected a mapping")
+    names = {f.name for f in fields(kind)}
+    for key in item:
+        if key not in names:
+            raise unknown(f"{where}: key", str(key), names)
+    try:
+        return kind(**item)
+    except TypeError as error:
+        raise InputError(f"{where}: {str(error).split('__init__() ')[-1]}") from error
+
+
+def missing_package(error: ModuleNotFoundError) -> str:
+    """One line that names what is not installed and, where an extra of this project brings it, that extra."""
+    name = (error.name or str(error)).split(".")[0]
+    project = ROOT / "pyproject.toml"
+    text = project.read_text(encoding="utf-8") if project.is_file() else "[project.optional-dependencies]"
+    extras = tomllib.loads(text)["project"]["optional-dependencies"]
+    spelt = name.replace("_", "-").casefold()
+    for extra, packages in extras.items():
+        if any(_distribution(package).startswith(spelt) for package in packages):
+            return f"the package {name!r} is not installed: pip install -e '.[{extra}]'"
+    return f"the package {name!r} is not installed: make setup"
+
+
+def _distribution(requirement: str) -> str:
+    return re.split(r"[^\w.-]", requirement, maxsplit=1)[0].replace("_", "-").casefold()
+
+
+def explain(error: BaseException) -> tuple[str, int]:
+    """One line for people, and the exit code."""
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    for link in chain:
+        if isinstance(link, InputError | RunError):
+            return str(link), link.exit_code
+        if type(link).__name__ == "DataError":  # known by name, so that torch need not be imported to look
+            # A worker process puts its whole trace into the message; what it said comes last.
+            return str(link).rpartition("DataError: ")[2].strip(), InputError.exit_code
+        if isinstance(link, ModuleNotFoundError):
+            return missing_package(link), InputError.exit_code
+        if isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT):
+            return "the disk is full: free space and run the same command again", RunError.exit_code
+        if isinstance(link, OSError) and link.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            where = link.filename or "the runs folder"
+            return f"cannot write to {where}: {link.strerror}; name another with runs_dir=...", InputError.exit_code
+    first = str(error).strip().splitlines()
+    told = f"{type(error).__name__}: {first[0] if first else 'no message'}"
+    place = _data_that_was_read(error)
+    return (f"{place}: its data cannot be read ({told})", InputError.exit_code) if place else (told, 1)
+
+
+def _data_that_was_read(error: BaseException) -> str:
+    """Whose reading an error ended: a datamodule and its root; empty for an error of anything else."""
+    trace = error.__traceback__
+    while trace is not None:
+        code, caller = trace.tb_frame.f_code, trace.tb_frame.f_locals.get("self")
+        if code.co_name in READING and "datamodules" in Path(code.co_filename).parts and caller is not None:
+            root = getattr(caller, "root", None)
+            return f"{type(caller).__name__} in {root}" if root else type(caller).__name__
+        trace = trace.tb_next
+    return ""

@@ -1,0 +1,78 @@
+"""Answers that take long and change only with the project's files, remembered in runs/remembered.json. No torch.
+
+A checkout that cannot be written to only answers more slowly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from experiments.common import files
+from experiments.common.paths import ROOT
+
+REMEMBERED = ROOT / "runs" / "remembered.json"
+CONFIGURATION = ("conf", "experiments")  # what a composed configuration depends on
+EVERYTHING = (*CONFIGURATION, "modules", "datamodules")  # what a fingerprint depends on
+PATTERNS = {"conf": "*.yaml"}  # of the files in a folder, if not *.py
+
+
+def remember(question: str, paper: str, key: str, folders: tuple[str, ...], answer: Callable[[], Any]) -> Any:
+    """What `answer()` gives, as JSON holds it; asked again only once a file that concerns the paper has changed.
+
+    Args:
+        question: what is asked; its answers for a paper are kept together.
+        paper: other papers' own files do not concern it.
+        key: what else it is asked of.
+        folders: CONFIGURATION or EVERYTHING.
+    """
+    name = f"{question} of {paper}"
+    state = state_of(folders, paper)
+    kept = (files.read_json(REMEMBERED) or {}).get(name) or {}
+    if kept.get("state") != state:
+        kept = {"state": state, "answers": {}}
+    if key not in kept["answers"]:
+        given = answer()
+        stored = files.read_json(REMEMBERED) or {}  # answer() may have remembered something else
+        mine = stored.get(name) or {}
+        before = mine["answers"] if mine.get("state") == state else {}
+        kept = {"state": state, "answers": {**before, key: given}}
+        with contextlib.suppress(OSError):
+            files.write_json(REMEMBERED, {**stored, name: kept})
+    return kept["answers"][key]
+
+
+def state_of(folders: tuple[str, ...], paper: str) -> str:
+    """A hash of the files in these folders that concern a paper, and of where data is; read once per process."""
+    digest = hashlib.sha256(os.environ.get("REPRISE_DATA", "").encode())
+    marks = _marks()
+    others = {path.stem for path in (ROOT / "conf" / "paper").glob("*.yaml")} - {paper}
+    for folder in folders:
+        for name, mark in marks[folder].items():
+            if _room(name) not in others:
+                digest.update(f"{name}\0{mark}".encode())
+    return digest.hexdigest()[:16]
+
+
+@lru_cache
+def _marks() -> dict[str, dict[str, str]]:
+    """By folder, the hash of each of its files."""
+    return {
+        folder: {
+            path.relative_to(ROOT).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted((ROOT / folder).rglob(PATTERNS.get(folder, "*.py")))
+        }
+        for folder in EVERYTHING
+    }
+
+
+def _room(name: str) -> str | None:
+    """Whose file it is: a paper's key, "common", or None. No paper uses another one's, which tests hold."""
+    parts = name.split("/")
+    if parts[0] == "conf":
+        return parts[2].removesuffix(".yaml") if parts[1] in ("paper", "recipe") else None
+    return parts[1].removesuffix(".py") if parts[0] in ("modules", "datamodules") else None

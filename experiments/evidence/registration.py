@@ -1,0 +1,122 @@
+"""What is fixed before an entry's first seed: claims, recipe and rule, as a hash, and the seeds that follow from it.
+
+Seeds below 1000 are for pilots and play: they are never recorded. Registration number k of an entry has the seeds
+1000 k, 1000 k + 1, ... in order: nobody chooses among them. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from experiments.common.errors import InputError
+from experiments.config import claims
+from experiments.evidence import sequences, verdicts
+from experiments.identity.fingerprint import NOT_IDENTITY
+from experiments.identity.provenance import code_version
+from experiments.running.plan import PILOTS
+
+PLACE = {"accelerator", "devices", "num_nodes", "strategy", "sync_batchnorm"}  # where a stage runs, not what it does
+
+
+def seed(stream: int, index: int) -> int:
+    """The index-th seed, from 0, of a stream, from 1."""
+    return PILOTS * stream + index
+
+
+def digest(config: Mapping[str, Any]) -> str:
+    """Twelve hex digits for claims, resolved recipe and decision rule.
+
+    Args:
+        config: resolved for any seed; numbers that follow from the seed must be written as its interpolation.
+    """
+    questions = claims.read(config)
+    content = {
+        "claims": [vars(claim) for claim in questions.claims],
+        "stages": {name: _recipe(stage) for name, stage in config["stages"].items()},
+        "trainer": _variant_trainer(config),
+        "rule": [verdicts.RULE, sequences.ALPHA, sequences.G],
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def _recipe(value: Any) -> Any:
+    """A stage without what says where it runs, each target by its own name alone: a definition may move."""
+    if isinstance(value, Mapping):
+        kept = {k: _recipe(v) for k, v in value.items() if k not in NOT_IDENTITY | PLACE | {"dry", "exclusive"}}
+        return kept | ({"_target_": str(kept["_target_"]).rpartition(".")[2]} if "_target_" in kept else {})
+    if isinstance(value, list | tuple):
+        return [_recipe(item) for item in value]
+    return value
+
+
+def _variant_trainer(config: Mapping[str, Any]) -> list[str]:
+    """What a variant sets for all trainers; the user's own choice of a trainer is no part of the recipe."""
+    about = (config.get("variants") or {}).get(config.get("variant")) or {}
+    return [line for line in about.get("overrides") or [] if str(line).startswith("trainer.")]
+
+
+def new(config: Mapping[str, Any], earlier: int) -> dict[str, Any]:
+    """A registration made now, after `earlier` others of the same entry."""
+    commit = code_version()
+    return {
+        "hash": digest(config),
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit["commit"],
+        "dirty": commit["dirty"],
+        "stream": earlier + 1,
+    }
+
+
+def current(entry: Mapping[str, Any] | None, config: Mapping[str, Any], title: str) -> dict[str, Any]:
+    """The registration under which an entry's next seed runs: the recorded one, one that was begun, or a new one.
+
+    Raises InputError if a finished record of another registration would be replaced and nobody says why.
+    """
+    now = digest(config)
+    if entry is None:
+        return new(config, 0)
+    recorded, begun = entry["registered"], entry.get("next")
+    if begun is not None and begun["hash"] == now:
+        return dict(begun)
+    if recorded["hash"] == now and not recorded.get("seen"):
+        return dict(recorded)
+    numbers = [recorded["stream"], *(item["registered"]["stream"] for item in entry["history"])]
+    numbers += [begun["stream"]] if begun is not None else []
+    made = new(config, max(numbers))
+    why = config.get("why")
+    if not why and entry["seeds"] and not recorded.get("seen"):
+        raise InputError(
+            f"{title}: claims or recipe differ from those recorded under registration {recorded['hash']}; say in one "
+            "sentence why it is recorded anew, as in why='the loss lacked a term', or run it by hand: 'seeds=[0,1,2]'"
+        )
+    return {**made, "why": str(why or "the first registration: the claims before it were written after their seeds")}
+
+
+def past(entry: Mapping[str, Any], why: str) -> dict[str, Any]:
+    """What stays of an entry in its history."""
+    return {
+        "registered": entry["registered"],
+        "seeds": entry["seeds"],
+        "verdicts": {
+            claim["name"]: {key: claim[key] for key in ("main", "verdict", "difference", "interval")}
+            for claim in entry["claims"]
+        },
+        "commit": entry["provenance"]["code"]["commit"],
+        "at": entry["provenance"]["written"],
+        "why": why,
+    }
+
+
+def check_seeds(seeds: Any) -> list[int]:
+    """A list of seeds given by hand. Raises InputError unless they are different whole numbers."""
+    if isinstance(seeds, str) or not isinstance(seeds, Iterable):
+        raise InputError(f"seeds={seeds}: expected a list of different whole numbers, as in 'seeds=[0,1,2]'")
+    values = list(seeds)
+    whole = all(isinstance(s, int) and not isinstance(s, bool) for s in values)
+    if not values or len(set(values)) != len(values) or not whole:
+        raise InputError(f"seeds={values}: expected different whole numbers, as in 'seeds=[0,1,2]'")
+    return values

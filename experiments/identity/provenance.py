@@ -1,0 +1,68 @@
+"""Where a number comes from: code version, packages, hardware. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from functools import lru_cache
+from importlib import metadata
+from typing import Any
+
+from experiments.common.paths import ROOT
+
+PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "timm", "hydra-core", "numpy", "scipy")
+CODE = ("conf", "experiments", "modules", "datamodules", "pyproject.toml")
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+@lru_cache
+def code_version() -> dict[str, Any]:
+    """The commit, and whether the code or configuration differed from it."""
+    status = _git("status", "--porcelain", "--", *CODE)
+    return {"commit": _git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
+
+
+@lru_cache
+def versions() -> dict[str, str]:
+    facts = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            facts[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return facts
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def hardware() -> dict[str, Any]:
+    """CPU, cores and, once torch is imported, GPUs."""
+    facts: dict[str, Any] = {
+        "cpu": _processor(),
+        "cores": cores(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        facts["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return facts

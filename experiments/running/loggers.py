@@ -1,0 +1,157 @@
+"""Dashboards as mirrors of a stage's folder: W&B and TensorBoard. metrics.csv is written in any case."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments.common.errors import InputError
+from experiments.identity.provenance import code_version
+from experiments.running.manifest import finished
+from experiments.running.plan import Plan, Stage
+
+Table = tuple[list[str], list[list[Any]]]  # column names, rows
+
+
+def group_name(plan: Plan, code: Mapping[str, Any]) -> str:
+    """W&B's group: paper/scale/commit, with the variant where there is one.
+
+    Args:
+        plan: of any seed.
+        code: the code version that trained; an entry's may name several commits, separated by spaces.
+    """
+    commits = [commit[:8] for commit in (code["commit"] or "").split()] or ["uncommitted"]
+    return f"{plan.title}/{commits[0] if len(commits) == 1 else 'several-commits'}"
+
+
+def training_code(stage: Stage) -> dict[str, Any]:
+    """The code version that trained a stage: the recorded one where it has finished, else the present one."""
+    manifest = finished(stage)
+    return dict(manifest["code"]) if manifest is not None else code_version()
+
+
+def label(plan: Plan) -> str:
+    """The plan's title as every run's config holds it under `title`, for filters: their grammar knows no escapes."""
+    return re.sub(r"[^\w./+-]", "_", plan.title)
+
+
+def logged_in() -> bool:
+    """Whether W&B finds credentials on this machine. Asks nobody and sends nothing."""
+    import wandb
+
+    return bool(wandb.api.api_key)
+
+
+def mode(config: Mapping[str, Any]) -> str:
+    """W&B's mode for a logger configuration: its own, else WANDB_MODE, else online for those who are logged in."""
+    if config["mode"] != "auto":
+        return str(config["mode"])
+    return os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
+
+
+def open_logger(plan: Plan, stage: Stage) -> Any | None:
+    """The Lightning logger that conf/logger asks for; None for csv."""
+    config = plan.config["logger"]
+    if config["name"] == "csv":
+        return None
+    if config["name"] == "tensorboard":
+        from pytorch_lightning.loggers import TensorBoardLogger
+
+        return TensorBoardLogger(str(stage.directory), name="", version="tensorboard")
+    if config["name"] == "wandb":
+        if not isinstance(config["checkpoints"], bool):
+            raise InputError(f"logger.checkpoints={config['checkpoints']!r}: expected true or false")
+        return _wandb(plan, stage)
+    raise InputError(f"logger.name={config['name']!r}: expected csv, wandb or tensorboard")
+
+
+def _wandb(plan: Plan, stage: Stage) -> Any:
+    from pytorch_lightning.loggers import WandbLogger
+
+    name = f"{plan.title}/{stage.name}/seed={stage.seed}"
+    config = {"stage": stage.config(), "seed": stage.seed}
+    arguments = run_arguments(plan, stage.name, name, [f"seed={stage.seed}"], config, training_code(stage))
+    return WandbLogger(save_dir=str(stage.directory), **arguments)
+
+
+def run_arguments(
+    plan: Plan, job: str, name: str, tags: list[str], config: Mapping[str, Any], code: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What every W&B run of a plan is started with; `code` is the version that trained what the run shows."""
+    import wandb
+
+    logger = plan.config["logger"]
+    return {
+        "project": logger["project"],
+        "entity": logger["entity"],
+        "name": name,
+        "group": group_name(plan, code),
+        "job_type": job,
+        "tags": [plan.paper, plan.scale, *tags, *([plan.variant] if plan.variant else [])],
+        "config": {"title": label(plan), **config, "code": dict(code)},
+        "mode": mode(logger),
+        "reinit": "finish_previous",
+        "settings": wandb.Settings(silent=True, console="off"),
+    }
+
+
+def close_logger(logger: Any | None) -> None:
+    """End the W&B run, so that the next stage gets one of its own."""
+    if logger is None:
+        return
+    logger.finalize("success")
+    if _is_wandb(logger):
+        logger.experiment.finish()
+
+
+def _is_wandb(logger: Any | None) -> bool:
+    return type(logger).__name__ == "WandbLogger"  # by name: importing Lightning only to look would cost seconds
+
+
+def log_pictures(logger: Any | None, stage: Stage, metrics: Mapping[str, float]) -> None:
+    """Add a tested stage's pictures and a table of its test metrics to its W&B run; nothing for other loggers."""
+    if not _is_wandb(logger):
+        return
+    assert logger is not None
+    rows = [[stage.name, stage.seed, metric, float(value)] for metric, value in metrics.items()]
+    pictures = {path.stem: path for path in sorted((stage.directory / "pictures").glob("*.png"))}
+    log_media(logger.experiment, {"metrics": (["stage", "seed", "metric", "value"], rows)} if rows else {}, pictures)
+
+
+def log_checkpoint(logger: Any | None, plan: Plan, stage: Stage) -> None:
+    """Add a trained stage's last checkpoint to its W&B run, as an artifact of type model named by `artifact_name`.
+
+    Nothing unless logger.checkpoints asks for it; nothing for other loggers.
+    """
+    if not _is_wandb(logger) or not plan.config["logger"]["checkpoints"]:
+        return
+    assert logger is not None
+    import wandb
+    from pytorch_lightning.utilities import rank_zero_only
+
+    path = stage.directory / "last.ckpt"
+    if getattr(rank_zero_only, "rank", 0) or not path.is_file():  # a stage that is only tested has none
+        return
+    about = {"seed": stage.seed, "fingerprint": stage.fingerprint, "code": training_code(stage)}
+    artifact = wandb.Artifact(artifact_name(plan, stage), type="model", description=stage.about, metadata=about)
+    # Immutable: sent from where it lies, without a copy. Nobody writes a finished stage's checkpoint again.
+    artifact.add_file(str(path), policy="immutable", skip_cache=True)
+    logger.experiment.log_artifact(artifact)
+
+
+def artifact_name(plan: Plan, stage: Stage) -> str:
+    """The name of a stage's checkpoint on W&B. The fingerprint tells seeds and variants apart."""
+    return f"{plan.paper}-{plan.scale}-{stage.name}-{stage.fingerprint}"
+
+
+def log_media(run: Any, tables: Mapping[str, Table], pictures: Mapping[str, Path]) -> None:
+    """The one way in which tables and images reach a W&B run; the key of a picture is pictures/<name>."""
+    import wandb
+
+    media: dict[str, Any] = {name: wandb.Table(columns=[*cols], data=rows) for name, (cols, rows) in tables.items()}
+    media |= {f"pictures/{name}": wandb.Image(str(path), caption=name) for name, path in pictures.items()}
+    if media:
+        run.log(media)

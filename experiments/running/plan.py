@@ -1,0 +1,188 @@
+"""What a configuration asks for, as data: stages in the order they run. Imports no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from experiments.common.errors import InputError, typed, unknown
+from experiments.config import claims, compose, switches
+from experiments.identity.fingerprint import fingerprint
+from experiments.running.devices import decide_precision
+
+TRAINER = (  # pytorch_lightning.Trainer's arguments that a configuration may set; the engine sets the rest
+    "accelerator",
+    "devices",
+    "num_nodes",
+    "strategy",
+    "precision",
+    "sync_batchnorm",
+    "max_epochs",
+    "max_steps",
+    "check_val_every_n_epoch",
+    "accumulate_grad_batches",
+    "gradient_clip_val",
+    *switches.KEYS,
+)
+PILOTS = 1000  # seeds below are for pilots and play: never recorded
+COUNTS = ("num_nodes", "max_epochs", "max_steps", "check_val_every_n_epoch", "accumulate_grad_batches")
+NO_CONTENT = ("fingerprint", "seed", "needs", "feeds", "dry", "exclusive")  # of a stage's identity, or apart in it
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One LightningModule fitted and/or tested on one DataModule."""
+
+    name: str
+    module: dict[str, Any]
+    data: dict[str, Any]
+    trainer: dict[str, Any]
+    about: str = ""
+    needs: dict[str, str | list[str]] = field(default_factory=dict)  # argument of the module -> finished stages
+    feeds: dict[str, str | list[str]] = field(default_factory=dict)  # argument of the datamodule -> finished stages
+    fit: bool = True
+    test: bool = True
+    exclusive: bool = False  # it measures time: no other stage of this suite runs on the machine meanwhile
+    start_like: str | None = None  # construct with the random state of this name: arms that share it start alike
+    reference_batch: int | None = None  # the global batch the learning rate is stated for
+    dry: dict[str, Any] = field(default_factory=dict)  # what a dry run shortens, see experiments.commands.dry.Shortened
+    fingerprint: str = ""
+    seed: int = 0
+    directory: Path = Path()
+
+    @property
+    def predecessors(self) -> list[str]:
+        given = [*self.needs.values(), *self.feeds.values()]
+        return list(dict.fromkeys(name for value in given for name in ([value] if isinstance(value, str) else value)))
+
+    def config(self) -> dict[str, Any]:
+        """What config.yaml records: everything needed to build the stage again."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "directory"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run: one paper at one scale with one seed."""
+
+    paper: str
+    scale: str
+    variant: str | None
+    seed: int
+    stages: dict[str, Stage]  # in the order they run
+    config: dict[str, Any]
+
+    @property
+    def title(self) -> str:
+        return f"{self.paper}/{self.scale}" + (f"+{self.variant}" if self.variant else "")
+
+
+def only(plan_: Plan, names: Iterable[str]) -> Plan:
+    """The same plan with these stages and what they need."""
+    wanted: set[str] = set()
+    queue = list(names)
+    while queue:
+        name = queue.pop()
+        if name not in wanted:
+            wanted.add(name)
+            queue += plan_.stages[name].predecessors
+    return replace(plan_, stages={name: stage for name, stage in plan_.stages.items() if name in wanted})
+
+
+def plan(config: DictConfig, seed: int, precisions: Mapping[str, str] | None = None) -> Plan:
+    """Order the stages of a configuration and fingerprint them for one seed.
+
+    Args:
+        config: composed.
+        seed: of the run.
+        precisions: stage -> what `auto` meant where it ran; what it means on this machine unless given.
+    Raises:
+        InputError: unknown keys, unknown predecessors, cycles, missing data.
+    """
+    return plan_each(config, [seed], precisions)[0]
+
+
+def plan_each(config: DictConfig, seeds: Sequence[int], precisions: Mapping[str, str] | None = None) -> list[Plan]:
+    """plan() for several seeds, with one resolution for all of them."""
+    for seed in seeds:
+        if not isinstance(seed, int) or isinstance(seed, bool):
+            raise InputError(f"seed={seed!r}: expected a whole number")
+    resolved = compose.resolve_each(config, seeds)
+    return [_plan(item, seed, precisions) for item, seed in zip(resolved, seeds, strict=True)]
+
+
+def _plan(resolved: dict[str, Any], seed: int, precisions: Mapping[str, str] | None) -> Plan:
+    seconds = resolved["checkpoint_seconds"]
+    if not isinstance(seconds, int | float) or seconds < 0:
+        raise InputError(f"checkpoint_seconds={seconds!r}: expected a number of seconds")
+    threads = resolved["threads"]
+    if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
+        raise InputError(f"threads={threads!r}: expected a whole number from 1")
+    if not isinstance(resolved["stages"], dict):
+        raise InputError(f"stages={resolved['stages']!r}: expected a mapping")
+    paper, scale, variant = resolved["key"], resolved["scale"], resolved.get("variant")
+    base = Path(resolved["runs_dir"]) / paper / scale / f"seed={seed}"
+    made: dict[str, Stage] = {}
+    for name, item in resolved["stages"].items():
+        where = f"stages.{name}"
+        if not re.fullmatch(r"[A-Za-z0-9_]+", str(name)):
+            raise InputError(f"{where}: a stage's name may hold letters, digits and _ alone")
+        for key, value in (("", item), (".needs", item), (".feeds", item), (".trainer", item)):
+            part = value.get(key[1:]) if key and isinstance(value, dict) else value
+            if not isinstance(part, dict) and (part is not None or not key):
+                raise InputError(f"{where}{key}={part!r}: expected a mapping")
+        for key in ("module", "data"):
+            if not isinstance(item.get(key), dict) or not item[key].get("_target_"):
+                raise InputError(f"{where}.{key}: the recipe {paper}/{scale} says nothing about it")
+        trainer = {**resolved["trainer"], **(item.get("trainer") or {})}
+        for key in trainer:
+            if key not in TRAINER:
+                raise unknown(f"{where}.trainer: key", str(key), TRAINER)
+        _check_numbers(trainer, f"{where}.trainer")
+        if trainer["precision"] == "auto":
+            trainer["precision"] = (precisions or {}).get(name) or decide_precision(trainer)
+        given = {"needs": item.get("needs") or {}, "feeds": item.get("feeds") or {}}
+        made[name] = typed(Stage, {**item, "name": name, "trainer": trainer, "seed": seed, **given}, where)
+        for needed in made[name].predecessors:
+            if needed not in resolved["stages"]:
+                raise unknown(f"{where}: needs or feeds: stage", needed, resolved["stages"])
+    stages: dict[str, Stage] = {}
+    for name in _order(made):
+        stage = made[name]
+        given = {**stage.needs, **{f"data.{argument}": value for argument, value in stage.feeds.items()}}
+        needs = {k: [stages[n].fingerprint for n in ([v] if isinstance(v, str) else v)] for k, v in given.items()}
+        content = {k: v for k, v in stage.config().items() if k not in NO_CONTENT}
+        mark = fingerprint(content, seed, needs)
+        stages[name] = typed(
+            Stage, {**vars(stage), "fingerprint": mark, "directory": base / f"{name}-{mark}"}, f"stages.{name}"
+        )
+    claims.read(resolved)  # for its errors: nothing should train before they are known to be right
+    return Plan(paper, scale, variant, seed, stages, resolved)
+
+
+def _check_numbers(trainer: Mapping[str, Any], where: str) -> None:
+    for key in COUNTS:
+        value = trainer.get(key)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise InputError(f"{where}.{key}={value!r}: expected a whole number from 1")
+    limit = trainer.get("gradient_clip_val")
+    if limit is not None and (not isinstance(limit, int | float) or isinstance(limit, bool) or limit < 0):
+        raise InputError(f"{where}.gradient_clip_val={limit!r}: expected a number from 0")
+    switches.check(trainer, where)
+
+
+def _order(stages: Mapping[str, Stage]) -> Sequence[str]:
+    """Topological, and as written where the needs leave a choice."""
+    sorter = TopologicalSorter({name: stage.predecessors for name, stage in stages.items()})
+    try:
+        depth: dict[str, int] = {}
+        for name in sorter.static_order():
+            depth[name] = 1 + max((depth[n] for n in stages[name].predecessors), default=-1)
+    except CycleError as error:
+        raise InputError(f"stages need each other in a circle: {' -> '.join(error.args[1])}") from error
+    return sorted(stages, key=lambda name: depth[name])

@@ -1,0 +1,258 @@
+"""The user's own entry points: exit codes, sweeps, listings, isolation of failures."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from experiments.commands import catalog, check_results, cli, reproduce
+from experiments.common import files
+from experiments.common.errors import InputError
+from experiments.common.paths import ROOT
+from experiments.config import claims, compose
+from experiments.evidence import registration, results, staleness
+from experiments.running.plan import Plan
+from tests.command import command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "line"),
+    [
+        (["paper=meal"], 2, "error: paper 'meal' does not exist; did you mean 'meal_v2'?"),
+        (
+            ["stages.student.module.discriminator=jont"],
+            2,
+            "stages.student.module: discriminator='jont': expected one of",
+        ),
+        (["data@stages.student.data=mnist", "data_dir=/no/such"], 2, "data_dir /no/such does not exist"),
+        (["stages.init.module.optimizer.lr=1e9"], 1, "its learning rate is 1e+09"),
+    ],
+)
+def test_exit_codes(arguments: list[str], code: int, line: str, tmp_path: Path) -> None:
+    done = command("reproduce", "scale=smoke", "jobs=1", "seeds=[0]", f"runs_dir={tmp_path}", *arguments)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert line in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    if code == 1:
+        assert "not run" in done.stdout
+
+
+def test_a_failing_seed_leaves_the_others_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seed 1 fails in one stage: seed 0 is whole, and no verdict is computed from half the seeds."""
+    from experiments.running import training
+
+    real = training.train
+
+    def failing(plan: Plan, stage: Any, report: Any) -> dict[str, Any]:
+        if stage.name == "continued" and stage.seed == 1:
+            raise RuntimeError("cosmic ray")
+        return real(plan, stage, report)
+
+    monkeypatch.setattr(training, "train", failing)
+    assert reproduce.main(["scale=smoke", "jobs=1", "seeds=[0,1]", f"runs_dir={tmp_path}"]) == 1
+    summary = json.loads((tmp_path / "meal_v2" / "smoke" / "summary.json").read_text())
+    main, *others = summary["claims"]
+    assert (main["main"], main["verdict"]) == (True, "not run")
+    assert {claim["verdict"] for claim in others} != {"not run"}
+    assert summary["stages"]["continued"] == {}
+    assert len(summary["stages"]["student"]["test/top1"]) == 2
+    assert len(list((tmp_path / "meal_v2" / "smoke" / "seed=0").glob("*/manifest.json"))) == 12
+
+
+@pytest.mark.slow
+def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
+    lines = ["scale=smoke", "jobs=2", "seeds=[0,1]", "stages.*.trainer.max_epochs=2000", f"runs_dir={tmp_path}"]
+    arguments = [sys.executable, "-m", "experiments.reproduce", *lines]
+    process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and len(list(tmp_path.rglob("config.yaml"))) < 2:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(process.pid, 0)  # raises once no process of the group is left
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    pytest.fail("processes were left behind")
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "line"),
+    [(errno.ENOSPC, 1, "the disk is full"), (errno.EROFS, 2, "cannot write to")],
+)
+def test_a_disk_that_takes_nothing_ends_in_one_line(
+    number: int,
+    code: int,
+    line: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(number, os.strerror(number), "somewhere")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    arguments = ["scale=smoke", "jobs=1", "seeds=[0]", f"runs_dir={tmp_path}"]
+    assert cli.main(reproduce.main, reproduce.HELP, arguments) == code
+    shown = capsys.readouterr()
+    assert shown.err.splitlines()[-1].startswith(f"error: {line}")
+    assert "not run" in shown.out
+    assert not [f for f in tmp_path.rglob("*") if f.is_file() and not f.name.endswith(".lock")]
+
+
+@pytest.mark.slow
+def test_a_sweep_over_the_student_trains_each_teacher_once_per_seed(tmp_path: Path) -> None:
+    lines = ["seed=0,1", "stages.student.module.hard_label_weight=0,1", f"runs_dir={tmp_path}"]
+    done = command("run", "-m", "paper=meal_v2", "scale=smoke", *lines)
+    assert done.returncode == 0, done.stderr
+    runs = tmp_path / "meal_v2" / "smoke"
+    for seed in (0, 1):
+        folders = [folder.name.rsplit("-", 1)[0] for folder in (runs / f"seed={seed}").glob("*-*/")]
+        assert folders.count("student") == 2
+        assert folders.count("teacher_a") == folders.count("teacher_b") == folders.count("init") == 1
+        weights = {
+            yaml.safe_load((folder / "config.yaml").read_text())["module"]["hard_label_weight"]
+            for folder in (runs / f"seed={seed}").glob("student-*/")
+        }
+        assert weights == {0, 1}
+
+
+def test_a_failing_run_ends_with_its_code(tmp_path: Path) -> None:
+    done = command("run", "scale=smoke", f"runs_dir={tmp_path}", "stages.teacher_a.module.network.widths=[4]")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "widths has 1 entries and strides 3; expected as many" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_catalog_lists_every_paper_and_marks_what_is_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
+    lines = ["paper=case_based_prototypes", "scale=smoke", "jobs=1", "seeds=[0,1]", f"runs_dir={tmp_path}"]
+    assert reproduce.main(lines) == 0
+    request = compose.request(lines)
+    from experiments.running.plan import plan
+
+    plans = [plan(compose.compose(request.overrides), seed) for seed in (0, 1)]
+    entry = results.build(plans, 2, request.given, {})
+    assert results.build(plans, 2, request.given, {}) == entry  # reading the records again changes nothing
+    assert entry["overrides"] == ["seeds=[0,1]"]  # neither how many processes nor where files are
+    declared = compose.resolve(compose.compose(request.overrides), 0)
+    entry |= {"registered": registration.new(declared, 0), "history": [], "elsewhere": []}
+
+    def stale() -> list[str]:
+        results.update("case_based_prototypes", "smoke", lambda _: entry)
+        actual: list[str] = catalog.describe("case_based_prototypes")["entries"]["smoke"]["stale"]
+        return actual
+
+    assert stale() == []
+    entry["registered"]["hash"] = "another"
+    assert stale() == ["claims"]
+    entry["stages"]["prototypes"]["fingerprints"][1] = "000000000000"  # of the second seed
+    assert stale() == ["prototypes"]
+    capsys.readouterr()
+    assert catalog.main(["--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [paper["key"] for paper in listed] == compose.papers()
+    assert catalog.main([]) == 0
+    assert "stale" in capsys.readouterr().out
+    with pytest.raises(InputError, match="--jsn"):
+        catalog.main(["--jsn"])
+
+
+def test_a_named_paper_is_listed_with_its_claims_stages_and_variants(capsys: pytest.CaptureFixture[str]) -> None:
+    assert catalog.main(["paper=meal_v2", "zpe"]) == 0
+    listed = " ".join(capsys.readouterr().out.split())
+    described = catalog.describe("meal_v2")
+    for told in (described["title"], *described["stages"], "clean (mini): clean labels", "2 papers"):
+        assert told in listed
+    with pytest.raises(InputError, match="did you mean 'rotnet'"):
+        catalog.main(["rotnets"])
+    with pytest.raises(InputError, match="expected no key"):
+        catalog.main(["--readme", "zpe"])
+
+
+def test_readme_table_is_the_generated_one(tmp_path: Path) -> None:
+    """Numbers in two places drift: the README's table must be what `make readme` writes."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "README.md").write_text(text, encoding="utf-8")
+    catalog.write_readme([catalog.describe(paper) for paper in compose.papers()], tmp_path / "README.md")
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == text
+
+
+def test_every_record_is_re_derived(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every committed interval, verdict and table follows from the committed per-seed values.
+
+    What records say of their papers is what the papers' files say.
+    """
+    assert check_results.main([]) == 0, capsys.readouterr().out
+
+
+def test_records_that_are_not_stale_are_judged_by_what_is_declared() -> None:
+    for paper in compose.papers():
+        record = results.read(paper)
+        for entry in record["entries"].values() if record is not None else ():
+            if staleness.stale(paper, entry):
+                continue
+            setting = [f"paper={paper}", f"scale={entry['scale']}", *entry["overrides"]]
+            setting += [f"variant={entry['variant']}"] if entry["variant"] else []
+            config = compose.resolve(compose.compose(compose.request(setting).overrides), 0)
+            assert [c.name for c in claims.read(config).claims] == [c["name"] for c in entry["claims"]], setting
+
+
+EDITS: dict[str, Callable[[dict[str, Any]], None]] = {
+    "a value": lambda e: e["stages"]["student"]["metrics"]["test/top1"].__setitem__(3, 99.0),
+    "a verdict": lambda e: e["claims"][0].update(verdict="refuted"),
+    "an interval": lambda e: e["claims"][0]["interval"].__setitem__(0, 1.5),
+    "a difference": lambda e: e["claims"][0].update(difference=e["claims"][0]["difference"] + 1),
+    "the seeds": lambda e: e["seeds"].__setitem__(1, 7777),
+    "the commit": lambda e: e["provenance"]["code"].update(commit="0" * 40),
+    "a fingerprint of the second seed": lambda e: e["stages"]["student"]["fingerprints"].__setitem__(1, "0" * 12),
+    "a published number": lambda e: e["published"][0].update(value=70.0),
+    "a margin": lambda e: e["claims"][0].update(margin=-5.0),
+    "the history": lambda e: e["history"].clear(),
+    "a seed left out": lambda e: e["seeds"].pop(),
+    "a registration": lambda e: e["registered"].update(stream=7),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edited_digit_is_named(edit: str) -> None:
+    record = results.read("meal_v2")
+    assert record is not None
+    assert not list(check_results.check(record))
+    EDITS[edit](record["entries"]["mini"])
+    wrong = list(check_results.check(record))
+    assert wrong
+    assert all(line.startswith("meal_v2: mini") for line in wrong)
+
+
+def test_what_a_record_says_of_its_paper_is_checked_and_brought_up_to_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = results.read("meal_v2")
+    assert record is not None
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    results.tell_again("meal_v2")
+    assert results.read("meal_v2") is None  # where there is no record, none is made
+    old = {**record, "deviations": record["deviations"][1:]}
+    files.write_json(tmp_path / "meal_v2.json", old)
+    assert list(check_results.check(old)) == [
+        "meal_v2: deviations: not what conf/paper/meal_v2.yaml says; make readme writes it"
+    ]
+    results.tell_again("meal_v2")
+    assert results.read("meal_v2") == record

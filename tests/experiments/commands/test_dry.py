@@ -1,0 +1,44 @@
+"""What a dry run counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from experiments.commands.dry import _part_of_the_recipe, multiply_adds
+from experiments.running.plan import Plan
+from modules.common.module import StageModule
+
+
+class Attention(StageModule):
+    """Queries, keys and values by one linear layer; two heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(8, 24, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(2).transpose(1, 2)  # (B, N, 8)
+        q, k, v = self.qkv(tokens).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)  # (B, 2, N, 4) each
+        return F.scaled_dot_product_attention(q, k, v)
+
+
+@pytest.mark.parametrize("side", [4, 16])
+def test_attention_on_cpus_is_counted(side: int) -> None:
+    """Both products with N x N attention of two heads, beside the linear layer."""
+    n = side * side
+    expected = n * 8 * 24 + 2 * (2 * n * n * 4)
+    assert multiply_adds(Attention(), SimpleNamespace(shape=(8, side, side))) == pytest.approx(expected / 1e9)
+
+
+def test_stages_that_a_recipe_neither_fits_nor_tests_are_built_only_for_others(make_plan: Callable[..., Plan]) -> None:
+    this = make_plan("paper=vit_vqgan", "scale=full", "variant=celeba_hq")
+    kept = _part_of_the_recipe(this)
+    assert not this.stages["features"].fit
+    assert not this.stages["features"].test
+    assert "features" in kept  # measures what others reconstruct
+    assert {"vanilla", "vim_vanilla", "probe_vanilla", "gan_late"}.isdisjoint(kept)

@@ -1,0 +1,89 @@
+"""The Makefile's own words: what is misspelt is named before anything is set up or trained."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from experiments.common.paths import ROOT
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+
+
+def make(*words: str) -> subprocess.CompletedProcess[str]:
+    # The suite itself is started by make, whose variables this one would take for its own.
+    alone = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(
+        ["make", "-n", *words], cwd=ROOT, env=alone, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["reproduce", "PAPERS=rotnet"], "PAPERS is no variable of this Makefile; did you mean PAPER?"),
+        (["reproduce", "paper=rotnet"], "paper is no variable of this Makefile; did you mean PAPER?"),
+        (["reproduce", "PAPER=rotnet", "SEED=3"], "SEED is no variable of this Makefile; did you mean SEEDS?"),
+        (["reproduce", "PAPER=rotnet", "VARIANTS=x"], "did you mean VARIANT?"),
+        (["test", "ARG=-x"], "ARG is no variable of this Makefile; did you mean ARGS?"),
+        (["reproduce", "rotnet"], "rotnet is no target; did you mean PAPER=rotnet?"),
+        (["reprodce", "PAPER=rotnet"], "reprodce is no target; did you mean reproduce?"),
+        (["reproduce", "PAPER=rotnet", "STAGE=x"], "STAGE=x would change nothing: make reproduce reads ARGS DRY"),
+        (["test", "PAPER=rotnet"], "PAPER=rotnet would change nothing: make test reads ARGS"),
+        (["setup", "SCALE=full"], "SCALE=full would change nothing: make setup reads no variable"),
+        (["reproduce"], "name a paper, as in make reproduce PAPER=meal_v2"),
+    ],
+)
+def test_misspelt_words_end_in_one_line(words: list[str], told: str) -> None:
+    done = make(*words)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert told in line
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (["reproduce", "PAPER=meal_v2"], "experiments.reproduce paper=meal_v2 scale=mini"),
+        (
+            ["reproduce", "PAPER=meal_v2", "SCALE=full", "DRY=1", "VARIANT=resnet18"],
+            "experiments.reproduce dry=true paper=meal_v2 scale=full variant=resnet18",
+        ),
+        (
+            ["reproduce", "PAPER=meal_v2", "SEEDS=0,1", "MINUTES=3", "ARGS=jobs=1 logger=csv"],
+            "experiments.reproduce minutes=3 seeds=[0,1] paper=meal_v2 scale=mini jobs=1 logger=csv",
+        ),
+        (
+            ["sweep", "SWEEP=hard_labels", "SEEDS=0,1"],
+            "experiments.run -m sweep=hard_labels seed=0,1 scale=mini",
+        ),
+        (
+            ["export", "PAPER=meal_v2", "STAGE=student"],
+            "experiments.commands.export stage=student paper=meal_v2 scale=mini",
+        ),
+        (["compare", "BASE=main", "PAPER=zpe"], "experiments.commands.compare base=main paper=zpe scale=smoke"),
+        (["confirm", "PAPER=zpe", "VARIANT=mnist"], "experiments.commands.confirm paper=zpe variant=mnist"),
+        (["check-results", "PAPER=zpe"], "experiments.commands.check_results paper=zpe"),
+        (["setup", "report", "PAPER=zpe"], "experiments.commands.report paper=zpe"),
+    ],
+)
+def test_variables_reach_the_command(words: list[str], command: str) -> None:
+    done = make(*words)
+    assert done.returncode == 0, done.stderr
+    assert command in " ".join(done.stdout.replace("\\\n", " ").split())
+
+
+def test_each_target_uses_the_variables_that_it_is_said_to_read() -> None:
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    given = {"PAPER": "zpe", "VARIANT": "mnist", "SCALE": "smoke", "SEEDS": "5,6", "MINUTES": "77", "DRY": "1"}
+    given |= {"SWEEP": "wide", "STAGE": "pool", "BASE": "v0", "ARGS": "--said"}
+    for line in re.findall(r"^reads-.*", text, re.MULTILINE):
+        target, names = re.fullmatch(r"reads-(\S+) *:= (.*)", line).groups()  # type: ignore[union-attr]
+        whole = {name: given[name] for name in names.split()}
+        said = make(target, *(f"{name}={value}" for name, value in whole.items())).stdout
+        for name, value in whole.items():
+            assert ("dry=true" if name == "DRY" else value) in said, f"make {target} passes over {name}"

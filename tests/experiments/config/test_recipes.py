@@ -1,0 +1,184 @@
+"""What files may leave unsaid, written out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from experiments.common.errors import InputError
+from experiments.config import compose, recipes
+
+
+def expand(**raw: Any) -> dict[str, Any]:
+    return recipes.expand(raw, "file.yaml", ["teacher", "student"])
+
+
+def test_one_line_gives_every_stage_its_data_in_front_of_self() -> None:
+    made = expand(data="digits", defaults=["_self_"], stages={"probe": {}})
+    names = ("teacher", "student", "probe")
+    assert made["defaults"] == [*({f"/data@stages.{n}.data": "digits"} for n in names), "_self_"]
+    assert "data" not in made
+
+
+def test_chains_patterns_and_lines_of_its_own() -> None:
+    own = {"/data@stages.teacher.data": "cifar10"}
+    made = expand(data={"*": "digits", "stu*": ["subset", "mnist"]}, defaults=["/recipe/k/mini", own, "_self_"])
+    assert made["defaults"] == [
+        "/recipe/k/mini",
+        own,
+        {"/data@stages.student.data": "subset"},
+        {"/data@stages.student.data.source": "mnist"},
+        "_self_",
+    ]
+
+
+def test_like_copies_all_but_about_and_replaces_what_is_another_thing() -> None:
+    model = {"_target_": "A", "width": 1, "depth": 2}
+    stages = {
+        "one": {"about": "first", "needs": {"x": "a"}, "module": model, "trainer": {"max_epochs": 3}},
+        "two": {"like": "one", "module": {"width": 5}},
+        "three": {"like": "two", "needs": {"y": "b"}, "module": {"_target_": "B", "height": 7}},
+    }
+    made = expand(stages=stages)["stages"]
+    assert made["two"] == {
+        "needs": {"x": "a"},
+        "module": {"_target_": "A", "width": 5, "depth": 2},
+        "trainer": {"max_epochs": 3},
+    }
+    assert made["three"]["module"] == {"_target_": "B", "height": 7}
+    assert made["three"]["needs"] == {"y": "b"}
+
+
+def test_patterns_reach_stages_of_the_paper_and_lose_against_what_is_said() -> None:
+    stages = {"*": {"trainer": {"max_epochs": 2, "devices": 1}}, "student": {"trainer": {"max_epochs": 9}}}
+    made = expand(stages=stages)["stages"]
+    assert made["teacher"] == {"trainer": {"max_epochs": 2, "devices": 1}}
+    assert made["student"] == {"trainer": {"max_epochs": 9, "devices": 1}}
+
+
+def test_arms_that_differ_in_a_number_are_a_list() -> None:
+    arms = {
+        "svm_{n}_{kind}": {"each": {"n": [1, 2], "kind": ["a"]}, "about": "{n} of {kind}", "data": {"first": "{n}"}}
+    }
+    made = expand(stages=arms)["stages"]
+    assert made["svm_2_a"] == {"about": "2 of a", "data": {"first": 2}}
+    assert len(made) == 2
+
+
+def test_variants_and_published_rows() -> None:
+    made = expand(
+        variants={
+            "k{k}": {"each": {"k": [3, 5]}, "about": "kernel {k}", "scale": "full", "overrides": ["a={k}"]},
+            "wide": {"like": "k5", "about": "wide", "overrides": ["b=1"]},
+        },
+        published=[{"values": {"student/test/top1": 80.67, "student/test/top5": 95}, "source": "Table 1"}],
+    )
+    assert made["variants"]["wide"] == {"about": "wide", "scale": "full", "overrides": ["a=5", "b=1"]}
+    assert made["published"][1] == {"stage": "student", "metric": "test/top5", "value": 95, "source": "Table 1"}
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        ({"stages": {"a": {"like": "studnet"}, "student": {}}}, "a.like: stage 'studnet' does not exist; did you mean"),
+        ({"stages": {"a": {"like": "b"}, "b": {"like": "a"}}}, "like each other in a circle: a -> b -> a"),
+        ({"stages": {"zz*": {}}}, "stages: pattern 'zz*' does not exist"),
+        ({"stages": {"a": {"each": {"n": [1]}}}}, "a stage's name holds each as {name}"),
+        (
+            {"stages": {"{s}": {"each": {"s": ["a", "b"]}, "fit": False}, "b": {"test": False}}},
+            "stages.b stands twice, in '{s}' and in 'b'",
+        ),
+        ({"data": {"zz*": "digits"}}, "data: pattern 'zz*' does not exist"),
+        ({"data": {"*": 3}}, "expected a name of conf/data"),
+        ({"variants": {"a": {"like": "b"}}}, "variants.a.like: variant 'b' does not exist"),
+        ({"published": [{"values": {"top1": 1}}]}, "expected <stage>/<split>/<metric>: number"),
+    ],
+)
+def test_what_makes_no_sense_is_named(raw: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=r"^file\.yaml") as caught:
+        expand(**raw)
+    assert said in str(caught.value)
+
+
+def test_no_line_of_the_configuration_is_longer_than_a_screen() -> None:
+    long = [
+        f"{path.relative_to(compose.CONF)}:{number}"
+        for path in sorted(compose.CONF.rglob("*.yaml"))
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if len(line) > 140
+    ]
+    assert not long
+
+
+@pytest.mark.parametrize("paper", compose.papers())
+def test_published_numbers_have_a_source_besides_memory(paper: str) -> None:
+    sources = [str(row.get("source")) for row in compose.paper_file(paper).get("published") or []]
+    assert not [source for source in sources if "from memory" in source]
+
+
+@pytest.mark.parametrize("paper", compose.papers())
+def test_data_files_do_not_overrule_what_a_paper_says_of_its_stages(paper: str) -> None:
+    """A recipe's choice of data comes after the paper's file: a key that both hold would quietly be the data file's."""
+    stages = compose.paper_file(paper).get("stages") or {}
+    for scale, recipe in compose.recipe_files(paper).items():
+        if scale not in ("full", "mini", "smoke"):
+            continue
+        composed = compose.compose(compose.request([f"paper={paper}", f"scale={scale}"]).overrides)
+        said, again = _said_of_data(stages), _said_of_data(recipe.get("stages") or {})
+        for name in said.keys() & composed.stages.keys():
+            for path, value in said[name].items():
+                if path in again.get(name, ()) or "${" in str(value):
+                    continue
+                assert OmegaConf.select(composed, f"stages.{name}.data.{path}") == value, f"{scale}: {name}.data.{path}"
+
+
+def _said_of_data(stages: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {name: _leaves(item.get("data")) for name, item in stages.items() if isinstance(item, dict)}
+
+
+def _leaves(node: Any, above: str = "") -> dict[str, Any]:
+    """Dotted path -> value; nothing of what is no mapping, such as a reference."""
+    found: dict[str, Any] = {}
+    if not isinstance(node, dict):
+        return found
+    for key, value in node.items():
+        found |= _leaves(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
+    return found
+
+
+GROUPS = {"both": ["teacher", "student"], "rest": {"all_but": ["teacher"]}}
+
+
+def test_a_group_stands_for_its_stages_wherever_a_pattern_may() -> None:
+    stages = {"both": {"trainer": {"max_epochs": 2}}, "rest": {"seed": 3}, "probe": {"trainer": {"max_epochs": 9}}}
+    made = expand(groups=GROUPS, data={"*": "digits", "rest": "mnist"}, stages=stages)
+    assert made["stages"]["teacher"] == {"trainer": {"max_epochs": 2}}
+    assert made["stages"]["student"] == {"trainer": {"max_epochs": 2}, "seed": 3}
+    assert made["stages"]["probe"] == {"trainer": {"max_epochs": 9}, "seed": 3}
+    assert "both" not in made["stages"]
+    chosen = {key: name for line in made["defaults"][:-1] for key, name in line.items()}
+    assert chosen["/data@stages.teacher.data"] == "digits"
+    assert chosen["/data@stages.probe.data"] == "mnist"
+
+
+@pytest.mark.parametrize(
+    ("groups", "told"),
+    [
+        ({"both": ["teacher", "studnet"]}, r"groups\.both: stage 'studnet'.*did you mean 'student'"),
+        ({"both": {"all_but": ["teachers"]}}, r"groups\.both: stage 'teachers'.*did you mean 'teacher'"),
+        ({"both": {"but": ["teacher"]}}, "expected a list of stages, or all_but"),
+        ({"both": "teacher"}, "expected a list of stages, got 'teacher'"),
+        ({"student": ["teacher"]}, r"groups\.student: a stage has this name"),
+        (["teacher"], "expected lists of stages by name"),
+    ],
+)
+def test_a_group_that_makes_no_sense_is_named(groups: Any, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        recipes.check_groups(groups, ["teacher", "student"], "conf/paper/k.yaml")
+
+
+@pytest.mark.parametrize("paper", compose.papers())
+def test_the_groups_of_every_paper_hold_stages_of_it(paper: str) -> None:
+    recipes.check_groups(compose.groups(paper), compose.known_stages(paper), paper)

@@ -1,0 +1,441 @@
+"""The report: what a reader must find on the pages, and what must never get onto them."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.common import files
+from experiments.common.paths import ROOT
+from experiments.config import claims, compose
+from experiments.evidence import results, staleness
+from experiments.pages import figures, report
+
+HOSTILE = "<script>alert(1)</script>\"'&"
+CURVE = {"epoch": [0.0, 1.0, 2.0], "mean": [2.0, 1.5, 1.0], "low": [1.9, 1.4, 0.9], "high": [2.1, 1.6, 1.1]}
+
+
+def stage(needs: list[str], top1: list[float], **more: Any) -> dict[str, Any]:
+    data = {
+        "name": "digits",
+        "source": "real",
+        "identity": "ab",
+        "split": "at random",
+        "sizes": {"train": 400, "val": 397, "test": 1000},
+    }
+    return {
+        "about": "about it",
+        "fit": True,
+        "needs": needs,
+        "fingerprints": ["f0", "f1", "f2"],
+        "metrics": {"test/top1": top1, "test/n": [1000.0] * len(top1)},
+        "failed": "",
+        "seconds": [1.0, 2.0, 3.0],
+        "epochs": 40,
+        "parameters": 23090,
+        "precision": "32-true",
+        "batch": {"global": 32, "devices": 1, "reference": None},
+        "learning_rates": [0.05],
+        "peak_memory_mb": 400,
+        "data": data,
+        "curves": {"train/loss": CURVE, "val/top1": CURVE, "train/kl": CURVE},
+        **more,
+    }
+
+
+def judged(name: str, verdict: str, values: list[float], interval: list[float] | None, **more: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "main": False,
+        "asked_by": "paper",
+        "kind": "normal",
+        "unit": "points",
+        "worth": 1.0,
+        "requires": [],
+        "published": None,
+        "seeds": list(range(len(values))),
+        "found": False,
+        "better": "student/test/top1",
+        "than": "init/test/top1",
+        "rule": "95% interval of student/test/top1 - init/test/top1 above 0",
+        "margin": 0.0,
+        "within": None,
+        "refuted_by": "an interval below 0",
+        "verdict": verdict,
+        "difference": sum(values) / len(values) if values else None,
+        "interval": interval,
+        "per_seed": values,
+        "reason": "",
+        **more,
+    }
+
+
+def sample() -> dict[str, Any]:
+    published = {
+        "stage": "student",
+        "metric": "test/top1",
+        "value": 80.67,
+        "dataset": "ImageNet-1k val",
+        "protocol": "one crop",
+        "source": "Table 2",
+        "variant": None,
+        "tolerance": 0.3,
+        "kind": "normal",
+        "scale": None,
+        "verdict": "not run",
+        "ours": 93.0,
+        "interval": [92.0, 94.0],
+    }
+    entry = {
+        "scale": "mini",
+        "variant": None,
+        "about": "",
+        "seeds": [0, 1, 2],
+        "looked": 3,
+        "overrides": [],
+        "registered": {"hash": "abc", "at": "2026-01-01T00:00:00", "commit": "0123456789", "stream": 1},
+        "history": [],
+        "elsewhere": [],
+        "checks": [{"name": "it learns", "text": "a > b", "values": [2.0, 1.0], "holds": True, "reason": ""}],
+        "claims": [
+            judged("the student is better", "supported", [1.0, 2.0, 3.0], [-0.48, 4.48], main=True),
+            judged("no harm is done", "undecided", [0.1, 0.2, 0.3], [-0.04, 0.44], within=0.5),
+            judged("nothing came of it", "not run", [], None, reason="lost did not finish for every seed"),
+        ],
+        "published": [published],
+        "stages": {
+            "init": stage([], [90.0, 91.0, 92.0]),
+            "student": stage(["init"], [91.0, 93.0, 95.0]),
+            "ensemble": stage(["init", "student"], [95.0] * 3, fit=False, epochs=None, curves={}),
+            "lost": stage(
+                ["init"], [], metrics={}, failed="seed 1: loss is NaN", curves={}, data=None, seconds=[], precision=None
+            ),
+        },
+        "provenance": {
+            "written": "2026-01-02T03:04:05+00:00",
+            "code": {"commit": "0123456789abcdef", "dirty": True},
+            "versions": {"python": "3.11.7", "torch": "2.9.0"},
+            "hardware": {"cpu": "Some CPU", "cores": 2, "system": "Linux x86_64"},
+            "seconds": 56.3,
+        },
+    }
+    key = "meal_v2"
+    return {
+        "key": key,
+        "title": "A title",
+        "arxiv": "2009.08453",
+        "about": "What it is.",
+        "deviations": [],
+        "entries": {"mini": entry},
+    }
+
+
+class Seen(HTMLParser):
+    """Elements and attributes as a browser reads them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.text = re.sub(r"\s+", " ", " ".join(self.words))
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_data(self, data: str) -> None:
+        if not self.elements or self.elements[-1][0] != "style":
+            self.words.append(data)
+
+
+@pytest.fixture
+def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Build a site from one record (None: never run); returns its pages by name."""
+
+    def run(record: dict[str, Any] | None, stale: list[str] | None = None) -> dict[str, str]:
+        monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
+        monkeypatch.setattr(report, "RUNS", tmp_path / "runs")
+        monkeypatch.setattr(staleness, "stale", lambda key, entry: stale or [])
+        if record is not None:
+            files.write_json(tmp_path / "results" / "meal_v2.json", record)
+        written = report.build(["meal_v2"], tmp_path / "site")
+        assert [path.name for path in written] == ["index.html", "meal_v2.html"]
+        return {path.stem: path.read_text(encoding="utf-8") for path in written}
+
+    return run
+
+
+def test_verdicts_and_numbers_are_on_the_page(build: Any) -> None:
+    page = Seen(build(sample())["meal_v2"]).text
+    for text in ("✓ supported", "≈ undecided", "○ not run", "lost did not finish for every seed"):
+        assert text in page
+    assert "+2.00" in page  # the mean of 1, 2, 3
+    assert "−0.48 to +4.48" in page
+    assert "an interval below 0" in page
+    # 91, 93, 95: s = 2, half = t(0.975, 2) * 2 / sqrt(3) = 4.3027 * 1.1547
+    assert "93.00 ± 4.97" in page
+    assert "80.67" in page
+    assert "93.00 ± 1.00" in page
+    assert "digits (real data): 400 train, 397 val, 1,000 test" in page
+    assert "seed 1: loss is NaN" in page
+    assert "0123456789 with uncommitted changes" in page
+    assert "23,090" in page
+    assert "make reproduce PAPER=meal_v2" in page
+
+
+def test_mini_is_said_not_to_be_comparable_and_full_is_judged(build: Any) -> None:
+    record = sample()
+    mini = Seen(build(record)["meal_v2"]).text
+    assert "not comparable" in mini
+    assert "matched" not in mini
+    full = copy.deepcopy(record["entries"]["mini"])
+    full["scale"] = "full"
+    full["published"][0]["verdict"] = "matched"
+    record["entries"] = {"full": full}
+    pages = build(record)
+    assert "not comparable" not in Seen(pages["meal_v2"]).text
+    assert "✓ matched" in Seen(pages["meal_v2"]).text
+    assert "make reproduce PAPER=meal_v2 SCALE=full" in Seen(pages["meal_v2"]).text
+
+
+def test_settings_without_a_record_are_listed_with_their_commands(build: Any) -> None:
+    record = sample()
+    page = Seen(build(record)["meal_v2"]).text
+    clean = "mini+clean clean labels make reproduce PAPER=meal_v2 VARIANT=clean"
+    assert clean in page
+    assert page.index(clean) < page.index(
+        "full+cutmix with CutMix make reproduce PAPER=meal_v2 SCALE=full VARIANT=cutmix"
+    )
+    record["entries"]["mini+clean"] = {**copy.deepcopy(record["entries"]["mini"]), "variant": "clean"}
+    assert clean not in Seen(build(record)["meal_v2"]).text
+
+
+def test_index_answers_with_the_main_claim_and_marks_what_is_stale(build: Any) -> None:
+    """Does it hold, how sure, at what scale: without a click."""
+    fresh = Seen(build(sample())["index"]).text
+    for text in ("✓ supported the student is better", "+2.00 points", "−0.48 to +4.48", "3 seeds, mini"):
+        assert text in fresh
+    assert "no harm is done" not in fresh  # exploratory claims are on the page
+    pages = build(sample(), stale=["student"])
+    assert Seen(pages["index"]).text.count("↻ stale") == fresh.count("↻ stale") + 1  # one explains the word
+    assert "changed since this was recorded: student" in Seen(pages["meal_v2"]).text
+
+
+def test_a_paper_that_was_never_run_is_listed_with_its_claims(build: Any) -> None:
+    pages = build(None)
+    declared = compose.paper_file("meal_v2")
+    listed = Seen(pages["index"])
+    assert declared["title"] in listed.text
+    card = listed.text[listed.text.index(declared["title"]) :]
+    main = next(claim["name"] for claim in declared["claims"] if claim.get("main"))
+    assert f"○ not run {main}" in card
+    assert "supported" not in card[: card.index("What the words mean")]
+    page = Seen(pages["meal_v2"]).text
+    for claim in claims.read(compose.resolve(compose.compose(["paper=meal_v2", "scale=mini"]), 0)).claims:
+        assert claim.name in page
+    assert "○ not run" in page
+
+
+def test_hostile_text_is_escaped_everywhere(build: Any) -> None:
+    record = sample()
+    record |= {
+        "title": HOSTILE,
+        "about": HOSTILE,
+        "arxiv": HOSTILE,
+        "deviations": [dict.fromkeys(("what", "paper", "code", "ours", "why"), HOSTILE)],
+    }
+    entry = record["entries"]["mini"]
+    for item in entry["claims"]:
+        item |= {"name": HOSTILE, "rule": HOSTILE, "refuted_by": HOSTILE, "reason": HOSTILE}
+    entry["published"][0] |= dict.fromkeys(("stage", "metric", "dataset", "protocol", "source"), HOSTILE)
+    entry["stages"][HOSTILE] = stage([HOSTILE], [1.0, 2.0, 3.0], about=HOSTILE, curves={HOSTILE: CURVE})
+    entry["overrides"] = [HOSTILE]
+    entry["provenance"]["hardware"]["cpu"] = HOSTILE
+    plain = build(sample())
+    for name, text in build(record).items():
+        seen = Seen(text)
+        tags = {tag for tag, _ in seen.elements}
+        assert "script" not in tags
+        assert "<script" not in text.lower()
+        attributes = {key for _, attributes in seen.elements for key in attributes}
+        assert attributes <= {key for _, attributes in Seen(plain[name]).elements for key in attributes}
+        assert "<script>alert(1)</script>" in seen.text  # it is shown, as text
+
+
+def test_figures_escape_and_are_well_formed() -> None:
+    boxes = [figures.Box("a", [], True, HOSTILE), figures.Box(HOSTILE, ["a"], False, "only tested")]
+    drawn = [
+        figures.difference(judged(HOSTILE, "supported", [1.0], [-1.0, math.inf]), [0], (-2.0, 3.0)),
+        figures.curves(HOSTILE, {HOSTILE: CURVE}, {HOSTILE: 0}),
+        figures.diagram(boxes, {"a": 0, HOSTILE: 1}),
+    ]
+    for text in drawn:
+        tags = {element.tag.rpartition("}")[2] for element in ElementTree.fromstring(text).iter()}
+        assert "script" not in tags
+
+
+def test_nothing_is_loaded_from_elsewhere(build: Any) -> None:
+    for text in build(sample()).values():
+        assert "@import" not in text
+        assert "url(" not in text
+        for tag, attributes in Seen(text).elements:
+            assert tag not in ("script", "link", "iframe", "object", "embed", "base")
+            target = attributes.get("href") or attributes.get("src") or attributes.get("xlink:href") or ""
+            if ":" in target:
+                assert tag == "a"
+                assert target.startswith("https://arxiv.org/abs/")
+
+
+def test_links_lead_somewhere(build: Any) -> None:
+    pages = build(sample())
+    ids = {name: {a["id"] for _, a in Seen(text).elements if "id" in a} for name, text in pages.items()}
+    for name, text in pages.items():
+        for tag, attributes in Seen(text).elements:
+            target = attributes.get("href") or ""
+            if tag == "a" and ":" not in target:
+                page, _, anchor = target.partition("#")
+                assert (page.rpartition(".")[0] or name) in pages
+                assert not anchor or anchor in ids[page.removesuffix(".html") or name]
+
+
+def test_same_data_same_strings(build: Any) -> None:
+    assert build(sample()) == build(sample())
+    record = sample()["entries"]["mini"]
+    assert figures.difference(record["claims"][0], [0, 1, 2], (-1, 5)) == figures.difference(
+        copy.deepcopy(record["claims"][0]), [0, 1, 2], (-1, 5)
+    )
+
+
+def test_every_svg_is_labelled_and_every_table_has_a_caption(build: Any) -> None:
+    elements = Seen(build(sample())["meal_v2"]).elements
+    outer = [a for tag, a in elements if tag == "svg" and "viewbox" in a and "class" in a]
+    assert len(outer) == 2 + 3 + 1  # claims with values, metrics, diagram
+    assert all(a["role"] == "img" and a["aria-label"] for a in outer)
+    tags = [tag for tag, _ in elements]
+    assert tags.count("table") == tags.count("caption")
+
+
+def test_pictures_of_the_first_seed_are_embedded(build: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "runs/meal_v2/mini/seed=0/student-f0/pictures"
+    folder.mkdir(parents=True)
+    (folder / "soft_labels.png").write_bytes(b"not looked into")
+    images = [a for tag, a in Seen(build(sample())["meal_v2"]).elements if tag == "img"]
+    assert [a["src"] for a in images] == ["data:image/png;base64,bm90IGxvb2tlZCBpbnRv"]
+    assert "soft_labels" in (images[0]["alt"] or "")
+
+
+@pytest.mark.parametrize(
+    ("commit", "shown"),
+    [(None, "no commit"), ("None", "no commit"), ("a" * 40 + " " + "b" * 40, "a" * 10 + ", " + "b" * 10)],
+)
+def test_commits(commit: str | None, shown: str) -> None:
+    assert report._commit({"provenance": {"code": {"commit": commit}}}) == shown
+
+
+def dots(text: str) -> list[float]:
+    return [float(e.attrib["cx"]) for e in ElementTree.fromstring(text).iter() if e.tag.endswith("circle")]
+
+
+def test_dots_lie_where_the_axis_says() -> None:
+    drawn = figures.difference(judged("c", "supported", [-1.0, 1.0, 3.0], None), [0, 1, 2], (-1.0, 3.0))
+    assert dots(drawn) == [10.0, 130.0, 250.0]  # left edge, middle, right edge of a 260 px figure with 10 px margins
+
+
+def test_a_huge_interval_does_not_hide_the_seeds() -> None:
+    low, high = figures.limits([judged("c", "undecided", [0.1, 0.3], [-900.0, 900.0])])
+    assert low < 0.0 < 0.3 < high
+    assert high - low < 1.2  # three times the range of zero and the seeds, and the margin around it
+
+
+def test_claims_of_a_metric_share_an_axis_unless_one_would_vanish() -> None:
+    near, twice = judged("a", "supported", [1.0, 2.0], None), judged("b", "supported", [1.0, 4.0], None)
+    far = judged("c", "supported", [1.0, 90.0], None)
+    assert figures.span(near, [near, twice]) == figures.span(twice, [near, twice])
+    assert figures.span(near, [near, far]) == figures.limits([near])
+
+
+def test_a_curve_may_have_holes() -> None:
+    holes = {**CURVE, "mean": [2.0, math.nan, 1.0]}
+    drawn = figures.curves("val/auroc", {"a": holes}, {"a": 0})
+    assert "nan" not in drawn
+
+
+def test_no_two_stages_look_the_same() -> None:
+    strokes = {figures._stroke(index) for index in range(24)}
+    assert len(strokes) == 24
+
+
+def test_diagram_arrows_point_right_and_all_are_drawn() -> None:
+    boxes = [
+        figures.Box("a", [], True, "trained"),
+        figures.Box("b", ["a"], True, "trained"),
+        figures.Box("c", ["a", "b"], False, "only tested"),
+    ]
+    root = ElementTree.fromstring(figures.diagram(boxes, {"a": 0, "b": 1, "c": 2}))
+    rects = [e for e in root.iter() if e.tag.endswith("rect")]
+    assert [float(r.attrib["x"]) for r in rects] == sorted(float(r.attrib["x"]) for r in rects)
+    assert ["stroke-dasharray" in r.attrib for r in rects] == [False, False, True]
+    assert sum(1 for e in root.iter() if e.tag.endswith("path") and e.attrib.get("fill") == "none") == 3
+
+
+@pytest.mark.parametrize(
+    ("variant", "overrides", "expected"),
+    [
+        (None, [], "make reproduce PAPER=k"),
+        ("clean", [], "make reproduce PAPER=k VARIANT=clean"),
+        (None, ["seeds=[0,1]"], "make reproduce PAPER=k ARGS=\"'seeds=[0,1]'\""),
+    ],
+)
+def test_command(variant: str | None, overrides: list[str], expected: str) -> None:
+    assert report._command("k", "mini", variant, overrides) == expected
+
+
+@pytest.mark.parametrize("override", ["a=1", "a='x y'", 'a="b"', "a=${b}", "a=$HOME", "a=[1,{b:2}]", "a=b\\c"])
+def test_command_survives_make_and_the_shell(override: str, tmp_path: Path) -> None:
+    (tmp_path / "Makefile").write_text("reproduce:\n\t@printf '%s\\n' $(ARGS)\n")
+    line = report._command("k", "mini", None, [override])
+    # The suite itself is started by make, whose variables would make this one talk about folders.
+    alone = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    done = subprocess.run(["sh", "-c", line], cwd=tmp_path, env=alone, capture_output=True, text=True, check=True)
+    assert done.stdout == override + "\n"
+
+
+def test_command_line(build: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    build(sample())
+    assert report.main(["meal_v3", "--site", str(tmp_path / "other")]) == 2
+    assert "did you mean 'meal_v2'?" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+    assert report.main(["--site", str(tmp_path / "other")]) == 0
+    assert capsys.readouterr().out.split() == [
+        str(tmp_path / "other" / f"{n}.html") for n in ("index", *compose.papers())
+    ]
+
+
+def test_importing_the_report_does_not_import_torch() -> None:
+    code = "import sys, experiments.pages.report; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_sweeps_are_shown_with_every_setting(build: Any, tmp_path: Path) -> None:
+    rows = [
+        {"setting": f"w={HOSTILE}", "seeds": [0, 1], "values": [1.0, 3.0], "mean": 2.0, "interval": [-10.7, 14.7]},
+        {"setting": "w=2", "seeds": [], "values": [], "mean": None, "interval": None},
+    ]
+    rows = [{**row, "failed": [] if row["values"] else ["seed 0: the loss is nan"]} for row in rows]
+    actual = {"name": "weights", "paper": "meal_v2", "scale": "smoke", "written": "2026", "objective": "a/test/top1"}
+    files.write_json(tmp_path / "runs" / "meal_v2" / "smoke" / "sweeps" / "weights.json", {**actual, "settings": rows})
+    page = build(sample())["meal_v2"]
+    assert "Sweep weights" in page
+    assert "w=2" in page
+    assert "the loss is nan" in page
+    assert "<script>" not in page

@@ -1,0 +1,106 @@
+"""Records of results/ that are damaged, or written by two at a time: nothing may be lost or read as empty."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from experiments.commands import catalog, check_results, cli, report, reproduce
+from experiments.evidence import results
+from tests.reliability.soak.bench import FORK, HANGS, Trial, fork
+from tests.reliability.soak.hostile import in_a_fork
+
+WRITERS = 50  # times that two processes write one file at the same moment
+
+
+def damages() -> dict[str, Callable[[bytes], bytes]]:
+    """What may become of a file that people merge, copy and edit."""
+
+    def changed(act: Callable[[dict[str, Any]], Any]) -> Callable[[bytes], bytes]:
+        def damage(content: bytes) -> bytes:
+            record = json.loads(content)
+            act(record)
+            return json.dumps(record).encode()
+
+        return damage
+
+    def first(record: dict[str, Any]) -> dict[str, Any]:
+        return next(iter(record["entries"].values()))
+
+    return {
+        "empty": lambda content: b"",
+        "cut in half": lambda content: content[: len(content) // 2],
+        "without its last line": lambda content: content.rstrip().rpartition(b"\n")[0],
+        "with a conflict of git": lambda content: b"<<<<<<< ours\n%b=======\n%b>>>>>>> theirs\n" % (content, content),
+        "in another encoding": lambda content: content.replace(b'"title": "', b'"title": "\xe9', 1),
+        "nested too deeply": lambda content: b"[" * 100_000,
+        "a list": lambda content: b"[]\n",
+        "null": lambda content: b"null\n",
+        "of another paper": changed(lambda record: record.update(key="somebody")),
+        "without entries": changed(lambda record: record.pop("entries")),
+        "with entries that are a list": changed(lambda record: record.update(entries=[])),
+        "with an entry that is a number": changed(lambda record: record["entries"].update(mini=5)),
+        "with an entry without seeds": changed(lambda record: first(record).pop("seeds")),
+        "with an entry without history": changed(lambda record: first(record).pop("history")),
+    }
+
+
+def commands(paper: str, folder: Path) -> dict[str, Callable[[], int]]:
+    """Everything that reads a record, as it is typed."""
+    runs = f"runs_dir={folder / 'runs'}"
+    return {
+        "reproduce": partial(cli.main, reproduce.main, "", [f"paper={paper}", "scale=mini", "most=2", "jobs=1", runs]),
+        "catalog": partial(cli.main, catalog.main, "", []),
+        "report": partial(report.main, [paper, f"site={folder / 'site'}"]),
+        "check_results": partial(cli.main, check_results.main, "", []),
+    }
+
+
+def damaged(paper: str, folder: Path) -> Iterator[Trial]:
+    """Each damage under each command: exit code 2, one line that names the file, and the file as it was."""
+    original = (results.RESULTS / f"{paper}.json").read_bytes()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "results" / f"{paper}.json"
+    path.parent.mkdir(exist_ok=True)
+    for how, damage in damages().items():
+        content = damage(original)
+        for name, command in commands(paper, folder).items():
+            path.write_bytes(content)
+
+            def act(command: Callable[[], int] = command) -> int:
+                results.RESULTS = path.parent
+                return command()
+
+            problem = in_a_fork(act, folder, 2)
+            if not problem and path.name not in (folder / "log").read_text(encoding="utf-8"):
+                problem = "it does not name the file"
+            if not problem and path.read_bytes() != content:
+                problem = "the file was changed"
+            yield Trial("record", f"{name} of a record {how}", problem)
+    path.unlink()
+
+
+def raced(paper: str, folder: Path) -> Iterator[Trial]:
+    """Two processes that write an entry each into one file at the same moment: both are there afterwards."""
+    original = json.loads((results.RESULTS / f"{paper}.json").read_text(encoding="utf-8"))
+    entry = {**next(iter(original["entries"].values())), "stages": {}}
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def write(number: int, start: Any) -> int:
+        results.RESULTS = folder
+        start.wait(HANGS)
+        results.update(paper, f"mini+{number}", lambda stored: dict(entry))
+        return 0
+
+    for turn in range(WRITERS):
+        start = FORK.Barrier(2)
+        numbers = (2 * turn, 2 * turn + 1)
+        children = [fork(partial(write, n, start), folder / "log", folder / "temporary") for n in numbers]
+        for child in children:
+            child.join(HANGS)
+        written = json.loads((folder / f"{paper}.json").read_text(encoding="utf-8"))["entries"]
+        whole = set(written) == {f"mini+{n}" for n in range(2 * turn + 2)} and all(c.exitcode == 0 for c in children)
+        yield Trial("writers", f"turn {turn}", "" if whole else f"{len(written)} entries of {2 * turn + 2}")
