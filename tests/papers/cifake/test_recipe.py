@@ -5,28 +5,49 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+import torch
 
-from experiments.running.plan import Plan
-from modules.cifake.networks import DEPTHS, FILTERS, UNITS
+from experiments.config import compose
+from experiments.config.instantiate import build
+from experiments.running.plan import Plan, plan
 
 
-def test_the_grid_is_the_papers(make_plan: Callable[..., Plan]) -> None:
-    stages = make_plan("paper=cifake", "scale=full").stages
-    extractors = {name: stage for name, stage in stages.items() if name.startswith("conv_")}
-    heads = {name: stage for name, stage in stages.items() if name.startswith("head_")}
-    found = {(s.module["topology"]["filters"], s.module["topology"]["convolutions"]) for s in extractors.values()}
-    assert found == {(f, n) for f in FILTERS for n in DEPTHS}
-    assert {(s.module["units"], s.module["dense"]) for s in heads.values()} == {(u, n) for u in UNITS for n in DEPTHS}
-    assert len(extractors) + len(heads) == 36
-    assert set(stages["winner"].needs["candidates"]) == {*extractors, *heads}
-    assert len(stages["winner"].needs["candidates"]) == 36
-    for stage in heads.values():
-        assert set(stage.needs["candidates"]) == set(extractors)
-    for stage in (*extractors.values(), *heads.values(), stages["winner"]):
-        assert stage.module["optimizer"] == {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 1e-3}
-        assert stage.data["batch_size"] == 64
-        assert stage.data.get("augment", []) == []
-        assert stage.trainer["max_epochs"] == 30
+@pytest.fixture(scope="module")
+def full() -> Plan:
+    return plan(compose.compose(compose.request(["paper=cifake", "scale=full"]).overrides), 0)
+
+
+def test_the_grid_is_the_papers(full: Plan) -> None:
+    """12 extractors and 24 heads; the winner is chosen among all 36."""
+    stages = full.stages
+    extractors = {f"conv_{f}x{n}": (f, n) for f in (16, 32, 64, 128) for n in (1, 2, 3)}
+    heads = {f"head_{u}x{n}": (u, n) for u in (32, 64, 128, 256, 512, 1024, 2048, 4096) for n in (1, 2, 3)}
+    assert {name for name in stages if name.startswith(("conv_", "head_"))} == {*extractors, *heads}
+    for name, size in extractors.items():
+        topology = build(stages[name].module["topology"])
+        assert (topology.filters, topology.convolutions, topology.units, topology.dense) == (*size, 0, 0)
+    for name, size in heads.items():
+        assert (stages[name].module["units"], stages[name].module["dense"]) == size
+        assert set(stages[name].needs["candidates"]) == set(extractors)
+    assert sorted(stages["winner"].needs["candidates"]) == sorted([*extractors, *heads])
+
+
+def test_detectors_are_trained_as_the_recipe_says(full: Plan) -> None:
+    """Adam 1e-3, batches of 64, at most 30 epochs, ended after 5 without a lower loss, no schedule, no augmentation."""
+    for name, stage in full.stages.items():
+        if name.startswith(("conv_", "head_", "winner", "shuffled")):
+            optimizer = build(stage.module["optimizer"])([torch.nn.Parameter(torch.zeros(1))])
+            assert type(optimizer) is torch.optim.Adam
+            assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["weight_decay"]) == (1e-3, 0)
+            assert stage.module.get("schedule") is None
+            assert (stage.module["padding"], stage.module["patience"]) == ("same", 5)
+            assert (stage.data["batch_size"], stage.trainer["max_epochs"]) == (64, 30)
+            assert stage.data.get("augment", []) == []
+
+
+def test_the_abstracts_number_is_the_winners(full: Plan) -> None:
+    (row,) = full.config["published"]
+    assert (row["stage"], row["metric"], row["value"], row["scale"]) == ("winner", "test/acc", 92.98, "full")
 
 
 @pytest.mark.parametrize("scale", ["full", "mini"])
