@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from torchvision import transforms
 
 from datamodules.common.folders import ImageNet
 from experiments.config import compose
-from experiments.running import engine, training
+from experiments.running import training
 from experiments.running.plan import Plan, plan
 from modules.common.classifier import Classifier
 from modules.common.schedules import Position
@@ -204,20 +203,3 @@ def test_mini_keeps_the_proportions_of_the_schedule() -> None:
             "weight_decay": decay,
         }
         assert stage.data["label_noise"] == 0.3
-
-
-@pytest.mark.slow
-def test_the_student_on_two_processes_is_the_student_on_one(make_plan: Callable[..., Plan]) -> None:
-    """Two steps with both teachers and a discriminator that sees half of the rows on each process."""
-    weights, metrics = [], []
-    options = ["trainer.max_epochs=1", "data.train_size=64", "data.test_size=99"]
-    for trainer in ("cpu", "ddp_cpu"):
-        plan = make_plan("paper=meal_v2", f"trainer={trainer}", *(f"stages.student.{option}" for option in options))
-        for name in ("init", "teacher_a", "teacher_b"):
-            engine.ensure(plan, plan.stages[name])
-        stage = plan.stages["student"]
-        metrics.append(engine.ensure(plan, stage).metrics)
-        weights.append(torch.load(stage.directory / "last.ckpt", weights_only=True)["state_dict"])
-    assert metrics[0]["test/n"] == metrics[1]["test/n"] == 99
-    assert metrics[1] == pytest.approx(metrics[0], abs=1e-4)
-    assert all(torch.allclose(weights[0][k].float(), weights[1][k].float(), atol=1e-5) for k in weights[0])
