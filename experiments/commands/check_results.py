@@ -30,7 +30,7 @@ Re-derive every recorded interval, verdict and table from per-seed values.
 
 
 def main(argv: list[str]) -> int:
-    from experiments.pages.console import out
+    from experiments.pages import console
 
     papers = cli.papers_named(argv) or [path.stem for path in sorted(results.RESULTS.glob("*.json"))]
     wrong, entries = [], 0
@@ -43,8 +43,8 @@ def main(argv: list[str]) -> int:
     if not argv:
         wrong += list(_readme())
     for line in wrong:
-        out.print(f"[red]differs[/] {line}", soft_wrap=True, highlight=False)
-    out.print(f"{entries} entries of {len(papers)} papers re-derived, {len(wrong)} differences")
+        console.say(console.Text.assemble(("differs", "red"), f" {line}"))
+    console.say(f"{entries} entries of {len(papers)} papers re-derived, {len(wrong)} differences")
     return 1 if wrong else 0
 
 
@@ -125,7 +125,10 @@ def _registered(entry: Mapping[str, Any], where: str) -> Iterator[str]:
 
 
 def _runs(paper: str, entry: Mapping[str, Any], where: str) -> Iterator[str]:
-    """The metrics of runs that are at hand, tied to their manifests by hashes."""
+    """The metrics of runs that are at hand, tied to their manifests by hashes.
+
+    A run that finished after the record was written is another one than the record's: it says nothing about it.
+    """
     from experiments.common import files
     from experiments.running.manifest import hash_metrics
 
@@ -137,6 +140,8 @@ def _runs(paper: str, entry: Mapping[str, Any], where: str) -> Iterator[str]:
                 continue
             if manifest.get("metrics_hash") != hash_metrics(metrics):
                 yield f"{where}: {folder / 'metrics.json'} is not what its manifest says"
+            if str(manifest.get("finished")) > str(entry["provenance"]["written"]):
+                continue
             for metric, values in stage["metrics"].items():
                 value, there = values[position], metrics.get(metric)
                 if there is not None and not same(value, there):

@@ -37,6 +37,7 @@ LOCAL = {  # of one machine or one command; they change no number
     "most",
     "why",
     "from_record",
+    "record",
     "trainer",
 }
 PARTS = ("scale", "variant", "seeds", "registered", "history", "claims", "published", "stages", "provenance")
@@ -216,9 +217,14 @@ def _provenance(plans: Sequence[Plan]) -> dict[str, Any]:
 # --- the record ------------------------------------------------------------------------------------------------------
 
 
-def read(paper: str) -> dict[str, Any] | None:
+def here() -> Path:
+    """Where a run leaves what it found for a setting that is recorded: beside the record, and not in the repository."""
+    return RESULTS / "here"
+
+
+def read(paper: str, folder: Path | None = None) -> dict[str, Any] | None:
     """A paper's results file; None when it was never run. Raises InputError naming a file that is damaged."""
-    path = RESULTS / f"{paper}.json"
+    path = (folder or RESULTS) / f"{paper}.json"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -256,23 +262,26 @@ def tell_again(paper: str) -> None:
 
 
 @contextlib.contextmanager
-def _locked(paper: str) -> Iterator[Path]:
+def _locked(paper: str, folder: Path | None = None) -> Iterator[Path]:
     """A record's file, which no other process writes meanwhile."""
-    path = RESULTS / f"{paper}.json"
+    path = (folder or RESULTS) / f"{paper}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
         yield path
 
 
-def update(paper: str, name: str, change: Callable[[dict[str, Any] | None], Any]) -> Path:
+def update(paper: str, name: str, change: Callable[[dict[str, Any] | None], Any], folder: Path | None = None) -> Path:
     """Read a paper's record, let `change` make the entry `name` anew from the present one, and write it, under a lock.
 
     Raises InputError if the file that is there is damaged: nothing is overwritten then.
     """
-    with _locked(paper) as path:
-        record = read(paper)
+    with _locked(paper, folder) as path:
+        record = read(paper, folder)
         entries = dict(record["entries"]) if record is not None else {}
-        entries[name] = change(entries.get(name))
+        before = entries.get(name)
+        entries[name] = change(before)
+        if before is not None and entries[name] == before:
+            return path
         entries[name]["seal"] = seal(entries[name])
         files.write_json(path, {**told(paper), "entries": dict(sorted(entries.items()))})
     return path
@@ -346,7 +355,7 @@ def put(new: Mapping[str, Any], stored: Mapping[str, Any] | None, registered: Ma
         why = f"recorded again after a change of the code of {', '.join(changed)}"
         return {**fresh, "history": [*history, registration.past(stored, why)]}
     if not same_numbers(new, stored):
-        mine = _from_elsewhere(new, stored)
+        mine = from_elsewhere(new, stored)
         kept = [item for item in elsewhere if item.get("differs") != mine["differs"]]
         return {**stored, "elsewhere": [*kept, mine]}
     longer = len(new["seeds"]) >= len(stored["seeds"])
@@ -354,16 +363,22 @@ def put(new: Mapping[str, Any], stored: Mapping[str, Any] | None, registered: Ma
 
 
 def other_code(new: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
-    """The stages that a shared seed gives another fingerprint."""
+    """The stages that a shared seed gives another fingerprint, unless that is of code which was confirmed."""
     changed = []
     for name, stage in new["stages"].items():
         there = stored["stages"].get(name)
         ours = dict(zip(new["seeds"], stage["fingerprints"], strict=True))
         theirs = dict(zip(stored["seeds"], there["fingerprints"], strict=True)) if there else {}
         pairs = [(ours[s], theirs[s]) for s in ours if ours[s] and theirs.get(s)]
-        if there is None or any(a != b for a, b in pairs):
+        if there is None or (any(a != b for a, b in pairs) and not _is_confirmed(name, ours, stored)):
             changed.append(name)
     return changed
+
+
+def _is_confirmed(stage: str, fingerprints: Mapping[int, str | None], stored: Mapping[str, Any]) -> bool:
+    """Whether a stage's code is what a recorded seed was run anew with, see `make confirm`; seeds share their code."""
+    shown = (stored.get("confirmed") or {}).get(stage)
+    return shown is not None and fingerprints.get(shown["seed"]) == shown["fingerprint"]
 
 
 def same_numbers(new: Mapping[str, Any], stored: Mapping[str, Any]) -> bool:
@@ -392,7 +407,7 @@ def differing(new: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, li
     return {name: [then.get(name), now.get(name)] for name in names if None not in (then.get(name), now.get(name))}
 
 
-def _from_elsewhere(entry: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+def from_elsewhere(entry: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
     """What another machine found, as it stands beside the record."""
     made = entry["provenance"]
     return {

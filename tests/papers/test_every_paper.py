@@ -10,46 +10,78 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import DictConfig, OmegaConf
 
 from experiments.benchmarks.networks import Pair
 from experiments.commands import reproduce
-from experiments.common.errors import typed
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose
 from experiments.config.instantiate import check
+from experiments.config.written import read
+from experiments.evidence import registration, results
 from experiments.identity import definitions
 from experiments.identity.fingerprint import targets
 from experiments.running import training
 from experiments.running.engine import run
-from experiments.running.plan import Plan, Stage
+from experiments.running.plan import Plan, Stage, plan
 
 PAPERS = compose.papers()
 TRAIN = training.train
-SETTINGS = [
-    (paper, scale, variant)
-    for paper in PAPERS
-    for scale in ("full", "mini", "smoke")
-    for variant in (
-        None,
-        *(n for n, v in (compose.paper_file(paper).get("variants") or {}).items() if v["scale"] == scale),
-    )
-]
+SCALES = ("full", "mini", "smoke")
 
 
-@pytest.mark.parametrize(("paper", "scale", "variant"), SETTINGS)
-def test_every_setting_composes_and_checks(
-    paper: str, scale: str, variant: str | None, make_plan: Callable[..., Plan]
-) -> None:
-    lines = [f"paper={paper}", f"scale={scale}", *([f"variant={variant}"] if variant else [])]
-    this = make_plan(*lines)
-    training.check_plan(this)
-    assert this.config["key"] == paper
-    questions = claims.read(this.config)
-    if variant is None:
-        assert questions.main is not None, "no main claim"
-    for item in questions.published:
-        assert item.stage in this.stages
-        assert item.source
+def variants(paper: str, scale: str) -> list[str | None]:
+    """The settings of a paper at a scale: the default, and its variants of that scale."""
+    declared = compose.paper_file(paper).get("variants") or {}
+    return [None, *(name for name, item in declared.items() if item["scale"] == scale)]
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_every_setting_composes_and_checks(paper: str, tmp_path: Path) -> None:
+    """Composed once each: targets and arguments exist, claims and published numbers are of its stages, its data files
+    overrule nothing, and its record is judged by what is declared."""
+    record = results.read(paper)
+    entries = record["entries"] if record is not None else {}
+    for scale in SCALES:
+        for variant in variants(paper, scale):
+            words = [f"paper={paper}", f"scale={scale}", *([f"variant={variant}"] if variant else [])]
+            config = compose.compose(compose.request([*words, f"runs_dir={tmp_path}"]).overrides)
+            this = plan(config, 0)
+            training.check_plan(this)
+            assert this.config["key"] == paper
+            questions = claims.read(this.config)
+            assert variant is not None or questions.main is not None, "no main claim"
+            assert {item.stage for item in questions.published} <= set(this.stages), words
+            assert all(item.source for item in questions.published), words
+            if variant is None:
+                check_that_data_files_overrule_nothing(paper, scale, config)
+            entry = entries.get(results.title(scale, variant))
+            if entry and entry["registered"]["hash"] == registration.digest(compose.resolve(config, 0)):
+                assert [c.name for c in questions.claims] == [c["name"] for c in entry["claims"]], words
+
+
+def check_that_data_files_overrule_nothing(paper: str, scale: str, composed: DictConfig) -> None:
+    """A recipe's choice of data comes after the paper's file: a key that both hold would quietly be the data file's."""
+    said = said_of_data(compose.paper_file(paper).get("stages") or {})
+    again = said_of_data(compose.recipe_files(paper).get(scale, {}).get("stages") or {})
+    for name in said.keys() & composed.stages.keys():
+        for path, value in said[name].items():
+            if path not in again.get(name, ()) and "${" not in str(value):
+                assert OmegaConf.select(composed, f"stages.{name}.data.{path}") == value, f"{scale}: {name}.data.{path}"
+
+
+def said_of_data(stages: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {name: leaves(item.get("data")) for name, item in stages.items() if isinstance(item, dict)}
+
+
+def leaves(node: Any, above: str = "") -> dict[str, Any]:
+    """Dotted path -> value; nothing of what is no mapping, such as a reference."""
+    found: dict[str, Any] = {}
+    if not isinstance(node, dict):
+        return found
+    for key, value in node.items():
+        found |= leaves(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
+    return found
 
 
 @pytest.mark.parametrize("paper", PAPERS)
@@ -63,16 +95,35 @@ def test_every_deviation_says_the_same_five_things(paper: str) -> None:
 @pytest.mark.parametrize("paper", PAPERS)
 def test_networks_to_compare_can_be_built(paper: str) -> None:
     for number, item in enumerate(compose.paper_file(paper).get("bench") or []):
-        pair: Pair = typed(Pair, item, f"bench.{number}")
+        pair: Pair = read(Pair, item, f"bench.{number}")
         check(pair.ours, f"bench.{number}.ours")
         check(pair.theirs, f"bench.{number}.theirs")
+
+
+def kind_of(stage: Stage) -> tuple[Any, ...]:
+    """Equal for stages that are built of the same definitions with other numbers."""
+    built = sorted(set(targets([stage.module, stage.data])))
+    return (*built, *sorted(stage.needs), *sorted(stage.feeds), stage.fit)
+
+
+@pytest.fixture
+def _one_of_a_kind_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes as long as training: of stages that are of one kind, the first draws its pictures."""
+    drawn: set[tuple[Any, ...]] = set()
+    draw = training._draw
+
+    def draw_once(module: Any, data: Any, stage: Stage) -> None:
+        if kind_of(stage) not in drawn:
+            drawn.add(kind_of(stage))
+            draw(module, data, stage)
+
+    monkeypatch.setattr(training, "_draw", draw_once)
 
 
 class Watch:
     """Which module-level definitions of the suite's own code execute while a stage trains and is tested.
 
-    Watching takes as long as training: of stages that are built of the same definitions with other numbers, the first
-    is watched.
+    Watching takes as long as training: of stages that are of one kind, the first is watched.
     """
 
     def __init__(self) -> None:
@@ -81,12 +132,7 @@ class Watch:
         self._files: dict[str, list[tuple[int, int, definitions.Definition]] | None] = {}
 
     def train(self, plan: Plan, stage: Stage, report: Any) -> dict[str, Any]:
-        kind = (
-            *sorted(set(targets([stage.module, stage.data]))),
-            *sorted(stage.needs),
-            *sorted(stage.feeds),
-            stage.fit,
-        )
+        kind = kind_of(stage)
         if kind in self.kinds:
             return TRAIN(plan, stage, report)
         self.kinds.add(kind)
@@ -137,6 +183,7 @@ def engine() -> set[definitions.Definition]:
     return {definition for name in called if isinstance(definition := definitions.locate(name), definitions.Definition)}
 
 
+@pytest.mark.usefixtures("_one_of_a_kind_draws")
 @pytest.mark.parametrize("paper", PAPERS)
 def test_smoke_runs_to_a_verdict_with_all_that_executes_in_its_identity(
     paper: str,
@@ -188,6 +235,7 @@ def test_full_recipe_passes_its_dry_run(paper: str, tmp_path: Path, capsys: pyte
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_one_of_a_kind_draws")
 @pytest.mark.parametrize("paper", PAPERS)
 def test_every_stage_runs_in_half_precision(paper: str, tmp_path: Path, make_plan: Callable[..., Plan]) -> None:
     """What trainer=auto chooses on a GPU. A dry run would not tell: it writes nothing that NumPy has to take."""

@@ -19,11 +19,17 @@ from experiments.commands import dashboard
 from experiments.common.errors import RunError
 from experiments.common.paths import ROOT
 from experiments.evidence import results
-from experiments.pages import wandb_verdict
+from experiments.pages import view, wandb_verdict, wandb_workspace
 from experiments.running import engine, loggers
 from experiments.running.plan import Plan
 
 HOSTILE = "<script>alert('x')</script> \"quoted\" | a_b\nnew line"
+
+
+def stage(metrics: dict[str, Any], curves: dict[str, Any]) -> dict[str, Any]:
+    facts = {"about": "", "needs": [], "fit": True, "epochs": 1, "parameters": 1, "seconds": [1.0], "failed": ""}
+    facts |= {"data": None, "precision": "32-true", "fingerprints": ["0" * 12] * 2}
+    return {**facts, "metrics": metrics, "curves": curves}
 
 
 def entry(scale: str = "smoke", name: str = HOSTILE) -> dict[str, Any]:
@@ -31,7 +37,8 @@ def entry(scale: str = "smoke", name: str = HOSTILE) -> dict[str, Any]:
     curve = {"epoch": [0, 1], "mean": [1.0, 0.5], "low": [1.0, 0.5], "high": [1.0, 0.5]}
     claim = {"name": name, "better": "student/test/top1", "than": "continued/test/top1", "verdict": "supported"}
     claim |= {"difference": 2.0, "interval": [1.0, 3.0], "per_seed": [1.5, 2.5], "main": True, "unit": "points"}
-    claim |= {"seeds": [0, 1], "needed": None}
+    claim |= {"seeds": [0, 1], "needed": None, "asked_by": "paper", "worth": 1.0, "margin": 0.0, "within": None}
+    claim |= {"published": None, "requires": []}
     unjudged = {**claim, "verdict": "not run", "difference": None, "interval": None, "per_seed": [], "seeds": []}
     unjudged["main"] = False
     said = {"rule": "interval above 0", "refuted_by": "below 0", "reason": ""}
@@ -51,8 +58,8 @@ def entry(scale: str = "smoke", name: str = HOSTILE) -> dict[str, Any]:
         "claims": [{**claim, **said}, {**unjudged, **said, "than": 50.0}],
         "published": [published, {**published, "stage": "absent", "ours": None}],
         "stages": {
-            "student": {"metrics": {"test/top1": [80.5, 81.5]}, "curves": {"val/nll": curve, "train/loss": curve}},
-            "continued": {"metrics": {"test/top1": [79.0, 79.0]}, "curves": {"train/loss": curve, "train/hard": curve}},
+            "student": stage({"test/top1": [80.5, 81.5]}, {"val/nll": curve, "train/loss": curve}),
+            "continued": stage({"test/top1": [79.0, 79.0]}, {"train/loss": curve, "train/hard": curve}),
         },
         "provenance": {"written": "2026-01-02T03:04:05+00:00", "code": {"commit": "c0ffee00" * 5, "dirty": False}},
         "registered": {"hash": "0123456789ab", "stream": 3},
@@ -72,12 +79,12 @@ def panels(spec: dict[str, Any], section: str) -> list[dict[str, Any]]:
 
 
 def test_description_has_the_sections_and_what_is_in_them(wandb_plan: Plan) -> None:
-    spec = dashboard.describe(wandb_plan, entry(), ["what it saw"])
+    spec = wandb_workspace.describe(wandb_plan, view.of(entry()), ["what it saw"])
     names = ["Claims", "Published against ours", "Learning curves by stage", "Pictures", "Sweeps"]
     assert [part["name"] for part in spec["sections"]] == names
     assert (spec["project"], spec["entity"], spec["runs"]) == ("reprise", None, {"title": "meal_v2/smoke"})
     assert spec["most_runs"] == 10
-    many = dashboard.describe(wandb_plan, {**entry(), "seeds": list(range(32))}, [])
+    many = wandb_workspace.describe(wandb_plan, view.of({**entry(), "seeds": list(range(32))}), [])
     assert many["most_runs"] == 2 * 32 + 1
     table, logged = panels(spec, "Claims")
     assert [row[0] for row in table["rows"]] == ["supported", "not run"]
@@ -93,7 +100,7 @@ def test_description_has_the_sections_and_what_is_in_them(wandb_plan: Plan) -> N
 
 
 def test_a_paper_that_never_ran_has_all_panels_and_no_numbers(wandb_plan: Plan) -> None:
-    spec = dashboard.describe(wandb_plan, results.build([wandb_plan], 1, [], {}), [])
+    spec = wandb_workspace.describe(wandb_plan, view.of(results.build([wandb_plan], 1, [], {})), [])
     table, _ = panels(spec, "Claims")
     assert {row[0] for row in table["rows"]} == {"not run"}
     trained = [name for name, stage in wandb_plan.stages.items() if stage.fit]
@@ -105,17 +112,17 @@ def test_a_paper_that_never_ran_has_all_panels_and_no_numbers(wandb_plan: Plan) 
 def test_without_a_trained_stage_there_are_no_curves(wandb_plan: Plan) -> None:
     untrained = {name: replace(stage, fit=False) for name, stage in wandb_plan.stages.items()}
     plan = replace(wandb_plan, stages=untrained)
-    record = {**entry(), "stages": {"init": {"metrics": {}, "curves": {}}}}
+    record = {**entry(), "stages": {"init": stage({}, {})}}
     said = [{"kind": "text", "text": "No stage is trained."}]
-    assert panels(dashboard.describe(plan, record, []), "Learning curves by stage") == said
+    assert panels(wandb_workspace.describe(plan, view.of(record), []), "Learning curves by stage") == said
 
 
 def test_hostile_names_stay_whole_in_json_and_are_text_in_markdown(wandb_plan: Plan) -> None:
-    spec = json.loads(json.dumps(dashboard.describe(wandb_plan, entry(), [HOSTILE])))
+    spec = json.loads(json.dumps(wandb_workspace.describe(wandb_plan, view.of(entry()), [HOSTILE])))
     table, _ = panels(spec, "Claims")
     assert table["rows"][0][1] == HOSTILE
     assert panels(spec, "Pictures")[0]["names"] == [f"pictures/{HOSTILE}"]
-    text = dashboard.markdown(table["columns"], table["rows"])
+    text = wandb_workspace.markdown(table["columns"], table["rows"])
     assert len(text.splitlines()) == 4
     assert "<script>" not in text
     assert "&lt;script&gt;alert('x')&lt;/script&gt; \"quoted\" \\| a\\_b new line" in text
@@ -129,9 +136,9 @@ def test_workspace_and_report_are_made_without_a_network(wandb_plan: Plan, monke
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     variant = Plan(**{**vars(wandb_plan), "variant": 'it\'s "hostile" <= 1'})
-    spec = dashboard.describe(variant, entry(), ["a picture"])
-    view = json.loads(dashboard.workspace(spec, "team")._to_model().model_dump_json(by_alias=True))
-    sections = view["spec"]["section"]["panelBankConfig"]["sections"]
+    spec = wandb_workspace.describe(variant, view.of(entry()), ["a picture"])
+    board = json.loads(wandb_workspace.workspace(spec, "team")._to_model().model_dump_json(by_alias=True))
+    sections = board["spec"]["section"]["panelBankConfig"]["sections"]
     kinds = {section["name"]: [panel["viewType"] for panel in section["panels"]] for section in sections}
     assert kinds["Claims"] == ["Markdown Panel", "Weave"]
     assert kinds["Published against ours"] == ["Markdown Panel", "Markdown Panel", "Weave", "Bar Chart"]
@@ -143,9 +150,9 @@ def test_workspace_and_report_are_made_without_a_network(wandb_plan: Plan, monke
     assert {(c["xAxis"], c["groupBy"], c["groupArea"], c["limit"]) for c in curves} == {
         ("epoch", "jobType", "samples", 10)
     }
-    (condition,) = view["spec"]["section"]["runSets"][0]["filters"]["filters"]
+    (condition,) = board["spec"]["section"]["runSets"][0]["filters"]["filters"]
     assert (condition["key"]["name"], condition["value"]) == ("title", loggers.label(variant))
-    blocks = dashboard.report(spec, "team")._to_model().spec.blocks
+    blocks = wandb_workspace.report(spec, "team")._to_model().spec.blocks
     shown = [block.type for block in blocks if block.type in ("heading", "markdown-block", "panel-grid")]
     assert shown.count("heading") == 5 + 2
     assert shown.count("panel-grid") == 4 + 2
@@ -154,8 +161,8 @@ def test_workspace_and_report_are_made_without_a_network(wandb_plan: Plan, monke
 
 def test_the_report_has_a_chart_for_each_stage_and_metric_with_a_line_for_each_seed(wandb_plan: Plan) -> None:
     pytest.importorskip("wandb_workspaces")
-    spec = dashboard.describe(wandb_plan, {**entry(), "seeds": list(range(16))}, [])
-    blocks = dashboard.report(spec, "team")._to_model().spec.blocks
+    spec = wandb_workspace.describe(wandb_plan, view.of({**entry(), "seeds": list(range(16))}), [])
+    blocks = wandb_workspace.report(spec, "team")._to_model().spec.blocks
     grids = [json.loads(block.model_dump_json(by_alias=True)) for block in blocks if block.type == "panel-grid"]
     charts = {}
     for grid in grids:
@@ -191,19 +198,19 @@ def test_publishing_updates_what_it_created_and_explains_refusals(
     def load_page(address: str) -> Any:
         return saved[address.rpartition("--")[2] + "=="]
 
-    spec = {**dashboard.describe(wandb_plan, entry(), []), "entity": "team"}
+    spec = {**wandb_workspace.describe(wandb_plan, view.of(entry()), []), "entity": "team"}
     monkeypatch.setattr(wr.Report, "save", save_page)
     monkeypatch.setattr(wr.Report, "from_url", load_page)
     monkeypatch.setattr(ws.Workspace, "save", save_view)
     monkeypatch.setattr(ws.Workspace, "from_url", lambda address: saved["view"])
     monkeypatch.setattr(ws.Workspace, "url", "https://host/team/reprise?nw=1")
-    first = dashboard.publish(spec, {})
+    first = wandb_workspace.publish(spec, {})
     assert first["report"] == "https://host/team/reprise/reports/meal_v2-smoke--report0"
-    assert dashboard.publish({**spec, "title": "A/B? #1"}, first) == first
+    assert wandb_workspace.publish({**spec, "title": "A/B? #1"}, first) == first
     assert saved["report0=="].title == "meal_v2/smoke: A/B? #1"
     monkeypatch.setattr(wr.Report, "save", lambda page: (_ for _ in ()).throw(wandb.errors.CommError("no permission")))
     with pytest.raises(RunError, match="W&B: CommError: no permission"):
-        dashboard.publish(spec, first)
+        wandb_workspace.publish(spec, first)
 
 
 def test_a_login_sends_the_runs_then_publishes(
@@ -230,7 +237,7 @@ def test_a_login_sends_the_runs_then_publishes(
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setattr(subprocess, "run", record)
     monkeypatch.setattr(importlib.util, "find_spec", find)
-    monkeypatch.setattr(dashboard, "publish", lambda spec, addresses: {"workspace": "https://there"})
+    monkeypatch.setattr(wandb_workspace, "publish", lambda spec, addresses: {"workspace": "https://there"})
     lines = ["paper=meal_v2", "scale=smoke", "logger.project=mine", "logger.entity=team", f"runs_dir={tmp_path}"]
     assert cli.main(dashboard.main, dashboard.HELP, lines) == 0
     assert sent[0][1:] == ["-m", "wandb", "sync", "--project", "mine", "--entity", "team", str(run)]
@@ -249,20 +256,20 @@ def test_a_login_sends_the_runs_then_publishes(
 
 
 def test_verdict_tables_have_a_column_per_seed() -> None:
-    claims, published = (wandb_verdict.verdict_tables(entry("full"))[name] for name in ("claims", "published"))
+    claims, published = (wandb_verdict.verdict_tables(view.of(entry("full")))[name] for name in ("claims", "published"))
     first = dict(zip(claims[0], claims[1][0], strict=True))
     assert (first["low"], first["seed 0"], first["seed 1"]) == (1.0, 1.5, 2.5)
     assert dict(zip(claims[0], claims[1][1], strict=True))["seed 1"] is None
     rows = [dict(zip(published[0], row, strict=True)) for row in published[1]]
     assert [(row["seed 0"], row["seed 1"]) for row in rows] == [(0.5, 1.5), (None, None)]
     assert rows[0]["verdict"] == "matched"
-    columns, (row, _) = wandb_verdict.verdict_tables(entry("mini"))["published"]
+    columns, (row, _) = wandb_verdict.verdict_tables(view.of(entry("mini")))["published"]
     below = dict(zip(columns, row, strict=True))
     assert (below["verdict"], below["seed 0"]) == ("not judged", None)
 
 
 def test_verdict_scalars_hold_what_is_known_for_every_claim() -> None:
-    scalars = wandb_verdict.verdict_scalars(entry())
+    scalars = wandb_verdict.verdict_scalars(view.of(entry()))
     assert scalars == {
         "main/verdict": "supported",
         "main/difference": 2.0,
@@ -277,11 +284,11 @@ def test_verdict_scalars_hold_what_is_known_for_every_claim() -> None:
     }
     record = entry()
     record["claims"][0] |= {"verdict": "undecided", "needed": 12, "interval": None, "difference": float("inf")}
-    scalars = wandb_verdict.verdict_scalars(record)
+    scalars = wandb_verdict.verdict_scalars(view.of(record))
     assert scalars["main/needed"] == 12
     assert not {"main/difference", "main/low", "main/high"} & scalars.keys()
     record["claims"][0]["main"] = False
-    assert not [key for key in wandb_verdict.verdict_scalars(record) if key.startswith("main/")]
+    assert not [key for key in wandb_verdict.verdict_scalars(view.of(record)) if key.startswith("main/")]
 
 
 def command(*lines: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -321,7 +328,8 @@ def test_wrong_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_help_imports_neither_torch_nor_wandb() -> None:
     code = (
-        "import sys; from experiments import cli, dashboard; cli.main(dashboard.main, dashboard.HELP, ['--help']);"
+        "import sys; from experiments.commands import cli, dashboard;"
+        "cli.main(dashboard.main, dashboard.HELP, ['--help']);"
         "sys.exit(any(name in sys.modules for name in ('torch', 'wandb', 'wandb_workspaces')))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -370,8 +378,8 @@ def test_pictures_and_verdict_reach_offline_runs(wandb_plan: Plan, tmp_path: Pat
     assert [row[:3] for row in rows if row[2] == "test/top1"] == [["student", 0, "test/top1"]]
 
     actual = {**results.build([plan], 1, ["logger=wandb"], {}), "registered": entry()["registered"]}
-    wandb_verdict.log_verdict(plan, actual)
-    wandb_verdict.log_verdict(plan, actual)  # the second takes the first one's place
+    wandb_verdict.log_verdict(plan, view.of(actual))
+    wandb_verdict.log_verdict(plan, view.of(actual))  # the second takes the first one's place
     (verdict,) = (tmp_path / "meal_v2/smoke/verdict/wandb").glob("offline-run-*")
     shown = records(verdict)
     (run,) = [r["run"] for r in shown if r["type"] == "run"]
@@ -381,7 +389,7 @@ def test_pictures_and_verdict_reach_offline_runs(wandb_plan: Plan, tmp_path: Pat
     assert (config["registration"], config["stream"]) == ("0123456789ab", 3)
     assert (config["scale"], config["variant"], config["code"]) == ("smoke", None, trained_by)
     assert config["claims"] == {str(number): claim["name"] for number, claim in enumerate(actual["claims"], 1)}
-    scalars = wandb_verdict.verdict_scalars(actual)
+    scalars = wandb_verdict.verdict_scalars(view.of(actual))
     assert "main/verdict" in scalars
     assert scalars.items() <= summary(verdict).items()
     assert {"claims", "published"} <= {
@@ -403,12 +411,12 @@ def test_a_verdict_that_wandb_refuses_is_a_warning(
         raise wandb.errors.CommError("no route")
 
     monkeypatch.setattr(wandb, "init", refuse)
-    wandb_verdict.log_verdict(wandb_plan, entry())
+    wandb_verdict.log_verdict(wandb_plan, view.of(entry()))
     assert "W&B did not take it: no route" in capsys.readouterr().out
 
 
 def test_other_loggers_get_neither_pictures_nor_verdict(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
     plan = make_plan()
     loggers.log_pictures(None, plan.stages["init"], {"test/top1": 1.0})
-    wandb_verdict.log_verdict(plan, entry())
+    wandb_verdict.log_verdict(plan, view.of(entry()))
     assert not list(tmp_path.rglob("*wandb*"))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from experiments.commands import check_results, reproduce
+from experiments.commands import check_results, reproduce, seeds, setting
 from experiments.common.errors import InputError
 from experiments.evidence import results
-from experiments.pages import answers
+from experiments.pages import view
+from experiments.running.plan import Plan
 
 PAPER = "case_based_prototypes"
 TITLE = "smoke"
@@ -21,9 +23,9 @@ TITLE = "smoke"
 def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The record of two seeds, made as if smoke were a scale that is recorded."""
     monkeypatch.setattr(results, "RESULTS", tmp_path)
-    monkeypatch.setattr(reproduce, "is_recorded", lambda scale: True)
+    monkeypatch.setattr(setting, "is_recorded", lambda scale: True)
     monkeypatch.setattr(results, "personal", lambda overrides: [])
-    monkeypatch.setattr(reproduce, "_finish", lambda paper: None)
+    monkeypatch.setattr(reproduce, "_write_page", lambda paper: None)
     assert run(tmp_path / "there", "most=2") == 0
     return stored()
 
@@ -58,7 +60,7 @@ def test_it_goes_on_as_if_its_runs_were_there(recorded: dict[str, Any], tmp_path
         f"seed={seed}" for seed in (1002, 1003)
     ]
     edit(lambda entry: entry.update(recorded))
-    assert run(tmp_path / "there", "most=4") == 0
+    assert run(tmp_path / "there", "most=4", "record=true") == 0
     unbroken = stored()
     assert onward["seeds"] == unbroken["seeds"] == [1000, 1001, 1002, 1003]
     for part in ("claims", "checks", "published", "looked", "registered"):
@@ -69,12 +71,29 @@ def test_it_goes_on_as_if_its_runs_were_there(recorded: dict[str, Any], tmp_path
         assert len(onward["stages"][name]["seconds"]) == len(stage["seconds"])
     (joined,) = onward["joined"]
     assert joined["seeds"] == [1002, 1003]
-    (line,) = answers.joined(onward)
+    (line,) = view.of(onward).joined
     assert "seeds 1002, 1003 ran on" in line
     edit(lambda entry: entry.update(onward))
     record = results.read(PAPER)
     assert record is not None
     assert list(check_results.check(record)) == []
+
+
+def test_what_was_looked_at_is_recorded_when_the_next_seed_is_interrupted(
+    recorded: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = seeds.Seeds._train
+
+    def interrupt(self: seeds.Seeds, plans: Sequence[Plan]) -> bool:
+        if plans[-1].seed == 1003:
+            raise KeyboardInterrupt
+        return train(self, plans)
+
+    monkeypatch.setattr(seeds.Seeds, "_train", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "there", "most=4", "record=true")
+    assert stored()["seeds"] == [1000, 1001, 1002]
+    assert list(check_results.check(results.read(PAPER) or {})) == []
 
 
 def test_a_stale_record_is_confirmed_first(recorded: dict[str, Any], tmp_path: Path) -> None:

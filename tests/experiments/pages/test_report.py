@@ -15,11 +15,13 @@ from typing import Any
 
 import pytest
 
+from experiments.commands import report as commands_report
 from experiments.common import files
+from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose
 from experiments.evidence import results, staleness
-from experiments.pages import figures, report
+from experiments.pages import figures, report, view
 
 HOSTILE = "<script>alert(1)</script>\"'&"
 CURVE = {"epoch": [0.0, 1.0, 2.0], "mean": [2.0, 1.5, 1.0], "low": [1.9, 1.4, 0.9], "high": [2.1, 1.6, 1.1]}
@@ -78,6 +80,10 @@ def judged(name: str, verdict: str, values: list[float], interval: list[float] |
         "reason": "",
         **more,
     }
+
+
+def claim(name: str, verdict: str, values: list[float], interval: list[float] | None) -> view.Claim:
+    return view.claim(judged(name, verdict, values, interval))
 
 
 def sample() -> dict[str, Any]:
@@ -275,7 +281,7 @@ def test_hostile_text_is_escaped_everywhere(build: Any) -> None:
 def test_figures_escape_and_are_well_formed() -> None:
     boxes = [figures.Box("a", [], True, HOSTILE), figures.Box(HOSTILE, ["a"], False, "only tested")]
     drawn = [
-        figures.difference(judged(HOSTILE, "supported", [1.0], [-1.0, math.inf]), [0], (-2.0, 3.0)),
+        figures.difference(claim(HOSTILE, "supported", [1.0], [-1.0, math.inf]), (-2.0, 3.0)),
         figures.curves(HOSTILE, {HOSTILE: CURVE}, {HOSTILE: 0}),
         figures.diagram(boxes, {"a": 0, HOSTILE: 1}),
     ]
@@ -310,10 +316,8 @@ def test_links_lead_somewhere(build: Any) -> None:
 
 def test_same_data_same_strings(build: Any) -> None:
     assert build(sample()) == build(sample())
-    record = sample()["entries"]["mini"]
-    assert figures.difference(record["claims"][0], [0, 1, 2], (-1, 5)) == figures.difference(
-        copy.deepcopy(record["claims"][0]), [0, 1, 2], (-1, 5)
-    )
+    first, second = (view.claim(sample()["entries"]["mini"]["claims"][0]) for _ in range(2))
+    assert figures.difference(first, (-1, 5)) == figures.difference(second, (-1, 5))
 
 
 def test_every_svg_is_labelled_and_every_table_has_a_caption(build: Any) -> None:
@@ -339,7 +343,8 @@ def test_pictures_of_the_first_seed_are_embedded(build: Any, tmp_path: Path) -> 
     [(None, "no commit"), ("None", "no commit"), ("a" * 40 + " " + "b" * 40, "a" * 10 + ", " + "b" * 10)],
 )
 def test_commits(commit: str | None, shown: str) -> None:
-    assert report._commit({"provenance": {"code": {"commit": commit}}}) == shown
+    made = {"code": {"commit": commit}, "written": "2026-01-02"}
+    assert view.of({**sample()["entries"]["mini"], "provenance": made}).machine.code == shown
 
 
 def dots(text: str) -> list[float]:
@@ -347,19 +352,19 @@ def dots(text: str) -> list[float]:
 
 
 def test_dots_lie_where_the_axis_says() -> None:
-    drawn = figures.difference(judged("c", "supported", [-1.0, 1.0, 3.0], None), [0, 1, 2], (-1.0, 3.0))
+    drawn = figures.difference(claim("c", "supported", [-1.0, 1.0, 3.0], None), (-1.0, 3.0))
     assert dots(drawn) == [10.0, 130.0, 250.0]  # left edge, middle, right edge of a 260 px figure with 10 px margins
 
 
 def test_a_huge_interval_does_not_hide_the_seeds() -> None:
-    low, high = figures.limits([judged("c", "undecided", [0.1, 0.3], [-900.0, 900.0])])
+    low, high = figures.limits([claim("c", "undecided", [0.1, 0.3], [-900.0, 900.0])])
     assert low < 0.0 < 0.3 < high
     assert high - low < 1.2  # three times the range of zero and the seeds, and the margin around it
 
 
 def test_claims_of_a_metric_share_an_axis_unless_one_would_vanish() -> None:
-    near, twice = judged("a", "supported", [1.0, 2.0], None), judged("b", "supported", [1.0, 4.0], None)
-    far = judged("c", "supported", [1.0, 90.0], None)
+    near, twice = claim("a", "supported", [1.0, 2.0], None), claim("b", "supported", [1.0, 4.0], None)
+    far = claim("c", "supported", [1.0, 90.0], None)
     assert figures.span(near, [near, twice]) == figures.span(twice, [near, twice])
     assert figures.span(near, [near, far]) == figures.limits([near])
 
@@ -412,10 +417,10 @@ def test_command_survives_make_and_the_shell(override: str, tmp_path: Path) -> N
 
 def test_command_line(build: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     build(sample())
-    assert report.main(["meal_v3", "--site", str(tmp_path / "other")]) == 2
-    assert "did you mean 'meal_v2'?" in capsys.readouterr().err
+    with pytest.raises(InputError, match="did you mean 'meal_v2'"):
+        commands_report.main(["meal_v3", f"site={tmp_path / 'other'}"])
     assert not (tmp_path / "other").exists()
-    assert report.main(["--site", str(tmp_path / "other")]) == 0
+    assert commands_report.main([f"site={tmp_path / 'other'}"]) == 0
     assert capsys.readouterr().out.split() == [
         str(tmp_path / "other" / f"{n}.html") for n in ("index", *compose.papers())
     ]
