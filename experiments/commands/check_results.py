@@ -7,6 +7,8 @@ the paper's file. Whatever differs is named.
 
 from __future__ import annotations
 
+import difflib
+import itertools
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -182,11 +184,22 @@ def _readme(path: Path = ROOT / "README.md") -> Iterator[str]:
     for shown in catalog.EXAMPLE.finditer(tail):
         if shown[0] != catalog.example(papers, shown[1]):
             yield f"README.md: its example of {shown[1]} is not what the record says; make readme writes it"
-    for a, b in zip(stands.splitlines(), derived.splitlines(), strict=False):
-        if a != b:
-            yield f"README.md: {a!r}; make readme writes {b!r}"
-    if len(stands.splitlines()) != len(derived.splitlines()):
-        yield "README.md: its table has other lines than the records; make readme writes it"
+    yield from line_differences(stands.splitlines(), derived.splitlines())
+
+
+def line_differences(stands: Sequence[str], derived: Sequence[str]) -> Iterator[str]:
+    """One difference for each line of the README's table that is missing, left over or another one."""
+    matcher = difflib.SequenceMatcher(None, stands, derived, autojunk=False)
+    for kind, first, last, begin, end in matcher.get_opcodes():
+        if kind == "equal":
+            continue
+        for line, instead in itertools.zip_longest(stands[first:last], derived[begin:end]):
+            if line is None:
+                yield f"README.md: a line of its table is missing; make readme writes {instead!r}"
+            elif instead is None:
+                yield f"README.md: {line!r} stands in its table and in no record; make readme takes it out"
+            else:
+                yield f"README.md: {line!r}; make readme writes {instead!r}"
 
 
 if __name__ == "__main__":

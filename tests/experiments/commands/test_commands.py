@@ -214,6 +214,20 @@ def test_records_that_are_not_stale_are_judged_by_what_is_declared() -> None:
             assert [c.name for c in claims.read(config).claims] == [c["name"] for c in entry["claims"]], setting
 
 
+@pytest.mark.parametrize(
+    ("stands", "count"),
+    [
+        (["head", "b", "c", "d"], 1),  # one is missing, whatever follows it
+        (["head", "a", "x", "b", "c", "d"], 1),
+        (["head", "a", "b", "C", "d"], 1),
+        (["head", "a", "b", "C", "D", "d"], 2),
+        (["head", "a", "b", "c", "d"], 0),
+    ],
+)
+def test_a_line_of_the_readme_is_one_difference(stands: list[str], count: int) -> None:
+    assert len(list(check_results.line_differences(stands, ["head", "a", "b", "c", "d"]))) == count
+
+
 EDITS: dict[str, Callable[[dict[str, Any]], None]] = {
     "a value": lambda e: e["stages"]["student"]["metrics"]["test/top1"].__setitem__(3, 99.0),
     "a verdict": lambda e: e["claims"][0].update(verdict="refuted"),
