@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose, flags
-from experiments.evidence import registration, results, verdicts
+from experiments.evidence import registration, results, words
 from experiments.identity.provenance import cores
 from experiments.pages import wandb_verdict
 from experiments.running import cost, engine, preconditions
@@ -325,11 +325,11 @@ class _Setting:
         main = results.main_claim(entry)
         if main is None:
             return "no main claim: the first look is all"
-        if main["verdict"] == verdicts.NOT_RUN:
+        if main["verdict"] == words.NOT_RUN:
             return "a stage of the main claim did not finish"
-        if main["verdict"] == verdicts.UNTESTED:
+        if main["verdict"] == words.UNTESTED:
             return "the mechanism of the main claim is absent"
-        if main["verdict"] in verdicts.DECIDED:
+        if main["verdict"] in words.DECIDED:
             return "decided"
         if main["kind"] in ("exact", "folds"):
             return "more seeds tell nothing new"

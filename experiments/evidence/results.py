@@ -19,7 +19,7 @@ from experiments.common.paths import ROOT
 from experiments.common.tables import read_rows
 from experiments.config import claims, compose, expressions
 from experiments.config.expressions import Table
-from experiments.evidence import registration, verdicts
+from experiments.evidence import registration, rules, verdicts, words
 from experiments.identity.provenance import code_version, hardware, versions
 from experiments.running.manifest import finished
 from experiments.running.plan import Plan
@@ -114,7 +114,7 @@ def build(plans: Sequence[Plan], looked: int, overrides: Sequence[str], reasons:
     return {**entry, **judge(entry, questions, by_image)}
 
 
-def image_outcomes(claim: claims.Claim, plan_: Plan) -> verdicts.Outcomes | None:
+def image_outcomes(claim: claims.Claim, plan_: Plan) -> rules.Outcomes | None:
     """The differences of single images that two fixed networks make; None where a stage left no outcomes."""
     import numpy as np
 
@@ -136,7 +136,7 @@ def image_outcomes(claim: claims.Claim, plan_: Plan) -> verdicts.Outcomes | None
 def judge(
     entry: Mapping[str, Any],
     questions: claims.Questions,
-    outcomes: Mapping[str, verdicts.Outcomes | None] | None = None,
+    outcomes: Mapping[str, rules.Outcomes | None] | None = None,
 ) -> dict[str, Any]:
     """The claims, checks and published numbers of an entry, from its metrics (and outcomes of single images)."""
     values, seeds, looked = table(entry), entry["seeds"], entry["looked"]
@@ -165,7 +165,7 @@ def complete(entry: Mapping[str, Any] | None) -> bool:
         return False
     main = main_claim(entry)
     judged = [main] if main is not None else entry["claims"]
-    return all(claim["verdict"] != verdicts.NOT_RUN for claim in judged) and any(
+    return all(claim["verdict"] != words.NOT_RUN for claim in judged) and any(
         stage["metrics"] for stage in entry["stages"].values()
     )
 

@@ -12,22 +12,22 @@ from typing import Any
 
 from markupsafe import Markup
 
-from experiments.evidence import results, verdicts
+from experiments.evidence import results, words
 from experiments.pages import figures
 from experiments.pages.figures import decimals, number
 
 STALE = "stale"
 SYMBOLS = {  # a verdict is a symbol and a word; the colour only repeats them
-    verdicts.SUPPORTED: "✓",
-    verdicts.HOLDS: "✓",
-    verdicts.REFUTED: "✗",
-    verdicts.FAILS: "✗",
-    verdicts.NO_GAIN: "=",
-    verdicts.UNDECIDED: "≈",
-    verdicts.UNTESTED: "⊘",
-    verdicts.MATCHED: "✓",
-    verdicts.FAILED: "✗",
-    verdicts.NOT_RUN: "○",
+    words.SUPPORTED: "✓",
+    words.HOLDS: "✓",
+    words.REFUTED: "✗",
+    words.FAILS: "✗",
+    words.NO_GAIN: "=",
+    words.UNDECIDED: "≈",
+    words.UNTESTED: "⊘",
+    words.MATCHED: "✓",
+    words.FAILED: "✗",
+    words.NOT_RUN: "○",
     STALE: "↻",
 }
 
@@ -51,7 +51,7 @@ def answer(entry: Mapping[str, Any]) -> dict[str, Any]:
 def comparison(item: Mapping[str, Any]) -> dict[str, Any]:
     """A precondition or check: what must hold, whether it does, and the numbers."""
     values = " against ".join(f"{value:.4g}" for value in item["values"]) if item["values"] else item["reason"]
-    word = {True: verdicts.HOLDS, False: verdicts.FAILS, None: verdicts.NOT_RUN}[item["holds"]]
+    word = {True: words.HOLDS, False: words.FAILS, None: words.NOT_RUN}[item["holds"]]
     return {"name": item.get("name", item["text"]), "text": item["text"], "verdict": word, "told": values}
 
 

@@ -21,7 +21,7 @@ from rich.table import Table
 from experiments.config import expressions
 from experiments.evidence import results
 from experiments.evidence.sequences import t_interval
-from experiments.evidence.verdicts import (
+from experiments.evidence.words import (
     FAILED,
     FAILS,
     HOLDS,

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from experiments.config.claims import Claim, Published
+from experiments.config.claims import KINDS, Claim, Published
 from experiments.config.expressions import Table
-from experiments.evidence import verdicts
+from experiments.evidence import rules, verdicts
 
 SIX = [-0.05, 0.03, 0.05, -0.03, 0.02, -0.02]
 
@@ -132,7 +132,24 @@ def test_found_are_those_that_stand_together() -> None:
     ],
 )
 def test_the_rule_in_words(options: dict[str, Any], rule: str) -> None:
-    assert verdicts.rule(claim(**options)) == rule
+    assert rules.rule_of(claim(**options)).words() == rule
+
+
+def test_every_kind_has_a_rule() -> None:
+    assert set(rules.RULES) == set(KINDS)
+
+
+def test_evidence_is_the_smallest_of_all_means_that_would_refute() -> None:
+    """At the margin, or at our own mean where that is lower; of a band, the weaker of its two sides."""
+    above, inside = rules.Above(1.0, 0.5), rules.Inside(2.0)
+    assert (above.evidence(float, 3.0), above.evidence(float, -4.0)) == (1.0, -4.0)
+    assert (inside.evidence(abs, 0.5), inside.evidence(float, 3.0)) == (2.0, -2.0)
+
+
+def test_what_has_no_sequence_has_no_evidence_but_inside_a_band() -> None:
+    assert judged([1.0] * 3, kind="exact", worth=None)["evidence"] is None
+    assert judged([2 + d for d in SIX], kind="folds", test_over_train=0.1)["evidence"] is None
+    assert judged([1.0] * 3, kind="exact", worth=None, within=2.0)["evidence"] == 1.0
 
 
 @pytest.mark.parametrize(
