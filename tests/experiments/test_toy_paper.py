@@ -113,7 +113,7 @@ def test_the_main_claim_is_told_before_other_stages_run(copied: Path) -> None:
         name: [n for n, line in enumerate(lines) if f" {name} " in line and "/" in line] for name in ("golden", "arm_2")
     }
     assert max(ends["arm_2"][:2]) < told < min(ends["golden"])
-    record = json.loads((copied / "results/toy.json").read_text())
+    record = json.loads((copied / "results/here/toy.json").read_text())
     (entry,) = record["entries"].values()
     (claim,) = entry["claims"]
     assert f"{claim['verdict']}, {claim['difference']:+.2f}" in lines[told]

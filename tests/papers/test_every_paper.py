@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import DictConfig, OmegaConf
 
 from experiments.benchmarks.networks import Pair
 from experiments.commands import reproduce
@@ -17,39 +18,70 @@ from experiments.common.errors import typed
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose
 from experiments.config.instantiate import check
+from experiments.evidence import registration, results
 from experiments.identity import definitions
 from experiments.identity.fingerprint import targets
 from experiments.running import training
 from experiments.running.engine import run
-from experiments.running.plan import Plan, Stage
+from experiments.running.plan import Plan, Stage, plan
 
 PAPERS = compose.papers()
 TRAIN = training.train
-SETTINGS = [
-    (paper, scale, variant)
-    for paper in PAPERS
-    for scale in ("full", "mini", "smoke")
-    for variant in (
-        None,
-        *(n for n, v in (compose.paper_file(paper).get("variants") or {}).items() if v["scale"] == scale),
-    )
-]
+SCALES = ("full", "mini", "smoke")
 
 
-@pytest.mark.parametrize(("paper", "scale", "variant"), SETTINGS)
-def test_every_setting_composes_and_checks(
-    paper: str, scale: str, variant: str | None, make_plan: Callable[..., Plan]
-) -> None:
-    lines = [f"paper={paper}", f"scale={scale}", *([f"variant={variant}"] if variant else [])]
-    this = make_plan(*lines)
-    training.check_plan(this)
-    assert this.config["key"] == paper
-    questions = claims.read(this.config)
-    if variant is None:
-        assert questions.main is not None, "no main claim"
-    for item in questions.published:
-        assert item.stage in this.stages
-        assert item.source
+def variants(paper: str, scale: str) -> list[str | None]:
+    """The settings of a paper at a scale: the default, and its variants of that scale."""
+    declared = compose.paper_file(paper).get("variants") or {}
+    return [None, *(name for name, item in declared.items() if item["scale"] == scale)]
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_every_setting_composes_and_checks(paper: str, tmp_path: Path) -> None:
+    """Composed once each: targets and arguments exist, claims and published numbers are of its stages, its data files
+    overrule nothing, and its record is judged by what is declared."""
+    record = results.read(paper)
+    entries = record["entries"] if record is not None else {}
+    for scale in SCALES:
+        for variant in variants(paper, scale):
+            words = [f"paper={paper}", f"scale={scale}", *([f"variant={variant}"] if variant else [])]
+            config = compose.compose(compose.request([*words, f"runs_dir={tmp_path}"]).overrides)
+            this = plan(config, 0)
+            training.check_plan(this)
+            assert this.config["key"] == paper
+            questions = claims.read(this.config)
+            assert variant is not None or questions.main is not None, "no main claim"
+            assert {item.stage for item in questions.published} <= set(this.stages), words
+            assert all(item.source for item in questions.published), words
+            if variant is None:
+                check_that_data_files_overrule_nothing(paper, scale, config)
+            entry = entries.get(results.title(scale, variant))
+            if entry and entry["registered"]["hash"] == registration.digest(compose.resolve(config, 0)):
+                assert [c.name for c in questions.claims] == [c["name"] for c in entry["claims"]], words
+
+
+def check_that_data_files_overrule_nothing(paper: str, scale: str, composed: DictConfig) -> None:
+    """A recipe's choice of data comes after the paper's file: a key that both hold would quietly be the data file's."""
+    said = said_of_data(compose.paper_file(paper).get("stages") or {})
+    again = said_of_data(compose.recipe_files(paper).get(scale, {}).get("stages") or {})
+    for name in said.keys() & composed.stages.keys():
+        for path, value in said[name].items():
+            if path not in again.get(name, ()) and "${" not in str(value):
+                assert OmegaConf.select(composed, f"stages.{name}.data.{path}") == value, f"{scale}: {name}.data.{path}"
+
+
+def said_of_data(stages: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {name: leaves(item.get("data")) for name, item in stages.items() if isinstance(item, dict)}
+
+
+def leaves(node: Any, above: str = "") -> dict[str, Any]:
+    """Dotted path -> value; nothing of what is no mapping, such as a reference."""
+    found: dict[str, Any] = {}
+    if not isinstance(node, dict):
+        return found
+    for key, value in node.items():
+        found |= leaves(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
+    return found
 
 
 @pytest.mark.parametrize("paper", PAPERS)

@@ -340,7 +340,7 @@ def test_soak_says_what_it_does_not_understand(argument: str) -> None:
 
 
 def test_soak_help_needs_no_torch() -> None:
-    code = "import sys; from experiments import cli; from tests.reliability.soak import __main__ as soak; "
+    code = "import sys; from experiments.commands import cli; from tests.reliability.soak import __main__ as soak; "
     code += "cli.main(soak.main, soak.HELP, ['--help']); sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr

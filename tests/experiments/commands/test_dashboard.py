@@ -19,7 +19,7 @@ from experiments.commands import dashboard
 from experiments.common.errors import RunError
 from experiments.common.paths import ROOT
 from experiments.evidence import results
-from experiments.pages import wandb_verdict
+from experiments.pages import wandb_verdict, wandb_workspace
 from experiments.running import engine, loggers
 from experiments.running.plan import Plan
 
@@ -72,12 +72,12 @@ def panels(spec: dict[str, Any], section: str) -> list[dict[str, Any]]:
 
 
 def test_description_has_the_sections_and_what_is_in_them(wandb_plan: Plan) -> None:
-    spec = dashboard.describe(wandb_plan, entry(), ["what it saw"])
+    spec = wandb_workspace.describe(wandb_plan, entry(), ["what it saw"])
     names = ["Claims", "Published against ours", "Learning curves by stage", "Pictures", "Sweeps"]
     assert [part["name"] for part in spec["sections"]] == names
     assert (spec["project"], spec["entity"], spec["runs"]) == ("reprise", None, {"title": "meal_v2/smoke"})
     assert spec["most_runs"] == 10
-    many = dashboard.describe(wandb_plan, {**entry(), "seeds": list(range(32))}, [])
+    many = wandb_workspace.describe(wandb_plan, {**entry(), "seeds": list(range(32))}, [])
     assert many["most_runs"] == 2 * 32 + 1
     table, logged = panels(spec, "Claims")
     assert [row[0] for row in table["rows"]] == ["supported", "not run"]
@@ -93,7 +93,7 @@ def test_description_has_the_sections_and_what_is_in_them(wandb_plan: Plan) -> N
 
 
 def test_a_paper_that_never_ran_has_all_panels_and_no_numbers(wandb_plan: Plan) -> None:
-    spec = dashboard.describe(wandb_plan, results.build([wandb_plan], 1, [], {}), [])
+    spec = wandb_workspace.describe(wandb_plan, results.build([wandb_plan], 1, [], {}), [])
     table, _ = panels(spec, "Claims")
     assert {row[0] for row in table["rows"]} == {"not run"}
     trained = [name for name, stage in wandb_plan.stages.items() if stage.fit]
@@ -107,15 +107,15 @@ def test_without_a_trained_stage_there_are_no_curves(wandb_plan: Plan) -> None:
     plan = replace(wandb_plan, stages=untrained)
     record = {**entry(), "stages": {"init": {"metrics": {}, "curves": {}}}}
     said = [{"kind": "text", "text": "No stage is trained."}]
-    assert panels(dashboard.describe(plan, record, []), "Learning curves by stage") == said
+    assert panels(wandb_workspace.describe(plan, record, []), "Learning curves by stage") == said
 
 
 def test_hostile_names_stay_whole_in_json_and_are_text_in_markdown(wandb_plan: Plan) -> None:
-    spec = json.loads(json.dumps(dashboard.describe(wandb_plan, entry(), [HOSTILE])))
+    spec = json.loads(json.dumps(wandb_workspace.describe(wandb_plan, entry(), [HOSTILE])))
     table, _ = panels(spec, "Claims")
     assert table["rows"][0][1] == HOSTILE
     assert panels(spec, "Pictures")[0]["names"] == [f"pictures/{HOSTILE}"]
-    text = dashboard.markdown(table["columns"], table["rows"])
+    text = wandb_workspace.markdown(table["columns"], table["rows"])
     assert len(text.splitlines()) == 4
     assert "<script>" not in text
     assert "&lt;script&gt;alert('x')&lt;/script&gt; \"quoted\" \\| a\\_b new line" in text
@@ -129,8 +129,8 @@ def test_workspace_and_report_are_made_without_a_network(wandb_plan: Plan, monke
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     variant = Plan(**{**vars(wandb_plan), "variant": 'it\'s "hostile" <= 1'})
-    spec = dashboard.describe(variant, entry(), ["a picture"])
-    view = json.loads(dashboard.workspace(spec, "team")._to_model().model_dump_json(by_alias=True))
+    spec = wandb_workspace.describe(variant, entry(), ["a picture"])
+    view = json.loads(wandb_workspace.workspace(spec, "team")._to_model().model_dump_json(by_alias=True))
     sections = view["spec"]["section"]["panelBankConfig"]["sections"]
     kinds = {section["name"]: [panel["viewType"] for panel in section["panels"]] for section in sections}
     assert kinds["Claims"] == ["Markdown Panel", "Weave"]
@@ -145,7 +145,7 @@ def test_workspace_and_report_are_made_without_a_network(wandb_plan: Plan, monke
     }
     (condition,) = view["spec"]["section"]["runSets"][0]["filters"]["filters"]
     assert (condition["key"]["name"], condition["value"]) == ("title", loggers.label(variant))
-    blocks = dashboard.report(spec, "team")._to_model().spec.blocks
+    blocks = wandb_workspace.report(spec, "team")._to_model().spec.blocks
     shown = [block.type for block in blocks if block.type in ("heading", "markdown-block", "panel-grid")]
     assert shown.count("heading") == 5 + 2
     assert shown.count("panel-grid") == 4 + 2
@@ -154,8 +154,8 @@ def test_workspace_and_report_are_made_without_a_network(wandb_plan: Plan, monke
 
 def test_the_report_has_a_chart_for_each_stage_and_metric_with_a_line_for_each_seed(wandb_plan: Plan) -> None:
     pytest.importorskip("wandb_workspaces")
-    spec = dashboard.describe(wandb_plan, {**entry(), "seeds": list(range(16))}, [])
-    blocks = dashboard.report(spec, "team")._to_model().spec.blocks
+    spec = wandb_workspace.describe(wandb_plan, {**entry(), "seeds": list(range(16))}, [])
+    blocks = wandb_workspace.report(spec, "team")._to_model().spec.blocks
     grids = [json.loads(block.model_dump_json(by_alias=True)) for block in blocks if block.type == "panel-grid"]
     charts = {}
     for grid in grids:
@@ -191,19 +191,19 @@ def test_publishing_updates_what_it_created_and_explains_refusals(
     def load_page(address: str) -> Any:
         return saved[address.rpartition("--")[2] + "=="]
 
-    spec = {**dashboard.describe(wandb_plan, entry(), []), "entity": "team"}
+    spec = {**wandb_workspace.describe(wandb_plan, entry(), []), "entity": "team"}
     monkeypatch.setattr(wr.Report, "save", save_page)
     monkeypatch.setattr(wr.Report, "from_url", load_page)
     monkeypatch.setattr(ws.Workspace, "save", save_view)
     monkeypatch.setattr(ws.Workspace, "from_url", lambda address: saved["view"])
     monkeypatch.setattr(ws.Workspace, "url", "https://host/team/reprise?nw=1")
-    first = dashboard.publish(spec, {})
+    first = wandb_workspace.publish(spec, {})
     assert first["report"] == "https://host/team/reprise/reports/meal_v2-smoke--report0"
-    assert dashboard.publish({**spec, "title": "A/B? #1"}, first) == first
+    assert wandb_workspace.publish({**spec, "title": "A/B? #1"}, first) == first
     assert saved["report0=="].title == "meal_v2/smoke: A/B? #1"
     monkeypatch.setattr(wr.Report, "save", lambda page: (_ for _ in ()).throw(wandb.errors.CommError("no permission")))
     with pytest.raises(RunError, match="W&B: CommError: no permission"):
-        dashboard.publish(spec, first)
+        wandb_workspace.publish(spec, first)
 
 
 def test_a_login_sends_the_runs_then_publishes(
@@ -230,7 +230,7 @@ def test_a_login_sends_the_runs_then_publishes(
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setattr(subprocess, "run", record)
     monkeypatch.setattr(importlib.util, "find_spec", find)
-    monkeypatch.setattr(dashboard, "publish", lambda spec, addresses: {"workspace": "https://there"})
+    monkeypatch.setattr(wandb_workspace, "publish", lambda spec, addresses: {"workspace": "https://there"})
     lines = ["paper=meal_v2", "scale=smoke", "logger.project=mine", "logger.entity=team", f"runs_dir={tmp_path}"]
     assert cli.main(dashboard.main, dashboard.HELP, lines) == 0
     assert sent[0][1:] == ["-m", "wandb", "sync", "--project", "mine", "--entity", "team", str(run)]
@@ -321,7 +321,8 @@ def test_wrong_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_help_imports_neither_torch_nor_wandb() -> None:
     code = (
-        "import sys; from experiments import cli, dashboard; cli.main(dashboard.main, dashboard.HELP, ['--help']);"
+        "import sys; from experiments.commands import cli, dashboard;"
+        "cli.main(dashboard.main, dashboard.HELP, ['--help']);"
         "sys.exit(any(name in sys.modules for name in ('torch', 'wandb', 'wandb_workspaces')))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import tomllib
-from pathlib import Path
 
 import pytest
 
 from experiments.commands import lock
 from experiments.common.errors import missing_package
+from experiments.common.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 DIGEST = "a" * 64
 PROJECT = {"dependencies": ["numpy>=2,<3", "torch>=2"], "optional-dependencies": {name: [] for name in lock.INSTALLED}}
 HEAD = f"{lock.HEAD}{lock.ranges_hash(PROJECT)}\n"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
 
 from experiments.common.errors import InputError
 from experiments.config import compose, recipes
@@ -116,36 +115,6 @@ def test_no_line_of_the_configuration_is_longer_than_a_screen() -> None:
 def test_published_numbers_have_a_source_besides_memory(paper: str) -> None:
     sources = [str(row.get("source")) for row in compose.paper_file(paper).get("published") or []]
     assert not [source for source in sources if "from memory" in source]
-
-
-@pytest.mark.parametrize("paper", compose.papers())
-def test_data_files_do_not_overrule_what_a_paper_says_of_its_stages(paper: str) -> None:
-    """A recipe's choice of data comes after the paper's file: a key that both hold would quietly be the data file's."""
-    stages = compose.paper_file(paper).get("stages") or {}
-    for scale, recipe in compose.recipe_files(paper).items():
-        if scale not in ("full", "mini", "smoke"):
-            continue
-        composed = compose.compose(compose.request([f"paper={paper}", f"scale={scale}"]).overrides)
-        said, again = _said_of_data(stages), _said_of_data(recipe.get("stages") or {})
-        for name in said.keys() & composed.stages.keys():
-            for path, value in said[name].items():
-                if path in again.get(name, ()) or "${" in str(value):
-                    continue
-                assert OmegaConf.select(composed, f"stages.{name}.data.{path}") == value, f"{scale}: {name}.data.{path}"
-
-
-def _said_of_data(stages: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {name: _leaves(item.get("data")) for name, item in stages.items() if isinstance(item, dict)}
-
-
-def _leaves(node: Any, above: str = "") -> dict[str, Any]:
-    """Dotted path -> value; nothing of what is no mapping, such as a reference."""
-    found: dict[str, Any] = {}
-    if not isinstance(node, dict):
-        return found
-    for key, value in node.items():
-        found |= _leaves(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
-    return found
 
 
 GROUPS = {"both": ["teacher", "student"], "rest": {"all_but": ["teacher"]}}

@@ -58,7 +58,7 @@ def test_it_goes_on_as_if_its_runs_were_there(recorded: dict[str, Any], tmp_path
         f"seed={seed}" for seed in (1002, 1003)
     ]
     edit(lambda entry: entry.update(recorded))
-    assert run(tmp_path / "there", "most=4") == 0
+    assert run(tmp_path / "there", "most=4", "record=true") == 0
     unbroken = stored()
     assert onward["seeds"] == unbroken["seeds"] == [1000, 1001, 1002, 1003]
     for part in ("claims", "checks", "published", "looked", "registered"):

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from experiments.common.paths import ROOT
-from experiments.config import compose
 from experiments.identity import definitions, fingerprint
-from experiments.running.plan import Plan, plan
+from experiments.running.plan import Plan
 
 PAPER = '''"""Docstring."""
 from modules.common import helper
@@ -180,35 +179,26 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     definitions.forget()
 
 
-@pytest.fixture(scope="module")
-def configured() -> dict[str, tuple[str, ...]]:
-    """paper -> the targets of each stage of its smoke scale."""
-    actual = {}
-    for paper in compose.papers():
-        this = plan(compose.compose(compose.request([f"paper={paper}", "scale=smoke"]).overrides), 0)
-        for name, stage in this.stages.items():
-            targets = sorted(set(fingerprint.targets([stage.module, stage.data])))
-            actual[f"{paper} {name}"] = tuple(targets)
-    return actual
+Targets = dict[str, tuple[str, ...]]
 
 
-def test_an_unused_function_in_any_file_changes_no_stage(copied: Path, configured: dict[str, tuple[str, ...]]) -> None:
-    before = {stage: definitions.identity(targets) for stage, targets in configured.items()}
+def test_an_unused_function_in_any_file_changes_no_paper(copied: Path, every_target: Targets) -> None:
+    before = {paper: definitions.identity(targets) for paper, targets in every_target.items()}
     for folder in definitions.FIRST_PARTY:
         for path in (copied / folder).rglob("*.py"):
             path.write_text(path.read_text() + "\n\ndef _nobody_calls_this(x):\n    return x\n")
     definitions.forget()
-    assert {stage: definitions.identity(targets) for stage, targets in configured.items()} == before
+    assert {paper: definitions.identity(targets) for paper, targets in every_target.items()} == before
 
 
-def test_editing_cosine_changes_exactly_its_users(copied: Path, configured: dict[str, tuple[str, ...]]) -> None:
-    before = {stage: definitions.identity(targets) for stage, targets in configured.items()}
+def test_editing_cosine_changes_exactly_its_users(copied: Path, every_target: Targets) -> None:
+    before = {paper: definitions.identity(targets) for paper, targets in every_target.items()}
     edit(copied / "modules" / "common" / "schedules.py", "def cosine(", "def cosine(new_argument, ")
     definitions.forget()
-    changed = {stage for stage, targets in configured.items() if definitions.identity(targets) != before[stage]}
-    users = {stage for stage, targets in configured.items() if any(t.endswith("schedules.cosine") for t in targets)}
+    changed = {paper for paper, targets in every_target.items() if definitions.identity(targets) != before[paper]}
+    users = {paper for paper, targets in every_target.items() if any(t.endswith("schedules.cosine") for t in targets)}
     mentioned = {
         path.name for path in (copied / "modules").rglob("*.py") if "schedules import cosine" in path.read_text()
     }
     assert changed == users
-    assert not mentioned, "a module calls cosine itself: count its stages as users too"
+    assert not mentioned, "a module calls cosine itself: count its papers as users too"

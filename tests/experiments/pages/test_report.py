@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 
+from experiments.commands import report as commands_report
 from experiments.common import files
+from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose
 from experiments.evidence import results, staleness
@@ -412,10 +414,10 @@ def test_command_survives_make_and_the_shell(override: str, tmp_path: Path) -> N
 
 def test_command_line(build: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     build(sample())
-    assert report.main(["meal_v3", "--site", str(tmp_path / "other")]) == 2
-    assert "did you mean 'meal_v2'?" in capsys.readouterr().err
+    with pytest.raises(InputError, match="did you mean 'meal_v2'"):
+        commands_report.main(["meal_v3", f"site={tmp_path / 'other'}"])
     assert not (tmp_path / "other").exists()
-    assert report.main(["--site", str(tmp_path / "other")]) == 0
+    assert commands_report.main([f"site={tmp_path / 'other'}"]) == 0
     assert capsys.readouterr().out.split() == [
         str(tmp_path / "other" / f"{n}.html") for n in ("index", *compose.papers())
     ]

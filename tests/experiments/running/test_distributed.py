@@ -94,7 +94,8 @@ def test_killed_on_two_processes_it_resumes_to_the_same_end(tmp_path: Path) -> N
     actual, curves = [], []
     lines = ["scale=smoke", "seed=0", "trainer=ddp_cpu", "stages.init.trainer.max_epochs=20", "checkpoint_seconds=0"]
     code = (
-        "import sys; from experiments import compose, engine; from experiments.running.plan import plan\n"
+        "import sys; from experiments.config import compose; from experiments.running import engine\n"
+        "from experiments.running.plan import plan\n"
         "p = plan(compose.compose(compose.request(sys.argv[1:]).overrides), 0)\n"
         "engine.ensure(p, p.stages['init'])"
     )

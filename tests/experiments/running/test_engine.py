@@ -247,7 +247,7 @@ def test_two_processes_share_a_stage(make_plan: Make, tmp_path: Path) -> None:
     """Both ask for the same stage at once; one trains, the other waits and takes the result."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from experiments import engine, manifest; from pathlib import Path\n"
+        "from experiments.running import engine, manifest; from pathlib import Path\n"
         "plan, stage = manifest.from_json(Path(sys.argv[2]).read_text())\n"
         "print(engine.ensure(plan, stage).cached)"
     )
