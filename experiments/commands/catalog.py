@@ -17,6 +17,7 @@ from experiments.common.memory import CONFIGURATION, remember
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose
 from experiments.evidence import results, staleness
+from experiments.evidence.records import Entry
 from experiments.pages.console import STYLES, out, span
 
 HELP = """\
@@ -33,9 +34,9 @@ List every paper of the suite: main claim, verdict, cost, and whether code or cl
 
 def describe(paper: str) -> dict[str, Any]:
     """One paper as plain data: title, claims, stages, variants, and each recorded entry with its main claim."""
-    recorded = (results.read(paper) or {}).get("entries", {})
+    recorded = results.entries(paper)
     about = remember("about", paper, "", CONFIGURATION, lambda: _configured(paper))
-    return {**about, "entries": {name: _recorded(paper, entry) for name, entry in recorded.items() if entry["seeds"]}}
+    return {**about, "entries": {name: _recorded(paper, entry) for name, entry in recorded.items() if entry.seeds}}
 
 
 def _configured(paper: str) -> dict[str, Any]:
@@ -58,21 +59,29 @@ def _configured(paper: str) -> dict[str, Any]:
     }
 
 
-def _recorded(paper: str, entry: dict[str, Any]) -> dict[str, Any]:
-    main = results.main_claim(entry)
+def _recorded(paper: str, entry: Entry) -> dict[str, Any]:
+    main = entry.main_claim()
+    shown = {"name", "verdict", "difference", "interval", "unit", "reason", "published"}
     return {
-        "main": {key: main[key] for key in ("name", "verdict", "difference", "interval", "unit", "reason", "published")}
-        if main is not None
-        else None,
-        "verdicts": {claim["name"]: claim["verdict"] for claim in entry["claims"]},
-        "published": {f"{p['stage']}/{p['metric']}": p["verdict"] for p in entry["published"]},
-        "seeds": len(main["seeds"]) if main is not None else len(entry["seeds"]),
-        "seconds": entry["provenance"]["seconds"],
-        "metrics": sorted({m for stage in entry["stages"].values() for m in stage["metrics"]}),
-        "registered": entry["registered"]["hash"],
-        "seen": bool(entry["registered"].get("seen")),
+        "main": main.model_dump(include=shown) if main is not None else None,
+        "span": span(main) if main is not None else "",
+        "verdicts": {claim.name: claim.verdict for claim in entry.claims},
+        "published": {f"{item.stage}/{item.metric}": item.verdict for item in entry.published},
+        "seeds": len(main.seeds) if main is not None else len(entry.seeds),
+        "seconds": entry.provenance.seconds,
+        "cpu_seconds": entry.provenance.cpu_seconds,
+        "metrics": sorted({metric for stage in entry.stages.values() for metric in stage.metrics}),
+        "registered": entry.registered.hash,
+        "seen": entry.registered.seen,
         "stale": staleness.stale(paper, entry),
     }
+
+
+def _cost(entry: dict[str, Any]) -> str:
+    """What an entry's stages took: CPU time, or wall time where that was not measured."""
+    if entry["cpu_seconds"] is not None:
+        return f"{entry['cpu_seconds'] / 60:.0f} min"
+    return f"{entry['seconds'] / 60:.0f} min wall"
 
 
 def _ordered(entries: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -90,8 +99,8 @@ def _table(papers: list[dict[str, Any]]) -> Table:
             main = entry["main"]
             verdict = f"[{STYLES[main['verdict']]}]{main['verdict']}[/]" if main else "[dim]no main claim[/]"
             marks = " [magenta]stale[/]" if entry["stale"] else " [dim]seen[/]" if entry["seen"] else ""
-            told = escape(span(main)) if main else ""
-            rows.append((name, verdict + marks, told, str(entry["seeds"]), f"{entry['seconds'] / 60:.0f} min"))
+            told = escape(entry["span"])
+            rows.append((name, verdict + marks, told, str(entry["seeds"]), _cost(entry)))
         cells = ["\n".join(column) for column in zip(*rows, strict=True)] or ["", "[dim]not run[/]", "", "", ""]
         table.add_row(paper["key"], escape(paper["main"] or ""), *cells)
     table.caption = "stale: code, configuration or claims changed since; seen: claims were written after these seeds"
@@ -133,8 +142,8 @@ def markdown(papers: list[dict[str, Any]]) -> str:
             first = f"{link} | {paper['main'] or ''}" if number == 0 else " | "
             verdict = main["verdict"] if main else "no main claim"
             marks = " (stale)" if entry["stale"] else " (claims written after these seeds)" if entry["seen"] else ""
-            told = span(main) if main else ""
-            cost = f"{entry['seconds'] / 60:.0f} min"
+            told = entry["span"]
+            cost = _cost(entry)
             lines.append(f"| {first} | {name} | {verdict}{marks} | {told} | {entry['seeds']} | {cost} |")
     return "\n".join(lines)
 
@@ -148,7 +157,7 @@ def example(papers: list[dict[str, Any]], key: str) -> str:
     entry = next(p["entries"]["mini"] for p in papers if p["key"] == key)
     main = entry["main"]
     stopped = "" if main["verdict"] == "undecided" else "; stopped: decided"
-    told = f"{main['verdict']}: {main['name']}\n  {span(main)}, {entry['seeds']} seeds{stopped}"
+    told = f"{main['verdict']}: {main['name']}\n  {entry['span']}, {entry['seeds']} seeds{stopped}"
     return f"{key}\n  ...\n{told}\n"
 
 

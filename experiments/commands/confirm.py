@@ -22,7 +22,8 @@ from rich.table import Table
 from experiments.commands import cli, compare, reproduce
 from experiments.common.errors import InputError, RunError, unknown
 from experiments.config import compose
-from experiments.evidence import registration, results, staleness
+from experiments.evidence import merge, registration, results, staleness
+from experiments.evidence.records import Confirmation, Entry, Hardware, StageRecord
 from experiments.identity.provenance import code_version, hardware, versions
 from experiments.pages import console
 from experiments.running import preconditions
@@ -73,15 +74,15 @@ def _chosen(given: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """(paper, entry) of what is to be confirmed. Raises InputError for a record that is not there."""
     if given["paper"] == "all":
         for paper in compose.papers():
-            for title, entry in (results.read(paper) or {"entries": {}})["entries"].items():
+            for title, entry in results.entries(paper).items():
                 if staleness.stale(paper, entry) and "by hand" not in title:
                     yield paper, title
         return
     compose.paper_file(given["paper"])
-    record = results.read(given["paper"])
+    entries = results.entries(given["paper"])
     title = results.title(given.get("scale", "mini"), given.get("variant"))
-    if record is None or title not in record["entries"]:
-        raise unknown("entry", title, list(record["entries"]) if record else [])
+    if title not in entries:
+        raise unknown("entry", title, entries)
     yield given["paper"], title
 
 
@@ -90,12 +91,10 @@ class _Confirmation:
 
     def __init__(self, paper: str, title: str, overrides: Sequence[str]) -> None:
         self.paper, self.title, self.name = paper, title, f"{paper}/{title}"
-        record = results.read(paper)
-        assert record is not None
-        self.entry = record["entries"][title]
+        self.entry = results.entries(paper)[title]
         self.changed = staleness.stale(paper, self.entry)
-        self.lines = [f"paper={paper}", f"scale={self.entry['scale']}", *self.entry["overrides"], *overrides]
-        self.lines += [f"variant={self.entry['variant']}"] if self.entry["variant"] else []
+        self.lines = [f"paper={paper}", f"scale={self.entry.scale}", *self.entry.overrides, *overrides]
+        self.lines += [f"variant={self.entry.variant}"] if self.entry.variant else []
 
     def run(self, schedulers: reproduce.Schedulers) -> int:
         """Exit code of this entry; writes the record where every number is equal."""
@@ -113,8 +112,8 @@ class _Confirmation:
         if failed := next((o for o in outcomes.values() if o.status != "done"), None):
             return self._stays(f"{failed.stage}: {failed.reason}")
         now = {name: outcomes[name].metrics for name in self.changed}
-        position = self.entry["seeds"].index(chosen.seed)
-        before: Metrics = {name: recorded(self.entry["stages"][name], position) for name in self.changed}
+        position = self.entry.seeds.index(chosen.seed)
+        before: Metrics = {name: recorded(self.entry.stages[name], position) for name in self.changed}
         against = None
         found = list(differences(before, now))
         if found and (other := self._elsewhere()):
@@ -137,8 +136,9 @@ class _Confirmation:
 
     def _elsewhere(self) -> list[str]:
         """What of this machine and its packages is not what the record was made with."""
-        here = {"provenance": {"versions": versions(), "hardware": hardware()}}
-        return [f"{what} {now}, not {then}" for what, (then, now) in results.differing(here, self.entry).items()]
+        stored = self.entry.provenance
+        here = stored.model_copy(update={"versions": versions(), "hardware": Hardware(**hardware())})
+        return [f"{what} {now}, not {then}" for what, (then, now) in merge.differing(here, stored).items()]
 
     def _run_recorded_code(self, chosen: Plan) -> tuple[str, Metrics]:
         """The recorded commit and what its code gives for the changed stages on this machine.
@@ -146,12 +146,12 @@ class _Confirmation:
         Raises InputError where that commit is not at hand, or gives another stage than was recorded; RunError if it
         fails.
         """
-        commit = (self.entry["provenance"]["code"]["commit"] or "none").split()[-1]
+        commit = (self.entry.provenance.code.commit or "none").split()[-1]
         words = [*self.lines, f"runs_dir={Path(chosen.config['runs_dir']).resolve()}"]
         with compare.checked_out(commit) as base:
             done = compare.run_in(base, chosen.seed, words)
         for name in self.changed:
-            if name not in done or done[name].fingerprint != self.entry["stages"][name]["fingerprints"][0]:
+            if name not in done or done[name].fingerprint != self.entry.stages[name].fingerprints[0]:
                 raise InputError(f"commit {commit[:10]} does not have the recorded code of {name}")
         return commit, {name: done[name].metrics for name in self.changed}
 
@@ -165,9 +165,9 @@ class _Confirmation:
         Raises InputError where equal numbers would not mean the same experiment.
         """
         config = compose.compose(compose.request(self.lines).overrides)
-        precisions = {name: s["precision"] for name, s in self.entry["stages"].items() if s.get("precision")}
-        whole = plan(config, self.entry["seeds"][0], precisions)
-        if registration.digest(compose.resolve(config, 0)) != self.entry["registered"]["hash"]:
+        precisions = {name: s.precision for name, s in self.entry.stages.items() if s.precision}
+        whole = plan(config, self.entry.seeds[0], precisions)
+        if not self.entry.registered.binds(registration.digest(compose.resolve(config, 0))):
             raise InputError("its claims or recipe are other ones now; make reproduce records it anew")
         if data := [name for name in self.changed if staleness.other_data(whole.stages[name], self.entry)]:
             raise InputError(f"{data[0]} has other data now; make reproduce records it anew")
@@ -178,9 +178,9 @@ class _Confirmation:
         return config, chosen
 
 
-def recorded(stage: Mapping[str, Any], position: int) -> dict[str, float]:
+def recorded(stage: StageRecord, position: int) -> dict[str, float]:
     """A stage's metrics of the seed at a position of an entry."""
-    return {name: values[position] for name, values in stage["metrics"].items()}
+    return {name: value for name, values in stage.metrics.items() if (value := values[position]) is not None}
 
 
 def differences(
@@ -195,9 +195,7 @@ def differences(
                 yield stage, name, old, new
 
 
-def _confirmed(
-    entry: dict[str, Any] | None, chosen: Plan, numbers: Mapping[str, int], against: str | None
-) -> dict[str, Any]:
+def _confirmed(entry: Entry | None, chosen: Plan, numbers: Mapping[str, int], against: str | None) -> Entry:
     """The entry with what was confirmed of each stage, over what was confirmed before.
 
     Args:
@@ -205,13 +203,20 @@ def _confirmed(
     """
     assert entry is not None
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    how = {"seed": chosen.seed, "commit": code_version()["commit"], "at": at}
-    how |= {} if against is None else {"against": against, "cpu": hardware()["cpu"]}
+    commit = code_version()["commit"]
     new = {
-        name: {"fingerprint": chosen.stages[name].fingerprint, "numbers": count, **how}
+        name: Confirmation(
+            fingerprint=chosen.stages[name].fingerprint,
+            numbers=count,
+            seed=chosen.seed,
+            commit=commit,
+            at=at,
+            against=against,
+            cpu=None if against is None else hardware()["cpu"],
+        )
         for name, count in numbers.items()
     }
-    return {**entry, "confirmed": {**entry.get("confirmed", {}), **new}}
+    return entry.model_copy(update={"confirmed": {**entry.confirmed, **new}})
 
 
 def _table(found: Sequence[Difference]) -> Table:

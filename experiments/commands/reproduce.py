@@ -15,7 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose, flags
-from experiments.evidence import registration, results, words
+from experiments.evidence import merge, registration, results, words
+from experiments.evidence.records import Entry
 from experiments.identity.provenance import cores
 from experiments.pages import wandb_verdict
 from experiments.running import cost, engine, preconditions
@@ -168,9 +169,8 @@ class _Setting:
                 raise InputError(f"{key}={value}: expected a positive number")
         self.plans: list[Plan] = []
         self.outcomes: dict[int, dict[str, engine.Outcome]] = {}
-        self.registered: dict[str, Any] = {}
         self.writes_on = self._writes_on()
-        self.base: dict[str, Any] | None = None  # the record that goes on without its runs
+        self.base: Entry | None = None  # the record that goes on without its runs
 
     def _writes_on(self) -> bool:
         """Whether the record in results/ gets what is found; else it goes to results/here/."""
@@ -179,9 +179,9 @@ class _Setting:
             raise InputError(f"record={choice}: expected true, false or auto")
         if choice != "auto":
             return bool(choice)
-        stored = (results.read(self.request.paper) or {"entries": {}})["entries"].get(self.title)
+        stored = results.entry(self.request.paper, self.title)
         asked = self.config.from_record is True or self.config.why is not None
-        return asked or (not self.by_hand and (stored is None or not stored["seeds"]))
+        return asked or (not self.by_hand and (stored is None or not stored.seeds))
 
     def run(self, schedulers: Schedulers) -> int:
         chosen = self.by_hand or not self.recorded
@@ -191,9 +191,9 @@ class _Setting:
             return self._run_from_record(schedulers)
         if chosen:
             seeds = self.seeds or list(range(int(self.config.first)))
-            self.registered = {**registration.new(self.resolved, 0), "stream": 0, "by_hand": True}
+            self.registered = registration.by_hand(self.resolved)
         else:
-            stream = results.registration_of(self.request.paper, self.title, self.resolved)["stream"]
+            stream = results.registration_of(self.request.paper, self.title, self.resolved).stream
             seeds = [registration.seed(stream, i) for i in range(int(self.config.first))]
         self.plans = plan_each(self.config, seeds)
         preconditions.check(self.plans, here=self.config.launcher.name == "local")
@@ -226,7 +226,7 @@ class _Setting:
         self.registered = results.registration_of(self.request.paper, self.title, self.resolved)
         main_stages = self.questions.main_stages
         self.base = onward.recorded(self.request.paper, self.title, self.registered, main_stages)
-        self.plans = plan_each(self.config, self.base["seeds"])
+        self.plans = plan_each(self.config, self.base.seeds)
         preconditions.check([only(self.plans[0], main_stages)], here=self.config.launcher.name == "local")
         self.scheduler = schedulers.of(self.config, cores() * len(self.plans[0].stages))
         console.out.print(f"{len(self.plans)} seeds stand in the record")
@@ -239,9 +239,9 @@ class _Setting:
         console.out.print(console.main_line(entry, self._name()), "", soft_wrap=True)
         console.out.print(console.stage_table(entry, self._name()), "")
         console.out.print(console.claim_table(entry, self._name()), "")
-        if entry["checks"]:
+        if entry.checks:
             console.out.print(console.check_table(entry, self._name()), "")
-        if entry["published"]:
+        if entry.published:
             console.out.print(console.published_table(entry, self._name()), "")
         self._record(entry)
         outcomes = [outcome for done in self.outcomes.values() for outcome in done.values()]
@@ -255,17 +255,16 @@ class _Setting:
             console.out.print(f"results: {where}{note}", soft_wrap=True)
         return max((engine.exit_code(done) for done in self.outcomes.values()), default=0)
 
-    def _run_until_decided(self) -> dict[str, Any]:
+    def _run_until_decided(self) -> Entry:
         """The entry after its last look, with why it was the last."""
         looked = len(self.plans)
         entry = self._look(looked)
-        stopped = "seeds given by hand" if self.registered["stream"] == 0 else ""
+        stopped = "seeds given by hand" if self.registered.stream == 0 else ""
         while not stopped:
             stopped = self._stop(entry)
             if not stopped:
                 entry = self._go_on(entry, looked)
-        entry["stopped"] = stopped
-        return entry
+        return entry.model_copy(update={"stopped": stopped})
 
     def _name(self) -> str:
         return f"{self.request.paper}/{self.title}"
@@ -281,8 +280,8 @@ class _Setting:
 
         training.check_plan(open_plans[0])
         names = [stage.name for p in open_plans for stage in p.stages.values()]
-        recorded = (results.read(self.request.paper) or {"entries": {}})["entries"].get(self.title)
-        known = cost.seconds_of_stages(self.plans, recorded)
+        recorded = results.entry(self.request.paper, self.title)
+        known = cost.seconds_of_stages(self.plans, recorded.mean_seconds() if recorded is not None else {})
         here = self.config.launcher.name == "local"
         seconds = cost.left(open_plans, known, jobs(self.config, len(names)) if here else len(names))
         if seconds is not None:
@@ -305,7 +304,7 @@ class _Setting:
                 kept[name] = stage
         return replace(plan_, stages=kept)
 
-    def _look(self, looked: int) -> dict[str, Any]:
+    def _look(self, looked: int) -> Entry:
         reasons = {
             name: f"seed {seed}: {outcome.reason}"
             for seed, done in self.outcomes.items()
@@ -315,23 +314,21 @@ class _Setting:
         if self.base is not None:
             from experiments.evidence import onward
 
-            entry = onward.join(self.base, self.questions, self.plans[len(self.base["seeds"]) :], reasons)
-        else:
-            entry = results.build(self.plans, looked, self.request.given, reasons)
-        return {**entry, "registered": self.registered}
+            return onward.join(self.base, self.questions, self.plans[len(self.base.seeds) :], reasons)
+        return results.build(self.plans, looked, self.request.given, reasons, self.registered)
 
-    def _stop(self, entry: dict[str, Any]) -> str:
+    def _stop(self, entry: Entry) -> str:
         """Why no further seed is run; empty while the main claim is open and there is room."""
-        main = results.main_claim(entry)
+        main = entry.main_claim()
         if main is None:
             return "no main claim: the first look is all"
-        if main["verdict"] == words.NOT_RUN:
+        if main.verdict == words.NOT_RUN:
             return "a stage of the main claim did not finish"
-        if main["verdict"] == words.UNTESTED:
+        if main.verdict == words.UNTESTED:
             return "the mechanism of the main claim is absent"
-        if main["verdict"] in words.DECIDED:
+        if main.verdict in words.DECIDED:
             return "decided"
-        if main["kind"] in ("exact", "folds"):
+        if main.kind in ("exact", "folds"):
             return "more seeds tell nothing new"
         if len(self.plans) >= self.config.most:
             return f"{len(self.plans)} seeds"
@@ -346,9 +343,9 @@ class _Setting:
         return all(finished(stage) is not None for stage in further.stages.values())
 
     def _seed(self, index: int) -> int:
-        return registration.seed(self.registered["stream"], index)
+        return registration.seed(self.registered.stream, index)
 
-    def _go_on(self, entry: dict[str, Any], looked: int) -> dict[str, Any]:
+    def _go_on(self, entry: Entry, looked: int) -> Entry:
         """The stages of the main claim for as many further seeds as run at the same time, then another look."""
         from experiments.pages import console
 
@@ -360,24 +357,17 @@ class _Setting:
         self._train([only(p, self.questions.main_stages) for p in further])
         return self._look(looked)
 
-    def _record(self, entry: dict[str, Any]) -> None:
+    def _record(self, entry: Entry) -> None:
         from experiments.pages import console
 
         results.write_summary(entry, self.plans[0])
         wandb_verdict.log_verdict(self.plans[0], entry)
         if not self.recorded:
             return
-        before: dict[str, Any] = {}
-
-        def change(stored: dict[str, Any] | None) -> dict[str, Any]:
-            before.update(stored or {})
-            return results.put(entry, stored, self.registered)
-
+        before = results.entry(self.request.paper, self.title)
         if self.writes_on:
-            results.update(self.request.paper, self.title, change)
+            results.update(self.request.paper, self.title, lambda stored: merge.put(entry, stored, self.registered))
         else:
-            before = (results.read(self.request.paper) or {"entries": {}})["entries"].get(self.title) or {}
-            found = {**entry, "history": [], "elsewhere": []}
-            results.update(self.request.paper, self.title, lambda _: found, results.here())
-        if before.get("seeds") and results.main_claim(before) is not None:
+            results.update(self.request.paper, self.title, lambda _: entry, results.here())
+        if before is not None and before.seeds and before.main_claim() is not None:
             console.out.print(console.beside(before, entry), "", soft_wrap=True)

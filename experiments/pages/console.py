@@ -19,7 +19,8 @@ from rich.progress import (
 from rich.table import Table
 
 from experiments.config import expressions
-from experiments.evidence import results
+from experiments.evidence import merge
+from experiments.evidence.records import Entry, JudgedClaim
 from experiments.evidence.sequences import t_interval
 from experiments.evidence.words import (
     FAILED,
@@ -153,102 +154,101 @@ def signed(value: float) -> str:
     return f"{value:+.2f}" if abs(value) >= 1 or value == 0 else f"{value:+.3f}"
 
 
-def span(claim: Mapping[str, Any]) -> str:
+def span(claim: JudgedClaim) -> str:
     """A claim's difference with unit and interval, in words."""
-    if claim["difference"] is None:
+    if claim.difference is None:
         return "no difference"
-    unit = f" {claim['unit']}" if claim["unit"] else ""
-    ends = f" [{signed(claim['interval'][0])}, {signed(claim['interval'][1])}]" if claim["interval"] else ""
-    return f"{signed(claim['difference'])}{ends}{unit}"
+    unit = f" {claim.unit}" if claim.unit else ""
+    ends = f" [{signed(claim.interval[0])}, {signed(claim.interval[1])}]" if claim.interval else ""
+    return f"{signed(claim.difference)}{ends}{unit}"
 
 
-def main_line(entry: Mapping[str, Any], title: str) -> str:
+def main_line(entry: Entry, title: str) -> str:
     """The answer, first: the main claim, its verdict, how sure, from how many seeds."""
-    claim = results.main_claim(entry)
+    claim = entry.main_claim()
     if claim is None:
         return f"[bold]{escape(title)}[/]: no main claim in this setting"
-    style = STYLES[claim["verdict"]]
-    why = f" ({escape(claim['reason'])})" if claim["reason"] else ""
-    seeds = f"{len(claim['seeds'])} seed{'s' * (len(claim['seeds']) != 1)}"
-    stopped = f"; stopped: {escape(entry['stopped'])}" if entry.get("stopped") else ""
-    lines = [f"[bold {style}]{claim['verdict']}[/]{why}: [bold]{escape(claim['name'])}[/]"]
+    style = STYLES[claim.verdict]
+    why = f" ({escape(claim.reason)})" if claim.reason else ""
+    seeds = f"{len(claim.seeds)} seed{'s' * (len(claim.seeds) != 1)}"
+    stopped = f"; stopped: {escape(entry.stopped)}" if entry.stopped else ""
+    lines = [f"[bold {style}]{claim.verdict}[/]{why}: [bold]{escape(claim.name)}[/]"]
     lines.append(f"  {escape(span(claim))}, {seeds}{stopped}")
-    if claim["published"]:
-        said = f"{claim['published']['difference']:+g} {claim['unit']}, {claim['published']['source']}"
+    if claim.published:
+        said = f"{claim.published.difference:+g} {claim.unit}, {claim.published.source}"
         lines.append(f"  published: {escape(said)}")
     return "\n".join(lines)
 
 
-def first_line(entry: Mapping[str, Any], began: float, behind: int) -> str:
+def first_line(entry: Entry, began: float, behind: int) -> str:
     """How the main claim stands once its own stages are done, with so many others behind them."""
-    claim = results.main_claim(entry)
+    claim = entry.main_claim()
     assert claim is not None
     spent = cost.in_words(time.monotonic() - began)
     others = "1 other stage follows" if behind == 1 else f"{behind} other stages follow"
     return (
-        f"main claim after {len(entry['seeds'])} seeds, {spent}: [bold]{claim['verdict']}[/], {escape(span(claim))}; "
-        f"{others}"
+        f"main claim after {len(entry.seeds)} seeds, {spent}: [bold]{claim.verdict}[/], {escape(span(claim))}; {others}"
     )
 
 
-def look_line(entry: Mapping[str, Any], began: float, minutes: float) -> str:
+def look_line(entry: Entry, began: float, minutes: float) -> str:
     """How far a decision is, between two looks."""
-    claim = results.main_claim(entry)
+    claim = entry.main_claim()
     assert claim is not None
     left = max(0.0, minutes - (time.monotonic() - began) / 60)
-    needed = f"about {claim['needed']} would decide" if claim["needed"] else "how many would decide is not in sight"
+    needed = f"about {claim.needed} would decide" if claim.needed else "how many would decide is not in sight"
     return (
-        f"look after {len(entry['seeds'])} seeds: {escape(span(claim))} {claim['verdict']}; {needed}; "
+        f"look after {len(entry.seeds)} seeds: {escape(span(claim))} {claim.verdict}; {needed}; "
         f"{left:.0f} min left for further seeds"
     )
 
 
-def beside(recorded: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
+def beside(recorded: Entry, entry: Entry) -> str:
     """What is recorded and what came out now, one under the other."""
     lines = []
     for word, item in (("recorded", recorded), ("here", entry)):
-        claim = results.main_claim(item)
+        claim = item.main_claim()
         if claim is not None:
-            seeds = f"{len(claim['seeds'])} seeds of stream {item['registered']['stream']}"
-            lines.append(f"{word + ':':<10}{claim['verdict']}, {escape(span(claim))}, {seeds}")
-    differs = results.differing(entry, recorded)
+            seeds = f"{len(claim.seeds)} seeds of stream {item.registered.stream}"
+            lines.append(f"{word + ':':<10}{claim.verdict}, {escape(span(claim))}, {seeds}")
+    differs = merge.differing(entry.provenance, recorded.provenance)
     if differs:
         changes = ", ".join(f"{name} {here} (recorded: {there})" for name, (there, here) in differs.items())
         lines.append(f"{'differs:':<10}{escape(changes)}")
     return "\n".join(lines)
 
 
-def judged_metrics(entry: Mapping[str, Any]) -> set[str]:
+def judged_metrics(entry: Entry) -> set[str]:
     """The metrics that claims look at."""
-    sides = [side for claim in entry["claims"] for side in (claim["better"], claim["than"])]
+    sides = [side for claim in entry.claims for side in (claim.better, claim.than)]
     return {metric.name for side in sides for metric in expressions.metrics(expressions.parse(side, "claim"))}
 
 
-def stage_table(entry: Mapping[str, Any], title: str) -> Table:
+def stage_table(entry: Entry, title: str) -> Table:
     """Mean and 95% t interval over seeds for every stage and metric of the test."""
-    names = list(dict.fromkeys(m for s in entry["stages"].values() for m in s["metrics"]))
+    names = list(dict.fromkeys(m for s in entry.stages.values() for m in s.metrics))
     judged = judged_metrics(entry)
     names = [name for name in names if not name.endswith("/n") and (name.startswith("test/") or name in judged)]
     names.sort(key=lambda name: (name not in judged, SHOWN.index(name) if name in SHOWN else len(SHOWN)))
     names, more = names[:COLUMNS], names[COLUMNS:]
-    seeds = len(entry["seeds"])
+    seeds = len(entry.seeds)
     table = Table(title=f"{escape(title)}: mean ± half of the 95% interval, up to {seeds} seeds", title_justify="left")
     table.add_column("stage")
     for name in names:
         table.add_column(escape(name.removeprefix("test/")), justify="right")
     table.add_column("seconds", justify="right")
-    for stage, item in entry["stages"].items():
-        if item["metrics"] or (item["seconds"] and not item["failed"]):
-            cells = [_cell(item["metrics"].get(n, [])) for n in names]
-            table.add_row(escape(stage), *cells, f"{sum(item['seconds']):.0f}")
+    for stage, item in entry.stages.items():
+        if item.metrics or (item.total_seconds() and not item.failed):
+            cells = [_cell(item.metrics.get(n, [])) for n in names]
+            table.add_row(escape(stage), *cells, f"{item.total_seconds():.0f}")
         else:
-            table.add_row(escape(stage), f"[red]{'failed' if item['failed'] else 'skipped'}[/]", *[""] * len(names))
+            table.add_row(escape(stage), f"[red]{'failed' if item.failed else 'skipped'}[/]", *[""] * len(names))
     if more:
         table.caption = f"and on the report page: {', '.join(name.removeprefix('test/') for name in more)}"
     return table
 
 
-def claim_table(entry: Mapping[str, Any], title: str) -> Table:
+def claim_table(entry: Entry, title: str) -> Table:
     """A verdict per claim, the main one first, with what it was computed from."""
     table = Table(title=f"{escape(title)}: claims", title_justify="left")
     table.add_column("verdict")
@@ -256,44 +256,42 @@ def claim_table(entry: Mapping[str, Any], title: str) -> Table:
     table.add_column("difference", justify="right")
     table.add_column("95% interval", justify="right", no_wrap=True)
     table.add_column("seeds", justify="right")
-    for claim in sorted(entry["claims"], key=lambda claim: not claim["main"]):
-        style, interval = STYLES[claim["verdict"]], claim["interval"]
-        kind = "" if claim["main"] else " [dim](exploratory)[/]" if not claim.get("found") else " [dim](found)[/]"
-        name = f"[bold]{escape(claim['name'])}[/]" if claim["main"] else escape(claim["name"]) + kind
+    for claim in sorted(entry.claims, key=lambda claim: not claim.main):
+        style, interval = STYLES[claim.verdict], claim.interval
+        kind = "" if claim.main else " [dim](exploratory)[/]" if not claim.found else " [dim](found)[/]"
+        name = f"[bold]{escape(claim.name)}[/]" if claim.main else escape(claim.name) + kind
         table.add_row(
-            f"[{style}]{claim['verdict']}[/]",
-            name + (f" [dim]({escape(claim['reason'])})[/]" if claim["reason"] else ""),
-            f"{signed(claim['difference'])} {escape(claim['unit'])}" if claim["difference"] is not None else "",
+            f"[{style}]{claim.verdict}[/]",
+            name + (f" [dim]({escape(claim.reason)})[/]" if claim.reason else ""),
+            f"{signed(claim.difference)} {escape(claim.unit)}" if claim.difference is not None else "",
             f"{signed(interval[0])} to {signed(interval[1])}" if interval else "",
-            str(len(claim["seeds"])),
+            str(len(claim.seeds)),
         )
     return table
 
 
-def check_table(entry: Mapping[str, Any], title: str) -> Table:
+def check_table(entry: Entry, title: str) -> Table:
     """Checks: what must be so for the run to make sense; no evidence."""
     table = Table(title=f"{escape(title)}: checks", title_justify="left")
     for column in ("", "check", "values"):
         table.add_column(column)
-    for item in entry["checks"]:
-        mark = {True: "[green]holds[/]", False: "[red]fails[/]", None: "[dim]not run[/]"}[item["holds"]]
-        values = " against ".join(number(v) for v in item["values"]) if item["values"] else escape(item["reason"])
-        table.add_row(mark, escape(item["name"]), values)
+    for item in entry.checks:
+        mark = {True: "[green]holds[/]", False: "[red]fails[/]", None: "[dim]not run[/]"}[item.holds]
+        values = " against ".join(number(v) for v in item.values) if item.values else escape(item.reason)
+        table.add_row(mark, escape(item.name), values)
     return table
 
 
-def published_table(entry: Mapping[str, Any], title: str) -> Table:
+def published_table(entry: Entry, title: str) -> Table:
     """Published numbers beside ours."""
-    below = "" if entry["scale"] == "full" else f" ({entry['scale']} is a smaller recipe: not comparable)"
+    below = "" if entry.scale == "full" else f" ({entry.scale} is a smaller recipe: not comparable)"
     table = Table(title=f"{escape(title)}: published beside ours{below}", title_justify="left")
     for column in ("stage", "metric", "published", "ours", "verdict", "protocol"):
         table.add_column(column)
-    for item in entry["published"]:
-        ours = number(item["ours"]) if item["ours"] is not None else ""
-        judged = item["verdict"] if entry["scale"] == "full" or item["kind"] == "exact" else "not judged"
+    for item in entry.published:
+        ours = number(item.ours) if item.ours is not None else ""
+        judged = item.verdict if entry.scale == "full" or item.kind == "exact" else "not judged"
         verdict = f"[{STYLES.get(judged, 'dim')}]{judged}[/]"
-        protocol = f"{item['dataset']}, {item['protocol']}"
-        table.add_row(
-            escape(item["stage"]), escape(item["metric"]), number(item["value"]), ours, verdict, escape(protocol)
-        )
+        protocol = f"{item.dataset}, {item.protocol}"
+        table.add_row(escape(item.stage), escape(item.metric), number(item.value), ours, verdict, escape(protocol))
     return table

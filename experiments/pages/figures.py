@@ -13,6 +13,8 @@ from html import escape
 from itertools import pairwise
 from typing import Any
 
+from experiments.evidence.records import Curve, JudgedClaim
+
 LIGHT = ("#1f5fa8", "#b4471a", "#1d7a4c", "#7b3f9d", "#94700b", "#0f7480", "#ad2d6b", "#5c6470")
 DARK = ("#79b4f2", "#f39a6b", "#6fcf9b", "#c79be6", "#dcb854", "#66cbd6", "#ef8cbb", "#aab3bf")
 DASHES = ("", "7 3", "2 2.5")
@@ -86,7 +88,7 @@ def _finite(values: Sequence[float | None]) -> list[float]:
     return [v for v in values if v is not None and math.isfinite(v)]
 
 
-def limits(claims: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+def limits(claims: Sequence[JudgedClaim]) -> tuple[float, float]:
     """One range for claims that share a unit, so that their figures can be compared by eye.
 
     Every seed, zero, margin and band lies inside. An interval may stretch the range threefold, no further: two seeds
@@ -95,10 +97,10 @@ def limits(claims: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
     points = [0.0]
     ends: list[float] = []
     for claim in claims:
-        within = claim["within"]
-        points += [*_finite(claim["per_seed"]), *([claim["margin"]] if within is None else [-within, within])]
-        points += [claim["published"]["difference"]] if claim.get("published") else []
-        ends += _finite(claim["interval"] or [])
+        within = claim.within
+        points += [*_finite(claim.per_seed), *([claim.margin] if within is None else [-within, within])]
+        points += [claim.published.difference] if claim.published else []
+        ends += _finite(claim.interval or [])
     low, high = min(points), max(points)
     span = high - low or 1.0
     low, high = min([low, *(max(e, low - span) for e in ends)]), max([high, *(min(e, high + span) for e in ends)])
@@ -106,17 +108,17 @@ def limits(claims: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
     return low - pad, high + pad
 
 
-def span(claim: Mapping[str, Any], judged: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+def span(claim: JudgedClaim, judged: Sequence[JudgedClaim]) -> tuple[float, float]:
     """The range shared by all claims of the same metric and kind, unless this one would fill less than a quarter."""
 
-    def kind(item: Mapping[str, Any]) -> tuple[str, bool]:
-        return item["better"].partition("/")[2], item["within"] is None
+    def kind(item: JudgedClaim) -> tuple[str, bool]:
+        return item.better.partition("/")[2], item.within is None
 
     own, shared = limits([claim]), limits([c for c in judged if kind(c) == kind(claim)])
     return shared if 4 * (own[1] - own[0]) > shared[1] - shared[0] else own
 
 
-def difference(claim: Mapping[str, Any], seeds: Sequence[int], extent: tuple[float, float]) -> str:
+def difference(claim: JudgedClaim, seeds: Sequence[int], extent: tuple[float, float]) -> str:
     """A claim's paired differences: one dot per seed, the mean with its interval, and the line that decides.
 
     Args:
@@ -126,16 +128,16 @@ def difference(claim: Mapping[str, Any], seeds: Sequence[int], extent: tuple[flo
     """
     width, height, floor = 260, 62, 42
     axis = Axis(*extent, 10, width - 10)
-    mean, interval, within = claim["difference"], claim["interval"], claim["within"]
+    mean, interval, within = claim.difference, claim.interval, claim.within
     body = []
     if within is not None:
         left, right = axis(-within), axis(within)
         body.append(f'<rect x="{left}" y="3" width="{right - left:g}" height="{floor - 3}" opacity="0.12"/>')
         body += [_line(x, 3, x, floor, 'stroke-width="1.2" stroke-dasharray="3 2"') for x in (left, right)]
-    elif claim["margin"]:
-        x = axis(claim["margin"])
+    elif claim.margin:
+        x = axis(claim.margin)
         body.append(_line(x, 3, x, floor, 'stroke-width="1.4" stroke-dasharray="3 2"'))
-    body.append(_line(axis(0), 3, axis(0), floor, f'stroke-width="1.4" opacity="{0.35 if claim["margin"] else 0.8}"'))
+    body.append(_line(axis(0), 3, axis(0), floor, f'stroke-width="1.4" opacity="{0.35 if claim.margin else 0.8}"'))
     body.append(_line(10, floor, width - 10, floor, 'opacity="0.45"'))
     for value, label in axis.ticks(7):
         body.append(_line(axis(value), floor, axis(value), floor + 4, 'opacity="0.45"'))
@@ -151,21 +153,21 @@ def difference(claim: Mapping[str, Any], seeds: Sequence[int], extent: tuple[flo
                 body.append(_line(x, 10, x, 18, 'stroke-width="2"'))
             else:  # the interval goes on outside the picture
                 body.append(f'<path d="M{x + 6 * side:g} 14l{-7 * side} -4.5v9z"/>')
-    said = claim.get("published")
+    said = claim.published
     if said is not None:
-        x = axis(said["difference"])
-        tip = f"<title>published {number(said['difference'], digits, True)}</title>"
+        x = axis(said.difference)
+        tip = f"<title>published {number(said.difference, digits, True)}</title>"
         body.append(f'<path d="M{x:g} 36l5 -9h-10z" fill="none" stroke="currentColor" stroke-width="1.3">{tip}</path>')
     if mean is not None:
         x = axis(mean)
         body.append(f'<path d="M{x:g} 8l6 6l-6 6l-6 -6z"><title>mean {number(mean, digits, True)}</title></path>')
-    for seed, value in zip(seeds, claim["per_seed"], strict=True):
+    for seed, value in zip(seeds, claim.per_seed, strict=True):
         if math.isfinite(value):
             tip = f"<title>seed {seed}: {number(value, digits, True)}</title>"
             body.append(f'<circle cx="{axis(value)}" cy="31" r="4" style="fill:var(--s0,{LIGHT[0]})" ')
             body.append(f'fill-opacity="0.55" stroke="currentColor" stroke-width="0.8">{tip}</circle>')
     told = f"mean {number(mean, digits, True)}, " if mean is not None else ""
-    label = f"{claim['name']}: {len(claim['per_seed'])} paired differences, {told}{words}"
+    label = f"{claim.name}: {len(claim.per_seed)} paired differences, {told}{words}"
     return _svg(width, height, label, body, "difference")
 
 
@@ -207,12 +209,12 @@ def _stroke(style: int, strong: bool = False) -> str:
     return f'style="stroke:var(--s{slot},{LIGHT[slot]})" stroke-width="{2.6 if strong else 1.5}"{dashed}'
 
 
-def _range(series: Mapping[str, Mapping[str, Sequence[float]]]) -> tuple[float, float]:
+def _range(series: Mapping[str, Curve]) -> tuple[float, float]:
     """The last three quarters of each stage: a bad start would press everything else against one edge."""
     kept: list[float] = []
     for curve in series.values():
-        skip = len(curve["epoch"]) // 4
-        kept += _finite(curve["low"][skip:]) + _finite(curve["high"][skip:])
+        skip = len(curve.epoch) // 4
+        kept += _finite(curve.low[skip:]) + _finite(curve.high[skip:])
     low, high = (min(kept), max(kept)) if kept else (0.0, 1.0)
     pad = 0.05 * (high - low or abs(high) or 1.0)
     return low - pad, high + pad
@@ -220,7 +222,7 @@ def _range(series: Mapping[str, Mapping[str, Sequence[float]]]) -> tuple[float, 
 
 def curves(
     metric: str,
-    series: Mapping[str, Mapping[str, Sequence[float]]],
+    series: Mapping[str, Curve],
     styles: Mapping[str, int],
     strong: Collection[str] = (),
 ) -> str:
@@ -228,7 +230,7 @@ def curves(
 
     Args:
         metric: what the vertical axis shows.
-        series: stage -> {epoch, mean, low, high}, lists of equal length.
+        series: stage -> its curve.
         styles: stage -> number of its colour and dash, the same in every figure of a page.
         strong: stages drawn thicker and on top: those the paper is about.
     """
@@ -237,7 +239,7 @@ def curves(
     columns = max(1, int((width - 10) // (34 + longest * LETTER)))
     rows = math.ceil(len(series) / columns)
     height = plot + 44 + 17 * rows
-    last = max(_finite([e for c in series.values() for e in c["epoch"]]), default=1.0)
+    last = max(_finite([e for c in series.values() for e in c.epoch]), default=1.0)
     across, up = Axis(0, max(last, 1.0), 44, width - 8), Axis(*_range(series), plot, 20)
     body = [_text(2, 11, metric, 'font-weight="600"')]
     for value, label in up.ticks(5):
@@ -254,7 +256,7 @@ def curves(
     scale = (up.end - up.start) / (up.high - up.low)
     for name in drawn:
         curve = series[name]
-        known = [p for p in zip(*(curve[k] for k in ("epoch", "mean", "low", "high")), strict=True) if _whole(p)]
+        known = [p for p in zip(curve.epoch, curve.mean, curve.low, curve.high, strict=True) if _whole(p)]
         x = [across(p[0]) for p in known]
         mean, low, high = ([round(up.start + (p[i] - up.low) * scale, 1) for p in known] for i in (1, 2, 3))
         slot = styles[name] % len(LIGHT)

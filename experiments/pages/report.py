@@ -21,7 +21,8 @@ from experiments.common import files
 from experiments.common.errors import unknown
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose
-from experiments.evidence import results, sequences, staleness, verdicts
+from experiments.evidence import layout, merge, results, sequences, staleness, verdicts
+from experiments.evidence.records import Elsewhere, Entry, Provenance, PublishedResult, StageRecord
 from experiments.pages import answers, figures
 from experiments.pages.console import SHOWN, judged_metrics
 from experiments.pages.figures import decimals, number
@@ -51,7 +52,7 @@ def build(papers: list[str] | None = None, site: Path = ROOT / "site") -> list[P
         written.append(site / f"{key}.html")
         files.write_text(written[-1], _render("paper.html.j2", **_page(known_papers[key])))
         if known_papers[key]["record"] is not None:
-            files.write_json(site / f"{key}.json", known_papers[key]["record"])
+            files.write_text(site / f"{key}.json", layout.text(known_papers[key]["record"]))
     cards = [_card(paper, (site / f"{key}.html").exists()) for key, paper in known_papers.items()]
     run = sum(1 for card in cards if card["entries"])
     files.write_text(site / "index.html", _render("index.html.j2", cards=cards, run=run))
@@ -82,7 +83,7 @@ def _gather(key: str) -> dict[str, Any]:
     """A paper's record, or what its configuration says when it was never run, and what is stale."""
     declared = compose.paper_file(key)
     record = results.read(key)
-    entries = record["entries"] if record else {}
+    entries = record.entries if record is not None else {}
     return {
         "declared": declared,
         "record": record,
@@ -123,10 +124,9 @@ def _page(paper: Mapping[str, Any]) -> dict[str, Any]:
 
 def _unrecorded(paper: Mapping[str, Any]) -> list[dict[str, str]]:
     """The published recipe and the variants that have no record, each with its command; what fits a CPU first."""
-    recorded = {(entry["scale"], entry["variant"] or None) for entry in paper["entries"].values()}
-    settings = {
-        (item["scale"], name): item["about"] for name, item in (paper["declared"].get("variants") or {}).items()
-    }
+    recorded = {(entry.scale, entry.variant or None) for entry in paper["entries"].values()}
+    variants = paper["declared"].get("variants") or {}
+    settings = {(item["scale"], name): item["about"] for name, item in variants.items()}
     published = "the published recipe; with DRY=1 it is built, steps once and says what data and memory it needs"
     shown = [
         {
@@ -179,37 +179,35 @@ def _planned(key: str, declared: Mapping[str, Any]) -> dict[str, Any]:
     judged = [verdicts.judge(claim, {}, [], 0) for claim in claims.read(composed).claims]
     shown = claims.published({**declared, "scale": "full"})
     return {
-        "claims": answers.claim_rows([{**claim, "reason": ""} for claim in judged]),
+        "claims": answers.claim_rows([claim.model_copy(update={"reason": ""}) for claim in judged]),
         "published": _published([verdicts.compare(item, {}, [], "full") for item in shown], "full"),
         "diagram": Markup(figures.diagram(boxes, {box.name: i for i, box in enumerate(boxes)})),
         "command": _command(key, "mini", None, []),
     }
 
 
-def _entry(key: str, title: str, entry: Mapping[str, Any], changed: Sequence[str]) -> dict[str, Any]:
+def _entry(key: str, title: str, entry: Entry, changed: Sequence[str]) -> dict[str, Any]:
     """One (scale, variant) as the page shows it: everything formatted, nothing left to compute."""
-    stages = entry["stages"]
+    stages = entry.stages
     styles = {name: index for index, name in enumerate(stages)}
-    main = results.main_claim(entry)
-    strong = {str(main["better"]).split("/")[0]} if main is not None else set()
+    main = entry.main_claim()
+    strong = {main.better.split("/")[0]} if main is not None else set()
     drawn = _curves(stages, styles, strong)
     return {
         "title": title,
         "anchor": _anchor(title),
         "answer": answers.answer(entry),
-        "scale": entry["scale"],
+        "scale": entry.scale,
         "facts": _facts(entry),
-        "claims": answers.claim_rows([claim for claim in entry["claims"] if not claim["main"]]),
-        "checks": [answers.comparison(item) for item in entry.get("checks", [])],
-        "counts": answers.count_verdicts(entry["claims"], "claim"),
-        "history": [answers.past(item) for item in entry["history"]],
-        "elsewhere": [
-            answers.elsewhere(item) for item in [*entry.get("elsewhere", []), *_found_here(key, title, entry)]
-        ],
+        "claims": answers.claim_rows([claim for claim in entry.claims if not claim.main]),
+        "checks": [answers.comparison(item) for item in entry.checks],
+        "counts": answers.count_verdicts([claim.verdict for claim in entry.claims], "claim"),
+        "history": [answers.past(item) for item in entry.history],
+        "elsewhere": [answers.elsewhere(item) for item in [*entry.elsewhere, *_found_here(key, title, entry)]],
         "registered": answers.registered(entry),
         **_stages(entry, changed),
-        "seeds": len(entry["seeds"]),
-        "published": _published(entry["published"], entry["scale"]),
+        "seeds": len(entry.seeds),
+        "published": _published(entry.published, entry.scale),
         "curves": drawn[: len(FIRST_CURVES)],
         "more_curves": drawn[len(FIRST_CURVES) :],
         "diagram": Markup(figures.diagram([_box(name, stage) for name, stage in stages.items()], styles)),
@@ -218,46 +216,46 @@ def _entry(key: str, title: str, entry: Mapping[str, Any], changed: Sequence[str
         "stale": list(changed),
         "all_stale": all(name in changed for name in stages),
         "commit": _commit(entry),
-        "command": _command(key, entry["scale"], entry["variant"], entry["overrides"]),
+        "command": _command(key, entry.scale, entry.variant, entry.overrides),
     }
 
 
-def _found_here(key: str, title: str, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _found_here(key: str, title: str, entry: Entry) -> list[Elsewhere]:
     """What a run on this machine found for a recorded setting, see results.here."""
-    found = (results.read(key, results.here()) or {"entries": {}})["entries"].get(title)
-    return [results.from_elsewhere(found, entry)] if found else []
+    found = results.entry(key, title, results.here())
+    return [merge.from_elsewhere(found, entry)] if found else []
 
 
-def _facts(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _facts(entry: Entry) -> list[tuple[str, str]]:
     """What was run, as (term, description); one line for each different data set, with the stages that use it."""
-    told = entry["scale"] + (f": {SCALES[entry['scale']]}" if entry["scale"] in SCALES else "")
+    told = entry.scale + (f": {SCALES[entry.scale]}" if entry.scale in SCALES else "")
     facts = [("scale", told)]
-    if entry["variant"]:
-        facts.append(("variant", entry["variant"] + (f": {entry['about']}" if entry["about"] else "")))
-    facts.append(("seeds", ", ".join(map(str, entry["seeds"]))))
+    if entry.variant:
+        facts.append(("variant", entry.variant + (f": {entry.about}" if entry.about else "")))
+    facts.append(("seeds", ", ".join(map(str, entry.seeds))))
     used: dict[str, list[str]] = {}
-    for name, stage in entry["stages"].items():
-        if data := stage["data"]:
-            sizes = ", ".join(f"{count:,} {split}" for split, count in data["sizes"].items())
-            text = f"{data['name']} ({data['source']} data): {sizes}; {data['split']}"
+    for name, stage in entry.stages.items():
+        if data := stage.data:
+            sizes = ", ".join(f"{count:,} {split}" for split, count in data.sizes.items())
+            text = f"{data.name} ({data.source} data): {sizes}; {data.split}"
             used.setdefault(text, []).append(name)
     for text, names in used.items():
         facts.append(("data", text if len(used) == 1 else f"{text}; in {', '.join(names)}"))
     return facts
 
 
-def _stages(entry: Mapping[str, Any], changed: Sequence[str]) -> dict[str, Any]:
+def _stages(entry: Entry, changed: Sequence[str]) -> dict[str, Any]:
     """The stage tables: stages that report the same metrics stand in one, so that no column is empty."""
-    stages, judged = entry["stages"], judged_metrics(entry)
+    stages, judged = entry.stages, judged_metrics(entry)
     tables: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     shown = {
-        name: [m for m in stage["metrics"] if not m.endswith("/n") and (m.startswith("test/") or m in judged)]
+        name: [m for m in stage.metrics if not m.endswith("/n") and (m.startswith("test/") or m in judged)]
         for name, stage in stages.items()
     }
     names = list(dict.fromkeys(m for metrics in shown.values() for m in metrics))
     names.sort(key=lambda name: SHOWN.index(name) if name in SHOWN else len(SHOWN))
     places = {
-        m: decimals([v for s in stages.values() for v in s["metrics"].get(m, []) if v is not None], two_from=10)
+        m: decimals([v for s in stages.values() for v in s.metrics.get(m, []) if v is not None], two_from=10)
         for m in names
     }
     for name, stage in stages.items():
@@ -265,13 +263,13 @@ def _stages(entry: Mapping[str, Any], changed: Sequence[str]) -> dict[str, Any]:
         tables.setdefault(columns, []).append(
             {
                 "name": name,
-                "about": stage["about"],
+                "about": stage.about,
                 "stale": name in changed,
-                "failed": "" if stage["metrics"] else stage["failed"] or "did not finish for every seed",
-                "cells": [_cell(stage["metrics"].get(m, []), places[m]) for m in columns],
-                "epochs": "–" if stage["epochs"] is None else str(stage["epochs"]),
-                "parameters": "–" if stage["parameters"] is None else f"{stage['parameters']:,}",
-                "seconds": f"{sum(stage['seconds']):,.1f}" if stage["seconds"] else "–",
+                "failed": "" if stage.metrics else stage.failed or "did not finish for every seed",
+                "cells": [_cell(stage.metrics.get(m, []), places[m]) for m in columns],
+                "epochs": "–" if stage.epochs is None else str(stage.epochs),
+                "parameters": "–" if stage.parameters is None else f"{stage.parameters:,}",
+                "seconds": f"{stage.total_seconds():,.1f}" if stage.total_seconds() else "–",
             }
         )
     made = [{"metrics": [m.removeprefix("test/") for m in ms], "stages": rows} for ms, rows in tables.items()]
@@ -290,84 +288,91 @@ def _cell(values: Sequence[float | None], digits: int) -> tuple[str, str]:
     return number(estimate.mean, digits), number(half, digits) if math.isfinite(half) else ""
 
 
-def _published(judged: Sequence[Mapping[str, Any]], scale: str) -> list[dict[str, Any]]:
+def _published(judged: Sequence[PublishedResult], scale: str) -> list[dict[str, Any]]:
     rows = []
     for item in judged:
-        ours, interval = item["ours"], item["interval"]
-        digits = decimals([item["value"], ours], two_from=10)
-        half = number(interval[1] - ours, digits) if interval else ""
+        ours, interval = item.ours, item.interval
+        digits = decimals([item.value, ours], two_from=10)
+        half = number(interval[1] - ours, digits) if interval and ours is not None else ""
         rows.append(
             {
-                **{k: item[k] for k in ("stage", "metric", "dataset", "protocol", "source")},
-                "value": number(item["value"], digits),
+                **item.model_dump(include={"stage", "metric", "dataset", "protocol", "source"}),
+                "value": number(item.value, digits),
                 "ours": "–" if ours is None else number(ours, digits),
                 "half": half,
-                "verdict": item["verdict"] if scale == "full" or item["kind"] == "exact" else "",
+                "verdict": item.verdict if scale == "full" or item.kind == "exact" else "",
             }
         )
     return rows
 
 
-def _curves(
-    stages: Mapping[str, Mapping[str, Any]], styles: Mapping[str, int], strong: set[str]
-) -> list[dict[str, Any]]:
+def _curves(stages: Mapping[str, StageRecord], styles: Mapping[str, int], strong: set[str]) -> list[dict[str, Any]]:
     """A figure for each metric that any stage logged, the most telling first."""
-    names = list(dict.fromkeys(metric for stage in stages.values() for metric in stage["curves"]))
+    names = list(dict.fromkeys(metric for stage in stages.values() for metric in stage.curves))
     names.sort(key=lambda m: FIRST_CURVES.index(m) if m in FIRST_CURVES else len(FIRST_CURVES))
     drawn = []
     for metric in names:
-        series = {name: stage["curves"][metric] for name, stage in stages.items() if metric in stage["curves"]}
+        series = {name: stage.curves[metric] for name, stage in stages.items() if metric in stage.curves}
         drawn.append({"metric": metric, "figure": Markup(figures.curves(metric, series, styles, strong))})
     return drawn
 
 
-def _box(name: str, stage: Mapping[str, Any]) -> figures.Box:
-    note = "only tested" if not stage["fit"] else "trained"
-    if stage["fit"] and (stage["epochs"] or 0) > 0:
-        note += f", {stage['epochs']} epoch{'s' * (stage['epochs'] != 1)}"
-    return figures.Box(name, stage["needs"], stage["fit"], note if stage["metrics"] else "did not finish")
+def _box(name: str, stage: StageRecord) -> figures.Box:
+    note = "only tested" if not stage.fit else "trained"
+    if stage.fit and (stage.epochs or 0) > 0:
+        note += f", {stage.epochs} epoch{'s' * (stage.epochs != 1)}"
+    return figures.Box(name, stage.needs, stage.fit, note if stage.metrics else "did not finish")
 
 
-def _pictures(key: str, entry: Mapping[str, Any]) -> list[dict[str, str]]:
+def _pictures(key: str, entry: Entry) -> list[dict[str, str]]:
     """What the stages of the first seed drew, inside the page."""
     shown = []
-    for name, stage in entry["stages"].items():
-        base = RUNS / key / entry["scale"] / f"seed={entry['seeds'][0]}" / f"{name}-{stage['fingerprints'][0]}"
+    for name, stage in entry.stages.items():
+        base = RUNS / key / entry.scale / f"seed={entry.seeds[0]}" / f"{name}-{stage.fingerprints[0]}"
         for path in sorted((base / "pictures").glob("*.png")):
             data = base64.b64encode(path.read_bytes()).decode()
             shown.append({"stage": name, "name": path.stem, "data": f"data:image/png;base64,{data}"})
     return shown
 
 
-def _commit(entry: Mapping[str, Any]) -> str:
+def _commit(entry: Entry) -> str:
     """The first ten digits of the commit, or of each if stages were trained with several; or that there is none."""
-    commits = (entry["provenance"]["code"]["commit"] or "").split()
+    commits = (entry.provenance.code.commit or "").split()
     return ", ".join(commit[:10] for commit in commits if commit != "None") or "no commit"
 
 
-def _provenance(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
-    made = entry["provenance"]
-    dirty = {True: " with uncommitted changes", False: "", None: " (changes unknown)"}[made["code"]["dirty"]]
-    hardware = made["hardware"]
-    machine = f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['system']}"
-    gpus = [f"{count} × {name}" for name, count in Counter(hardware.get("gpus", [])).items()]
-    precision = dict.fromkeys(s["precision"] for s in entry["stages"].values() if s["precision"])
+def _provenance(entry: Entry) -> list[tuple[str, str]]:
+    made = entry.provenance
+    dirty = {True: " with uncommitted changes", False: "", None: " (changes unknown)"}[made.code.dirty]
+    hardware = made.hardware
+    machine = f"{hardware.cpu}, {hardware.cores} cores, {hardware.system}"
+    gpus = [f"{count} × {name}" for name, count in Counter(hardware.gpus).items()]
+    precision = dict.fromkeys(s.precision for s in entry.stages.values() if s.precision)
     return [
         ("code", _commit(entry) + dirty),
-        ("written", made["written"][:16].replace("T", " ") + " UTC"),
-        ("overrides", " ".join(entry["overrides"]) or "none"),
+        ("written", made.written[:16].replace("T", " ") + " UTC"),
+        ("overrides", " ".join(entry.overrides) or "none"),
         ("precision", ", ".join([*(precision or ["unknown"]), *_switches(entry)])),
         ("hardware", ", ".join([machine, *gpus])),
-        ("time in stages", f"{_duration(made['seconds'])}, summed over all seeds"),
-        ("versions", ", ".join(f"{name} {version}" for name, version in made["versions"].items())),
+        ("compute time", _compute_time(made)),
+        ("versions", ", ".join(f"{name} {version}" for name, version in made.versions.items())),
         *(("confirmed", line) for line in answers.confirmed(entry)),
         *(("joined", line) for line in answers.joined(entry)),
     ]
 
 
-def _switches(entry: Mapping[str, Any]) -> Iterable[str]:
+def _switches(entry: Entry) -> Iterable[str]:
     """What made it faster at the price of other rounding."""
-    return dict.fromkeys(name for stage in entry["stages"].values() for name in stage.get("switches", ()))
+    return dict.fromkeys(name for stage in entry.stages.values() for name in stage.switches)
+
+
+def _compute_time(made: Provenance) -> str:
+    """CPU time where it was measured; wall time says so."""
+    if made.cpu_seconds is not None:
+        return (
+            f"{_duration(made.cpu_seconds)} of CPU time, {_duration(made.seconds)} of wall time, summed over all seeds"
+        )
+    return f"{_duration(made.seconds)} of wall time, summed over all seeds"
 
 
 def _duration(seconds: float) -> str:

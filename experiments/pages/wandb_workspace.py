@@ -14,6 +14,7 @@ from typing import Any
 
 from experiments.common.errors import RunError, explain
 from experiments.config import claims
+from experiments.evidence.records import Entry
 from experiments.pages import console, wandb_verdict
 from experiments.running import loggers
 from experiments.running.plan import Plan
@@ -27,7 +28,7 @@ SHOWN = {  # the columns that fit a text table; the logged tables have all
 }
 
 
-def describe(plan_: Plan, entry: Mapping[str, Any], pictures: Sequence[str]) -> dict[str, Any]:
+def describe(plan_: Plan, entry: Entry, pictures: Sequence[str]) -> dict[str, Any]:
     """What the dashboard shows, as plain data: where it goes, which runs it takes, and sections of panels.
 
     Args:
@@ -37,7 +38,7 @@ def describe(plan_: Plan, entry: Mapping[str, Any], pictures: Sequence[str]) -> 
     """
     logger = plan_.config["logger"]
     judged = sorted(console.judged_metrics(entry))
-    metrics = list(dict.fromkeys([*judged, *(item["metric"] for item in entry["published"])]))
+    metrics = list(dict.fromkeys([*judged, *(item.metric for item in entry.published)]))
     shown = {name: _pick(table, SHOWN[name]) for name, table in wandb_verdict.verdict_tables(entry).items()}
     numbers = [shown["published"], {"kind": "logged table", "key": "published"}]
     numbers += [{"kind": "bars", "metric": metric} for metric in metrics]
@@ -53,7 +54,7 @@ def describe(plan_: Plan, entry: Mapping[str, Any], pictures: Sequence[str]) -> 
         "title": plan_.config["title"],
         "about": plan_.config.get("about") or "",
         "runs": {"title": loggers.label(plan_)},
-        "most_runs": max(10, len(entry["stages"]) * len(entry["seeds"]) + 1),
+        "most_runs": max(10, len(entry.stages) * len(entry.seeds) + 1),
         "sections": [
             {"name": "Claims", "panels": [shown["claims"], {"kind": "logged table", "key": "claims"}]},
             {"name": "Published against ours", "panels": numbers},
@@ -64,9 +65,9 @@ def describe(plan_: Plan, entry: Mapping[str, Any], pictures: Sequence[str]) -> 
     }
 
 
-def _curves(plan_: Plan, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _curves(plan_: Plan, entry: Entry) -> list[dict[str, Any]]:
     """A chart for each stage and each metric it logged by epoch; all its seeds are lines of that chart."""
-    logged = {name: list(stage["curves"]) for name, stage in entry["stages"].items() if stage["curves"]}
+    logged = {name: list(stage.curves) for name, stage in entry.stages.items() if stage.curves}
     if not logged:
         logged = {name: list(CURVES) for name, stage in plan_.stages.items() if stage.fit}
     if not logged:
