@@ -8,7 +8,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 VARIABLES := PYTHON PAPER SCALE VARIANT SEEDS MINUTES DRY SWEEP STAGE BASE ARGS
 # What each target reads of them, besides PYTHON; it would pass over the others in silence.
 reads-reproduce     := PAPER SCALE VARIANT SEEDS MINUTES DRY ARGS
-reads-test          := ARGS
+reads-test          := PAPER ARGS
 reads-test-all      := ARGS
 reads-papers        := PAPER ARGS
 reads-report        := PAPER ARGS
@@ -43,10 +43,15 @@ ifneq ($(and $(filter reproduce,$(MAKECMDGOALS)),$(if $(PAPER),,unnamed)),)
 $(error name a paper, as in make reproduce PAPER=meal_v2, or PAPER=all; make papers tells what each asks. Papers: $(KEYS))
 endif
 
-GIVEN = $(if $(PAPER),paper=$(PAPER)) scale=$(or $(SCALE),mini) $(if $(VARIANT),variant=$(VARIANT)) $(ARGS)
+# SEEDS="0 1 2" and SEEDS="0, 1, 2" are SEEDS=0,1,2.
+comma   := ,
+nothing :=
+space   := $(nothing) $(nothing)
+seeds    = $(subst $(space),$(comma),$(strip $(subst $(comma),$(space),$(SEEDS))))
+GIVEN    = $(if $(PAPER),paper=$(PAPER)) scale=$(or $(SCALE),mini) $(if $(VARIANT),variant=$(VARIANT)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-all papers report check-results sweep dashboard export compare confirm soak bench lint lock readme clean
+.PHONY: help setup reproduce test test-all papers report check-results sweep dashboard export compare confirm soak bench lint lock schema readme clean
 
 help: ## this text
 	@echo "Reprise re-runs image-modelling papers and computes whether their claims hold."
@@ -73,14 +78,14 @@ $(READY): pyproject.toml requirements.lock
 setup: $(READY) ## create .venv and install what is needed
 
 reproduce: $(READY) ## train a paper's method and baselines until its main claim is decided; print and record verdicts
-	@$(BIN)/python -m experiments.reproduce $(if $(MINUTES),minutes=$(MINUTES)) $(if $(SEEDS),seeds=[$(SEEDS)]) \
+	@$(BIN)/python -m experiments.reproduce $(if $(MINUTES),minutes=$(MINUTES)) $(if $(SEEDS),seeds=[$(seeds)]) \
 		$(if $(DRY),dry=true) $(GIVEN)
 
-test: $(READY) ## what to run before each commit: units, every paper's smoke run, faults (minutes)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --maxschedchunk 1 -m "not slow" $(ARGS)
+test: $(READY) ## before each commit: units, every paper's smoke run, faults (minutes); PAPER=K: what its files reach
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(if $(PAPER),--paper $(PAPER)) $(ARGS)
 
 test-all: $(READY) ## everything: also full recipes' dry runs, kills, sweeps, devices (about half an hour)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --maxschedchunk 1 $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 papers: $(READY) ## every paper: main claim, verdict, scale, cost, stale or not; PAPER=K: its claims, stages, variants
 	@$(BIN)/python -m experiments.catalog $(if $(PAPER),paper=$(PAPER)) $(ARGS)
@@ -92,7 +97,7 @@ check-results: $(READY) ## re-derive every recorded interval, verdict and table 
 	@$(BIN)/python -m experiments.commands.check_results $(if $(PAPER),paper=$(PAPER)) $(ARGS)
 
 sweep: $(READY) ## a named sweep (SWEEP=hard_labels) or a grid: ARGS="seed=0,1 stages.X.module.key=1,2"
-	@$(BIN)/python -m experiments.run -m $(if $(SWEEP),sweep=$(SWEEP)) $(if $(SEEDS),seed=$(SEEDS)) $(GIVEN)
+	@$(BIN)/python -m experiments.run -m $(if $(SWEEP),sweep=$(SWEEP)) $(if $(SEEDS),seed=$(seeds)) $(GIVEN)
 
 dashboard: $(READY) ## sync a paper's offline W&B runs and build its W&B workspace from code
 	@$(BIN)/python -m experiments.commands.dashboard $(GIVEN)
@@ -102,7 +107,7 @@ export: $(READY) ## weights of a finished stage with a card (STAGE=student), or 
 
 compare: $(READY) ## which numbers a change of the code moved: BASE=main, PAPER=K1,K2 (default: all), SCALE=smoke | mini
 	@$(BIN)/python -m experiments.commands.compare $(if $(BASE),base=$(BASE)) $(if $(PAPER),paper=$(PAPER)) \
-		scale=$(or $(SCALE),smoke) $(if $(VARIANT),variant=$(VARIANT)) $(if $(SEEDS),seeds=$(SEEDS)) $(ARGS)
+		scale=$(or $(SCALE),smoke) $(if $(VARIANT),variant=$(VARIANT)) $(if $(SEEDS),seeds=$(seeds)) $(ARGS)
 
 confirm: $(READY) ## is a stale record still what the code gives? One recorded seed anew, every number compared
 	@$(BIN)/python -m experiments.commands.confirm $(if $(PAPER),paper=$(PAPER)) $(if $(SCALE),scale=$(SCALE)) \
@@ -123,6 +128,9 @@ lint: $(READY) ## style, format, types, unsafe calls, installed packages against
 
 lock: $(READY) ## requirements.lock anew from pyproject.toml's ranges (needs uv and a network)
 	@$(BIN)/python -m experiments.commands.lock --write
+
+schema: $(READY) ## conf/schema/*.json anew from experiments/config/schema.py: what editors complete and check
+	@$(BIN)/python -m experiments.commands.schema
 
 readme: $(READY) ## rewrite the README's table of papers from results/, and what these repeat of conf/paper
 	@$(BIN)/python -m experiments.catalog --readme

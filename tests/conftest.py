@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import random
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,10 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["WANDB_MODE"] = "offline"
 
+from experiments.common.errors import unknown
 from experiments.config import compose
-from experiments.identity.fingerprint import targets
 from experiments.running.plan import Plan, plan
+from tests import selection
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -52,23 +52,7 @@ def make_plan(tmp_path: Path) -> Callable[..., Plan]:
 @pytest.fixture(scope="session")
 def every_target() -> dict[str, tuple[str, ...]]:
     """paper -> every target that its files and the data they choose name, read without composing them."""
-    targets_of = {}
-    for paper in compose.papers():
-        contents = [compose.paper_file(paper), *compose.recipe_files(paper).values()]
-        lines = [line for content in contents for line in _lines(content)]
-        chosen = dict.fromkeys(line.partition("=")[2] for line in lines if line.lstrip("/").startswith("data@"))
-        contents += [compose.load(compose.CONF / "data" / f"{name}.yaml") for name in chosen]
-        named = {target for content in contents for target in targets(content)}
-        named |= {name for line in lines for name in re.findall(r"(?:data)?modules\.[\w.]+", line)}
-        targets_of[paper] = tuple(sorted(named))
-    return targets_of
-
-
-def _lines(content: dict[str, Any]) -> list[str]:
-    """What a file's defaults choose and its variants override, as key=value."""
-    defaults = [item for item in content.get("defaults") or [] if isinstance(item, dict)]
-    lines = [f"{key}={value}" for item in defaults for key, value in item.items()]
-    return lines + [line for variant in (content.get("variants") or {}).values() for line in variant["overrides"]]
+    return {paper: selection.targets_of(paper) for paper in compose.papers()}
 
 
 @pytest.fixture
@@ -112,6 +96,17 @@ def birds(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long tests first, so that two processes end at about the same time."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--paper", help="only the tests of what this paper's files reach: make test PAPER=K")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The tests of one paper, if asked; long tests first, so that two processes end at about the same time."""
+    paper = config.getoption("--paper")
+    if paper:
+        if paper not in compose.papers():
+            raise pytest.UsageError(str(unknown("paper", paper, compose.papers())))
+        kept = selection.select(items, paper)
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+        items[:] = kept
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, "smoke_runs" not in item.name))

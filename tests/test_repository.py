@@ -140,4 +140,5 @@ def test_what_is_tracked_is_small_and_complete() -> None:
     files = [ROOT / name for name in done.stdout.split("\0") if name]
     assert all(f.stat().st_size < 8e6 for f in files if f.exists())
     tracked = {f for f in files if f.exists()}
-    assert {p for p in (ROOT / "conf").rglob("*.yaml")} <= tracked, "a configuration file is not committed"
+    untracked = {path for path in (ROOT / "conf").rglob("*.yaml")} - tracked
+    assert not untracked, f"git add {' '.join(str(path.relative_to(ROOT)) for path in sorted(untracked))}"

@@ -8,8 +8,8 @@
                          one line a box, in pixels of the file, ends exclusive; concept is a column of images.csv, or
                          `negative` for a thing that should not count
 
-Without boxes.csv nothing can point at a box: the pointing game then has no pairs. How the published labels become these
-tables is said in `COLLECTIONS`.
+Without boxes.csv nothing can point at a box: the pointing game then has no pairs. tables.py makes both tables from what
+is released, `COLLECTIONS` says from which files.
 """
 
 from __future__ import annotations
@@ -55,14 +55,31 @@ class Collection:
 
 
 COLLECTIONS = {
+    "isic2017": Collection(
+        "ISIC-2017",
+        3,
+        4,
+        2000,
+        600,
+        "https://challenge.isic-archive.com/data: pictures and superpixels of Training and Test_v2 below images/, "
+        "Part 2's features and Part 3's classes below labels/; then python -m datamodules.csr.tables isic2017 <root>",
+    ),
     "tbx11k": Collection(
         "TBX11K",
+        3,
+        3,
+        6600,
+        1800,
+        "https://mmcheng.net/tb: imgs/ as images/, lists/ and annotations/json/ below labels/; then python -m "
+        "datamodules.csr.tables tbx11k <root>. Its concepts are the three kinds of tuberculosis that have boxes",
+    ),
+    "tbx11k_14": Collection(
+        "TBX11K with 14 concepts",
         3,
         14,
         6600,
         1800,
-        "https://mmcheng.net/tb: train and val lists (the test labels are not public) with classes healthy, sick, tb; "
-        "14 concepts labelled as in VinDr-CXR, boxes of tuberculosis as released",
+        "https://mmcheng.net/tb, and 14 concepts of one's own: no file has those of the paper",
     ),
     "vindr_cxr": Collection(
         "VinDr-CXR",
@@ -70,17 +87,8 @@ COLLECTIONS = {
         14,
         15000,
         3000,
-        "https://physionet.org/content/vindr-cxr: one diagnosis a radiograph as its class, the 14 most frequent local "
-        "findings as concepts with their boxes (a finding is there if most of the readers drew it)",
-    ),
-    "isic2017": Collection(
-        "ISIC-2017",
-        3,
-        4,
-        2000,
-        600,
-        "https://challenge.isic-archive.com/data: Part 3's classes melanoma, seborrheic_keratosis and nevus; Part 2's "
-        "pigment network, negative network, milia-like cysts and streaks, a box around each group of superpixels",
+        "https://physionet.org/content/vindr-cxr: radiographs as images/{train,test}/<image_id>.png at their DICOM's "
+        "size, annotations/ below labels/; then python -m datamodules.csr.tables vindr_cxr <root>",
     ),
 }
 
@@ -275,7 +283,7 @@ class FindingsFolder(DataModule):
         self,
         root: str,
         batch_size: int,
-        collection: str = "tbx11k",
+        collection: str = "isic2017",
         image_size: int = 224,
         everything: bool = False,
         mirror: bool = True,

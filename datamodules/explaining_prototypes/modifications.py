@@ -1,8 +1,9 @@
 """Images with one visual characteristic changed (Nauta et al. 2021, arXiv 2011.02863), whole batches at a time.
 
 All functions take and give uint8 images (B, 3, H, W) and are deterministic. Strengths as released: contrast 0.45,
-saturation 0.7, hue +0.1 (36 degrees), shape with amplitude 4 px and 0.05 half-waves a pixel for crops of about 300 px,
-texture by non-local means of strength 4 (OpenCV's fastNlMeansDenoisingColored), brightness 0.8 (in the code alone).
+saturation 0.7, hue +0.1 (25 of Pillow's 256 steps, 35 degrees), shape with amplitude 4 px and 0.05 half-waves a pixel
+for crops of about 300 px, texture by non-local means of strength 4 (OpenCV's fastNlMeansDenoisingColored), brightness
+0.8 (in the code alone).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Strengths:
     Args:
         contrast: factor of the difference from the mean grey level.
         saturation: factor of the difference from an image's own grey version.
-        hue: what is added, in turns of the circle.
+        hue: what is added, in turns of the circle, cut to Pillow's steps of 1/255.
         amplitude: of the warp, pixels; shifts are whole pixels, rounded towards 0.
         frequency: of the warp, half-waves a pixel.
         texture: "denoise", non-local means, or "blur", a Gaussian.
@@ -71,7 +72,7 @@ def modify(images: Tensor, strengths: Strengths, jpeg_roundtrip: bool = False) -
     made = {
         "contrast": blend(images, mean, strengths.contrast),
         "saturation": blend(images, grey, strengths.saturation),
-        "hue": V.adjust_hue(images, strengths.hue),
+        "hue": turn_hue(images, strengths.hue),
         "shape": warp(images, strengths.amplitude, strengths.frequency),
         "texture": blur(images, strengths.sigma) if strengths.texture == "blur" else denoise(images, strengths.denoise),
     }
@@ -94,6 +95,14 @@ def blend(images: Tensor, other: Tensor, factor: float) -> Tensor:
     In torchvision's operation on tensors a grey image loses a level.
     """
     return (other + factor * (images.double() - other)).clamp(0, 255).to(torch.uint8)
+
+
+def turn_hue(images: Tensor, turns: float) -> Tensor:
+    """Every hue turned by int(255 turns) of Pillow's 256 steps, through its 8-bit HSV; 0 gives the images back."""
+    if turns == 0:
+        return images
+    pictures = [V.adjust_hue(V.to_pil_image(image), turns) for image in images.cpu()]
+    return torch.stack([V.pil_to_tensor(picture) for picture in pictures]).to(images.device)
 
 
 def shifts(length: int, amplitude: float, frequency: float) -> list[int]:
@@ -121,16 +130,17 @@ def blur(images: Tensor, sigma: float) -> Tensor:
 def denoise(images: Tensor, strength: float, template: int = 7, search: int = 21) -> Tensor:
     """Non-local means: lightness, and both colours together, are averaged over places with a like neighbourhood.
 
-    Every place within `search` counts with exp(-D / h^2), D the mean squared difference of the templates around both,
-    in CIELAB scaled to 0..255. Borders are reflected. As OpenCV's, but for its lookup tables and rounding.
+    Every place within `search` counts with w = exp(-D / h^2), D the mean squared difference of the templates around
+    both, and not at all where w < 0.001. Borders are reflected. As OpenCV's fastNlMeansDenoisingColored, whole numbers
+    between the steps included, but for its fixed point, which may differ by a level.
 
     Args:
         strength: h, in grey levels.
         template, search: sides of the squares, odd, pixels.
     """
-    lab = rgb_to_lab(images.float() / 255)  # (B, 3, H, W), each 0..255
-    channels = [_denoise(part, strength, template, search) for part in (lab[:, :1], lab[:, 1:])]
-    return (255 * lab_to_rgb(torch.cat(channels, 1))).round().clamp(0, 255).to(torch.uint8)
+    lab = rgb_to_lab(images.float() / 255).round().clamp(0, 255)  # (B, 3, H, W)
+    channels = [_denoise(part, strength, template, search).round() for part in (lab[:, :1], lab[:, 1:])]
+    return (255 * lab_to_rgb(torch.cat(channels, 1))).clamp(0, 255).to(torch.uint8)  # towards 0, as OpenCV does
 
 
 def _denoise(x: Tensor, strength: float, template: int, search: int) -> Tensor:
@@ -149,24 +159,29 @@ def _denoise(x: Tensor, strength: float, template: int, search: int) -> Tensor:
             difference = (other - centre).square().mean(1, keepdim=True)  # (B, 1, H + t - 1, W + t - 1)
             distance = F.avg_pool2d(difference, template, 1)  # (B, 1, H, W)
             weight = (-distance / strength**2).exp()
+            weight = torch.where(weight < 0.001, 0.0, weight)
             total += weight * other[..., inner : inner + height, inner : inner + width]
             weights += weight
     return total / weights
 
 
-# sRGB and the white point D65
+# Primaries of sRGB and the white point D65
 TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
 WHITE = (0.950456, 1.0, 1.088754)
 BEND = (6 / 29) ** 3
+LIGHTNESS = 296  # of 2.55 * 116 = 295.8
 
 
 def rgb_to_lab(images: Tensor) -> Tensor:
-    """sRGB in [0, 1] -> CIELAB as 8-bit images hold it: lightness times 2.55, colours plus 128. (B, 3, H, W)."""
-    linear = torch.where(images <= 0.04045, images / 12.92, ((images + 0.055) / 1.055) ** 2.4)
-    xyz = torch.einsum("kc,bchw->bkhw", images.new_tensor(TO_XYZ), linear) / images.new_tensor(WHITE).view(-1, 1, 1)
+    """Linear RGB in [0, 1] -> CIELAB as 8-bit images hold it: lightness times 2.55, colours plus 128. (B, 3, H, W).
+
+    Pixels are taken as linear light, without sRGB's gamma, and 255 of 100 is 296 of 116, as OpenCV does where it
+    denoises.
+    """
+    xyz = torch.einsum("kc,bchw->bkhw", images.new_tensor(TO_XYZ), images) / images.new_tensor(WHITE).view(-1, 1, 1)
     f = torch.where(xyz > BEND, xyz.clamp(min=BEND) ** (1 / 3), xyz * (29 / 6) ** 2 / 3 + 4 / 29)
     x, y, z = f.unbind(1)
-    return torch.stack([2.55 * (116 * y - 16), 500 * (x - y) + 128, 200 * (y - z) + 128], 1)
+    return torch.stack([LIGHTNESS * y - 2.55 * 16, 500 * (x - y) + 128, 200 * (y - z) + 128], 1)
 
 
 def lab_to_rgb(lab: Tensor) -> Tensor:
@@ -175,8 +190,7 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
     y = (lightness / 2.55 + 16) / 116
     f = torch.stack([y + (a - 128) / 500, y, y - (b - 128) / 200], 1)
     xyz = torch.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29)) * lab.new_tensor(WHITE).view(-1, 1, 1)
-    linear = torch.einsum("kc,bchw->bkhw", torch.linalg.inv(lab.new_tensor(TO_XYZ)), xyz)
-    return torch.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear.clamp(min=0.0031308) ** (1 / 2.4) - 0.055)
+    return torch.einsum("kc,bchw->bkhw", torch.linalg.inv(lab.new_tensor(TO_XYZ)), xyz)
 
 
 def through_jpeg(images: Tensor, quality: int) -> Tensor:

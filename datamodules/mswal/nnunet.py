@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from datamodules.common.base import DataError, Spec, generator
+from datamodules.mswal.contents import combine, read_contents
 from datamodules.mswal.preprocessing import Preprocessing, depth_first, grey_values, load, preprocess
 from datamodules.mswal.volumes import PatchSampling, Volume, VolumeData
 
@@ -92,7 +93,8 @@ class Split:
 
 class NnUNetFolder(VolumeData):
     """A dataset in nnU-Net's raw format: dataset.json, imagesTr/<case>_0000.nii.gz, labelsTr/<case>.nii.gz and, where
-    there is an annotated test set, imagesTs and labelsTs. Preprocessed cases are kept in <root>/preprocessed.
+    there is an annotated test set, imagesTs and labelsTs. Preprocessed cases are kept in <root>/preprocessed, by plan,
+    name and content of scan and label: a case that is replaced is preprocessed anew.
 
     Args:
         root: the dataset's folder.
@@ -188,6 +190,19 @@ class NnUNetFolder(VolumeData):
         return self.root / f"images{part}" / f"{case}_0000.nii.gz"
 
     @cached_property
+    def contents(self) -> dict[tuple[str, str], str]:
+        """(part, case) -> content of its scan and label together, of all cases that this split needs."""
+        parts = ["Tr", *(["Ts"] if self.split.test == "Ts" else [])]
+        places = [(part, case) for part in parts for case in self._cases(part)]
+        files = [file for place in places for file in (self._image(*place), self._label(*place))]
+        marks = read_contents(files, self.root / "preprocessed" / "contents.json", self.num_workers)
+        return {place: combine(marks[self._image(*place)], marks[self._label(*place)]) for place in places}
+
+    def _stored(self, part: str, case: str) -> str:
+        """Name of the folder of a preprocessed case; test scans are stored without their labels."""
+        return f"{'Ts_' if part == 'Ts' else ''}{case}-{self.contents[part, case]}"
+
+    @cached_property
     def plan(self) -> dict[str, Any]:
         """Arguments of `resample`. Raises DataError where the statistics are still to be measured."""
         plan = self.preprocessing
@@ -202,7 +217,7 @@ class NnUNetFolder(VolumeData):
     @property
     def _statistics(self) -> Path:
         """Where the statistics of these scans are."""
-        mark = hashlib.sha256(json.dumps(self._cases("Tr")).encode()).hexdigest()[:12]
+        mark = combine(*(f"{case} {self.contents['Tr', case]}" for case in self._cases("Tr")))
         return self.root / "preprocessed" / f"grey-{mark}.json"
 
     def _measure(self, run: Callable[..., Iterable[Any]]) -> None:
@@ -240,12 +255,11 @@ class NnUNetFolder(VolumeData):
                     self._measure(pool.map)
         work: Callable[..., None] = partial(preprocess, **self.plan)
         todo: list[tuple[Any, ...]] = [
-            (case, self.folder, self._image("Tr", case), self._label("Tr", case)) for case in train
+            (self._stored("Tr", case), self.folder, self._image("Tr", case), self._label("Tr", case))
+            for case in [*train, *(test if self.split.test == "fold" else [])]
         ]
-        if self.split.test == "fold":
-            todo += [(case, self.folder, self._image("Tr", case), self._label("Tr", case)) for case in test]
-        else:
-            todo += [(f"Ts_{case}", self.folder, self._image("Ts", case), None) for case in test]
+        if self.split.test == "Ts":
+            todo += [(self._stored("Ts", case), self.folder, self._image("Ts", case), None) for case in test]
         if self.num_workers < 2:
             for arguments in todo:
                 work(*arguments)
@@ -255,17 +269,20 @@ class NnUNetFolder(VolumeData):
                 done.result()
 
     def read(self) -> Spec:
-        names = self._names()
-        train, self._tests = self.listed()
-        self.train = Stored([self.folder / case for case in train])
+        class_names = self._names()
+        train, tests = self.listed()
+        self._tests = tests
+        self.train = Stored([self.folder / self._stored("Tr", case) for case in train])
         for volume in self.train.folders:
             if not volume.is_dir():
                 raise DataError(f"{volume} is missing: the scan was not preprocessed")
         sizes = {"train": len(train), "val": 0, "test": len(self._tests)}
-        listing = json.dumps([self.plan, train, self._tests])
+        part = "Tr" if self.split.test == "fold" else "Ts"
+        contents = [[(name, self.contents[of, name]) for name in names] for of, names in (("Tr", train), (part, tests))]
+        listing = json.dumps([self.plan, *contents])
         identity = hashlib.sha256(listing.encode()).hexdigest()[:12]
         mean, std = (self.plan[name] for name in ("mean", "std"))
-        return replace(self.declared(), classes=names, sizes=sizes, mean=(mean,), std=(std,), identity=identity)
+        return replace(self.declared(), classes=class_names, sizes=sizes, mean=(mean,), std=(std,), identity=identity)
 
     def _names(self) -> tuple[str, ...]:
         path = self.root / "dataset.json"
@@ -285,5 +302,5 @@ class NnUNetFolder(VolumeData):
         case = self._tests[index]
         fold = self.split.test == "fold"
         label = load(self._label("Tr" if fold else "Ts", case))
-        stored = self.folder / (case if fold else f"Ts_{case}")
+        stored = self.folder / self._stored("Tr" if fold else "Ts", case)
         return _mapped(stored / "image.npy"), torch.from_numpy(depth_first(label).astype(np.uint8))

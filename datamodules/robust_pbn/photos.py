@@ -48,7 +48,7 @@ COLLECTIONS = {
         5794,
         f"as cub200, but only the test photos cut: train/ whole, test/ {CROPPED}",
     ),
-    "cars": Collection("Stanford Cars", 196, 8144, 8041, "https://ai.stanford.edu/~jkrause/cars/car_dataset.html"),
+    "cars": Collection("Stanford Cars", 196, 8144, 8041, "a copy of Krause et al. 2013, whose own page is gone"),
     "pets": Collection("Oxford-IIIT Pet", 37, 3680, 3669, "https://www.robots.ox.ac.uk/~vgg/data/pets"),
 }
 

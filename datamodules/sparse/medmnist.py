@@ -15,6 +15,7 @@ from datamodules.common.arrays import ArrayData, Split
 from datamodules.common.base import DataError, Spec
 
 PARTS = ("train", "val", "test")
+STORED_SIDES = (28, 64, 128, 224)  # that the publishers offer; files of the first have no number in their name
 ORGANS = (
     "bladder", "left femur", "right femur", "heart", "left kidney", "right kidney", "liver", "left lung", "right lung",
     "pancreas", "spleen",
@@ -57,7 +58,8 @@ SETS = {
 class MedMNIST(ArrayData):
     """One set with its official train, val and test images, in memory.
 
-    Read from `<root>/<name>_<side>.npz`, or `<root>/<name>.npz` with its images resized to side x side (bilinear).
+    Read from `<root>/<name>_<side>.npz`, or the smallest of the publishers' files that is no smaller, whose images are
+    resized to side x side (bilinear): `<root>/<name>.npz` holds 28 pixels, `<root>/<name>_64.npz` 64, and so on.
     ChestMNIST has two classes: any of the fourteen findings, or none. A file with fewer images than the publishers'
     works; the sizes are then the file's.
 
@@ -98,17 +100,27 @@ class MedMNIST(ArrayData):
             mean=(0.0,) * channels,
             std=(1.0,) * channels,
             split="the official training, validation and test sets",
-            where=f"https://medmnist.com: {self.title}.npz or {self.title}_{self.side}.npz, in {self.root}/",
+            where=f"https://medmnist.com: {self.file.name}, in {self.root}/",
         )
 
     @property
     def file(self) -> Path:
-        """The file of the wanted size if it is there, else the one to resize."""
+        """The file of the wanted side if it is there, else the smallest larger one; the first choice if none is."""
         exact = self.root / f"{self.title}_{self.side}.npz"
-        return exact if exact.is_file() else self.root / f"{self.title}.npz"
+        larger = [
+            self.root / (f"{self.title}.npz" if side == STORED_SIDES[0] else f"{self.title}_{side}.npz")
+            for side in STORED_SIDES
+            if side >= self.side
+        ]
+        there = [file for file in (exact, *larger) if file.is_file()]
+        return (there or larger or [exact])[0]
 
     def available(self) -> str:
-        return "" if self.file.is_file() else f"{self.file} is missing; {self.declared().where}"
+        if self.file.is_file():
+            return ""
+        smaller = self.root / f"{self.title}.npz"
+        told = f" ({smaller} has {STORED_SIDES[0]} pixels, which are not enlarged)" if smaller.is_file() else ""
+        return f"{self.file} is missing{told}; {self.declared().where}"
 
     def setup(self, stage: str | None = None) -> None:
         if self.splits:

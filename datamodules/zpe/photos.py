@@ -52,14 +52,16 @@ class ClipPhotos(DataModule):
     Args:
         root: the folder.
         batch_size: the global batch, over all devices.
-        size: how many photos are expected, for dry runs.
+        size: how many photos the folder has; of pre-training data, how many are used.
         title: what the set is called; None takes the folder's name.
+        where: where the photos come from.
+        split: which of the dataset's photos they are.
         image_size: S, pixels.
         mean, std: per channel, in units of [0, 1]; CLIP's.
         num_workers: decoding processes; does not change what is served.
         seed, generated: see DataModule.
     Raises:
-        DataError: the folder is missing or holds no photo.
+        DataError: the folder is missing, holds no photo, or holds another number of them.
     """
 
     def __init__(
@@ -68,6 +70,8 @@ class ClipPhotos(DataModule):
         batch_size: int,
         size: int,
         title: str | None = None,
+        where: str = "your own photos",
+        split: str = "all photos of the folder",
         image_size: int = 224,
         mean: Sequence[float] = CLIP_MEAN,
         std: Sequence[float] = CLIP_STD,
@@ -79,6 +83,8 @@ class ClipPhotos(DataModule):
         self.root = Path(root)
         self.size = size
         self.title = title or self.root.name
+        self.where = where
+        self.split = split
         self.image_size = image_size
         self.mean = tuple(mean)
         self.std = tuple(std)
@@ -115,9 +121,9 @@ class ClipPhotos(DataModule):
             sizes={"train": 0, "val": 0, "test": len(self.items) or self.size},
             mean=self.mean,
             std=self.std,
-            split="all photos of the folder",
+            split=self.split,
             source="generated" if self.generated else "real",
-            where=str(self.root),
+            where=self.where,
             identity=self._identity,
         )
 
@@ -125,8 +131,8 @@ class ClipPhotos(DataModule):
         try:
             source = Source(self.root)
         except DataError as error:
-            return str(error)
-        return "" if source.files else f"{self.root} holds no photo"
+            return f"{error}. {self.title}: {self.where}"
+        return "" if source.files else f"{self.root} holds no photo. {self.title}: {self.where}"
 
     def setup(self, stage: str | None = None) -> None:
         if self.generated or self.items:
@@ -134,7 +140,12 @@ class ClipPhotos(DataModule):
         if problem := self.available():
             raise DataError(problem)
         self.source = Source(self.root)
-        self.items = self.list_items(self.source)
+        items = self.list_items(self.source)
+        if len(items) != self.size:
+            raise DataError(
+                f"{self.root} holds {len(items)} photos; expected {self.size}, {self.split}. {self.title}: {self.where}"
+            )
+        self.items = items
         listing = "\n".join(f"{label} {name}" for name, label in self.items)
         self._identity = hashlib.sha256(listing.encode()).hexdigest()[:12]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,8 +12,9 @@ from rich.table import Table
 
 from experiments.benchmarks.alternate import alternate, spread
 from experiments.commands import cli
-from experiments.common.errors import InputError, typed
-from experiments.config import compose
+from experiments.common.errors import InputError
+from experiments.config import compose, written
+from experiments.config.schema import Pair
 from experiments.pages.console import out
 
 HELP = """\
@@ -30,24 +30,6 @@ transforms, photos against timm's loader. With a paper, measure its networks aga
 Each pair is measured alternately; the best round of each counts, and the spread of all rounds is shown.
 
 """
-
-
-@dataclass(frozen=True)
-class Pair:
-    """An entry of a paper's `bench`: a network of ours beside an independent one, on the same random input.
-
-    Attributes:
-        name: what the table calls it.
-        ours, theirs: configurations with `_target_`; what they build takes a batch of images.
-        input: (C, H, W).
-        batch: images per call.
-    """
-
-    name: str
-    ours: dict[str, Any]
-    theirs: dict[str, Any]
-    input: tuple[int, ...]
-    batch: int = 4
 
 
 def main(argv: list[str]) -> int:
@@ -73,7 +55,7 @@ def main(argv: list[str]) -> int:
 def networks(paper: str, only: str, rounds: int) -> int:
     """Time a paper's networks beside independent ones. Raises InputError if it names none."""
     items = compose.paper_file(paper).get("bench") or []
-    pairs: list[Pair] = [typed(Pair, item, f"bench.{number}") for number, item in enumerate(items)]
+    pairs = [written.read(Pair, item, f"bench.{number}") for number, item in enumerate(items)]
     if not (chosen := [pair for pair in pairs if only in pair.name]):
         names = f"; it has {', '.join(pair.name for pair in pairs)}" if pairs else ""
         raise InputError(f"{paper} has no network to compare{f' called {only!r}' if only else ''}{names}")

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from experiments.commands import cli
 from experiments.common import files
@@ -18,7 +18,8 @@ from experiments.common.paths import ROOT
 from experiments.config import claims, compose
 from experiments.evidence import results, staleness
 from experiments.evidence.records import Entry
-from experiments.pages.console import STYLES, out, span
+from experiments.pages import console
+from experiments.pages.numbers import count, span
 
 HELP = """\
 List every paper of the suite: main claim, verdict, cost, and whether code or claims changed since.
@@ -64,7 +65,6 @@ def _recorded(paper: str, entry: Entry) -> dict[str, Any]:
     shown = {"name", "verdict", "difference", "interval", "unit", "reason", "published"}
     return {
         "main": main.model_dump(include=shown) if main is not None else None,
-        "span": span(main) if main is not None else "",
         "verdicts": {claim.name: claim.verdict for claim in entry.claims},
         "published": {f"{item.stage}/{item.metric}": item.verdict for item in entry.published},
         "seeds": len(main.seeds) if main is not None else len(entry.seeds),
@@ -90,21 +90,32 @@ def _ordered(entries: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _table(papers: list[dict[str, Any]]) -> Table:
-    table = Table(title=f"{len(papers)} paper{'s' if len(papers) != 1 else ''}", title_justify="left", show_lines=True)
+    """A row for each recorded setting, the paper's name and claim at its first."""
+    table = Table(title=count(len(papers), "paper"), title_justify="left", show_lines=True)
     for column in ("paper", "main claim", "setting", "verdict", "difference", "seeds", "cost"):
         table.add_column(column, no_wrap=column in ("paper", "seeds", "cost"))
+    lines = Text("\n")
     for paper in papers:
-        rows = []
-        for name, entry in _ordered(paper["entries"]):
-            main = entry["main"]
-            verdict = f"[{STYLES[main['verdict']]}]{main['verdict']}[/]" if main else "[dim]no main claim[/]"
-            marks = " [magenta]stale[/]" if entry["stale"] else " [dim]seen[/]" if entry["seen"] else ""
-            told = escape(entry["span"])
-            rows.append((name, verdict + marks, told, str(entry["seeds"]), _cost(entry)))
-        cells = ["\n".join(column) for column in zip(*rows, strict=True)] or ["", "[dim]not run[/]", "", "", ""]
-        table.add_row(paper["key"], escape(paper["main"] or ""), *cells)
+        rows = [_cells(name, entry) for name, entry in _ordered(paper["entries"])]
+        columns = [lines.join(column) for column in zip(*rows, strict=True)]
+        unknown = ["", console.word("not run"), "", "", ""]
+        table.add_row(paper["key"], paper["main"] or "", *(columns or unknown))
     table.caption = "stale: code, configuration or claims changed since; seen: claims were written after these seeds"
     return table
+
+
+def _cells(name: str, entry: dict[str, Any]) -> list[Text]:
+    """A setting's verdict, difference, seeds and cost."""
+    main = entry["main"]
+    mark = (" stale", "magenta") if entry["stale"] else (" seen", "dim") if entry["seen"] else ""
+    verdict = console.word(main["verdict"] if main else "no main claim")
+    cost = _cost(entry)
+    shown: list[str | Text] = [name, Text.assemble(verdict, mark), _span(main), str(entry["seeds"]), cost]
+    return [cell if isinstance(cell, Text) else Text(cell) for cell in shown]
+
+
+def _span(main: dict[str, Any] | None) -> str:
+    return span(main["difference"], main["interval"], main["unit"]) if main else ""
 
 
 def _details(paper: dict[str, Any]) -> Table:
@@ -112,18 +123,18 @@ def _details(paper: dict[str, Any]) -> Table:
     table = Table(title=f"{paper['title']}, arXiv {paper['arxiv']}", title_justify="left", show_header=False, box=None)
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
-    table.add_row("about", escape(paper["about"]))
+    table.add_row("about", paper["about"])
     verdicts = paper["entries"]["mini"]["verdicts"] if "mini" in paper["entries"] else {}
     for name in paper["claims"]:
         verdict = verdicts.get(name, "not run")
-        marks = ", main claim" if name == paper["main"] else ""
-        table.add_row("claim", f"{escape(name)} [{STYLES.get(verdict, 'dim')}]({verdict}{marks})[/]")
+        mark = ", main claim" if name == paper["main"] else ""
+        table.add_row("claim", Text.assemble(f"{name} ", (f"({verdict}{mark})", console.STYLES.get(verdict, "dim"))))
     table.add_row("stages", ", ".join(paper["stages"]))
     for name, variant in paper["variants"].items():
-        table.add_row("variant", f"[bold]{escape(name)}[/] ({variant['scale']}): {escape(variant['about'])}")
+        table.add_row("variant", Text.assemble((name, "bold"), f" ({variant['scale']}): {variant['about']}"))
     for name, entry in _ordered(paper["entries"]):
         if entry["stale"]:
-            table.add_row("stale", f"{escape(name)}: changed since: {', '.join(entry['stale'])}")
+            table.add_row("stale", f"{name}: changed since: {', '.join(entry['stale'])}")
     return table
 
 
@@ -142,9 +153,8 @@ def markdown(papers: list[dict[str, Any]]) -> str:
             first = f"{link} | {paper['main'] or ''}" if number == 0 else " | "
             verdict = main["verdict"] if main else "no main claim"
             marks = " (stale)" if entry["stale"] else " (claims written after these seeds)" if entry["seen"] else ""
-            told = entry["span"]
             cost = _cost(entry)
-            lines.append(f"| {first} | {name} | {verdict}{marks} | {told} | {entry['seeds']} | {cost} |")
+            lines.append(f"| {first} | {name} | {verdict}{marks} | {_span(main)} | {entry['seeds']} | {cost} |")
     return "\n".join(lines)
 
 
@@ -157,7 +167,7 @@ def example(papers: list[dict[str, Any]], key: str) -> str:
     entry = next(p["entries"]["mini"] for p in papers if p["key"] == key)
     main = entry["main"]
     stopped = "" if main["verdict"] == "undecided" else "; stopped: decided"
-    told = f"{main['verdict']}: {main['name']}\n  {entry['span']}, {entry['seeds']} seeds{stopped}"
+    told = f"{main['verdict']}: {main['name']}\n  {_span(main)}, {entry['seeds']} seeds{stopped}"
     return f"{key}\n  ...\n{told}\n"
 
 
@@ -186,7 +196,7 @@ def main(argv: list[str]) -> int:
         for paper in papers:
             results.tell_again(paper["key"])
     else:
-        out.print(_table(papers))
+        console.out.print(_table(papers))
         for paper in papers if keys else ():
-            out.print(_details(paper))
+            console.out.print(_details(paper))
     return 0

@@ -33,7 +33,7 @@ Re-derive every recorded interval, verdict and table from per-seed values.
 
 
 def main(argv: list[str]) -> int:
-    from experiments.pages.console import out
+    from experiments.pages import console
 
     papers = cli.papers_named(argv) or [path.stem for path in sorted(results.RESULTS.glob("*.json"))]
     wrong, entries = [], 0
@@ -46,8 +46,8 @@ def main(argv: list[str]) -> int:
     if not argv:
         wrong += list(_readme())
     for line in wrong:
-        out.print(f"[red]differs[/] {line}", soft_wrap=True, highlight=False)
-    out.print(f"{entries} entries of {len(papers)} papers re-derived, {len(wrong)} differences")
+        console.say(console.Text.assemble(("differs", "red"), f" {line}"))
+    console.say(f"{entries} entries of {len(papers)} papers re-derived, {len(wrong)} differences")
     return 1 if wrong else 0
 
 

@@ -6,7 +6,9 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 
-from experiments.common.errors import InputError, RunError, explain, unknown
+from experiments.common import failure
+from experiments.common.errors import InputError, RunError, unknown
+from experiments.common.paths import ROOT
 from experiments.config import compose
 from experiments.running.processes import end_as_interrupted, requeue_when_asked
 
@@ -62,8 +64,8 @@ def main(
     except (InputError, RunError) as error:
         _say(str(error))
         return error.exit_code
-    except OSError as error:  # a full disk or a read-only folder, met outside any stage
-        text, code = explain(error)
+    except Exception as error:  # noqa: BLE001 - a full disk met outside any stage, a paper's file that does not import
+        text, code = failure.explain(error, ROOT / "runs" / failure.NAME)
         _say(text)
         return code
     except KeyboardInterrupt:
@@ -73,6 +75,19 @@ def main(
 
 def _say(text: str) -> None:
     print(f"error: {text}", file=sys.stderr)
+
+
+def take(argv: Sequence[str], names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The words `name=value` of these names as a mapping, and the other words."""
+    own = {}
+    others = []
+    for word in argv:
+        name, _, value = word.partition("=")
+        if name in names:
+            own[name] = value
+        else:
+            others.append(word)
+    return own, others
 
 
 def papers_named(argv: Sequence[str]) -> list[str]:

@@ -6,26 +6,20 @@ the same in both is trained once and equal by construction.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
-import os
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.table import Table
 
-from experiments.commands import cli
-from experiments.common import files
-from experiments.common.errors import InputError, RunError
+from experiments.commands import cli, states
+from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
 from experiments.config import compose
 from experiments.evidence.sequences import mean_of, t_interval
-from experiments.pages import console
+from experiments.pages import console, numbers
 
 HELP = """\
 Run papers from this code and from another state of it, and show which numbers differ.
@@ -42,13 +36,6 @@ Run papers from this code and from another state of it, and show which numbers d
 """
 EXITS = "0 no number differs, 1 some do, 2 wrong input"
 OWN = ("base", "paper", "seeds")
-DESCRIBE = """
-import json, sys
-from experiments.config import compose
-from experiments.running.plan import plan
-made = plan(compose.compose(compose.request(sys.argv[2:]).overrides), int(sys.argv[1]))
-print(json.dumps({name: str(stage.directory) for name, stage in made.stages.items()}))
-"""
 
 
 @dataclass(frozen=True)
@@ -74,43 +61,24 @@ class Moved:
 
 
 def main(argv: list[str]) -> int:
-    given = {key: value for key, _, value in (word.partition("=") for word in argv) if key in OWN}
-    rest = [word for word in argv if word.partition("=")[0] not in OWN]
-    if not given.get("base"):
+    own, rest = cli.take(argv, OWN)
+    if not own.get("base"):
         raise InputError("base=REV is missing: the state to compare with, e.g. base=main")
-    seeds = given.get("seeds", "0,1").strip("[]").split(",")
+    seeds = own.get("seeds", "0,1").strip("[]").split(",")
     if not all(seed.isdigit() for seed in seeds):
-        raise InputError(f"seeds={given['seeds']}: expected whole numbers, as 0,1,2")
+        raise InputError(f"seeds={own['seeds']}: expected whole numbers, as 0,1,2")
     if not any(word.startswith("scale=") for word in rest):
         rest.append("scale=smoke")
 
     moved: list[Moved] = []
-    with checked_out(given["base"]) as base:
-        for key in _papers(given.get("paper"), base):
+    with states.checked_out(own["base"]) as base:
+        for key in _papers(own.get("paper"), base):
             differing = list(compare(key, [int(seed) for seed in seeds], rest, base))
             moved += differing
             console.out.print(f"{key}: " + (f"{len(differing)} metrics differ" if differing else "the same"))
     if moved:
-        console.out.print(table(moved, given["base"]))
+        console.out.print(table(moved, own["base"]))
     return 1 if moved else 0
-
-
-@contextlib.contextmanager
-def checked_out(revision: str) -> Iterator[Path]:
-    """A folder with another state of the code, for as long as it is needed. Raises InputError if git has none such."""
-    with tempfile.TemporaryDirectory(prefix="base-") as folder:
-        base = Path(folder) / "base"
-        _git("worktree", "add", "--detach", str(base), revision)
-        try:
-            yield base
-        finally:
-            _git("worktree", "remove", "--force", str(base))
-
-
-def _git(*words: str) -> None:
-    done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise InputError(f"git {' '.join(words[:2])}: {done.stderr.strip().splitlines()[-1]}")
 
 
 def _papers(wanted: str | None, base: Path) -> list[str]:
@@ -130,56 +98,31 @@ def compare(key: str, seeds: Sequence[int], rest: Sequence[str], base: Path) -> 
     words = [f"paper={key}", *rest]
     if not any(word.startswith("runs_dir=") for word in words):
         words.append(f"runs_dir={ROOT / 'runs'}")
-    olds, news = (
-        [{name: done.metrics for name, done in run_in(tree, seed, words).items()} for seed in seeds]
-        for tree in (base, ROOT)
-    )
-    for stage in dict.fromkeys(name for run in (*olds, *news) for name in run):
-        names = dict.fromkeys(name for run in (*olds, *news) for name in run.get(stage, {}))
-        for name in names:
-            before, now = ([run.get(stage, {}).get(name, math.nan) for run in runs] for runs in (olds, news))
-            if not all(a == b or (math.isnan(a) and math.isnan(b)) for a, b in zip(before, now, strict=True)):
-                yield Moved(key, stage, name, before, now)
+    olds = [_metrics(base, seed, words) for seed in seeds]
+    news = [_metrics(ROOT, seed, words) for seed in seeds]
+
+    for stage, metric in states.names(*olds, *news):
+        before = [run.get(stage, {}).get(metric, math.nan) for run in olds]
+        now = [run.get(stage, {}).get(metric, math.nan) for run in news]
+        if not all(map(states.equal, before, now)):
+            yield Moved(key, stage, metric, before, now)
 
 
-@dataclass(frozen=True)
-class Done:
-    """What a stage with the code of another folder left: its fingerprint there and its metrics."""
-
-    fingerprint: str
-    metrics: Mapping[str, float]
-
-
-def run_in(tree: Path, seed: int, words: Sequence[str]) -> dict[str, Done]:
-    """Every stage of one run with the code of a folder. Raises RunError if it fails, or is too old to tell."""
-    environment = {**os.environ, "PYTHONPATH": str(tree)}
-    command = [sys.executable, "-m", "experiments.run", *words, f"seed={seed}"]
-    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
-    where = "here" if tree == ROOT else "in the base"
-    if done.returncode:
-        told = (done.stderr or done.stdout).strip().splitlines()[-1:]
-        raise RunError(f"{' '.join(command[2:])} ended with {done.returncode} {where}: {''.join(told)}")
-    asked = [sys.executable, "-c", DESCRIBE, str(seed), *words]
-    described = subprocess.run(asked, cwd=tree, env=environment, capture_output=True, text=True, check=False)
-    if described.returncode:
-        raise RunError(f"the code {where} does not say where its stages are: it is too old to compare with")
-    folders = json.loads(described.stdout.splitlines()[-1])
-    return {
-        name: Done(folder.rpartition("-")[2], files.read_json(Path(folder) / "metrics.json") or {})
-        for name, folder in folders.items()
-    }
+def _metrics(tree: Path, seed: int, words: Sequence[str]) -> states.Metrics:
+    return {name: stage.metrics for name, stage in states.run_in(tree, seed, words).items()}
 
 
 def table(moved: Sequence[Moved], base: str) -> Table:
-    made = Table(title=f"what differs from {base}, means over seeds", title_justify="left")
+    """Means over seeds of what differs, side by side."""
+    shown = Table(title=f"what differs from {base}, means over seeds", title_justify="left")
     for column in ("paper", "stage", "metric"):
-        made.add_column(column)
+        shown.add_column(column)
     for column in ("base", "here", "difference"):
-        made.add_column(column, justify="right")
+        shown.add_column(column, justify="right")
     for item in moved:
-        means = [console.number(sum(values) / len(values)) for values in (item.base, item.here)]
-        made.add_row(item.paper, item.stage, item.metric, *means, str(item))
-    return made
+        before, now = (numbers.number(sum(values) / len(values)) for values in (item.base, item.here))
+        shown.add_row(item.paper, item.stage, item.metric, before, now, str(item))
+    return shown
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ Another machine rounds otherwise. There the recorded commit's code runs the seed
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -19,15 +18,16 @@ from typing import Any
 
 from rich.table import Table
 
-from experiments.commands import cli, compare, reproduce
+from experiments.commands import cli, states
+from experiments.commands.schedulers import Schedulers
 from experiments.common.errors import InputError, RunError, unknown
 from experiments.config import compose
 from experiments.evidence import merge, registration, results, staleness
 from experiments.evidence.records import Confirmation, Entry, Hardware, StageRecord
 from experiments.identity.provenance import code_version, hardware, versions
 from experiments.pages import console
+from experiments.pages.progress import Board
 from experiments.running import preconditions
-from experiments.running.manifest import Report
 from experiments.running.plan import Plan, only, plan
 
 HELP = """\
@@ -48,14 +48,11 @@ recipe or data set cannot be confirmed. Besides:
 """
 EXITS = "0 all confirmed or not stale, 1 a number differs or a stage failed, 2 wrong input"
 OWN = ("paper", "scale", "variant")
-Metrics = Mapping[str, Mapping[str, float]]  # stage -> metric -> value
-Difference = tuple[str, str, float | None, float | None]  # stage, metric, recorded, now
 
 
 def main(argv: list[str]) -> int:
-    given = {key: value for key, _, value in (word.partition("=") for word in argv) if key in OWN}
-    rest = [word for word in argv if word.partition("=")[0] not in OWN]
-    if not given.get("paper"):
+    own, rest = cli.take(argv, OWN)
+    if not own.get("paper"):
         raise InputError("paper=K is missing: the record to confirm, or paper=all for every stale one")
     if code_version()["dirty"] is not False:
         raise InputError("the code is not that of a commit: commit it first, so that the record can name it")
@@ -64,26 +61,26 @@ def main(argv: list[str]) -> int:
             f"{changed[0]}: a record is confirmed as it was recorded; expected jobs=, data_dir= or runs_dir="
         )
     code = 0
-    with reproduce.Schedulers() as schedulers:
-        for paper, title in list(_chosen(given)):
+    with Schedulers() as schedulers:
+        for paper, title in list(_chosen(own)):
             code = max(code, _Confirmation(paper, title, rest).run(schedulers))
     return code
 
 
-def _chosen(given: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def _chosen(own: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """(paper, entry) of what is to be confirmed. Raises InputError for a record that is not there."""
-    if given["paper"] == "all":
+    if own["paper"] == "all":
         for paper in compose.papers():
             for title, entry in results.entries(paper).items():
                 if staleness.stale(paper, entry) and "by hand" not in title:
                     yield paper, title
         return
-    compose.paper_file(given["paper"])
-    entries = results.entries(given["paper"])
-    title = results.title(given.get("scale", "mini"), given.get("variant"))
+    compose.paper_file(own["paper"])
+    entries = results.entries(own["paper"])
+    title = results.title(own.get("scale", "mini"), own.get("variant"))
     if title not in entries:
         raise unknown("entry", title, entries)
-    yield given["paper"], title
+    yield own["paper"], title
 
 
 class _Confirmation:
@@ -96,42 +93,41 @@ class _Confirmation:
         self.lines = [f"paper={paper}", f"scale={self.entry.scale}", *self.entry.overrides, *overrides]
         self.lines += [f"variant={self.entry.variant}"] if self.entry.variant else []
 
-    def run(self, schedulers: reproduce.Schedulers) -> int:
+    def run(self, schedulers: Schedulers) -> int:
         """Exit code of this entry; writes the record where every number is equal."""
         if not self.changed:
-            console.out.print(f"{self.name}: not stale")
+            console.say(f"{self.name}: not stale")
             return 0
         try:
             config, chosen = self._plan()
         except InputError as error:
             return self._stays(str(error))
         scheduler = schedulers.of(config, len(chosen.stages))
-        with console.Board(self.name, len(chosen.stages), {}).plan(list(chosen.stages)) as board:
-            report: Report = board
-            outcomes = scheduler.run([chosen], report)[chosen.seed]
+        with Board(self.name, len(chosen.stages)).plan(list(chosen.stages)) as board:
+            outcomes = scheduler.run([chosen], board)[chosen.seed]
         if failed := next((o for o in outcomes.values() if o.status != "done"), None):
             return self._stays(f"{failed.stage}: {failed.reason}")
         now = {name: outcomes[name].metrics for name in self.changed}
         position = self.entry.seeds.index(chosen.seed)
-        before: Metrics = {name: recorded(self.entry.stages[name], position) for name in self.changed}
+        before: states.Metrics = {name: recorded(self.entry.stages[name], position) for name in self.changed}
         against = None
-        found = list(differences(before, now))
-        if found and (other := self._elsewhere()):
-            console.out.print(f"{self.name}: {', '.join(other)}: the recorded code runs here too", soft_wrap=True)
+        moved = list(states.differences(before, now))
+        if moved and (other := self._elsewhere()):
+            console.say(f"{self.name}: {', '.join(other)}: the recorded code runs here too")
             try:
                 against, before = self._run_recorded_code(chosen)
             except (InputError, RunError) as error:
                 return self._stays(str(error))
-            found = list(differences(before, now))
-        if found:
-            console.out.print(_table(found))
-            return self._stays(f"{len(found)} numbers of seed {chosen.seed} differ")
+            moved = list(states.differences(before, now))
+        if moved:
+            console.out.print(_table(moved))
+            return self._stays(f"{len(moved)} numbers of seed {chosen.seed} differ")
         numbers = {name: len(metrics) for name, metrics in now.items()}
         if not any(numbers.values()):
             return self._stays("the changed stages have no number to compare")
         results.update(self.paper, self.title, lambda e: _confirmed(e, chosen, numbers, against))
         told = f"confirmed, {sum(numbers.values())} numbers of seed {chosen.seed} are equal"
-        console.out.print(f"{self.name}: {told}", soft_wrap=True)
+        console.say(f"{self.name}: {told}")
         return 0
 
     def _elsewhere(self) -> list[str]:
@@ -140,7 +136,7 @@ class _Confirmation:
         here = stored.model_copy(update={"versions": versions(), "hardware": Hardware(**hardware())})
         return [f"{what} {now}, not {then}" for what, (then, now) in merge.differing(here, stored).items()]
 
-    def _run_recorded_code(self, chosen: Plan) -> tuple[str, Metrics]:
+    def _run_recorded_code(self, chosen: Plan) -> tuple[str, states.Metrics]:
         """The recorded commit and what its code gives for the changed stages on this machine.
 
         Raises InputError where that commit is not at hand, or gives another stage than was recorded; RunError if it
@@ -148,15 +144,15 @@ class _Confirmation:
         """
         commit = (self.entry.provenance.code.commit or "none").split()[-1]
         words = [*self.lines, f"runs_dir={Path(chosen.config['runs_dir']).resolve()}"]
-        with compare.checked_out(commit) as base:
-            done = compare.run_in(base, chosen.seed, words)
+        with states.checked_out(commit) as base:
+            done = states.run_in(base, chosen.seed, words)
         for name in self.changed:
             if name not in done or done[name].fingerprint != self.entry.stages[name].fingerprints[0]:
                 raise InputError(f"commit {commit[:10]} does not have the recorded code of {name}")
         return commit, {name: done[name].metrics for name in self.changed}
 
     def _stays(self, why: str) -> int:
-        console.out.print(f"{self.name}: stays stale: {why}", soft_wrap=True, highlight=False)
+        console.say(f"{self.name}: stays stale: {why}")
         return 1
 
     def _plan(self) -> tuple[Any, Plan]:
@@ -183,18 +179,6 @@ def recorded(stage: StageRecord, position: int) -> dict[str, float]:
     return {name: value for name, values in stage.metrics.items() if (value := values[position]) is not None}
 
 
-def differences(
-    before: Mapping[str, Mapping[str, float]], now: Mapping[str, Mapping[str, float]]
-) -> Iterator[Difference]:
-    """Every number that is not what it was to the last bit, or that one of the two lacks; stage -> metric -> value."""
-    for stage, metrics in now.items():
-        for name in dict.fromkeys([*before[stage], *metrics]):
-            old, new = before[stage].get(name), metrics.get(name)
-            nans = old is not None and new is not None and math.isnan(old) and math.isnan(new)
-            if old != new and not nans:
-                yield stage, name, old, new
-
-
 def _confirmed(entry: Entry | None, chosen: Plan, numbers: Mapping[str, int], against: str | None) -> Entry:
     """The entry with what was confirmed of each stage, over what was confirmed before.
 
@@ -219,12 +203,13 @@ def _confirmed(entry: Entry | None, chosen: Plan, numbers: Mapping[str, int], ag
     return entry.model_copy(update={"confirmed": {**entry.confirmed, **new}})
 
 
-def _table(found: Sequence[Difference]) -> Table:
+def _table(moved: Sequence[states.Difference]) -> Table:
     table = Table()
     for column in ("stage", "metric", "recorded", "now"):
         table.add_column(column)
-    for stage, metric, *values in found:
-        table.add_row(stage, metric, *("-" if value is None else repr(value) for value in values))
+    for item in moved:
+        values = ["-" if value is None else repr(value) for value in (item.before, item.now)]
+        table.add_row(item.stage, item.metric, *values)
     return table
 
 

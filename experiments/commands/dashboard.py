@@ -19,7 +19,7 @@ from experiments.common.errors import InputError, RunError
 from experiments.common.paths import ROOT
 from experiments.config import compose
 from experiments.evidence import registration, results
-from experiments.pages import console, wandb_workspace
+from experiments.pages import console, view, wandb_workspace
 from experiments.running import loggers
 from experiments.running.plan import plan_each
 
@@ -59,7 +59,7 @@ def _paper(argv: list[str]) -> None:
     if entry is None:
         entry = results.build(plans, len(plans), [], {})
     pictures = sorted({path.stem for path in folder.glob("seed=*/*/pictures/*.png")})
-    spec = wandb_workspace.describe(first, entry, pictures)
+    spec = wandb_workspace.describe(first, view.of(entry), pictures)
     path = folder / (f"dashboard-{first.variant}.json" if first.variant else "dashboard.json")
     addresses = (files.read_json(path) or {}).get("addresses", {})  # of what was created before, to be updated
     files.write_json(path, {**spec, "addresses": addresses})
@@ -73,7 +73,7 @@ def _paper(argv: list[str]) -> None:
     send(runs, spec)
     addresses = wandb_workspace.publish(spec, addresses)
     files.write_json(path, {**spec, "addresses": addresses})
-    _say(*(f"{what}: {address}" for what, address in addresses.items()))
+    console.say(*(f"{what}: {address}" for what, address in addresses.items()))
 
 
 def _offline(config: Mapping[str, Any]) -> str:
@@ -88,7 +88,7 @@ def _offline(config: Mapping[str, Any]) -> str:
 def _say_local(paper: str, missing: str, path: Path, runs: Sequence[Path]) -> None:
     page = ROOT / "site" / f"{paper}.html"
     how = "" if runs else "; stages trained with logger=wandb record them"
-    _say(
+    console.say(
         missing,
         f"nothing was sent; what it would create: {_short(path)}",
         f"offline runs: {len(runs)} in {_short(path.parent)}{how}",
@@ -100,11 +100,6 @@ def _say_local(paper: str, missing: str, path: Path, runs: Sequence[Path]) -> No
 def _short(path: Path) -> Path:
     """Relative to the project where it is inside it."""
     return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
-
-
-def _say(*lines: str) -> None:
-
-    console.out.print("\n".join(lines), markup=False, soft_wrap=True)
 
 
 def offline_runs(folder: Path) -> list[Path]:

@@ -23,7 +23,7 @@ from experiments.evidence import results
 from experiments.evidence.records import Entry
 from experiments.pages import console
 from experiments.running.manifest import finished
-from experiments.running.plan import Plan, Stage, only, plan
+from experiments.running.plan import Plan, Stage, fill, names_in, only, plan
 
 if TYPE_CHECKING:
     from modules.common.module import StageModule
@@ -45,22 +45,22 @@ OWN = ("stage", "seed", "to")  # what this command takes besides what all take
 
 
 def main(argv: list[str]) -> int:
-    given = {key: value for key, _, value in (word.partition("=") for word in argv) if key in OWN}
-    request = compose.request([word for word in argv if word.partition("=")[0] not in OWN])
+    own, others = cli.take(argv, OWN)
+    request = compose.request(others)
     config = compose.compose(request.overrides)
-    if "stage" not in given:
-        if "seed" in given:
+    if "stage" not in own:
+        if "seed" in own:
             raise InputError("seed= chooses a run's weights: name a stage too, stage=S")
-        folder = _fresh(given.get("to") or f"exports/{config.key}")
+        folder = _fresh(own.get("to") or f"exports/{config.key}")
         for path in tables(str(config.key), folder):
-            console.out.print(str(path), soft_wrap=True)
+            console.say(str(path))
         return 0
 
-    this = _finished_run(config, given["stage"], given.get("seed"))
+    this = _finished_run(config, own["stage"], own.get("seed"))
     setting = f"{this.paper}-{this.scale}" + (f"-{this.variant}" if this.variant else "")
-    folder = _fresh(given.get("to") or f"exports/{setting}-{given['stage']}")
-    for path in weights(this, given["stage"], folder):
-        console.out.print(str(path), soft_wrap=True)
+    folder = _fresh(own.get("to") or f"exports/{setting}-{own['stage']}")
+    for path in weights(this, own["stage"], folder):
+        console.say(str(path))
     return 0
 
 
@@ -122,8 +122,7 @@ def _with_modules(this: Plan, name: str) -> list[Stage]:
     wanted = {name}
     for stage in reversed(this.stages.values()):
         if stage.name in wanted:
-            given = [[value] if isinstance(value, str) else value for value in stage.needs.values()]
-            wanted.update(needed for names in given for needed in names)
+            wanted.update(names_in(stage.needs))
     return [stage for stage in this.stages.values() if stage.name in wanted]
 
 
@@ -173,11 +172,7 @@ def load(folder: str | Path) -> StageModule:
     built: dict[str, StageModule] = {}
     for item in described["stages"]:
         stage = Stage(**item)
-        given = {
-            argument: built[name] if isinstance(name, str) else [built[n] for n in name]
-            for argument, name in stage.needs.items()
-        }
-        module = training.construct_from(stage, given)
+        module = training.construct_from(stage, fill(stage.needs, built.__getitem__))
         path = folder / f"{stage.name}.safetensors"
         try:
             module.load_state_dict(load_file(path))

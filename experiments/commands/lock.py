@@ -77,13 +77,13 @@ def write() -> None:
     extras = [word for name in INSTALLED for word in ("--extra", name)]
     command = [uv, "pip", "compile", PROJECT.name, "--universal", "--generate-hashes", "--python-version", PYTHON]
     options = ["--no-header", "--no-annotate", "--quiet", *extras]
-    made = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False)
-    if made.returncode:
-        raise RunError(f"uv could not resolve {PROJECT.name}: {made.stderr.strip()}")
-    kept = [lines for name, lines in entries(made.stdout) if not MACHINE.match(name)]
+    compiled = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False)
+    if compiled.returncode:
+        raise RunError(f"uv could not resolve {PROJECT.name}: {compiled.stderr.strip()}")
+    requirements = [lines for name, lines in entries(compiled.stdout) if not MACHINE.match(name)]
     project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
     head = f"{HEAD}{ranges_hash(project)}\n{SECOND}"
-    LOCK.write_text(head + "".join(f"{line}\n" for lines in kept for line in lines), encoding="utf-8")
+    LOCK.write_text(head + "".join(f"{line}\n" for lines in requirements for line in lines), encoding="utf-8")
 
 
 def entries(text: str) -> Iterator[tuple[str, list[str]]]:
@@ -137,7 +137,7 @@ def audit(text: str, project: Mapping[str, object]) -> Iterator[str]:
             words = lines[0].rstrip("\\").strip()
             yield f"{words}: expected name==version, nothing else"
             continue
-        known = versions.setdefault(name, [])
+        locked = versions.setdefault(name, [])
         pins = list(requirement.specifier)
         if len(pins) != 1 or pins[0].operator != "==" or pins[0].version.endswith("*"):
             yield f"{name}{requirement.specifier}: expected ==, one version"
@@ -146,7 +146,7 @@ def audit(text: str, project: Mapping[str, object]) -> Iterator[str]:
             yield f"{name}: expected at least one sha256 and nothing else"
         if name in REFUSED:
             yield f"{name}: {REFUSED[name]}"
-        known.append(pins[0].version)
+        locked.append(pins[0].version)
     for requirement in direct(project):
         name = canonicalize_name(requirement.name)
         if MACHINE.match(name):

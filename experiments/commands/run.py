@@ -16,8 +16,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from experiments.commands import sweep
-from experiments.common import files
-from experiments.common.errors import InputError, RunError
+from experiments.common import failure, files
+from experiments.common.errors import RunError
 from experiments.config import compose, flags
 from experiments.running import engine
 from experiments.running.manifest import finished
@@ -53,17 +53,20 @@ def _job(config: DictConfig) -> float:
     requeue_when_asked()  # here too: a launcher starts jobs in processes of its own
     try:
         return _run(config, job)
-    except (InputError, RunError) as error:  # Hydra would print a trace and end with 1
+    except Exception as error:  # noqa: BLE001 - Hydra would print a trace and end with 1
         ERRORS.append(error)
         if job.mode == RunMode.MULTIRUN:
+            reason, code = failure.explain(error, Path(job.runtime.output_dir) / failure.NAME)
             record = {"paper": config.key, "scale": config.scale, "seed": config.seed, "objective": "", "value": None}
-            record |= {"overrides": list(job.overrides.task), "exit_code": error.exit_code, "reason": str(error)}
+            record |= {"overrides": list(job.overrides.task), "exit_code": code, "reason": reason}
             files.write_json(Path(job.runtime.output_dir) / "job.json", record)
         return math.nan
 
 
 def _run(config: DictConfig, job: Any) -> float:
     from experiments.pages import console
+    from experiments.pages.numbers import number
+    from experiments.pages.progress import Board
     from experiments.running import preconditions, training
 
     this = plan(config, config.seed)
@@ -71,12 +74,12 @@ def _run(config: DictConfig, job: Any) -> float:
     if any(finished(stage) is None for stage in this.stages.values()):
         preconditions.check([this])
         training.check_plan(this)
-    with console.Board(f"{this.title} seed {this.seed}", len(this.stages)) as board:
+    with Board(f"{this.title} seed {this.seed}", len(this.stages)) as board:
         outcomes = engine.run(this, board)
     for name, outcome in outcomes.items():
-        metrics = "  ".join(f"{m} {console.number(v)}" for m, v in outcome.metrics.items() if not m.endswith("/n"))
-        console.out.print(f"{name:<20} {'' if outcome.status == 'done' else outcome.status} {metrics}", soft_wrap=True)
-    console.out.print(f"runs: {next(iter(this.stages.values())).directory.parent}", soft_wrap=True)
+        metrics = "  ".join(f"{m} {number(v)}" for m, v in outcome.metrics.items() if not m.endswith("/n"))
+        console.say(f"{name:<20} {'' if outcome.status == 'done' else outcome.status} {metrics}")
+    console.say(f"runs: {next(iter(this.stages.values())).directory.parent}")
     stage, _, key = metric.partition("/")
     value = outcomes[stage].metrics.get(key, math.nan) if metric else math.nan
     code = engine.exit_code(outcomes)
@@ -88,28 +91,28 @@ def _run(config: DictConfig, job: Any) -> float:
 
 
 CODES: list[int] = []  # of the jobs that ran in this process
-ERRORS: list[InputError | RunError] = []  # of those that did not even start
+ERRORS: list[Exception] = []  # of those that did not even start
 
 
 def main(argv: list[str]) -> int:
-    given, lines = flags.read(argv)
-    if any(given.get(key) for key in flags.WITHOUT_CONFIGURATION):
+    asked, lines = flags.read(argv)
+    if any(asked.get(key) for key in flags.WITHOUT_CONFIGURATION):
         sys.argv = [sys.argv[0], *argv]
         _job()
         return 0
-    compose.search(given.get("config_dir"))
+    compose.search(asked.get("config_dir"))
     name, lines = _named(lines)
     request = compose.request(lines)
-    _check(request, needs_objective=bool(given.get("multirun")))
+    _check(request, needs_objective=bool(asked.get("multirun")))
     overrides = list(request.overrides)
-    if given.get("multirun") and any(given.get(key) for key in flags.SHOW):
-        del given["multirun"]  # Hydra shows one job
+    if asked.get("multirun") and any(asked.get(key) for key in flags.SHOW):
+        del asked["multirun"]  # Hydra shows one job
         overrides = flags.first_of_each(overrides)
         print("# the first job of the sweep", file=sys.stderr)
     CODES.clear()
     ERRORS.clear()
-    if not given.get("multirun"):
-        sys.argv = [sys.argv[0], *flags.written(given), *overrides]
+    if not asked.get("multirun"):
+        sys.argv = [sys.argv[0], *flags.written(asked), *overrides]
         _job()
         if ERRORS:
             raise ERRORS[0]
@@ -117,7 +120,7 @@ def main(argv: list[str]) -> int:
     runs_dir = Path(next((line.split("=", 1)[1] for line in lines if line.startswith("runs_dir=")), "runs"))
     name = name or datetime.now(UTC).strftime("%Y-%m-%d_%H-%M-%S")
     folder = runs_dir / "sweeps" / name
-    sys.argv = [sys.argv[0], *flags.written(given), *overrides, f"hydra.sweep.dir={folder}"]
+    sys.argv = [sys.argv[0], *flags.written(asked), *overrides, f"hydra.sweep.dir={folder}"]
     _job()
     return _finish(folder, name, runs_dir)
 
@@ -131,8 +134,10 @@ def _finish(folder: Path, name: str, runs_dir: Path) -> int:
         raise RunError(f"no job left a record in {folder}; with submitit, see {folder}/.submitit for its output")
     console.out.print(sweep.table(record), "")
     failed = [job for job in jobs if job["exit_code"]]
-    console.out.print(f"{len(jobs)} jobs, {len(failed)} failed; a failed job is tried again by the same command")
-    console.out.print(f"sweep: {runs_dir / record['paper'] / record['scale'] / 'sweeps' / name}.json", soft_wrap=True)
+    console.say(
+        f"{len(jobs)} jobs, {len(failed)} failed; a failed job is tried again by the same command",
+        f"sweep: {runs_dir / record['paper'] / record['scale'] / 'sweeps' / name}.json",
+    )
     return max((job["exit_code"] for job in jobs), default=0)
 
 
@@ -142,12 +147,12 @@ def _named(lines: list[str]) -> tuple[str, list[str]]:
     rest = [line for line in lines if not line.startswith("sweep=")]
     if not name:
         return "", rest
-    given = {line.split("=", 1)[0] for line in rest}
+    keys = {line.split("=", 1)[0] for line in rest}
     paper = next((line.split("=", 1)[1] for line in rest if line.startswith("paper=")), compose.default("paper"))
-    kept = [line for line in sweep.named(paper, name) if line.split("=", 1)[0] not in given]
-    if "hydra/launcher" in given:  # another launcher has other settings
-        kept = [line for line in kept if not line.startswith("hydra.launcher.")]
-    return name, kept + rest
+    arguments = [line for line in compose.sweep_file(paper, name).arguments if line.split("=", 1)[0] not in keys]
+    if "hydra/launcher" in keys:  # another launcher has other settings
+        arguments = [line for line in arguments if not line.startswith("hydra.launcher.")]
+    return name, arguments + rest
 
 
 def _check(request: compose.Request, needs_objective: bool = True) -> None:

@@ -12,23 +12,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from experiments.common import files
 from experiments.common.errors import InputError, unknown
-from experiments.config import claims, compose, expressions
+from experiments.config import claims, expressions
 from experiments.evidence import sequences
+from experiments.pages import console
+from experiments.pages.numbers import number
 from experiments.running.plan import Plan
-
-
-def named(paper: str, name: str) -> list[str]:
-    """The arguments of conf/sweep/<paper>/<name>.yaml. Raises InputError for an unknown name."""
-    folder = compose.CONF / "sweep" / paper
-    if not (folder / f"{name}.yaml").exists():
-        raise unknown(f"sweep of {paper}", name, [path.stem for path in folder.glob("*.yaml")])
-    return list(yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))["arguments"])
 
 
 def objective(plan: Plan, needed: bool = True) -> str:
@@ -57,12 +50,12 @@ def _of_claims(plan: Plan) -> str | None:
 
 def record(folder: Path, overrides: Sequence[str], plan: Plan, value: float, exit_code: int, reason: str) -> None:
     """Write one job's record."""
-    kept = [line for line in overrides if not line.startswith(("paper=", "scale=", "runs_dir=", "seed=", "variant="))]
+    varied = [line for line in overrides if not line.startswith(("paper=", "scale=", "runs_dir=", "seed=", "variant="))]
     record = {
         "paper": plan.paper,
         "scale": plan.scale,
         "seed": plan.seed,
-        "overrides": kept,
+        "overrides": varied,
         "objective": objective(plan),
         "value": value if math.isfinite(value) else None,
         "exit_code": exit_code,
@@ -124,16 +117,12 @@ def write(folder: Path, name: str, runs_dir: Path) -> dict[str, Any] | None:
 
 def table(record: Mapping[str, Any]) -> Table:
     """One line per setting, in the order of the sweep."""
-    from experiments.pages.console import number
-
-    made = Table(
-        title=f"{record['paper']}/{record['scale']} sweep {record['name']}: {record['objective']}", title_justify="left"
-    )
-    for column in ("setting", "seeds", "mean", "95% interval", ""):
-        made.add_column(column, justify="left" if column in ("setting", "") else "right")
+    title = f"{record['paper']}/{record['scale']} sweep {record['name']}: {record['objective']}"
+    right = ("seeds", "mean", "95% interval")
+    rows = console.table(title, ("setting", *right, ""), right)
     for row in record["settings"]:
         mean = number(row["mean"]) if row["mean"] is not None else ""
         interval = " to ".join(map(number, row["interval"])) if row["interval"] else ""
-        failed = f"[red]{len(row['failed'])} failed[/]" if row["failed"] else ""
-        made.add_row(escape(row["setting"]), str(len(row["values"])), mean, interval, failed)
-    return made
+        failed = Text(f"{len(row['failed'])} failed" if row["failed"] else "", style="red")
+        rows.add_row(row["setting"], str(len(row["values"])), mean, interval, failed)
+    return rows

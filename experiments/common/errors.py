@@ -6,11 +6,10 @@ import difflib
 import errno
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
+from experiments.common import tracing
 from experiments.common.paths import ROOT
 
 READING = ("available", "prepare_data", "setup")  # methods of a datamodule that look at files
@@ -32,29 +31,21 @@ class KilledError(RunError):
     """A process that trained a stage was killed from outside: it is worth another try."""
 
 
+class CodeError(RunError):
+    """An exception in a paper's or a user's own code; the message leads to its line."""
+
+
 def unknown(what: str, name: str, options: Iterable[str]) -> InputError:
-    """One line that names the wrong name, the nearest valid one and (when short) all of them."""
+    """One line that names the wrong name, the nearest valid one and, unless they are many, all of them."""
     options = sorted(options)
     close = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
     ending = f"; did you mean {close[0]!r}?" if close else "."
     listed = ", ".join(options) if options else "none"
+    if len(listed) > 300 and close:
+        return InputError(f"{what} {name!r} does not exist{ending}")
     if len(listed) > 300:
         listed = listed[:300].rpartition(",")[0] + ", ..."  # whole names
     return InputError(f"{what} {name!r} does not exist{ending} Valid: {listed}")
-
-
-def typed(kind: type, item: Mapping[str, Any], where: str) -> Any:
-    """A dataclass from a mapping. Raises InputError for a key it does not have or one it lacks."""
-    if not isinstance(item, Mapping):
-        raise InputError(f"{where}={item!r}: expected a mapping")
-    names = {f.name for f in fields(kind)}
-    for key in item:
-        if key not in names:
-            raise unknown(f"{where}: key", str(key), names)
-    try:
-        return kind(**item)
-    except TypeError as error:
-        raise InputError(f"{where}: {str(error).split('__init__() ')[-1]}") from error
 
 
 def missing_package(error: ModuleNotFoundError) -> str:
@@ -75,13 +66,18 @@ def _distribution(requirement: str) -> str:
 
 
 def explain(error: BaseException) -> tuple[str, int]:
-    """One line for people, and the exit code."""
-    chain: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None:
-        chain.append(link)
-        link = link.__cause__ or link.__context__
-    for link in chain:
+    """One line for people, and the exit code. What nobody foresaw is told with the line of code that it leads to."""
+    return _foreseen(error) or (tracing.last_words(error) + tracing.lead(error), CodeError.exit_code)
+
+
+def is_foreseen(error: BaseException) -> bool:
+    """Whether an error's own words say what is wrong; the trace of any other one is worth keeping."""
+    return _foreseen(error) is not None and not isinstance(error, CodeError)
+
+
+def _foreseen(error: BaseException) -> tuple[str, int] | None:
+    """What an error says that is meant for people, or that has a usual cause, and its exit code."""
+    for link in _chain(error):
         if isinstance(link, InputError | RunError):
             return str(link), link.exit_code
         if type(link).__name__ == "DataError":  # known by name, so that torch need not be imported to look
@@ -94,10 +90,17 @@ def explain(error: BaseException) -> tuple[str, int]:
         if isinstance(link, OSError) and link.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             where = link.filename or "the runs folder"
             return f"cannot write to {where}: {link.strerror}; name another with runs_dir=...", InputError.exit_code
-    first = str(error).strip().splitlines()
-    told = f"{type(error).__name__}: {first[0] if first else 'no message'}"
-    place = _data_that_was_read(error)
-    return (f"{place}: its data cannot be read ({told})", InputError.exit_code) if place else (told, 1)
+    if source := _data_that_was_read(error):
+        return f"{source}: its data cannot be read ({tracing.last_words(error)})", InputError.exit_code
+    return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An exception and those that it was raised from or beside, the latest first."""
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__ or link.__context__
 
 
 def _data_that_was_read(error: BaseException) -> str:

@@ -50,7 +50,7 @@ def check_target(target: Any, where: str) -> None:
         return
     if text.split(".")[0] not in definitions.FIRST_PARTY or not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", text):
         close = difflib.get_close_matches(text, LIBRARIES, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else "of libraries, only names in experiments/allowed.py"
+        hint = f"did you mean {close[0]!r}?" if close else "of libraries, only names in experiments/config/allowed.py"
         raise InputError(f"{where}._target_: {target!r:.200} is not allowed; {hint}")
     definition = definitions.locate(text)
     module, _, name = text.rpartition(".")

@@ -1,101 +1,32 @@
-"""What a paper's file claims, checks and publishes, read and checked before anything runs. Imports no torch."""
+"""What a setting is judged by: the claims, checks and published numbers of its paper's file. Imports no torch."""
 
 from __future__ import annotations
 
 import fnmatch
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
-from experiments.common.errors import InputError, typed, unknown
+from experiments.common.errors import InputError, unknown
 from experiments.config import compose, expressions
-from experiments.config.expressions import Expression
+from experiments.config.schema import Check, Claim, Published
+from experiments.config.written import read as read_as
 
-KINDS = ("normal", "share", "bounded", "exact", "folds", "images")
-ASKED_BY = ("paper", "suite")
+__all__ = [
+    "MOST",
+    "Check",
+    "Claim",
+    "Published",
+    "Questions",
+    "applies",
+    "check_reported",
+    "published",
+    "read",
+    "stages_of",
+]
+
+T = TypeVar("T")
 MOST = 8  # claims of a paper in one setting: one main and seven others
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A statement with a rule, written before its first recorded seed.
-
-    Attributes:
-        name: the statement, readable alone.
-        better, than: arithmetic over `<stage>/<split>/<metric>` (see experiments.config.expressions);
-            `than` may be a number.
-        worth: the smallest difference worth the name, in the metric's unit; not needed with `within` or for `exact`.
-        unit: of the difference.
-        main: the paper's own question; exactly one in a setting.
-        asked_by: "paper", or "suite" for a question of ours.
-        kind: of the differences: "normal"; "share" of 0/1 outcomes; "bounded" in `range`; "exact" for numbers without
-            chance; "folds" that share training data; "images" of fixed networks, whose outcomes are resampled: the
-            stages leave an artifact `<split>-<metric>` with one value per image.
-        margin: what the difference is held against.
-        within: instead of margin and worth: the difference lies inside (-within, within).
-        lower_is_better: the difference is than - better.
-        requires: comparisons that hold in the mean over seeds where the mechanism is there; otherwise nothing is
-            judged.
-        published: {difference, source}: what the paper reports of it.
-        scale, variant: the settings it is about (a name, a pattern or a list); all unless given. The setting without a
-            variant is called "default".
-        range: lowest and highest possible difference, of kind "bounded".
-        test_over_train: test size over training size, of kind "folds".
-    """
-
-    name: str
-    better: str
-    than: str | float
-    worth: float | None = None
-    unit: str = "points"
-    main: bool = False
-    asked_by: str = "paper"
-    kind: str = "normal"
-    margin: float = 0.0
-    within: float | None = None
-    lower_is_better: bool = False
-    requires: Sequence[str] = ()
-    published: Mapping[str, Any] | None = None
-    scale: str | Sequence[str] | None = None
-    variant: str | Sequence[str] | None = None
-    range: Sequence[float] | None = None
-    test_over_train: float | None = None
-
-    def expression(self, where: str = "claims") -> tuple[Expression, Expression]:
-        return expressions.parse(self.better, where), expressions.parse(self.than, where)
-
-
-@dataclass(frozen=True)
-class Check:
-    """A comparison that is arithmetic, a sanity check or a fact about the run: shown, not judged as evidence."""
-
-    name: str
-    holds: str
-    scale: str | Sequence[str] | None = None
-    variant: str | Sequence[str] | None = None
-
-
-@dataclass(frozen=True)
-class Published:
-    """A number the paper reports.
-
-    Attributes:
-        tolerance: how far ours may lie from it and still be the same number.
-        kind: "normal" over seeds; "exact" for numbers without chance, which are judged at any scale.
-        scale, variant: the settings it is about, as for claims.
-    """
-
-    stage: str
-    metric: str
-    value: float
-    dataset: str
-    protocol: str
-    source: str
-    variant: str | Sequence[str] | None = None
-    tolerance: float = 0.3
-    kind: str = "normal"
-    scale: str | Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -127,23 +58,28 @@ def read(config: Mapping[str, Any]) -> Questions:
 
     A claim about a stage that the setting takes away (`~stages.name`) falls away with it.
 
-    Raises InputError naming the item for unknown keys, stages and words, and for two main claims or too many.
+    Raises InputError naming the item for unknown keys, stages and words, and for claims of which none or several are
+    main, or that are too many.
     """
     scale, variant, stages = str(config["scale"]), config.get("variant"), list(config["stages"])
     known = compose.known_stages(str(config["key"]))
-    claims: list[Claim] = []
-    for index, item in enumerate(config.get("claims") or []):
-        claim: Claim = typed(Claim, item, f"claims.{index}")
-        _check_claim(claim, f"claims.{index}")
-        if applies(claim, scale, variant) and set(stages_of(claim, stages, known)) <= set(stages):
-            claims.append(claim)
-    checks: list[Check] = []
-    for index, item in enumerate(config.get("checks") or []):
-        check: Check = typed(Check, item, f"checks.{index}")
+    claims = []
+    asked = []
+    for index, claim in enumerate(_items(Claim, config, "claims")):
+        claim.expression(f"claims.{index}")
+        for text in claim.requires:
+            expressions.comparison(text, f"claims.{index}.requires")
+        if applies(claim, scale, variant):
+            asked.append(claim)
+            claims += [claim] if set(stages_of(claim, stages, known)) <= set(stages) else []
+    checks = []
+    for index, check in enumerate(_items(Check, config, "checks")):
         where = f"checks.{index}.holds"
         expressions.comparison(check.holds, where)
         if applies(check, scale, variant) and set(_stages_of(check.holds, stages, where, known)) <= set(stages):
             checks.append(check)
+    if asked and scale != "smoke" and not any(claim.main for claim in asked):
+        raise InputError(f"claims: none of {len(asked)} in this setting has main: true; expected it of one")
     if sum(claim.main for claim in claims) > 1:
         raise InputError(f"claims: {' and '.join(repr(c.name) for c in claims if c.main)} are both main; one is")
     if len(claims) > MOST:
@@ -152,21 +88,52 @@ def read(config: Mapping[str, Any]) -> Questions:
     return Questions(claims, checks, published(config), stages_of(main, stages) if main is not None else ())
 
 
+def check_reported(
+    questions: Questions, scale: str, stages: Sequence[str], stage: str, metrics: Collection[str]
+) -> None:
+    """Raises InputError for a claim, check or published number about a metric that a stage does not report.
+
+    Args:
+        questions: of the setting.
+        scale: at full scale every published number is looked for; elsewhere those that are judged there, the exact.
+        stages: all of the setting.
+        stage: one that finished.
+        metrics: what it reports, as <split>/<metric>.
+    """
+    for item, metric in _metrics_of(questions, scale):
+        if stage in expressions.fitting(metric, stages) and metric.name not in metrics:
+            raise unknown(f"{item}: {stage}: metric", metric.name, metrics)
+
+
+def _metrics_of(questions: Questions, scale: str) -> Iterator[tuple[str, expressions.Metric]]:
+    """Every metric that is named, and by what."""
+    for claim in questions.claims:
+        comparisons = [expressions.comparison(text, claim.name) for text in claim.requires]
+        sides = [*claim.expression(), *(side for left, _, right in comparisons for side in (left, right))]
+        yield from ((f"claim {claim.name!r}", metric) for side in sides for metric in expressions.metrics(side))
+    for check in questions.checks:
+        left, _, right = expressions.comparison(check.holds, check.name)
+        for side in (left, right):
+            yield from ((f"check {check.name!r}", metric) for metric in expressions.metrics(side))
+    for item in questions.published:
+        if scale == "full" or item.kind == "exact":
+            yield f"published {item.stage}/{item.metric}", expressions.Metric(item.stage, item.metric)
+
+
+def _items(kind: type[T], config: Mapping[str, Any], key: str) -> list[T]:
+    """What a configuration lists under a key. Raises InputError naming the item and what is wrong with it."""
+    listed = config.get(key) or []
+    if not isinstance(listed, list):
+        raise InputError(f"{key}={listed!r:.200}: expected a list")
+    return [read_as(kind, item, f"{key}.{index}") for index, item in enumerate(listed)]
+
+
 def published(config: Mapping[str, Any]) -> list[Published]:
     """The numbers the paper reports for what a setting runs; below full scale, those of its main setting."""
     scale, variant = str(config["scale"]), config.get("variant")
-    items: list[Published] = [
-        typed(Published, item, f"published.{i}") for i, item in enumerate(config.get("published") or [])
-    ]
-    for index, item in enumerate(items):
-        if item.kind not in ("normal", "exact"):
-            raise unknown(f"published.{index}: kind", item.kind, ("normal", "exact"))
+    items = _items(Published, config, "published")
     about = variant if scale == "full" or any(item.scale for item in items) else None
-    return [
-        item
-        for item in items
-        if applies(Published(**{**vars(item), "variant": item.variant or "default"}), scale, about)
-    ]
+    return [item for item in items if applies(replace(item, variant=item.variant or "default"), scale, about)]
 
 
 def stages_of(claim: Claim, stages: Sequence[str], elsewhere: Sequence[str] = ()) -> list[str]:
@@ -180,24 +147,3 @@ def stages_of(claim: Claim, stages: Sequence[str], elsewhere: Sequence[str] = ()
 def _stages_of(comparison: str, stages: Sequence[str], where: str, elsewhere: Sequence[str] = ()) -> list[str]:
     left, _, right = expressions.comparison(comparison, where)
     return [stage for side in (left, right) for stage in expressions.check(side, stages, where, elsewhere)]
-
-
-def _check_claim(claim: Claim, where: str) -> None:
-    """Raises InputError for whatever a claim says that makes no sense."""
-    claim.expression(where)
-    for text in claim.requires:
-        expressions.comparison(text, f"{where}.requires")
-    if claim.kind not in KINDS:
-        raise unknown(f"{where}: kind", claim.kind, KINDS)
-    if claim.asked_by not in ASKED_BY:
-        raise unknown(f"{where}: asked_by", claim.asked_by, ASKED_BY)
-    if claim.worth is None and claim.within is None and claim.kind != "exact":
-        raise InputError(f"{where}: {claim.name!r}: worth is missing, the smallest difference worth the name")
-    if claim.worth is not None and not (math.isfinite(claim.worth) and claim.worth > 0):
-        raise InputError(f"{where}: worth={claim.worth}: expected a positive number")
-    if claim.kind == "bounded" and (claim.range is None or len(claim.range) != 2 or claim.range[0] >= claim.range[1]):
-        raise InputError(f"{where}: kind bounded needs range: [lowest, highest] possible difference")
-    if claim.kind == "folds" and not claim.test_over_train:
-        raise InputError(f"{where}: kind folds needs test_over_train, the test set's size over the training set's")
-    if claim.published is not None and set(claim.published) != {"difference", "source"}:
-        raise InputError(f"{where}.published: expected difference and source, got {', '.join(claim.published)}")

@@ -6,6 +6,8 @@ import difflib
 import functools
 import importlib
 import inspect
+import types
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +15,7 @@ from experiments.common.errors import InputError, missing_package
 from experiments.config import allowed
 
 SPECIAL = {"_target_", "_partial_"}
+PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
 
 
 def locate(target: Any, where: str) -> Callable[..., Any]:
@@ -30,13 +33,13 @@ def locate(target: Any, where: str) -> Callable[..., Any]:
 
 
 def check(config: Any, where: str, given: tuple[str, ...] = ()) -> None:
-    """Compare every `_target_`'s keys with its signature, before anything trains.
+    """Compare every `_target_`'s keys and plain values with its signature, before anything trains.
 
     Args:
         config: a configuration node.
         where: its path, for the message.
         given: argument names that the engine adds at the top level (a stage's `needs`).
-    Raises InputError naming the key and the nearest valid one.
+    Raises InputError naming the key, and the nearest valid one or what was expected.
     """
     if isinstance(config, list):
         for index, item in enumerate(config):
@@ -54,6 +57,11 @@ def check(config: Any, where: str, given: tuple[str, ...] = ()) -> None:
         parameters = inspect.signature(target).parameters
     except ValueError as error:
         raise InputError(f"{where}._target_: {config['_target_']} does not say what it takes") from error
+    for key, kinds in _plain_arguments(target).items():
+        value = config.get(key)
+        if type(value) in PLAIN and key in config and not _is_one_of(value, kinds):
+            words = " or ".join(PLAIN[kind] for kind in kinds)
+            raise InputError(f"{where}.{key}={value!r:.200}: expected {words}")
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
     names = [key for key in config if key not in SPECIAL] + list(given)
@@ -68,6 +76,32 @@ def check(config: Any, where: str, given: tuple[str, ...] = ()) -> None:
     missing = [name for name in required if name not in names]
     if missing:
         raise InputError(f"{where}: {config['_target_']} needs {', '.join(missing)}")
+
+
+@functools.cache
+def _plain_arguments(target: Callable[..., Any]) -> dict[str, tuple[type, ...]]:
+    """The arguments that take numbers, texts, true, false or null alone, by what their annotations say.
+
+    A class's own and those it hands to the classes it derives from.
+    """
+    arguments: dict[str, tuple[type, ...]] = {}
+    makers = [vars(kind).get("__init__") for kind in reversed(target.__mro__)] if inspect.isclass(target) else [target]
+    for maker in makers:
+        try:
+            hints = typing.get_type_hints(maker) if inspect.isfunction(maker) else {}
+        except (NameError, TypeError, AttributeError):  # what an annotation names is there for type checkers alone
+            hints = {}
+        for name, hint in hints.items():
+            kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+            arguments.pop(name, None)
+            if name != "return" and all(kind in PLAIN for kind in kinds):
+                arguments[name] = kinds
+    return arguments
+
+
+def _is_one_of(value: Any, kinds: tuple[type, ...]) -> bool:
+    """A whole number is a number, and true is no number."""
+    return type(value) in kinds or (type(value) is int and float in kinds)
 
 
 def build(config: Any, where: str = "config", **given: Any) -> Any:

@@ -1,5 +1,7 @@
 """What a recipe or a paper's file may leave unsaid, written out before Hydra sees it. Imports no torch.
 
+Its content has been checked (experiments.config.schema); what is wrong only beside other names is said here.
+
     data: digits                              every stage's data; in a recipe alone
     data: [transhp/hierarchical, transhp/shapes]     a view and the data it is a view of, its `source`
     data: {"*": digits, "probe_*": cifar10}   by pattern; a later one wins, and so does a line in `defaults`
@@ -78,20 +80,13 @@ def _kind(word: str) -> str:
     return "pattern" if "*" in word or "?" in word else "group"
 
 
-def check_groups(groups: Any, stages: Sequence[str], where: str) -> None:
-    """Raises InputError for a group that is no list of stages, is called as one of them, or has a member unknown."""
-    if not isinstance(groups, Mapping):
-        raise InputError(f"{where}: groups: expected lists of stages by name, as in students: [student, soft]")
+def check_groups(groups: Groups, stages: Sequence[str], where: str) -> None:
+    """Raises InputError for a group that has a stage's name or a member that is no stage."""
     for name, members in groups.items():
         what = f"{where}: groups.{name}"
         if name in stages:
             raise InputError(f"{what}: a stage has this name; expected another one")
-        if isinstance(members, Mapping):
-            if set(members) != {"all_but"}:
-                raise InputError(f"{what}: expected a list of stages, or all_but: and a list of stages")
-            members = members["all_but"]
-        if not isinstance(members, list) or not members:
-            raise InputError(f"{what}: expected a list of stages, got {members!r}")
+        members = members["all_but"] if isinstance(members, Mapping) else members
         for member in members:
             if not fnmatch.filter(stages, str(member)):
                 raise unknown(f"{what}: stage", str(member), stages)
@@ -145,7 +140,7 @@ def _rows(item: Any, where: str) -> list[Any]:
     if not isinstance(item, Mapping) or "values" not in item:
         return [item]
     rest = {key: value for key, value in item.items() if key != "values"}
-    if not isinstance(item["values"], Mapping) or any(str(key).count("/") != 2 for key in item["values"]):
+    if any(str(key).count("/") != 2 for key in item["values"]):
         raise InputError(f"{where}: published: values: expected <stage>/<split>/<metric>: number")
     made = []
     for key, value in item["values"].items():
@@ -174,8 +169,8 @@ def _arms(name: str, item: Any, where: str) -> dict[str, Any]:
     if not isinstance(item, Mapping) or "each" not in item:
         return {name: item}
     choices: Mapping[str, Sequence[Any]] = item["each"]
-    if not isinstance(choices, Mapping) or any(f"{{{key}}}" not in name for key in choices):
-        raise InputError(f"{where}: stages.{name}.each: expected lists by name; a stage's name holds each as {{name}}")
+    if any(f"{{{key}}}" not in name for key in choices):
+        raise InputError(f"{where}: stages.{name}.each: a stage's name holds each as {{name}}")
     rest = {key: value for key, value in item.items() if key != "each"}
     made = {}
     for values in itertools.product(*choices.values()):
@@ -223,8 +218,6 @@ def _defaults(data: Any, defaults: list[Any], stages: Sequence[str], where: str,
         if not chosen or f"/data@stages.{name}.data" in said:
             continue
         chain = chosen[-1] if isinstance(chosen[-1], list) else [chosen[-1]]
-        if not chain or not all(isinstance(link, str) for link in chain):
-            raise InputError(f"{where}: data: expected a name of conf/data or a list of them, got {chosen[-1]!r}")
         lines += [{f"/data@stages.{name}.data{'.source' * depth}": link} for depth, link in enumerate(chain)]
     for pattern in by_pattern:
         if not fitting(str(pattern), stages, groups):

@@ -6,7 +6,8 @@
     +trainer.fused=true                optimisers that torch has a fused kernel for use it
     +trainer.compile=true              networks are compiled in place: checkpoints stay as they are
 
-Each is part of a stage's fingerprint and stands in its record. None is on unless a configuration says so.
+Each is part of a stage's fingerprint and stands in its record. None is on unless a configuration says so;
+experiments.config.schema.Trainer checks their values.
 """
 
 from __future__ import annotations
@@ -14,24 +15,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.common.errors import InputError, unknown
-
 SWITCHES = ("benchmark", "channels_last", "fused", "compile")
-MATMUL_PRECISIONS = ("highest", "high", "medium")
-KEYS = (*SWITCHES, "matmul_precision")
 FUSED = {f"torch.optim.{name}" for name in ("Adam", "AdamW", "Adagrad", "SGD")}
-
-
-def check(trainer: Mapping[str, Any], where: str) -> None:
-    """Raises InputError for a value that is none, or a combination that Lightning refuses in the first step."""
-    for key in SWITCHES:
-        if not isinstance(trainer.get(key, False), bool):
-            raise InputError(f"{where}.{key}={trainer[key]!r}: expected true or false")
-    wanted = trainer.get("matmul_precision", "highest")
-    if wanted not in MATMUL_PRECISIONS:
-        raise unknown(f"{where}.matmul_precision", str(wanted), MATMUL_PRECISIONS)
-    if trainer.get("fused") and trainer.get("gradient_clip_val") and "mixed" in str(trainer["precision"]):
-        raise InputError(f"{where}: fused=true cannot be had with gradient_clip_val in {trainer['precision']}")
 
 
 def named(trainer: Mapping[str, Any]) -> list[str]:

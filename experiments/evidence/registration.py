@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -36,7 +36,7 @@ def digest(config: Mapping[str, Any]) -> str:
     """
     questions = claims.read(config)
     content = {
-        "claims": [vars(claim) for claim in questions.claims],
+        "claims": [claim.content() for claim in questions.claims],
         "stages": {name: _recipe(stage) for name, stage in config["stages"].items()},
         "trainer": _variant_trainer(config),
         "rule": [verdicts.RULE, sequences.ALPHA, sequences.G],
@@ -131,3 +131,11 @@ def check_seeds(seeds: Any) -> list[int]:
     if not values or len(set(values)) != len(values) or not whole:
         raise InputError(f"seeds={values}: expected different whole numbers, as in 'seeds=[0,1,2]'")
     return values
+
+
+def told_of_one(seeds: Sequence[int]) -> str:
+    """What to say of a single seed given by hand: seeds=[5] is the seed number 5, not five of them; else nothing."""
+    if len(seeds) > 1 or not 1 < seeds[0] <= 32:
+        return ""
+    several = ",".join(map(str, range(seeds[0])))
+    return f"one seed by hand, number {seeds[0]}; {seeds[0]} of them would be 'seeds=[{several}]'"

@@ -174,7 +174,7 @@ def _stored(node: ast.AST) -> set[str]:
 @lru_cache
 def _module(name: str) -> Module | None:
     path = file_of(name)
-    return Module(name, ast.parse(path.read_text(encoding="utf-8"))) if path is not None else None
+    return Module(name, ast.parse(path.read_text(encoding="utf-8"), str(path))) if path is not None else None
 
 
 @lru_cache

@@ -13,13 +13,21 @@ from html import escape
 from itertools import pairwise
 from typing import Any
 
-from experiments.evidence.records import Curve, JudgedClaim
+from experiments.pages.numbers import decimals, finite, fixed
+from experiments.pages.view import Claim
 
 LIGHT = ("#1f5fa8", "#b4471a", "#1d7a4c", "#7b3f9d", "#94700b", "#0f7480", "#ad2d6b", "#5c6470")
 DARK = ("#79b4f2", "#f39a6b", "#6fcf9b", "#c79be6", "#dcb854", "#66cbd6", "#ef8cbb", "#aab3bf")
 DASHES = ("", "7 3", "2 2.5")
 TEXT = 11  # px; drawings are laid out so that they are never shown smaller than drawn on a phone
+TALL = 40  # px, of a box
+THIN = 6  # px, of an arrow that passes between boxes
+GAP = 12  # px, between what stands one above the other
+BETWEEN = 60  # px, between columns
 LETTER = 6.3  # px, width of a letter at that size in a wide font, for boxes around text
+
+
+Curve = Mapping[str, Sequence[float]]  # epoch, mean, low, high: lists of equal length
 
 
 @dataclass(frozen=True)
@@ -46,27 +54,20 @@ class Axis:
         inside = min(max(value, self.low), self.high)
         return round(self.start + (inside - self.low) / (self.high - self.low) * (self.end - self.start), 1)
 
+    def beyond(self, value: float) -> float:
+        """Pixels, also outside: what is drawn with it is clipped."""
+        scale = (self.end - self.start) / (self.high - self.low)
+        return round(self.start + (value - self.low) * scale, 1)
+
     def ticks(self, count: int) -> list[tuple[float, str]]:
         """At most about `count` round values with their labels."""
         rough = (self.high - self.low) / count
         power = 10.0 ** math.floor(math.log10(rough))
         step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough * 0.999)
         digits = max(0, -math.floor(math.log10(step) + 1e-9))
-        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
-        return [(i * step, number(i * step, digits)) for i in range(first, last + 1)]
-
-
-def number(value: float, digits: int, sign: bool = False) -> str:
-    """Fixed decimals and a real minus; `sign` writes a plus too. No negative zero."""
-    text = f"{abs(value):.{digits}f}"
-    zero = not text.strip("0.")
-    return ("" if zero else "−" if value < 0 else "+" if sign else "") + text
-
-
-def decimals(values: Sequence[float | None], two_from: float) -> int:
-    """Decimals for numbers that stand together: two if the largest reaches `two_from`, more below."""
-    size = max((abs(v) for v in _finite(values)), default=0.0)
-    return 2 if size >= two_from else 3 if size >= 0.1 else 4
+        first = math.ceil(self.low / step - 1e-9)
+        last = math.floor(self.high / step + 1e-9)
+        return [(i * step, fixed(i * step, digits)) for i in range(first, last + 1)]
 
 
 def _svg(width: float, height: float, label: str, body: Sequence[str], kind: str) -> str:
@@ -84,98 +85,125 @@ def _text(x: float, y: float, text: str, more: str = "") -> str:
     return f'<text x="{x:g}" y="{y:g}" {more}>{escape(text)}</text>'
 
 
-def _finite(values: Sequence[float | None]) -> list[float]:
-    return [v for v in values if v is not None and math.isfinite(v)]
-
-
-def limits(claims: Sequence[JudgedClaim]) -> tuple[float, float]:
+def limits(claims: Sequence[Claim]) -> tuple[float, float]:
     """One range for claims that share a unit, so that their figures can be compared by eye.
 
     Every seed, zero, margin and band lies inside. An interval may stretch the range threefold, no further: two seeds
     have intervals so wide that nothing else could be seen.
     """
     points = [0.0]
-    ends: list[float] = []
+    ends = []
     for claim in claims:
-        within = claim.within
-        points += [*_finite(claim.per_seed), *([claim.margin] if within is None else [-within, within])]
-        points += [claim.published.difference] if claim.published else []
-        ends += _finite(claim.interval or [])
+        points += finite(claim.per_seed)
+        points += [claim.margin] if claim.within is None else [-claim.within, claim.within]
+        points += [claim.published["difference"]] if claim.published else []
+        ends += finite(claim.interval or [])
     low, high = min(points), max(points)
-    span = high - low or 1.0
-    low, high = min([low, *(max(e, low - span) for e in ends)]), max([high, *(min(e, high + span) for e in ends)])
-    pad = 0.05 * (high - low or 1.0)
+    room = high - low or 1.0
+    lowest = min([low, *(max(end, low - room) for end in ends)])
+    highest = max([high, *(min(end, high + room) for end in ends)])
+    return _padded(lowest, highest, 0.05)
+
+
+def _padded(low: float, high: float, share: float) -> tuple[float, float]:
+    """A range with a margin on both sides."""
+    pad = share * (high - low or 1.0)
     return low - pad, high + pad
 
 
-def span(claim: JudgedClaim, judged: Sequence[JudgedClaim]) -> tuple[float, float]:
+def span(claim: Claim, together: Sequence[Claim]) -> tuple[float, float]:
     """The range shared by all claims of the same metric and kind, unless this one would fill less than a quarter."""
-
-    def kind(item: JudgedClaim) -> tuple[str, bool]:
-        return item.better.partition("/")[2], item.within is None
-
-    own, shared = limits([claim]), limits([c for c in judged if kind(c) == kind(claim)])
+    alike = [other for other in together if _is_alike(other, claim)]
+    own, shared = limits([claim]), limits(alike)
     return shared if 4 * (own[1] - own[0]) > shared[1] - shared[0] else own
 
 
-def difference(claim: JudgedClaim, seeds: Sequence[int], extent: tuple[float, float]) -> str:
+def _is_alike(a: Claim, b: Claim) -> bool:
+    return a.metric == b.metric and (a.within is None) == (b.within is None)
+
+
+def difference(claim: Claim, extent: tuple[float, float]) -> str:
     """A claim's paired differences: one dot per seed, the mean with its interval, and the line that decides.
 
     Args:
-        claim: as judged: per_seed, difference, interval (or None), margin, within (or None), in the metric's unit.
-        seeds: one for each value of per_seed, for the tooltips.
+        claim: as judged.
         extent: the range of the axis, from `span`.
     """
     width, height, floor = 260, 62, 42
     axis = Axis(*extent, 10, width - 10)
-    mean, interval, within = claim.difference, claim.interval, claim.within
-    body = []
-    if within is not None:
-        left, right = axis(-within), axis(within)
-        body.append(f'<rect x="{left}" y="3" width="{right - left:g}" height="{floor - 3}" opacity="0.12"/>')
-        body += [_line(x, 3, x, floor, 'stroke-width="1.2" stroke-dasharray="3 2"') for x in (left, right)]
+    interval = claim.interval or ()
+    digits = decimals([claim.difference, *interval], two_from=1)
+    body = [*_decision(claim, axis, floor), *_scale(axis, floor, 7)]
+    if interval:
+        body += _bar(interval, axis, extent)
+    if claim.published is not None:
+        x = axis(claim.published["difference"])
+        tip = f"<title>published {fixed(claim.published['difference'], digits, True)}</title>"
+        body.append(f'<path d="M{x:g} 36l5 -9h-10z" fill="none" stroke="currentColor" stroke-width="1.3">{tip}</path>')
+    if claim.difference is not None:
+        tip = f"<title>mean {fixed(claim.difference, digits, True)}</title>"
+        body.append(f'<path d="M{axis(claim.difference):g} 8l6 6l-6 6l-6 -6z">{tip}</path>')
+    for seed, value in zip(claim.seeds, claim.per_seed, strict=True):
+        if math.isfinite(value):
+            body.append(_dot(axis(value), 31, f"seed {seed}: {fixed(value, digits, True)}"))
+    return _svg(width, height, _in_words(claim, digits), body, "difference")
+
+
+def _in_words(claim: Claim, digits: int) -> str:
+    """What the figure of a claim shows, for those who do not see it."""
+    mean = f"mean {fixed(claim.difference, digits, True)}, " if claim.difference is not None else ""
+    ends = " to ".join(fixed(end, digits, True) for end in claim.interval or ())
+    interval = f"interval {ends}" if ends else "no interval"
+    return f"{claim.name}: {len(claim.per_seed)} paired differences, {mean}{interval}"
+
+
+def _decision(claim: Claim, axis: Axis, floor: float) -> list[str]:
+    """Zero, and the margin or the band that the interval is held against."""
+    marks = []
+    if claim.within is not None:
+        left, right = axis(-claim.within), axis(claim.within)
+        marks.append(f'<rect x="{left}" y="3" width="{right - left:g}" height="{floor - 3}" opacity="0.12"/>')
+        for x in (left, right):
+            marks.append(_line(x, 3, x, floor, 'stroke-width="1.2" stroke-dasharray="3 2"'))
     elif claim.margin:
         x = axis(claim.margin)
-        body.append(_line(x, 3, x, floor, 'stroke-width="1.4" stroke-dasharray="3 2"'))
-    body.append(_line(axis(0), 3, axis(0), floor, f'stroke-width="1.4" opacity="{0.35 if claim.margin else 0.8}"'))
-    body.append(_line(10, floor, width - 10, floor, 'opacity="0.45"'))
-    for value, label in axis.ticks(7):
-        body.append(_line(axis(value), floor, axis(value), floor + 4, 'opacity="0.45"'))
-        body.append(_text(axis(value), floor + 16, label, 'text-anchor="middle" opacity="0.8"'))
-    digits = decimals([mean, *(interval or [])], two_from=1)
-    words = "no interval"
-    if interval:
-        words = f"interval {number(interval[0], digits, True)} to {number(interval[1], digits, True)}"
-        body.append(_line(axis(interval[0]), 14, axis(interval[1]), 14, 'stroke-width="2"'))
-        for end, side in zip(interval, (-1, 1), strict=True):
-            x = axis(end)
-            if extent[0] <= end <= extent[1]:
-                body.append(_line(x, 10, x, 18, 'stroke-width="2"'))
-            else:  # the interval goes on outside the picture
-                body.append(f'<path d="M{x + 6 * side:g} 14l{-7 * side} -4.5v9z"/>')
-    said = claim.published
-    if said is not None:
-        x = axis(said.difference)
-        tip = f"<title>published {number(said.difference, digits, True)}</title>"
-        body.append(f'<path d="M{x:g} 36l5 -9h-10z" fill="none" stroke="currentColor" stroke-width="1.3">{tip}</path>')
-    if mean is not None:
-        x = axis(mean)
-        body.append(f'<path d="M{x:g} 8l6 6l-6 6l-6 -6z"><title>mean {number(mean, digits, True)}</title></path>')
-    for seed, value in zip(seeds, claim.per_seed, strict=True):
-        if math.isfinite(value):
-            tip = f"<title>seed {seed}: {number(value, digits, True)}</title>"
-            body.append(f'<circle cx="{axis(value)}" cy="31" r="4" style="fill:var(--s0,{LIGHT[0]})" ')
-            body.append(f'fill-opacity="0.55" stroke="currentColor" stroke-width="0.8">{tip}</circle>')
-    told = f"mean {number(mean, digits, True)}, " if mean is not None else ""
-    label = f"{claim.name}: {len(claim.per_seed)} paired differences, {told}{words}"
-    return _svg(width, height, label, body, "difference")
+        marks.append(_line(x, 3, x, floor, 'stroke-width="1.4" stroke-dasharray="3 2"'))
+    opacity = 0.35 if claim.margin else 0.8
+    zero = axis(0)
+    return [*marks, _line(zero, 3, zero, floor, f'stroke-width="1.4" opacity="{opacity}"')]
+
+
+def _scale(axis: Axis, floor: float, count: int) -> list[str]:
+    """A horizontal axis with about `count` values."""
+    marks = [_line(axis.start, floor, axis.end, floor, 'opacity="0.45"')]
+    for value, label in axis.ticks(count):
+        marks.append(_line(axis(value), floor, axis(value), floor + 4, 'opacity="0.45"'))
+        marks.append(_text(axis(value), floor + 16, label, 'text-anchor="middle" opacity="0.8"'))
+    return marks
+
+
+def _bar(interval: Sequence[float], axis: Axis, extent: tuple[float, float]) -> list[str]:
+    """An interval, with an arrowhead where it goes on outside the picture."""
+    marks = [_line(axis(interval[0]), 14, axis(interval[1]), 14, 'stroke-width="2"')]
+    for end, side in zip(interval, (-1, 1), strict=True):
+        x = axis(end)
+        if extent[0] <= end <= extent[1]:
+            marks.append(_line(x, 10, x, 18, 'stroke-width="2"'))
+        else:
+            marks.append(f'<path d="M{x + 6 * side:g} 14l{-7 * side} -4.5v9z"/>')
+    return marks
+
+
+def _dot(x: float, y: float, tip: str) -> str:
+    """A seed."""
+    look = f'style="fill:var(--s0,{LIGHT[0]})" fill-opacity="0.55" stroke="currentColor" stroke-width="0.8"'
+    return f'<circle cx="{x}" cy="{y:g}" r="4" {look}><title>{tip}</title></circle>'
 
 
 def reach(groups: Sequence[Sequence[float]]) -> tuple[float, float]:
     """One range for all values of all groups, with a margin."""
-    points = _finite([value for group in groups for value in group]) or [0.0]
-    pad = 0.06 * (max(points) - min(points) or 1.0)
-    return min(points) - pad, max(points) + pad
+    points = finite([value for group in groups for value in group]) or [0.0]
+    return _padded(min(points), max(points), 0.06)
 
 
 def values(row: Mapping[str, Any], extent: tuple[float, float]) -> str:
@@ -187,18 +215,15 @@ def values(row: Mapping[str, Any], extent: tuple[float, float]) -> str:
     """
     width, height, floor = 260, 44, 24
     axis = Axis(*extent, 12, width - 12)
-    body = [_line(12, floor, width - 12, floor, 'opacity="0.45"')]
-    for value, label in axis.ticks(6):
-        body.append(_line(axis(value), floor, axis(value), floor + 4, 'opacity="0.45"'))
-        body.append(_text(axis(value), floor + 16, label, 'text-anchor="middle" opacity="0.8"'))
+    body = _scale(axis, floor, 6)
     if row["interval"]:
-        body.append(_line(axis(row["interval"][0]), 12, axis(row["interval"][1]), 12, 'stroke-width="2"'))
+        low, high = map(axis, row["interval"])
+        body.append(_line(low, 12, high, 12, 'stroke-width="2"'))
     body.append(f'<path d="M{axis(row["mean"]):g} 6l6 6l-6 6l-6 -6z"/>')
     for seed, value in zip(row["seeds"], row["values"], strict=True):
-        tip = f"<title>seed {seed}: {value:.4g}</title>"
-        body.append(f'<circle cx="{axis(value)}" cy="12" r="4" style="fill:var(--s0,{LIGHT[0]})" ')
-        body.append(f'fill-opacity="0.55" stroke="currentColor" stroke-width="0.8">{tip}</circle>')
-    return _svg(width, height, f"{row['setting']}: mean {row['mean']:.4g} of {len(row['values'])}", body, "difference")
+        body.append(_dot(axis(value), 12, f"seed {seed}: {value:.4g}"))
+    told = f"{row['setting']}: mean {row['mean']:.4g} of {len(row['values'])}"
+    return _svg(width, height, told, body, "difference")
 
 
 def _stroke(style: int, strong: bool = False) -> str:
@@ -211,70 +236,76 @@ def _stroke(style: int, strong: bool = False) -> str:
 
 def _range(series: Mapping[str, Curve]) -> tuple[float, float]:
     """The last three quarters of each stage: a bad start would press everything else against one edge."""
-    kept: list[float] = []
+    points: list[float] = []
     for curve in series.values():
-        skip = len(curve.epoch) // 4
-        kept += _finite(curve.low[skip:]) + _finite(curve.high[skip:])
-    low, high = (min(kept), max(kept)) if kept else (0.0, 1.0)
+        skip = len(curve["epoch"]) // 4
+        points += finite(curve["low"][skip:])
+        points += finite(curve["high"][skip:])
+    low, high = (min(points), max(points)) if points else (0.0, 1.0)
     pad = 0.05 * (high - low or abs(high) or 1.0)
     return low - pad, high + pad
 
 
-def curves(
-    metric: str,
-    series: Mapping[str, Curve],
-    styles: Mapping[str, int],
-    strong: Collection[str] = (),
-) -> str:
+def curves(metric: str, series: Mapping[str, Curve], styles: Mapping[str, int], strong: Collection[str] = ()) -> str:
     """A metric over epochs, one line (mean over seeds) and band (smallest to largest) for each stage, with a legend.
 
     Args:
         metric: what the vertical axis shows.
-        series: stage -> its curve.
+        series: stage -> {epoch, mean, low, high}, lists of equal length.
         styles: stage -> number of its colour and dash, the same in every figure of a page.
         strong: stages drawn thicker and on top: those the paper is about.
     """
     width, plot = 360, 190
+    last = max(finite([epoch for curve in series.values() for epoch in curve["epoch"]]), default=1.0)
+    across = Axis(0, max(last, 1.0), 44, width - 8)
+    up = Axis(*_range(series), plot, 20)
+    body = [_text(2, 11, metric, 'font-weight="600"'), *_grid(across, up)]
+
+    # A picture inside the picture clips without needing an id that could occur twice on a page.
+    body.append(f'<svg x="0" y="16" width="{width}" height="{plot - 14}" viewBox="0 16 {width} {plot - 14}">')
+    for name in sorted(series, key=lambda name: name in strong):  # stable: the strong ones come last, on top
+        body += _curve(name, series[name], (across, up), styles[name], name in strong)
+    body.append("</svg>")
+
     longest = max(len(name) for name in series)
     columns = max(1, int((width - 10) // (34 + longest * LETTER)))
     rows = math.ceil(len(series) / columns)
-    height = plot + 44 + 17 * rows
-    last = max(_finite([e for c in series.values() for e in c.epoch]), default=1.0)
-    across, up = Axis(0, max(last, 1.0), 44, width - 8), Axis(*_range(series), plot, 20)
-    body = [_text(2, 11, metric, 'font-weight="600"')]
+    for index, name in enumerate(series):
+        row, column = divmod(index, columns)
+        x = 6 + column * (width - 10) / columns
+        y = plot + 48 + 17 * row
+        body.append(_line(x, y - 4, x + 24, y - 4, _stroke(styles[name], name in strong)))
+        body.append(_text(x + 29, y, name, 'font-weight="600"' if name in strong else ""))
+    return _svg(width, plot + 44 + 17 * rows, f"{metric} by epoch for {', '.join(series)}", body, "curves")
+
+
+def _grid(across: Axis, up: Axis) -> list[str]:
+    """Values of the metric from left to right, whole epochs below."""
+    left, right, bottom = across.start, across.end, up.start
+    marks = []
     for value, label in up.ticks(5):
-        body.append(_line(44, up(value), width - 8, up(value), 'opacity="0.15"'))
-        body.append(_text(39, up(value) + 4, label, 'text-anchor="end" opacity="0.8"'))
+        marks.append(_line(left, up(value), right, up(value), 'opacity="0.15"'))
+        marks.append(_text(left - 5, up(value) + 4, label, 'text-anchor="end" opacity="0.8"'))
     for value, label in across.ticks(6):
         if value == int(value):
-            body.append(_text(across(value), plot + 15, label, 'text-anchor="middle" opacity="0.8"'))
-    body.append(_line(44, plot, width - 8, plot, 'opacity="0.45"'))
-    body.append(_text(width - 8, plot + 29, "epoch", 'text-anchor="end" opacity="0.8"'))
-    drawn = sorted(series, key=lambda name: name in strong)  # stable: the strong ones come last, on top
-    # A picture inside the picture clips without needing an id that could occur twice on a page.
-    body.append(f'<svg x="0" y="16" width="{width}" height="{plot - 14}" viewBox="0 16 {width} {plot - 14}">')
-    scale = (up.end - up.start) / (up.high - up.low)
-    for name in drawn:
-        curve = series[name]
-        known = [p for p in zip(curve.epoch, curve.mean, curve.low, curve.high, strict=True) if _whole(p)]
-        x = [across(p[0]) for p in known]
-        mean, low, high = ([round(up.start + (p[i] - up.low) * scale, 1) for p in known] for i in (1, 2, 3))
-        slot = styles[name] % len(LIGHT)
-        edge = _points([*x, *reversed(x)], [*high, *reversed(low)])
-        body.append(f'<polygon points="{edge}" style="fill:var(--s{slot},{LIGHT[slot]})" fill-opacity="0.1"/>')
-        line = f'<polyline points="{_points(x, mean)}" fill="none" stroke-linejoin="round"'
-        body.append(f"{line} {_stroke(styles[name], name in strong)}><title>{escape(name)}</title></polyline>")
-    body.append("</svg>")
-    for index, name in enumerate(series):
-        x0 = 6 + (index % columns) * (width - 10) / columns
-        y0 = plot + 48 + 17 * (index // columns)
-        body.append(_line(x0, y0 - 4, x0 + 24, y0 - 4, _stroke(styles[name], name in strong)))
-        body.append(_text(x0 + 29, y0, name, 'font-weight="600"' if name in strong else ""))
-    return _svg(width, height, f"{metric} by epoch for {', '.join(series)}", body, "curves")
+            marks.append(_text(across(value), bottom + 15, label, 'text-anchor="middle" opacity="0.8"'))
+    marks.append(_line(left, bottom, right, bottom, 'opacity="0.45"'))
+    marks.append(_text(right, bottom + 29, "epoch", 'text-anchor="end" opacity="0.8"'))
+    return marks
 
 
-def _whole(point: Sequence[float | None]) -> bool:
-    return len(_finite(point)) == len(point)
+def _curve(name: str, curve: Curve, axes: tuple[Axis, Axis], style: int, strong: bool) -> list[str]:
+    """The band and the line of a stage; epochs that lack a value are left out."""
+    across, up = axes
+    points = zip(*(curve[key] for key in ("epoch", "mean", "low", "high")), strict=True)
+    whole = [point for point in points if len(finite(point)) == len(point)]
+    x = [across(point[0]) for point in whole]
+    mean, low, high = ([up.beyond(point[index]) for point in whole] for index in (1, 2, 3))
+    edge = _points([*x, *reversed(x)], [*high, *reversed(low)])
+    slot = style % len(LIGHT)
+    band = f'<polygon points="{edge}" style="fill:var(--s{slot},{LIGHT[slot]})" fill-opacity="0.1"/>'
+    line = f'<polyline points="{_points(x, mean)}" fill="none" stroke-linejoin="round" {_stroke(style, strong)}>'
+    return [band, f"{line}<title>{escape(name)}</title></polyline>"]
 
 
 def _points(x: Sequence[float], y: Sequence[float]) -> str:
@@ -288,73 +319,120 @@ def diagram(boxes: Sequence[Box], styles: Mapping[str, int]) -> str:
     The text keeps its size: a narrow page scrolls the picture instead of shrinking it.
     """
     names = {box.name for box in boxes}
-    needs = {box.name: [n for n in box.needs if n in names] for box in boxes}
-    depth = dict.fromkeys(names, 0)
-    for _ in boxes:
-        for box in boxes:
-            depth[box.name] = max([0, *(depth[n] + 1 for n in needs[box.name])])
-    layers, routes = _layers(boxes, needs, depth)
-    wide = max(78.0, max((max(len(b.name) * 1.17, len(b.note)) * LETTER for b in boxes), default=0) + 18)
-    tall, gap, between = 40, 12, 60
-    heights = [sum(tall if key in names else 6 for key in layer) + gap * (len(layer) - 1) for layer in layers]
-    height, width = max(heights) + 8, len(layers) * (wide + between) - between + 8
-    place: dict[str, tuple[float, float]] = {}  # left edge and middle
-    for column, layer in enumerate(layers):
-        top = 4 + (max(heights) - heights[column]) / 2
-        for key in layer:
-            size = tall if key in names else 6
-            place[key] = (4 + column * (wide + between), top + size / 2)
-            top += size + gap
+    needs = {box.name: [name for name in box.needs if name in names] for box in boxes}
+    layers, routes = _layers(boxes, needs)
+    longest = max((max(len(box.name) * 1.17, len(box.note)) for box in boxes), default=0)
+    wide = max(78.0, longest * LETTER + 18)
+    tallest = max(_layer_height(layer, names) for layer in layers)
+    place = _places(layers, names, wide, tallest)
+
     body = []
     for box in boxes:
-        arriving = sorted((r for r in routes if r[-1] == box.name), key=lambda r: place[r[-2]][1])
+        arriving = [route for route in routes if route[-1] == box.name]
+        arriving.sort(key=lambda route: place[route[-2]][1])
         for index, route in enumerate(arriving):
             port = (index - (len(arriving) - 1) / 2) * min(9, 30 / len(arriving))
             body.append(_arrow(route, place, wide, port, _stroke(styles[route[0]])))
     for box in boxes:
-        left, middle = place[box.name]
-        solid = 'fill-opacity="0.07"' if box.trained else 'fill="none" stroke-dasharray="4 3"'
-        rect = f'<rect x="{left:g}" y="{middle - tall / 2:g}" width="{wide:g}" height="{tall}" rx="5"'
-        body.append(f'{rect} {solid} stroke="currentColor" stroke-opacity="0.7"/>')
-        body.append(_text(left + 9, middle - 3, box.name, 'font-size="12" font-weight="600"'))
-        body.append(_text(left + 9, middle + 12, box.note, 'opacity="0.8"'))
-    told = [f"{b.name} ({b.note})" + (f" needs {', '.join(needs[b.name])}" if needs[b.name] else "") for b in boxes]
-    return _svg(round(width), round(height), f"Stages: {'; '.join(told)}", body, "diagram")
+        body += _box(box, place[box.name], wide)
+
+    width = len(layers) * (wide + BETWEEN) - BETWEEN + 8
+    told = [_told(box, needs[box.name]) for box in boxes]
+    return _svg(round(width), round(tallest + 8), f"Stages: {'; '.join(told)}", body, "diagram")
 
 
-def _layers(
-    boxes: Sequence[Box], needs: Mapping[str, Sequence[str]], depth: Mapping[str, int]
-) -> tuple[list[list[str]], list[list[str]]]:
+def _told(box: Box, needs: Sequence[str]) -> str:
+    return f"{box.name} ({box.note})" + (f" needs {', '.join(needs)}" if needs else "")
+
+
+def _box(box: Box, place: tuple[float, float], wide: float) -> list[str]:
+    """A stage's box with its two lines of text."""
+    left, middle = place
+    look = 'fill-opacity="0.07"' if box.trained else 'fill="none" stroke-dasharray="4 3"'
+    size = f'x="{left:g}" y="{middle - TALL / 2:g}" width="{wide:g}" height="{TALL}" rx="5"'
+    return [
+        f'<rect {size} {look} stroke="currentColor" stroke-opacity="0.7"/>',
+        _text(left + 9, middle - 3, box.name, 'font-size="12" font-weight="600"'),
+        _text(left + 9, middle + 12, box.note, 'opacity="0.8"'),
+    ]
+
+
+def _key_height(key: str, names: Collection[str]) -> int:
+    return TALL if key in names else THIN
+
+
+def _layer_height(layer: Sequence[str], names: Collection[str]) -> int:
+    return sum(_key_height(key, names) for key in layer) + GAP * (len(layer) - 1)
+
+
+def _places(
+    layers: Sequence[Sequence[str]], names: Collection[str], wide: float, tallest: float
+) -> dict[str, tuple[float, float]]:
+    """Left edge and middle of each key, columns centred beside the tallest."""
+    places = {}
+    for column, layer in enumerate(layers):
+        left = 4 + column * (wide + BETWEEN)
+        top = 4 + (tallest - _layer_height(layer, names)) / 2
+        for key in layer:
+            height = _key_height(key, names)
+            places[key] = (left, top + height / 2)
+            top += height + GAP
+    return places
+
+
+def _depths(boxes: Sequence[Box], needs: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """How many stages, at most, come before each."""
+    depth = dict.fromkeys(needs, 0)
+    for _ in boxes:
+        for box in boxes:
+            depth[box.name] = max([0, *(depth[name] + 1 for name in needs[box.name])])
+    return depth
+
+
+def _layers(boxes: Sequence[Box], needs: Mapping[str, Sequence[str]]) -> tuple[list[list[str]], list[list[str]]]:
     """Columns of keys in an order with few crossings, and each arrow as the keys it passes.
 
     An arrow over several columns gets a key of its own in those between, so that it passes between boxes, not behind.
     """
+    depth = _depths(boxes, needs)
     layers: list[list[str]] = [[] for _ in range(max(depth.values(), default=0) + 1)]
     for box in boxes:
         layers[depth[box.name]].append(box.name)
     routes = []
     for box in boxes:
         for source in needs[box.name]:
-            passed = [f"{source}\n{box.name}\n{column}" for column in range(depth[source] + 1, depth[box.name])]
-            for column, key in enumerate(passed, depth[source] + 1):
+            between = range(depth[source] + 1, depth[box.name])
+            passed = [f"{source}\n{box.name}\n{column}" for column in between]
+            for column, key in zip(between, passed, strict=True):
                 layers[column].append(key)
             routes.append([source, *passed, box.name])
+    _untangle(layers, routes)
+    return layers, routes
+
+
+def _untangle(layers: list[list[str]], routes: Sequence[Sequence[str]]) -> None:
+    """Sort each column by the middle of what it is joined to: to the right, back, and to the right again."""
     joined: dict[str, set[str]] = {}
     for route in routes:
         for a, b in pairwise(route):
             joined.setdefault(a, set()).add(b)
             joined.setdefault(b, set()).add(a)
-    columns = range(len(layers))
-    for near, order in ((-1, columns), (1, reversed(columns)), (-1, columns)):
-        for column in order:
+    for near in (-1, 1, -1):
+        columns = range(len(layers))
+        for column in columns if near < 0 else reversed(columns):
             if 0 <= column + near < len(layers):
-                rank, own = _rank(layers[column + near]), _rank(layers[column])
-                middle = {}
-                for key in layers[column]:
-                    linked = [rank[k] for k in sorted(joined.get(key, ())) if k in rank]
-                    middle[key] = sum(linked) / len(linked) if linked else own[key]
-                layers[column].sort(key=middle.__getitem__)
-    return layers, routes
+                rank = _rank(layers[column + near])
+                middles = _middles(layers[column], rank, joined)
+                layers[column].sort(key=middles.__getitem__)
+
+
+def _middles(layer: Sequence[str], rank: Mapping[str, float], joined: Mapping[str, set[str]]) -> dict[str, float]:
+    """The mean rank of what each key is joined to in the next column; its own where there is nothing."""
+    middles = {}
+    for key, own in _rank(layer).items():
+        linked = [rank[other] for other in sorted(joined.get(key, ())) if other in rank]
+        middles[key] = sum(linked) / len(linked) if linked else own
+    return middles
 
 
 def _rank(layer: Sequence[str]) -> dict[str, float]:
@@ -364,15 +442,18 @@ def _rank(layer: Sequence[str]) -> dict[str, float]:
 
 def _arrow(route: Sequence[str], place: Mapping[str, tuple[float, float]], wide: float, port: float, ink: str) -> str:
     """A smooth line from the right edge of the first to the left edge of the last, with a head."""
-    x, y = place[route[0]][0] + wide, place[route[0]][1]
+    left, y = place[route[0]]
+    x = left + wide
     path = [f"M{x:g} {y:g}"]
     for key in route[1:]:
+        is_last = key == route[-1]
         left, middle = place[key]
-        end, level = (left - 6, middle + port) if key == route[-1] else (left, middle)
+        end = left - 6 if is_last else left
+        level = middle + port if is_last else middle
         half = (end - x) / 2
         path.append(f"C{x + half:g} {y:g} {end - half:g} {level:g} {end:g} {level:g}")
         x, y = end, level
-        if key != route[-1]:
+        if not is_last:
             x += wide
             path.append(f"H{x:g}")
     colour = ink.split('"')[1].replace("stroke:", "fill:")

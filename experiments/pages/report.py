@@ -6,11 +6,11 @@ Every number on a page comes from results/<key>.json. What was never run is list
 from __future__ import annotations
 
 import base64
-import math
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,18 @@ from experiments.common import files
 from experiments.common.errors import unknown
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose
-from experiments.evidence import layout, merge, results, sequences, staleness, verdicts
-from experiments.evidence.records import Elsewhere, Entry, Provenance, PublishedResult, StageRecord
-from experiments.pages import answers, figures
-from experiments.pages.console import SHOWN, judged_metrics
-from experiments.pages.figures import decimals, number
+from experiments.evidence import layout, merge, results, staleness, verdicts
+from experiments.evidence.records import Entry
+from experiments.pages import answers, figures, numbers, view
+from experiments.pages.numbers import decimals, fixed
+from experiments.running.plan import names_in
 
 RUNS = ROOT / "runs"
 SCALES = {
     "full": "the recipe as published",
     "mini": "the embedded default: a smaller recipe for two CPU cores",
 }
+PUBLISHED_RECIPE = "the published recipe; with DRY=1 it is built, steps once and says what data and memory it needs"
 FIRST_CURVES = ("train/loss", "val/top1")  # shown at once where a stage logs them; the others unfold
 
 
@@ -63,16 +64,16 @@ def build(papers: list[str] | None = None, site: Path = ROOT / "site") -> list[P
 def _templates() -> jinja2.Environment:
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
-    made = jinja2.Environment(loader=loader, autoescape=True, **options)
-    made.globals.update(chip=_chip, light=figures.LIGHT, dark=figures.DARK)
-    return made
+    environment = jinja2.Environment(loader=loader, autoescape=True, **options)
+    environment.globals.update(chip=_chip, light=figures.LIGHT, dark=figures.DARK)
+    return environment
 
 
 def _chip(verdict: str, count: int | None = None) -> Markup:
     """A verdict as a small label: symbol, count if given, word."""
     shown = verdict if count is None else f"{count} {verdict}"
     text = '<span class="chip {}"><span aria-hidden="true">{}</span> {}</span>'
-    return Markup(text).format(verdict.replace(" ", "-"), answers.SYMBOLS[verdict], shown)
+    return Markup(text).format(verdict.replace(" ", "-"), view.SYMBOLS[verdict], shown)
 
 
 def _render(template: str, **values: Any) -> str:
@@ -83,12 +84,12 @@ def _gather(key: str) -> dict[str, Any]:
     """A paper's record, or what its configuration says when it was never run, and what is stale."""
     declared = compose.paper_file(key)
     record = results.read(key)
-    entries = record.entries if record is not None else {}
+    recorded = record.entries if record is not None else {}
     return {
         "declared": declared,
         "record": record,
-        "entries": entries,
-        "stale": {title: staleness.stale(key, entry) for title, entry in entries.items()},
+        "entries": {title: _with_found_here(key, title, entry) for title, entry in recorded.items()},
+        "stale": {title: staleness.stale(key, entry) for title, entry in recorded.items()},
         "key": key,
         "title": declared.get("title") or key,
         "arxiv": declared.get("arxiv"),
@@ -124,20 +125,16 @@ def _page(paper: Mapping[str, Any]) -> dict[str, Any]:
 
 def _unrecorded(paper: Mapping[str, Any]) -> list[dict[str, str]]:
     """The published recipe and the variants that have no record, each with its command; what fits a CPU first."""
-    recorded = {(entry.scale, entry.variant or None) for entry in paper["entries"].values()}
-    variants = paper["declared"].get("variants") or {}
-    settings = {(item["scale"], name): item["about"] for name, item in variants.items()}
-    published = "the published recipe; with DRY=1 it is built, steps once and says what data and memory it needs"
-    shown = [
-        {
-            "name": scale if variant is None else f"{scale}+{variant}",
-            "about": about,
-            "command": _command(paper["key"], scale, variant, []),
-        }
-        for (scale, variant), about in {("full", None): published, **settings}.items()
-        if (scale, variant) not in recorded
-    ]
-    return sorted(shown, key=lambda row: not row["name"].startswith("mini"))
+    recorded = {(entry.scale, entry.variant) for entry in paper["entries"].values()}
+    settings: dict[tuple[str, str | None], str] = {("full", None): PUBLISHED_RECIPE}
+    for name, item in (paper["declared"].get("variants") or {}).items():
+        settings[item["scale"], name] = item["about"]
+    rows = []
+    for (scale, variant), about in settings.items():
+        if (scale, variant) not in recorded:
+            command = _command(paper["key"], scale, variant, [])
+            rows.append({"name": results.title(scale, variant), "about": about, "command": command})
+    return sorted(rows, key=lambda row: not row["name"].startswith("mini"))
 
 
 def _bibtex(paper: Mapping[str, Any]) -> str:
@@ -151,21 +148,22 @@ def _bibtex(paper: Mapping[str, Any]) -> str:
 
 def _sweeps(key: str) -> list[dict[str, Any]]:
     """The sweeps that were run here, the newest first: each setting with its mean, interval and seeds."""
-    recorded = [s for path in RUNS.glob(f"{key}/*/sweeps/*.json") if (s := files.read_json(path)) is not None]
-    shown = []
-    for sweep in sorted(recorded, key=lambda s: s["written"], reverse=True):
-        digits = decimals([row["mean"] for row in sweep["settings"]], two_from=10)
-        extent = figures.reach([row["values"] for row in sweep["settings"]])
-        rows = []
-        for row in sweep["settings"]:
-            mean = "–" if row["mean"] is None else number(row["mean"], digits)
-            ends = " to ".join(number(end, digits) for end in row["interval"]) if row["interval"] else ""
-            drawn = Markup(figures.values(row, extent)) if row["values"] else ""
-            rows.append(
-                {"setting": row["setting"], "mean": mean, "interval": ends, "figure": drawn, "failed": row["failed"]}
-            )
-        shown.append({**{k: sweep[k] for k in ("name", "scale", "objective")}, "rows": rows})
-    return shown
+    recorded = [files.read_json(path) for path in RUNS.glob(f"{key}/*/sweeps/*.json")]
+    readable = [sweep for sweep in recorded if sweep is not None]
+    return [_sweep(sweep) for sweep in sorted(readable, key=lambda sweep: sweep["written"], reverse=True)]
+
+
+def _sweep(sweep: Mapping[str, Any]) -> dict[str, Any]:
+    digits = decimals([row["mean"] for row in sweep["settings"]], two_from=10)
+    extent = figures.reach([row["values"] for row in sweep["settings"]])
+    rows = []
+    for row in sweep["settings"]:
+        mean = "–" if row["mean"] is None else fixed(row["mean"], digits)
+        ends = " to ".join(fixed(end, digits) for end in row["interval"] or ())
+        drawn = Markup(figures.values(row, extent)) if row["values"] else ""
+        shown = {"setting": row["setting"], "failed": row["failed"]}
+        rows.append({**shown, "mean": mean, "interval": ends, "figure": drawn})
+    return {"name": sweep["name"], "scale": sweep["scale"], "objective": sweep["objective"], "rows": rows}
 
 
 def _planned(key: str, declared: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,25 +172,35 @@ def _planned(key: str, declared: Mapping[str, Any]) -> dict[str, Any]:
     boxes = []
     for name, stage in composed["stages"].items():
         trained = stage.get("fit", True)
-        needs = [n for v in (stage.get("needs") or {}).values() for n in ([v] if isinstance(v, str) else v)]
+        needs = names_in(stage.get("needs") or {})
         boxes.append(figures.Box(name, needs, trained, "trained" if trained else "only tested"))
-    judged = [verdicts.judge(claim, {}, [], 0) for claim in claims.read(composed).claims]
-    shown = claims.published({**declared, "scale": "full"})
+    asked = [verdicts.judge(claim, {}, [], 0) for claim in claims.read(composed).claims]
+    reported = [verdicts.compare(item, {}, [], "full") for item in claims.published({**declared, "scale": "full"})]
     return {
-        "claims": answers.claim_rows([claim.model_copy(update={"reason": ""}) for claim in judged]),
-        "published": _published([verdicts.compare(item, {}, [], "full") for item in shown], "full"),
+        "claims": answers.claim_rows([view.claim(claim.model_copy(update={"reason": ""})) for claim in asked]),
+        "published": [_published(view.published(item, "full", {}, 0)) for item in reported],
         "diagram": Markup(figures.diagram(boxes, {box.name: i for i, box in enumerate(boxes)})),
         "command": _command(key, "mini", None, []),
     }
 
 
-def _entry(key: str, title: str, entry: Entry, changed: Sequence[str]) -> dict[str, Any]:
+def _with_found_here(key: str, title: str, recorded: Entry) -> view.Entry:
+    """An entry with what a run on this machine found for it, see results.here."""
+    entry = view.of(recorded)
+    here = results.entry(key, title, results.here())
+    if here is None:
+        return entry
+    found_here = view.elsewhere(merge.from_elsewhere(here, recorded))
+    return replace(entry, elsewhere=[*entry.elsewhere, found_here])
+
+
+def _entry(key: str, title: str, entry: view.Entry, changed: Sequence[str]) -> dict[str, Any]:
     """One (scale, variant) as the page shows it: everything formatted, nothing left to compute."""
-    stages = entry.stages
-    styles = {name: index for index, name in enumerate(stages)}
-    main = entry.main_claim()
+    styles = {name: index for index, name in enumerate(entry.stages)}
+    main = entry.main
     strong = {main.better.split("/")[0]} if main is not None else set()
-    drawn = _curves(stages, styles, strong)
+    curves = _curves(entry, styles, strong)
+    boxes = [_box(stage) for stage in entry.stages.values()]
     return {
         "title": title,
         "anchor": _anchor(title),
@@ -201,184 +209,149 @@ def _entry(key: str, title: str, entry: Entry, changed: Sequence[str]) -> dict[s
         "facts": _facts(entry),
         "claims": answers.claim_rows([claim for claim in entry.claims if not claim.main]),
         "checks": [answers.comparison(item) for item in entry.checks],
-        "counts": answers.count_verdicts([claim.verdict for claim in entry.claims], "claim"),
-        "history": [answers.past(item) for item in entry.history],
-        "elsewhere": [answers.elsewhere(item) for item in [*entry.elsewhere, *_found_here(key, title, entry)]],
-        "registered": answers.registered(entry),
-        **_stages(entry, changed),
+        "counts": answers.count_verdicts(entry.claims),
+        "history": [{**vars(item), "seeds": _listed(item.seeds), "verdicts": item.verdicts} for item in entry.history],
+        "elsewhere": entry.elsewhere,
+        "registered": entry.registration,
+        "tables": _tables(entry, changed),
         "seeds": len(entry.seeds),
-        "published": _published(entry.published, entry.scale),
-        "curves": drawn[: len(FIRST_CURVES)],
-        "more_curves": drawn[len(FIRST_CURVES) :],
-        "diagram": Markup(figures.diagram([_box(name, stage) for name, stage in stages.items()], styles)),
+        "published": [_published(item) for item in entry.published],
+        "curves": curves[: len(FIRST_CURVES)],
+        "more_curves": curves[len(FIRST_CURVES) :],
+        "diagram": Markup(figures.diagram(boxes, styles)),
         "pictures": _pictures(key, entry),
         "provenance": _provenance(entry),
         "stale": list(changed),
-        "all_stale": all(name in changed for name in stages),
-        "commit": _commit(entry),
+        "all_stale": all(name in changed for name in entry.stages),
+        "commit": entry.machine.code,
         "command": _command(key, entry.scale, entry.variant, entry.overrides),
     }
 
 
-def _found_here(key: str, title: str, entry: Entry) -> list[Elsewhere]:
-    """What a run on this machine found for a recorded setting, see results.here."""
-    found = results.entry(key, title, results.here())
-    return [merge.from_elsewhere(found, entry)] if found else []
+def _listed(values: Sequence[Any]) -> str:
+    return ", ".join(map(str, values))
 
 
-def _facts(entry: Entry) -> list[tuple[str, str]]:
+def _facts(entry: view.Entry) -> list[tuple[str, str]]:
     """What was run, as (term, description); one line for each different data set, with the stages that use it."""
-    told = entry.scale + (f": {SCALES[entry.scale]}" if entry.scale in SCALES else "")
-    facts = [("scale", told)]
+    about_scale = f": {SCALES[entry.scale]}" if entry.scale in SCALES else ""
+    facts = [("scale", entry.scale + about_scale)]
     if entry.variant:
         facts.append(("variant", entry.variant + (f": {entry.about}" if entry.about else "")))
-    facts.append(("seeds", ", ".join(map(str, entry.seeds))))
-    used: dict[str, list[str]] = {}
-    for name, stage in entry.stages.items():
-        if data := stage.data:
-            sizes = ", ".join(f"{count:,} {split}" for split, count in data.sizes.items())
-            text = f"{data.name} ({data.source} data): {sizes}; {data.split}"
-            used.setdefault(text, []).append(name)
-    for text, names in used.items():
-        facts.append(("data", text if len(used) == 1 else f"{text}; in {', '.join(names)}"))
+    facts.append(("seeds", _listed(entry.seeds)))
+
+    users: dict[str, list[str]] = {}
+    for stage in entry.stages.values():
+        if stage.data:
+            sizes = ", ".join(f"{count:,} {split}" for split, count in stage.data["sizes"].items())
+            text = f"{stage.data['name']} ({stage.data['source']} data): {sizes}; {stage.data['split']}"
+            users.setdefault(text, []).append(stage.name)
+    for text, names in users.items():
+        facts.append(("data", text if len(users) == 1 else f"{text}; in {', '.join(names)}"))
     return facts
 
 
-def _stages(entry: Entry, changed: Sequence[str]) -> dict[str, Any]:
+def _tables(entry: view.Entry, changed: Sequence[str]) -> list[dict[str, Any]]:
     """The stage tables: stages that report the same metrics stand in one, so that no column is empty."""
-    stages, judged = entry.stages, judged_metrics(entry)
+    metrics = entry.metrics()
+    digits = {}
+    for metric in metrics:
+        values = [value for stage in entry.stages.values() for value in stage.metrics.get(metric, ())]
+        digits[metric] = decimals(values, two_from=10)
+
     tables: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    shown = {
-        name: [m for m in stage.metrics if not m.endswith("/n") and (m.startswith("test/") or m in judged)]
-        for name, stage in stages.items()
+    for stage in entry.stages.values():
+        own = entry.metrics_of(stage.name)
+        columns = tuple(metric for metric in metrics if metric in own)
+        row = _stage_row(stage, {metric: digits[metric] for metric in columns})
+        tables.setdefault(columns, []).append({**row, "stale": stage.name in changed})
+    return [
+        {"metrics": [metric.removeprefix("test/") for metric in columns], "stages": rows}
+        for columns, rows in tables.items()
+    ]
+
+
+def _stage_row(stage: view.Stage, digits: Mapping[str, int]) -> dict[str, Any]:
+    """A stage's row of a table; its metrics with their decimals."""
+    return {
+        "name": stage.name,
+        "about": stage.about,
+        "failed": "" if stage.metrics else stage.failed or "did not finish for every seed",
+        "cells": [_cell(stage.metrics.get(metric, ()), places) for metric, places in digits.items()],
+        "epochs": "–" if stage.epochs is None else str(stage.epochs),
+        "parameters": "–" if stage.parameters is None else f"{stage.parameters:,}",
+        "seconds": f"{sum(stage.seconds):,.1f}" if stage.seconds else "–",
     }
-    names = list(dict.fromkeys(m for metrics in shown.values() for m in metrics))
-    names.sort(key=lambda name: SHOWN.index(name) if name in SHOWN else len(SHOWN))
-    places = {
-        m: decimals([v for s in stages.values() for v in s.metrics.get(m, []) if v is not None], two_from=10)
-        for m in names
-    }
-    for name, stage in stages.items():
-        columns = tuple(m for m in names if m in shown[name])
-        tables.setdefault(columns, []).append(
-            {
-                "name": name,
-                "about": stage.about,
-                "stale": name in changed,
-                "failed": "" if stage.metrics else stage.failed or "did not finish for every seed",
-                "cells": [_cell(stage.metrics.get(m, []), places[m]) for m in columns],
-                "epochs": "–" if stage.epochs is None else str(stage.epochs),
-                "parameters": "–" if stage.parameters is None else f"{stage.parameters:,}",
-                "seconds": f"{stage.total_seconds():,.1f}" if stage.total_seconds() else "–",
-            }
-        )
-    made = [{"metrics": [m.removeprefix("test/") for m in ms], "stages": rows} for ms, rows in tables.items()]
-    return {"tables": made}
 
 
 def _cell(values: Sequence[float | None], digits: int) -> tuple[str, str]:
     """Mean and half of the 95% t interval; the latter is empty where there is none."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return "–", ""
-    if not all(math.isfinite(v) for v in known):
-        return "not finite", ""
-    estimate = sequences.t_interval(known)
-    half = estimate.high - estimate.mean
-    return number(estimate.mean, digits), number(half, digits) if math.isfinite(half) else ""
+    mean, half = numbers.mean_and_half(values, partial(fixed, digits=digits))
+    return mean or "–", half
 
 
-def _published(judged: Sequence[PublishedResult], scale: str) -> list[dict[str, Any]]:
-    rows = []
-    for item in judged:
-        ours, interval = item.ours, item.interval
-        digits = decimals([item.value, ours], two_from=10)
-        half = number(interval[1] - ours, digits) if interval and ours is not None else ""
-        rows.append(
-            {
-                **item.model_dump(include={"stage", "metric", "dataset", "protocol", "source"}),
-                "value": number(item.value, digits),
-                "ours": "–" if ours is None else number(ours, digits),
-                "half": half,
-                "verdict": item.verdict if scale == "full" or item.kind == "exact" else "",
-            }
-        )
-    return rows
+def _published(item: view.Published) -> dict[str, Any]:
+    digits = decimals([item.value, item.ours], two_from=10)
+    has_interval = item.ours is not None and item.interval is not None
+    return {
+        **vars(item),
+        "value": fixed(item.value, digits),
+        "ours": "–" if item.ours is None else fixed(item.ours, digits),
+        "half": fixed(item.interval[1] - item.ours, digits) if has_interval else "",  # type: ignore[index, operator]
+        "verdict": "" if item.verdict == view.NOT_JUDGED else item.verdict,
+    }
 
 
-def _curves(stages: Mapping[str, StageRecord], styles: Mapping[str, int], strong: set[str]) -> list[dict[str, Any]]:
+def _curves(entry: view.Entry, styles: Mapping[str, int], strong: set[str]) -> list[dict[str, Any]]:
     """A figure for each metric that any stage logged, the most telling first."""
-    names = list(dict.fromkeys(metric for stage in stages.values() for metric in stage.curves))
-    names.sort(key=lambda m: FIRST_CURVES.index(m) if m in FIRST_CURVES else len(FIRST_CURVES))
+    metrics = list(dict.fromkeys(metric for stage in entry.stages.values() for metric in stage.curves))
+    metrics.sort(key=lambda metric: FIRST_CURVES.index(metric) if metric in FIRST_CURVES else len(FIRST_CURVES))
     drawn = []
-    for metric in names:
-        series = {name: stage.curves[metric] for name, stage in stages.items() if metric in stage.curves}
+    for metric in metrics:
+        series = {name: stage.curves[metric] for name, stage in entry.stages.items() if metric in stage.curves}
         drawn.append({"metric": metric, "figure": Markup(figures.curves(metric, series, styles, strong))})
     return drawn
 
 
-def _box(name: str, stage: StageRecord) -> figures.Box:
-    note = "only tested" if not stage.fit else "trained"
-    if stage.fit and (stage.epochs or 0) > 0:
-        note += f", {stage.epochs} epoch{'s' * (stage.epochs != 1)}"
-    return figures.Box(name, stage.needs, stage.fit, note if stage.metrics else "did not finish")
+def _box(stage: view.Stage) -> figures.Box:
+    note = "trained" if stage.fit else "only tested"
+    if stage.fit and stage.epochs:
+        note += f", {numbers.count(stage.epochs, 'epoch')}"
+    return figures.Box(stage.name, stage.needs, stage.fit, note if stage.metrics else "did not finish")
 
 
-def _pictures(key: str, entry: Entry) -> list[dict[str, str]]:
+def _pictures(key: str, entry: view.Entry) -> list[dict[str, str]]:
     """What the stages of the first seed drew, inside the page."""
     shown = []
-    for name, stage in entry.stages.items():
-        base = RUNS / key / entry.scale / f"seed={entry.seeds[0]}" / f"{name}-{stage.fingerprints[0]}"
+    for stage in entry.stages.values():
+        base = RUNS / key / entry.scale / f"seed={entry.seeds[0]}" / f"{stage.name}-{stage.fingerprints[0]}"
         for path in sorted((base / "pictures").glob("*.png")):
             data = base64.b64encode(path.read_bytes()).decode()
-            shown.append({"stage": name, "name": path.stem, "data": f"data:image/png;base64,{data}"})
+            shown.append({"stage": stage.name, "name": path.stem, "data": f"data:image/png;base64,{data}"})
     return shown
 
 
-def _commit(entry: Entry) -> str:
-    """The first ten digits of the commit, or of each if stages were trained with several; or that there is none."""
-    commits = (entry.provenance.code.commit or "").split()
-    return ", ".join(commit[:10] for commit in commits if commit != "None") or "no commit"
-
-
-def _provenance(entry: Entry) -> list[tuple[str, str]]:
-    made = entry.provenance
-    dirty = {True: " with uncommitted changes", False: "", None: " (changes unknown)"}[made.code.dirty]
-    hardware = made.hardware
-    machine = f"{hardware.cpu}, {hardware.cores} cores, {hardware.system}"
-    gpus = [f"{count} × {name}" for name, count in Counter(hardware.gpus).items()]
-    precision = dict.fromkeys(s.precision for s in entry.stages.values() if s.precision)
+def _provenance(entry: view.Entry) -> list[tuple[str, str]]:
+    """Where the numbers come from, as (term, description)."""
+    machine = entry.machine
+    dirty = {True: " with uncommitted changes", False: "", None: " (changes unknown)"}[machine.dirty]
+    hardware = machine.hardware
+    computer = f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['system']}"
+    gpus = [f"{count} × {name}" for name, count in Counter(hardware.get("gpus", [])).items()]
+    precisions = dict.fromkeys(stage.precision for stage in entry.stages.values() if stage.precision)
+    cpu = "" if machine.cpu_seconds is None else f"{numbers.duration(machine.cpu_seconds)} of CPU time, "
+    switches = dict.fromkeys(name for stage in entry.stages.values() for name in stage.switches)
     return [
-        ("code", _commit(entry) + dirty),
-        ("written", made.written[:16].replace("T", " ") + " UTC"),
+        ("code", machine.code + dirty),
+        ("written", machine.written[:16].replace("T", " ") + " UTC"),
         ("overrides", " ".join(entry.overrides) or "none"),
-        ("precision", ", ".join([*(precision or ["unknown"]), *_switches(entry)])),
-        ("hardware", ", ".join([machine, *gpus])),
-        ("compute time", _compute_time(made)),
-        ("versions", ", ".join(f"{name} {version}" for name, version in made.versions.items())),
-        *(("confirmed", line) for line in answers.confirmed(entry)),
-        *(("joined", line) for line in answers.joined(entry)),
+        ("precision", _listed([*(precisions or ["unknown"]), *switches])),
+        ("hardware", _listed([computer, *gpus])),
+        ("compute time", f"{cpu}{numbers.duration(machine.seconds)} of wall time, summed over all seeds"),
+        ("versions", ", ".join(f"{name} {version}" for name, version in machine.versions.items())),
+        *(("confirmed", line) for line in entry.confirmed),
+        *(("joined", line) for line in entry.joined),
     ]
-
-
-def _switches(entry: Entry) -> Iterable[str]:
-    """What made it faster at the price of other rounding."""
-    return dict.fromkeys(name for stage in entry.stages.values() for name in stage.switches)
-
-
-def _compute_time(made: Provenance) -> str:
-    """CPU time where it was measured; wall time says so."""
-    if made.cpu_seconds is not None:
-        return (
-            f"{_duration(made.cpu_seconds)} of CPU time, {_duration(made.seconds)} of wall time, summed over all seeds"
-        )
-    return f"{_duration(made.seconds)} of wall time, summed over all seeds"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 600:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
 
 
 def _command(key: str, scale: str, variant: str | None, overrides: Sequence[str]) -> str:

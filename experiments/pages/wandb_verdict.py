@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from pathlib import Path
 from typing import Any
 
-from experiments.evidence.records import Entry, JudgedClaim, PublishedResult
-from experiments.pages import console
+from experiments.pages import console, numbers, view
 from experiments.running.loggers import Table, log_media, run_arguments
 from experiments.running.plan import Plan
 
 
-def log_verdict(plan: Plan, entry: Entry) -> None:
+def log_verdict(plan: Plan, entry: view.Entry) -> None:
     """Mirror a results entry as a W&B run of its own (job_type `verdict`); nothing unless the logger is wandb.
 
     Its tables hold everything, its summary what the runs table can sort and filter, its config the registration.
@@ -28,7 +26,7 @@ def log_verdict(plan: Plan, entry: Entry) -> None:
     shutil.rmtree(folder / "wandb", ignore_errors=True)  # a verdict replaces the one before: only the last is sent
     folder.mkdir(parents=True, exist_ok=True)
     config = verdict_config(entry)
-    code = entry.provenance.code.model_dump()
+    code = {"commit": " ".join(entry.machine.commits) or None, "dirty": entry.machine.dirty}
     arguments = run_arguments(plan, "verdict", f"{plan.title}/verdict", [], config, code)
     try:
         run = wandb.init(dir=str(folder), **arguments)
@@ -38,7 +36,7 @@ def log_verdict(plan: Plan, entry: Entry) -> None:
         finally:
             run.finish()
     except wandb.Error as error:
-        console.out.print(f"warning: the verdict is recorded, but W&B did not take it: {error}", markup=False)
+        console.out.print(f"warning: the verdict is recorded, but W&B did not take it: {error}")
 
 
 def verdict_folder(plan: Plan) -> Path:
@@ -47,7 +45,7 @@ def verdict_folder(plan: Plan) -> Path:
     return Path(plan.config["runs_dir"]) / plan.paper / plan.scale / name
 
 
-def verdict_config(entry: Entry) -> dict[str, Any]:
+def verdict_config(entry: view.Entry) -> dict[str, Any]:
     """Under what a results entry was recorded, and which claim each number in `verdict_scalars` means."""
     return {
         "registration": entry.registered.hash,
@@ -60,67 +58,98 @@ def verdict_config(entry: Entry) -> dict[str, Any]:
     }
 
 
-def verdict_scalars(entry: Entry) -> dict[str, str | int | float]:
+def verdict_scalars(entry: view.Entry) -> dict[str, str | int | float]:
     """A results entry as single values: `main/<what>` and, for every claim from 1, `claim/<n>/<what>`.
 
     What is not known, or not finite, is left out: a column of numbers then sorts as numbers.
     """
     values: dict[str, Any] = {}
-    main = entry.main_claim()
-    if main is not None:
-        values |= _judgement("main", main)
-        values |= {"main/seeds": len(main.seeds), "main/needed": main.needed}
+    if entry.main is not None:
+        values |= _judgement("main", entry.main)
+        values |= {"main/seeds": len(entry.main.seeds), "main/needed": entry.main.needed}
     for number, claim in enumerate(entry.claims, 1):
         values |= _judgement(f"claim/{number}", claim)
-    return {key: value for key, value in values.items() if isinstance(value, str) or _finite(value)}
+    return {key: value for key, value in values.items() if isinstance(value, str) or numbers.finite([value])}
 
 
-def _judgement(where: str, claim: JudgedClaim) -> dict[str, Any]:
+def _judgement(where: str, claim: view.Claim) -> dict[str, Any]:
     low, high = _ends(claim)
-    named = {"verdict": claim.verdict, "difference": claim.difference, "low": low, "high": high}
-    return {f"{where}/{key}": value for key, value in named.items()}
+    values = {"verdict": claim.verdict, "difference": claim.difference, "low": low, "high": high}
+    return {f"{where}/{key}": value for key, value in values.items()}
 
 
-def _finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
-
-
-def verdict_tables(entry: Entry) -> dict[str, Table]:
+def verdict_tables(entry: view.Entry) -> dict[str, Table]:
     """A results entry as tables: `claims` and `published`, with a column per seed for its difference.
 
     Published numbers have verdicts and differences at full scale only: a smaller recipe does not try to reach them.
     """
     seeds = [f"seed {seed}" for seed in entry.seeds]
-    rest = [None] * len(seeds)
-    recorded = entry.provenance.written
-    claims = []
-    for claim in entry.claims:
-        shown = [claim.name, claim.verdict, claim.difference]
-        rule = [claim.rule, claim.refuted_by, claim.reason]
-        claims.append([*shown, *_ends(claim), *rule, *[*claim.per_seed, *rest][: len(seeds)], recorded])
-    full, where = entry.scale == "full", ("dataset", "protocol", "source")
-    published = []
-    for item in entry.published:
-        stage = entry.stages.get(item.stage)
-        ours = (stage.metrics.get(item.metric) if stage is not None else None) or [None] * len(seeds)
-        differences = [None if value is None or not full else value - item.value for value in ours]
-        shown = [item.stage, item.metric, item.value, item.ours]
-        verdict = item.verdict if full or item.kind == "exact" else "not judged"
-        published.append(
-            [*shown, *_ends(item), verdict, *(getattr(item, key) for key in where), *differences, recorded]
-        )
+    claims = [
+        "claim",
+        "verdict",
+        "difference",
+        "low",
+        "high",
+        "rule",
+        "refuted by",
+        "reason",
+        *seeds,
+        "recorded",
+    ]
+    published = [
+        "stage",
+        "metric",
+        "published",
+        "ours",
+        "low",
+        "high",
+        "verdict",
+        "dataset",
+        "protocol",
+        "source",
+        *seeds,
+        "recorded",
+    ]
     return {
-        "claims": (
-            ["claim", "verdict", "difference", "low", "high", "rule", "refuted by", "reason", *seeds, "recorded"],
-            claims,
-        ),
-        "published": (
-            ["stage", "metric", "published", "ours", "low", "high", "verdict", *where, *seeds, "recorded"],
-            published,
-        ),
+        "claims": (claims, [_claim_row(claim, entry) for claim in entry.claims]),
+        "published": (published, [_published_row(item, entry) for item in entry.published]),
     }
 
 
-def _ends(judged: JudgedClaim | PublishedResult) -> list[float | None]:
-    low, high = judged.interval or (None, None)
-    return [low, high]
+def _claim_row(claim: view.Claim, entry: view.Entry) -> list[Any]:
+    lacking = [None] * (len(entry.seeds) - len(claim.per_seed))
+    return [
+        claim.name,
+        claim.verdict,
+        claim.difference,
+        *_ends(claim),
+        claim.rule,
+        claim.refuted_by,
+        claim.reason,
+        *claim.per_seed,
+        *lacking,
+        entry.machine.written,
+    ]
+
+
+def _published_row(item: view.Published, entry: view.Entry) -> list[Any]:
+    differences = [
+        value - item.value if value is not None and entry.scale == "full" else None for value in item.per_seed
+    ]
+    return [
+        item.stage,
+        item.metric,
+        item.value,
+        item.ours,
+        *_ends(item),
+        item.verdict,
+        item.dataset,
+        item.protocol,
+        item.source,
+        *differences,
+        entry.machine.written,
+    ]
+
+
+def _ends(judged: view.Claim | view.Published) -> list[float | None]:
+    return list(judged.interval) if judged.interval else [None, None]

@@ -14,8 +14,7 @@ from typing import Any
 
 from experiments.common.errors import RunError, explain
 from experiments.config import claims
-from experiments.evidence.records import Entry
-from experiments.pages import console, wandb_verdict
+from experiments.pages import numbers, view, wandb_verdict
 from experiments.running import loggers
 from experiments.running.plan import Plan
 
@@ -28,7 +27,7 @@ SHOWN = {  # the columns that fit a text table; the logged tables have all
 }
 
 
-def describe(plan_: Plan, entry: Entry, pictures: Sequence[str]) -> dict[str, Any]:
+def describe(plan_: Plan, entry: view.Entry, pictures: Sequence[str]) -> dict[str, Any]:
     """What the dashboard shows, as plain data: where it goes, which runs it takes, and sections of panels.
 
     Args:
@@ -37,8 +36,7 @@ def describe(plan_: Plan, entry: Entry, pictures: Sequence[str]) -> dict[str, An
         pictures: names of the pictures that stages drew.
     """
     logger = plan_.config["logger"]
-    judged = sorted(console.judged_metrics(entry))
-    metrics = list(dict.fromkeys([*judged, *(item.metric for item in entry.published)]))
+    metrics = list(dict.fromkeys([*sorted(entry.judged_metrics), *(item.metric for item in entry.published)]))
     shown = {name: _pick(table, SHOWN[name]) for name, table in wandb_verdict.verdict_tables(entry).items()}
     numbers = [shown["published"], {"kind": "logged table", "key": "published"}]
     numbers += [{"kind": "bars", "metric": metric} for metric in metrics]
@@ -65,7 +63,7 @@ def describe(plan_: Plan, entry: Entry, pictures: Sequence[str]) -> dict[str, An
     }
 
 
-def _curves(plan_: Plan, entry: Entry) -> list[dict[str, Any]]:
+def _curves(plan_: Plan, entry: view.Entry) -> list[dict[str, Any]]:
     """A chart for each stage and each metric it logged by epoch; all its seeds are lines of that chart."""
     logged = {name: list(stage.curves) for name, stage in entry.stages.items() if stage.curves}
     if not logged:
@@ -111,9 +109,7 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def _cell(value: Any) -> str:
-    from experiments.pages import console
-
-    text = console.number(value) if isinstance(value, float) else "" if value is None else str(value)
+    text = numbers.number(value) if isinstance(value, float) else "" if value is None else str(value)
     for mark in "\\`*_[]|":
         text = text.replace(mark, "\\" + mark)
     return " ".join(html.escape(text, quote=False).split())
@@ -144,8 +140,12 @@ def _shared(panels: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
     The charts of one metric become one, its lines coloured by stage.
     """
-    kept = [{key: value for key, value in panel.items() if key != "stage"} for panel in panels]
-    return [panel for number, panel in enumerate(kept) if panel not in kept[:number]]
+    charts: list[dict[str, Any]] = []
+    for panel in panels:
+        of_all_stages = {key: value for key, value in panel.items() if key != "stage"}
+        if of_all_stages not in charts:
+            charts.append(of_all_stages)
+    return charts
 
 
 def report(spec: Mapping[str, Any], entity: str) -> Any:
@@ -165,8 +165,8 @@ def report(spec: Mapping[str, Any], entity: str) -> Any:
                 filters.append(expr.Metric("JobType") == stage)
             # No entity and project: the report's own, which need not be looked up.
             runs = wr.Runset(name=stage or spec["name"], filters=filters)
-            made = [_panel(panel, spec["most_runs"]) for panel in shown]
-            blocks.append(wr.PanelGrid(runsets=[runs], panels=made, hide_run_sets=True))
+            drawn = [_panel(panel, spec["most_runs"]) for panel in shown]
+            blocks.append(wr.PanelGrid(runsets=[runs], panels=drawn, hide_run_sets=True))
     title = f"{spec['name']}: {spec['title']}"[:128]  # no report may have a longer one
     about = {"description": spec["about"], "width": "fluid"}
     return wr.Report(entity=entity, project=spec["project"], title=title, blocks=blocks, **about)
@@ -238,16 +238,16 @@ def publish(spec: Mapping[str, Any], addresses: Mapping[str, str]) -> dict[str, 
         raise RunError(f"W&B: {explain(error)[0]}") from error
 
 
-def _over(load: Callable[[str], Any], address: str | None, made: Any, parts: Sequence[str]) -> Any:
+def _over(load: Callable[[str], Any], address: str | None, new: Any, parts: Sequence[str]) -> Any:
     """What stands at an address with these parts of a new one; the new one itself if nothing does."""
     if address is None:
-        return made
+        return new
     try:
         old = load(address)
     except (ValueError, TypeError):  # how wandb-workspaces says that there is no such workspace, no such report
-        return made
-    if (old.entity, old.project) != (made.entity, made.project):
-        return made
+        return new
+    if (old.entity, old.project) != (new.entity, new.project):
+        return new
     for part in parts:
-        setattr(old, part, getattr(made, part))
+        setattr(old, part, getattr(new, part))
     return old

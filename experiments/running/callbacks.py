@@ -206,8 +206,8 @@ class Recorder(Checkpoint, Quick):
 
     def is_own(self, checkpoint: Mapping[str, Any]) -> bool:
         """Whether a checkpoint's content was saved by this very stage, of this seed."""
-        kept = (checkpoint.get("callbacks") or {}).get(self.state_key) or {}
-        return kept.get("fingerprint") == self.fingerprint
+        own = (checkpoint.get("callbacks") or {}).get(self.state_key) or {}
+        return own.get("fingerprint") == self.fingerprint
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
         self._began = self._saved = time.monotonic()

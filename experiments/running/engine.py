@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,8 +17,8 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from experiments.common import files
-from experiments.common.errors import KilledError, RunError, explain
+from experiments.common import failure, files
+from experiments.common.errors import KilledError, RunError
 from experiments.identity import content
 from experiments.identity.provenance import code_version, hardware, versions
 from experiments.running.devices import processes
@@ -62,9 +61,7 @@ def attempt(plan: Plan, stage: Stage, report: Report) -> Outcome:
     try:
         return ensure(plan, stage, report)
     except Exception as error:  # noqa: BLE001 - the one place where a failure of any kind is turned into a record
-        reason, code = explain(error)
-        with contextlib.suppress(OSError):  # on a full disk there is no room for the trace either; the reason is shown
-            files.write_text(stage.directory / "failure.txt", "".join(traceback.format_exception(error)))
+        reason, code = failure.explain(error, stage.directory / failure.NAME)
         return Outcome(stage.name, "failed", reason=reason, exit_code=code)
 
 
@@ -156,7 +153,7 @@ def _train(plan: Plan, stage: Stage, report: Report) -> dict[str, Any]:
         **{key: value for key, value in result.items() if key != "metrics"},
     }
     files.write_json(stage.directory / "manifest.json", manifest)
-    (stage.directory / "failure.txt").unlink(missing_ok=True)
+    (stage.directory / failure.NAME).unlink(missing_ok=True)
     return {**manifest, "metrics": result["metrics"]}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -11,28 +11,30 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from experiments.common.errors import InputError, typed, unknown
-from experiments.config import claims, compose, switches
+from experiments.common.errors import InputError, unknown
+from experiments.config import claims, compose, schema
+from experiments.config.written import read
 from experiments.identity.fingerprint import fingerprint
 from experiments.running.devices import decide_precision
 
-TRAINER = (  # pytorch_lightning.Trainer's arguments that a configuration may set; the engine sets the rest
-    "accelerator",
-    "devices",
-    "num_nodes",
-    "strategy",
-    "precision",
-    "sync_batchnorm",
-    "max_epochs",
-    "max_steps",
-    "check_val_every_n_epoch",
-    "accumulate_grad_batches",
-    "gradient_clip_val",
-    *switches.KEYS,
-)
 PILOTS = 1000  # seeds below are for pilots and play: never recorded
-COUNTS = ("num_nodes", "max_epochs", "max_steps", "check_val_every_n_epoch", "accumulate_grad_batches")
 NO_CONTENT = ("fingerprint", "seed", "needs", "feeds", "dry", "exclusive")  # of a stage's identity, or apart in it
+
+
+Needs = Mapping[str, str | list[str]]  # argument -> the stage, or the stages, that fill it
+
+
+def names_in(needs: Needs) -> list[str]:
+    """The stages that fill any argument."""
+    return [name for names in needs.values() for name in ([names] if isinstance(names, str) else names)]
+
+
+def fill(needs: Needs, get: Callable[[str], Any]) -> dict[str, Any]:
+    """Each argument with what `get` gives for its stage, or the list of it for its stages."""
+    return {
+        argument: get(names) if isinstance(names, str) else [get(name) for name in names]
+        for argument, names in needs.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -51,15 +53,14 @@ class Stage:
     exclusive: bool = False  # it measures time: no other stage of this suite runs on the machine meanwhile
     start_like: str | None = None  # construct with the random state of this name: arms that share it start alike
     reference_batch: int | None = None  # the global batch the learning rate is stated for
-    dry: dict[str, Any] = field(default_factory=dict)  # what a dry run shortens, see experiments.commands.dry.Shortened
+    dry: dict[str, Any] = field(default_factory=dict)  # what a dry run shortens, as schema.Shortened says
     fingerprint: str = ""
     seed: int = 0
     directory: Path = Path()
 
     @property
     def predecessors(self) -> list[str]:
-        given = [*self.needs.values(), *self.feeds.values()]
-        return list(dict.fromkeys(name for value in given for name in ([value] if isinstance(value, str) else value)))
+        return list(dict.fromkeys([*names_in(self.needs), *names_in(self.feeds)]))
 
     def config(self) -> dict[str, Any]:
         """What config.yaml records: everything needed to build the stage again."""
@@ -117,12 +118,7 @@ def plan_each(config: DictConfig, seeds: Sequence[int], precisions: Mapping[str,
 
 
 def _plan(resolved: dict[str, Any], seed: int, precisions: Mapping[str, str] | None) -> Plan:
-    seconds = resolved["checkpoint_seconds"]
-    if not isinstance(seconds, int | float) or seconds < 0:
-        raise InputError(f"checkpoint_seconds={seconds!r}: expected a number of seconds")
-    threads = resolved["threads"]
-    if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
-        raise InputError(f"threads={threads!r}: expected a whole number from 1")
+    schema.check_settings(resolved)
     if not isinstance(resolved["stages"], dict):
         raise InputError(f"stages={resolved['stages']!r}: expected a mapping")
     paper, scale, variant = resolved["key"], resolved["scale"], resolved.get("variant")
@@ -132,22 +128,16 @@ def _plan(resolved: dict[str, Any], seed: int, precisions: Mapping[str, str] | N
         where = f"stages.{name}"
         if not re.fullmatch(r"[A-Za-z0-9_]+", str(name)):
             raise InputError(f"{where}: a stage's name may hold letters, digits and _ alone")
-        for key, value in (("", item), (".needs", item), (".feeds", item), (".trainer", item)):
-            part = value.get(key[1:]) if key and isinstance(value, dict) else value
-            if not isinstance(part, dict) and (part is not None or not key):
-                raise InputError(f"{where}{key}={part!r}: expected a mapping")
+        read(schema.Stage, item, where)
         for key in ("module", "data"):
-            if not isinstance(item.get(key), dict) or not item[key].get("_target_"):
+            if not (item.get(key) or {}).get("_target_"):
                 raise InputError(f"{where}.{key}: the recipe {paper}/{scale} says nothing about it")
         trainer = {**resolved["trainer"], **(item.get("trainer") or {})}
-        for key in trainer:
-            if key not in TRAINER:
-                raise unknown(f"{where}.trainer: key", str(key), TRAINER)
-        _check_numbers(trainer, f"{where}.trainer")
+        read(schema.Trainer, trainer, f"{where}.trainer")
         if trainer["precision"] == "auto":
             trainer["precision"] = (precisions or {}).get(name) or decide_precision(trainer)
         given = {"needs": item.get("needs") or {}, "feeds": item.get("feeds") or {}}
-        made[name] = typed(Stage, {**item, "name": name, "trainer": trainer, "seed": seed, **given}, where)
+        made[name] = Stage(**{**item, "name": name, "trainer": trainer, "seed": seed, **given})
         for needed in made[name].predecessors:
             if needed not in resolved["stages"]:
                 raise unknown(f"{where}: needs or feeds: stage", needed, resolved["stages"])
@@ -158,22 +148,9 @@ def _plan(resolved: dict[str, Any], seed: int, precisions: Mapping[str, str] | N
         needs = {k: [stages[n].fingerprint for n in ([v] if isinstance(v, str) else v)] for k, v in given.items()}
         content = {k: v for k, v in stage.config().items() if k not in NO_CONTENT}
         mark = fingerprint(content, seed, needs)
-        stages[name] = typed(
-            Stage, {**vars(stage), "fingerprint": mark, "directory": base / f"{name}-{mark}"}, f"stages.{name}"
-        )
+        stages[name] = replace(stage, fingerprint=mark, directory=base / f"{name}-{mark}")
     claims.read(resolved)  # for its errors: nothing should train before they are known to be right
     return Plan(paper, scale, variant, seed, stages, resolved)
-
-
-def _check_numbers(trainer: Mapping[str, Any], where: str) -> None:
-    for key in COUNTS:
-        value = trainer.get(key)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise InputError(f"{where}.{key}={value!r}: expected a whole number from 1")
-    limit = trainer.get("gradient_clip_val")
-    if limit is not None and (not isinstance(limit, int | float) or isinstance(limit, bool) or limit < 0):
-        raise InputError(f"{where}.gradient_clip_val={limit!r}: expected a number from 0")
-    switches.check(trainer, where)
 
 
 def _order(stages: Mapping[str, Stage]) -> Sequence[str]:

@@ -13,6 +13,7 @@ from multiprocessing import connection
 from types import TracebackType
 from typing import Any, Self
 
+from experiments.common.errors import InputError
 from experiments.running import engine
 from experiments.running.engine import Outcome
 from experiments.running.manifest import Report
@@ -94,15 +95,15 @@ class Scheduler(ABC):
         self, waiting: list[tuple[Plan, Stage]], outcomes: dict[int, dict[str, Outcome]], end: Any
     ) -> list[tuple[Plan, Stage]]:
         """Start the first stages whose predecessors are done; returns what still waits."""
-        kept = []
+        still_waiting = []
         for plan, stage in waiting:
             before = [outcomes[plan.seed].get(name) for name in stage.predecessors if name in plan.stages]
             if any(outcome is not None and outcome.status != "done" for outcome in before):
                 lost = [outcome.stage for outcome in before if outcome is not None and outcome.status != "done"]
                 end(plan, Outcome(stage.name, "skipped", reason=f"needs {', '.join(lost)}"))
             elif any(outcome is None for outcome in before) or not self._start(plan, stage):
-                kept.append((plan, stage))
-        return kept
+                still_waiting.append((plan, stage))
+        return still_waiting
 
 
 @dataclass
@@ -135,7 +136,9 @@ class Pool(Scheduler):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Workers end with their channel once idle. Ctrl-C in a terminal reaches them too; SIGTERM is passed on."""
         for worker in self.workers:
-            if told_to_end():  # the channel stays open: one that breaks while a stage reports would end it unsaved
+            mistaken = kind is not None and issubclass(kind, InputError)
+            # The channel stays open: one that breaks while a stage reports would end it unsaved.
+            if told_to_end() or mistaken:
                 worker.process.terminate()
             else:
                 worker.channel.close()

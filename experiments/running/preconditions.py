@@ -8,13 +8,14 @@ from typing import Any
 
 from experiments.common.errors import InputError
 from experiments.identity import content
-from experiments.running.devices import gpus
+from experiments.identity.provenance import cores
+from experiments.running.devices import gpus, processes, uses_gpu
 from experiments.running.manifest import finished
 from experiments.running.plan import Plan, Stage
 
 
 def check(plans: Iterable[Plan], here: bool = True) -> None:
-    """Raise InputError if an unfinished stage asks for a GPU where there is none, or for data in a missing folder.
+    """Raise InputError if an unfinished stage asks for more GPUs or cores than there are, or for data not at hand.
 
     Args:
         here: whether stages run on this machine; what GPUs others have is not known.
@@ -26,10 +27,24 @@ def check(plans: Iterable[Plan], here: bool = True) -> None:
                 f"stages.{stage.name}.trainer.accelerator={stage.trainer['accelerator']}: this machine has no usable "
                 "GPU; use trainer=cpu or trainer=auto"
             )
+        _check_devices(stage, here)
     missing = list(dict.fromkeys(_missing(stages)))
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise InputError(missing[0] + more)
+
+
+def _check_devices(stage: Stage, here: bool) -> None:
+    """Two processes may share a core, to try how they work together; more would be slow for nothing."""
+    asked = processes(stage.trainer)
+    on_gpu = uses_gpu(stage.trainer)
+    there = gpus() if on_gpu else max(2, cores())
+    if here and asked > there:
+        what = "GPU" if on_gpu else "core"
+        raise InputError(
+            f"stages.{stage.name}.trainer.devices={stage.trainer['devices']}: this machine has "
+            f"{gpus() if on_gpu else cores()} {what}s; expected at most {there}"
+        )
 
 
 def _missing(stages: Iterable[Stage]) -> Iterable[str]:

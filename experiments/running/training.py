@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 import warnings
 import zipfile
 import zlib
@@ -25,17 +26,18 @@ import torch
 from torch.multiprocessing import ProcessExitedException
 
 from datamodules.common.base import DataModule, Fed, seed_torch, stream
-from experiments.common import files
-from experiments.common.errors import InputError, KilledError, RunError, explain
+from experiments.common import files, tracing
+from experiments.common.errors import CodeError, InputError, KilledError, RunError, explain, is_foreseen
 from experiments.common.paths import ROOT
 from experiments.common.tables import read_rows, write_rows
 from experiments.config import switches
 from experiments.config.instantiate import build, check
+from experiments.config.written import Whole, read
 from experiments.running import loggers, process_memory
 from experiments.running.callbacks import CheckData, EndWithParent, NoProfiler, Progress, Recorder, StepSeed, StopAfter
 from experiments.running.devices import processes
 from experiments.running.manifest import Damaged, Report, finished, from_json, silent, to_json
-from experiments.running.plan import PILOTS, Plan, Stage
+from experiments.running.plan import PILOTS, Plan, Stage, fill
 from experiments.running.processes import cpu_seconds, how_it_ended
 from modules.common.distributed import synced
 from modules.common.module import StageModule
@@ -66,11 +68,13 @@ def check_plan(plan: Plan) -> None:
     for stage in plan.stages.values():
         check(stage.module, f"stages.{stage.name}.module", tuple(stage.needs))
         check(stage.data, f"stages.{stage.name}.data", tuple(stage.feeds))
-        share, rest = divmod(stage.data.get("batch_size", 0), processes(stage.trainer))
-        if rest or (share == 0 and "batch_size" in stage.data):
+        if "batch_size" not in stage.data:
+            continue
+        where = f"stages.{stage.name}.data.batch_size"
+        batch = read(Whole, stage.data["batch_size"], where)
+        if batch % processes(stage.trainer):
             raise InputError(
-                f"stages.{stage.name}.data.batch_size={stage.data['batch_size']}: the global batch must be a multiple "
-                f"of the {processes(stage.trainer)} devices"
+                f"{where}={batch}: the global batch must be a multiple of the {processes(stage.trainer)} devices"
             )
 
 
@@ -117,29 +121,20 @@ def set_aside(path: Path) -> None:
 
 def construct(plan: Plan, stage: Stage, **overrides: Any) -> StageModule:
     """Build a stage's module with its predecessors' modules, from the seed of (run, stage)."""
-    given: dict[str, Any] = {}
-    for argument, needed in stage.needs.items():
-        given[argument] = load(plan, needed) if isinstance(needed, str) else [load(plan, n) for n in needed]
+    partners = fill(stage.needs, partial(load, plan))
     seed_all("construction", stage.seed, zlib.crc32((stage.start_like or stage.name).encode()))
-    return construct_from(stage, given)
+    return construct_from(stage, partners)
 
 
 def construct_data(plan: Plan, stage: Stage) -> DataModule:
     """Build a stage's datamodule with the finished stages that feed it."""
-    given = {argument: fed(plan, needed) for argument, needed in stage.feeds.items()}
+    feeds = fill(stage.feeds, partial(Stored, plan))
     try:
-        data = build(stage.data, f"stages.{stage.name}.data", **given)
+        data = build(stage.data, f"stages.{stage.name}.data", **feeds)
     except (ValueError, TypeError) as error:
-        raise InputError(f"stages.{stage.name}.data: {error}") from error
+        raise InputError(f"stages.{stage.name}.data: {error}{tracing.lead_to_slip(error)}") from error
     assert isinstance(data, DataModule)
     return data
-
-
-def fed(plan: Plan, needed: str | list[str]) -> Any:
-    """What a datamodule gets of the stages that feed it: module and artifacts of each."""
-    if not isinstance(needed, str):
-        return [fed(plan, name) for name in needed]
-    return Stored(plan, needed)
 
 
 class Stored(Fed):
@@ -154,13 +149,13 @@ class Stored(Fed):
         return loaded
 
 
-def construct_from(stage: Stage, given: Mapping[str, Any]) -> StageModule:
+def construct_from(stage: Stage, partners: Mapping[str, Any]) -> StageModule:
     """Build a stage's module from its configuration and the modules it needs."""
     where = f"stages.{stage.name}.module"
     try:
-        module = build(stage.module, where, **given)
+        module = build(stage.module, where, **partners)
     except (ValueError, TypeError) as error:  # what a constructor says of its arguments is a message to the user
-        raise InputError(f"{where}: {error}") from error
+        raise InputError(f"{where}: {error}{tracing.lead_to_slip(error)}") from error
     if not isinstance(module, StageModule):
         raise InputError(f"{where}._target_: {stage.module['_target_']} is no StageModule")
     return module
@@ -184,8 +179,8 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
     process_memory.forget_peak()
     torch.set_num_threads(plan.config["threads"])  # sums of many numbers depend on it
     began, cpu_began = time.monotonic(), cpu_seconds()
-    made = replace(stage, module=switches.fused(stage.module)) if stage.trainer.get("fused") else stage
-    module = construct(plan, made)
+    fused = replace(stage, module=switches.fused(stage.module)) if stage.trainer.get("fused") else stage
+    module = construct(plan, fused)
     data = construct_data(plan, stage)
     arguments = trainer_arguments(stage)
     switches.apply(arguments, module)
@@ -207,7 +202,7 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
     def progress(fraction: float) -> None:
         report({"event": "progress", "seed": plan.seed, "stage": stage.name, "fraction": fraction})
 
-    kept: dict[str, str] = {}
+    checksums: dict[str, str] = {}
     logger = loggers.open_logger(plan, stage)
     trainer = pl.Trainer(
         **arguments,
@@ -231,7 +226,7 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
         if trainer.is_global_zero:
             if shows_pictures(plan):
                 _draw(module, data, stage)
-            kept = write_artifacts(stage, module.artifacts())
+            checksums = write_artifacts(stage, module.artifacts())
         loggers.log_pictures(logger, stage, metrics)
         loggers.log_checkpoint(logger, plan, stage)
     finally:
@@ -240,7 +235,7 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
     return {
         "metrics": metrics,
         "checkpoint": files.sha256(recorder.path) if stage.fit else None,
-        "artifacts": kept,
+        "artifacts": checksums,
         "seconds": round(max(recorder.elapsed, time.monotonic() - began), 2),
         "cpu_seconds": round(recorder.cpu_before + cpu_seconds() - cpu_began, 2),
         "fit_seconds": round(recorder.elapsed, 3),
@@ -258,8 +253,8 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
 
 def _rates(module: StageModule) -> list[float]:
     """Each parameter group's learning rate at the start."""
-    made = module.configure_optimizers()
-    optimizers = made if isinstance(made, list | tuple) else [made]
+    configured = module.configure_optimizers()
+    optimizers = configured if isinstance(configured, list | tuple) else [configured]
     return [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
 
 
@@ -320,19 +315,19 @@ def _draw(module: StageModule, data: DataModule, stage: Stage) -> None:
 
 def shows_pictures(plan: Plan) -> bool:
     """One seed is enough to look at: the first of its stream, or of those given."""
-    given = plan.config.get("seeds")
-    return plan.seed == given[0] if given else plan.seed % PILOTS == 0
+    by_hand = plan.config.get("seeds")
+    return plan.seed == by_hand[0] if by_hand else plan.seed % PILOTS == 0
 
 
 def write_artifacts(stage: Stage, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
     """Write what a stage makes for later ones as artifacts/<name>.npy; returns name -> SHA-256 of the file."""
-    made = {}
+    checksums = {}
     for name, array in arrays.items():
         path = stage.directory / "artifacts" / f"{name}.npy"
         with files.replacing(path) as temporary, temporary.open("wb") as out:
             np.save(out, np.ascontiguousarray(array), allow_pickle=False)
-        made[name] = files.sha256(path)
-    return made
+        checksums[name] = files.sha256(path)
+    return checksums
 
 
 def artifacts(stage: Stage) -> dict[str, np.ndarray]:
@@ -348,6 +343,9 @@ def artifacts(stage: Stage) -> dict[str, np.ndarray]:
             raise Damaged(stage.name, f"{path} is missing or not what was written")
         arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False)
     return arrays
+
+
+RANK_ERRORS = {"killed": KilledError, "input": InputError, "run": RunError, "code": CodeError}  # by what ended it
 
 
 def in_own_processes(plan: Plan, stage: Stage) -> dict[str, Any]:
@@ -376,7 +374,9 @@ def in_own_processes(plan: Plan, stage: Stage) -> dict[str, Any]:
     if result is None:
         raise RunError(f"{stage.name}: its processes ended with code {code}; see {stage.directory / 'processes.log'}")
     if "error" in result:
-        raise {"killed": KilledError, 2: InputError}.get(result["code"], RunError)(result["error"])
+        failed: Exception = RANK_ERRORS[result["kind"]](result["error"])
+        failed.add_note(result["trace"])
+        raise failed
     return result
 
 
@@ -387,11 +387,13 @@ def run_rank(request: Path, answer: Path) -> None:
     try:
         result = train(plan, stage)
     except ProcessExitedException as error:
-        files.write_json(answer, {"error": f"{stage.name}: {how_it_ended(error.exit_code)}", "code": "killed"})
+        reason = f"{stage.name}: {how_it_ended(error.exit_code)}"
+        files.write_json(answer, {"error": reason, "kind": "killed", "trace": traceback.format_exc()})
         raise
     except Exception as error:
         reason, code = explain(error)
-        files.write_json(answer, {"error": reason, "code": code})
+        kind = "input" if code == InputError.exit_code else "run" if is_foreseen(error) else "code"
+        files.write_json(answer, {"error": reason, "kind": kind, "trace": traceback.format_exc()})
         raise
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:
         files.write_json(answer, result)

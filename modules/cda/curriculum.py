@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
 SHAPES = ("step", "linear", "cosine")
+
+
+@lru_cache(maxsize=4)
+def shuffled_steps(steps: int) -> tuple[int, ...]:
+    """0 to S - 1 in an order that is random and always the same."""
+    return tuple(torch.randperm(steps, generator=torch.Generator().manual_seed(0)).tolist())
 
 
 class Crops:
@@ -23,6 +30,7 @@ class Crops:
         shape: one of SHAPES.
         milestone: the share of the S steps after which m(t) has arrived, in [0, 1].
         reverse: the same m(t) in the opposite order, local to global.
+        shuffled: the same m(t) in a random order: as much of the image is seen, without a curriculum.
         smallest: a, the smallest area of a crop as a share of the image.
         jitter: largest shift of the cropped view to the right and downwards, pixels; what leaves comes back opposite.
     Raises:
@@ -36,6 +44,7 @@ class Crops:
         reverse: bool = False,
         smallest: float = 0.08,
         jitter: int = 32,
+        shuffled: bool = False,
     ) -> None:
         if shape not in SHAPES:
             raise ValueError(f"shape={shape!r}: expected one of {', '.join(SHAPES)}")
@@ -48,10 +57,12 @@ class Crops:
         self.reverse = reverse
         self.smallest = smallest
         self.jitter = jitter
+        self.shuffled = shuffled
 
     def bound(self, t: int, steps: int) -> float:
         """m(t), the smallest area of a crop at step t of S = `steps`, counted from 0."""
         t = steps - 1 - t if self.reverse else t
+        t = shuffled_steps(steps)[t] if self.shuffled else t
         if t >= self.milestone * steps:
             return self.smallest
 

@@ -33,16 +33,18 @@ def draw_coalitions(originals: np.ndarray, images: np.ndarray, names: Sequence[s
         names: of the coalitions.
     """
     titles = ["originals", *(name.replace("_", " ") for name in names)]
-    rows = [originals[:SHOWN], *images[:, :SHOWN]]
+    rows = torch.from_numpy(np.concatenate([originals[None, :SHOWN], images[:, :SHOWN]]))  # (1 + coalitions, n, ...)
+    grid = make_grid(rows.flatten(0, 1), rows.shape[1], padding=1, pad_value=255)
+
     figure = Figure(figsize=(9, 0.75 * len(rows)), layout="constrained")
-    for axis, row, title in zip(figure.subplots(len(rows), 1), rows, titles, strict=True):
-        grid = make_grid(torch.from_numpy(np.array(row)), SHOWN, padding=1, pad_value=255)
-        axis.imshow(grid.permute(1, 2, 0), interpolation="nearest")
-        axis.set_ylabel(title, rotation=0, ha="right", va="center", fontsize=8)
-        axis.set_xticks([])
-        axis.set_yticks([])
-        for spine in axis.spines.values():
-            spine.set_visible(False)
+    axis = figure.subplots()
+    axis.imshow(grid.permute(1, 2, 0), interpolation="nearest")
+    step = grid.shape[1] / len(rows)
+    axis.set_yticks([step * (line + 0.5) for line in range(len(rows))], titles, fontsize=8)
+    axis.set_xticks([])
+    axis.tick_params(length=0)
+    for spine in axis.spines.values():
+        spine.set_visible(False)
     return figure
 
 

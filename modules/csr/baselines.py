@@ -16,7 +16,7 @@ from modules.common.protopnet import Phase
 from modules.common.prototypes import PrototypeLayer, class_weights, own_and_other, strongest
 from modules.common.schedules import Schedule
 from modules.csr.evaluation import MacroF1
-from modules.csr.interaction import pixels_of
+from modules.csr.interaction import Doctor, importance, pixels_of
 from modules.csr.module import ConceptModel
 from modules.csr.networks import ConceptNetwork
 
@@ -73,12 +73,22 @@ class Baseline(StageModule):
             metric.reset()
 
 
+def average(maps: Tensor, weights: Tensor) -> Tensor:
+    """Maps (B, K, h, w) averaged over positions by weights (B, h, w) from 0 on -> (B, K); 0 where all weights are 0."""
+    total = weights.sum((1, 2)).clamp(min=1e-12)
+    return (maps * weights[:, None]).sum((2, 3)) / total[:, None]
+
+
 class SequentialBottleneck(Baseline):
     """A linear layer on the frozen concept model's probabilities, trained on its maps.
+
+    A further test metric is a control of CSR's interaction: f1_spatial, macro-F1 of all images after a doctor drew the
+    same boxes on those it looks at. Maps are then averaged by importance A instead of evenly.
 
     Args:
         model: the stage that trained the concept model.
         classes, optimizer, schedule: see Baseline.
+        doctor: who looks at which images.
     """
 
     def __init__(
@@ -87,8 +97,11 @@ class SequentialBottleneck(Baseline):
         classes: int,
         optimizer: OptimizerFactory | None = None,
         schedule: Schedule | None = None,
+        doctor: Doctor | None = None,
     ) -> None:
         super().__init__(classes, optimizer, schedule)
+        self.f1 = MacroF1(classes, ["f1", "f1_spatial"])
+        self.doctor = doctor or Doctor()
         self.frozen = Frozen([model.network.head])
         self.last = nn.Linear(model.network.head.out_channels, classes)
 
@@ -103,6 +116,18 @@ class SequentialBottleneck(Baseline):
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, c, H, W) -> logits (B, C)."""
         return self.last(self.maps(features).mean((2, 3)).sigmoid())
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        super().test_step(batch, batch_idx)
+        maps = self.maps(batch.x)  # (B, K, h, w)
+        logits = self(batch.x)
+
+        boxes, negative = pixels_of(batch.boxes, batch.shows, maps.shape[1], self.image_side(batch))
+        weights = importance(boxes.any(1), negative, self.doctor.alpha, (maps.shape[2], maps.shape[3]))
+        corrected = self.last(average(maps, weights).sigmoid())
+
+        gated = self.doctor.looks_at(logits)[:, None]  # (B, 1)
+        self.f1.update("f1_spatial", torch.where(gated, corrected, logits), batch.y)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         loss = F.cross_entropy(self(batch.x), batch.y)

@@ -99,6 +99,7 @@ class FineTuned(EarlyStopped, Classifier):
         classes: number of classes.
         tuned: train the encoder too.
         batch_statistics: batch norm in training mode.
+        encoder: another one, untrained, instead of the source's; it has `num_features`.
         patience: see EarlyStopped.
         optimizer, schedule: see StageModule.
     """
@@ -109,11 +110,14 @@ class FineTuned(EarlyStopped, Classifier):
         classes: int,
         tuned: bool = True,
         batch_statistics: bool = False,
+        encoder: nn.Module | None = None,
         patience: int | None = None,
         optimizer: OptimizerFactory | None = None,
         schedule: Schedule | None = None,
     ) -> None:
-        if isinstance(source, FineTuned):
+        if encoder is not None:
+            classifier: nn.Module = nn.Linear(int(encoder.num_features), classes)  # type: ignore[arg-type]
+        elif isinstance(source, FineTuned):
             encoder, classifier = source.network.children()
         else:
             encoder, classifier = source.encoder, nn.Linear(source.head.widths["p3"], classes)

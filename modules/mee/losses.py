@@ -73,6 +73,12 @@ def disomap_loss(mixed: Tensor, real: Tensor, fake: Tensor, alpha: Tensor, noise
     return F.mse_loss(mixed, target.detach())
 
 
+def relative_pull(term: Tensor, rest: Tensor, codes: Tensor) -> Tensor:
+    """Norm of the gradient of `term` over that of `rest`, both with respect to codes (B, K)."""
+    ours, others = (torch.autograd.grad(value, codes, retain_graph=True)[0].norm() for value in (term, rest))
+    return ours / others
+
+
 def squared_distances(codes: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     """(1/K) |z_i - b|^2 to the nearest of points (M, K), and which it is; both (B,). Gradients reach the codes alone.
 

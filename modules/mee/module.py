@@ -37,7 +37,7 @@ from modules.common.precision import at_least_single
 from modules.common.schedules import Schedule
 from modules.mee.entropy import Entropy
 from modules.mee.evaluation import CodeSpread
-from modules.mee.losses import Mixing, critic_loss, disomap_loss, dlle_loss, generator_loss, mix
+from modules.mee.losses import Mixing, critic_loss, disomap_loss, dlle_loss, generator_loss, mix, relative_pull
 from modules.mee.networks import Embedding, resample
 from modules.mee.pictures import draw_samples
 
@@ -46,6 +46,9 @@ SHOWN = 512  # generated samples that pictures are made of
 
 class MaEMGAN(Players):
     """The generator and the discriminator against each other. All arms are this module with other terms.
+
+    Training metrics, besides the terms: `entropy_pull` and `entropy_pull_generator`, how the entropy's gradient with
+    respect to real and to generated codes compares with that of the other terms; 0 is an entropy that cannot act.
 
     Test metrics: those of `evaluation`, of one generated sample for each test sample; `spread`, the share of the real
     codes' variance that comes of the images and not of the resampling, 0 for a discriminator that is dead.
@@ -89,6 +92,7 @@ class MaEMGAN(Players):
         evaluation.start(judge)
         self.spread = CodeSpread(embedding.outcomes)
 
+        self._pulls: dict[str, Tensor] = {}  # of the entropy, at each player's last step
         self._noise = torch.empty(0)  # of a test's samples, all of them
         self._tested = 0
         self._shown: list[Tensor] = []
@@ -109,7 +113,7 @@ class MaEMGAN(Players):
             with held(self.embedding):
                 self.minimise(self.generator_loss(noise), generator_optimizer)
 
-        self.track(len(x), loss=loss, gap=-terms["maf"], **terms)
+        self.track(len(x), loss=loss, gap=-terms["maf"], **terms, **self._pulls)
         return loss.detach()
 
     def critic_terms(self, x: Tensor, fake: Tensor) -> dict[str, Tensor]:
@@ -132,7 +136,9 @@ class MaEMGAN(Players):
             terms["dlle"] = dlle_loss(real_code, near_real) + dlle_loss(fake_code, near_fake)
 
         if self.entropy is not None:
+            rest = torch.stack([*terms.values()]).sum()
             terms["entropy"] = self.entropy.loss(real_code, self.entropy.real, self.current_epoch)[0]
+            self._pulls["entropy_pull"] = relative_pull(terms["entropy"], rest, real_code)
         return terms
 
     def generator_loss(self, noise: Tensor) -> Tensor:
@@ -140,7 +146,9 @@ class MaEMGAN(Players):
         (code,) = self.codes(self.generate(noise))
         loss = generator_loss(code)
         if self.entropy is not None:
-            loss = loss + self.entropy.loss(code, self.entropy.fake, self.current_epoch)[0]
+            entropy = self.entropy.loss(code, self.entropy.fake, self.current_epoch)[0]
+            self._pulls["entropy_pull_generator"] = relative_pull(entropy, loss, code)
+            loss = loss + entropy
         return loss
 
     @property

@@ -6,10 +6,13 @@ e1, e2 and e3 are decoupled on purpose, so that this is no exact Langevin dynami
 each followed by a clip of all entries:
 
     plain      the equation as it stands
-    released   s <- s + (lr_i / mean|d|) d with d the sum above: the e's set proportions alone; lr_i goes linearly from
-               lr to lr_end
+    released   s <- s + (lr_i / mean|d|) d with d the sum above: the e's set proportions alone; lr_i of steps i = 0,
+               ..., n - 1 is lr + (lr_end - lr) i / n
     stable     s <- s + lr_i (e1 (R(s) - s) + e2 g / mean|g| + e3 n): a step of the class that does not vanish when the
                class is reached, and one of the prior that does when R(s) = s
+
+The released loop makes n + 1 passes and shows the image that the last of them begins with: it has had n steps, and a
+step of length lr_end is never seen. Chains here are these n steps.
 """
 
 from __future__ import annotations
@@ -37,7 +40,8 @@ class Sampler:
         rule: one of RULES.
         e1, e2, e3: of the prior, the condition and the noise.
         e4: of the known pixels, in inpainting.
-        lr, lr_end: step size of rules `released` and `stable`, linear from the first to the last step.
+        lr, lr_end: step size of rules `released` and `stable`, linear from lr at the first step to lr_end after the
+            last.
         steps: of a chain.
         low: lowest value of an entry; the highest is the run's.
     Raises:
@@ -65,7 +69,7 @@ class Sampler:
 
     def rate(self, step: int) -> float:
         """lr_i, of steps 0, 1, ..."""
-        return self.lr + (self.lr_end - self.lr) * step / max(1, self.steps - 1)
+        return self.lr + (self.lr_end - self.lr) * step / self.steps
 
     def direction(self, prior: Tensor, condition: Tensor, context: Tensor, noise: Tensor) -> Tensor:
         """d of states (B, ...), from their four parts of the same shape."""

@@ -5,12 +5,12 @@
     phase 3   EndToEnd      upper layers and head together, from where phase 2 ended
 
 A component's map is a softmax over channels at every place, d_k its largest value in the image. The released CBC head
-is trained by the margin loss alone; the released RBF and PIP-Net heads keep 5 L_A + 2 L_T + 2 L_C. Here all heads start
-from the same phase 1, and heads and losses are crossed, so that what the head does is told apart from what the loss
-does.
+is trained by the margin loss alone, the released RBF and PIP-Net heads by another loop (released.py). Here CBC and RBF
+heads also start from the same phase 1 and are crossed with the losses, so that what the head does is told apart from
+what the loss does.
 
 Where paper and released code differ, or ours differs from both:
-- rates are constant: the released schedules are stepped with numbers that never let them fall.
+- rates are constant: the released CBC schedules are stepped with numbers that never let them fall.
 - phase 2 leaves the components bit-equal, batch statistics and stochastic depth included; the released code trains the
   head on components in training mode.
 - the last epoch is tested; the released code keeps the epoch that is best on the test set.
@@ -43,7 +43,7 @@ Loss = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Weights:
-    """Of the three terms of phases 2 and 3: classification, alignment L_A and L_T."""
+    """Of the three terms after phase 1: classification, alignment L_A and L_T."""
 
     classes: float = 1.0
     align: float = 0.0
@@ -117,7 +117,7 @@ class Parts(StageModule):
 
 
 class PartClassifier(ClassificationModule):
-    """What phases 2 and 3 share: a head on detections, its loss, and a test with small detections set to 0.
+    """What all after phase 1 share: a head on detections, its loss, and a test with small detections set to 0.
 
     Test metrics beside accuracy: `present`, how many components there are in an image, and of heads that reason
     `negative_share`, how much of it is negative, in [0, 1].
@@ -253,12 +253,10 @@ class HeadOnly(PartClassifier):
         head: Callable[[int, int], Head],
         classes: int,
         loss: Loss,
-        weights: Weights | None = None,
         optimizer: OptimizerFactory | None = None,
         schedule: Schedule | None = None,
     ) -> None:
-        made = head(parts.parts.count, classes)
-        super().__init__(made, classes, loss, weights or Weights(), optimizer, schedule)
+        super().__init__(head(parts.parts.count, classes), classes, loss, Weights(), optimizer, schedule)
         self.parts = Frozen([parts.parts])
 
     def look(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -273,8 +271,6 @@ class EndToEnd(PartClassifier):
     Args:
         parts: phase 1.
         head: phase 2, whose head and loss are kept.
-        weights: see PartClassifier; None keeps those of phase 2.
-        head_lr: the head's own rate; None is the others'.
         optimizer, schedule: see StageModule.
     """
 
@@ -282,22 +278,15 @@ class EndToEnd(PartClassifier):
         self,
         parts: Parts,
         head: HeadOnly,
-        weights: Weights | None = None,
-        head_lr: float | None = None,
         optimizer: OptimizerFactory | None = None,
         schedule: Schedule | None = None,
     ) -> None:
-        super().__init__(head.head, head.classes, head.loss, weights or head.weights, optimizer, schedule)
+        super().__init__(head.head, head.classes, head.loss, Weights(), optimizer, schedule)
         self.parts = parts.parts
         self.parts.tune()
-        self.head_lr = head_lr
 
     def look(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.parts(x)
 
     def trained(self) -> Any:
-        own = {} if self.head_lr is None else {"lr": self.head_lr}
-        return [
-            {"params": [p for p in self.parts.parameters() if p.requires_grad]},
-            {"params": list(self.head.parameters()), **own},
-        ]
+        return [p for p in self.parameters() if p.requires_grad]

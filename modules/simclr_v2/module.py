@@ -53,7 +53,8 @@ UNLABELLED = -1
 
 
 class Phase(ClassificationModule):
-    """What the phases share: which parameters LARS adapts, and rates that grow with the root of the batch.
+    """What the phases share: which parameters LARS adapts, the classifier's weight decay, and rates that grow with the
+    root of the batch.
 
     Args:
         network, classes, optimizer, schedule: see ClassificationModule.
@@ -77,7 +78,10 @@ class Phase(ClassificationModule):
         return optimizer
 
     def decay_of_classifier(self) -> Tensor:
-        """The classifier's weight decay, which LARS leaves out and the code adds to the loss: wd / 2 |W|^2."""
+        """The classifier's weight decay, which LARS leaves out and the code adds to every loss: wd / 2 |W|^2.
+
+        Source: `add_weight_decay` of the released model_util.py, called in each training step of each mode.
+        """
         options: dict[str, Any] = getattr(self.optimizer_factory, "keywords", {})
         return 0.5 * options.get("weight_decay", 0.0) * self.classifier.weight.square().sum()
 
@@ -219,7 +223,7 @@ class FineTuning(Phase):
         logits = self(batch.x)  # (B, classes)
         loss = F.cross_entropy(logits, batch.y)
         self.track(len(batch.y), loss=loss, top1=100 * (logits.argmax(-1) == batch.y).float().mean())
-        return loss
+        return loss + self.decay_of_classifier()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.network(x))
@@ -303,7 +307,7 @@ class Distillation(Phase):
         kl = distilled.detach() - entropy(soft_target(z_t[None], self.temperature))
         agreement = 100 * (z_s.argmax(-1) == z_t.argmax(-1)).float().mean()
         self.track(len(batch.x), loss=loss, kl=kl, agreement=agreement)
-        return loss
+        return loss + self.decay_of_classifier()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.network(x))

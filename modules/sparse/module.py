@@ -19,7 +19,8 @@ What the released code does otherwise, all of which `supervision`, `voting`, `cl
 - its mutual loss gets probabilities without a gradient, its votes have no history, its selection keeps all images, its
   votes are divided by 2, its class losses are sums of binary ones, and D and C have one more of them when supervised;
 - its pseudo-labels are drawn in training mode; here in evaluation mode.
-Here D and G see the same fake of a step; the one that C learns from is made anew with the new G, of the same z.
+Here D and G see the same fake of a step; the one that C learns from is made anew with the new G, of the same z. The
+code makes one more for G, of the same weights and z: the same images.
 """
 
 from __future__ import annotations

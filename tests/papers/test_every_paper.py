@@ -14,10 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.benchmarks.networks import Pair
 from experiments.commands import reproduce
-from experiments.common.errors import typed
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose
 from experiments.config.instantiate import check
+from experiments.config.written import read
 from experiments.evidence import registration, results
 from experiments.identity import definitions
 from experiments.identity.fingerprint import targets
@@ -94,16 +94,35 @@ def test_every_deviation_says_the_same_five_things(paper: str) -> None:
 @pytest.mark.parametrize("paper", PAPERS)
 def test_networks_to_compare_can_be_built(paper: str) -> None:
     for number, item in enumerate(compose.paper_file(paper).get("bench") or []):
-        pair: Pair = typed(Pair, item, f"bench.{number}")
+        pair: Pair = read(Pair, item, f"bench.{number}")
         check(pair.ours, f"bench.{number}.ours")
         check(pair.theirs, f"bench.{number}.theirs")
+
+
+def kind_of(stage: Stage) -> tuple[Any, ...]:
+    """Equal for stages that are built of the same definitions with other numbers."""
+    built = sorted(set(targets([stage.module, stage.data])))
+    return (*built, *sorted(stage.needs), *sorted(stage.feeds), stage.fit)
+
+
+@pytest.fixture
+def _one_of_a_kind_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes as long as training: of stages that are of one kind, the first draws its pictures."""
+    drawn: set[tuple[Any, ...]] = set()
+    draw = training._draw
+
+    def draw_once(module: Any, data: Any, stage: Stage) -> None:
+        if kind_of(stage) not in drawn:
+            drawn.add(kind_of(stage))
+            draw(module, data, stage)
+
+    monkeypatch.setattr(training, "_draw", draw_once)
 
 
 class Watch:
     """Which module-level definitions of the suite's own code execute while a stage trains and is tested.
 
-    Watching takes as long as training: of stages that are built of the same definitions with other numbers, the first
-    is watched.
+    Watching takes as long as training: of stages that are of one kind, the first is watched.
     """
 
     def __init__(self) -> None:
@@ -112,12 +131,7 @@ class Watch:
         self._files: dict[str, list[tuple[int, int, definitions.Definition]] | None] = {}
 
     def train(self, plan: Plan, stage: Stage, report: Any) -> dict[str, Any]:
-        kind = (
-            *sorted(set(targets([stage.module, stage.data]))),
-            *sorted(stage.needs),
-            *sorted(stage.feeds),
-            stage.fit,
-        )
+        kind = kind_of(stage)
         if kind in self.kinds:
             return TRAIN(plan, stage, report)
         self.kinds.add(kind)
@@ -168,6 +182,7 @@ def engine() -> set[definitions.Definition]:
     return {definition for name in called if isinstance(definition := definitions.locate(name), definitions.Definition)}
 
 
+@pytest.mark.usefixtures("_one_of_a_kind_draws")
 @pytest.mark.parametrize("paper", PAPERS)
 def test_smoke_runs_to_a_verdict_with_all_that_executes_in_its_identity(
     paper: str,
@@ -219,6 +234,7 @@ def test_full_recipe_passes_its_dry_run(paper: str, tmp_path: Path, capsys: pyte
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_one_of_a_kind_draws")
 @pytest.mark.parametrize("paper", PAPERS)
 def test_every_stage_runs_in_half_precision(paper: str, tmp_path: Path, make_plan: Callable[..., Plan]) -> None:
     """What trainer=auto chooses on a GPU. A dry run would not tell: it writes nothing that NumPy has to take."""

@@ -22,7 +22,7 @@ from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
 from experiments.config import compose, instantiate
 from experiments.evidence import results
-from experiments.pages import console
+from experiments.pages.progress import Board
 from experiments.running import callbacks, engine, training
 from tests.reliability.soak import __main__ as soak
 from tests.reliability.soak import bench as benches
@@ -323,7 +323,7 @@ def test_no_secret_of_the_environment_is_written(
         if status == "failed":
             monkeypatch.setattr(training, "_test", fail)
         this = benches.portion(benches.make(lines, seed), victim)
-        with console.Board(this.title, len(this.stages)) as board:
+        with Board(this.title, len(this.stages)) as board:
             assert engine.run(this, board)[victim].status == status
     shown = capfd.readouterr()
     written = [f for f in runs.rglob("*") if f.is_file()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import struct
 from dataclasses import fields
 from functools import partial
@@ -17,6 +18,7 @@ import torch
 from monai.data import MetaTensor
 
 from datamodules.common.base import DataError
+from datamodules.mswal import contents
 from datamodules.mswal.nnunet import Dataset, NnUNetFolder, Split
 from datamodules.mswal.preprocessing import Preprocessing, resample
 from datamodules.mswal.volumes import PatchSampling
@@ -125,7 +127,7 @@ def test_folds_are_disjoint_cover_everything_and_do_not_depend_on_the_seed(folde
 
 def test_preprocessing_is_done_once_and_depends_on_the_plan(folder: Path) -> None:
     data = opened(folder)
-    file = data.folder / "case_0" / "image.npy"
+    (file,) = data.folder.glob("case_0-*/image.npy")
     before = file.stat().st_mtime_ns
     assert opened(folder).folder == data.folder
     assert file.stat().st_mtime_ns == before
@@ -133,6 +135,64 @@ def test_preprocessing_is_done_once_and_depends_on_the_plan(folder: Path) -> Non
 
 
 MEASURED: dict[str, Any] = {"clip": None, "mean": None, "std": None}
+
+
+@pytest.mark.parametrize("statistics", [{}, MEASURED])
+def test_a_replaced_scan_is_the_one_that_is_trained_on(folder: Path, statistics: dict[str, Any]) -> None:
+    """Under the same name, with the old file's times, and of the same size where it is stored plainly."""
+    before = opened(folder, **statistics)
+    case = before.train.folders[0].name.split("-")[0]
+    file = folder / "imagesTr" / f"{case}_0000.nii.gz"
+    old, status = file.read_bytes(), file.stat()
+
+    scan = nibabel.load(file)
+    brighter = np.asarray(scan.dataobj) + 30  # type: ignore[attr-defined]
+    nibabel.save(nibabel.Nifti1Image(brighter, scan.affine), file)  # type: ignore[attr-defined]
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    after = opened(folder, **statistics)
+    old_pixels, pixels = (data.train[0].image * data.plan["std"] + data.plan["mean"] for data in (before, after))
+    inside = before.train[0].label == 1
+    assert float((pixels - old_pixels)[0][inside].mean()) == pytest.approx(30, abs=3)
+    assert after.spec.identity != before.spec.identity
+
+    file.write_bytes(old)
+    again = opened(folder, **statistics)
+    assert again.spec.identity == before.spec.identity
+    assert again.train.folders == before.train.folders  # preprocessed before, and still there
+
+
+def test_a_replaced_label_is_another_dataset(folder: Path) -> None:
+    """Of a scan to train on, and of one to test on, whose label is no part of what is stored."""
+    identities = [opened(folder, test="Ts", folds=1).spec.identity]
+    for part, case in (("Tr", "case_4"), ("Ts", "case_8")):
+        file = folder / f"labels{part}" / f"{case}.nii.gz"
+        label = nibabel.load(file)
+        drawn = np.asarray(label.dataobj).copy()  # type: ignore[attr-defined]
+        drawn[4:10, 4:8, 3:5] = 1
+        nibabel.save(nibabel.Nifti1Image(drawn, label.affine), file)  # type: ignore[attr-defined]
+        data = opened(folder, test="Ts", folds=1)
+        identities.append(data.spec.identity)
+        if part == "Tr":
+            number = [path.name.split("-")[0] for path in data.train.folders].index(case)
+            assert int((data.train[number].label == 2).sum()) < int((data.train[0].label == 2).sum())
+    assert len(set(identities)) == 3
+
+
+def test_files_that_did_not_change_are_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened(folder)
+    read: list[Path] = []
+    mark = contents._mark
+    monkeypatch.setattr(contents, "_mark", lambda file: read.append(file) or mark(file))
+    opened(folder)
+    assert read == []
+    (folder / "imagesTr" / "case_0_0000.nii.gz").touch()
+    first = opened(folder).spec.identity
+    assert [file.name for file in read] == ["case_0_0000.nii.gz"]
+
+    ledger = folder / "preprocessed" / "contents.json"
+    ledger.write_text("{damaged")
+    assert opened(folder).spec.identity == first
+    assert len(read) == 1 + 10
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -46,9 +46,24 @@ def test_a_set_of_photos(tmp_path: Path) -> None:
     assert data.spec.classes == ("red fox", "Hen")
 
 
+def test_a_folder_with_another_number_of_photos_is_refused(tmp_path: Path) -> None:
+    """Two photos do not pass for 30,000."""
+    photo(tmp_path / "imagenet_r" / "hen" / "a.png", (255, 0, 0))
+    photo(tmp_path / "imagenet_r" / "red_fox" / "b.png", (0, 0, 255))
+    for size in (1, 3, 30000):
+        data = ZeroShotPhotos(
+            str(tmp_path / "imagenet_r"), 2, size, PROMPTS, where="https://hendrycks.example", split="the test set"
+        )
+        with pytest.raises(DataError, match=rf"holds 2 photos; expected {size}, the test set. imagenet_r: https://hen"):
+            data.setup()
+    with pytest.raises(DataError, match="holds 2 photos; expected 3"):
+        PretrainingPhotos(str(tmp_path / "imagenet_r"), 2, size=3).setup()
+
+
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     data = ZeroShotPhotos(str(tmp_path / "none"), 2, 2, Released(str(tmp_path / "no.py"), "pets"))
     assert "does not exist" in data.available()
+    assert "none: your own photos" in data.available()
     assert "copy it from" in data.available()
     with pytest.raises(DataError, match="does not exist"):
         data.setup()

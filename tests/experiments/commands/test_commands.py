@@ -71,6 +71,19 @@ def test_a_failing_seed_leaves_the_others_alone(tmp_path: Path, monkeypatch: pyt
     assert len(list((tmp_path / "meal_v2" / "smoke" / "seed=0").glob("*/manifest.json"))) == 12
 
 
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_claim_about_a_metric_that_is_not_reported_ends_with_the_first_stage(jobs: str, tmp_path: Path) -> None:
+    """Once before, while it trains, and once more from what is finished."""
+    ask = "claims=[{name:x,better:untrained/test/tpo1,than:0,worth:1,main:true}]"
+    lines = ["scale=smoke", "seeds=[0]", f"jobs={jobs}", ask, "checks=[]", "published=[]", f"runs_dir={tmp_path}"]
+    for _ in range(2):
+        with pytest.raises(
+            InputError, match="claim 'x': untrained: metric 'test/tpo1' does not exist; did you mean 'te"
+        ):
+            reproduce.main(lines)
+    assert len(list(tmp_path.rglob("manifest.json"))) < 12
+
+
 @pytest.mark.slow
 def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
     lines = ["scale=smoke", "jobs=2", "seeds=[0,1]", "stages.*.trainer.max_epochs=2000", f"runs_dir={tmp_path}"]
@@ -113,6 +126,22 @@ def test_a_disk_that_takes_nothing_ends_in_one_line(
     assert shown.err.splitlines()[-1].startswith(f"error: {line}")
     assert "not run" in shown.out
     assert not [f for f in tmp_path.rglob("*") if f.is_file() and not f.name.endswith(".lock")]
+
+
+def test_a_bug_ends_in_one_line_that_leads_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(arguments: list[str]) -> int:
+        return len(arguments) // len(arguments)
+
+    monkeypatch.setattr(cli, "ROOT", tmp_path)
+    assert cli.main(broken, "", []) == 1
+    told = capsys.readouterr().err
+    assert len(told.splitlines()) == 1
+    assert "ZeroDivisionError" in told
+    assert "at tests/experiments/commands/test_commands.py:" in told
+    assert "in broken; whole trace: " in told
+    assert "in broken" in (tmp_path / "runs" / "failure.txt").read_text()
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.commands import compare
+from experiments.commands import compare, states
 from experiments.common.errors import InputError
 from experiments.config import compose
 from experiments.identity.provenance import code_version
@@ -19,12 +19,12 @@ def test_only_what_differs_is_listed(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     base = {"a": {"x": 1.0, "y": math.nan}, "gone": {"x": 1.0}}
     here = {"a": {"x": 1.0, "y": math.nan, "z": 2.0}}
 
-    def run_in(tree: Path, seed: int, words: Sequence[str]) -> dict[str, compare.Done]:
+    def run_in(tree: Path, seed: int, words: Sequence[str]) -> dict[str, states.Done]:
         moved = {"a": {**base["a"], "x": float(seed)}, "gone": base["gone"]}
         metrics = moved if tree == tmp_path else here
-        return {name: compare.Done("0" * 12, values) for name, values in metrics.items()}
+        return {name: states.Done("0" * 12, values) for name, values in metrics.items()}
 
-    monkeypatch.setattr(compare, "run_in", run_in)
+    monkeypatch.setattr(states, "run_in", run_in)
     moved = list(compare.compare("zpe", [1, 2], [], tmp_path))
     assert [(m.stage, m.metric) for m in moved] == [("a", "x"), ("a", "z"), ("gone", "x")]
     assert moved[0].base == [1.0, 2.0]

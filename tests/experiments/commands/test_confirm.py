@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from experiments.commands import compare, confirm, reproduce
+from experiments.commands import confirm, reproduce, states
 from experiments.common.errors import InputError
 from experiments.config import compose
-from experiments.evidence import registration, results, staleness
+from experiments.evidence import merge, registration, results, staleness
 from experiments.evidence.records import Entry
-from experiments.pages import answers
+from experiments.pages import view
 from experiments.running.plan import plan_each
 
 PAPER = "case_based_prototypes"
@@ -69,7 +69,7 @@ def test_equal_numbers_lift_it(ran: Any, record: Any) -> None:
     after = stored()
     assert staleness.stale(PAPER, after) == []
     assert entry == after.model_copy(update={"confirmed": {}, "seal": entry.seal})  # nothing else moved
-    (line,) = answers.confirmed(after)
+    (line,) = view.of(after).confirmed
     count = sum(len(stage.metrics) for stage in entry.stages.values())
     assert f"{'c' * 10}: seed 0 run anew gave the same {count} numbers" in line
 
@@ -81,6 +81,23 @@ def test_once_the_code_moves_again_it_is_stale_again(ran: Any, record: Any) -> N
     name = next(iter(entry.confirmed))
     entry.confirmed[name].fingerprint = OTHER
     assert staleness.stale(PAPER, entry) == [name]
+
+
+def test_confirmed_code_is_the_same_code_where_records_are_written(ran: Any, record: Any) -> None:
+    """What anybody's run finds after it goes on with the record, or stands beside it; it replaces nothing."""
+    stale = record()
+    again = ran[2]  # by the present code
+    pushed_out = merge.put(again, stale, stale.registered)
+    assert "a change of the code of" in pushed_out.history[0].why
+
+    confirm_it(ran)
+    confirmed = stored()
+    assert merge.other_code(again, confirmed) == []
+    assert merge.put(again, confirmed, confirmed.registered).history == []
+
+    name = next(iter(confirmed.confirmed))
+    confirmed.confirmed[name].fingerprint = OTHER
+    assert merge.other_code(again, confirmed) == [name]
 
 
 def test_one_number_in_its_last_bit_keeps_it(ran: Any, record: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,14 +135,14 @@ def test_on_another_machine_the_recorded_code_is_compared_with(
         asked.append(revision)
         yield Path("nowhere")
 
-    def run_in(tree: Path, seed: int, words: list[str]) -> dict[str, compare.Done]:
+    def run_in(tree: Path, seed: int, words: list[str]) -> dict[str, states.Done]:
         asked.append((seed, f"paper={PAPER}" in words))
         past = {n: dict(metrics) for n, metrics in here.items()}
         past[name][metric] += 1.0 if moved else 0.0
-        return {n: compare.Done(OTHER, metrics) for n, metrics in past.items()}
+        return {n: states.Done(OTHER, metrics) for n, metrics in past.items()}
 
-    monkeypatch.setattr(compare, "checked_out", checked_out)
-    monkeypatch.setattr(compare, "run_in", run_in)
+    monkeypatch.setattr(states, "checked_out", checked_out)
+    monkeypatch.setattr(states, "run_in", run_in)
     entry = record(edit)
     assert confirm_it(ran) == moved
     assert asked == ["e" * 40, (0, True)]
@@ -133,7 +150,7 @@ def test_on_another_machine_the_recorded_code_is_compared_with(
     if moved:
         assert stored() == entry
     else:
-        (line,) = answers.confirmed(stored())
+        (line,) = view.of(stored()).confirmed
         assert "as eeeeeeeeee does on" in line
         assert staleness.stale(PAPER, stored()) == []
 

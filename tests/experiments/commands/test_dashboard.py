@@ -20,7 +20,7 @@ from experiments.common.errors import RunError
 from experiments.common.paths import ROOT
 from experiments.evidence import results
 from experiments.evidence.records import Curve, Entry, Registration
-from experiments.pages import wandb_verdict, wandb_workspace
+from experiments.pages import view, wandb_verdict, wandb_workspace
 from experiments.running import engine, loggers
 from experiments.running.plan import Plan
 from tests import example
@@ -70,12 +70,12 @@ def panels(spec: dict[str, Any], section: str) -> list[dict[str, Any]]:
 
 
 def test_description_has_the_sections_and_what_is_in_them(wandb_plan: Plan) -> None:
-    spec = wandb_workspace.describe(wandb_plan, entry(), ["what it saw"])
+    spec = wandb_workspace.describe(wandb_plan, view.of(entry()), ["what it saw"])
     names = ["Claims", "Published against ours", "Learning curves by stage", "Pictures", "Sweeps"]
     assert [part["name"] for part in spec["sections"]] == names
     assert (spec["project"], spec["entity"], spec["runs"]) == ("reprise", None, {"title": "meal_v2/smoke"})
     assert spec["most_runs"] == 10
-    many = wandb_workspace.describe(wandb_plan, entry().model_copy(update={"seeds": list(range(32))}), [])
+    many = wandb_workspace.describe(wandb_plan, view.of(entry().model_copy(update={"seeds": list(range(32))})), [])
     assert many["most_runs"] == 2 * 32 + 1
     table, logged = panels(spec, "Claims")
     assert [row[0] for row in table["rows"]] == ["supported", "not run"]
@@ -91,7 +91,7 @@ def test_description_has_the_sections_and_what_is_in_them(wandb_plan: Plan) -> N
 
 
 def test_a_paper_that_never_ran_has_all_panels_and_no_numbers(wandb_plan: Plan) -> None:
-    spec = wandb_workspace.describe(wandb_plan, results.build([wandb_plan], 1, [], {}), [])
+    spec = wandb_workspace.describe(wandb_plan, view.of(results.build([wandb_plan], 1, [], {})), [])
     table, _ = panels(spec, "Claims")
     assert {row[0] for row in table["rows"]} == {"not run"}
     trained = [name for name, stage in wandb_plan.stages.items() if stage.fit]
@@ -105,11 +105,11 @@ def test_without_a_trained_stage_there_are_no_curves(wandb_plan: Plan) -> None:
     plan = replace(wandb_plan, stages=untrained)
     record = entry().model_copy(update={"stages": {"init": example.stage(2)}})
     said = [{"kind": "text", "text": "No stage is trained."}]
-    assert panels(wandb_workspace.describe(plan, record, []), "Learning curves by stage") == said
+    assert panels(wandb_workspace.describe(plan, view.of(record), []), "Learning curves by stage") == said
 
 
 def test_hostile_names_stay_whole_in_json_and_are_text_in_markdown(wandb_plan: Plan) -> None:
-    spec = json.loads(json.dumps(wandb_workspace.describe(wandb_plan, entry(), [HOSTILE])))
+    spec = json.loads(json.dumps(wandb_workspace.describe(wandb_plan, view.of(entry()), [HOSTILE])))
     table, _ = panels(spec, "Claims")
     assert table["rows"][0][1] == HOSTILE
     assert panels(spec, "Pictures")[0]["names"] == [f"pictures/{HOSTILE}"]
@@ -127,9 +127,9 @@ def test_workspace_and_report_are_made_without_a_network(wandb_plan: Plan, monke
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     variant = Plan(**{**vars(wandb_plan), "variant": 'it\'s "hostile" <= 1'})
-    spec = wandb_workspace.describe(variant, entry(), ["a picture"])
-    view = json.loads(wandb_workspace.workspace(spec, "team")._to_model().model_dump_json(by_alias=True))
-    sections = view["spec"]["section"]["panelBankConfig"]["sections"]
+    spec = wandb_workspace.describe(variant, view.of(entry()), ["a picture"])
+    board = json.loads(wandb_workspace.workspace(spec, "team")._to_model().model_dump_json(by_alias=True))
+    sections = board["spec"]["section"]["panelBankConfig"]["sections"]
     kinds = {section["name"]: [panel["viewType"] for panel in section["panels"]] for section in sections}
     assert kinds["Claims"] == ["Markdown Panel", "Weave"]
     assert kinds["Published against ours"] == ["Markdown Panel", "Markdown Panel", "Weave", "Bar Chart"]
@@ -141,7 +141,7 @@ def test_workspace_and_report_are_made_without_a_network(wandb_plan: Plan, monke
     assert {(c["xAxis"], c["groupBy"], c["groupArea"], c["limit"]) for c in curves} == {
         ("epoch", "jobType", "samples", 10)
     }
-    (condition,) = view["spec"]["section"]["runSets"][0]["filters"]["filters"]
+    (condition,) = board["spec"]["section"]["runSets"][0]["filters"]["filters"]
     assert (condition["key"]["name"], condition["value"]) == ("title", loggers.label(variant))
     blocks = wandb_workspace.report(spec, "team")._to_model().spec.blocks
     shown = [block.type for block in blocks if block.type in ("heading", "markdown-block", "panel-grid")]
@@ -152,7 +152,7 @@ def test_workspace_and_report_are_made_without_a_network(wandb_plan: Plan, monke
 
 def test_the_report_has_a_chart_for_each_stage_and_metric_with_a_line_for_each_seed(wandb_plan: Plan) -> None:
     pytest.importorskip("wandb_workspaces")
-    spec = wandb_workspace.describe(wandb_plan, entry().model_copy(update={"seeds": list(range(16))}), [])
+    spec = wandb_workspace.describe(wandb_plan, view.of(entry().model_copy(update={"seeds": list(range(16))})), [])
     blocks = wandb_workspace.report(spec, "team")._to_model().spec.blocks
     grids = [json.loads(block.model_dump_json(by_alias=True)) for block in blocks if block.type == "panel-grid"]
     charts = {}
@@ -189,7 +189,7 @@ def test_publishing_updates_what_it_created_and_explains_refusals(
     def load_page(address: str) -> Any:
         return saved[address.rpartition("--")[2] + "=="]
 
-    spec = {**wandb_workspace.describe(wandb_plan, entry(), []), "entity": "team"}
+    spec = {**wandb_workspace.describe(wandb_plan, view.of(entry()), []), "entity": "team"}
     monkeypatch.setattr(wr.Report, "save", save_page)
     monkeypatch.setattr(wr.Report, "from_url", load_page)
     monkeypatch.setattr(ws.Workspace, "save", save_view)
@@ -247,20 +247,20 @@ def test_a_login_sends_the_runs_then_publishes(
 
 
 def test_verdict_tables_have_a_column_per_seed() -> None:
-    claims, published = (wandb_verdict.verdict_tables(entry("full"))[name] for name in ("claims", "published"))
+    claims, published = (wandb_verdict.verdict_tables(view.of(entry("full")))[name] for name in ("claims", "published"))
     first = dict(zip(claims[0], claims[1][0], strict=True))
     assert (first["low"], first["seed 0"], first["seed 1"]) == (1.0, 1.5, 2.5)
     assert dict(zip(claims[0], claims[1][1], strict=True))["seed 1"] is None
     rows = [dict(zip(published[0], row, strict=True)) for row in published[1]]
     assert [(row["seed 0"], row["seed 1"]) for row in rows] == [(0.5, 1.5), (None, None)]
     assert rows[0]["verdict"] == "matched"
-    columns, (row, _) = wandb_verdict.verdict_tables(entry("mini"))["published"]
+    columns, (row, _) = wandb_verdict.verdict_tables(view.of(entry("mini")))["published"]
     below = dict(zip(columns, row, strict=True))
     assert (below["verdict"], below["seed 0"]) == ("not judged", None)
 
 
 def test_verdict_scalars_hold_what_is_known_for_every_claim() -> None:
-    scalars = wandb_verdict.verdict_scalars(entry())
+    scalars = wandb_verdict.verdict_scalars(view.of(entry()))
     assert scalars == {
         "main/verdict": "supported",
         "main/difference": 2.0,
@@ -276,11 +276,11 @@ def test_verdict_scalars_hold_what_is_known_for_every_claim() -> None:
     record = entry()
     main = record.claims[0]
     main.verdict, main.needed, main.interval, main.difference = "undecided", 12, None, float("inf")
-    scalars = wandb_verdict.verdict_scalars(record)
+    scalars = wandb_verdict.verdict_scalars(view.of(record))
     assert scalars["main/needed"] == 12
     assert not {"main/difference", "main/low", "main/high"} & scalars.keys()
     main.main = False
-    assert not [key for key in wandb_verdict.verdict_scalars(record) if key.startswith("main/")]
+    assert not [key for key in wandb_verdict.verdict_scalars(view.of(record)) if key.startswith("main/")]
 
 
 def command(*lines: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -370,8 +370,8 @@ def test_pictures_and_verdict_reach_offline_runs(wandb_plan: Plan, tmp_path: Pat
     assert [row[:3] for row in rows if row[2] == "test/top1"] == [["student", 0, "test/top1"]]
 
     actual = results.build([plan], 1, ["logger=wandb"], {}, REGISTERED)
-    wandb_verdict.log_verdict(plan, actual)
-    wandb_verdict.log_verdict(plan, actual)  # the second takes the first one's place
+    wandb_verdict.log_verdict(plan, view.of(actual))
+    wandb_verdict.log_verdict(plan, view.of(actual))  # the second takes the first one's place
     (verdict,) = (tmp_path / "meal_v2/smoke/verdict/wandb").glob("offline-run-*")
     shown = records(verdict)
     (run,) = [r["run"] for r in shown if r["type"] == "run"]
@@ -381,7 +381,7 @@ def test_pictures_and_verdict_reach_offline_runs(wandb_plan: Plan, tmp_path: Pat
     assert (config["registration"], config["stream"]) == ("0123456789ab", 3)
     assert (config["scale"], config["variant"], config["code"]) == ("smoke", None, trained_by)
     assert config["claims"] == {str(number): claim.name for number, claim in enumerate(actual.claims, 1)}
-    scalars = wandb_verdict.verdict_scalars(actual)
+    scalars = wandb_verdict.verdict_scalars(view.of(actual))
     assert "main/verdict" in scalars
     assert scalars.items() <= summary(verdict).items()
     assert {"claims", "published"} <= {
@@ -403,12 +403,12 @@ def test_a_verdict_that_wandb_refuses_is_a_warning(
         raise wandb.errors.CommError("no route")
 
     monkeypatch.setattr(wandb, "init", refuse)
-    wandb_verdict.log_verdict(wandb_plan, entry())
+    wandb_verdict.log_verdict(wandb_plan, view.of(entry()))
     assert "W&B did not take it: no route" in capsys.readouterr().out
 
 
 def test_other_loggers_get_neither_pictures_nor_verdict(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
     plan = make_plan()
     loggers.log_pictures(None, plan.stages["init"], {"test/top1": 1.0})
-    wandb_verdict.log_verdict(plan, entry())
+    wandb_verdict.log_verdict(plan, view.of(entry()))
     assert not list(tmp_path.rglob("*wandb*"))

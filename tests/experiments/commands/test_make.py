@@ -33,7 +33,7 @@ def make(*words: str) -> subprocess.CompletedProcess[str]:
         (["reproduce", "rotnet"], "rotnet is no target; did you mean PAPER=rotnet?"),
         (["reprodce", "PAPER=rotnet"], "reprodce is no target; did you mean reproduce?"),
         (["reproduce", "PAPER=rotnet", "STAGE=x"], "STAGE=x would change nothing: make reproduce reads ARGS DRY"),
-        (["test", "PAPER=rotnet"], "PAPER=rotnet would change nothing: make test reads ARGS"),
+        (["soak", "SCALE=mini"], "SCALE=mini would change nothing: make soak reads ARGS PAPER"),
         (["setup", "SCALE=full"], "SCALE=full would change nothing: make setup reads no variable"),
         (["reproduce"], "name a paper, as in make reproduce PAPER=meal_v2"),
     ],
@@ -57,8 +57,13 @@ def test_misspelt_words_end_in_one_line(words: list[str], told: str) -> None:
             ["reproduce", "PAPER=meal_v2", "SEEDS=0,1", "MINUTES=3", "ARGS=jobs=1 logger=csv"],
             "experiments.reproduce minutes=3 seeds=[0,1] paper=meal_v2 scale=mini jobs=1 logger=csv",
         ),
+        (["reproduce", "PAPER=meal_v2", "SEEDS=0 1 2"], "experiments.reproduce seeds=[0,1,2] paper=meal_v2 scale=mini"),
         (
-            ["sweep", "SWEEP=hard_labels", "SEEDS=0,1"],
+            ["reproduce", "PAPER=meal_v2", "SEEDS=0, 1,2 "],
+            "experiments.reproduce seeds=[0,1,2] paper=meal_v2 scale=mini",
+        ),
+        (
+            ["sweep", "SWEEP=hard_labels", "SEEDS=0 1"],
             "experiments.run -m sweep=hard_labels seed=0,1 scale=mini",
         ),
         (

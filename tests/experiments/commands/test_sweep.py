@@ -18,6 +18,7 @@ from experiments.common import files
 from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
 from experiments.config import compose
+from experiments.pages import console
 
 
 def job(folder: Path, number: int, overrides: list[str], value: float | None, seed: int = 0, code: int = 0) -> None:
@@ -49,7 +50,9 @@ def test_a_named_sweep_is_found_and_the_user_wins_over_it() -> None:
 
 def test_every_named_sweep_composes() -> None:
     for path in (compose.CONF / "sweep").glob("*/*.yaml"):
-        run._check(compose.request([f"paper={path.parent.name}", *sweep.named(path.parent.name, path.stem)]))
+        run._check(
+            compose.request([f"paper={path.parent.name}", *compose.sweep_file(path.parent.name, path.stem).arguments])
+        )
 
 
 def test_a_pattern_of_papers_is_checked_paper_by_paper(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,3 +176,12 @@ def test_two_processes_inside_a_sweep_train_the_same_hyper_parameters(tmp_path: 
 
     assert top1(tmp_path) == pytest.approx(top1(single), abs=0.3)  # three epochs of float rounding: 3 images of 1,000
     assert abs(top1(single)[0] - top1(single)[1]) > 1
+
+
+def test_names_in_brackets_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    record = {"paper": "k", "scale": "mini", "name": "[red]", "objective": "a/test/x", "settings": []}
+    console.out.print(sweep.table(record))
+    console.say("runs: /data/[bold]/[/x]")
+    shown = capsys.readouterr().out
+    assert "k/mini sweep [red]: a/test/x" in shown
+    assert "runs: /data/[bold]/[/x]\n" in shown

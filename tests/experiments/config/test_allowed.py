@@ -11,7 +11,7 @@ import yaml
 
 from experiments.benchmarks import frame as frame_benchmark
 from experiments.common.errors import InputError
-from experiments.config import allowed, compose, instantiate
+from experiments.config import allowed, compose, instantiate, reading
 from experiments.identity.fingerprint import targets
 
 
@@ -59,7 +59,7 @@ def test_a_name_nearby_is_offered() -> None:
 def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of all configuration, which composing reads instead."""
     folder = shutil.copytree(compose.CONF, tmp_path / "conf")
-    monkeypatch.setattr(compose, "CONF", folder)
+    monkeypatch.setattr(reading, "CONF", folder)
     for cached in (compose.paper_file, compose.known_stages):
         cached.cache_clear()
     yield folder

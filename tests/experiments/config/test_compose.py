@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from experiments.commands import reproduce, run
 from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
-from experiments.config import compose
+from experiments.config import compose, reading
 from experiments.running import devices, plan
 
 
@@ -38,7 +38,16 @@ from experiments.running import devices, plan
         (["seeds=[1,1]"], "expected different whole numbers"),
         (["jobs=0"], "expected auto or a whole number"),
         (["seeds=3"], "expected a list of different whole numbers"),
+        (["seeds=[0 1 2]"], "expected different whole numbers, as in 'seeds=[0,1,2]'"),
         (["seed=3"], "'seeds=[3]' names them by hand"),
+        (["minutes=-1"], "minutes=-1: expected a number from 0"),
+        (["threads=two"], "threads='two': expected a whole number from 1"),
+        (["data=cifar10"], "data=cifar10: each stage has data of its own; data@stages.*.data=cifar10 sets that of all"),
+        (["stages.*.data.batch_size=abc"], "data.batch_size='abc': expected a whole number"),
+        (["stages.*.data.batch_size=-4"], "data.batch_size=-4: expected a whole number from 1"),
+        (["stages.student.data.label_noise=much"], "stages.student.data.label_noise='much': expected a number"),
+        (["trainer=cpu", "trainer.devices=4096"], ".trainer.devices=4096: this machine has"),
+        (["stages.student.trainer=5"], "stages.student.trainer=5: expected a mapping"),
         (["+foo=1"], "+foo: nothing reads such a key"),
         (["stages.student.trainer.max_epochs=five"], "trainer.max_epochs='five': expected a whole number from 1"),
         (["+stages.student.trainer.max_steps=0"], "trainer.max_steps=0: expected a whole number from 1"),
@@ -165,7 +174,7 @@ def test_configuration_files_read_as_hydra_reads_them() -> None:
 
 
 def test_a_key_that_stands_twice_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compose, "CONF", tmp_path / "conf")
+    monkeypatch.setattr(reading, "CONF", tmp_path / "conf")
     path = tmp_path / "conf" / "a.yaml"
     path.parent.mkdir()
     path.write_text("sizes: {width: 1, width: 2}\n")

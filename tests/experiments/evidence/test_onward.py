@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from experiments.commands import check_results, reproduce
+from experiments.commands import check_results, reproduce, seeds, setting
 from experiments.common.errors import InputError
 from experiments.evidence import results
 from experiments.evidence.records import Entry
-from experiments.pages import answers
+from experiments.pages import view
+from experiments.running.plan import Plan
 
 PAPER = "case_based_prototypes"
 TITLE = "smoke"
@@ -21,9 +22,9 @@ TITLE = "smoke"
 def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Entry:
     """The record of two seeds, made as if smoke were a scale that is recorded."""
     monkeypatch.setattr(results, "RESULTS", tmp_path)
-    monkeypatch.setattr(reproduce, "is_recorded", lambda scale: True)
+    monkeypatch.setattr(setting, "is_recorded", lambda scale: True)
     monkeypatch.setattr(results, "personal", lambda overrides: [])
-    monkeypatch.setattr(reproduce, "_finish", lambda paper: None)
+    monkeypatch.setattr(reproduce, "_write_page", lambda paper: None)
     assert run(tmp_path / "there", "most=2") == 0
     return stored()
 
@@ -67,9 +68,28 @@ def test_it_goes_on_as_if_its_runs_were_there(recorded: Entry, tmp_path: Path) -
         assert [s is None for s in onward.stages[name].seconds] == [s is None for s in stage.seconds]
     (joined,) = onward.joined
     assert joined.seeds == [1002, 1003]
-    (line,) = answers.joined(onward)
+    (line,) = view.of(onward).joined
     assert "seeds 1002, 1003 ran on" in line
     put(onward)
+    record = results.read(PAPER)
+    assert record is not None
+    assert list(check_results.check(record)) == []
+
+
+def test_what_was_looked_at_is_recorded_when_the_next_seed_is_interrupted(
+    recorded: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = seeds.Seeds._train
+
+    def interrupt(self: seeds.Seeds, plans: Sequence[Plan]) -> bool:
+        if plans[-1].seed == 1003:
+            raise KeyboardInterrupt
+        return train(self, plans)
+
+    monkeypatch.setattr(seeds.Seeds, "_train", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "there", "most=4", "record=true")
+    assert stored().seeds == [1000, 1001, 1002]
     record = results.read(PAPER)
     assert record is not None
     assert list(check_results.check(record)) == []

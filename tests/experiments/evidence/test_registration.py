@@ -216,6 +216,12 @@ def test_two_writers_lose_nothing(records: Path) -> None:
     assert len(results.entries("meal_v2")) == 50
 
 
+def test_one_seed_by_hand_is_not_taken_for_so_many() -> None:
+    told = "one seed by hand, number 5; 5 of them would be 'seeds=[0,1,2,3,4]'"
+    assert registration.told_of_one([5]) == told
+    assert not any(registration.told_of_one(seeds) for seeds in ([3, 1], [0], [1], [6000]))
+
+
 def test_seeds_by_hand_are_different_whole_numbers(make_plan: Callable[..., Plan]) -> None:
     assert registration.check_seeds([3, 1]) == [3, 1]
     for wrong in ([], [1, 1], [1.5], [True, 0]):

@@ -21,7 +21,7 @@ from experiments.common.paths import ROOT
 from experiments.config import claims, compose
 from experiments.evidence import layout, results, staleness
 from experiments.evidence.records import CheckResult, Dataset, Record, StageRecord
-from experiments.pages import figures, report
+from experiments.pages import figures, report, view
 from tests import example
 
 HOSTILE = "<script>alert(1)</script>\"'&"
@@ -41,6 +41,10 @@ def stage(needs: list[str], top1: list[float], **more: Any) -> StageRecord:
 
 
 judged = example.claim
+
+
+def claim(name: str, verdict: str, values: list[float], interval: list[float] | None) -> view.Claim:
+    return view.claim(judged(name, verdict, values, interval))
 
 
 def sample() -> Record:
@@ -205,8 +209,8 @@ def test_hostile_text_is_escaped_everywhere(build: Any) -> None:
 def test_figures_escape_and_are_well_formed() -> None:
     boxes = [figures.Box("a", [], True, HOSTILE), figures.Box(HOSTILE, ["a"], False, "only tested")]
     drawn = [
-        figures.difference(judged(HOSTILE, "supported", [1.0], [-1.0, math.inf]), [0], (-2.0, 3.0)),
-        figures.curves(HOSTILE, {HOSTILE: example.curve()}, {HOSTILE: 0}),
+        figures.difference(claim(HOSTILE, "supported", [1.0], [-1.0, math.inf]), (-2.0, 3.0)),
+        figures.curves(HOSTILE, {HOSTILE: example.curve().plain()}, {HOSTILE: 0}),
         figures.diagram(boxes, {"a": 0, HOSTILE: 1}),
     ]
     for text in drawn:
@@ -240,8 +244,8 @@ def test_links_lead_somewhere(build: Any) -> None:
 
 def test_same_data_same_strings(build: Any) -> None:
     assert build(sample()) == build(sample())
-    claim, again = (sample().entries["mini"].claims[0] for _ in range(2))
-    assert figures.difference(claim, [0, 1, 2], (-1, 5)) == figures.difference(again, [0, 1, 2], (-1, 5))
+    first, second = (view.claim(sample().entries["mini"].claims[0]) for _ in range(2))
+    assert figures.difference(first, (-1, 5)) == figures.difference(second, (-1, 5))
 
 
 def test_every_svg_is_labelled_and_every_table_has_a_caption(build: Any) -> None:
@@ -269,7 +273,7 @@ def test_pictures_of_the_first_seed_are_embedded(build: Any, tmp_path: Path) -> 
 def test_commits(commit: str | None, shown: str) -> None:
     entry = sample().entries["mini"]
     entry.provenance.code.commit = commit
-    assert report._commit(entry) == shown
+    assert view.of(entry).machine.code == shown
 
 
 def dots(text: str) -> list[float]:
@@ -277,25 +281,25 @@ def dots(text: str) -> list[float]:
 
 
 def test_dots_lie_where_the_axis_says() -> None:
-    drawn = figures.difference(judged("c", "supported", [-1.0, 1.0, 3.0], None), [0, 1, 2], (-1.0, 3.0))
+    drawn = figures.difference(claim("c", "supported", [-1.0, 1.0, 3.0], None), (-1.0, 3.0))
     assert dots(drawn) == [10.0, 130.0, 250.0]  # left edge, middle, right edge of a 260 px figure with 10 px margins
 
 
 def test_a_huge_interval_does_not_hide_the_seeds() -> None:
-    low, high = figures.limits([judged("c", "undecided", [0.1, 0.3], [-900.0, 900.0])])
+    low, high = figures.limits([claim("c", "undecided", [0.1, 0.3], [-900.0, 900.0])])
     assert low < 0.0 < 0.3 < high
     assert high - low < 1.2  # three times the range of zero and the seeds, and the margin around it
 
 
 def test_claims_of_a_metric_share_an_axis_unless_one_would_vanish() -> None:
-    near, twice = judged("a", "supported", [1.0, 2.0], None), judged("b", "supported", [1.0, 4.0], None)
-    far = judged("c", "supported", [1.0, 90.0], None)
+    near, twice = claim("a", "supported", [1.0, 2.0], None), claim("b", "supported", [1.0, 4.0], None)
+    far = claim("c", "supported", [1.0, 90.0], None)
     assert figures.span(near, [near, twice]) == figures.span(twice, [near, twice])
     assert figures.span(near, [near, far]) == figures.limits([near])
 
 
 def test_a_curve_may_have_holes() -> None:
-    holes = example.curve().model_copy(update={"mean": [2.0, math.nan, 1.0]})
+    holes = {**example.curve().plain(), "mean": [2.0, math.nan, 1.0]}
     drawn = figures.curves("val/auroc", {"a": holes}, {"a": 0})
     assert "nan" not in drawn
 

@@ -14,7 +14,7 @@ import pytest
 from experiments.common import files
 from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
-from experiments.config import compose
+from experiments.config import compose, reading
 from experiments.running import cluster, devices, engine, pool
 from experiments.running.engine import Outcome
 from experiments.running.plan import Plan, Stage, only, plan
@@ -150,7 +150,7 @@ def test_each_worker_sees_its_own_gpus(make_plan: Callable[..., Plan], monkeypat
 def test_papers_choose_no_launcher(name: str) -> None:
     content = {"launcher": {"extra": {}}} if name == "launcher" else {"defaults": [{name: "submitit_slurm"}]}
     with pytest.raises(InputError, match="launchers go on the command line"):
-        compose._check_is_no_launcher({}, content, "conf/paper/toy.yaml")
+        reading._check_is_no_launcher({}, content, "conf/paper/toy.yaml")
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from experiments.pages.console import Board
+from experiments.pages.progress import Board
 from experiments.running import cost
 from experiments.running.manifest import finished
 from experiments.running.plan import Plan, only

@@ -17,8 +17,10 @@ import torch
 import torch.multiprocessing as mp
 from torch import nn
 
+from experiments.common import files
 from experiments.common.paths import ROOT
 from experiments.running import callbacks, engine
+from experiments.running.manifest import silent
 from experiments.running.plan import Plan
 from modules.common.distributed import SyncedBatchNorm, summed, synced
 
@@ -116,6 +118,26 @@ def test_killed_on_two_processes_it_resumes_to_the_same_end(tmp_path: Path) -> N
         assert len(curves[-1]) == 21
     assert curves[0] == curves[1]
     assert all(torch.equal(actual[0][key], actual[1][key]) for key in actual[0])
+
+
+def test_a_bug_in_one_of_several_processes_leads_to_its_line(make_plan: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make_plan("trainer=ddp_cpu")
+
+    def fail(command: list[str], **_: Any) -> Any:
+        told = {
+            "error": "NameError: name 'x' is not defined, at y.py:3",
+            "kind": "code",
+            "trace": "the rank's trace",
+        }
+        files.write_json(Path(command[-1]), told)
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(subprocess, "run", fail)
+    stage = plan.stages["init"]
+    outcome = engine.attempt(plan, stage, silent)
+    assert outcome.exit_code == 1
+    assert outcome.reason.startswith("NameError: name 'x' is not defined, at y.py:3; whole trace: ")
+    assert "the rank's trace" in (stage.directory / "failure.txt").read_text()
 
 
 def test_each_process_goes_on_from_its_own_sums_of_an_epoch() -> None:

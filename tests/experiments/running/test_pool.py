@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from experiments.commands import reproduce
+from experiments.commands.schedulers import Schedulers
 from experiments.common.paths import ROOT
 from experiments.config import compose
 from experiments.running.plan import Plan, only
@@ -82,7 +82,7 @@ def test_sigterm_saves_what_runs(jobs: int, tmp_path: Path) -> None:
 
 
 def test_a_command_keeps_its_workers_for_all_its_papers() -> None:
-    with reproduce.Schedulers() as schedulers:
+    with Schedulers() as schedulers:
         first = schedulers.of(compose.compose(["paper=meal_v2", "scale=smoke", "jobs=2"]), 10)
         assert schedulers.of(compose.compose(["paper=rotnet", "scale=smoke", "jobs=2"]), 4) is first
         other = schedulers.of(compose.compose(["paper=rotnet", "scale=smoke", "jobs=2"]), 1)

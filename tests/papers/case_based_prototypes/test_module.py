@@ -1,4 +1,4 @@
-"""The loss, what it trains, and the recipes."""
+"""The loss, what it trains, and what arms share."""
 
 from __future__ import annotations
 
@@ -125,31 +125,3 @@ def test_arms_differ_in_what_they_are_about_alone(scale: str, make_plan: Callabl
     for number, changed in ((2, {"layer", "initial_std"}), (3, {"layer", "initial_std", "decode"})):
         own, published = arms[number].module["network"], arms[0].module["network"]
         assert {key for key in published if own[key] != published[key]} == changed
-
-
-def test_full_recipe_is_the_released_one(
-    network: Callable[..., CaseBasedNetwork], parameters: Callable[..., int], make_plan: Callable[..., Plan]
-) -> None:
-    stages = make_plan("paper=case_based_prototypes", "scale=full").stages
-    arms = [stages[name] for name in ARMS]
-    stage = arms[0]
-    assert stage.module.get("schedule") is None
-    assert (stage.data["batch_size"], stage.data["val_size"], stage.trainer["max_epochs"]) == (250, 5000, 1500)
-    assert stage.data["augment"] == [
-        {"_target_": "datamodules.case_based_prototypes.ElasticDeformation", "sigma": 4.0, "alpha": 20.0}
-    ]
-    optimizer = training.build(stage.module["optimizer"])(network().parameters())
-    assert isinstance(optimizer, torch.optim.Adam)
-    assert {k: optimizer.defaults[k] for k in ("lr", "betas", "eps", "weight_decay")} == {
-        "lr": 0.002,
-        "betas": (0.9, 0.999),
-        "eps": 1e-8,
-        "weight_decay": 0,
-    }
-    module = training.construct_from(stage, {})
-    assert isinstance(module, CaseBased)
-    assert parameters(module) == 44_153
-    assert module.weights == LossWeights(e=20, r=1, r1=1, r2=1)
-    assert {
-        name: stage.module["network"]["act"] for name, stage in stages.items() if "act" in stage.module["network"]
-    } == {stage.name: "relu" for stage in arms}

@@ -43,6 +43,15 @@ def test_reverse_has_the_same_bounds_in_opposite_order() -> None:
     assert bounds(100, steps, reverse=True) == bounds(100, steps)[::-1]
 
 
+def test_shuffled_has_the_same_bounds_in_an_order_of_its_own() -> None:
+    steps = list(range(100))
+    shuffled = bounds(100, steps, shuffled=True)
+    assert sorted(shuffled, reverse=True) == bounds(100, steps)
+    assert shuffled not in (bounds(100, steps), bounds(100, steps, reverse=True))
+    assert abs(sum(shuffled[:50]) / 50 - 0.54) < 0.15  # neither falls nor grows; the cosine's first half has 0.83
+    assert shuffled == bounds(100, steps, shuffled=True)
+
+
 def test_whole_images_give_every_pixel_a_gradient() -> None:
     """Of scale (1, 1) and a square only the fallback fits, which is the whole image."""
     for seed in range(20):

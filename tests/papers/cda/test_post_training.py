@@ -109,6 +109,28 @@ def test_labels_are_those_of_the_mixed_view_in_half_precision(squeezed: Classifi
     assert torch.allclose(z[0], expected, atol=2e-3)
 
 
+def test_a_step_labels_the_mixed_views_that_the_student_learns_from(
+    squeezed: Classifier, batch: Callable[..., Any]
+) -> None:
+    """Teacher and student are given one tensor, which is not the batch but its mixture; the loss follows from it."""
+    module = PostTrain(squeezed, network(), 10, temperature=4.0).train()
+    batch = batch(0, 0)
+    (teacher,) = module.squeezed.on(batch.x.device)
+    seen: dict[str, Tensor] = {}
+    for name, part in (("teacher", teacher), ("student", module.network)):
+        part.register_forward_pre_hook(lambda _, given, name=name: seen.update({name: given[0].clone()}))
+
+    torch.manual_seed(3)
+    loss = module.training_step(batch, 0)
+    assert torch.equal(seen["teacher"], seen["student"])
+    mixed = [bool((image != plain).any()) for image in seen["student"] for plain in batch.x]
+    assert sum(mixed) > len(mixed) - len(batch.x)  # some view is none of the batch's images
+
+    target = (squeezed.network(seen["student"]) / 4).softmax(-1)
+    expected = (target * (target.log() - (module.network(seen["student"]) / 4).log_softmax(-1))).sum(-1).mean()
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=0.02)  # labels are in half precision
+
+
 def test_cutmix_that_keeps_everything_leaves_labels_of_the_plain_crop(
     squeezed: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections import namedtuple
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -126,6 +129,68 @@ def test_a_component_that_never_changes_the_images_gets_nothing(base: Base, cont
     flow = workflow(base, control, LoRATraining(base, rank=2))
     for coalition in (0, CONTROL | STYLE_WORD):
         assert torch.allclose(make(flow, coalition, x, y), make(flow, coalition | LORA, x, y), atol=1e-4)
+
+
+def run_epoch(
+    flow: Workflow, x: Tensor, y: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> tuple[dict[str, Any], list[tuple[int, Tensor]]]:
+    """A test epoch in two batches: what later stages are fed with, and from which noise each coalition started."""
+    starts: list[tuple[int, Tensor]] = []
+    sample = flow.sample
+
+    def follow(start: Tensor, **options: Any) -> Tensor:
+        starts.append((options["coalition"], start.clone()))
+        return sample(start, **options)
+
+    monkeypatch.setattr(flow, "sample", follow)
+    monkeypatch.setattr(flow, "log_dict", lambda values: None)
+    flow._trainer = SimpleNamespace(datamodule=SimpleNamespace())  # type: ignore[assignment]
+    with torch.no_grad():
+        flow.on_test_epoch_start()
+        for number, (images, labels) in enumerate(zip(x.split(2), y.split(2), strict=True)):
+            flow.test_step(Batch(images, labels, None), number)
+        flow.on_test_epoch_end()
+    return flow.artifacts(), starts
+
+
+def test_all_coalitions_of_a_test_start_from_the_same_noise(
+    base: Base, control: ControlTraining, lora: LoRATraining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stages with and without a LoRA, too; each row has noise of its own."""
+    x, y = 2 * torch.rand(4, 3, 8, 8) - 1, torch.tensor([1, 7, 8, 1])
+    _, with_lora = run_epoch(workflow(base, control, lora), x, y, monkeypatch)
+    _, without = run_epoch(workflow(base, control, None), x, y, monkeypatch)
+    for batch in range(2):
+        here = [*with_lora[8 * batch : 8 * batch + 8], *without[8 * batch : 8 * batch + 8]]
+        assert {coalition for coalition, _ in here} == set(range(16))
+        assert all(torch.equal(start, here[0][1]) for _, start in here)
+    rows = torch.cat([with_lora[0][1], with_lora[8][1]])
+    assert len({bytes(row.numpy()) for row in rows}) == 4
+
+
+def test_a_component_that_is_off_leaves_the_images_bit_by_bit(
+    base: Base, control: ControlTraining, lora: LoRATraining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another LoRA, control branch, class or style word changes the coalitions it takes part in, and no other."""
+    x, y = 2 * torch.rand(2, 3, 8, 8) - 1, torch.tensor([1, 7])
+    every = list(range(16))
+    images = run_epoch(workflow(base, control, lora, coalitions=every), x, y, monkeypatch)[0]["images"]
+    without = run_epoch(workflow(base, control, None), x, y, monkeypatch)[0]
+    assert np.array_equal(images[without["coalitions"]], without["images"])
+
+    other_control, other_lora = copy.deepcopy(control), copy.deepcopy(lora)
+    for parameter in [*other_control.network.exits.parameters(), *other_lora.network.up.parameters()]:
+        torch.nn.init.normal_(parameter, std=0.2)
+    changes: dict[int, tuple[Workflow, Tensor]] = {
+        LORA: (workflow(base, control, other_lora, coalitions=every), y),
+        CONTROL: (workflow(base, other_control, lora, coalitions=every), y),
+        CLASS_WORD: (workflow(base, control, lora, coalitions=every), 9 - y),
+        STYLE_WORD: (workflow(base, control, lora, coalitions=every, style=0), y),
+    }
+    for player, (flow, labels) in changes.items():
+        changed = run_epoch(flow, x, labels, monkeypatch)[0]["images"]
+        same = [coalition for coalition in every if np.array_equal(images[coalition], changed[coalition])]
+        assert same == [coalition for coalition in every if not coalition & player], player
 
 
 def test_guidance_goes_beyond_the_words(base: Base, control: ControlTraining) -> None:

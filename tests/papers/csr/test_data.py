@@ -166,7 +166,7 @@ def test_tables_that_make_no_sense(folder: Callable[..., Path], images: str, box
 
 
 def test_folders_that_do_not_fit(folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DataError, match="collection='tbx': expected one of tbx11k"):
+    with pytest.raises(DataError, match="collection='tbx': expected one of isic2017, tbx11k"):
         FindingsFolder(str(tmp_path), 2, "tbx")
     assert "images.csv is missing" in FindingsFolder(str(tmp_path / "nowhere"), 2).available()
     with pytest.raises(DataError, match="has 2 classes; expected 3"):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from datamodules.csr.encoded import ConceptVectors, Encoded
 from modules.common.protopnet import Phase, ProtoPNet
 from modules.csr.atlas import Atlas
-from modules.csr.baselines import JointBottleneck, PhasedProtoPNet, ProtoPNetStyle, SequentialBottleneck
+from modules.csr.baselines import JointBottleneck, PhasedProtoPNet, ProtoPNetStyle, SequentialBottleneck, average
 from modules.csr.interaction import Doctor
 from modules.csr.losses import local_vectors
 from modules.csr.module import ConceptModel, Encode, Prototypes
@@ -224,6 +224,48 @@ def test_a_protopnet_of_phases_is_tested_as_it_was_trained() -> None:
     with torch.no_grad():
         assert torch.equal(tested(x), network(x))
         assert tested.maps(x).shape == (3, 10, 5, 5)
+
+
+def test_boxes_move_the_averages_of_a_bottlenecks_maps(
+    small_batch: Any, logged: Callable[..., dict[str, float]], trainer_of: Any
+) -> None:
+    """A negative box goes, a positive one counts in full, what no box covers counts a fifth."""
+    maps = torch.tensor([[[[1.0, 3.0], [5.0, 7.0]]]])
+    assert float(average(maps, torch.tensor([[[1.0, 0.0], [0.2, 0.2]]]))) == pytest.approx((1 + 1 + 1.4) / 1.4)
+    assert float(average(maps, torch.full((1, 2, 2), 0.2))) == pytest.approx(4)
+    assert float(average(maps, torch.zeros(1, 2, 2))) == 0
+
+    head = nn.Conv2d(5, 2, 1, bias=False)
+    model: Any = SimpleNamespace(network=SimpleNamespace(head=head))
+    stage = SequentialBottleneck(model, 3, doctor=Doctor(alpha=0.2, gate=1.0)).eval()
+    stage._trainer = trainer_of(SimpleNamespace(image_side=(4, 4)))  # type: ignore[assignment]
+    seen: dict[str, Tensor] = {}
+    stage.f1.update = lambda name, logits, y: seen.update({name: logits})  # type: ignore[method-assign, assignment]
+    with torch.no_grad():
+        logged(stage, small_batch)
+        weights = torch.tensor([[[1.0, 0.0], [0.2, 0.2]], [[1.0, 0.2], [0.2, 0.2]]])
+        averages = (head(small_batch.x) * weights[:, None]).sum((2, 3)) / weights.sum((1, 2))[:, None]
+        assert torch.allclose(seen["f1_spatial"], stage.last(averages.sigmoid()), atol=1e-6)
+        assert torch.allclose(seen["f1"], stage(small_batch.x), atol=1e-6)
+
+
+def test_the_joint_bottleneck_learns_its_concepts_beside_the_classes() -> None:
+    """While the last layer is 0, classes tell the network nothing: what it learns then is the concepts'."""
+    network = ConceptNetwork(nn.Conv2d(3, 4, 3), 4, 2)
+    stage = JointBottleneck(network, 3, weight=0.7)
+    batch = SimpleNamespace(
+        x=torch.randn(6, 3, 8, 8), y=torch.arange(6) % 3, concepts=torch.tensor([[0.0, 1.0], [1.0, 1.0]]).repeat(3, 1)
+    )
+    concepts = network(batch.x)
+    expected = nn.functional.cross_entropy(stage.last(concepts.sigmoid()), batch.y)
+    expected = expected + 0.7 * nn.functional.binary_cross_entropy(concepts.sigmoid(), batch.concepts)
+    assert float(stage.training_step(batch, 0)) == pytest.approx(float(expected), rel=1e-5)
+
+    with torch.no_grad():
+        stage.last.weight.zero_()
+    before = state(network)
+    step(stage, batch)
+    assert not torch.equal(network.head.weight, before["head.weight"])
 
 
 def test_rates_of_the_joint_bottleneck() -> None:

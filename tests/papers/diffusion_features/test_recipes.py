@@ -1,87 +1,14 @@
-"""The recipes: published places, rates and epochs, and what the arms of a comparison share."""
+"""The recipes: what the arms of a comparison share, and two processes against one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 
-from experiments.config import claims
-from experiments.running import training
+from experiments.running import engine, training
 from experiments.running.plan import Plan
-from modules.common.schedules import Position
-
-PROBES = (
-    "linear",
-    "linear_untrained",
-    "linear_random",
-    "attention",
-    "blocks",
-    "blocks_150",
-    "steps",
-    "heads",
-    "finetuned",
-)
-
-
-def test_rates_of_the_full_recipe(make_plan: Callable[..., Plan]) -> None:
-    stages = make_plan("paper=diffusion_features", "scale=full").stages
-    rates = {"attention": 0.05, "finetuned": 0.001}
-    for name in PROBES:
-        stage = stages[name]
-        optimizer, schedule = stage.module["optimizer"], training.build(stage.module["schedule"])
-        assert optimizer == {"_target_": "torch.optim.SGD", "_partial_": True, "lr": rates.get(name, 0.01)}
-        assert (stage.data["batch_size"], stage.reference_batch, stage.trainer["max_epochs"]) == (128, 128, 28)
-        factors = [schedule(Position(epoch, 0, 10, 28)) for epoch in range(28)]
-        assert factors == pytest.approx([1] * 7 + [0.1] * 7 + [0.01] * 7 + [0.001] * 7)
-    attending = {n: c["rate"] for n, c in stages["heads"].module["cells"].items() if "rate" in c}
-    assert attending == dict.fromkeys(("attention", "attention1", "attention3", "attention5"), 0.05)
-
-
-def test_places_of_the_full_recipe(make_plan: Callable[..., Plan]) -> None:
-    stages = make_plan("paper=diffusion_features", "scale=full").stages
-
-    def places(name: str) -> dict[str, tuple[Any, ...]]:
-        cells = stages[name].module["cells"]
-        return {key: (cell["block"], cell["step"], cell.get("pool")) for key, cell in cells.items()}
-
-    assert places("linear") == {f"pool{d}": (24, 90, d) for d in (1, 2, 4, 8)}
-    assert places("linear_untrained") == places("linear_random") == {"pool2": (24, 90, 2)}
-    assert places("attention") == {"attention": (24, 90, 16)}
-    assert places("steps") == {f"t{t}": (19, t, 1) for t in (10, 30, 50, 90, 150, 300, 500)}
-    blocks = (6, 9, 15, 19, 24, 30, 33)
-    assert places("blocks") == {f"b{b}": (b, 90, 1) for b in blocks}
-    assert places("blocks_150") == {f"b{b}": (b, 150, 1) for b in blocks} | {
-        f"b19_pool{d}": (19, 150, d) for d in (2, 4, 8)
-    }
-    assert places("supervised") == {"linear": (19, 0, None)}
-    released = make_plan("paper=diffusion_features", "scale=full", "variant=released").stages
-    assert released["linear"].module["cells"]["pool2"]["step"] == 150
-
-
-@pytest.mark.parametrize(
-    ("variant", "classes", "images"),
-    [
-        ("aircraft", 100, (6667, 3333)),
-        ("cars", 196, (8144, 8041)),
-        ("cub", 200, (5994, 5794)),
-        ("dogs", 120, (12000, 8580)),
-        ("flowers", 102, (2040, 6149)),
-        ("nabirds", 555, (23929, 24633)),
-    ],
-)
-def test_fine_grained_kinds(
-    variant: str, classes: int, images: tuple[int, int], make_plan: Callable[..., Plan]
-) -> None:
-    plan = make_plan("paper=diffusion_features", "scale=full", f"variant={variant}")
-    stage = plan.stages["heads"]
-    assert stage.module["classes"] == classes
-    spec = training.build(stage.data | {"generated": True}).spec
-    assert (len(spec.classes), spec.sizes["train"], spec.sizes["test"]) == (classes, *images)
-    assert [name for name, other in plan.stages.items() if other.fit] == ["heads"]
-    assert claims.read(plan.config).main is not None
 
 
 def test_sources_that_are_compared_share_all_but_their_weights(make_plan: Callable[..., Plan]) -> None:
@@ -123,3 +50,30 @@ def test_encoders_are_of_about_one_size(make_plan: Callable[..., Plan]) -> None:
     encoder = training.construct(plan, plan.stages["bigan"]).encoder
     sizes = [sum(p.numel() for p in part.parameters()) for part in (network.up_to(7), encoder)]
     assert 0.5 < sizes[1] / sizes[0] < 2, sizes
+
+
+def test_probes_that_are_solved_run_on_one_device(make_plan: Callable[..., Plan]) -> None:
+    """They choose among places by images held out of all, whatever trainer was asked for."""
+    stages = make_plan("paper=diffusion_features", "scale=mini", "trainer=ddp_cpu").stages
+    sweeps = {name: stage for name, stage in stages.items() if name.startswith("sweep")}
+    assert len(sweeps) == 5
+    assert all((stage.trainer["devices"], stage.trainer["strategy"]) == (1, "auto") for stage in sweeps.values())
+    assert all(stages[name].trainer["devices"] == 2 for name in ("diffusion", "bigan", "heads", "supervised"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["diffusion", "heads", "supervised"])
+def test_a_stage_on_two_processes_is_the_stage_on_one(make_plan: Callable[..., Plan], name: str) -> None:
+    """Time steps and noise are drawn for the whole batch; noise of a test image is its row's."""
+    weights, metrics = [], []
+    for trainer in ("cpu", "ddp_cpu"):
+        plan = make_plan("paper=diffusion_features", f"trainer={trainer}")
+        stage = plan.stages[name]
+        for needed in ("diffusion", "sweep"):
+            if needed in stage.needs.values():
+                engine.ensure(plan, plan.stages[needed])
+        metrics.append(engine.ensure(plan, stage).metrics)
+        weights.append(torch.load(stage.directory / "last.ckpt", weights_only=True)["state_dict"])
+    # embeddings of time steps are in fp32, in which sums of two halves round differently
+    assert metrics[1] == pytest.approx(metrics[0], rel=5e-3, abs=1e-3)
+    assert all(float((weights[0][k] - weights[1][k]).double().abs().mean()) < 2e-5 for k in weights[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,33 @@ def test_the_choice_is_made_without_test_images(sweep: Callable[..., Sweep], bat
     assert made.best(kept) in kept
     right = torch.stack([logits.argmax(1) == batch.y for logits in made.answer(batch.x, torch.randn_like(batch.x))])
     assert float(right[best].float().mean()) > 0.8
+
+
+def test_a_test_reports_the_place_that_held_out_images_chose(
+    sweep: Callable[..., Sweep], batch: Any, logged: Callable[..., dict[str, float]]
+) -> None:
+    """Also where another place is better on the test images: its number is shown nowhere but at that place."""
+    made = sweep()
+    torch.manual_seed(0)
+    made.solve(batch.x, batch.y)
+    worst = made.places.index(Place("1", 300, 1))
+    made.held_out_top1[:] = torch.linspace(1, 10, len(made.places))
+    made.held_out_top1[worst] = 90.0
+    made._trainer = SimpleNamespace(global_rank=0, world_size=1)  # type: ignore[assignment]
+
+    torch.manual_seed(1)
+    made.on_test_epoch_start()
+    metrics = logged(made, batch)
+    at_places = made.test_top1.tolist()
+    assert max(at_places) > at_places[worst] + 10  # the choice matters
+    assert metrics["test/top1"] == pytest.approx(at_places[worst])
+    assert (metrics["test/block"], metrics["test/step"], metrics["test/pool"]) == (1, 300, 1)
+    assert metrics["test/held_out_top1"] == 90
+
+    for name, rows in made.parts().items():
+        chosen = max(rows, key=made.held_out_top1.tolist().__getitem__)
+        assert metrics[f"test/{name}_top1"] == pytest.approx(at_places[chosen]), name
+    assert any(metrics[f"test/{n}_top1"] < max(at_places[r] for r in rows) for n, rows in made.parts().items())
 
 
 def test_held_out_images_are_not_trained_on(sweep: Callable[..., Sweep], batch: Any) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import colorsys
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,7 +16,7 @@ from datamodules.common.augment import HorizontalFlip, RandomCrop
 from datamodules.common.base import DataError, Draws
 from datamodules.common.simclr_augment import ColorJitter, RandomGrey
 from datamodules.common.torchvision_sets import FashionMNIST
-from datamodules.g_simclr.augment import Batchwise
+from datamodules.g_simclr.augment import AdditiveJitter, Batchwise
 from datamodules.g_simclr.images import FolderInMemory, UnitImages
 
 
@@ -39,7 +42,9 @@ def test_images_without_a_validation_split_begin_with_the_same_ones() -> None:
     assert torch.equal(whole.splits["train"][0], held_out)
 
 
-@pytest.mark.parametrize("operation", [HorizontalFlip(0.5), RandomCrop(2), ColorJitter(1.0, 0.5), RandomGrey(0.5)])
+@pytest.mark.parametrize(
+    "operation", [HorizontalFlip(0.5), RandomCrop(2), ColorJitter(1.0, 0.5), AdditiveJitter(0.2, 0.5), RandomGrey(0.5)]
+)
 def test_coins_are_tossed_once_for_a_batch(operation: Any) -> None:
     x = torch.rand(1, 3, 8, 8).expand(6, -1, -1, -1).contiguous()
     outcomes = set()
@@ -50,6 +55,48 @@ def test_coins_are_tossed_once_for_a_batch(operation: Any) -> None:
         share = Batchwise(operation)(x[:2].clone(), draws(seed, 6, 4, 2))  # of another process
         assert torch.allclose(share, y[4:], atol=1e-6)
     assert False in outcomes  # a crop never leaves all as it is; the others do for some batches
+
+
+class Told(Draws):
+    """Numbers that a test writes down instead of drawing them, in [0, 1) before they are stretched."""
+
+    def __init__(self, *numbers: float) -> None:
+        super().__init__(torch.Generator(), 1, 0, 1)
+        object.__setattr__(self, "left", list(numbers))
+
+    def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> torch.Tensor:
+        numbers = [self.left.pop(0) for _ in range(math.prod(shape))]  # type: ignore[attr-defined]
+        return (torch.tensor(numbers) * (high - low) + low).view(1, *shape)
+
+
+def test_released_jitter_by_hand() -> None:
+    """Coin, brightness, contrast, saturation, hue, each at a number between its ends; hue by Python's colorsys."""
+    x = torch.rand(1, 3, 4, 4) * 0.3 + 0.35
+    y = AdditiveJitter(0.2, 0.5)(x, Told(0.49, 0.75, 1.0, 0.0, 0.25))
+    brighter = x[0].double() + 0.08  # a quarter of the way from 0 to 0.16 and back
+    mean = brighter.mean((1, 2), keepdim=True)
+    contrasted = mean + 1.16 * (brighter - mean)
+    expected = np.empty((3, 4, 4))
+    for i, j in np.ndindex(4, 4):
+        hue, saturation, value = colorsys.rgb_to_hsv(*contrasted[:, i, j].tolist())
+        expected[:, i, j] = colorsys.hsv_to_rgb((hue - 0.02) % 1, 0.84 * saturation, value)
+    assert np.allclose(y[0].numpy(), expected, atol=1e-5)
+    assert torch.equal(AdditiveJitter(0.2, 0.5)(x, Told(0.5, 0.75, 1.0, 0.0, 0.25)), x)
+
+
+def test_released_jitter_clips_once() -> None:
+    """0.9 and 0.7, brightened by 0.16 to 1.06 and 0.86, and contrast 0.84 about 0.96: 1.044 and 0.876.
+
+    Clipped after the brightness they were 1 and 0.86, about 0.93: 0.9888 and 0.8712.
+    """
+    x = torch.tensor([0.9, 0.7]).expand(1, 3, 2, 2)
+    y = AdditiveJitter(0.2, 1.0)(x, Told(0.0, 1.0, 0.0, 0.5, 0.5))
+    assert y[0, 0, 0].tolist() == pytest.approx([1.0, 0.876], abs=1e-5)
+
+
+def test_strength_beyond_its_range_is_named() -> None:
+    with pytest.raises(ValueError, match=r"strength=1\.3: expected 0 to 1\.25"):
+        AdditiveJitter(1.3, 0.5)
 
 
 @pytest.fixture

@@ -54,6 +54,21 @@ def test_the_step_is_the_loss_of_both_views_written_out(small: Small) -> None:
     assert float(loss.detach()) == pytest.approx(sum(terms) / 10, abs=1e-4)
 
 
+def test_views_apart_have_batch_statistics_of_their_own(small: Small) -> None:
+    """Two passes in training mode, each counted by the batch norms; one pass mixes the statistics of both views."""
+    x, x2 = torch.rand(4, 1, 28, 28), 0.3 * torch.rand(4, 1, 28, 28)
+    losses = {}
+    for apart in (True, False):
+        module = small(views_apart=apart)
+        losses[apart] = float(module.training_step(batch(x, x2, torch.zeros(4)), 0).detach())
+        counts = {int(count) for name, count in module.named_buffers() if name.endswith("num_batches_tracked")}
+        assert counts == {2 if apart else 1}
+    reference = small()
+    expected = nt_xent(reference(x), reference(x2), 0.1)
+    assert losses[True] == pytest.approx(float(expected.detach()), abs=1e-5)
+    assert losses[False] != pytest.approx(losses[True], abs=1e-3)
+
+
 def test_a_masked_class_is_left_out_of_the_denominator_but_for_the_positive(small: Small) -> None:
     """Two classes in a batch: each anchor sees its other view and the other class, by hand."""
     module = small(masked=True, temperature=0.5).eval()

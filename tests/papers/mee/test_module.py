@@ -46,6 +46,48 @@ class Training:
         self.module.training_step(SimpleNamespace(x=x), batch_idx)
 
 
+def test_the_generator_steps_on_the_noise_that_the_discriminator_saw(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The noise of a step is drawn once: G learns of the very samples that D has just learnt of."""
+    module = full()
+    training = Training(module, monkeypatch)
+    noises: list[Tensor] = []
+    fakes: list[Tensor] = []
+    module.generator.register_forward_pre_hook(lambda _, inputs: noises.append(inputs[0].clone()))
+    module.generator.register_forward_hook(lambda _, inputs, output: fakes.append(output.detach()))
+    for batch_idx in range(4):
+        training.step(torch.randn(16, 3, 8, 8), batch_idx)
+    of_d, of_g, *between, of_d_again, of_g_again = noises
+    assert len(between) == 2  # steps of D alone
+    assert torch.equal(of_d, of_g)
+    assert torch.equal(of_d_again, of_g_again)
+    assert torch.equal(fakes[0], fakes[1])
+    assert not torch.equal(of_d, of_d_again)
+
+
+def test_how_strongly_the_entropy_pulls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In G's step the other term's gradient is -1 / (B K) in each entry; the entropy's grows with its weight."""
+    pulls = []
+    for weight in (0.0, 1e-3, 1e-2):
+        module = gan(entropy=Entropy(4, weight=weight, size=32, ramp=0))
+        tracked: dict[str, float] = {}
+        monkeypatch.setattr(module, "track", lambda count, tracked=tracked, **values: tracked.update(values))
+        codes: list[Tensor] = []
+        resampled = module.codes
+        monkeypatch.setattr(module, "codes", lambda *x, to=codes, of=resampled: to.extend(of(*x)) or to[-len(x) :])
+        assert isinstance(module.entropy, Entropy)
+        buffer = module.entropy.fake.codes.clone()
+        Training(module, monkeypatch).step(torch.randn(16, 3, 8, 8), 0)
+        pulls.append((float(tracked["entropy_pull"]), float(tracked["entropy_pull_generator"])))
+
+    generated = codes[-1].detach()  # (16, 4)
+    nearest = buffer[torch.cdist(generated, buffer).argmin(1)]
+    distance = (generated - nearest).square().mean(1).mean()
+    gradient = 1e-2 * 2 * (generated - nearest) / (generated.numel() * distance)
+    assert pulls[0] == (0.0, 0.0)
+    assert pulls[2][1] == pytest.approx(float(gradient.norm()) * generated.numel() ** 0.5, rel=1e-4)
+    assert pulls[2][0] == pytest.approx(10 * pulls[1][0], rel=1e-3)
+
+
 def weights(network: nn.Module) -> list[Tensor]:
     return [p.detach().clone() for p in network.parameters()]
 

@@ -9,14 +9,59 @@ from typing import Any
 import pytest
 import torch
 
+from experiments.config import claims, compose
 from experiments.running import training
-from experiments.running.plan import Plan
+from experiments.running.plan import Plan, plan
 from modules.common.schedules import Position
 from tests.papers.napa_vq.helpers import build_module
 
 
-def test_published_recipe(make_plan: Callable[..., Plan]) -> None:
-    stages = make_plan("scale=full", "paper=napa_vq").stages
+def settle(*lines: str) -> Plan:
+    return plan(compose.compose(compose.request(["paper=napa_vq", "scale=full", *lines]).overrides), 0)
+
+
+@pytest.fixture(scope="module")
+def full() -> Plan:
+    return settle()
+
+
+def test_tasks_augmentation_and_optimisers(full: Plan) -> None:
+    """CIFAR-100 in 50 + 5 x 10 classes in the order of seed 1993, 100 epochs a task, batches of 64 before rotation."""
+    start, last = full.stages["na_0"], full.stages["napa"]
+    for stage in (start, full.stages["napa_3"], last):
+        assert stage.data["tasks"] == stage.module["tasks"] == [50, 10, 10, 10, 10, 10]
+        assert (stage.data["order_seed"], stage.trainer["max_epochs"]) == (1993, 100)
+        crop, flip, brightness = (training.build(operation) for operation in stage.data["source"]["augment"])
+        assert (type(crop).__name__, crop.padding) == ("RandomCrop", 4)
+        assert (type(flip).__name__, flip.p) == ("HorizontalFlip", 0.5)
+        assert brightness.amount == pytest.approx(63 / 255, abs=1e-3)
+        adam = training.build(stage.module["optimizer"])([torch.nn.Parameter(torch.zeros(1))])
+        vectors = training.build(stage.module["cv_optimizer"])([torch.nn.Parameter(torch.zeros(1))])
+        assert isinstance(adam, torch.optim.Adam)
+        assert isinstance(vectors, torch.optim.SGD)
+        assert adam.defaults["weight_decay"] == 2e-4
+        assert (vectors.defaults["momentum"], vectors.defaults["weight_decay"]) == (0, 0)
+        losses = training.build(stage.module["losses"])
+        assert (losses.na, losses.kd, losses.neighbours) == (1, 10, 15)
+        assert losses.prototypes == ("neighbours" if stage is not start else "none")
+    assert (start.module["features"], start.module["network"]["stem"]) == (512, "cifar")
+    assert last.module["inference"] == "cosine"
+
+
+@pytest.mark.parametrize(
+    ("variant", "average", "last"),
+    [(None, 70.44, None), ("steps_10", 69.04, 58.0), ("steps_20", None, None), ("tiny_imagenet", None, None)],
+)
+def test_published_rows(variant: str | None, average: float | None, last: float | None) -> None:
+    """Numbers from memory are none: 67.42 in 20 steps, and TinyImageNet's."""
+    config = settle(*([f"variant={variant}"] if variant else [])).config
+    rows = {f"{row.stage}/{row.metric}": row.value for row in claims.published(config)}
+    assert rows.get("napa/test/avg_incremental_acc") == average
+    assert rows.get("napa/test/top1") == last
+
+
+def test_published_recipe(full: Plan) -> None:
+    stages = full.stages
     start, last = stages["na_0"], stages["napa"]
     assert start.data["batch_size"] == start.reference_batch == last.reference_batch == 64
     assert (start.module["optimizer"]["lr"], last.module["optimizer"]["lr"]) == (1e-3, 1e-4)

@@ -53,8 +53,9 @@ def test_released_epsilons_set_proportions_alone() -> None:
 
 
 def test_the_rate_goes_linearly_from_lr_to_lr_end() -> None:
-    sampler = Sampler(lr=1.0, lr_end=0.2, steps=5)
-    assert [sampler.rate(step) for step in range(5)] == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])
+    """Of five steps the last has a fifth of the way to go: the released loop's sixth pass, at lr_end, is not shown."""
+    sampler = Sampler(lr=1.0, lr_end=0.5, steps=5)
+    assert [sampler.rate(step) for step in range(5)] == pytest.approx([1.0, 0.9, 0.8, 0.7, 0.6])
     assert Sampler(lr=0.3, lr_end=0.1, steps=1).rate(0) == 0.3
 
 

@@ -13,7 +13,7 @@ from datamodules.common.torchvision_sets import FashionMNIST
 from modules.ppgn.demonstrations import Captioned, ChangeClass, Facets, Inpaint, normal_to_uniform
 from modules.ppgn.denoiser import Denoiser
 from modules.ppgn.networks import DenseDenoiser, PixelDenoiser
-from modules.ppgn.sampler import Sampler
+from modules.ppgn.sampler import ChainNoise, Sampler
 from modules.ppgn.sampling import Choice, Sampling
 from modules.ppgn.spaces import CodeSpace, PixelSpace
 
@@ -73,6 +73,34 @@ def test_a_chain_is_the_same_in_any_batch_and_on_any_process(stages: Any, monkey
     assert numbers == [1, 3, 5, 7, 9, 11]
     part = second.chains(STABLE, BATCH.x[1::2], target[1::2], numbers).states
     torch.testing.assert_close(part, whole[1::2])
+
+
+def test_images_are_those_that_the_released_loop_shows(stages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """n + 1 passes with rates lr + (lr_end - lr) i / n, of which each shows the image it begins with."""
+    n, e1, lr, lr_end = 4, 0.2, 0.3, 0.1
+    sampler = Sampler(rule="released", e1=e1, e3=0.0, lr=lr, lr_end=lr_end, steps=n)
+    stages.codes.top.fill_(30.0)
+    module = begin(Sampling(sampler, **world(stages, seed=3, gradient="released")), monkeypatch)
+    samples = module.chains(sampler, BATCH.x, BATCH.y, list(range(12)))
+
+    encoder, generate = stages.encoder.network.eval(), stages.generator.eval().generate
+    classifier = stages.condition.eval()
+    h = ChainNoise(3, list(range(12))).draw(torch.empty(12, 128))
+    shown = []
+    for i in range(n + 1):
+        h = h.detach().requires_grad_(True)
+        x = generate(h)
+        shown.append(module.picture(module.space((1, 28, 28)), h.detach()))
+
+        logits = classifier(x)
+        p = logits.softmax(1).gather(1, BATCH.y[:, None])[:, 0].detach()
+        (g,) = torch.autograd.grad(((1 - p) * logits.gather(1, BATCH.y[:, None])[:, 0]).sum(), h)
+        with torch.no_grad():
+            d = e1 * (encoder.upper(encoder.pooled(x)) - h) + g
+            h = (h + (lr + (lr_end - lr) * i / n) / d.abs().mean(1, keepdim=True) * d).clamp(0, 30)
+    torch.testing.assert_close(samples.images, shown[-1], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(samples.halfway, shown[n // 2], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(shown[-1], shown[-2], atol=1e-4)
 
 
 def test_arms_start_their_chains_alike(stages: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -22,8 +24,8 @@ from modules.robust_pbn.backbones import (
     resnet50,
     small,
 )
-from modules.robust_pbn.deep import EndToEnd, HeadOnly, PartClassifier, Parts, Weights, explain
-from modules.robust_pbn.heads import NormalisedRBF, PIPNet, StableCBC
+from modules.robust_pbn.deep import EndToEnd, HeadOnly, PartClassifier, Parts, explain
+from modules.robust_pbn.heads import NormalisedRBF, StableCBC
 from modules.robust_pbn.losses import CrossEntropy, Margin, alignment_loss, margin_loss, tanh_loss
 
 CBC = partial(StableCBC, start="deep")
@@ -124,6 +126,22 @@ def test_small_detections_do_not_count_in_the_test() -> None:
     assert torch.equal(module(x), expected)
 
 
+def test_an_absent_component_decides_no_test_image(logged: Callable[..., dict[str, float]]) -> None:
+    """Class 0 is the absence of component 0, seen at 0.09: 0.91, or 1 once cleared. Class 1 always scores 0.95."""
+    module = HeadOnly(phase_1(), CBC, 3, Margin(0.025)).eval()
+    positive, negative = torch.full((2, 8, 3), -30.0).unbind(0)
+    negative[0, 0] = 0.0
+    negative[1, 1], positive[2, 1] = math.log(0.95), math.log(0.05)
+    positive[2, 2] = 0.0
+    with torch.no_grad():
+        module.head.logits.copy_(torch.stack([positive, negative]))
+    d = torch.zeros(1, 8)
+    d[0, 0] = 0.09
+    module.look = lambda x: (torch.zeros(1, 8, 2, 2), d)  # type: ignore[method-assign]
+    assert module.score(d)[0].tolist() == pytest.approx([0.91, 0.95, 0.0], abs=1e-5)
+    assert logged(module, (torch.zeros(1, 1, 8, 8), torch.tensor([0])))["test/top1"] == 100
+
+
 def test_phase_1_is_alignment_and_tanh_with_a_weight_that_rises() -> None:
     batch = views()
     for epoch, weight in ((0, 0.25), (3, 1.0)):
@@ -162,7 +180,7 @@ def test_phase_3_trains_head_and_upper_layers_from_where_phase_2_ended() -> None
     second = HeadOnly(parts, CBC, 3, Margin(0.025))
     step(second, views())
     learnt = second.head.logits.detach().clone()
-    module = EndToEnd(parts, second, head_lr=0.5)
+    module = EndToEnd(parts, second)
     assert torch.equal(module.head.logits, learnt)
     assert all(part.training for part in module.modules())
     before = state(module)
@@ -171,9 +189,8 @@ def test_phase_3_trains_head_and_upper_layers_from_where_phase_2_ended() -> None
     assert moved == {
         name for name in before if name.endswith(("weight", "logits")) and not name.startswith("parts.backbone.0.")
     }
-    groups = module.trained()
-    assert [group.get("lr") for group in groups] == [None, 0.5]
-    assert sum(len(group["params"]) for group in groups) == sum(p.requires_grad for p in module.parameters())
+    trained = {id(p) for p in module.trained()}
+    assert trained == {id(p) for p in module.parameters() if p.requires_grad}
 
 
 def test_the_cbc_head_is_trained_by_the_margin_loss_of_both_views_alone() -> None:
@@ -182,18 +199,6 @@ def test_the_cbc_head_is_trained_by_the_margin_loss_of_both_views_alone() -> Non
     d = module.look(torch.cat([batch.x, batch.x2]))[1]
     right = F.one_hot(batch.y.repeat(2), 3).bool()
     expected = margin_loss(module.head(d), right, 0.025).mean()
-    assert float(module.training_step(batch, 0)) == pytest.approx(float(expected), rel=1e-5)
-
-
-def test_released_heads_keep_the_terms_of_phase_1() -> None:
-    batch = views()
-    second = HeadOnly(phase_1(), PIPNet, 3, CrossEntropy("pipnet"), Weights(2.0, 5.0, 2.0))
-    module = EndToEnd(phase_1(), second)
-    maps, d = module.look(torch.cat([batch.x, batch.x2]))
-    scores = module.head(d)
-    classes = F.cross_entropy(torch.log1p(scores**2), batch.y.repeat(2))
-    tanh = (tanh_loss(d[:6]) + tanh_loss(d[6:])) / 2
-    expected = 2 * classes + 5 * alignment_loss(maps[:6], maps[6:]) + 2 * tanh
     assert float(module.training_step(batch, 0)) == pytest.approx(float(expected), rel=1e-5)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -141,3 +142,27 @@ def test_two_persons_are_asked_by_turns(logged: Logged) -> None:
     assert torch.allclose(module(x), 0.25 * x + 0.125)
     with pytest.raises(ValueError, match="1 persons"):
         Communication(persons[:1], Perception())
+
+
+def test_what_is_stored_are_the_training_images(logged: Logged) -> None:
+    """A test image always ends near itself; whether it ends near what was learnt is another question."""
+    learnt, seen = torch.zeros(2, 1, 2, 2), torch.full((2, 1, 2, 2), 255)
+    learnt[1] = 200
+    splits = {"train": (learnt, torch.tensor([3, 4])), "test": (seen, torch.tensor([7, 8]))}
+    module = Person(Map(lambda x: x), Perception(), probed=2)  # type: ignore[arg-type]
+    other = Communication([module, module], Perception())
+    for stage in (module, other):
+        stage._trainer = SimpleNamespace(datamodule=SimpleNamespace(splits=splits, peak=255))  # type: ignore[assignment]
+        stage.on_test_start()
+        assert torch.equal(stage.known, learnt / 255)
+    assert module.labels.tolist() == [3, 4]
+    scores = logged(module, batch(seen / 255, splits["test"][1]))
+    assert scores["test/captured"] == scores["test/nearest_top1"] == scores["test/attractor_top1"] == 0
+
+
+def test_a_map_that_forgets_what_it_saw_drifts(logged: Logged) -> None:
+    """All end in one picture, which attracts: what tells it from a memory is that the training images move there."""
+    stored = torch.tensor([0.0, 0.5, 1.0]).view(3, 1, 1, 1).expand(3, 1, 2, 2)
+    scores = logged(person(lambda x: 0 * x + 0.5, stored), batch(stored, torch.tensor([0, 1, 2])))
+    assert scores["test/converged"] == scores["test/captured"] == scores["test/attracting"] == 100
+    assert scores["test/drift"] == pytest.approx(1 / 3)

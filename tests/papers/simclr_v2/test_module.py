@@ -60,11 +60,16 @@ def awake(module: nn.Module) -> Any:
 
 
 def test_the_loss_is_the_released_codes_sum_and_the_probe_is_cut_off(pretraining: Make, pairs: Any) -> None:
+    """The probe's weights are not 0: at 0 a gradient through it would be 0 too."""
     module: Pretraining = awake(pretraining())
+    nn.init.normal_(module.classifier.weight)
     loss = module.training_step(pairs, 0)
-    z = module.projector(torch.cat([pairs.x, pairs.x2]))
-    probe = math.log(10)  # logits start at 0
-    assert float(loss.detach()) == pytest.approx(2 * float(nt_xent(*z.chunk(2), 0.1).detach()) + probe, rel=1e-5)
+    x = torch.cat([pairs.x, pairs.x2])
+    z, h = module.projector(x), module.network(x).detach()
+    probe = float(F.cross_entropy(module.classifier(h), pairs.y.repeat(2)).detach())
+    decay = 1e-4 / 2 * float(module.classifier.weight.detach().square().sum())
+    contrast = 2 * float(nt_xent(*z.chunk(2), 0.1).detach())
+    assert float(loss.detach()) == pytest.approx(contrast + probe + decay, rel=1e-5)
 
     alone = torch.autograd.grad(2 * nt_xent(*z.chunk(2), 0.1), list(module.network.parameters()))
     loss.backward()
@@ -80,6 +85,8 @@ def test_labels_do_not_reach_the_network(pretraining: Make, pairs: Any) -> None:
     gradients = []
     for labels in (pairs.y, pairs.y.flip(0)):
         module = awake(pretraining())
+        torch.manual_seed(1)
+        nn.init.normal_(module.classifier.weight)  # at 0 no gradient would pass it
         module.training_step(pairs._replace(y=labels), 0).backward()
         gradients.append([p.grad for p in [*module.network.parameters(), *module.head.parameters()]])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
@@ -90,6 +97,34 @@ def test_weight_decay_of_the_probe_is_in_the_loss(pretraining: Make) -> None:
     assert float(module.decay_of_classifier().detach()) == 0
     nn.init.constant_(module.classifier.weight, 2.0)
     assert float(module.decay_of_classifier().detach()) == pytest.approx(1e-4 / 2 * 4 * 32 * 10)
+
+
+def phase(name: str, pretraining: Make, small: Make) -> Any:
+    """A stage of each kind that trains with LARS and decay 1e-4."""
+    lars = partial(LARS, lr=1.0, weight_decay=1e-4)
+    if name == "pretraining":
+        return pretraining()
+    if name == "distillation":
+        return Distillation(small(1), 10, FineTuning(10, network=small()), optimizer=lars)
+    source = {"pretrained": pretraining(), "layer": 1} if name == "fine-tuning" else {"network": small()}
+    return FineTuning(10, optimizer=lars, **source)
+
+
+@pytest.mark.parametrize("name", ["pretraining", "supervised", "fine-tuning", "distillation"])
+def test_the_classifiers_decay_is_in_every_steps_loss(name: str, pretraining: Make, small: Make, pairs: Any) -> None:
+    """A step's gradient of W with the decay, less that without: wd W, and nothing on its bias."""
+    gradients = []
+    for decay in (1e-4, 0.0):
+        module = phase(name, pretraining, small)
+        module.optimizer_factory.keywords["weight_decay"] = decay
+        torch.manual_seed(1)
+        nn.init.normal_(module.classifier.weight, std=10.0)
+        module.training_step(pairs, 0).backward()
+        gradients.append((module.classifier.weight.grad, module.classifier.bias.grad))
+    (weight, bias), (free_weight, free_bias) = gradients
+    assert torch.allclose(weight - free_weight, 1e-4 * module.classifier.weight.detach(), atol=1e-6)
+    assert float(weight.sub(free_weight).abs().max()) > 1e-3
+    assert torch.equal(bias, free_bias)
 
 
 def test_lars_leaves_out_norms_biases_and_classifier(pretraining: Make) -> None:

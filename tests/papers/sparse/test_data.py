@@ -158,6 +158,18 @@ def test_images_of_another_size_are_resized_and_the_wanted_size_is_preferred(med
     assert data.file.name == "bloodmnist_12.npz"
 
 
+def test_images_are_never_enlarged_from_a_file_of_28_pixels(medmnist: Write) -> None:
+    root = str(medmnist("bloodmnist", channels=3))
+    data = MedMNIST(8, "bloodmnist", root, side=128)
+    assert "bloodmnist_128.npz is missing" in data.available()
+    assert "bloodmnist.npz has 28 pixels, which are not enlarged" in data.available()
+    with pytest.raises(DataError, match=r"bloodmnist_128\.npz is missing"):
+        data.setup()
+    medmnist("bloodmnist", channels=3, file="bloodmnist_224.npz")
+    assert data.file.name == "bloodmnist_224.npz"
+    assert data.available() == ""
+
+
 def test_any_finding_is_one_class(medmnist: Write) -> None:
     labels = np.zeros((40, 14), np.uint8)
     labels[5, 3] = labels[5, 9] = labels[7, 0] = 1

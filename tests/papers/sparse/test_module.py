@@ -8,6 +8,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,73 @@ def test_a_supervised_step_leaves_decoder_and_patch_critic_alone(make_sparse: Ma
     assert moved(module.classifier, before["classifier"])
 
 
+def supervised_loss(
+    logits: dict[str, np.ndarray], mixed: dict[str, np.ndarray], y: Any, order: Any, weight: float
+) -> Any:
+    """L_sup of the paper in NumPy: Table 2's weights, T = 2, KL(mean of the others || p_m)."""
+
+    def softmax(values: np.ndarray) -> np.ndarray:
+        powers = np.exp(values - values.max(1, keepdims=True))
+        return powers / powers.sum(1, keepdims=True)
+
+    def cross_entropy(values: np.ndarray, labels: Any) -> float:
+        return float(-np.log(softmax(values))[np.arange(len(labels)), labels].mean())
+
+    soft = {name: softmax(values / 2) for name, values in logits.items()}
+    loss = 0.0
+    for name, values in logits.items():
+        p = soft[name]
+        prototypes = np.stack([p[y == k].mean(0) for k in range(p.shape[1])])
+        loss += cross_entropy(-((p[:, None] - prototypes) ** 2).sum(2), y)
+
+        others = sum(q for other, q in soft.items() if other != name) / 2
+        divergence = (others * np.log(others / p)).sum(1).mean()
+        loss += 0.1 * (cross_entropy(values, y) + 0.5 * divergence)
+
+        plain = softmax(values)
+        loss += 0.01 * float(-(plain * np.log(plain)).sum(1).mean())
+        loss += 0.5 * (weight * cross_entropy(mixed[name], y) + (1 - weight) * cross_entropy(mixed[name], y[order]))
+    return loss
+
+
+def test_a_supervised_step_goes_down_the_papers_loss_in_every_networks_answers(
+    make_sparse: Make, labelled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Value and gradient of the step, against L_sup in NumPy and its differences: the mean of the others in L_mut moves
+    with the others, which learn from it too."""
+    module = make_sparse()
+    names = ("tail", "critic", "classifier")
+    source = torch.Generator().manual_seed(1)
+    clean, mixed = (
+        {name: torch.randn(6, 3, dtype=torch.float64, generator=source).requires_grad_() for name in names}
+        for _ in range(2)
+    )
+    answers = iter([clean, mixed])
+    monkeypatch.setattr(module, "class_logits", lambda x: next(answers))
+    monkeypatch.setattr(module, "minimise", lambda loss, *optimizers: loss.backward())
+    torch.manual_seed(3)
+    loss = module.training_step(labelled, 0)
+
+    torch.manual_seed(3)
+    order = torch.randperm(6).numpy()
+    weight = float(torch.distributions.Beta(0.2, 0.2).sample())
+    y = labelled.y.numpy()
+    logits, of_mixed = ({n: v.detach().numpy().copy() for n, v in given.items()} for given in (clean, mixed))
+    assert float(loss) == pytest.approx(supervised_loss(logits, of_mixed, y, order, weight), rel=1e-6)
+
+    for name in names:
+        differences = np.zeros((6, 3))
+        for place in np.ndindex(6, 3):
+            values = []
+            for step in (1e-5, -1e-5):
+                moved_logits = {n: v.copy() for n, v in logits.items()}
+                moved_logits[name][place] += step
+                values.append(supervised_loss(moved_logits, of_mixed, y, order, weight))
+            differences[place] = (values[0] - values[1]) / 2e-5
+        assert clean[name].grad is not None
+        assert clean[name].grad.numpy() == pytest.approx(differences, abs=1e-7)
+
+
 def test_steps_of_the_unsupervised_phase_move_one_network_each(
     make_sparse: Make, unlabelled: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,6 +131,41 @@ def test_steps_of_the_unsupervised_phase_move_one_network_each(
     module.training_step(unlabelled, 0)
     assert moves == [{"discriminator"}, {"generator"}, {"classifier"}]
     assert all(p.requires_grad for p in module.parameters())
+
+
+def test_the_classifier_learns_from_the_new_generator_and_the_z_that_d_and_g_saw(
+    make_sparse: Make, unlabelled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = make_sparse()
+    passes: list[tuple[Tensor, Tensor, Tensor]] = []
+    translate = module.generator.forward
+
+    def follow(x: Tensor, z: Tensor) -> Tensor:
+        fake = translate(x, z)
+        passes.append((x.detach(), z, fake.detach()))
+        return fake
+
+    targets: list[Tensor] = []
+    seen_by_c: list[Tensor] = []
+    learn = module.mean_class_loss
+    module.classifier.register_forward_pre_hook(lambda _, inputs: seen_by_c.append(inputs[0]))
+    monkeypatch.setattr(module.generator, "forward", follow)
+    monkeypatch.setattr(
+        module, "mean_class_loss", lambda logits, y, count: targets.append(y) or learn(logits, y, count)
+    )
+    module.training_step(unlabelled, 0)
+
+    first, back, last = passes
+    assert torch.equal(first[0], last[0])
+    assert torch.equal(first[1], last[1])
+    assert torch.equal(back[0], first[2])  # the way back starts from the fake, as it is
+    assert not torch.equal(first[2], last[2])  # G has stepped in between
+    assert torch.equal(seen_by_c[-1], last[2])
+    critic_labels, asked_of_d, asked_of_tail, asked_of_c = targets
+    assert torch.equal(critic_labels, back[1])  # pseudo-labels
+    assert torch.equal(asked_of_d, first[1])
+    assert torch.equal(asked_of_tail, first[1])
+    assert torch.equal(asked_of_c, first[1])
 
 
 def kept(x: Tensor) -> Kept:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -184,3 +185,20 @@ def test_heat_is_that_of_the_own_class(network: Build, losses: Losses, batch: An
     )
     assert 0 <= values["test/dauc"] <= 1
     assert values["test/n"] == 24
+
+
+def test_deletion_follows_the_mean_of_the_branches_probabilities(
+    network: Build, losses: Losses, logged: Callable[..., dict[str, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One branch is 98% sure of class 0, the other 88% of class 1: 55%, where the sum of their logits says 88%."""
+    net = network()
+    stage = Heat(Phase(3, PHASES["last"], losses, net), steps=2)
+    fixed = {"trivial": torch.tensor([[4.0, 0.0]]), "support": torch.tensor([[0.0, 2.0]])}
+    monkeypatch.setattr(net, "logits", lambda x: {name: value.expand(len(x), 2) for name, value in fixed.items()})
+    side = 16
+    mask = torch.zeros(1, side, side, dtype=torch.long)
+    mask[:, :8] = 1
+    batch = SimpleNamespace(x=torch.randn(1, 3, side, side), y=torch.tensor([0]), mask=mask)
+    with torch.no_grad():
+        actual = logged(stage, batch)
+    assert actual["test/dauc"] == pytest.approx((0.98201 + 0.11920) / 2, abs=1e-4)

@@ -25,7 +25,7 @@ from experiments.commands import cli
 from experiments.config import compose
 from experiments.evidence import results
 from experiments.identity.provenance import code_version, versions
-from experiments.pages import console
+from experiments.pages.progress import Board
 from experiments.running import engine, training
 from experiments.running.plan import Plan, plan
 
@@ -141,7 +141,7 @@ class Bench:
         def command(_: list[str]) -> int:
             before()
             ready.set()
-            board = console.Board(this.title, len(this.stages))
+            board = Board(this.title, len(this.stages))
 
             def told(event: dict[str, Any]) -> None:
                 if event["event"] == "start":

@@ -28,10 +28,11 @@ from datamodules.common.torchvision_sets import MNIST
 from experiments.commands import cli
 from experiments.common import files
 from experiments.common.errors import InputError, explain
-from experiments.config import compose, instantiate
+from experiments.config import compose, instantiate, reading
 from experiments.evidence import layout, results
 from experiments.evidence.records import Entry, Record
-from experiments.pages import console, report
+from experiments.pages import console, report, view
+from experiments.pages.progress import Board
 from experiments.running import plan
 from experiments.running.callbacks import check_data
 from experiments.running.plan import Plan
@@ -299,9 +300,9 @@ def configured(where: str, text: str, lines: Sequence[str], folder: Path) -> int
     shutil.copytree(compose.CONF, conf)
     with (conf / where).open("a", encoding="utf-8") as file:
         file.write(f"\n{text}\n")
-    compose.CONF = conf
-    compose.paper_file.cache_clear()
-    compose.known_stages.cache_clear()
+    reading.CONF = conf
+    reading.paper_file.cache_clear()
+    reading.known_stages.cache_clear()
 
     def command(_: list[str]) -> int:
         plan.plan(compose.compose(compose.request(lines).overrides), 0)
@@ -334,8 +335,8 @@ def page(done: Plan, folder: Path) -> int:
 
 def terminal(done: Plan, folder: Path) -> int:
     """0 if the tables and the progress show hostile names as text."""
-    entry = renamed(done, MARKUP)
-    with console.out.capture() as captured, console.Board(MARKUP, 1) as board:
+    entry = view.of(renamed(done, MARKUP))
+    with console.out.capture() as captured, Board(MARKUP, 1) as board:
         board({"event": "warning", "text": MARKUP})
         board({"event": "stage", "stage": MARKUP, "seed": 0, "status": "failed", "reason": MARKUP, "cached": False})
         for table in (console.stage_table, console.claim_table, console.published_table):

@@ -9,7 +9,7 @@ import pytest
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.commands.dry import _part_of_the_recipe, multiply_adds
+from experiments.running.dry import multiply_adds, part_of_the_recipe
 from experiments.running.plan import Plan
 from modules.common.module import StageModule
 
@@ -37,7 +37,7 @@ def test_attention_on_cpus_is_counted(side: int) -> None:
 
 def test_stages_that_a_recipe_neither_fits_nor_tests_are_built_only_for_others(make_plan: Callable[..., Plan]) -> None:
     this = make_plan("paper=vit_vqgan", "scale=full", "variant=celeba_hq")
-    kept = _part_of_the_recipe(this)
+    kept = part_of_the_recipe(this)
     assert not this.stages["features"].fit
     assert not this.stages["features"].test
     assert "features" in kept  # measures what others reconstruct

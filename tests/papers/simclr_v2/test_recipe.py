@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from experiments.config import claims, compose
 from experiments.running import training
-from experiments.running.plan import Plan
+from experiments.running.plan import Plan, plan
 from modules.common.schedules import Position
 from modules.simclr_v2.lars import LARS
 
@@ -19,8 +20,13 @@ Make = Callable[..., Plan]
 SMALL = ("supervised", "distilled", "distilled_supervised", "self_distilled", "self_distilled_labels")
 
 
-def test_rates_of_the_full_recipe(make_plan: Make) -> None:
-    stages = make_plan("paper=simclr_v2", "scale=full").stages
+@pytest.fixture(scope="module")
+def full() -> Plan:
+    return plan(compose.compose(compose.request(["paper=simclr_v2", "scale=full"]).overrides), 0)
+
+
+def test_rates_of_the_full_recipe(full: Plan) -> None:
+    stages = full.stages
     rates = {"pretrained": (0.1, 4096), "distilled": (0.1, 4096), "tuned": (0.005, 1024), "tuned_big": (0.002, 1024)}
     for name, (factor, batch) in rates.items():
         stage = stages[name]
@@ -33,9 +39,9 @@ def test_rates_of_the_full_recipe(make_plan: Make) -> None:
     assert stages["pretrained"].module["optimizer"]["weight_decay"] == 1e-4
 
 
-def test_lengths_and_warm_up_of_the_full_recipe(make_plan: Make) -> None:
+def test_lengths_and_warm_up_of_the_full_recipe(full: Plan) -> None:
     """The code's 250,228 steps with 12,511 of warm-up, but for an epoch's smaller last batch."""
-    stages = make_plan("paper=simclr_v2", "scale=full").stages
+    stages = full.stages
     epochs = {name: stages[name].trainer["max_epochs"] for name in ("pretrained", "distilled", "tuned", "tuned_more")}
     assert epochs == {"pretrained": 800, "distilled": 400, "tuned": 60, "tuned_more": 30}
     steps = math.ceil(1_281_167 / 4096)
@@ -49,6 +55,71 @@ def test_lengths_and_warm_up_of_the_full_recipe(make_plan: Make) -> None:
         assert schedule(Position(warm, 0, steps, epochs[name])) == pytest.approx(1)
         assert schedule(Position(epochs[name], 0, steps, epochs[name])) == pytest.approx(0)
     assert 40 * steps == pytest.approx(12_511, rel=1e-3)
+
+
+def test_views_of_the_full_recipe(full: Plan) -> None:
+    """Crop from 8%, mirror, jitter of strength 1 in 8 of 10, grey in 2, and blur in 5; all else is crop and mirror."""
+    for name in ("pretrained", "pretrained_big", "pretrained_plain"):
+        views = training.build(full.stages[name].data).transform(train=True)
+        crop, flip, *_ = views.crop.transforms
+        assert (crop.size, tuple(crop.scale), crop.interpolation.value) == ((224, 224), (0.08, 1.0), "bicubic")
+        assert crop.ratio == pytest.approx((3 / 4, 4 / 3))
+        assert flip.p == 0.5
+        _, jitter, grey, blur = views.distort.operations  # the mirror there is off
+        assert [type(operation).__name__ for operation in (jitter, grey, blur)] == [
+            "ColorJitter",
+            "RandomGrey",
+            "GaussianBlur",
+        ]
+        assert (jitter.strength, jitter.p, grey.p, blur.p, tuple(blur.sigma)) == (1.0, 0.8, 0.2, 0.5, (0.1, 2.0))
+    for name in ("linear", "tuned", "supervised", "distilled"):
+        plain = training.build(full.stages[name].data).transform(train=True)
+        names = [type(operation).__name__ for operation in plain.transforms]
+        assert names == ["RandomResizedCrop", "RandomHorizontalFlip", "PILToTensor", "ToDtype"]
+
+
+def test_losses_of_the_full_recipe(full: Plan) -> None:
+    stages = full.stages
+    for name in ("pretrained", "pretrained_plain"):
+        module = stages[name].module
+        assert (module["temperature"], module["head"]) == (0.1, {"layers": 3, "outputs": 128})
+    assert stages["pretrained"].module["memory"] == {"size": 65536, "decay": 0.999}
+    assert stages["pretrained_plain"].module["memory"] is None
+    assert (stages["tuned"].module["layer"], stages["tuned_0"].module["layer"]) == (1, 0)
+    distilled = {
+        n: (stages[n].module["temperature"], stages[n].module["alpha"]) for n in ("distilled", "self_distilled")
+    }
+    assert distilled == {"distilled": (1.0, 1.0), "self_distilled": (0.1, 1.0)}
+    for name in ("pretrained", "tuned", "distilled", "supervised"):
+        assert stages[name].module["optimizer"]["momentum"] == 0.9
+    linear = stages["linear"]
+    sgd = training.build(linear.module["optimizer"])([nn.Parameter(torch.zeros(1))]).defaults
+    assert (sgd["momentum"], sgd["nesterov"], sgd["weight_decay"], linear.trainer["max_epochs"]) == (
+        0.9,
+        True,
+        1e-6,
+        90,
+    )
+
+
+@pytest.mark.parametrize(
+    ("variant", "big", "more"),
+    [
+        (None, 70.6, 77.0),
+        ("resnet152_3x", 74.9, 80.1),
+        ("resnet50_2x", 66.3, 73.9),
+        ("resnet152_sk", 70.0, 76.5),
+    ],
+)
+def test_published_rows(variant: str | None, big: float, more: float, make_plan: Make) -> None:
+    lines = ["paper=simclr_v2", "scale=full", *([f"variant={variant}"] if variant else [])]
+    rows = {f"{r.stage}/{r.metric}": r.value for r in claims.published(make_plan(*lines).config)}
+    assert (rows["tuned_big/test/top1"], rows["tuned_big_more/test/top1"]) == (big, more)
+    if variant is None:
+        assert (rows["tuned/test/top1"], rows["tuned_more/test/top1"]) == (57.9, 68.4)
+        assert (rows["linear/test/top1"], rows["linear_plain/test/top1"]) == (71.7, 71.1)
+    distilled = (rows.get("distilled/test/top1"), rows.get("distilled_more/test/top1"))
+    assert distilled == ((73.9, 77.5) if variant == "resnet152_3x" else (None, None))
 
 
 def test_networks_of_the_full_recipe(make_plan: Make) -> None:

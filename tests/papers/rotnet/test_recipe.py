@@ -11,14 +11,69 @@ from torch import Tensor, nn
 
 from datamodules.common.subsets import Subset
 from datamodules.common.torchvision_sets import FashionMNIST
-from experiments.config import claims, expressions
+from experiments.config import claims, compose, expressions
 from experiments.running import training
-from experiments.running.plan import Plan
+from experiments.running.plan import Plan, plan
 from modules.common.schedules import Position
 
 
-def test_learning_rates_of_the_full_recipe(make_plan: Callable[..., Plan]) -> None:
-    stages = make_plan("paper=rotnet", "scale=full").stages
+def settle(*lines: str) -> Plan:
+    return plan(compose.compose(compose.request(["paper=rotnet", "scale=full", *lines]).overrides), 0)
+
+
+@pytest.fixture(scope="module")
+def full() -> Plan:
+    return settle()
+
+
+@pytest.fixture(scope="module")
+def imagenet() -> Plan:
+    return settle("variant=imagenet")
+
+
+def test_batches_augmentation_and_networks_of_the_full_recipe(full: Plan) -> None:
+    """128 images, four copies of each; crops of 4 padded pixels and mirrors, before the rotation."""
+    stages = full.stages
+    for name in ("rotnet", "probe", "conv", "supervised", "conv_20", "supervised_1000"):
+        stage = stages[name]
+        source = stage.data.get("source") or stage.data
+        assert (stage.data["batch_size"], source["val_size"]) == (128, 0)
+        crop, flip = (training.build(operation) for operation in source["augment"])
+        assert (type(crop).__name__, crop.padding) == ("RandomCrop", 4)
+        assert (type(flip).__name__, flip.p) == ("HorizontalFlip", 0.5)
+    assert stages["rotnet"].module["angles"] == [0, 90, 180, 270]
+    assert stages["rotnet_180"].module["angles"] == [0, 180]
+    network = stages["untrained"].module["network"]
+    assert (network["blocks"], network["widths"]) == (4, [192, 160, 96, 192])
+    labels = {n: stages[f"conv_{n}"].data["per_class"] for n in (20, 100, 400, 1000)}
+    assert labels == {n: n for n in labels}
+    assert not any(stages[name].module.get("tuned", False) for name in ("probe", "conv", "conv_1000", "probe_random"))
+    assert all(stages[name].module["tuned"] for name in ("probe_tuned", "conv_tuned", "supervised"))
+
+
+def rows(settled: Plan) -> dict[str, set[float]]:
+    by_metric: dict[str, set[float]] = {}
+    for row in claims.published(settled.config):
+        by_metric.setdefault(f"{row.stage}/{row.metric}", set()).add(row.value)
+    return by_metric
+
+
+def test_published_rows(full: Plan, imagenet: Plan) -> None:
+    """The paper's numbers as issue 6 and 10 of the released code quote them, and those of users who ran it."""
+    cifar = rows(full)
+    paper, rerun = [85.07, 89.06, 86.21, 61.73], [84.65, 88.89, 85.88, 54.04]
+    for block, values in enumerate(zip(paper, rerun, strict=True), 1):
+        assert cifar[f"probe/test/block{block}_top1"] == set(values)
+    assert cifar["rotnet/test/rotation_top1"] == {93.65}
+    photos = rows(imagenet)
+    assert photos["conv/test/block4_top1"] == {50.0, 52.92}
+    assert photos["conv/test/block5_top1"] == {43.8, 46.06}
+    assert photos["supervised/test/top1"] == {59.7, 59.48}
+    assert photos["rotnet/test/rotation_top1"] == {89.0}
+
+
+def test_learning_rates_of_the_full_recipe(full: Plan) -> None:
+    stages = full.stages
 
     def rates(name: str) -> list[float]:
         stage = stages[name]
@@ -40,8 +95,8 @@ def test_learning_rates_of_the_full_recipe(make_plan: Callable[..., Plan]) -> No
     assert all((o["momentum"], o["nesterov"], o["weight_decay"]) == (0.9, True, 5e-4) for o in optimizers)
 
 
-def test_learning_rates_on_imagenet(make_plan: Callable[..., Plan]) -> None:
-    stages = make_plan("paper=rotnet", "scale=full", "variant=imagenet").stages
+def test_learning_rates_on_imagenet(imagenet: Plan) -> None:
+    stages = imagenet.stages
     drops = {"rotnet": 0.1, "supervised": 0.1, "probe": 0.2, "probe_random": 0.2, "conv": 0.2, "conv_random": 0.2}
     backbone = (15, 30, 45, 50)
     ends = {"rotnet": backbone, "supervised": backbone, "probe": (5, 15, 25, 35), "conv": (10, 20, 30, 40)}
@@ -85,8 +140,8 @@ def test_claims_require_rotations_told_apart_better_than_by_chance(
         assert right >= 100 / angles
 
 
-def test_twenty_labels_a_class_are_drawn_equally_often(make_plan: Callable[..., Plan]) -> None:
-    data = make_plan("paper=rotnet", "scale=full").stages["conv_20"].data
+def test_twenty_labels_a_class_are_drawn_equally_often(full: Plan) -> None:
+    data = full.stages["conv_20"].data
     assert (data["per_class"], data["draws"]) == (20, 50_000)
     assert (data["source"]["train_size"], data["source"]["val_size"]) == (None, 0)
     source = FashionMNIST(128, train_size=3000, val_size=0)

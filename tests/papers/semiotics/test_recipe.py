@@ -1,4 +1,4 @@
-"""The same images for all arms, sizes that are meant to be equal, and two processes that train what one trains."""
+"""The method's full size; the same images for all arms, sizes that are meant to be equal; two processes."""
 
 from __future__ import annotations
 
@@ -7,21 +7,53 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from experiments.config import claims, compose
 from experiments.config.instantiate import build
 from experiments.running import engine, training
-from experiments.running.plan import Plan
+from experiments.running.plan import Plan, plan
 
 Make = Callable[..., Plan]
-SIZES = {"few": 5, "some": 10, "many": 20}
+SIZES = {"few": 3, "some": 5, "many": 10}
+
+
+@pytest.fixture(scope="module")
+def full() -> Plan:
+    return plan(compose.compose(compose.request(["paper=semiotics", "scale=full"]).overrides), 0)
+
+
+def test_the_full_recipe_has_the_method_as_described(full: Plan) -> None:
+    """No number of the paper is known: those of the description that this suite works from."""
+    person, arm = full.stages["person_some"], full.stages["stochastic_some"]
+    assert (person.module["network"]["pixels"], person.module["network"]["width"]) == (784, 512)
+    assert person.module["network"]["hidden"] == 5
+    assert person.module["noise"] == 0.3
+    assert (person.module["optimizer"]["_target_"], person.module["optimizer"]["lr"]) == ("torch.optim.Adam", 1e-3)
+    assert person.module["schedule"]["_target_"].endswith("cosine")
+    assert (person.data["batch_size"], arm.data["batch_size"]) == (100, 32)
+    perception = {"iterations": 50, "tolerance": 1e-3, "memory": 8}
+    assert {key: arm.module["perception"][key] for key in perception} == perception
+    assert arm.module["optimizer"]["lr"] == 1e-3
+    assert [full.stages[f"person_{size}"].data["per_class"] for size in SIZES] == [3, 10, 20]
+    assert all(stage.data["source"]["_target_"].endswith("MNIST") for stage in full.stages.values())
+    assert not compose.paper_file("semiotics")["published"]
+
+
+@pytest.mark.parametrize("variant", [None, "mnist"])
+def test_the_mechanism_is_asked_for_at_each_size(make_plan: Make, variant: str | None) -> None:
+    """One size at which images do not attract is not made up for by another."""
+    chosen = [f"variant={variant}"] if variant else []
+    main = claims.read(make_plan("paper=semiotics", "scale=mini", *chosen).config).main
+    assert main is not None
+    assert sorted(text.partition("(")[0] for text in main.requires) == ["max", "min", "min"]
 
 
 def test_every_arm_trains_on_the_same_balanced_images(make_plan: Make) -> None:
-    plan = make_plan("paper=semiotics", "scale=mini", seed=4)
+    this = make_plan("paper=semiotics", "scale=mini", seed=4)
     known: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-    for stage in plan.stages.values():
+    for stage in this.stages.values():
         count = stage.data["per_class"]
-        assert count == SIZES.get(stage.name.rpartition("_")[2], 10)
-        data = training.construct_data(plan, stage)
+        assert count == SIZES.get(stage.name.rpartition("_")[2], 5)
+        data = training.construct_data(this, stage)
         data.setup()
         images, labels = data.splits["train"]  # type: ignore[attr-defined]
         assert torch.bincount(labels).tolist() == [count] * 10
@@ -34,8 +66,8 @@ def test_every_arm_trains_on_the_same_balanced_images(make_plan: Make) -> None:
 def test_other_seeds_draw_other_images(make_plan: Make) -> None:
     marks = set()
     for seed in (1, 2):
-        plan = make_plan("paper=semiotics", "scale=mini", seed=seed)
-        data = training.construct_data(plan, plan.stages["baseline_few"])
+        this = make_plan("paper=semiotics", "scale=mini", seed=seed)
+        data = training.construct_data(this, this.stages["baseline_few"])
         data.setup()
         marks.add(data.spec.identity)
     assert len(marks) == 2
@@ -66,11 +98,11 @@ def test_a_stage_on_two_processes_is_the_stage_on_one(make_plan: Make, name: str
     weights, metrics = [], []
     for trainer in ("cpu", "ddp_cpu"):
         double = "trainer.precision=64-true"
-        plan = make_plan("paper=semiotics", f"trainer={trainer}", double, "stages.*.trainer.precision=64-true")
+        this = make_plan("paper=semiotics", f"trainer={trainer}", double, "stages.*.trainer.precision=64-true")
         if name != "person_few":
-            engine.ensure(plan, plan.stages["person_few"])
-        stage = plan.stages[name]
-        metrics.append(engine.ensure(plan, stage).metrics)
+            engine.ensure(this, this.stages["person_few"])
+        stage = this.stages[name]
+        metrics.append(engine.ensure(this, stage).metrics)
         weights.append(torch.load(stage.directory / "last.ckpt", weights_only=True)["state_dict"])
     assert metrics[1] == pytest.approx(metrics[0], rel=1e-3)
     assert all(

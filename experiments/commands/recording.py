@@ -1,0 +1,39 @@
+"""What a setting's look leaves: a summary beside the runs, the record or what stands beside it, a run on W&B."""
+
+from __future__ import annotations
+
+import os
+
+from experiments.commands.setting import Setting
+from experiments.common.paths import ROOT
+from experiments.evidence import merge, results
+from experiments.evidence.records import Entry, Registration
+from experiments.pages import console, view
+from experiments.running.plan import Plan
+
+
+def write(setting: Setting, entry: Entry, registered: Registration, plan: Plan) -> None:
+    """Write an entry where it belongs, and show it beside what was recorded before.
+
+    Args:
+        registered: under what it ran.
+        plan: of any of its seeds.
+    """
+    results.write_summary(entry, plan)
+    if not setting.is_recorded:
+        return
+    before = results.entry(setting.paper, setting.title)
+    if setting.writes_on:
+        results.update(setting.paper, setting.title, lambda stored: merge.put(entry, stored, registered))
+    else:
+        results.update(setting.paper, setting.title, lambda _: entry, results.here())
+    if before is not None and before.seeds and before.main_claim() is not None:
+        differs = view.machine_differs(before, entry)
+        console.say(console.beside(view.of(before), view.of(entry), differs), "")
+
+
+def where(setting: Setting) -> str:
+    """The file that write() wrote to, and how to write to the other one."""
+    folder = results.RESULTS if setting.writes_on else results.here()
+    path = os.path.relpath(folder / f"{setting.paper}.json", ROOT)
+    return path if setting.writes_on else f"{path} (results/ stays as it is; record=true writes it on)"

@@ -1,0 +1,205 @@
+"""The seeds of a setting: which they are, their stages on the way, and how the claims stand after them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from experiments.commands import stopping
+from experiments.commands.schedulers import Schedulers, jobs
+from experiments.commands.setting import Setting
+from experiments.config import claims
+from experiments.evidence import registration, results
+from experiments.evidence.records import Entry, Registration
+from experiments.identity.provenance import cores
+from experiments.pages import console, view
+from experiments.pages.progress import Board
+from experiments.running import cost, engine, preconditions
+from experiments.running.manifest import finished
+from experiments.running.plan import Plan, only, plan, plan_each
+from experiments.running.pool import Scheduler
+
+ELSEWHERE = 4  # seeds between two looks, on a cluster
+
+
+@dataclass
+class Seeds:
+    """What runs for a setting.
+
+    Attributes:
+        registered: under what.
+        plans: one per seed, all stages each; of later seeds the main claim's alone are run.
+        scheduler: runs their stages.
+        looked: how many of them, from the first, every stage runs for.
+        recorded: the entry that goes on without its runs; None where the runs are here.
+        outcomes: seed -> stage -> what became of it in this command.
+        began: when, on the clock of time.monotonic().
+    """
+
+    setting: Setting
+    registered: Registration
+    plans: list[Plan]
+    scheduler: Scheduler
+    recorded: Entry | None = None
+    began: float = field(default_factory=time.monotonic)
+    outcomes: dict[int, dict[str, engine.Outcome]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.looked = len(self.plans)
+
+    def train_first(self) -> None:
+        """All stages of the first seeds; on this machine those of the main claim before others, and how it then stands.
+
+        A cluster has room for all of them at once.
+        """
+        main_stages = self.setting.questions.main_stages
+        main = [only(p, main_stages) for p in self.plans]
+        others = unfinished(self.plans) - unfinished(main)
+        if self.setting.is_recorded and self.setting.runs_here and others and main_stages and self._train(main):
+            console.say(console.first_line(view.of(self.look()), self.began, others))
+        self._train(self.plans)
+
+    def go_on(self, entry: Entry) -> None:
+        """The stages of the main claim for as many further seeds as run at the same time."""
+        config = self.setting.config
+        console.say(console.look_line(view.of(entry), self.began, config.minutes))
+        at_a_time = jobs(config, cores()) if self.setting.runs_here else ELSEWHERE
+        count = max(1, min(at_a_time, int(config.most) - len(self.plans)))
+        further = plan_each(config, [self._seed(len(self.plans) + i) for i in range(count)])
+        self.plans += further
+        self._train([only(p, self.setting.questions.main_stages) for p in further])
+
+    def look(self) -> Entry:
+        """The entry of all seeds so far, judged."""
+        reasons = {}
+        for seed, outcomes in self.outcomes.items():
+            for name, outcome in outcomes.items():
+                if outcome.status != "done":
+                    reasons[name] = f"seed {seed}: {outcome.reason}"
+        if self.recorded is None:
+            return results.build(self.plans, self.looked, self.setting.request.given, reasons, self.registered)
+        from experiments.evidence import onward
+
+        further = self.plans[len(self.recorded.seeds) :]
+        return onward.join(self.recorded, self.setting.questions, further, reasons)
+
+    def why_stop(self, entry: Entry) -> str:
+        """Why no further seed is run; empty while the main claim is open and there is room."""
+        if self.registered.stream == 0:
+            return stopping.BY_HAND
+        config = self.setting.config
+        if reason := stopping.decided(entry) or stopping.spent(len(self.plans), config.most):
+            return reason
+        if self._next_is_done():
+            return ""
+        return stopping.late((time.monotonic() - self.began) / 60, config.minutes)
+
+    def _next_is_done(self) -> bool:
+        following = plan(self.setting.config, self._seed(len(self.plans)))
+        return unfinished([only(following, self.setting.questions.main_stages)]) == 0
+
+    def _seed(self, index: int) -> int:
+        return registration.seed(self.registered.stream, index)
+
+    def _train(self, plans: Sequence[Plan]) -> bool:
+        """Run what is not done of these plans; whether there was anything."""
+        for stage in plans[0].stages.values():
+            if (manifest := finished(stage)) is not None:
+                self._check_reported(stage.name, manifest["metrics"])
+        open_plans = [p for p in map(self._without_failed, plans) if unfinished([p])]
+        if not open_plans:
+            return False
+        from experiments.running import training
+
+        training.check_plan(open_plans[0])
+        setting = self.setting
+        names = [stage.name for p in open_plans for stage in p.stages.values()]
+        recorded = results.entry(setting.paper, setting.title)
+        expected = cost.seconds_of_stages(self.plans, recorded.mean_seconds() if recorded is not None else {})
+        at_a_time = jobs(setting.config, len(names)) if setting.runs_here else len(names)
+        seconds = cost.left(open_plans, expected, at_a_time)
+        if seconds is not None:
+            console.say(f"about {cost.in_words(seconds)}, as far as can be told from what its stages took before")
+        with Board(setting.name, len(names), expected).plan(names) as board:
+
+            def report(event: dict[str, Any]) -> None:
+                board(event)
+                if event["event"] == "stage" and event["status"] == "done":
+                    self._check_reported(event["stage"], event["metrics"])
+
+            for seed, outcomes in self.scheduler.run(open_plans, report).items():
+                self.outcomes[seed] = {**self.outcomes.get(seed, {}), **outcomes}
+        return True
+
+    def _check_reported(self, stage: str, metrics: Mapping[str, float]) -> None:
+        """Raises InputError if a claim is about a metric that a stage which finished does not report."""
+        setting = self.setting
+        stages = list(setting.resolved["stages"])
+        claims.check_reported(setting.questions, setting.request.scale, stages, stage, metrics)
+
+    def _without_failed(self, plan_: Plan) -> Plan:
+        """The plan without stages that failed earlier in this command and without those that need them."""
+        before = self.outcomes.setdefault(plan_.seed, {})
+        stages = {}
+        for name, stage in plan_.stages.items():  # in the order they run
+            lost = [n for n in stage.predecessors if n in before and before[n].status != "done"]
+            if lost:
+                before[name] = engine.Outcome(name, "skipped", reason=f"needs {', '.join(lost)}")
+            elif name not in before or before[name].status == "done":
+                stages[name] = stage
+        return replace(plan_, stages=stages)
+
+
+def begin(setting: Setting, schedulers: Schedulers) -> Seeds:
+    """The first seeds of a setting, their stages trained.
+
+    Raises InputError where they cannot run; what is recorded of the setting is registered only after that is known.
+    """
+    if setting.from_record:
+        return _begin_from_record(setting, schedulers)
+    began = time.monotonic()
+    count = int(setting.config.first)
+    if setting.has_stream:
+        stream = results.registration_of(setting.paper, setting.title, setting.resolved).stream
+        numbers = [registration.seed(stream, index) for index in range(count)]
+    else:
+        numbers = setting.seeds or list(range(count))
+        if setting.seeds is not None and (told := registration.told_of_one(setting.seeds)):
+            console.say(told)
+    plans = plan_each(setting.config, numbers)
+    preconditions.check(plans, here=setting.runs_here)
+
+    scheduler = schedulers.of(setting.config, sum(len(p.stages) for p in plans))
+    seeds = Seeds(setting, _register(setting), plans, scheduler, began=began)
+    seeds.train_first()
+    return seeds
+
+
+def _register(setting: Setting) -> Registration:
+    """Under what the first seed runs, written down before it where the record goes on."""
+    if not setting.has_stream:
+        return registration.by_hand(setting.resolved)
+    register = results.register if setting.writes_on else results.registration_of
+    return register(setting.paper, setting.title, setting.resolved)
+
+
+def _begin_from_record(setting: Setting, schedulers: Schedulers) -> Seeds:
+    """The seeds of a record whose runs are not here; nothing is trained yet."""
+    from experiments.evidence import onward
+
+    began = time.monotonic()
+    main_stages = setting.questions.main_stages
+    registered = results.registration_of(setting.paper, setting.title, setting.resolved)
+    entry = onward.recorded(setting.paper, setting.title, registered, main_stages)
+    plans = plan_each(setting.config, entry.seeds)
+    preconditions.check([only(plans[0], main_stages)], here=setting.runs_here)
+    scheduler = schedulers.of(setting.config, cores() * len(plans[0].stages))
+    console.say(f"{len(plans)} seeds stand in the record")
+    return Seeds(setting, registered, plans, scheduler, entry, began)
+
+
+def unfinished(plans: Sequence[Plan]) -> int:
+    """How many stages of these plans are not done."""
+    return sum(1 for p in plans for stage in p.stages.values() if finished(stage) is None)

@@ -1,0 +1,255 @@
+"""Configuration files: found, read, checked against their schema and written out. Imports no torch.
+
+Hydra reads them through here too (FileConfigSource). What a paper's file tells about it (TEXTS) is kept from Hydra,
+which would make a node of every line several times over: a word stands for it, and it joins the resolved values.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra._internal.core_plugins import file_config_source
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.plugins import Plugins
+from hydra.plugins.config_source import ConfigResult, ConfigSource
+from omegaconf import OmegaConf
+from omegaconf._utils import get_yaml_loader
+
+from experiments.common.errors import InputError, unknown
+from experiments.common.paths import CONF
+from experiments.config import recipes, schema, written
+
+TEXTS = ("variants", "published", "deviations", "groups")  # of a paper's file: most of it, and no part of a composition
+STANDS_ASIDE = "conf/paper"  # what stands for each of them there, so that an override can take it away
+
+_searched: list[Path] = []  # besides CONF
+
+
+def search(folder: str | None) -> None:
+    """Look for options of groups in this folder too (Hydra's --config-dir). Raises InputError if it is none."""
+    if folder is not None and not Path(folder).is_dir():
+        raise InputError(f"--config-dir {folder}: no such folder; expected one with groups, as {folder}/data/mine.yaml")
+    _searched[:] = [] if folder is None else [Path(folder).resolve()]
+
+
+def search_path() -> list[str]:
+    """The override that makes Hydra look where `search` says."""
+    return [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in _searched)}]"] if _searched else []
+
+
+def options(group: str) -> list[str]:
+    """What a group offers; a paper's own data as `<paper>/<name>`."""
+    folders = [root / group for root in (CONF, *_searched)]
+    names = {str(path.relative_to(folder).with_suffix("")) for folder in folders for path in folder.rglob("*.yaml")}
+    return sorted(names)
+
+
+def papers() -> list[str]:
+    return options("paper")
+
+
+@lru_cache
+def default(group: str) -> str:
+    """What conf/config.yaml chooses for a group."""
+    config = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))
+    return next(entry[group] for entry in config["defaults"] if isinstance(entry, dict) and group in entry)
+
+
+# --- papers, recipes and sweeps, written out -------------------------------------------------------------------------
+
+
+@lru_cache
+def paper_file(paper: str) -> dict[str, Any]:
+    """conf/paper/<paper>.yaml as plain data, checked and written out, before composition."""
+    path = CONF / "paper" / f"{paper}.yaml"
+    if not path.exists():
+        raise unknown("paper", paper, papers())
+    return _written_out(("paper", paper), load(path))
+
+
+def recipe_file(paper: str, scale: str) -> dict[str, Any]:
+    """conf/recipe/<paper>/<scale>.yaml as plain data, checked and written out; empty if there is none."""
+    path = CONF / "recipe" / paper / f"{scale}.yaml"
+    return _written_out(("recipe", paper, scale), load(path)) if path.exists() else {}
+
+
+def recipe_files(paper: str) -> dict[str, dict[str, Any]]:
+    """All of a paper's recipes by scale; one may name stages of those before it."""
+    names = list(paper_file(paper).get("stages") or {})
+    files: dict[str, dict[str, Any]] = {}
+    for path in sorted((CONF / "recipe" / paper).glob("*.yaml")):
+        files[path.stem] = _written_out(("recipe", paper, path.stem), load(path), names)
+        names += files[path.stem].get("stages") or {}
+    return files
+
+
+@lru_cache
+def known_stages(paper: str) -> tuple[str, ...]:
+    """Every stage that a paper's file or any of its recipes names, whatever a setting leaves out."""
+    names = list(paper_file(paper).get("stages") or {})
+    for recipe in recipe_files(paper).values():
+        names += recipe.get("stages") or {}
+    return tuple(dict.fromkeys(names))
+
+
+def groups(paper: str) -> recipes.Groups:
+    """The paper's names for stages that share settings, known to be right. Raises InputError."""
+    named = paper_file(paper).get("groups") or {}
+    recipes.check_groups(named, known_stages(paper), f"conf/paper/{paper}.yaml")
+    return named
+
+
+def sweep_file(paper: str, name: str) -> schema.Sweep:
+    """conf/sweep/<paper>/<name>.yaml. Raises InputError for an unknown name."""
+    folder = CONF / "sweep" / paper
+    if not (folder / f"{name}.yaml").exists():
+        raise unknown(f"sweep of {paper}", name, [path.stem for path in folder.glob("*.yaml")])
+    return written.read(schema.Sweep, load(folder / f"{name}.yaml"), f"conf/sweep/{paper}/{name}.yaml")
+
+
+def _written_out(parts: tuple[str, ...], content: dict[str, Any], stages: Iterable[str] = ()) -> dict[str, Any]:
+    """A paper's or recipe's content, checked, with nothing left unsaid.
+
+    Args:
+        parts: where it lies in conf/, without the ending.
+        content: as it is read.
+        stages: those that it may name besides its own and the paper's.
+    """
+    where = f"conf/{'/'.join(parts)}.yaml"
+    paper = parts[1]
+    kind = schema.FILES[parts[0]]
+    _check_own_keys(content, [field.name for field in fields(kind)], paper, where)
+    written.read(kind, content, where, later=True)
+    if parts[0] == "paper":
+        if content["key"] != paper:
+            raise InputError(f"{where}: key={content['key']!r}: expected the file's own name, {paper}")
+        return recipes.expand(content, where)
+    about = paper_file(paper)
+    others = list(dict.fromkeys([*(about.get("stages") or {}), *stages]))
+    expanded = recipes.expand(content, where, others, about.get("groups") or {})
+    _check_data(expanded, where)
+    return expanded
+
+
+def _check_own_keys(content: Mapping[str, Any], names: list[str], paper: str, where: str) -> None:
+    """Raises InputError for a key that is none of the schema's and holds no value that another line reads."""
+    for key in content:
+        if key not in names and not re.search(
+            rf"\${{(oc\.select:)?{key}\b|^{key}: &", _text_of(CONF, paper), re.MULTILINE
+        ):
+            wrong = str(unknown(f"{where}: key", str(key), names))
+            raise InputError(f"{wrong}; a value of one's own is read somewhere as ${{{key}}}")
+
+
+@lru_cache
+def _text_of(conf: Path, paper: str) -> str:
+    """All files that may read a value of a paper's file or of its recipes."""
+    places = ("paper", f"{paper}.yaml"), (f"recipe/{paper}", "*.yaml"), ("data", "*.yaml"), (f"data/{paper}", "*.yaml")
+    return "\n".join(
+        path.read_text(encoding="utf-8") for folder, names in places for path in sorted((conf / folder).glob(names))
+    )
+
+
+def _check_data(recipe: Mapping[str, Any], where: str) -> None:
+    """Raises InputError for data that conf/data does not hold."""
+    known = options("data")
+    for line in recipe.get("defaults") or []:
+        for key, name in line.items() if isinstance(line, Mapping) else ():
+            if str(key).startswith("/data@") and str(name) not in known:
+                raise unknown(f"{where}: data", str(name), known)
+
+
+# --- one file --------------------------------------------------------------------------------------------------------
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """YAML as OmegaConf reads it (1e-4 is a number, no key twice), in C where it can be: a tenth of the time."""
+
+    yaml_implicit_resolvers = get_yaml_loader().yaml_implicit_resolvers
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
+        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} stands there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A configuration file as plain data; an InputError names it where it is no YAML or no mapping."""
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a safe loader
+    except yaml.YAMLError as error:
+        told = " ".join(str(error).replace('in "<unicode string>", ', "").split())
+        raise InputError(f"{path.relative_to(CONF.parent)}: no YAML: {told}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path.relative_to(CONF.parent)}: expected a mapping")
+    return content
+
+
+class FileConfigSource(file_config_source.FileConfigSource):
+    """Hydra's reader of configuration files, with papers and recipes written out (see experiments.config.recipes).
+
+    It keeps the name of the class it stands for: by that, Hydra knows that the scheme is registered, also in the
+    processes that a launcher starts.
+    """
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        parts = Path(self._normalize_file_name(config_path)).with_suffix("").parts
+        root = Path(self.path).resolve()
+        path = root / Path(*parts).with_suffix(".yaml")
+        if root not in (CONF, *_searched) or not path.exists():
+            return super().load_config(config_path)
+        header, nodes = _for_hydra(parts, path, path.stat().st_mtime_ns)
+        return ConfigResult(
+            config=pickle.loads(nodes),  # noqa: S301 - pickled below, by this process
+            path=f"{self.scheme()}://{self.path}",
+            provider=self.provider,
+            header=dict(header),
+        )
+
+
+@lru_cache
+def _for_hydra(parts: tuple[str, ...], path: Path, changed: int) -> tuple[dict[str, str | None], bytes]:
+    """Hydra's header of a file and its nodes, papers and recipes written out; read anew once it has changed.
+
+    Hydra changes the nodes it is given. To unpickle them takes a third of the time that making them anew takes.
+    """
+    header = ConfigSource._get_header_dict(path.read_text(encoding="utf-8")[:512])
+    content = load(path)
+    where = f"conf/{'/'.join(parts)}.yaml"
+    if path != CONF / "config.yaml" and parts[0] != "launcher":
+        _check_is_no_launcher(header, content, where)
+    if parts[0] in ("paper", "recipe"):
+        content = _written_out(parts, content)
+    elif parts[0] == "trainer":
+        written.read(schema.Trainer, {key: value for key, value in content.items() if key != "defaults"}, where)
+    if parts[0] == "paper":
+        content = {key: STANDS_ASIDE if key in TEXTS else value for key, value in content.items()}
+    return header, pickle.dumps(OmegaConf.create(content))
+
+
+def _check_is_no_launcher(header: Mapping[str, Any], content: Mapping[str, Any], where: str) -> None:
+    """Hydra builds what its own node names, a launcher hands options to a cluster: both are for the user to set."""
+    chosen = [str(key) for item in content.get("defaults") or [] if isinstance(item, dict) for key in item]
+    variants = content.get("variants")
+    variants = variants if isinstance(variants, dict) else {}
+    lines = [str(line) for item in variants.values() if isinstance(item, dict) for line in item.get("overrides") or []]
+    package = str(header.get("package") or "")
+    for key in (package, *map(str, content), *chosen, *lines):
+        if re.match(r"(override\s+)?[/+~]*(hydra|launcher)\b", key) or "@hydra" in key or "@launcher" in key:
+            raise InputError(
+                f"{where}: {key.partition('=')[0]!r} is not allowed; settings of Hydra and of launchers go on the "
+                "command line"
+            )
+
+
+Plugins.instance()  # registers Hydra's own readers, so that the next line is not undone
+SourcesRegistry.instance().types[FileConfigSource.scheme()] = FileConfigSource

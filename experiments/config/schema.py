@@ -1,0 +1,449 @@
+"""What people may write in a paper's file, a recipe and a sweep, as classes. Imports no torch.
+
+Files are checked as they stand, before anything is written out (experiments.config.recipes) or composed; what was
+composed is checked again, since a command line may change every key. `python -m experiments.commands.schema` writes the
+same for editors, as conf/schema/*.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import field, fields
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic.dataclasses import dataclass
+from typing_extensions import TypedDict
+
+from experiments.config import expressions
+from experiments.config.expressions import Expression
+from experiments.config.written import (
+    CLOSED,
+    OPEN,
+    Closed,
+    Count,
+    Devices,
+    Flag,
+    FromZero,
+    Node,
+    Number,
+    Positive,
+    Text,
+    Whole,
+    Written,
+    choice_of,
+    keys_of,
+    read,
+)
+
+Scale = choice_of(Literal["full", "mini", "smoke"])
+Names = Text | Sequence[Text]  # one, or several
+SomeStages = Annotated[list[Text], Field(min_length=1), Written("a list of stages")]
+Wiring = Annotated[dict[str, Text | list[Text]], Written("stages by argument, as in {teachers: [a, b]}")]
+
+# --- what a paper is judged by ---------------------------------------------------------------------------------------
+
+
+class Reported(TypedDict):
+    """What the paper reports of a claim."""
+
+    difference: Number
+    source: Text
+
+
+# The fields that the hash of a registration held before any was added: these count also where they have their default.
+HASHED = {
+    *("name", "better", "than", "worth", "unit", "main", "asked_by", "kind", "margin", "within", "lower_is_better"),
+    *("requires", "published", "scale", "variant", "range", "test_over_train"),
+}
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Claim(Closed):
+    """A statement with a rule, written before its first recorded seed."""
+
+    name: Text
+    """The statement, readable alone."""
+    better: Text
+    """Arithmetic over <stage>/<split>/<metric>: a/test/top1, a/test/x - b/test/x, mean(arm_*/test/x)."""
+    than: Number | Text
+    """What it is compared with: arithmetic over metrics, or a number."""
+    worth: Positive | None = None
+    """The smallest difference worth the name, in the unit; not needed with `within` or for kind exact."""
+    unit: Text = "points"
+    """Of the difference."""
+    main: Flag = False
+    """The paper's own question; exactly one in a setting."""
+    asked_by: choice_of(Literal["paper", "suite"]) = "paper"  # type: ignore[valid-type]
+    """Whether the paper asks it, or this suite."""
+    kind: choice_of(Literal["normal", "share", "bounded", "exact", "folds", "images"]) = "normal"  # type: ignore[valid-type]
+    """Of the differences: normal; a share of 0/1 outcomes; bounded in `range`; exact, without chance; folds that share
+    training data; images of fixed networks, of which the stages leave an artifact <split>-<metric>."""
+    margin: Number = 0.0
+    """What the difference is held against."""
+    within: Positive | None = None
+    """Instead of margin and worth: the difference lies inside (-within, within)."""
+    lower_is_better: Flag = False
+    """The difference is than - better."""
+    requires: Sequence[Text] = ()
+    """Comparisons that hold in the mean over seeds where the mechanism is there; else nothing is judged."""
+    published: Annotated[Reported, keys_of("difference", "source")] | None = None
+    """What the paper reports of it."""
+    scale: Names | None = None
+    """The scales it is about: a name, a pattern or a list; all unless given."""
+    variant: Names | None = None
+    """The variants it is about; the setting without one is called default."""
+    range: Sequence[Number] | None = None
+    """The lowest and the highest possible difference, of kind bounded."""
+    test_over_train: Positive | None = None
+    """Test size over training size, of kind folds."""
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Claim:
+        if self.worth is None and self.within is None and self.kind != "exact":
+            raise ValueError(f"{self.name!r}: worth is missing, the smallest difference worth the name")
+        if self.kind == "bounded" and (self.range is None or len(self.range) != 2 or self.range[0] >= self.range[1]):
+            raise ValueError("kind bounded needs range: [lowest, highest] possible difference")
+        if self.kind == "folds" and self.test_over_train is None:
+            raise ValueError("kind folds needs test_over_train, the test set's size over the training set's")
+        return self
+
+    def expression(self, where: str = "claims") -> tuple[Expression, Expression]:
+        return expressions.parse(self.better, where), expressions.parse(self.than, where)
+
+    def content(self) -> dict[str, Any]:
+        """What the hash of a registration holds of it: a field that was added later only where it says something."""
+        defaults = {each.name: each.default for each in fields(self)}
+        return {key: value for key, value in vars(self).items() if key in HASHED or value != defaults[key]}
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Check(Closed):
+    """A comparison that is arithmetic, a sanity check or a fact about the run: shown, not judged as evidence."""
+
+    name: Text
+    """What holds, readable alone."""
+    holds: Text
+    """A comparison: init/test/top1 > 40."""
+    scale: Names | None = None
+    """The scales it is about, as for claims."""
+    variant: Names | None = None
+    """The variants it is about, as for claims."""
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Published(Closed):
+    """A number the paper reports."""
+
+    stage: Text
+    """The arm that produced it."""
+    metric: Text
+    """<split>/<metric>."""
+    value: Number
+    """As the paper prints it."""
+    dataset: Text
+    """And its split."""
+    protocol: Text
+    """How it was measured."""
+    source: Text
+    """Table, page or file."""
+    variant: Names | None = None
+    """The variants it is about, as for claims."""
+    tolerance: FromZero = 0.3
+    """How far ours may lie from it and still be the same number."""
+    kind: choice_of(Literal["normal", "exact"]) = "normal"  # type: ignore[valid-type]
+    """Normal over seeds; exact for numbers without chance, which are judged at any scale."""
+    scale: Names | None = None
+    """The scales it is about, as for claims."""
+
+
+@dataclass(frozen=True, config=CLOSED)
+class PublishedTable(Closed):
+    """Several numbers that the paper reports of one dataset and protocol."""
+
+    values: dict[str, Number]
+    """<stage>/<split>/<metric>: the number."""
+    dataset: Text
+    """And its split."""
+    protocol: Text
+    """How they were measured."""
+    source: Text
+    """Table, page or file."""
+    variant: Names | None = None
+    """The variants they are about, as for claims."""
+    tolerance: FromZero = 0.3
+    """How far ours may lie from them and still be the same numbers."""
+    kind: choice_of(Literal["normal", "exact"]) = "normal"  # type: ignore[valid-type]
+    """Normal over seeds; exact for numbers without chance, which are judged at any scale."""
+    scale: Names | None = None
+    """The scales they are about, as for claims."""
+
+
+def _is_table(row: Any) -> str:
+    return "table" if isinstance(row, Mapping) and "values" in row else "row"
+
+
+PublishedRow = Annotated[
+    Annotated[Published, Tag("row")] | Annotated[PublishedTable, Tag("table")], Discriminator(_is_table)
+]
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Deviation(Closed):
+    """Where paper, released code and this suite differ."""
+
+    what: Text
+    """What differs."""
+    paper: Number | Text
+    """What the paper says."""
+    code: Number | Text
+    """What the released code does."""
+    ours: Number | Text
+    """What is done here."""
+    why: Text
+    """Why it is done so."""
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Pair(Closed):
+    """A network of ours beside an independent one, on the same random input; `make bench` times them."""
+
+    name: Text
+    """What the table calls it."""
+    ours: Node
+    """A `_target_` with its arguments; what it builds takes a batch of images."""
+    theirs: Node
+    """The same of the independent one."""
+    input: Sequence[Whole]
+    """(C, H, W)."""
+    batch: Whole = 4
+    """Images per call."""
+
+
+# --- stages ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Trainer(Closed):
+    """pytorch_lightning.Trainer's arguments that a configuration may set; the engine sets the rest."""
+
+    accelerator: choice_of(Literal["auto", "cpu", "gpu", "cuda", "mps"]) = "auto"  # type: ignore[valid-type]
+    """What computes."""
+    devices: Devices | list[Count] | Annotated[Literal["auto"], Written("auto")] = 1
+    """How many devices, which of them, or -1 for all."""
+    num_nodes: Whole | None = None
+    """How many machines."""
+    strategy: Text = "auto"
+    """How devices share the work: auto, ddp, fsdp, ..."""
+    precision: Text | Whole = "auto"
+    """auto is bf16-mixed on a GPU, else 32-true."""
+    sync_batchnorm: Flag = False
+    """Batch statistics over the global batch."""
+    max_epochs: Whole | None = None
+    """Epochs of training."""
+    max_steps: Whole | None = None
+    """Batches of training, instead of epochs."""
+    check_val_every_n_epoch: Whole | None = None
+    """Epochs between two validations."""
+    accumulate_grad_batches: Whole | None = None
+    """Batches for each step of the optimiser."""
+    gradient_clip_val: FromZero | None = None
+    """The largest norm of a gradient."""
+    benchmark: Flag = False
+    """cuDNN measures which convolution is fastest for each shape."""
+    channels_last: Flag = False
+    """Networks of images in NHWC, of volumes in NDHWC."""
+    fused: Flag = False
+    """Optimisers that torch has a fused kernel for use it."""
+    compile: Flag = False
+    """Networks are compiled in place."""
+    matmul_precision: choice_of(Literal["highest", "high", "medium"]) = "highest"  # type: ignore[valid-type]
+    """Torch's word for TensorFloat-32 in fp32 matrix products and convolutions."""
+
+    @model_validator(mode="after")
+    def _can_be_had(self) -> Trainer:
+        if self.fused and self.gradient_clip_val and "mixed" in str(self.precision):
+            raise ValueError(f"fused=true cannot be had with gradient_clip_val in {self.precision}")
+        return self
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Shortened(Closed):
+    """What a dry run shortens because it only repeats; sizes of networks and inputs stay as published."""
+
+    batch: Whole = 4  # a published batch of 512 would need the published hardware
+    """Images per step."""
+    steps: Whole = 2
+    """Steps of training."""
+    module: Node = field(default_factory=dict)
+    """Merged over the stage's module."""
+    data: Node = field(default_factory=dict)
+    """Merged over the stage's data."""
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Stage(Closed):
+    """One LightningModule fitted and/or tested on one DataModule."""
+
+    about: Text = ""
+    """What it is, in a few words."""
+    needs: Wiring | None = None
+    """Argument of the module: the finished stage(s) that it gets."""
+    feeds: Wiring | None = None
+    """Argument of the datamodule: the finished stage(s) that it gets."""
+    module: Node | None = None
+    """The `_target_` of a LightningModule and its arguments."""
+    data: Node | None = None
+    """Arguments of the data that a recipe chooses."""
+    trainer: Trainer | None = None
+    """What this stage sets besides the chosen trainer."""
+    fit: Flag = True
+    """Whether it trains."""
+    test: Flag = True
+    """Whether it is tested."""
+    exclusive: Flag = False
+    """It measures time: no other stage runs on the machine meanwhile."""
+    start_like: Text | None = None
+    """Arms with the same word here start from the same random state."""
+    reference_batch: Whole | None = None
+    """The global batch that the learning rate is stated for."""
+    dry: Annotated[Shortened, Written("a mapping")] | None = None
+    """What a dry run shortens."""
+
+
+@dataclass(frozen=True, config=CLOSED)
+class WrittenStage(Stage):
+    """A stage, or what the stages of a group or pattern share, as a file says it."""
+
+    like: Text | None = None
+    """Another stage of the same file: this one is the same but for what is said here."""
+    each: dict[str, list[Any]] | None = None
+    """Lists by name: one stage for each combination; {name} stands for a value, also in the stage's name."""
+
+
+Stages = dict[str, Annotated[WrittenStage | None, Written("a mapping")]]
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Variant(Closed):
+    """A named list of overrides."""
+
+    about: Text | None = None
+    """What is different, in a few words."""
+    scale: Scale | None = None  # type: ignore[valid-type]
+    """The scale it is a variant of."""
+    overrides: Sequence[Text] | None = None
+    """Lines as on the command line."""
+    like: Text | None = None
+    """Another variant, whose overrides come first."""
+    each: dict[str, list[Any]] | None = None
+    """Lists by name: one variant for each combination; {name} stands for a value."""
+    always: Flag = False
+    """It runs whenever the paper is reproduced at its scale."""
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Variant:
+        lacking = [key for key in ("about", "scale", "overrides") if getattr(self, key) is None]
+        if lacking and self.like is None:
+            raise ValueError(f"{lacking[0]} is missing")
+        return self
+
+
+@dataclass(frozen=True, config=CLOSED)
+class AllBut(Closed):
+    """A group of all stages but some."""
+
+    all_but: SomeStages
+    """The stages that are left out."""
+
+
+Group = SomeStages | AllBut
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Settings(Closed):
+    """Keys of conf/config.yaml that a file or a command line may set."""
+
+    first: Whole = 6
+    """Seeds before the first look."""
+    most: Whole = 32
+    """Seeds at which an undecided main claim is left so."""
+    minutes: FromZero = 15
+    """After which no further seeds are started."""
+    threads: Whole = 1
+    """Of the CPU for each stage."""
+    checkpoint_seconds: FromZero = 30
+    """A stage that trains longer than this is saved this often."""
+    objective: Text | None = None
+    """What searches look at, e.g. student/test/top1; nothing: what the main claim is about."""
+
+
+def check_settings(config: Mapping[str, Any]) -> None:
+    """Raises InputError for one of a resolved configuration's settings that cannot be."""
+    names = [each.name for each in fields(Settings)]
+    read(Settings, {name: config[name] for name in names if name in config})
+
+
+@dataclass(frozen=True, kw_only=True, config=OPEN)
+class Recipe(Settings):
+    """conf/recipe/<paper>/<scale>.yaml: the numbers of a scale. Other keys are values that another line reads."""
+
+    defaults: list[Text | dict[str, Text | list[Text]]] | None = None
+    """What Hydra composes below this file."""
+    data: Text | list[Text] | dict[str, Text | list[Text]] | None = None
+    """Every stage's data: a name of conf/data, a view and its source, or such by stage, group or pattern."""
+    stages: Stages | None = None
+    """By name, group or pattern."""
+
+
+@dataclass(frozen=True, kw_only=True, config=OPEN)
+class PaperFile(Settings):
+    """conf/paper/<key>.yaml: what a paper claims, and its stages. Other keys are values that another line reads."""
+
+    key: Text
+    """The file's own name."""
+    title: Text
+    """Of the paper."""
+    arxiv: Text
+    """Its number there, in quotes."""
+    claims: list[Claim]
+    """The main claim first."""
+    about: Text = ""
+    """What the paper does, in two or three sentences."""
+    venue: Text = ""
+    """Where it was published."""
+    groups: dict[str, Group] | None = None
+    """Names for stages that share settings."""
+    stages: Stages | None = None
+    """The method and its baselines, by name."""
+    checks: list[Check] | None = None
+    """What must be so for a run to make sense."""
+    published: list[PublishedRow] | None = None
+    """Numbers the paper reports."""
+    variants: dict[str, Variant] | None = None
+    """Other data, sizes and settings, by name."""
+    deviations: list[Deviation] | None = None
+    """Where paper, released code and this suite differ; on the report page."""
+    bench: list[Pair] | None = None
+    """Networks to time beside independent ones."""
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> PaperFile:
+        if not any(claim.main for claim in self.claims):
+            raise ValueError("claims: none has main: true; expected it of the one that the paper is cited for")
+        return self
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Sweep(Closed):
+    """conf/sweep/<paper>/<name>.yaml: the arguments that sweep=<name> stands for."""
+
+    arguments: list[Text]
+    """Lines as on the command line of experiments.run -m."""
+    about: Text = ""
+    """What it asks."""
+
+
+FILES = {"paper": PaperFile, "recipe": Recipe, "sweep": Sweep}  # by their folder in conf/

@@ -1,0 +1,74 @@
+"""What a terminal shows is text: names in square brackets stay as they are."""
+
+from __future__ import annotations
+
+import pytest
+
+from experiments.pages import console, numbers, view
+from experiments.pages.progress import Board
+from tests.experiments.pages.test_report import sample
+
+NAME = "[/nothing][red]acc[0]"
+
+
+@pytest.fixture
+def entry() -> view.Entry:
+    """An entry whose every name looks like markup."""
+    record = sample().entries["mini"]
+    for claim in record.claims:
+        claim.name = claim.reason = claim.unit = NAME
+    record.checks[0].name = NAME
+    published = record.published[0]
+    published.stage = published.metric = published.protocol = NAME
+    metrics = {f"test/{NAME}": [1.0, 2.0, 3.0]}
+    record.stages = {NAME: record.stages["student"].model_copy(update={"metrics": metrics})}
+    record.stopped = NAME
+    return view.of(record)
+
+
+def test_names_that_look_like_markup_are_shown(entry: view.Entry) -> None:
+    with console.out.capture() as captured:
+        console.say(console.main_line(entry, NAME), console.first_line(entry, 0.0, 1), NAME)
+        console.say(console.look_line(entry, 0.0, 1.0), console.beside(entry, entry, NAME))
+    assert captured.get().count(NAME) == 10
+
+    for table in console.tables(entry, NAME):
+        with console.out.capture() as captured:
+            console.out.print(table)
+        assert NAME in captured.get().splitlines()[0]  # its title
+        assert captured.get().count("acc[0]") > 1  # a cell
+
+
+def test_progress_shows_names_that_look_like_markup() -> None:
+    with console.out.capture() as captured, Board(NAME, 2) as board:
+        board({"event": "warning", "text": NAME})
+        board({"event": "stage", "stage": NAME, "seed": 0, "status": "failed", "reason": NAME, "cached": False})
+    assert captured.get().count(NAME) == 3
+
+
+def test_a_verdict_has_its_colour() -> None:
+    assert str(console.word("supported", "bold").style) == "bold green"
+    assert str(console.word("no such word").style) == "dim"
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ([], ("", "")),
+        ([None, None], ("", "")),
+        ([1.0, float("nan")], ("not finite", "")),
+        ([2.0], ("2.000", "")),
+        ([91.0, 93.0, 95.0], ("93.00", "4.968")),  # t(0.975; 2) * 2 / sqrt(3) = 4.3027 * 1.1547
+    ],
+)
+def test_mean_and_half_of_the_interval(values: list[float | None], shown: tuple[str, str]) -> None:
+    assert numbers.mean_and_half(values, numbers.number) == shown
+
+
+def test_numbers_are_written_as_their_size_asks() -> None:
+    assert [numbers.number(value) for value in (12.345, 0.12345, 0.012345)] == ["12.35", "0.123", "0.0123"]
+    assert [numbers.signed(value) for value in (1.234, -0.1234, 0.0)] == ["+1.23", "-0.123", "+0.00"]
+    assert [numbers.fixed(value, 2, sign=True) for value in (1.0, -1.0, -0.001)] == ["+1.00", "−1.00", "0.00"]
+    assert numbers.span(None, None, "points") == "no difference"
+    assert numbers.span(1.5, [1.0, 2.0], "") == "+1.50 [+1.00, +2.00]"
+    assert numbers.decimals([None, 0.05, float("inf")], two_from=1) == 4
