@@ -142,3 +142,11 @@ def test_what_is_tracked_is_small_and_complete() -> None:
     tracked = {f for f in files if f.exists()}
     untracked = {path for path in (ROOT / "conf").rglob("*.yaml")} - tracked
     assert not untracked, f"git add {' '.join(str(path.relative_to(ROOT)) for path in sorted(untracked))}"
+
+
+def test_no_line_of_configuration_is_longer_than_the_screen() -> None:
+    long = []
+    for path in sorted((ROOT / "conf").rglob("*.yaml")):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        long += [f"{path.relative_to(ROOT)}:{number}" for number, line in enumerate(lines, 1) if len(line) > 120]
+    assert not long

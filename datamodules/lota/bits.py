@@ -122,10 +122,10 @@ class FrontEnd:
         mode: "threshold", "scale", or "rgb", the pictures themselves.
         bits: how many of the lowest planes.
         patch: side of the patch, pixels; None takes the whole noise image.
-        crops: places that a patch is chosen from.
+        crops: places that a patch is chosen from; None stands for (256 // patch)^2, as released.
         size: side that the patch is enlarged to (bilinear); None leaves it.
         resize_first: the side that noise images are resized to before patches are cut, as the paper has it; None cuts
-            from the noise image as it is.
+            from the noise image as it is. Shrinking low-passes, as Pillow's bilinear filter does.
         guided: for the noise-guided classifier: x is the whole RGB picture, at `size`, and the patch stays as it is.
         mean, std: per channel, in units of [0, 1].
     Raises:
@@ -135,7 +135,7 @@ class FrontEnd:
     mode: str = "threshold"
     bits: int = 3
     patch: int | None = 32
-    crops: int = 64
+    crops: int | None = None
     size: int | None = 256
     resize_first: int | None = None
     guided: bool = False
@@ -147,12 +147,19 @@ class FrontEnd:
             raise ValueError(f"mode={self.mode!r}: expected one of {', '.join(MODES)}")
         if not 1 <= self.bits <= 8:
             raise ValueError(f"bits={self.bits}: expected 1 to 8")
-        if self.crops < 1 or (self.patch is not None and self.patch < 2):
+        if (self.crops is not None and self.crops < 1) or (self.patch is not None and self.patch < 2):
             raise ValueError(
                 f"patch={self.patch}, crops={self.crops}: expected a patch of 2 pixels or more, and a crop"
             )
         if self.guided and self.patch is None:
             raise ValueError("guided=true: expected a patch")
+
+    @property
+    def draws(self) -> int:
+        """Crops of a picture, K."""
+        if self.crops is not None:
+            return self.crops
+        return 1 if self.patch is None else max(1, 256 // self.patch) ** 2
 
     def extract(self, x: Tensor, places: Tensor, selection: str) -> Tensor:
         """The patch of each picture, or its whole noise image, as bytes.
@@ -171,7 +178,7 @@ class FrontEnd:
         ):  # as released: too small a picture is enlarged
             side = side or 8 * self.patch
         if side is not None:
-            noise = enlarge(noise.float(), side).round().clamp(0, 255).to(torch.uint8)
+            noise = resize(noise.float(), side).round().clamp(0, 255).to(torch.uint8)
         if self.patch is None:
             return noise
         return choose(noise, places, self.patch, selection)
@@ -180,7 +187,7 @@ class FrontEnd:
         """uint8 images at `size`, as networks see them."""
         mean, std = (torch.tensor(tuple(v), device=images.device).view(-1, 1, 1) for v in (self.mean, self.std))
         x = images.float() / 255
-        return ((x if self.size is None else enlarge(x, self.size)) - mean) / std
+        return ((x if self.size is None else resize(x, self.size)) - mean) / std
 
     def __call__(self, x: Tensor, places: Tensor, selection: str = "max") -> tuple[Tensor, Tensor]:
         """What the network sees, (B, C, S, S), and the patch in [0, 1], (B, C, p, p)."""
@@ -188,8 +195,10 @@ class FrontEnd:
         return self.normalise(x if self.guided else patch), patch.float() / 255
 
 
-def enlarge(x: Tensor, side: int) -> Tensor:
-    """(B, C, H, W) at side x side, bilinear."""
-    if tuple(x.shape[-2:]) == (side, side):
+def resize(x: Tensor, side: int) -> Tensor:
+    """(B, C, H, W) at side x side, bilinear. Shrinking averages, as in Pillow and unlike plain interpolation."""
+    height, width = x.shape[-2:]
+    if (height, width) == (side, side):
         return x
-    return F.interpolate(x, (side, side), mode="bilinear", align_corners=False)
+    shrinks = max(height, width) > side
+    return F.interpolate(x, (side, side), mode="bilinear", align_corners=False, antialias=shrinks)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,18 @@ from datamodules.lota.patches import check_selections
 
 SUBSETS = ("biggan", "midjourney", "wukong", "sd14", "sd15", "adm", "glide", "vqdm")
 FOLDERS = {"nature": 0, "ai": 1}  # folder -> label
+CLASSES = (("real", 0), ("generated", 1))
 COLUMNS = ("x", "patch", "y", "subset")
 TRAIN, TEST = 324_000, 100_000  # about; pictures of one subset's train folder, and of all val folders
 
 Item = tuple[str, int, int]  # file, label, subset
+
+
+def file_types(items: Sequence[Item]) -> str:
+    """How many files of each type either class has: where they differ, a detector may tell files apart."""
+    counts = {name: Counter(Path(file).suffix.lower() for file, y, _ in items if y == label) for name, label in CLASSES}
+    lists = {name: ", ".join(f"{n} {suffix}" for suffix, n in sorted(count.items())) for name, count in counts.items()}
+    return "; ".join(f"{name}: {files}" for name, files in lists.items())
 
 
 class Pictures(Dataset):
@@ -61,7 +70,7 @@ class Pictures(Dataset):
             raise DataError(f"{self.root / name} cannot be decoded ({error}); replace or remove it") from error
         drawn = stream("crops of a picture", self.seed, epoch if self.train else -1, row)
         source = torch.Generator().manual_seed(drawn)
-        places = torch.rand(1, self.front_end.crops, 2, generator=source)
+        places = torch.rand(1, self.front_end.draws, 2, generator=source)
         x, patch = self.front_end(pixels[None], places, self.selection)
         return x[0], patch[0], label, subset
 
@@ -80,7 +89,7 @@ class Random(Dataset):
         source = generator("stand-in picture", *key)
         side = self.front_end.size or 256
         pixels = torch.randint(256, (1, 3, side, side), generator=source, dtype=torch.uint8)
-        x, patch = self.front_end(pixels, torch.rand(1, self.front_end.crops, 2, generator=source))
+        x, patch = self.front_end(pixels, torch.rand(1, self.front_end.draws, 2, generator=source))
         row = key[1]
         return x[0], patch[0], row % 2, row % len(SUBSETS)
 
@@ -147,6 +156,7 @@ class GenImage(DataModule):
         side = self.front_end.size or self.front_end.patch or 256
         sizes = {name: len(items) for name, items in self.items.items()}
         listing = "\n".join(item[0] for items in self.items.values() for item in items)
+        formats = f"; {file_types(self.items['test'])}" if self.items else ""
         return Spec(
             name="GenImage",
             shape=(3, side, side),
@@ -154,7 +164,8 @@ class GenImage(DataModule):
             sizes=sizes or {"train": TRAIN * max(1, len(self.train_on)), "val": 0, "test": TEST},
             mean=tuple(self.front_end.mean),
             std=tuple(self.front_end.std),
-            split=f"train folders of {', '.join(self.train_on) or 'nothing'}; tested on the val folders of all subsets",
+            split=f"train folders of {', '.join(self.train_on) or 'nothing'}; tested on the val folders of all subsets"
+            + formats,
             source="generated" if self.generated else "real",
             where="https://github.com/GenImage-Dataset/GenImage",
             identity=hashlib.sha256(listing.encode()).hexdigest()[:12] if listing else "",

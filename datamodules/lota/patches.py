@@ -55,7 +55,7 @@ class Patches(RealOrGenerated):
 
         def fetch(share: Share) -> Any:
             batch = columns(share)
-            chosen = share.generator().uniform(self.front_end.crops, 2) if name == "train" else places[share.indices]
+            chosen = share.generator().uniform(self.front_end.draws, 2) if name == "train" else places[share.indices]
             x, patch = self.front_end(batch.x, chosen, self.selections[name])
             return make(x, patch, batch.y, batch.subset, batch.category)
 
@@ -64,7 +64,7 @@ class Patches(RealOrGenerated):
     def test_places(self, count: int) -> Tensor:
         """Of each test picture's crops, (count, K, 2)."""
         source = generator("crops of test pictures", self.seed)
-        return torch.rand(count, self.front_end.crops, 2, generator=source)
+        return torch.rand(count, self.front_end.draws, 2, generator=source)
 
     @property
     def spec(self) -> Spec:

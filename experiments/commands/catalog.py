@@ -17,6 +17,7 @@ from experiments.common.memory import CONFIGURATION, remember
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose
 from experiments.evidence import results, staleness
+from experiments.evidence.records import Entry
 from experiments.pages import console
 from experiments.pages.numbers import count, span
 
@@ -34,9 +35,9 @@ List every paper of the suite: main claim, verdict, cost, and whether code or cl
 
 def describe(paper: str) -> dict[str, Any]:
     """One paper as plain data: title, claims, stages, variants, and each recorded entry with its main claim."""
-    recorded = (results.read(paper) or {}).get("entries", {})
+    recorded = results.entries(paper)
     about = remember("about", paper, "", CONFIGURATION, lambda: _configured(paper))
-    return {**about, "entries": {name: _recorded(paper, entry) for name, entry in recorded.items() if entry["seeds"]}}
+    return {**about, "entries": {name: _recorded(paper, entry) for name, entry in recorded.items() if entry.seeds}}
 
 
 def _configured(paper: str) -> dict[str, Any]:
@@ -59,21 +60,28 @@ def _configured(paper: str) -> dict[str, Any]:
     }
 
 
-def _recorded(paper: str, entry: dict[str, Any]) -> dict[str, Any]:
-    main = results.main_claim(entry)
+def _recorded(paper: str, entry: Entry) -> dict[str, Any]:
+    main = entry.main_claim()
+    shown = {"name", "verdict", "difference", "interval", "unit", "reason", "published"}
     return {
-        "main": {key: main[key] for key in ("name", "verdict", "difference", "interval", "unit", "reason", "published")}
-        if main is not None
-        else None,
-        "verdicts": {claim["name"]: claim["verdict"] for claim in entry["claims"]},
-        "published": {f"{p['stage']}/{p['metric']}": p["verdict"] for p in entry["published"]},
-        "seeds": len(main["seeds"]) if main is not None else len(entry["seeds"]),
-        "seconds": entry["provenance"]["seconds"],
-        "metrics": sorted({m for stage in entry["stages"].values() for m in stage["metrics"]}),
-        "registered": entry["registered"]["hash"],
-        "seen": bool(entry["registered"].get("seen")),
+        "main": main.model_dump(include=shown) if main is not None else None,
+        "verdicts": {claim.name: claim.verdict for claim in entry.claims},
+        "published": {f"{item.stage}/{item.metric}": item.verdict for item in entry.published},
+        "seeds": len(main.seeds) if main is not None else len(entry.seeds),
+        "seconds": entry.provenance.seconds,
+        "cpu_seconds": entry.provenance.cpu_seconds,
+        "metrics": sorted({metric for stage in entry.stages.values() for metric in stage.metrics}),
+        "registered": entry.registered.hash,
+        "seen": entry.registered.seen,
         "stale": staleness.stale(paper, entry),
     }
+
+
+def _cost(entry: dict[str, Any]) -> str:
+    """What an entry's stages took: CPU time, or wall time where that was not measured."""
+    if entry["cpu_seconds"] is not None:
+        return f"{entry['cpu_seconds'] / 60:.0f} min"
+    return f"{entry['seconds'] / 60:.0f} min wall"
 
 
 def _ordered(entries: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -101,7 +109,7 @@ def _cells(name: str, entry: dict[str, Any]) -> list[Text]:
     main = entry["main"]
     mark = (" stale", "magenta") if entry["stale"] else (" seen", "dim") if entry["seen"] else ""
     verdict = console.word(main["verdict"] if main else "no main claim")
-    cost = f"{entry['seconds'] / 60:.0f} min"
+    cost = _cost(entry)
     shown: list[str | Text] = [name, Text.assemble(verdict, mark), _span(main), str(entry["seeds"]), cost]
     return [cell if isinstance(cell, Text) else Text(cell) for cell in shown]
 
@@ -145,7 +153,7 @@ def markdown(papers: list[dict[str, Any]]) -> str:
             first = f"{link} | {paper['main'] or ''}" if number == 0 else " | "
             verdict = main["verdict"] if main else "no main claim"
             marks = " (stale)" if entry["stale"] else " (claims written after these seeds)" if entry["seen"] else ""
-            cost = f"{entry['seconds'] / 60:.0f} min"
+            cost = _cost(entry)
             lines.append(f"| {first} | {name} | {verdict}{marks} | {_span(main)} | {entry['seeds']} | {cost} |")
     return "\n".join(lines)
 

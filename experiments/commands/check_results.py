@@ -7,6 +7,8 @@ the paper's file. Whatever differs is named.
 
 from __future__ import annotations
 
+import difflib
+import itertools
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,8 +19,9 @@ from experiments.commands import catalog, cli
 from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
 from experiments.config import compose
-from experiments.config.claims import Check, Claim, Published, Questions
+from experiments.config.claims import Questions
 from experiments.evidence import registration, results
+from experiments.evidence.records import Entry, Record
 
 HELP = """\
 Re-derive every recorded interval, verdict and table from per-seed values.
@@ -38,7 +41,7 @@ def main(argv: list[str]) -> int:
         record = results.read(paper)
         if record is None:
             raise InputError(f"{paper} has no record in {results.RESULTS}")
-        entries += len(record["entries"])
+        entries += len(record.entries)
         wrong += list(check(record))
     if not argv:
         wrong += list(_readme())
@@ -48,83 +51,70 @@ def main(argv: list[str]) -> int:
     return 1 if wrong else 0
 
 
-def check(record: Mapping[str, Any]) -> Iterator[str]:
+def check(record: Record) -> Iterator[str]:
     """Everything in a record that does not follow from its per-seed values or is not what its paper's file says."""
-    paper = record["key"]
+    paper = record.key
     for part, said in results.told(paper).items():
-        if record.get(part) != said:
+        if getattr(record, part) != said:
             yield f"{paper}: {part}: not what conf/paper/{paper}.yaml says; make readme writes it"
-    for title, entry in record["entries"].items():
+    for title, entry in record.entries.items():
         where = f"{paper}: {title}"
         yield from _shape(entry, where)
         if not _fits(entry):
             continue  # what follows would only say it again
-        outcomes = {c["name"]: c.get("outcomes") for c in entry["claims"]}
-        again = results.judge(entry, questions(entry), outcomes)
+        again = results.judge(entry, questions(entry), {claim.name: claim.outcomes for claim in entry.claims})
         for part in ("claims", "checks", "published"):
-            yield from differences(entry.get(part, []), again[part], f"{where}: {part}")
+            recorded, derived = ([item.model_dump() for item in getattr(e, part)] for e in (entry, again))
+            yield from differences(recorded, derived, f"{where}: {part}")
         yield from _registered(entry, where)
         yield from _runs(paper, entry, where)
 
 
-def questions(entry: Mapping[str, Any]) -> Questions:
+def questions(entry: Entry) -> Questions:
     """What an entry was judged by, as its record states it."""
-    made = [
-        Claim(**{key: c[key] for key in _FIELDS}, requires=[r["text"] for r in c["requires"]]) for c in entry["claims"]
-    ]
-    checks = [Check(item["name"], item["text"]) for item in entry.get("checks", [])]
-    keep = set(Published.__dataclass_fields__)
-    published = [Published(**{k: v for k, v in item.items() if k in keep}) for item in entry["published"]]
-    return Questions(made, checks, published)
+    asked = [claim.claim() for claim in entry.claims]
+    return Questions(asked, entry.checks_asked(), [item.published() for item in entry.published])
 
 
-_FIELDS = tuple(
-    name for name in Claim.__dataclass_fields__ if name not in ("requires", "scale", "variant")
-)  # what a record holds of a claim
-
-
-def _shape(entry: Mapping[str, Any], where: str) -> Iterator[str]:
+def _shape(entry: Entry, where: str) -> Iterator[str]:
     """Seeds, fingerprints and values belong together."""
-    seeds = entry["seeds"]
+    seeds = entry.seeds
     if len(set(seeds)) != len(seeds):
         yield f"{where}: a seed stands twice in {seeds}"
-    for name, stage in entry["stages"].items():
-        if len(stage["fingerprints"]) != len(seeds):
-            yield f"{where}: {name} has {len(stage['fingerprints'])} fingerprints for {len(seeds)} seeds"
-        for metric, values in stage["metrics"].items():
+    for name, stage in entry.stages.items():
+        if len(stage.fingerprints) != len(seeds):
+            yield f"{where}: {name} has {len(stage.fingerprints)} fingerprints for {len(seeds)} seeds"
+        for metric, values in stage.metrics.items():
             if len(values) != len(seeds):
                 yield f"{where}: {name}/{metric} has {len(values)} values for {len(seeds)} seeds"
-            for seed, value, mark in zip(seeds, values, stage["fingerprints"], strict=False):
+            for seed, value, mark in zip(seeds, values, stage.fingerprints, strict=False):
                 if (value is None) != (mark is None) and value is not None:
                     yield f"{where}: {name}/{metric} of seed {seed} has a value and no fingerprint"
-    sealed = entry.get("seal")
-    if sealed != results.seal(entry):
-        yield f"{where}: the entry was edited after it was written (its seal is {sealed}, not {results.seal(entry)})"
+    if _fits(entry) and entry.seal != (expected := results.seal(entry)):
+        yield f"{where}: the entry was edited after it was written (its seal is {entry.seal!r}, not {expected!r})"
 
 
-def _fits(entry: Mapping[str, Any]) -> bool:
-    """Whether every metric has a value for each seed, so that anything can be derived."""
-    count = len(entry["seeds"])
-    return all(len(v) == count for stage in entry["stages"].values() for v in stage["metrics"].values())
+def _fits(entry: Entry) -> bool:
+    """Whether every list of a stage has a value for each seed, so that anything can be derived."""
+    return all(
+        {len(stage.fingerprints), len(stage.seconds), *map(len, stage.metrics.values())} == {len(entry.seeds)}
+        for stage in entry.stages.values()
+    )
 
 
-def _registered(entry: Mapping[str, Any], where: str) -> Iterator[str]:
+def _registered(entry: Entry, where: str) -> Iterator[str]:
     """Registered entries have exactly the seeds of their stream, in order; none of them twice in the history."""
-    made = entry["registered"]
-    if not made.get("seen") and not made.get("by_hand"):
-        expected = [registration.seed(made["stream"], i) for i in range(len(entry["seeds"]))]
-        if list(entry["seeds"]) != expected:
-            yield f"{where}: seeds {entry['seeds']} are not the first of stream {made['stream']}"
-    streams = [item["registered"]["stream"] for item in entry["history"] if not item["registered"].get("seen")]
-    if (
-        made["stream"] in streams
-        and not made.get("by_hand")
-        and not any("recorded again" in item["why"] for item in entry["history"])
-    ):
-        yield f"{where}: stream {made['stream']} was used before"
+    made = entry.registered
+    if not made.seen and not made.by_hand:
+        expected = [registration.seed(made.stream, i) for i in range(len(entry.seeds))]
+        if list(entry.seeds) != expected:
+            yield f"{where}: seeds {entry.seeds} are not the first of stream {made.stream}"
+    streams = [item.registered.stream for item in entry.history if not item.registered.seen]
+    if made.stream in streams and not made.by_hand and not any("recorded again" in item.why for item in entry.history):
+        yield f"{where}: stream {made.stream} was used before"
 
 
-def _runs(paper: str, entry: Mapping[str, Any], where: str) -> Iterator[str]:
+def _runs(paper: str, entry: Entry, where: str) -> Iterator[str]:
     """The metrics of runs that are at hand, tied to their manifests by hashes.
 
     A run that finished after the record was written is another one than the record's: it says nothing about it.
@@ -132,17 +122,17 @@ def _runs(paper: str, entry: Mapping[str, Any], where: str) -> Iterator[str]:
     from experiments.common import files
     from experiments.running.manifest import hash_metrics
 
-    for name, stage in entry["stages"].items():
-        for position, (seed, mark) in enumerate(zip(entry["seeds"], stage["fingerprints"], strict=False)):
-            folder = ROOT / "runs" / paper / entry["scale"] / f"seed={seed}" / f"{name}-{mark}"
+    for name, stage in entry.stages.items():
+        for position, (seed, mark) in enumerate(zip(entry.seeds, stage.fingerprints, strict=False)):
+            folder = ROOT / "runs" / paper / entry.scale / f"seed={seed}" / f"{name}-{mark}"
             manifest, metrics = files.read_json(folder / "manifest.json"), files.read_json(folder / "metrics.json")
             if not isinstance(manifest, dict) or not isinstance(metrics, dict):
                 continue
             if manifest.get("metrics_hash") != hash_metrics(metrics):
                 yield f"{where}: {folder / 'metrics.json'} is not what its manifest says"
-            if str(manifest.get("finished")) > str(entry["provenance"]["written"]):
+            if str(manifest.get("finished")) > str(entry.provenance.written):
                 continue
-            for metric, values in stage["metrics"].items():
+            for metric, values in stage.metrics.items():
                 value, there = values[position], metrics.get(metric)
                 if there is not None and not same(value, there):
                     yield f"{where}: {name}/{metric} of seed {seed} is {value}, its run says {there}"
@@ -182,11 +172,22 @@ def _readme(path: Path = ROOT / "README.md") -> Iterator[str]:
     for shown in catalog.EXAMPLE.finditer(tail):
         if shown[0] != catalog.example(papers, shown[1]):
             yield f"README.md: its example of {shown[1]} is not what the record says; make readme writes it"
-    for a, b in zip(stands.splitlines(), derived.splitlines(), strict=False):
-        if a != b:
-            yield f"README.md: {a!r}; make readme writes {b!r}"
-    if len(stands.splitlines()) != len(derived.splitlines()):
-        yield "README.md: its table has other lines than the records; make readme writes it"
+    yield from line_differences(stands.splitlines(), derived.splitlines())
+
+
+def line_differences(stands: Sequence[str], derived: Sequence[str]) -> Iterator[str]:
+    """One difference for each line of the README's table that is missing, left over or another one."""
+    matcher = difflib.SequenceMatcher(None, stands, derived, autojunk=False)
+    for kind, first, last, begin, end in matcher.get_opcodes():
+        if kind == "equal":
+            continue
+        for line, instead in itertools.zip_longest(stands[first:last], derived[begin:end]):
+            if line is None:
+                yield f"README.md: a line of its table is missing; make readme writes {instead!r}"
+            elif instead is None:
+                yield f"README.md: {line!r} stands in its table and in no record; make readme takes it out"
+            else:
+                yield f"README.md: {line!r}; make readme writes {instead!r}"
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ from experiments.commands import cli, states
 from experiments.commands.schedulers import Schedulers
 from experiments.common.errors import InputError, RunError, unknown
 from experiments.config import compose
-from experiments.evidence import registration, results, staleness
+from experiments.evidence import merge, registration, results, staleness
+from experiments.evidence.records import Confirmation, Entry, Hardware, StageRecord
 from experiments.identity.provenance import code_version, hardware, versions
 from experiments.pages import console
 from experiments.pages.progress import Board
@@ -70,15 +71,15 @@ def _chosen(own: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """(paper, entry) of what is to be confirmed. Raises InputError for a record that is not there."""
     if own["paper"] == "all":
         for paper in compose.papers():
-            for title, entry in (results.read(paper) or {"entries": {}})["entries"].items():
+            for title, entry in results.entries(paper).items():
                 if staleness.stale(paper, entry) and "by hand" not in title:
                     yield paper, title
         return
     compose.paper_file(own["paper"])
-    record = results.read(own["paper"])
+    entries = results.entries(own["paper"])
     title = results.title(own.get("scale", "mini"), own.get("variant"))
-    if record is None or title not in record["entries"]:
-        raise unknown("entry", title, list(record["entries"]) if record else [])
+    if title not in entries:
+        raise unknown("entry", title, entries)
     yield own["paper"], title
 
 
@@ -87,12 +88,10 @@ class _Confirmation:
 
     def __init__(self, paper: str, title: str, overrides: Sequence[str]) -> None:
         self.paper, self.title, self.name = paper, title, f"{paper}/{title}"
-        record = results.read(paper)
-        assert record is not None
-        self.entry = record["entries"][title]
+        self.entry = results.entries(paper)[title]
         self.changed = staleness.stale(paper, self.entry)
-        self.lines = [f"paper={paper}", f"scale={self.entry['scale']}", *self.entry["overrides"], *overrides]
-        self.lines += [f"variant={self.entry['variant']}"] if self.entry["variant"] else []
+        self.lines = [f"paper={paper}", f"scale={self.entry.scale}", *self.entry.overrides, *overrides]
+        self.lines += [f"variant={self.entry.variant}"] if self.entry.variant else []
 
     def run(self, schedulers: Schedulers) -> int:
         """Exit code of this entry; writes the record where every number is equal."""
@@ -109,8 +108,8 @@ class _Confirmation:
         if failed := next((o for o in outcomes.values() if o.status != "done"), None):
             return self._stays(f"{failed.stage}: {failed.reason}")
         now = {name: outcomes[name].metrics for name in self.changed}
-        position = self.entry["seeds"].index(chosen.seed)
-        before: states.Metrics = {name: recorded(self.entry["stages"][name], position) for name in self.changed}
+        position = self.entry.seeds.index(chosen.seed)
+        before: states.Metrics = {name: recorded(self.entry.stages[name], position) for name in self.changed}
         against = None
         moved = list(states.differences(before, now))
         if moved and (other := self._elsewhere()):
@@ -133,8 +132,9 @@ class _Confirmation:
 
     def _elsewhere(self) -> list[str]:
         """What of this machine and its packages is not what the record was made with."""
-        here = {"provenance": {"versions": versions(), "hardware": hardware()}}
-        return [f"{what} {now}, not {then}" for what, (then, now) in results.differing(here, self.entry).items()]
+        stored = self.entry.provenance
+        here = stored.model_copy(update={"versions": versions(), "hardware": Hardware(**hardware())})
+        return [f"{what} {now}, not {then}" for what, (then, now) in merge.differing(here, stored).items()]
 
     def _run_recorded_code(self, chosen: Plan) -> tuple[str, states.Metrics]:
         """The recorded commit and what its code gives for the changed stages on this machine.
@@ -142,12 +142,12 @@ class _Confirmation:
         Raises InputError where that commit is not at hand, or gives another stage than was recorded; RunError if it
         fails.
         """
-        commit = (self.entry["provenance"]["code"]["commit"] or "none").split()[-1]
+        commit = (self.entry.provenance.code.commit or "none").split()[-1]
         words = [*self.lines, f"runs_dir={Path(chosen.config['runs_dir']).resolve()}"]
         with states.checked_out(commit) as base:
             done = states.run_in(base, chosen.seed, words)
         for name in self.changed:
-            if name not in done or done[name].fingerprint != self.entry["stages"][name]["fingerprints"][0]:
+            if name not in done or done[name].fingerprint != self.entry.stages[name].fingerprints[0]:
                 raise InputError(f"commit {commit[:10]} does not have the recorded code of {name}")
         return commit, {name: done[name].metrics for name in self.changed}
 
@@ -161,9 +161,9 @@ class _Confirmation:
         Raises InputError where equal numbers would not mean the same experiment.
         """
         config = compose.compose(compose.request(self.lines).overrides)
-        precisions = {name: s["precision"] for name, s in self.entry["stages"].items() if s.get("precision")}
-        whole = plan(config, self.entry["seeds"][0], precisions)
-        if registration.digest(compose.resolve(config, 0)) != self.entry["registered"]["hash"]:
+        precisions = {name: s.precision for name, s in self.entry.stages.items() if s.precision}
+        whole = plan(config, self.entry.seeds[0], precisions)
+        if not self.entry.registered.binds(registration.digest(compose.resolve(config, 0))):
             raise InputError("its claims or recipe are other ones now; make reproduce records it anew")
         if data := [name for name in self.changed if staleness.other_data(whole.stages[name], self.entry)]:
             raise InputError(f"{data[0]} has other data now; make reproduce records it anew")
@@ -174,14 +174,12 @@ class _Confirmation:
         return config, chosen
 
 
-def recorded(stage: Mapping[str, Any], position: int) -> dict[str, float]:
+def recorded(stage: StageRecord, position: int) -> dict[str, float]:
     """A stage's metrics of the seed at a position of an entry."""
-    return {name: values[position] for name, values in stage["metrics"].items()}
+    return {name: value for name, values in stage.metrics.items() if (value := values[position]) is not None}
 
 
-def _confirmed(
-    entry: dict[str, Any] | None, chosen: Plan, numbers: Mapping[str, int], against: str | None
-) -> dict[str, Any]:
+def _confirmed(entry: Entry | None, chosen: Plan, numbers: Mapping[str, int], against: str | None) -> Entry:
     """The entry with what was confirmed of each stage, over what was confirmed before.
 
     Args:
@@ -189,13 +187,20 @@ def _confirmed(
     """
     assert entry is not None
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    how = {"seed": chosen.seed, "commit": code_version()["commit"], "at": at}
-    how |= {} if against is None else {"against": against, "cpu": hardware()["cpu"]}
+    commit = code_version()["commit"]
     new = {
-        name: {"fingerprint": chosen.stages[name].fingerprint, "numbers": count, **how}
+        name: Confirmation(
+            fingerprint=chosen.stages[name].fingerprint,
+            numbers=count,
+            seed=chosen.seed,
+            commit=commit,
+            at=at,
+            against=against,
+            cpu=None if against is None else hardware()["cpu"],
+        )
         for name, count in numbers.items()
     }
-    return {**entry, "confirmed": {**entry.get("confirmed", {}), **new}}
+    return entry.model_copy(update={"confirmed": {**entry.confirmed, **new}})
 
 
 def _table(moved: Sequence[states.Difference]) -> Table:

@@ -54,9 +54,10 @@ def _paper(argv: list[str]) -> None:
     plans = plan_each(config, request_seeds)
     first = plans[0]
     folder = Path(first.config["runs_dir"]) / first.paper / first.scale
-    recorded = (results.read(first.paper) or {}).get("entries", {})
     # What `reproduce` recorded; before that, whatever the runs folder holds.
-    entry = recorded.get(results.title(first.scale, first.variant)) or results.build(plans, len(plans), [], {})
+    entry = results.entry(first.paper, results.title(first.scale, first.variant))
+    if entry is None:
+        entry = results.build(plans, len(plans), [], {})
     pictures = sorted({path.stem for path in folder.glob("seed=*/*/pictures/*.png")})
     spec = wandb_workspace.describe(first, view.of(entry), pictures)
     path = folder / (f"dashboard-{first.variant}.json" if first.variant else "dashboard.json")

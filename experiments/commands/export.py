@@ -20,6 +20,7 @@ from experiments.common import files
 from experiments.common.errors import InputError, unknown
 from experiments.config import compose
 from experiments.evidence import results
+from experiments.evidence.records import Entry
 from experiments.pages import console
 from experiments.running.manifest import finished
 from experiments.running.plan import Plan, Stage, fill, names_in, only, plan
@@ -254,7 +255,7 @@ def tables(paper: str, folder: Path) -> Iterator[Path]:
     record = results.read(paper)
     if record is None:
         raise InputError(f"results/{paper}.json: there is no record yet; run make reproduce PAPER={paper}")
-    entries = record["entries"].items()
+    entries = record.entries.items()
     yield _table(folder / "claims.csv", CLAIM, (row for name, entry in entries for row in _claims(name, entry)))
     yield _table(folder / "metrics.csv", METRIC, (row for name, entry in entries for row in _metrics(name, entry)))
 
@@ -267,18 +268,18 @@ def _table(path: Path, columns: tuple[str, ...], rows: Iterator[tuple[Any, ...]]
     return path
 
 
-def _claims(name: str, entry: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
-    for claim in entry["claims"]:
-        low, high = claim["interval"] or (None, None)
-        told = (name, claim["name"], claim["main"], claim["verdict"], claim["better"], claim["than"], claim["unit"])
-        for seed, difference in zip(claim["seeds"], claim["per_seed"], strict=True):
+def _claims(name: str, entry: Entry) -> Iterator[tuple[Any, ...]]:
+    for claim in entry.claims:
+        low, high = claim.interval or (None, None)
+        told = (name, claim.name, claim.main, claim.verdict, claim.better, claim.than, claim.unit)
+        for seed, difference in zip(claim.seeds, claim.per_seed, strict=True):
             yield (*told, low, high, seed, difference)
 
 
-def _metrics(name: str, entry: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
-    for stage, item in entry["stages"].items():
-        for metric, values in item["metrics"].items():
-            for seed, value in zip(entry["seeds"], values, strict=True):
+def _metrics(name: str, entry: Entry) -> Iterator[tuple[Any, ...]]:
+    for stage, item in entry.stages.items():
+        for metric, values in item.metrics.items():
+            for seed, value in zip(entry.seeds, values, strict=True):
                 if value is not None:
                     yield name, stage, metric, seed, value
 

@@ -34,7 +34,7 @@ PYTHON = "3.11"  # the oldest that is supported; uv's universal resolution cover
 MACHINE = re.compile(r"^(torch|torchvision|triton|nvidia-.*|cuda-.*)$")
 HASH = re.compile(r"^sha256:[0-9a-f]{64}$")
 HEAD = "# made by `make lock` from pyproject.toml's ranges "
-SECOND = "# torch and what belongs to it are the machine's own: see experiments/lock.py\n"
+SECOND = "# torch and what belongs to it are the machine's own: see experiments/commands/lock.py\n"
 
 # What must never be installed by a slip: why.
 REFUSED = {

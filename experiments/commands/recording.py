@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
-from experiments.commands.setting import Setting, recorded_entry
+from experiments.commands.setting import Setting
 from experiments.common.paths import ROOT
-from experiments.evidence import results
+from experiments.evidence import merge, results
+from experiments.evidence.records import Entry, Registration
 from experiments.pages import console, view
 from experiments.running.plan import Plan
 
 
-def write(setting: Setting, entry: dict[str, Any], registered: dict[str, Any], plan: Plan) -> None:
+def write(setting: Setting, entry: Entry, registered: Registration, plan: Plan) -> None:
     """Write an entry where it belongs, and show it beside what was recorded before.
 
     Args:
@@ -22,13 +22,12 @@ def write(setting: Setting, entry: dict[str, Any], registered: dict[str, Any], p
     results.write_summary(entry, plan)
     if not setting.is_recorded:
         return
-    before = recorded_entry(setting.paper, setting.title)
+    before = results.entry(setting.paper, setting.title)
     if setting.writes_on:
-        results.update(setting.paper, setting.title, lambda stored: results.put(entry, stored, registered))
+        results.update(setting.paper, setting.title, lambda stored: merge.put(entry, stored, registered))
     else:
-        beside = {**entry, "history": [], "elsewhere": []}
-        results.update(setting.paper, setting.title, lambda _: beside, results.here())
-    if before is not None and before["seeds"] and results.main_claim(before) is not None:
+        results.update(setting.paper, setting.title, lambda _: entry, results.here())
+    if before is not None and before.seeds and before.main_claim() is not None:
         differs = view.machine_differs(before, entry)
         console.say(console.beside(view.of(before), view.of(entry), differs), "")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from experiments.commands import recording, setting, stopping
 from experiments.commands.schedulers import Schedulers
@@ -13,6 +12,7 @@ from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
 from experiments.config import compose, flags
 from experiments.evidence import results
+from experiments.evidence.records import Entry
 from experiments.pages import console, view, wandb_verdict
 from experiments.running import engine
 
@@ -110,7 +110,7 @@ def _run(asked: Setting, schedulers: Schedulers) -> int:
     return max((engine.exit_code(outcomes) for outcomes in seeds.outcomes.values()), default=0)
 
 
-def _until_decided(seeds: Seeds) -> dict[str, Any]:
+def _until_decided(seeds: Seeds) -> Entry:
     """The entry after its last look, with why it was the last. On Ctrl-C the last look is recorded before it ends."""
     entry = seeds.look()
     try:
@@ -118,10 +118,10 @@ def _until_decided(seeds: Seeds) -> dict[str, Any]:
             seeds.go_on(entry)
             entry = seeds.look()
     except KeyboardInterrupt:
-        interrupted = {**entry, "stopped": stopping.INTERRUPTED}
+        interrupted = entry.model_copy(update={"stopped": stopping.INTERRUPTED})
         recording.write(seeds.setting, interrupted, seeds.registered, seeds.plans[0])
         raise
-    return {**entry, "stopped": stopped}
+    return entry.model_copy(update={"stopped": stopped})
 
 
 def _show_end(seeds: Seeds) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 
 from experiments.commands import stopping
 from experiments.commands.schedulers import Schedulers, jobs
-from experiments.commands.setting import Setting, recorded_entry
+from experiments.commands.setting import Setting
 from experiments.config import claims
 from experiments.evidence import registration, results
+from experiments.evidence.records import Entry, Registration
 from experiments.identity.provenance import cores
 from experiments.pages import console, view
 from experiments.pages.progress import Board
@@ -38,10 +39,10 @@ class Seeds:
     """
 
     setting: Setting
-    registered: dict[str, Any]
+    registered: Registration
     plans: list[Plan]
     scheduler: Scheduler
-    recorded: dict[str, Any] | None = None
+    recorded: Entry | None = None
     began: float = field(default_factory=time.monotonic)
     outcomes: dict[int, dict[str, engine.Outcome]] = field(default_factory=dict)
 
@@ -60,7 +61,7 @@ class Seeds:
             console.say(console.first_line(view.of(self.look()), self.began, others))
         self._train(self.plans)
 
-    def go_on(self, entry: dict[str, Any]) -> None:
+    def go_on(self, entry: Entry) -> None:
         """The stages of the main claim for as many further seeds as run at the same time."""
         config = self.setting.config
         console.say(console.look_line(view.of(entry), self.began, config.minutes))
@@ -70,7 +71,7 @@ class Seeds:
         self.plans += further
         self._train([only(p, self.setting.questions.main_stages) for p in further])
 
-    def look(self) -> dict[str, Any]:
+    def look(self) -> Entry:
         """The entry of all seeds so far, judged."""
         reasons = {}
         for seed, outcomes in self.outcomes.items():
@@ -78,17 +79,15 @@ class Seeds:
                 if outcome.status != "done":
                     reasons[name] = f"seed {seed}: {outcome.reason}"
         if self.recorded is None:
-            entry = results.build(self.plans, self.looked, self.setting.request.given, reasons)
-        else:
-            from experiments.evidence import onward
+            return results.build(self.plans, self.looked, self.setting.request.given, reasons, self.registered)
+        from experiments.evidence import onward
 
-            further = self.plans[len(self.recorded["seeds"]) :]
-            entry = onward.join(self.recorded, self.setting.questions, further, reasons)
-        return {**entry, "registered": self.registered}
+        further = self.plans[len(self.recorded.seeds) :]
+        return onward.join(self.recorded, self.setting.questions, further, reasons)
 
-    def why_stop(self, entry: dict[str, Any]) -> str:
+    def why_stop(self, entry: Entry) -> str:
         """Why no further seed is run; empty while the main claim is open and there is room."""
-        if self.registered["stream"] == 0:
+        if self.registered.stream == 0:
             return stopping.BY_HAND
         config = self.setting.config
         if reason := stopping.decided(entry) or stopping.spent(len(self.plans), config.most):
@@ -102,7 +101,7 @@ class Seeds:
         return unfinished([only(following, self.setting.questions.main_stages)]) == 0
 
     def _seed(self, index: int) -> int:
-        return registration.seed(self.registered["stream"], index)
+        return registration.seed(self.registered.stream, index)
 
     def _train(self, plans: Sequence[Plan]) -> bool:
         """Run what is not done of these plans; whether there was anything."""
@@ -117,7 +116,8 @@ class Seeds:
         training.check_plan(open_plans[0])
         setting = self.setting
         names = [stage.name for p in open_plans for stage in p.stages.values()]
-        expected = cost.seconds_of_stages(self.plans, recorded_entry(setting.paper, setting.title))
+        recorded = results.entry(setting.paper, setting.title)
+        expected = cost.seconds_of_stages(self.plans, recorded.mean_seconds() if recorded is not None else {})
         at_a_time = jobs(setting.config, len(names)) if setting.runs_here else len(names)
         seconds = cost.left(open_plans, expected, at_a_time)
         if seconds is not None:
@@ -162,7 +162,7 @@ def begin(setting: Setting, schedulers: Schedulers) -> Seeds:
     began = time.monotonic()
     count = int(setting.config.first)
     if setting.has_stream:
-        stream = results.registration_of(setting.paper, setting.title, setting.resolved)["stream"]
+        stream = results.registration_of(setting.paper, setting.title, setting.resolved).stream
         numbers = [registration.seed(stream, index) for index in range(count)]
     else:
         numbers = setting.seeds or list(range(count))
@@ -177,10 +177,10 @@ def begin(setting: Setting, schedulers: Schedulers) -> Seeds:
     return seeds
 
 
-def _register(setting: Setting) -> dict[str, Any]:
+def _register(setting: Setting) -> Registration:
     """Under what the first seed runs, written down before it where the record goes on."""
     if not setting.has_stream:
-        return {**registration.new(setting.resolved, 0), "stream": 0, "by_hand": True}
+        return registration.by_hand(setting.resolved)
     register = results.register if setting.writes_on else results.registration_of
     return register(setting.paper, setting.title, setting.resolved)
 
@@ -193,7 +193,7 @@ def _begin_from_record(setting: Setting, schedulers: Schedulers) -> Seeds:
     main_stages = setting.questions.main_stages
     registered = results.registration_of(setting.paper, setting.title, setting.resolved)
     entry = onward.recorded(setting.paper, setting.title, registered, main_stages)
-    plans = plan_each(setting.config, entry["seeds"])
+    plans = plan_each(setting.config, entry.seeds)
     preconditions.check([only(plans[0], main_stages)], here=setting.runs_here)
     scheduler = schedulers.of(setting.config, cores() * len(plans[0].stages))
     console.say(f"{len(plans)} seeds stand in the record")

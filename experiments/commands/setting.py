@@ -12,6 +12,7 @@ from experiments.common.errors import InputError
 from experiments.config import claims, compose, schema
 from experiments.config.claims import Questions
 from experiments.evidence import registration, results
+from experiments.evidence.records import Entry
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def read(argv: list[str]) -> Setting:
         is_recorded=recorded,
         by_hand=by_hand,
         from_record=_from_record(config, has_stream=recorded and not by_hand),
-        writes_on=_writes_on(config, recorded_entry(request.paper, title), by_hand),
+        writes_on=_writes_on(config, results.entry(request.paper, title), by_hand),
     )
 
 
@@ -108,7 +109,7 @@ def _from_record(config: DictConfig, has_stream: bool) -> bool:
     return True
 
 
-def _writes_on(config: DictConfig, recorded: dict[str, Any] | None, by_hand: bool) -> bool:
+def _writes_on(config: DictConfig, recorded: Entry | None, by_hand: bool) -> bool:
     """As `record` says; by itself, where nothing is recorded yet, or somebody asked for the record to go on."""
     choice = config.record
     if choice not in (True, False, "auto"):
@@ -117,11 +118,4 @@ def _writes_on(config: DictConfig, recorded: dict[str, Any] | None, by_hand: boo
         return bool(choice)
     if config.from_record is True or config.why is not None:
         return True
-    return not by_hand and (recorded is None or not recorded["seeds"])
-
-
-def recorded_entry(paper: str, title: str) -> dict[str, Any] | None:
-    """What stands in results/ for a setting; None where nothing does."""
-    record = results.read(paper)
-    entry: dict[str, Any] | None = record["entries"].get(title) if record is not None else None
-    return entry
+    return not by_hand and (recorded is None or not recorded.seeds)

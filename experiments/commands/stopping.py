@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from experiments.evidence import results, verdicts
+from experiments.evidence import words
+from experiments.evidence.records import Entry
 
 BY_HAND = "seeds given by hand"
 INTERRUPTED = "interrupted; the same command goes on"
 
 
-def decided(entry: Mapping[str, Any]) -> str:
+def decided(entry: Entry) -> str:
     """Why further seeds would change nothing of an entry; empty while its main claim is open."""
-    main = results.main_claim(entry)
+    main = entry.main_claim()
     if main is None:
         return "no main claim: the first look is all"
-    if main["verdict"] == verdicts.NOT_RUN:
+    if main.verdict == words.NOT_RUN:
         return "a stage of the main claim did not finish"
-    if main["verdict"] == verdicts.UNTESTED:
+    if main.verdict == words.UNTESTED:
         return "the mechanism of the main claim is absent"
-    if main["verdict"] in verdicts.DECIDED:
+    if main.verdict in words.DECIDED:
         return "decided"
-    if main["kind"] in ("exact", "folds"):
+    if main.kind in ("exact", "folds"):
         return "more seeds tell nothing new"
     return ""
 

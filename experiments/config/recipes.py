@@ -77,7 +77,13 @@ def fitting(word: str, stages: Sequence[str], groups: Groups) -> list[str]:
 
 
 def _kind(word: str) -> str:
-    return "pattern" if "*" in word or "?" in word else "group"
+    return "pattern" if "*" in word else "group"
+
+
+def check_pattern(word: str, where: str) -> None:
+    """Raises InputError for a pattern of letters: a reader has to decode it, and a new stage may fit it by chance."""
+    if set(word) & set("[]!?"):
+        raise InputError(f"{where}: pattern {word!r}: expected `*`, name_* or a group, as in groups: {{arms: [a, b]}}")
 
 
 def check_groups(groups: Groups, stages: Sequence[str], where: str) -> None:
@@ -106,7 +112,9 @@ def merge(below: Any, above: Any) -> Any:
 
 def _stages(raw: Mapping[str, Any], where: str, others: Sequence[str], groups: Groups) -> dict[str, Any]:
     listed = _listed("stages", raw, where)
-    patterns = {name: item for name, item in listed.items() if "*" in name or "?" in name or name in groups}
+    for name in listed:
+        check_pattern(name, f"{where}: stages")
+    patterns = {name: item for name, item in listed.items() if "*" in name or name in groups}
     own = {name: item or {} for name, item in listed.items() if name not in patterns}
     made: dict[str, Any] = {name: _like(name, own, where, ()) for name in own}
     for pattern, item in reversed(patterns.items()):
@@ -220,6 +228,7 @@ def _defaults(data: Any, defaults: list[Any], stages: Sequence[str], where: str,
         chain = chosen[-1] if isinstance(chosen[-1], list) else [chosen[-1]]
         lines += [{f"/data@stages.{name}.data{'.source' * depth}": link} for depth, link in enumerate(chain)]
     for pattern in by_pattern:
+        check_pattern(str(pattern), f"{where}: data")
         if not fitting(str(pattern), stages, groups):
             raise unknown(f"{where}: data: {_kind(str(pattern))}", str(pattern), [*stages, *groups])
     place = defaults.index("_self_") if "_self_" in defaults else len(defaults)

@@ -1,4 +1,5 @@
 """From the metrics of stages to verdicts and records: intervals, rules, registrations, what is stale. No torch.
 
-Door: results.read, results.put, verdicts.judge, registration.current, staleness.stale.
+Door: records (what a record holds), results.read, results.update, merge.put, verdicts.judge, registration.current,
+staleness.stale.
 """

@@ -13,29 +13,28 @@ from typing import Any
 from experiments.common.errors import InputError
 from experiments.config.claims import Questions
 from experiments.evidence import results, staleness
+from experiments.evidence.records import Code, Entry, Hardware, Joined, Provenance, Registration, StageRecord
 from experiments.running.manifest import finished
 from experiments.running.plan import Plan
 
 
-def recorded(paper: str, title: str, registered: Mapping[str, Any], main_stages: Iterable[str]) -> dict[str, Any]:
+def recorded(paper: str, title: str, registered: Registration, main_stages: Iterable[str]) -> Entry:
     """The entry that goes on. Raises InputError where there is none, or further seeds would not belong to it."""
-    entry = (results.read(paper) or {"entries": {}})["entries"].get(title)
-    if entry is None or not entry["seeds"]:
+    entry = results.entry(paper, title)
+    if entry is None or not entry.seeds:
         raise InputError(f"from_record=true: {paper}/{title} has no recorded seed; leave it out to begin")
-    if entry["registered"]["stream"] != registered["stream"]:
+    if entry.registered.stream != registered.stream:
         raise InputError(f"from_record=true: {paper}/{title} has other claims or another recipe now; leave it out")
     wanted = set(main_stages)
-    if stale := [name for name in staleness.stale(paper, entry) if name in wanted or name not in entry["stages"]]:
+    if stale := [name for name in staleness.stale(paper, entry) if name in wanted or name not in entry.stages]:
         raise InputError(
             f"from_record=true: {stale[0]} is stale, its code or data changed since: confirm the record first "
             f"(make confirm PAPER={paper}), or leave it out to run all seeds"
         )
-    return dict(entry)
+    return entry
 
 
-def join(
-    entry: Mapping[str, Any], questions: Questions, further: Sequence[Plan], reasons: Mapping[str, str]
-) -> dict[str, Any]:
+def join(entry: Entry, questions: Questions, further: Sequence[Plan], reasons: Mapping[str, str]) -> Entry:
     """A recorded entry and further seeds of its main claim, judged.
 
     Args:
@@ -44,47 +43,71 @@ def join(
         further: a plan per further seed, all stages each.
         reasons: stage -> why it did not finish, for those that did not.
     """
-    stages, manifests = {}, []
-    for name, stage in entry["stages"].items():
-        made = [finished(p.stages[name]) for p in further]
-        manifests += [m for m in made if m is not None]
-        stages[name] = {
-            **stage,
-            "fingerprints": stage["fingerprints"]
-            + [p.stages[name].fingerprint if m else None for p, m in zip(further, made, strict=True)],
-            "metrics": {
-                metric: values + [m["metrics"].get(metric) if m else None for m in made]
-                for metric, values in stage["metrics"].items()
-            },
-            "seconds": stage["seconds"] + [m["seconds"] for m in made if m],
-            "failed": reasons.get(name, stage["failed"]),
-        }
-    kept = ("scale", "variant", "about", "looked", "overrides", "confirmed", "joined")
-    whole = {
-        **{key: entry[key] for key in kept if key in entry},
-        "seeds": [*entry["seeds"], *(p.seed for p in further)],
-        "stages": stages,
-        "provenance": _provenance(entry["provenance"], manifests, stages),
-    }
+    stages: dict[str, StageRecord] = {}
+    manifests: list[dict[str, Any]] = []
+    for name, stage in entry.stages.items():
+        own = [finished(plan.stages[name]) for plan in further]
+        stages[name] = _longer(stage, own, reasons.get(name, stage.failed))
+        manifests += [manifest for manifest in own if manifest is not None]
+
+    joined = list(entry.joined)
     if manifests:
-        latest = max(manifests, key=lambda m: m["finished"])
-        here = {"seeds": [p.seed for p in further], **{key: latest[key] for key in ("hardware", "versions")}}
-        whole["joined"] = [*entry.get("joined", []), here]
-    outcomes = {claim["name"]: claim.get("outcomes") for claim in entry["claims"]}
-    return {**whole, **results.judge(whole, questions, outcomes)}
+        latest = max(manifests, key=lambda manifest: manifest["finished"])
+        hardware = Hardware(**latest["hardware"])
+        joined.append(Joined(seeds=[p.seed for p in further], hardware=hardware, versions=latest["versions"]))
+    longer = entry.model_copy(
+        update={
+            "seeds": [*entry.seeds, *(p.seed for p in further)],
+            "stages": stages,
+            "provenance": _provenance(entry.provenance, manifests, stages),
+            "joined": joined,
+            "next": None,
+            "history": [],
+            "elsewhere": [],
+            "seal": "",
+        }
+    )
+    outcomes = {claim.name: claim.outcomes for claim in entry.claims}
+    return results.judge(longer, questions, outcomes)
+
+
+def _longer(stage: StageRecord, manifests: Sequence[Mapping[str, Any] | None], failed: str) -> StageRecord:
+    """A stage with what further seeds gave; None for those that it did not run for."""
+
+    def column(key: str) -> list[Any]:
+        return [manifest.get(key) if manifest is not None else None for manifest in manifests]
+
+    metrics = {
+        name: values + [manifest["metrics"].get(name) if manifest is not None else None for manifest in manifests]
+        for name, values in stage.metrics.items()
+    }
+    before = stage.cpu_seconds or [None] * len(stage.seconds)
+    cpu_seconds = [*before, *column("cpu_seconds")]
+    return stage.model_copy(
+        update={
+            "fingerprints": [*stage.fingerprints, *column("fingerprint")],
+            "metrics": metrics,
+            "seconds": [*stage.seconds, *column("seconds")],
+            "cpu_seconds": cpu_seconds if any(value is not None for value in cpu_seconds) else [],
+            "failed": failed,
+        }
+    )
 
 
 def _provenance(
-    made: Mapping[str, Any], manifests: Sequence[Mapping[str, Any]], stages: Mapping[str, Any]
-) -> dict[str, Any]:
+    first: Provenance, manifests: Sequence[Mapping[str, Any]], stages: Mapping[str, StageRecord]
+) -> Provenance:
     """That of the first seeds, with every commit, the time of the latest and the seconds of all."""
     if not manifests:
-        return dict(made)
-    commits = {*(made["code"]["commit"] or "").split(), *(m["code"]["commit"] for m in manifests)} - {None, ""}
-    dirty = made["code"]["dirty"] is not False or any(m["code"]["dirty"] is not False for m in manifests)
-    return {
-        **made,
-        "written": max(m["finished"] for m in manifests),
-        "code": {"commit": " ".join(sorted(commits)) or None, "dirty": dirty},
-        "seconds": round(sum(sum(stage["seconds"]) for stage in stages.values()), 1),
-    }
+        return first
+    commits = {*(first.code.commit or "").split(), *(m["code"]["commit"] for m in manifests)} - {None, ""}
+    seconds, cpu_seconds = results.times(stages)
+    dirty = first.code.dirty is not False or any(m["code"]["dirty"] is not False for m in manifests)
+    return first.model_copy(
+        update={
+            "written": max(m["finished"] for m in manifests),
+            "code": Code(commit=" ".join(sorted(commits)) or None, dirty=dirty),
+            "seconds": seconds,
+            "cpu_seconds": cpu_seconds,
+        }
+    )

@@ -15,6 +15,7 @@ from typing import Any
 from experiments.common.errors import InputError
 from experiments.config import claims
 from experiments.evidence import sequences, verdicts
+from experiments.evidence.records import Entry, HistoryItem, Registration
 from experiments.identity.fingerprint import NOT_IDENTITY
 from experiments.identity.provenance import code_version
 from experiments.running.plan import PILOTS
@@ -62,19 +63,30 @@ def _variant_trainer(config: Mapping[str, Any]) -> list[str]:
     return [line for line in about.get("overrides") or [] if str(line).startswith("trainer.")]
 
 
-def new(config: Mapping[str, Any], earlier: int) -> dict[str, Any]:
+def new(config: Mapping[str, Any], earlier: int, why: str = "") -> Registration:
     """A registration made now, after `earlier` others of the same entry."""
-    commit = code_version()
-    return {
-        "hash": digest(config),
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit["commit"],
-        "dirty": commit["dirty"],
-        "stream": earlier + 1,
-    }
+    return _made_now(config, earlier + 1, why=why)
 
 
-def current(entry: Mapping[str, Any] | None, config: Mapping[str, Any], title: str) -> dict[str, Any]:
+def by_hand(config: Mapping[str, Any]) -> Registration:
+    """What stands in place of a registration where seeds or settings were chosen by whoever runs them."""
+    return _made_now(config, 0, by_hand=True)
+
+
+def _made_now(config: Mapping[str, Any], stream: int, why: str = "", by_hand: bool = False) -> Registration:
+    code = code_version()
+    return Registration(
+        hash=digest(config),
+        at=datetime.now(UTC).isoformat(timespec="seconds"),
+        commit=code["commit"],
+        dirty=code["dirty"],
+        stream=stream,
+        why=why,
+        by_hand=by_hand,
+    )
+
+
+def current(entry: Entry | None, config: Mapping[str, Any], title: str) -> Registration:
     """The registration under which an entry's next seed runs: the recorded one, one that was begun, or a new one.
 
     Raises InputError if a finished record of another registration would be replaced and nobody says why.
@@ -82,36 +94,35 @@ def current(entry: Mapping[str, Any] | None, config: Mapping[str, Any], title: s
     now = digest(config)
     if entry is None:
         return new(config, 0)
-    recorded, begun = entry["registered"], entry.get("next")
-    if begun is not None and begun["hash"] == now:
-        return dict(begun)
-    if recorded["hash"] == now and not recorded.get("seen"):
-        return dict(recorded)
-    numbers = [recorded["stream"], *(item["registered"]["stream"] for item in entry["history"])]
-    numbers += [begun["stream"]] if begun is not None else []
-    made = new(config, max(numbers))
+    recorded, begun = entry.registered, entry.next
+    if begun is not None and begun.binds(now):
+        return begun
+    if recorded.binds(now) and not recorded.seen:
+        return recorded
+
+    streams = [recorded.stream, *(item.registered.stream for item in entry.history)]
+    streams += [begun.stream] if begun is not None else []
     why = config.get("why")
-    if not why and entry["seeds"] and not recorded.get("seen"):
+    if not why and entry.seeds and not recorded.seen:
         raise InputError(
-            f"{title}: claims or recipe differ from those recorded under registration {recorded['hash']}; say in one "
+            f"{title}: claims or recipe differ from those recorded under registration {recorded.hash}; say in one "
             "sentence why it is recorded anew, as in why='the loss lacked a term', or run it by hand: 'seeds=[0,1,2]'"
         )
-    return {**made, "why": str(why or "the first registration: the claims before it were written after their seeds")}
+    return new(
+        config, max(streams), str(why or "the first registration: the claims before it were written after their seeds")
+    )
 
 
-def past(entry: Mapping[str, Any], why: str) -> dict[str, Any]:
+def past(entry: Entry, why: str) -> HistoryItem:
     """What stays of an entry in its history."""
-    return {
-        "registered": entry["registered"],
-        "seeds": entry["seeds"],
-        "verdicts": {
-            claim["name"]: {key: claim[key] for key in ("main", "verdict", "difference", "interval")}
-            for claim in entry["claims"]
-        },
-        "commit": entry["provenance"]["code"]["commit"],
-        "at": entry["provenance"]["written"],
-        "why": why,
-    }
+    return HistoryItem(
+        registered=entry.registered,
+        seeds=entry.seeds,
+        verdicts=entry.verdicts(),
+        commit=entry.provenance.code.commit,
+        at=entry.provenance.written,
+        why=why,
+    )
 
 
 def check_seeds(seeds: Any) -> list[int]:

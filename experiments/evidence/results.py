@@ -5,21 +5,32 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from pydantic import ValidationError
 
 from experiments.common import files
 from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
 from experiments.common.tables import read_rows
 from experiments.config import claims, compose, expressions
-from experiments.config.expressions import Table
-from experiments.evidence import registration, verdicts
+from experiments.evidence import layout, record_old, registration, rules, verdicts
+from experiments.evidence.records import (
+    FORMAT,
+    Code,
+    Curve,
+    Dataset,
+    Entry,
+    Hardware,
+    Provenance,
+    Record,
+    Registration,
+    StageRecord,
+)
 from experiments.identity.provenance import code_version, hardware, versions
 from experiments.running.manifest import finished
 from experiments.running.plan import Plan
@@ -40,7 +51,7 @@ LOCAL = {  # of one machine or one command; they change no number
     "record",
     "trainer",
 }
-PARTS = ("scale", "variant", "seeds", "registered", "history", "claims", "published", "stages", "provenance")
+MOST_BYTES = 2**26  # of one file
 
 
 def title(scale: str, variant: str | None, by_hand: bool = False) -> str:
@@ -59,20 +70,13 @@ def personal(overrides: Sequence[str]) -> list[str]:
     return [line for line, key in keys.items() if key not in LOCAL and not key.startswith(("logger.", "launcher."))]
 
 
-def table(entry: Mapping[str, Any]) -> Table:
-    """An entry's metrics: stage -> metric -> seed -> value."""
-    seeds = entry["seeds"]
-    return {
-        name: {
-            metric: {seed: value for seed, value in zip(seeds, values, strict=True) if value is not None}
-            for metric, values in stage["metrics"].items()
-        }
-        for name, stage in entry["stages"].items()
-        if stage["metrics"]
-    }
-
-
-def build(plans: Sequence[Plan], looked: int, overrides: Sequence[str], reasons: Mapping[str, str]) -> dict[str, Any]:
+def build(
+    plans: Sequence[Plan],
+    looked: int,
+    overrides: Sequence[str],
+    reasons: Mapping[str, str],
+    registered: Registration | None = None,
+) -> Entry:
     """Everything known about one (paper, scale, variant), from the records of its runs, judged.
 
     Args:
@@ -80,46 +84,74 @@ def build(plans: Sequence[Plan], looked: int, overrides: Sequence[str], reasons:
         looked: seeds, from the first, that every stage ran for; later ones may have some stages alone.
         overrides: what the user gave beyond paper, scale and variant.
         reasons: stage -> why it did not finish, for those that did not.
+        registered: under what the seeds ran; None where whoever ran them chose them.
     """
     first = plans[0]
-    stages: dict[str, Any] = {}
-    for name, stage in first.stages.items():
-        manifests = [finished(p.stages[name]) for p in plans]
-        done = [m for m in manifests if m is not None]
-        known = done[0] if done else {}
-        names = list(dict.fromkeys(metric for m in done for metric in m["metrics"]))
-        complete = all(m is not None for m in manifests[:looked])
-        stages[name] = {
-            "about": stage.about,
-            "fit": stage.fit,
-            "needs": stage.predecessors,
-            "fingerprints": [p.stages[name].fingerprint if m else None for p, m in zip(plans, manifests, strict=True)],
-            "metrics": {n: [m["metrics"].get(n) if m else None for m in manifests] for n in names} if complete else {},
-            "failed": reasons.get(name, ""),
-            "seconds": [m["seconds"] for m in done],
-            "epochs": stage.trainer.get("max_epochs") if stage.fit else None,
-            **{key: known.get(key) for key in ("parameters", "precision", "batch", "learning_rates", "peak_memory_mb")},
-            **({"switches": known["switches"]} if known.get("switches") else {}),
-            "data": known.get("data"),
-            "content": known.get("content", ""),
-            "curves": _curves(plans, name) if stage.fit and complete else {},
-        }
-    entry = {
-        "scale": first.scale,
-        "variant": first.variant,
-        "about": (first.config.get("variants") or {}).get(first.variant, {}).get("about", "") if first.variant else "",
-        "seeds": [p.seed for p in plans],
-        "looked": looked,
-        "overrides": personal(overrides),
-        "stages": stages,
-        "provenance": {**_provenance(plans), "seconds": round(sum(sum(s["seconds"]) for s in stages.values()), 1)},
-    }
+    stages = {name: _stage(plans, name, looked, reasons.get(name, "")) for name in first.stages}
+    variant = (first.config.get("variants") or {}).get(first.variant, {}) if first.variant else {}
+    entry = Entry(
+        scale=first.scale,
+        variant=first.variant,
+        about=variant.get("about", ""),
+        seeds=[p.seed for p in plans],
+        looked=looked,
+        overrides=personal(overrides),
+        registered=registered or registration.by_hand(first.config),
+        claims=[],
+        checks=[],
+        published=[],
+        stages=stages,
+        provenance=_provenance(plans, stages),
+        history=[],
+        elsewhere=[],
+    )
     questions = claims.read(first.config)
     by_image = {claim.name: image_outcomes(claim, first) for claim in questions.claims if claim.kind == "images"}
-    return {**entry, **judge(entry, questions, by_image)}
+    return judge(entry, questions, by_image)
 
 
-def image_outcomes(claim: claims.Claim, plan_: Plan) -> verdicts.Outcomes | None:
+def _stage(plans: Sequence[Plan], name: str, looked: int, failed: str) -> StageRecord:
+    """One stage over all seeds; without metrics where a seed of the first look did not finish."""
+    stage = plans[0].stages[name]
+    manifests = [finished(p.stages[name]) for p in plans]
+    done = [m for m in manifests if m is not None]
+    first = done[0] if done else {}
+    names = list(dict.fromkeys(metric for m in done for metric in m["metrics"]))
+    complete = all(m is not None for m in manifests[:looked])
+
+    cpu_seconds = [m.get("cpu_seconds") if m else None for m in manifests]
+    return StageRecord(
+        about=stage.about,
+        fit=stage.fit,
+        needs=stage.predecessors,
+        fingerprints=[p.stages[name].fingerprint if m else None for p, m in zip(plans, manifests, strict=True)],
+        metrics={n: [m["metrics"].get(n) if m else None for m in manifests] for n in names} if complete else {},
+        failed=failed,
+        seconds=[m["seconds"] if m else None for m in manifests],
+        cpu_seconds=cpu_seconds if any(value is not None for value in cpu_seconds) else [],
+        epochs=stage.trainer.get("max_epochs") if stage.fit else None,
+        parameters=first.get("parameters"),
+        precision=first.get("precision"),
+        batch=first.get("batch"),
+        learning_rates=first.get("learning_rates"),
+        peak_memory_mb=first.get("peak_memory_mb"),
+        switches=first.get("switches") or [],
+        data=Dataset(**first["data"]) if first.get("data") else None,
+        content=first.get("content") or "",
+        curves=_curves(plans, name) if stage.fit and complete else {},
+    )
+
+
+def times(stages: Mapping[str, StageRecord]) -> tuple[float, float | None]:
+    """Seconds of all stages and seeds: by the wall clock, and of CPU time, None unless it was measured everywhere."""
+    cpu = [stage.total_cpu_seconds() for stage in stages.values()]
+    measured = [value for value in cpu if value is not None]
+    ran = any(value is not None for stage in stages.values() for value in stage.seconds)
+    seconds = round(sum(stage.total_seconds() for stage in stages.values()), 1)
+    return seconds, round(sum(measured), 1) if ran and len(measured) == len(cpu) else None
+
+
+def image_outcomes(claim: claims.Claim, plan_: Plan) -> rules.Outcomes | None:
     """The differences of single images that two fixed networks make; None where a stage left no outcomes."""
     import numpy as np
 
@@ -139,49 +171,38 @@ def image_outcomes(claim: claims.Claim, plan_: Plan) -> verdicts.Outcomes | None
 
 
 def judge(
-    entry: Mapping[str, Any],
-    questions: claims.Questions,
-    outcomes: Mapping[str, verdicts.Outcomes | None] | None = None,
-) -> dict[str, Any]:
-    """The claims, checks and published numbers of an entry, from its metrics (and outcomes of single images)."""
-    values, seeds, looked = table(entry), entry["seeds"], entry["looked"]
-    known = outcomes or {}
-    judged = [verdicts.judge(claim, values, seeds, looked, known.get(claim.name)) for claim in questions.claims]
-    return {
-        "claims": verdicts.find(judged),
-        "checks": [verdicts.check(item, values, seeds[:looked]) for item in questions.checks],
-        "published": [verdicts.compare(item, values, seeds, entry["scale"]) for item in questions.published],
-    }
+    entry: Entry, questions: claims.Questions, outcomes: Mapping[str, rules.Outcomes | None] | None = None
+) -> Entry:
+    """An entry with its claims, checks and published numbers judged anew, from its metrics.
 
-
-def seal(entry: Mapping[str, Any]) -> str:
-    """A hash of all that an entry states, so that an edit by hand is noticed; whoever wants to forge it can."""
-    kept = {key: value for key, value in entry.items() if key != "seal"}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def main_claim(entry: Mapping[str, Any]) -> dict[str, Any] | None:
-    return next((claim for claim in entry["claims"] if claim["main"]), None)
-
-
-def complete(entry: Mapping[str, Any] | None) -> bool:
-    """Whether an entry answers its question: a verdict for the main claim, or for every claim where none is main."""
-    if entry is None or not entry["seeds"]:
-        return False
-    main = main_claim(entry)
-    judged = [main] if main is not None else entry["claims"]
-    return all(claim["verdict"] != verdicts.NOT_RUN for claim in judged) and any(
-        stage["metrics"] for stage in entry["stages"].values()
+    Args:
+        outcomes: claim -> the differences of single images, of kind "images".
+    """
+    values, seeds = entry.table(), entry.seeds
+    by_image = outcomes or {}
+    judged = [verdicts.judge(c, values, seeds, entry.looked, by_image.get(c.name)) for c in questions.claims]
+    return entry.model_copy(
+        update={
+            "claims": verdicts.find(judged),
+            "checks": [verdicts.check(item, values, seeds[: entry.looked]) for item in questions.checks],
+            "published": [verdicts.compare(item, values, seeds, entry.scale) for item in questions.published],
+        }
     )
 
 
-def _curves(plans: Sequence[Plan], stage: str) -> dict[str, dict[str, list[float]]]:
+def seal(entry: Entry) -> str:
+    """A hash of all that an entry states, so that an edit by hand is noticed; whoever wants to forge it can."""
+    stated = {key: value for key, value in layout.arrange(entry).items() if key != "seal"}
+    return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _curves(plans: Sequence[Plan], stage: str) -> dict[str, Curve]:
     """Mean, smallest and largest value over seeds, by epoch, for every logged metric that people look at."""
     runs = [read_rows(p.stages[stage].directory / "metrics.csv") for p in plans]
     names = [
         n for n in dict.fromkeys(k for rows in runs for row in rows for k in row) if n not in ("epoch", "train/lr")
     ]
-    curves: dict[str, dict[str, list[float]]] = {}
+    curves: dict[str, Curve] = {}
     for name in names:
         if name.endswith("/n") or name in ("val/top5", "val/ece"):
             continue
@@ -192,31 +213,45 @@ def _curves(plans: Sequence[Plan], stage: str) -> dict[str, dict[str, list[float
                     by_epoch.setdefault(row["epoch"], []).append(row[name])
         epochs = sorted(by_epoch)
         epochs = sorted({*epochs[:: max(1, len(epochs) // POINTS)], *epochs[-1:]})
-        curves[name] = {
-            "epoch": epochs,
-            "mean": [round(sum(by_epoch[e]) / len(by_epoch[e]), 4) for e in epochs],
-            "low": [round(min(by_epoch[e]), 4) for e in epochs],
-            "high": [round(max(by_epoch[e]), 4) for e in epochs],
-        }
+        curves[name] = Curve(
+            epoch=epochs,
+            mean=[round(sum(by_epoch[e]) / len(by_epoch[e]), 4) for e in epochs],
+            low=[round(min(by_epoch[e]), 4) for e in epochs],
+            high=[round(max(by_epoch[e]), 4) for e in epochs],
+        )
     return curves
 
 
-def _provenance(plans: Sequence[Plan]) -> dict[str, Any]:
+def _provenance(plans: Sequence[Plan], stages: Mapping[str, StageRecord]) -> Provenance:
     """When, with which code and on what the stages were trained: from their records, so that reading them again
     changes nothing. Several commits if there were several; dirty if any was."""
-    records = [m for p in plans for s in p.stages.values() if (m := finished(s)) is not None]
-    if not records:
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        return {"written": now, "code": code_version(), "versions": versions(), "hardware": hardware()}
-    latest = max(records, key=lambda m: m["finished"])
-    commits = sorted({m["code"]["commit"] for m in records if m["code"]["commit"]})
-    return {
-        "written": latest["finished"],
-        "code": {"commit": " ".join(commits) or None, "dirty": any(m["code"]["dirty"] is not False for m in records)},
-        "versions": latest["versions"],
-        "hardware": latest["hardware"],
-        "threads": latest.get("threads"),
-    }
+    manifests = [m for p in plans for s in p.stages.values() if (m := finished(s)) is not None]
+    if not manifests:
+        return _nowhere()
+    latest = max(manifests, key=lambda m: m["finished"])
+    commits = sorted({m["code"]["commit"] for m in manifests if m["code"]["commit"]})
+    dirty = any(m["code"]["dirty"] is not False for m in manifests)
+    seconds, cpu_seconds = times(stages)
+    return Provenance(
+        written=latest["finished"],
+        code=Code(commit=" ".join(commits) or None, dirty=dirty),
+        versions=latest["versions"],
+        hardware=Hardware(**latest["hardware"]),
+        threads=latest.get("threads"),
+        seconds=seconds,
+        cpu_seconds=cpu_seconds,
+    )
+
+
+def _nowhere() -> Provenance:
+    """Of an entry of which nothing has run: this moment, this code, this machine."""
+    return Provenance(
+        written=datetime.now(UTC).isoformat(timespec="seconds"),
+        code=Code(**code_version()),
+        versions=versions(),
+        hardware=Hardware(**hardware()),
+        seconds=0.0,
+    )
 
 
 # --- the record ------------------------------------------------------------------------------------------------------
@@ -227,22 +262,64 @@ def here() -> Path:
     return RESULTS / "here"
 
 
-def read(paper: str, folder: Path | None = None) -> dict[str, Any] | None:
-    """A paper's results file; None when it was never run. Raises InputError naming a file that is damaged."""
+def read(paper: str, folder: Path | None = None) -> Record | None:
+    """A paper's results file; None when it was never run.
+
+    Raises InputError naming file, entry and key where it is damaged.
+    """
     path = (folder or RESULTS) / f"{paper}.json"
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.is_file():
         return None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: damaged ({type(error).__name__}: {str(error)[:80]}); restore it with git") from error
-    if not isinstance(record, dict) or not isinstance(record.get("entries"), dict) or record.get("key") != paper:
-        raise InputError(f"{path}: expected the record of {paper} with its entries; restore it with git")
-    for name, entry in record["entries"].items():
-        lacking = [part for part in PARTS if not isinstance(entry, dict) or part not in entry]
-        if lacking:
-            raise InputError(f"{path}: entry {name!r} lacks {', '.join(lacking)}; restore it with git")
+    record = parse(path)
+    if record.key != paper:
+        raise InputError(f"{path}: expected the record of {paper}, not of {record.key}; restore it with git")
     return record
+
+
+def parse(path: Path) -> Record:
+    """A record of any format. Raises InputError naming file, entry and key where it is damaged, OSError without it."""
+    if path.stat().st_size > MOST_BYTES:
+        raise InputError(f"{path}: {path.stat().st_size} bytes, at most {MOST_BYTES}; restore it with git")
+    try:
+        value = layout.from_text(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: damaged ({type(error).__name__}: {str(error)[:80]}); restore it with git") from error
+    if not isinstance(value, dict) or not isinstance(value.get("entries"), dict):
+        raise InputError(f"{path}: expected a paper's record with its entries; restore it with git")
+
+    found = value.get("format", 1)
+    if found not in (1, FORMAT):
+        raise InputError(f"{path}: format={found!r}: expected {FORMAT}, or 1 of an older record; restore it with git")
+    try:
+        record = Record.model_validate(layout.read(value) if found == FORMAT else record_old.read(value))
+    except ValidationError as error:
+        raise InputError(f"{path}: {_first(error)}; restore it with git") from error
+    except ValueError as error:
+        raise InputError(f"{path}: {error}; restore it with git") from error
+    if found == 1:
+        for name, entry in record.entries.items():
+            if record_old.is_sealed(value["entries"][name]):
+                entry.seal = seal(entry)
+    return record
+
+
+def _first(error: ValidationError) -> str:
+    """The first of what is wrong, with where it stands."""
+    first = error.errors(include_url=False)[0]
+    said = first["msg"].removeprefix("Value error, ")
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {said[:1].lower()}{said[1:]}" if place else said
+
+
+def entries(paper: str, folder: Path | None = None) -> dict[str, Entry]:
+    """What is recorded of a paper: setting -> entry. Raises InputError where the file is damaged."""
+    record = read(paper, folder)
+    return record.entries if record is not None else {}
+
+
+def entry(paper: str, name: str, folder: Path | None = None) -> Entry | None:
+    """What is recorded of one setting. Raises InputError where the file is damaged."""
+    return entries(paper, folder).get(name)
 
 
 def told(paper: str) -> dict[str, Any]:
@@ -262,8 +339,8 @@ def tell_again(paper: str) -> None:
     with _locked(paper) as path:
         record = read(paper)
         again = told(paper)
-        if record is not None and again != {key: record.get(key) for key in again}:
-            files.write_json(path, {**again, "entries": record["entries"]})
+        if record is not None and again != {key: getattr(record, key) for key in again}:
+            files.write_text(path, layout.text(Record(**again, entries=record.entries)))
 
 
 @contextlib.contextmanager
@@ -275,175 +352,79 @@ def _locked(paper: str, folder: Path | None = None) -> Iterator[Path]:
         yield path
 
 
-def update(paper: str, name: str, change: Callable[[dict[str, Any] | None], Any], folder: Path | None = None) -> Path:
+def update(paper: str, name: str, change: Callable[[Entry | None], Entry], folder: Path | None = None) -> Path:
     """Read a paper's record, let `change` make the entry `name` anew from the present one, and write it, under a lock.
 
     Raises InputError if the file that is there is damaged: nothing is overwritten then.
     """
     with _locked(paper, folder) as path:
-        record = read(paper, folder)
-        entries = dict(record["entries"]) if record is not None else {}
-        before = entries.get(name)
-        entries[name] = change(before)
-        if before is not None and entries[name] == before:
+        everything = dict(entries(paper, folder))
+        before = everything.get(name)
+        after = change(before)
+        if before is not None and after == before:
             return path
-        entries[name]["seal"] = seal(entries[name])
-        files.write_json(path, {**told(paper), "entries": dict(sorted(entries.items()))})
+
+        everything[name] = after.model_copy(update={"seal": seal(after)})
+        record = Record(**told(paper), entries=dict(sorted(everything.items())))
+        files.write_text(path, layout.text(record))
     return path
 
 
-def registration_of(paper: str, name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+def registration_of(paper: str, name: str, config: Mapping[str, Any]) -> Registration:
     """What register() would return now; nothing is written."""
-    record = read(paper) or {"entries": {}}
-    return registration.current(record["entries"].get(name), config, f"{paper}/{name}")
+    return registration.current(entry(paper, name), config, f"{paper}/{name}")
 
 
-def register(paper: str, name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+def register(paper: str, name: str, config: Mapping[str, Any]) -> Registration:
     """Write down under what an entry's next seeds run, before the first of them; returns the registration."""
-    registered: dict[str, Any] = {}
+    registered: list[Registration] = []
 
-    def change(entry: dict[str, Any] | None) -> dict[str, Any]:
-        registered.update(registration.current(entry, config, f"{paper}/{name}"))
-        if entry is None:
-            return {**_empty(config), "registered": registered}
-        if entry["registered"]["stream"] == registered["stream"]:
-            return entry
-        return {**entry, "next": registered}
+    def change(stored: Entry | None) -> Entry:
+        now = registration.current(stored, config, f"{paper}/{name}")
+        registered.append(now)
+        if stored is None:
+            return _empty(config, now)
+        return stored if stored.registered.stream == now.stream else stored.model_copy(update={"next": now})
 
     update(paper, name, change)
-    return registered
+    return registered[0]
 
 
-def _empty(config: Mapping[str, Any]) -> dict[str, Any]:
+def _empty(config: Mapping[str, Any], registered: Registration) -> Entry:
     """An entry of which nothing has run."""
-    blank = {
-        "scale": config["scale"],
-        "variant": config.get("variant"),
-        "about": "",
-        "seeds": [],
-        "looked": 0,
-        "overrides": [],
-        "stages": {},
-        "provenance": {
-            "written": datetime.now(UTC).isoformat(timespec="seconds"),
-            "code": code_version(),
-            "versions": versions(),
-            "hardware": hardware(),
-            "seconds": 0.0,
-        },
-        "history": [],
-        "elsewhere": [],
-    }
-    return {**blank, **judge(blank, claims.read(config))}
+    blank = Entry(
+        scale=config["scale"],
+        variant=config.get("variant"),
+        about="",
+        seeds=[],
+        looked=0,
+        overrides=[],
+        registered=registered,
+        claims=[],
+        checks=[],
+        published=[],
+        stages={},
+        provenance=_nowhere(),
+        history=[],
+        elsewhere=[],
+    )
+    return judge(blank, claims.read(config))
 
 
-def put(new: Mapping[str, Any], stored: Mapping[str, Any] | None, registered: Mapping[str, Any]) -> dict[str, Any]:
-    """The entry to keep, of the one recorded and the one that ran now.
-
-    - unfinished: what is recorded stays.
-    - another registration: the old verdicts go into the history, with the reason given.
-    - the same, but stages were trained by other code: likewise, with the stages named.
-    - the same code, other numbers: another machine. The record stays, ours goes beside it.
-    - more seeds with the same numbers: the record goes on.
-    """
-    fresh = {**new, "registered": dict(registered), "history": [], "elsewhere": []}
-    if stored is None or not stored["seeds"]:
-        return {**fresh, "history": list(stored["history"]) if stored else []}
-    if not complete(new):
-        return dict(stored)
-    history, elsewhere = list(stored["history"]), list(stored.get("elsewhere") or [])
-    if stored["registered"]["stream"] != registered["stream"]:
-        why = str(registered.get("why") or "recorded anew")
-        return {**fresh, "history": [*history, registration.past(stored, why)]}
-    changed = other_code(new, stored)
-    if changed:
-        why = f"recorded again after a change of the code of {', '.join(changed)}"
-        return {**fresh, "history": [*history, registration.past(stored, why)]}
-    if not same_numbers(new, stored):
-        mine = from_elsewhere(new, stored)
-        kept = [item for item in elsewhere if item.get("differs") != mine["differs"]]
-        return {**stored, "elsewhere": [*kept, mine]}
-    longer = len(new["seeds"]) >= len(stored["seeds"])
-    return {**(fresh if longer else stored), "history": history, "elsewhere": elsewhere}
-
-
-def other_code(new: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
-    """The stages that a shared seed gives another fingerprint, unless that is of code which was confirmed."""
-    changed = []
-    for name, stage in new["stages"].items():
-        there = stored["stages"].get(name)
-        ours = dict(zip(new["seeds"], stage["fingerprints"], strict=True))
-        theirs = dict(zip(stored["seeds"], there["fingerprints"], strict=True)) if there else {}
-        pairs = [(ours[s], theirs[s]) for s in ours if ours[s] and theirs.get(s)]
-        if there is None or (any(a != b for a, b in pairs) and not _is_confirmed(name, ours, stored)):
-            changed.append(name)
-    return changed
-
-
-def _is_confirmed(stage: str, fingerprints: Mapping[int, str | None], stored: Mapping[str, Any]) -> bool:
-    """Whether a stage's code is what a recorded seed was run anew with, see `make confirm`; seeds share their code."""
-    shown = (stored.get("confirmed") or {}).get(stage)
-    return shown is not None and fingerprints.get(shown["seed"]) == shown["fingerprint"]
-
-
-def same_numbers(new: Mapping[str, Any], stored: Mapping[str, Any]) -> bool:
-    """Whether every claim has the same differences for the seeds that both have."""
-    theirs = {c["name"]: dict(zip(c["seeds"], c["per_seed"], strict=True)) for c in stored["claims"]}
-    for claim in new["claims"]:
-        known = theirs.get(claim["name"], {})
-        for seed, value in zip(claim["seeds"], claim["per_seed"], strict=True):
-            if seed in known and not math.isclose(value, known[seed], rel_tol=1e-9, abs_tol=1e-12):
-                return False
-    return True
-
-
-def differing(new: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """What of machine, packages and threads is not what an entry was recorded with: name -> [recorded, here].
-
-    None of it is in a fingerprint, since it might change a number by rounding and mostly does not.
-    """
-
-    def facts(entry: Mapping[str, Any]) -> dict[str, Any]:
-        made = entry["provenance"]
-        return {**made["versions"], **made["hardware"], "threads": made.get("threads")}
-
-    then, now = facts(stored), facts(new)
-    names = [name for name in then | now if then.get(name) != now.get(name)]
-    return {name: [then.get(name), now.get(name)] for name in names if None not in (then.get(name), now.get(name))}
-
-
-def from_elsewhere(entry: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
-    """What another machine found, as it stands beside the record."""
-    made = entry["provenance"]
-    return {
-        "hardware": made["hardware"],
-        "differs": differing(entry, stored),
-        "commit": made["code"]["commit"],
-        "at": made["written"],
-        "seeds": entry["seeds"],
-        "claims": {
-            claim["name"]: {key: claim[key] for key in ("main", "verdict", "difference", "interval")}
-            for claim in entry["claims"]
-        },
-    }
-
-
-def write_summary(entry: Mapping[str, Any], plan_: Plan) -> Path:
+def write_summary(entry: Entry, plan_: Plan) -> Path:
     """The short form that stands beside the runs."""
     name = f"summary-{plan_.variant}.json" if plan_.variant else "summary.json"
     path = Path(plan_.config["runs_dir"]) / plan_.paper / plan_.scale / name
+    told_of_claims = {"name", "main", "verdict", "difference", "interval", "per_seed", "reason"}
     short = {
         "paper": plan_.paper,
-        "scale": entry["scale"],
-        "variant": entry["variant"],
-        "seeds": entry["seeds"],
-        "stages": {name: stage["metrics"] for name, stage in entry["stages"].items()},
-        "claims": [
-            {key: claim[key] for key in ("name", "main", "verdict", "difference", "interval", "per_seed", "reason")}
-            for claim in entry["claims"]
-        ],
-        "checks": entry["checks"],
-        "published": entry["published"],
+        "scale": entry.scale,
+        "variant": entry.variant,
+        "seeds": entry.seeds,
+        "stages": {name: stage.metrics for name, stage in entry.stages.items()},
+        "claims": [claim.model_dump(include=told_of_claims) for claim in entry.claims],
+        "checks": [item.model_dump() for item in entry.checks],
+        "published": [item.model_dump() for item in entry.published],
     }
     files.write_json(path, short)
     return path

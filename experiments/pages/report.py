@@ -21,7 +21,8 @@ from experiments.common import files
 from experiments.common.errors import unknown
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose
-from experiments.evidence import results, staleness, verdicts
+from experiments.evidence import layout, merge, results, staleness, verdicts
+from experiments.evidence.records import Entry
 from experiments.pages import answers, figures, numbers, view
 from experiments.pages.numbers import decimals, fixed
 from experiments.running.plan import names_in
@@ -52,7 +53,7 @@ def build(papers: list[str] | None = None, site: Path = ROOT / "site") -> list[P
         written.append(site / f"{key}.html")
         files.write_text(written[-1], _render("paper.html.j2", **_page(known_papers[key])))
         if known_papers[key]["record"] is not None:
-            files.write_json(site / f"{key}.json", known_papers[key]["record"])
+            files.write_text(site / f"{key}.json", layout.text(known_papers[key]["record"]))
     cards = [_card(paper, (site / f"{key}.html").exists()) for key, paper in known_papers.items()]
     run = sum(1 for card in cards if card["entries"])
     files.write_text(site / "index.html", _render("index.html.j2", cards=cards, run=run))
@@ -83,7 +84,7 @@ def _gather(key: str) -> dict[str, Any]:
     """A paper's record, or what its configuration says when it was never run, and what is stale."""
     declared = compose.paper_file(key)
     record = results.read(key)
-    recorded = record["entries"] if record else {}
+    recorded = record.entries if record is not None else {}
     return {
         "declared": declared,
         "record": record,
@@ -176,20 +177,20 @@ def _planned(key: str, declared: Mapping[str, Any]) -> dict[str, Any]:
     asked = [verdicts.judge(claim, {}, [], 0) for claim in claims.read(composed).claims]
     reported = [verdicts.compare(item, {}, [], "full") for item in claims.published({**declared, "scale": "full"})]
     return {
-        "claims": answers.claim_rows([view.claim({**claim, "reason": ""}) for claim in asked]),
+        "claims": answers.claim_rows([view.claim(claim.model_copy(update={"reason": ""})) for claim in asked]),
         "published": [_published(view.published(item, "full", {}, 0)) for item in reported],
         "diagram": Markup(figures.diagram(boxes, {box.name: i for i, box in enumerate(boxes)})),
         "command": _command(key, "mini", None, []),
     }
 
 
-def _with_found_here(key: str, title: str, recorded: Mapping[str, Any]) -> view.Entry:
+def _with_found_here(key: str, title: str, recorded: Entry) -> view.Entry:
     """An entry with what a run on this machine found for it, see results.here."""
     entry = view.of(recorded)
-    here = (results.read(key, results.here()) or {"entries": {}})["entries"].get(title)
-    if not here:
+    here = results.entry(key, title, results.here())
+    if here is None:
         return entry
-    found_here = view.elsewhere(results.from_elsewhere(here, recorded))
+    found_here = view.elsewhere(merge.from_elsewhere(here, recorded))
     return replace(entry, elsewhere=[*entry.elsewhere, found_here])
 
 
@@ -338,6 +339,7 @@ def _provenance(entry: view.Entry) -> list[tuple[str, str]]:
     computer = f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['system']}"
     gpus = [f"{count} × {name}" for name, count in Counter(hardware.get("gpus", [])).items()]
     precisions = dict.fromkeys(stage.precision for stage in entry.stages.values() if stage.precision)
+    cpu = "" if machine.cpu_seconds is None else f"{numbers.duration(machine.cpu_seconds)} of CPU time, "
     switches = dict.fromkeys(name for stage in entry.stages.values() for name in stage.switches)
     return [
         ("code", machine.code + dirty),
@@ -345,7 +347,7 @@ def _provenance(entry: view.Entry) -> list[tuple[str, str]]:
         ("overrides", " ".join(entry.overrides) or "none"),
         ("precision", _listed([*(precisions or ["unknown"]), *switches])),
         ("hardware", _listed([computer, *gpus])),
-        ("time in stages", f"{numbers.duration(machine.seconds)}, summed over all seeds"),
+        ("compute time", f"{cpu}{numbers.duration(machine.seconds)} of wall time, summed over all seeds"),
         ("versions", ", ".join(f"{name} {version}" for name, version in machine.versions.items())),
         *(("confirmed", line) for line in entry.confirmed),
         *(("joined", line) for line in entry.joined),

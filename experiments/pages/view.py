@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from pydantic import BaseModel
+
 from experiments.config import expressions
-from experiments.evidence import results
-from experiments.evidence.verdicts import (
+from experiments.evidence import merge, records
+from experiments.evidence.words import (
     FAILED,
     FAILS,
     HOLDS,
@@ -136,12 +138,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and with what an entry was computed."""
+    """Where and with what an entry was computed: seconds of wall time, and of CPU time where it was measured."""
 
     commits: Sequence[str]
     dirty: bool | None
     written: str
     seconds: float
+    cpu_seconds: float | None
     hardware: Mapping[str, Any]
     versions: Mapping[str, str]
 
@@ -178,7 +181,7 @@ class Entry:
     about: str
     seeds: Sequence[int]
     overrides: Sequence[str]
-    registered: Mapping[str, Any]
+    registered: records.Registration
     stopped: str
     claims: Sequence[Claim]
     checks: Sequence[Comparison]
@@ -203,7 +206,7 @@ class Entry:
     @property
     def seen(self) -> bool:
         """Whether its claims were written after its seeds were seen."""
-        return bool(self.registered.get("seen"))
+        return self.registered.seen
 
     def metrics_of(self, stage: str) -> list[str]:
         """Those of a stage's metrics that people look at: of the test, or judged by a claim."""
@@ -224,111 +227,107 @@ class Entry:
     def registration(self) -> str:
         """Under what it was recorded, in a sentence."""
         registered = self.registered
-        if registered.get("by_hand"):
+        if registered.by_hand:
             return "Run by hand: seeds or settings were chosen by whoever ran it"
-        mark, day = registered["hash"], registered["at"][:10]
-        if registered.get("seen"):
+        mark, day = registered.hash, (registered.at or "")[:10]
+        if registered.seen:
             return (
                 f"Judged by claims written after these seeds were seen (registration {mark}, {day}); "
                 "its first registered seeds are yet to run"
             )
-        return f"Registration {mark} of {day}, before its first seed; seed stream {registered['stream']}"
+        return f"Registration {mark} of {day}, before its first seed; seed stream {registered.stream}"
 
 
-def of(entry: Mapping[str, Any]) -> Entry:
+def of(entry: records.Entry) -> Entry:
     """What is shown of an entry of a record."""
-    stages = {name: _stage(name, item) for name, item in entry["stages"].items()}
+    stages = {name: _stage(name, item) for name, item in entry.stages.items()}
     return Entry(
-        scale=entry["scale"],
-        variant=entry["variant"] or None,
-        about=entry.get("about") or "",
-        seeds=entry["seeds"],
-        overrides=entry.get("overrides") or [],
-        registered=entry.get("registered") or {},
-        stopped=entry.get("stopped") or "",
-        claims=[claim(item) for item in entry["claims"]],
-        checks=[_comparison(item) for item in entry.get("checks") or []],
-        published=[published(item, entry["scale"], stages, len(entry["seeds"])) for item in entry["published"]],
+        scale=entry.scale,
+        variant=entry.variant or None,
+        about=entry.about,
+        seeds=entry.seeds,
+        overrides=entry.overrides,
+        registered=entry.registered,
+        stopped=entry.stopped,
+        claims=[claim(item) for item in entry.claims],
+        checks=[_comparison(item.name, item) for item in entry.checks],
+        published=[published(item, entry.scale, stages, len(entry.seeds)) for item in entry.published],
         stages=stages,
-        machine=_machine(entry["provenance"]),
-        history=[_past(item) for item in entry.get("history") or []],
-        elsewhere=[elsewhere(item) for item in entry.get("elsewhere") or []],
-        confirmed=_confirmed(entry.get("confirmed") or {}),
-        joined=[_joined(item) for item in entry.get("joined") or []],
+        machine=_machine(entry.provenance),
+        history=[_past(item) for item in entry.history],
+        elsewhere=[elsewhere(item) for item in entry.elsewhere],
+        confirmed=_confirmed(entry.confirmed),
+        joined=[_joined(item) for item in entry.joined],
     )
 
 
-def claim(item: Mapping[str, Any]) -> Claim:
+def claim(item: records.JudgedClaim) -> Claim:
     """A claim of a record's entry."""
-    requires = [_comparison(required) for required in item["requires"]]
+    requires = [_comparison(required.text, required) for required in item.requires]
     return Claim(**{**_known(Claim, item), "requires": requires})
 
 
-def _known(kind: type, item: Mapping[str, Any]) -> dict[str, Any]:
+def _known(kind: type, item: BaseModel) -> dict[str, Any]:
     """Of an item of a record, what a row has."""
-    names = {field.name for field in fields(kind)}
-    return {key: value for key, value in item.items() if key in names}
+    return item.model_dump(include={field.name for field in fields(kind)})
 
 
-def _comparison(item: Mapping[str, Any]) -> Comparison:
-    word = {True: HOLDS, False: FAILS, None: NOT_RUN}[item["holds"]]
-    text = item["text"]
-    return Comparison(item.get("name", text), text, word, item["values"] or (), item["reason"])
+def _comparison(name: str, item: records.Comparison | records.CheckResult) -> Comparison:
+    word = {True: HOLDS, False: FAILS, None: NOT_RUN}[item.holds]
+    return Comparison(name, item.text, word, item.values or (), item.reason)
 
 
-def published(item: Mapping[str, Any], scale: str, stages: Mapping[str, Stage], seeds: int) -> Published:
+def published(item: records.PublishedResult, scale: str, stages: Mapping[str, Stage], seeds: int) -> Published:
     """A published number of a record's entry."""
-    stage = stages.get(item["stage"])
-    ours = stage.metrics.get(item["metric"]) if stage is not None else None
-    is_judged = scale == "full" or item["kind"] == "exact"
-    verdict = item["verdict"] if is_judged else NOT_JUDGED
+    stage = stages.get(item.stage)
+    ours = stage.metrics.get(item.metric) if stage is not None else None
+    is_judged = scale == "full" or item.kind == "exact"
+    verdict = item.verdict if is_judged else NOT_JUDGED
     return Published(**{**_known(Published, item), "verdict": verdict, "per_seed": ours or [None] * seeds})
 
 
-def _stage(name: str, item: Mapping[str, Any]) -> Stage:
-    return Stage(**{**_known(Stage, item), "name": name})
+def _stage(name: str, item: records.StageRecord) -> Stage:
+    ran = [value for value in item.seconds if value is not None]
+    return Stage(**{**_known(Stage, item), "name": name, "seconds": ran})
 
 
-def _machine(made: Mapping[str, Any]) -> Machine:
-    commits = [commit for commit in (made["code"]["commit"] or "").split() if commit != "None"]
-    dirty = made["code"].get("dirty")
-    hardware = made.get("hardware") or {}
-    return Machine(commits, dirty, made["written"], made.get("seconds", 0.0), hardware, made.get("versions") or {})
+def _machine(made: records.Provenance) -> Machine:
+    commits = [commit for commit in (made.code.commit or "").split() if commit != "None"]
+    hardware = made.hardware.plain()
+    return Machine(commits, made.code.dirty, made.written, made.seconds, made.cpu_seconds, hardware, made.versions)
 
 
-def _past(item: Mapping[str, Any]) -> Past:
+def _past(item: records.HistoryItem) -> Past:
     """An earlier record: when, why it ended, and what was seen."""
-    commit = str(item["commit"] or "no commit")[:10]
-    return Past(str(item["at"])[:10], item["seeds"], commit, item["why"], "", "", _told(item["verdicts"]))
+    commit = str(item.commit or "no commit")[:10]
+    return Past(str(item.at)[:10], item.seeds, commit, item.why, "", "", _told(item.verdicts))
 
 
-def elsewhere(item: Mapping[str, Any]) -> Past:
+def elsewhere(item: records.Elsewhere) -> Past:
     """What another machine found under the same registration."""
-    hardware = item["hardware"]
-    machine = f"{hardware['cpu']}, {hardware['cores']} cores"
-    changes = [f"{name} {here} instead of {there}" for name, (there, here) in item.get("differs", {}).items()]
-    return Past(str(item["at"])[:10], item["seeds"], "", "", machine, ", ".join(changes), _told(item["claims"]))
+    machine = f"{item.hardware.cpu}, {item.hardware.cores} cores"
+    changes = [f"{name} {here} instead of {there}" for name, (there, here) in item.differs.items()]
+    return Past(str(item.at)[:10], item.seeds, "", "", machine, ", ".join(changes), _told(item.claims))
 
 
-def _told(judged: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+def _told(judged: Mapping[str, records.Verdict]) -> list[tuple[str, str, str]]:
     """Claims by name, with verdict and difference in words."""
     rows = []
     for name, item in judged.items():
-        mean, interval = item["difference"], item["interval"]
-        told = "" if mean is None else f"{mean:+.2f}"
-        if told and interval:
-            told += f" ({interval[0]:+.2f} to {interval[1]:+.2f})"
-        rows.append((name, item["verdict"], told))
+        told = "" if item.difference is None else f"{item.difference:+.2f}"
+        if told and item.interval:
+            told += f" ({item.interval[0]:+.2f} to {item.interval[1]:+.2f})"
+        rows.append((name, item.verdict, told))
     return rows
 
 
-def _confirmed(stages: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _confirmed(stages: Mapping[str, records.Confirmation]) -> list[str]:
     """What later code gave again, a sentence per commit: which seed, how many numbers, of which stages."""
     shown: dict[tuple[str, ...], dict[str, int]] = {}
     for name, item in stages.items():
-        where = f" as {item['against'][:10]} does on {item['cpu']}" if item.get("against") else ""
-        key = (item["at"][:10], str(item["commit"])[:10], str(item["seed"]), where)
-        shown.setdefault(key, {})[name] = item["numbers"]
+        where = f" as {item.against[:10]} does on {item.cpu}" if item.against else ""
+        key = (item.at[:10], str(item.commit)[:10], str(item.seed), where)
+        shown.setdefault(key, {})[name] = item.numbers
     return [
         f"{at}, {commit}: seed {seed} run anew gave the same {sum(counts.values()):,} numbers{where}, "
         f"to the last bit; {', '.join(counts)}"
@@ -336,13 +335,13 @@ def _confirmed(stages: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _joined(item: Mapping[str, Any]) -> str:
+def _joined(item: records.Joined) -> str:
     """Which seeds were added elsewhere, to a record whose runs were not at hand."""
-    seeds = ", ".join(map(str, item["seeds"]))
-    return f"seeds {seeds} ran on {item['hardware']['cpu']}, torch {item['versions']['torch']}, and joined the others"
+    seeds = ", ".join(map(str, item.seeds))
+    return f"seeds {seeds} ran on {item.hardware.cpu}, torch {item.versions['torch']}, and joined the others"
 
 
-def machine_differs(recorded: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
+def machine_differs(recorded: records.Entry, entry: records.Entry) -> str:
     """What of machine and packages is not the recorded one, in words; empty if nothing."""
-    changes = results.differing(entry, recorded)
+    changes = merge.differing(entry.provenance, recorded.provenance)
     return ", ".join(f"{name} {here} (recorded: {there})" for name, (there, here) in changes.items())

@@ -48,8 +48,8 @@ def verdict_folder(plan: Plan) -> Path:
 def verdict_config(entry: view.Entry) -> dict[str, Any]:
     """Under what a results entry was recorded, and which claim each number in `verdict_scalars` means."""
     return {
-        "registration": entry.registered["hash"],
-        "stream": entry.registered["stream"],  # 0: seeds given by hand, or a smoke run
+        "registration": entry.registered.hash,
+        "stream": entry.registered.stream,  # 0: seeds given by hand, or a smoke run
         "scale": entry.scale,
         "variant": entry.variant,
         "seeds": entry.seeds,

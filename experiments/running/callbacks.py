@@ -22,7 +22,7 @@ from datamodules.common.base import DataError, Spec, seed_torch, stream
 from experiments.common.errors import RunError
 from experiments.common.files import replacing
 from experiments.common.tables import write_rows
-from experiments.running.processes import end_as_interrupted, end_with_parent
+from experiments.running.processes import cpu_seconds, end_as_interrupted, end_with_parent
 
 LOOK_EVERY = 50  # steps between looks at the loss, and at the clock when several processes must agree
 
@@ -177,6 +177,8 @@ class Recorder(Checkpoint, Quick):
         self.directory, self.seconds, self.fingerprint = directory, seconds, fingerprint
         self.rows: list[dict[str, float]] = []
         self.elapsed = 0.0  # training time of all attempts
+        self.cpu_before = 0.0  # CPU seconds of the attempts before this one, until each was last saved
+        self._cpu_began = cpu_seconds()
         self._began = self._saved = time.monotonic()
         self._validated = self._stop = False
         self._handler: Any = None
@@ -188,10 +190,18 @@ class Recorder(Checkpoint, Quick):
 
     def state_dict(self) -> dict[str, Any]:
         elapsed = self.elapsed + time.monotonic() - self._began
-        return {"rows": self.rows, "elapsed": elapsed, "fingerprint": self.fingerprint, "sums": self._sums}
+        cpu = self.cpu_before + cpu_seconds() - self._cpu_began
+        return {
+            "rows": self.rows,
+            "elapsed": elapsed,
+            "cpu_seconds": cpu,
+            "fingerprint": self.fingerprint,
+            "sums": self._sums,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows, self.elapsed = list(state_dict["rows"]), state_dict["elapsed"]
+        self.cpu_before = float(state_dict.get("cpu_seconds", 0.0))
         self._sums = state_dict.get("sums")
 
     def is_own(self, checkpoint: Mapping[str, Any]) -> bool:

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from experiments.running.manifest import finished
 from experiments.running.plan import Plan
 
 
-def recorded_seconds(entry: Mapping[str, Any] | None) -> dict[str, float]:
-    """Mean seconds of each stage in a record's entry; empty without one."""
-    stages = (entry or {}).get("stages") or {}
-    return {name: statistics.fmean(item["seconds"]) for name, item in stages.items() if item.get("seconds")}
-
-
-def seconds_of_stages(plans: Iterable[Plan], entry: Mapping[str, Any] | None) -> dict[str, float]:
+def seconds_of_stages(plans: Iterable[Plan], there: Mapping[str, float]) -> dict[str, float]:
     """Expected seconds of each stage: those it took here, else the record's times how much slower this machine was.
+
+    Args:
+        there: stage -> its mean seconds where the record was made; empty without one.
 
     The ratio is the median over stages that both know; without one, this machine is taken to be as fast. A stage that
     neither knows is missing.
@@ -29,7 +25,6 @@ def seconds_of_stages(plans: Iterable[Plan], entry: Mapping[str, Any] | None) ->
             if manifest is not None:
                 done.setdefault(stage.name, []).append(float(manifest["seconds"]))
     here = {name: statistics.fmean(values) for name, values in done.items()}
-    there = recorded_seconds(entry)
     ratios = [here[name] / there[name] for name in here if there.get(name, 0) > 1]
     ratio = statistics.median(ratios) if ratios else 1.0
     return {**{name: ratio * value for name, value in there.items()}, **here}

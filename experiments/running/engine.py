@@ -24,7 +24,7 @@ from experiments.identity.provenance import code_version, hardware, versions
 from experiments.running.devices import processes
 from experiments.running.manifest import Damaged, Report, finished, hash_metrics, silent
 from experiments.running.plan import Plan, Stage
-from experiments.running.processes import TRIES, on_this_machine, told_to_end
+from experiments.running.processes import TRIES, cpu_seconds, on_this_machine, told_to_end
 
 
 @dataclass
@@ -129,7 +129,9 @@ def _train(plan: Plan, stage: Stage, report: Report) -> dict[str, Any]:
 
     training.quiet()
     if processes(stage.trainer) > 1:
+        began = cpu_seconds()
         result = _train_in_processes(plan, stage, report)
+        result |= {"cpu_seconds": round(cpu_seconds() - began, 2)}  # rank 0 knows only of itself
     else:
         result = training.train(plan, stage, report)
         process_memory.give_back_freed_blocks()

@@ -23,6 +23,12 @@ _watching: set[int] = set()
 _ended: set[int] = set()  # processes that were told to end
 
 
+def cpu_seconds() -> float:
+    """CPU time of this process so far, and of all its children that have ended: data loaders and ranks among them."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
+
+
 def end_with_parent(parent: int | None = None) -> None:
     """End this process when its parent is gone, instead of training on for nobody. Once per process, forks included.
 

@@ -38,7 +38,7 @@ from experiments.running.callbacks import CheckData, EndWithParent, NoProfiler, 
 from experiments.running.devices import processes
 from experiments.running.manifest import Damaged, Report, finished, from_json, silent, to_json
 from experiments.running.plan import PILOTS, Plan, Stage, fill
-from experiments.running.processes import how_it_ended
+from experiments.running.processes import cpu_seconds, how_it_ended
 from modules.common.distributed import synced
 from modules.common.module import StageModule
 
@@ -171,14 +171,14 @@ def trainer_arguments(stage: Stage) -> dict[str, Any]:
 def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
     """Fit (resuming if there is a checkpoint) and test a stage in this process or process group.
 
-    Returns metrics, checkpoint and artifacts by their checksums, seconds, fit_seconds, peak_memory_mb, parameters,
-    batch, learning_rates, data, precision, switches, threads.
+    Returns metrics, checkpoint and artifacts by their checksums, seconds, cpu_seconds, fit_seconds, peak_memory_mb,
+    parameters, batch, learning_rates, data, precision, switches, threads.
     """
     check_plan(plan)
     process_memory.keep_freed_blocks()
     process_memory.forget_peak()
     torch.set_num_threads(plan.config["threads"])  # sums of many numbers depend on it
-    began = time.monotonic()
+    began, cpu_began = time.monotonic(), cpu_seconds()
     fused = replace(stage, module=switches.fused(stage.module)) if stage.trainer.get("fused") else stage
     module = construct(plan, fused)
     data = construct_data(plan, stage)
@@ -237,6 +237,7 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
         "checkpoint": files.sha256(recorder.path) if stage.fit else None,
         "artifacts": checksums,
         "seconds": round(max(recorder.elapsed, time.monotonic() - began), 2),
+        "cpu_seconds": round(recorder.cpu_before + cpu_seconds() - cpu_began, 2),
         "fit_seconds": round(recorder.elapsed, 3),
         "peak_memory_mb": round(process_memory.peak() / 2**20),
         "batch": {"global": batch, "devices": trainer.world_size, "reference": stage.reference_batch},

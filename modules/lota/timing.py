@@ -75,7 +75,7 @@ class Extraction(StageModule):
     @torch.no_grad()
     def measure(self, x: Tensor) -> dict[str, list[float]]:
         """Seconds of a call, for each arm and round, on a picture (1, 3, S, S) uint8."""
-        places = torch.rand(1, self.front_end.crops, 2)
+        places = torch.rand(1, self.front_end.draws, 2)
         image = x.float() / 127.5 - 1
         respaced, kept = self.noise.respaced(self.steps)
         kept = kept.to(x.device)

@@ -13,7 +13,7 @@ NoProp-CT trains one network for all t in [0, 1] with a learned noise schedule (
 noise to u_y (Eq. 11, 13). Baselines: the same blocks trained end to end by back-propagation (Eq. 17-19), a neural ODE
 trained by the adjoint method, a convolutional network whose layers are trained greedily.
 
-Equation 3 prints c_t beside eps; c_t is the variance (Eq. 7), so its root is taken. Not printed and chosen here: how
+c_t is the variance of a step (Eq. 7), and its root stands beside eps (Eq. 3). Not printed and chosen here: how
 close abar_T comes to 1 (`abar_cap`), the flow's sigma, where gamma_0, gamma_1, f_out and the alphas of Eq. 18 start,
 the time embedding's scale. A step updates every block on one batch; the paper sweeps the data block by block.
 """

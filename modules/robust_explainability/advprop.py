@@ -73,7 +73,9 @@ def auxiliary(network: nn.Module) -> Iterator[None]:
 class WeakAttack:
     """Projected gradient descent on the cross-entropy of a random class, within a cube; in units of pixels in [0, 1].
 
-        x <- clip( x - step sign( d CE(f(x), t) / d x ), x0 - eps, x0 + eps )
+        x <- clip( x - step sign( d CE(f(x), t) / d x ), max(x0 - eps, 0), min(x0 + eps, 1) )
+
+    A random start may lie outside of [0, 1]; the first step brings it back, as in the released code.
 
     Args:
         radius: eps.
@@ -93,7 +95,9 @@ class WeakAttack:
         if self.steps < 1 or self.radius < 0:
             raise ValueError(f"steps={self.steps}, radius={self.radius}: expected 1 or more steps and a radius from 0")
 
-    def __call__(self, network: nn.Module, x: Tensor, targets: Tensor, noise: Tensor, std: Tensor) -> Tensor:
+    def __call__(
+        self, network: nn.Module, x: Tensor, targets: Tensor, noise: Tensor, mean: Tensor, std: Tensor
+    ) -> Tensor:
         """Attacked images, as the network sees them.
 
         Args:
@@ -101,11 +105,13 @@ class WeakAttack:
             x: (B, C, H, W), normalised.
             targets: (B,) the class to become like.
             noise: (B, C, H, W) in [-1, 1], where to start, in radii; 0 starts at the image.
-            std: (C, 1, 1) of the normalisation.
+            mean, std: (C, 1, 1) of the normalisation.
         """
         radius = self.radius / std
         step = max(self.step or 0.0, self.radius / self.steps) / std
-        low, high = x - radius, x + radius
+        low = torch.maximum(x - radius, -mean / std)
+        high = torch.minimum(x + radius, (1 - mean) / std)
+
         moved = x + radius * noise
         for _ in range(self.steps):
             gradient = loss_gradient(network, moved, targets)
@@ -148,9 +154,10 @@ class AdvProp(ClassificationModule):
         targets = (y + shared_draw(y, lambda total: torch.randint(self.classes, (total,)))) % self.classes
         noise = shared_draw(x, lambda total: 2 * torch.rand(total, *x.shape[1:]) - 1)
         from_noise = shared_draw(x, lambda total: (torch.rand(total, 1, 1, 1) >= self.attack.clean_start).float())
-        std = torch.tensor(self.trainer.datamodule.spec.std, device=x.device).view(-1, 1, 1)  # type: ignore[attr-defined]
+        spec = self.trainer.datamodule.spec  # type: ignore[attr-defined]
+        mean, std = (torch.tensor(values, device=x.device).view(-1, 1, 1) for values in (spec.mean, spec.std))
         with auxiliary(self.network), inference(self.network):
-            return self.attack(self.network, x, targets, from_noise * noise, std)
+            return self.attack(self.network, x, targets, from_noise * noise, mean, std)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x_adv = self.attacked(batch.x, batch.y)

@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
-from torchvision.transforms.functional import gaussian_blur
+from torch.nn import functional as F
 
 
 def area(curve: Tensor) -> Tensor:
     """Area below equally spaced points, (sum - first / 2 - last / 2) / (T - 1): (..., T) -> (...)."""
     return (curve.sum(-1) - (curve[..., 0] + curve[..., -1]) / 2) / (curve.shape[-1] - 1)
+
+
+@lru_cache
+def blur_kernel(side: int, sigma: float) -> Tensor:
+    """RISE's kernel (side, side), which sums to 1: a pulse, blurred within its own square.
+
+    The Gaussian's tails are folded back at the square's edges. 11 pixels at sigma 5 are so nearly a box: 0.00883 in
+    the middle and 0.00774 in the corners, where a Gaussian that is cut off has 0.01196 and 0.00440.
+    """
+    pulse = np.zeros((side, side))
+    pulse[side // 2, side // 2] = 1
+    return torch.from_numpy(gaussian_filter(pulse, sigma)).float()
+
+
+def blurred(x: Tensor, side: int, sigma: float) -> Tensor:
+    """What an insertion starts from, (B, C, H, W) both: beyond the edges lies 0, the mean."""
+    kernel = blur_kernel(side, sigma).to(x).expand(x.shape[1], 1, -1, -1)
+    return F.conv2d(x, kernel, padding=side // 2, groups=x.shape[1])
 
 
 @dataclass(frozen=True)
@@ -21,11 +42,11 @@ class Curves:
 
     Args:
         steps: equal shares of the pixels; a curve has one point more. 224 of 224x224 pixels are 224 pixels a step.
-        blur: side of the Gaussian that an insertion starts from, pixels.
-        sigma: its standard deviation, pixels.
+        blur: side of the kernel that an insertion's start is blurred with, an odd number of pixels.
+        sigma: the standard deviation of its Gaussian, pixels.
         at_once: changed copies of an image in one pass.
     Raises:
-        ValueError: no steps.
+        ValueError: no steps, or an even side.
     """
 
     steps: int = 224
@@ -36,6 +57,8 @@ class Curves:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps={self.steps}: expected 1 or more")
+        if self.blur % 2 == 0:
+            raise ValueError(f"blur={self.blur}: expected an odd number of pixels")
 
     def __call__(
         self, network: Any, x: Tensor, targets: Tensor, maps: Tensor, scales: tuple[float, ...] = (1.0,)
@@ -54,9 +77,9 @@ class Curves:
         place = maps.flatten(1).argsort(dim=1, descending=True, stable=True).argsort(1).view_as(maps)  # 0: the largest
         pixels = place[0].numel()
         counts = torch.arange(self.steps + 1, device=x.device) * pixels // self.steps
-        blurred = gaussian_blur(x, [self.blur, self.blur], [self.sigma, self.sigma])
+        start = blurred(x, self.blur, self.sigma)
         return (
-            self._curve(network, x, blurred, targets, place, counts, scales),
+            self._curve(network, x, start, targets, place, counts, scales),
             self._curve(network, torch.zeros_like(x), x, targets, place, counts, scales),
         )
 

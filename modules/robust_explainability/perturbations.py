@@ -19,8 +19,18 @@ def probabilities(network: Any, x: Tensor, targets: Tensor) -> Tensor:
     return p.gather(2, targets[:, None, None].expand(-1, x.shape[1], 1))[..., 0]
 
 
+def upsampling(coarse: int, fine: int) -> Tensor:
+    """Weights (fine, coarse) of a linear interpolation along one side, mirrored at the first and last cell's centre."""
+    last = coarse - 1
+    u = (torch.arange(fine) + 0.5) * coarse / fine - 0.5  # in cells, 0 in the middle of the first
+    u = last - (last - u.abs()).abs()
+    return (1 - (u[:, None] - torch.arange(coarse)).abs()).clamp(min=0)
+
+
 def random_masks(count: int, grid: int, p: float, side: tuple[int, int], source: torch.Generator) -> Tensor:
     """RISE's masks: random grids of 0 and 1, enlarged to (grid + 1) cells and cut to the image at a random shift.
+
+    As in eclique/RISE, a grid is mirrored beyond the middle of its outer cells.
 
     Args:
         count: N.
@@ -31,9 +41,9 @@ def random_masks(count: int, grid: int, p: float, side: tuple[int, int], source:
         (N, H, W) in [0, 1], p in expectation.
     """
     cells = [-(-length // grid) for length in side]
-    coarse = (torch.rand(count, 1, grid, grid, generator=source) < p).float()
-    size = [(grid + 1) * cell for cell in cells]
-    fine = F.interpolate(coarse, size, mode="bilinear", align_corners=False)[:, 0]  # (N, (grid + 1) cell, ...)
+    coarse = (torch.rand(count, 1, grid, grid, generator=source) < p).float()[:, 0]
+    down, across = (upsampling(grid, (grid + 1) * cell) for cell in cells)
+    fine = down @ coarse @ across.T  # (N, (grid + 1) cell, ...)
     rows, columns = (
         torch.randint(cell, (count, 1), generator=source) + torch.arange(length)
         for cell, length in zip(cells, side, strict=True)

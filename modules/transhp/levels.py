@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from modules.transhp.networks import Absorbed
+
 
 def selectivity(absorbed: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor]:
     """Absorption weight of each image's own prompt, and R(T:N), its ratio to the largest other one (Figure 3).
@@ -26,8 +28,9 @@ class Levels(Metric):
     """What each level of the hierarchy did, mean over images, exact over several processes.
 
     `compute` gives `coarse_top1`, percent, and with prompts `absorption`, the mean absorption weight of each image's
-    own prompt, and `ratio`, the mean R(T:N), all of the finest level. Where there are several, each is there by its
-    number, `ratio_<l>`, coarsest 0, as well.
+    own prompt, and `ratio`, the mean R(T:N), both in the mean over tokens, and `absorption_class` and `ratio_class` of
+    the class token's attention; all of the finest level. Where there are several, each is there by its number,
+    `ratio_<l>`, coarsest 0, as well.
 
     Args:
         levels: L.
@@ -40,20 +43,21 @@ class Levels(Metric):
 
     def __init__(self, levels: int, prompted: bool) -> None:
         super().__init__()
-        self.names = ("coarse_top1", "absorption", "ratio") if prompted else ("coarse_top1",)
+        absorbed = ("absorption", "ratio", "absorption_class", "ratio_class") if prompted else ()
+        self.names = ("coarse_top1", *absorbed)
         self.add_state("sums", torch.zeros(len(self.names), levels, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("images", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
-    def update(self, scores: Sequence[Tensor], absorbed: Sequence[Tensor], coarse: Tensor) -> None:
-        """Scores and absorption weights (B, M) of each level; coarse classes (B, L)."""
+    def update(self, scores: Sequence[Tensor], absorbed: Sequence[Absorbed], coarse: Tensor) -> None:
+        """Scores (B, M) and absorption weights of each level; coarse classes (B, L)."""
         self.images += len(coarse)
         for level, s in enumerate(scores):
             own = coarse[:, level]
             self.sums[0, level] += 100 * (s.argmax(-1) == own).sum()
             if absorbed:
-                target, ratio = selectivity(absorbed[level], own)
-                self.sums[1, level] += target.sum()
-                self.sums[2, level] += ratio.sum()
+                measured = [*selectivity(absorbed[level].tokens, own), *selectivity(absorbed[level].class_token, own)]
+                for row, values in enumerate(measured, start=1):
+                    self.sums[row, level] += values.sum()
 
     def compute(self) -> dict[str, Tensor]:
         means = dict(zip(self.names, (self.sums / self.images).float(), strict=True))

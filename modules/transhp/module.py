@@ -35,10 +35,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modules.common.classifier import ClassificationModule
+from modules.common.metrics import Classification
 from modules.common.module import OptimizerFactory
 from modules.common.schedules import Schedule
 from modules.transhp.levels import Levels
-from modules.transhp.networks import ViT
+from modules.transhp.networks import Absorbed, ViT
 from modules.transhp.pictures import collect_absorption, draw_absorption_by_class, draw_few_images
 
 
@@ -56,7 +57,8 @@ class TransHP(ClassificationModule):
     """Fine classification with coarse losses on the way. All arms are this module with other networks and weights.
 
     Batches are (images, fine class (B,), coarse classes (B, L), coarsest level first); see datamodules.hierarchies.
-    Tests report what Levels does as well.
+    Tests report what Levels does as well, and `masked_top1`: the accuracy, percent, of the same weights with every
+    prompt masked as a key. What prompting itself does for accuracy is gone then; what the coarse losses taught stays.
 
     Args:
         network: a ViT.
@@ -84,7 +86,9 @@ class TransHP(ClassificationModule):
             raise ValueError(f"weights has {len(weights)} numbers for the {len(network.levels)} levels of the network")
         self.weights = list(weights)
         self.label_smoothing = label_smoothing
-        self.level_metrics = Levels(len(weights), network.coarse == "prompts") if weights else None
+        prompted = network.coarse == "prompts"
+        self.level_metrics = Levels(len(weights), prompted) if weights else None
+        self.masked_metrics = Classification(classes, ("top1",)) if prompted else None
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
         x, y, coarse = batch
@@ -100,14 +104,19 @@ class TransHP(ClassificationModule):
 
     def test_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:  # type: ignore[override]
         x, y, coarse = batch
-        absorbed: list[Tensor] = []
+        absorbed: list[Absorbed] = []
         z, scores = self.network.score(x, absorbed)
         self.test_metrics.update(z, y)
+        if self.masked_metrics is not None:
+            self.masked_metrics.update(self.network.forward_masked(x), y)
         if self.level_metrics is not None:
             self.level_metrics.update(scores, absorbed, coarse)
 
     def on_test_epoch_end(self) -> None:
         super().on_test_epoch_end()
+        if self.masked_metrics is not None:
+            self.log("test/masked_top1", self.masked_metrics.compute()["top1"])
+            self.masked_metrics.reset()
         if self.level_metrics is not None:
             self.log_dict({f"test/{name}": value for name, value in self.level_metrics.compute().items()})
             self.level_metrics.reset()

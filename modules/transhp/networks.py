@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,16 @@ COARSE = ("prompts", "class_token", "none")
 def coarse_scores(p_hat: Tensor, w: Tensor) -> Tensor:
     """S_i = P_hat_i . w_i, each prompt with its own prototype alone: (B, M, C), (M, C) -> (B, M)."""
     return (p_hat * w).sum(-1)
+
+
+class Absorbed(NamedTuple):
+    """Share of attention that each prompt of a block gets, (B, M), mean over the heads.
+
+    How the paper averages over tokens is not stated.
+    """
+
+    tokens: Tensor  # mean over the N+1 tokens
+    class_token: Tensor
 
 
 class Attention(nn.Module):
@@ -104,10 +115,14 @@ class PromptingBlock(Block):
         """(B, N+1, C) -> (B, Q, C), Q = N+1 by default, without scores: no prompt asks, all are asked."""
         return super().forward(self.append_prompts(x), queries or x.shape[1])
 
-    def absorption(self, x: Tensor) -> Tensor:
-        """(B, M): the share of attention that each prompt gets, mean over the N+1 tokens and the heads."""
+    def absorption(self, x: Tensor) -> Absorbed:
         n = x.shape[1]
-        return self.attn.shares(self.norm1(self.append_prompts(x)), n)[:, :, n:].mean(1)
+        shares = self.attn.shares(self.norm1(self.append_prompts(x)), n)[:, :, n:]  # (B, N+1, M)
+        return Absorbed(shares.mean(1), shares[:, 0])
+
+    def forward_masked(self, x: Tensor, queries: int | None = None) -> Tensor:
+        """As an ordinary block: no prompt is asked."""
+        return super().forward(x, queries)
 
 
 class ViT(nn.Module):
@@ -200,15 +215,24 @@ class ViT(nn.Module):
             x = block(x)
         return self.classify(self.blocks[-1](x, 1))
 
+    def forward_masked(self, x: Tensor) -> Tensor:
+        """Fine logits (B, classes) with all prompts masked as keys: what the trained network knows without them."""
+        x = self.embed(x)
+        last = len(self.blocks) - 1
+        for number, block in enumerate(self.blocks):
+            ordinary = block.forward_masked if isinstance(block, PromptingBlock) else block
+            x = ordinary(x, 1 if number == last else None)
+        return self.classify(x)
+
     def classify(self, x: Tensor) -> Tensor:
         """Fine logits from the class token of the last block; the other tokens need not be there."""
         return self.head(self.norm(x[:, 0]))
 
-    def score(self, x: Tensor, absorbed: list[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
+    def score(self, x: Tensor, absorbed: list[Absorbed] | None = None) -> tuple[Tensor, list[Tensor]]:
         """Fine logits (B, classes) and the scores (B, M) of each level.
 
         Args:
-            absorbed: gets the absorption weights (B, M) of each prompting block appended.
+            absorbed: gets the absorption weights of each prompting block appended.
         """
         x = self.embed(x)
         scores: list[Tensor] = []

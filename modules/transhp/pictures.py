@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
-from modules.transhp.networks import ViT
+from modules.transhp.networks import Absorbed, ViT
 
 AVERAGED = 1000  # test images behind a picture of means, about
 SHOWN = 6  # images
@@ -25,7 +25,7 @@ class Absorption:
     Attributes:
         x: images (N, C_in, S, S) as the network sees them.
         coarse: coarse class (N,).
-        shares: (N, M) share of attention that goes to each prompt.
+        shares: (N, M) share of attention that goes to each prompt, mean over tokens.
         probabilities: (N, M) of the coarse classes.
     """
 
@@ -52,10 +52,10 @@ def collect_absorption(network: ViT, batches: Iterable[Any], device: torch.devic
         wanted = (one_hot.cumsum(0) + counts)[torch.arange(len(c)), c] <= enough
         counts += one_hot.sum(0)
         if wanted.any():
-            absorbed: list[Tensor] = []
+            absorbed: list[Absorbed] = []
             x = x[wanted.to(x.device)]
             _, s = network.score(x.to(device), absorbed)
-            rows.append((x.cpu(), c[wanted], absorbed[-1].cpu(), s[-1].float().softmax(-1).cpu()))
+            rows.append((x.cpu(), c[wanted], absorbed[-1].tokens.cpu(), s[-1].float().softmax(-1).cpu()))
         if int(counts.min()) >= enough:
             break
     return Absorption(*(torch.cat(columns) for columns in zip(*rows, strict=True)))

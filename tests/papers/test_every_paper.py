@@ -40,8 +40,7 @@ def variants(paper: str, scale: str) -> list[str | None]:
 def test_every_setting_composes_and_checks(paper: str, tmp_path: Path) -> None:
     """Composed once each: targets and arguments exist, claims and published numbers are of its stages, its data files
     overrule nothing, and its record is judged by what is declared."""
-    record = results.read(paper)
-    entries = record["entries"] if record is not None else {}
+    entries = results.entries(paper)
     for scale in SCALES:
         for variant in variants(paper, scale):
             words = [f"paper={paper}", f"scale={scale}", *([f"variant={variant}"] if variant else [])]
@@ -56,8 +55,8 @@ def test_every_setting_composes_and_checks(paper: str, tmp_path: Path) -> None:
             if variant is None:
                 check_that_data_files_overrule_nothing(paper, scale, config)
             entry = entries.get(results.title(scale, variant))
-            if entry and entry["registered"]["hash"] == registration.digest(compose.resolve(config, 0)):
-                assert [c.name for c in questions.claims] == [c["name"] for c in entry["claims"]], words
+            if entry and entry.registered.binds(registration.digest(compose.resolve(config, 0))):
+                assert [c.name for c in questions.claims] == [c.name for c in entry.claims], words
 
 
 def check_that_data_files_overrule_nothing(paper: str, scale: str, composed: DictConfig) -> None:

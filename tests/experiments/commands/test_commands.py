@@ -21,7 +21,8 @@ from experiments.common import files
 from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
 from experiments.config import compose
-from experiments.evidence import registration, results
+from experiments.evidence import layout, registration, results
+from experiments.evidence.records import Entry
 from experiments.running.plan import Plan
 from tests.command import command
 
@@ -179,9 +180,9 @@ def test_catalog_lists_every_paper_and_marks_what_is_stale(
     plans = [plan(compose.compose(request.overrides), seed) for seed in (0, 1)]
     entry = results.build(plans, 2, request.given, {})
     assert results.build(plans, 2, request.given, {}) == entry  # reading the records again changes nothing
-    assert entry["overrides"] == ["seeds=[0,1]"]  # neither how many processes nor where files are
+    assert entry.overrides == ["seeds=[0,1]"]  # neither how many processes nor where files are
     declared = compose.resolve(compose.compose(request.overrides), 0)
-    entry |= {"registered": registration.new(declared, 0), "history": [], "elsewhere": []}
+    entry.registered = registration.new(declared, 0)
 
     def stale() -> list[str]:
         results.update("case_based_prototypes", "smoke", lambda _: entry)
@@ -189,9 +190,9 @@ def test_catalog_lists_every_paper_and_marks_what_is_stale(
         return actual
 
     assert stale() == []
-    entry["registered"]["hash"] = "another"
+    entry.registered.hash = "another"
     assert stale() == ["claims"]
-    entry["stages"]["prototypes"]["fingerprints"][1] = "000000000000"  # of the second seed
+    entry.stages["prototypes"].fingerprints[1] = "000000000000"  # of the second seed
     assert stale() == ["prototypes"]
     capsys.readouterr()
     assert catalog.main(["--json"]) == 0
@@ -231,19 +232,33 @@ def test_every_record_is_re_derived(capsys: pytest.CaptureFixture[str]) -> None:
     assert check_results.main([]) == 0, capsys.readouterr().out
 
 
-EDITS: dict[str, Callable[[dict[str, Any]], None]] = {
-    "a value": lambda e: e["stages"]["student"]["metrics"]["test/top1"].__setitem__(3, 99.0),
-    "a verdict": lambda e: e["claims"][0].update(verdict="refuted"),
-    "an interval": lambda e: e["claims"][0]["interval"].__setitem__(0, 1.5),
-    "a difference": lambda e: e["claims"][0].update(difference=e["claims"][0]["difference"] + 1),
-    "the seeds": lambda e: e["seeds"].__setitem__(1, 7777),
-    "the commit": lambda e: e["provenance"]["code"].update(commit="0" * 40),
-    "a fingerprint of the second seed": lambda e: e["stages"]["student"]["fingerprints"].__setitem__(1, "0" * 12),
-    "a published number": lambda e: e["published"][0].update(value=70.0),
-    "a margin": lambda e: e["claims"][0].update(margin=-5.0),
-    "the history": lambda e: e["history"].clear(),
-    "a seed left out": lambda e: e["seeds"].pop(),
-    "a registration": lambda e: e["registered"].update(stream=7),
+@pytest.mark.parametrize(
+    ("stands", "count"),
+    [
+        (["head", "b", "c", "d"], 1),  # one is missing, whatever follows it
+        (["head", "a", "x", "b", "c", "d"], 1),
+        (["head", "a", "b", "C", "d"], 1),
+        (["head", "a", "b", "C", "D", "d"], 2),
+        (["head", "a", "b", "c", "d"], 0),
+    ],
+)
+def test_a_line_of_the_readme_is_one_difference(stands: list[str], count: int) -> None:
+    assert len(list(check_results.line_differences(stands, ["head", "a", "b", "c", "d"]))) == count
+
+
+EDITS: dict[str, Callable[[Entry], object]] = {
+    "a value": lambda e: e.stages["student"].metrics["test/top1"].__setitem__(3, 99.0),
+    "a verdict": lambda e: setattr(e.claims[0], "verdict", "refuted"),
+    "an interval": lambda e: setattr(e.claims[0], "interval", [1.5, 4.0]),
+    "a difference": lambda e: setattr(e.claims[0], "difference", 3.5),
+    "the seeds": lambda e: e.seeds.__setitem__(1, 7777),
+    "the commit": lambda e: setattr(e.provenance.code, "commit", "0" * 40),
+    "a fingerprint of the second seed": lambda e: e.stages["student"].fingerprints.__setitem__(1, "0" * 12),
+    "a published number": lambda e: setattr(e.published[0], "value", 70.0),
+    "a margin": lambda e: setattr(e.claims[0], "margin", -5.0),
+    "the history": lambda e: e.history.clear(),
+    "a seed left out": lambda e: e.seeds.pop(),
+    "a registration": lambda e: setattr(e.registered, "stream", 7),
 }
 
 
@@ -252,7 +267,7 @@ def test_an_edited_digit_is_named(edit: str) -> None:
     record = results.read("meal_v2")
     assert record is not None
     assert not list(check_results.check(record))
-    EDITS[edit](record["entries"]["mini"])
+    EDITS[edit](record.entries["mini"])
     wrong = list(check_results.check(record))
     assert wrong
     assert all(line.startswith("meal_v2: mini") for line in wrong)
@@ -266,8 +281,8 @@ def test_what_a_record_says_of_its_paper_is_checked_and_brought_up_to_date(
     monkeypatch.setattr(results, "RESULTS", tmp_path)
     results.tell_again("meal_v2")
     assert results.read("meal_v2") is None  # where there is no record, none is made
-    old = {**record, "deviations": record["deviations"][1:]}
-    files.write_json(tmp_path / "meal_v2.json", old)
+    old = record.model_copy(update={"deviations": record.deviations[1:]})
+    files.write_text(tmp_path / "meal_v2.json", layout.text(old))
     assert list(check_results.check(old)) == [
         "meal_v2: deviations: not what conf/paper/meal_v2.yaml says; make readme writes it"
     ]

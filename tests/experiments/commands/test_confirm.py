@@ -13,7 +13,8 @@ import pytest
 from experiments.commands import confirm, reproduce, states
 from experiments.common.errors import InputError
 from experiments.config import compose
-from experiments.evidence import registration, results, staleness
+from experiments.evidence import merge, registration, results, staleness
+from experiments.evidence.records import Entry
 from experiments.pages import view
 from experiments.running.plan import plan_each
 
@@ -23,7 +24,7 @@ COMMITTED = {"commit": "c" * 40, "dirty": False}
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], dict[str, Any], dict[str, Any]]:
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], dict[str, Any], Entry]:
     """What its runs were told, the configuration, and the entry of two seeds."""
     folder = tmp_path_factory.mktemp("runs")
     lines = [f"paper={PAPER}", "scale=smoke", "jobs=1", "seeds=[0,1]", f"runs_dir={folder}"]
@@ -31,21 +32,20 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], dict[str, 
     config = compose.compose(compose.request(lines).overrides)
     declared = compose.resolve(config, 0)
     entry = results.build(plan_each(config, [0, 1]), 2, [], {})
-    return lines, declared, {**entry, "registered": registration.new(declared, 0), "history": [], "elsewhere": []}
+    return lines, declared, entry.model_copy(update={"registered": registration.new(declared, 0)})
 
 
 @pytest.fixture
-def record(
-    ran: tuple[list[str], dict[str, Any], dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Any:
+def record(ran: tuple[list[str], dict[str, Any], Entry], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Writes the entry as if it had been recorded by other code, after an edit."""
     _, _, made = ran
     monkeypatch.setattr(results, "RESULTS", tmp_path)
     monkeypatch.setattr(confirm, "code_version", lambda: COMMITTED)
 
-    def write(edit: Any = lambda entry: None) -> dict[str, Any]:
-        stages = {name: {**stage, "fingerprints": [OTHER, OTHER]} for name, stage in made["stages"].items()}
-        entry = {**made, "stages": stages, "registered": dict(made["registered"])}
+    def write(edit: Any = lambda entry: None) -> Entry:
+        entry = made.model_copy(deep=True)
+        for stage in entry.stages.values():
+            stage.fingerprints = [OTHER, OTHER]
         edit(entry)
         results.update(PAPER, "smoke", lambda _: entry)
         return stored()
@@ -53,11 +53,8 @@ def record(
     return write
 
 
-def stored() -> dict[str, Any]:
-    known = results.read(PAPER)
-    assert known is not None
-    entry: dict[str, Any] = known["entries"]["smoke"]
-    return entry
+def stored() -> Entry:
+    return results.entries(PAPER)["smoke"]
 
 
 def confirm_it(ran: tuple[list[str], Any, Any]) -> int:
@@ -67,13 +64,13 @@ def confirm_it(ran: tuple[list[str], Any, Any]) -> int:
 
 def test_equal_numbers_lift_it(ran: Any, record: Any) -> None:
     entry = record()
-    assert set(staleness.stale(PAPER, entry)) == set(entry["stages"])
+    assert set(staleness.stale(PAPER, entry)) == set(entry.stages)
     assert confirm_it(ran) == 0
     after = stored()
     assert staleness.stale(PAPER, after) == []
-    assert {**entry, "confirmed": 0, "seal": 0} == {**after, "confirmed": 0, "seal": 0}  # nothing else moved
+    assert entry == after.model_copy(update={"confirmed": {}, "seal": entry.seal})  # nothing else moved
     (line,) = view.of(after).confirmed
-    count = sum(len(stage["metrics"]) for stage in entry["stages"].values())
+    count = sum(len(stage.metrics) for stage in entry.stages.values())
     assert f"{'c' * 10}: seed 0 run anew gave the same {count} numbers" in line
 
 
@@ -81,8 +78,8 @@ def test_once_the_code_moves_again_it_is_stale_again(ran: Any, record: Any) -> N
     record()
     confirm_it(ran)
     entry = stored()
-    name = next(iter(entry["confirmed"]))
-    entry["confirmed"][name]["fingerprint"] = OTHER
+    name = next(iter(entry.confirmed))
+    entry.confirmed[name].fingerprint = OTHER
     assert staleness.stale(PAPER, entry) == [name]
 
 
@@ -90,29 +87,26 @@ def test_confirmed_code_is_the_same_code_where_records_are_written(ran: Any, rec
     """What anybody's run finds after it goes on with the record, or stands beside it; it replaces nothing."""
     stale = record()
     again = ran[2]  # by the present code
-    pushed_out = results.put(again, stale, stale["registered"])
-    assert "a change of the code of" in pushed_out["history"][0]["why"]
+    pushed_out = merge.put(again, stale, stale.registered)
+    assert "a change of the code of" in pushed_out.history[0].why
 
     confirm_it(ran)
     confirmed = stored()
-    assert results.other_code(again, confirmed) == []
-    assert results.put(again, confirmed, confirmed["registered"])["history"] == []
+    assert merge.other_code(again, confirmed) == []
+    assert merge.put(again, confirmed, confirmed.registered).history == []
 
-    name = next(iter(confirmed["confirmed"]))
-    confirmed["confirmed"][name]["fingerprint"] = OTHER
-    assert results.other_code(again, confirmed) == [name]
+    name = next(iter(confirmed.confirmed))
+    confirmed.confirmed[name].fingerprint = OTHER
+    assert merge.other_code(again, confirmed) == [name]
 
 
 def test_one_number_in_its_last_bit_keeps_it(ran: Any, record: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    name, metric = next((n, m) for n, stage in ran[2]["stages"].items() for m in stage["metrics"])
+    name, metric = next((n, m) for n, stage in ran[2].stages.items() for m in stage.metrics)
 
-    def edit(entry: dict[str, Any]) -> None:
-        first, second = entry["stages"][name]["metrics"][metric]
-        moved = [math.nextafter(first, math.inf), second]
-        entry["stages"][name] = {
-            **entry["stages"][name],
-            "metrics": {**entry["stages"][name]["metrics"], metric: moved},
-        }
+    def edit(entry: Entry) -> None:
+        first, second = entry.stages[name].metrics[metric]
+        assert first is not None
+        entry.stages[name].metrics[metric] = [math.nextafter(first, math.inf), second]
 
     entry = record(edit)
     assert confirm_it(ran) == 1
@@ -125,16 +119,14 @@ def test_on_another_machine_the_recorded_code_is_compared_with(
     ran: Any, record: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], moved: bool
 ) -> None:
     """The record differs by rounding alone; here the recorded commit gives what the present code does."""
-    here = {name: {m: values[0] for m, values in stage["metrics"].items()} for name, stage in ran[2]["stages"].items()}
+    here = {name: {m: values[0] for m, values in stage.metrics.items()} for name, stage in ran[2].stages.items()}
     name, metric = next((n, m) for n, metrics in here.items() for m in metrics)
 
-    def edit(entry: dict[str, Any]) -> None:
-        stage = entry["stages"][name]
-        rounded = [math.nextafter(value, math.inf) for value in stage["metrics"][metric]]
-        entry["stages"][name] = {**stage, "metrics": {**stage["metrics"], metric: rounded}}
-        made = entry["provenance"]
-        code, hardware = {**made["code"], "commit": "e" * 40}, {**made["hardware"], "cpu": "another"}
-        entry["provenance"] = {**made, "code": code, "hardware": hardware}
+    def edit(entry: Entry) -> None:
+        metrics = entry.stages[name].metrics
+        metrics[metric] = [math.nextafter(value, math.inf) for value in metrics[metric] if value is not None]
+        entry.provenance.code.commit = "e" * 40
+        entry.provenance.hardware.cpu = "another"
 
     asked: list[Any] = []
 
@@ -164,7 +156,7 @@ def test_on_another_machine_the_recorded_code_is_compared_with(
 
 
 def test_another_recipe_cannot_be_confirmed(ran: Any, record: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    entry = record(lambda e: e["registered"].update(hash="another"))
+    entry = record(lambda e: setattr(e.registered, "hash", "another"))
     assert confirm_it(ran) == 1
     assert stored() == entry
     assert "its claims or recipe are other ones now" in capsys.readouterr().out

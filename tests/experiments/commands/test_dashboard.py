@@ -19,51 +19,42 @@ from experiments.commands import dashboard
 from experiments.common.errors import RunError
 from experiments.common.paths import ROOT
 from experiments.evidence import results
+from experiments.evidence.records import Curve, Entry, Registration
 from experiments.pages import view, wandb_verdict, wandb_workspace
 from experiments.running import engine, loggers
 from experiments.running.plan import Plan
+from tests import example
 
+REGISTERED = Registration(hash="0123456789ab", at="2026-01-01T00:00:00", commit="c0ffee00" * 5, stream=3)
 HOSTILE = "<script>alert('x')</script> \"quoted\" | a_b\nnew line"
 
 
-def stage(metrics: dict[str, Any], curves: dict[str, Any]) -> dict[str, Any]:
-    facts = {"about": "", "needs": [], "fit": True, "epochs": 1, "parameters": 1, "seconds": [1.0], "failed": ""}
-    facts |= {"data": None, "precision": "32-true", "fingerprints": ["0" * 12] * 2}
-    return {**facts, "metrics": metrics, "curves": curves}
-
-
-def entry(scale: str = "smoke", name: str = HOSTILE) -> dict[str, Any]:
-    """A results entry of two seeds, as `reproduce` records it, cut to what a dashboard reads."""
-    curve = {"epoch": [0, 1], "mean": [1.0, 0.5], "low": [1.0, 0.5], "high": [1.0, 0.5]}
-    claim = {"name": name, "better": "student/test/top1", "than": "continued/test/top1", "verdict": "supported"}
-    claim |= {"difference": 2.0, "interval": [1.0, 3.0], "per_seed": [1.5, 2.5], "main": True, "unit": "points"}
-    claim |= {"seeds": [0, 1], "needed": None, "asked_by": "paper", "worth": 1.0, "margin": 0.0, "within": None}
-    claim |= {"published": None, "requires": []}
-    unjudged = {**claim, "verdict": "not run", "difference": None, "interval": None, "per_seed": [], "seeds": []}
-    unjudged["main"] = False
-    said = {"rule": "interval above 0", "refuted_by": "below 0", "reason": ""}
-    published = {"stage": "student", "metric": "test/top1", "value": 80.0, "ours": 81.0, "interval": None}
-    published |= {
-        "kind": "normal",
-        "verdict": "matched",
-        "dataset": "ImageNet",
-        "protocol": "224, one crop",
-        "source": "Table 2",
+def entry(scale: str = "smoke", name: str = HOSTILE) -> Entry:
+    """A results entry of two seeds, as `reproduce` records it."""
+    curve = Curve(epoch=[0, 1], mean=[1.0, 0.5], low=[1.0, 0.5], high=[1.0, 0.5])
+    said = {"better": "student/test/top1", "rule": "interval above 0", "refuted_by": "below 0"}
+    claims = [
+        example.claim(name, "supported", [1.5, 2.5], [1.0, 3.0], main=True, than="continued/test/top1", **said),
+        example.claim(name, "not run", [], None, than=50.0, **said),
+    ]
+    published = example.published(
+        value=80.0, ours=81.0, verdict="matched", dataset="ImageNet", protocol="224, one crop"
+    )
+    stages = {
+        "student": ({"test/top1": [80.5, 81.5]}, ("val/nll", "train/loss")),
+        "continued": ({"test/top1": [79.0, 79.0]}, ("train/loss", "train/hard")),
     }
-    return {
-        "scale": scale,
-        "variant": None,
-        "seeds": [0, 1],
-        "overrides": [],
-        "claims": [{**claim, **said}, {**unjudged, **said, "than": 50.0}],
-        "published": [published, {**published, "stage": "absent", "ours": None}],
-        "stages": {
-            "student": stage({"test/top1": [80.5, 81.5]}, {"val/nll": curve, "train/loss": curve}),
-            "continued": stage({"test/top1": [79.0, 79.0]}, {"train/loss": curve, "train/hard": curve}),
+    return example.entry(
+        [0, 1],
+        scale=scale,
+        claims=claims,
+        published=[published, published.model_copy(update={"stage": "absent", "ours": None})],
+        stages={
+            key: example.stage(2, metrics=metrics, curves=dict.fromkeys(logged, curve))
+            for key, (metrics, logged) in stages.items()
         },
-        "provenance": {"written": "2026-01-02T03:04:05+00:00", "code": {"commit": "c0ffee00" * 5, "dirty": False}},
-        "registered": {"hash": "0123456789ab", "stream": 3},
-    }
+        registered=REGISTERED,
+    )
 
 
 @pytest.fixture
@@ -84,7 +75,7 @@ def test_description_has_the_sections_and_what_is_in_them(wandb_plan: Plan) -> N
     assert [part["name"] for part in spec["sections"]] == names
     assert (spec["project"], spec["entity"], spec["runs"]) == ("reprise", None, {"title": "meal_v2/smoke"})
     assert spec["most_runs"] == 10
-    many = wandb_workspace.describe(wandb_plan, view.of({**entry(), "seeds": list(range(32))}), [])
+    many = wandb_workspace.describe(wandb_plan, view.of(entry().model_copy(update={"seeds": list(range(32))})), [])
     assert many["most_runs"] == 2 * 32 + 1
     table, logged = panels(spec, "Claims")
     assert [row[0] for row in table["rows"]] == ["supported", "not run"]
@@ -112,7 +103,7 @@ def test_a_paper_that_never_ran_has_all_panels_and_no_numbers(wandb_plan: Plan) 
 def test_without_a_trained_stage_there_are_no_curves(wandb_plan: Plan) -> None:
     untrained = {name: replace(stage, fit=False) for name, stage in wandb_plan.stages.items()}
     plan = replace(wandb_plan, stages=untrained)
-    record = {**entry(), "stages": {"init": stage({}, {})}}
+    record = entry().model_copy(update={"stages": {"init": example.stage(2)}})
     said = [{"kind": "text", "text": "No stage is trained."}]
     assert panels(wandb_workspace.describe(plan, view.of(record), []), "Learning curves by stage") == said
 
@@ -161,7 +152,7 @@ def test_workspace_and_report_are_made_without_a_network(wandb_plan: Plan, monke
 
 def test_the_report_has_a_chart_for_each_stage_and_metric_with_a_line_for_each_seed(wandb_plan: Plan) -> None:
     pytest.importorskip("wandb_workspaces")
-    spec = wandb_workspace.describe(wandb_plan, view.of({**entry(), "seeds": list(range(16))}), [])
+    spec = wandb_workspace.describe(wandb_plan, view.of(entry().model_copy(update={"seeds": list(range(16))})), [])
     blocks = wandb_workspace.report(spec, "team")._to_model().spec.blocks
     grids = [json.loads(block.model_dump_json(by_alias=True)) for block in blocks if block.type == "panel-grid"]
     charts = {}
@@ -283,11 +274,12 @@ def test_verdict_scalars_hold_what_is_known_for_every_claim() -> None:
         "claim/2/verdict": "not run",
     }
     record = entry()
-    record["claims"][0] |= {"verdict": "undecided", "needed": 12, "interval": None, "difference": float("inf")}
+    main = record.claims[0]
+    main.verdict, main.needed, main.interval, main.difference = "undecided", 12, None, float("inf")
     scalars = wandb_verdict.verdict_scalars(view.of(record))
     assert scalars["main/needed"] == 12
     assert not {"main/difference", "main/low", "main/high"} & scalars.keys()
-    record["claims"][0]["main"] = False
+    main.main = False
     assert not [key for key in wandb_verdict.verdict_scalars(view.of(record)) if key.startswith("main/")]
 
 
@@ -377,18 +369,18 @@ def test_pictures_and_verdict_reach_offline_runs(wandb_plan: Plan, tmp_path: Pat
     rows = json.loads(table.read_text(encoding="utf-8"))["data"]
     assert [row[:3] for row in rows if row[2] == "test/top1"] == [["student", 0, "test/top1"]]
 
-    actual = {**results.build([plan], 1, ["logger=wandb"], {}), "registered": entry()["registered"]}
+    actual = results.build([plan], 1, ["logger=wandb"], {}, REGISTERED)
     wandb_verdict.log_verdict(plan, view.of(actual))
     wandb_verdict.log_verdict(plan, view.of(actual))  # the second takes the first one's place
     (verdict,) = (tmp_path / "meal_v2/smoke/verdict/wandb").glob("offline-run-*")
     shown = records(verdict)
     (run,) = [r["run"] for r in shown if r["type"] == "run"]
-    trained_by = actual["provenance"]["code"]
+    trained_by = actual.provenance.code.model_dump()
     assert (run["job_type"], run["run_group"]) == ("verdict", loggers.group_name(plan, trained_by))
     config = run["config"]["update"]
     assert (config["registration"], config["stream"]) == ("0123456789ab", 3)
     assert (config["scale"], config["variant"], config["code"]) == ("smoke", None, trained_by)
-    assert config["claims"] == {str(number): claim["name"] for number, claim in enumerate(actual["claims"], 1)}
+    assert config["claims"] == {str(number): claim.name for number, claim in enumerate(actual.claims, 1)}
     scalars = wandb_verdict.verdict_scalars(view.of(actual))
     assert "main/verdict" in scalars
     assert scalars.items() <= summary(verdict).items()
@@ -397,7 +389,7 @@ def test_pictures_and_verdict_reach_offline_runs(wandb_plan: Plan, tmp_path: Pat
     }  # a table is an item of several keys
     (table,) = (verdict / "files/media/table").glob("claims_*.json")
     claims = json.loads(table.read_text(encoding="utf-8"))
-    assert [row[0] for row in claims["data"]] == [claim["name"] for claim in actual["claims"]]
+    assert [row[0] for row in claims["data"]] == [claim.name for claim in actual.claims]
     assert "seed 0" in claims["columns"]
     assert dashboard.offline_runs(tmp_path / "meal_v2/smoke")[-1] == verdict
 

@@ -82,13 +82,13 @@ def test_a_record_as_tables(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     record = results.read("meal_v2")
     assert record is not None
-    main = results.main_claim(record["entries"]["mini"])
+    main = record.entries["mini"].main_claim()
     assert main is not None
     seen = [float(r["difference"]) for r in rows if r["entry"] == "mini" and r["main"] == "True"]
-    assert seen == main["per_seed"]
+    assert seen == main.per_seed
     with (tmp_path / "tables" / "metrics.csv").open() as file:
         stages = {row["stage"] for row in csv.DictReader(file) if row["entry"] == "mini"}
-    assert stages == set(record["entries"]["mini"]["stages"])
+    assert stages == set(record.entries["mini"].stages)
 
 
 @pytest.mark.parametrize(

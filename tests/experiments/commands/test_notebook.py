@@ -25,5 +25,5 @@ def test_every_cell_runs_and_none_keeps_an_output(tmp_path: Path, monkeypatch: p
         code = "".join(cell["source"]).replace('"scale=smoke"', f'"scale=smoke", "runs_dir={tmp_path}"')
         exec(code, names)
     assert {outcome.status for outcome in names["outcomes"].values()} == {"done"}
-    assert len(names["claim"]["per_seed"]) == len(names["claim"]["seeds"])
+    assert len(names["claim"].per_seed) == len(names["claim"].seeds)
     matplotlib.pyplot.close("all")

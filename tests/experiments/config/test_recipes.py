@@ -147,3 +147,9 @@ def test_a_group_that_makes_no_sense_is_named(groups: Any, told: str) -> None:
 @pytest.mark.parametrize("paper", compose.papers())
 def test_the_groups_of_every_paper_hold_stages_of_it(paper: str) -> None:
     recipes.check_groups(compose.groups(paper), compose.known_stages(paper), paper)
+
+
+@pytest.mark.parametrize("raw", [{"stages": {"[ts]*": {}}}, {"data": {"*": "digits", "?tudent": "mnist"}}])
+def test_a_pattern_of_letters_is_refused(raw: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"expected `\*`, name_\* or a group"):
+        expand(**raw)

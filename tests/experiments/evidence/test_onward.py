@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from experiments.commands import check_results, reproduce, seeds, setting
 from experiments.common.errors import InputError
 from experiments.evidence import results
+from experiments.evidence.records import Entry
 from experiments.pages import view
 from experiments.running.plan import Plan
 
@@ -20,7 +19,7 @@ TITLE = "smoke"
 
 
 @pytest.fixture
-def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Entry:
     """The record of two seeds, made as if smoke were a scale that is recorded."""
     monkeypatch.setattr(results, "RESULTS", tmp_path)
     monkeypatch.setattr(setting, "is_recorded", lambda scale: True)
@@ -36,51 +35,49 @@ def run(runs: Path, *words: str) -> int:
     )
 
 
-def stored() -> dict[str, Any]:
-    known = results.read(PAPER)
-    assert known is not None
-    entry: dict[str, Any] = known["entries"][TITLE]
-    return entry
+def stored() -> Entry:
+    return results.entries(PAPER)[TITLE]
 
 
-def edit(change: Any) -> None:
+def edit(change: Callable[[Entry], object]) -> None:
     """Change the entry on disk as a record of another machine or code would differ."""
-    path = results.RESULTS / f"{PAPER}.json"
-    record = json.loads(path.read_text())
-    entry = record["entries"][TITLE]
+    entry = stored()
     change(entry)
-    entry["seal"] = results.seal(entry)
-    path.write_text(json.dumps(record))
+    put(entry)
 
 
-def test_it_goes_on_as_if_its_runs_were_there(recorded: dict[str, Any], tmp_path: Path) -> None:
+def put(entry: Entry) -> None:
+    results.update(PAPER, TITLE, lambda _: entry)
+
+
+def test_it_goes_on_as_if_its_runs_were_there(recorded: Entry, tmp_path: Path) -> None:
     assert run(tmp_path / "here", "most=4", "from_record=true") == 0
     onward = stored()
     assert [p.name for p in sorted((tmp_path / "here" / PAPER / "smoke").glob("seed=*"))] == [
         f"seed={seed}" for seed in (1002, 1003)
     ]
-    edit(lambda entry: entry.update(recorded))
+    put(recorded)
     assert run(tmp_path / "there", "most=4", "record=true") == 0
     unbroken = stored()
-    assert onward["seeds"] == unbroken["seeds"] == [1000, 1001, 1002, 1003]
+    assert onward.seeds == unbroken.seeds == [1000, 1001, 1002, 1003]
     for part in ("claims", "checks", "published", "looked", "registered"):
-        assert onward[part] == unbroken[part]
-    for name, stage in unbroken["stages"].items():
-        assert onward["stages"][name]["metrics"] == stage["metrics"]
-        assert onward["stages"][name]["fingerprints"] == stage["fingerprints"]
-        assert len(onward["stages"][name]["seconds"]) == len(stage["seconds"])
-    (joined,) = onward["joined"]
-    assert joined["seeds"] == [1002, 1003]
+        assert getattr(onward, part) == getattr(unbroken, part)
+    for name, stage in unbroken.stages.items():
+        assert onward.stages[name].metrics == stage.metrics
+        assert onward.stages[name].fingerprints == stage.fingerprints
+        assert [s is None for s in onward.stages[name].seconds] == [s is None for s in stage.seconds]
+    (joined,) = onward.joined
+    assert joined.seeds == [1002, 1003]
     (line,) = view.of(onward).joined
     assert "seeds 1002, 1003 ran on" in line
-    edit(lambda entry: entry.update(onward))
+    put(onward)
     record = results.read(PAPER)
     assert record is not None
     assert list(check_results.check(record)) == []
 
 
 def test_what_was_looked_at_is_recorded_when_the_next_seed_is_interrupted(
-    recorded: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recorded: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train = seeds.Seeds._train
 
@@ -92,22 +89,24 @@ def test_what_was_looked_at_is_recorded_when_the_next_seed_is_interrupted(
     monkeypatch.setattr(seeds.Seeds, "_train", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "there", "most=4", "record=true")
-    assert stored()["seeds"] == [1000, 1001, 1002]
-    assert list(check_results.check(results.read(PAPER) or {})) == []
+    assert stored().seeds == [1000, 1001, 1002]
+    record = results.read(PAPER)
+    assert record is not None
+    assert list(check_results.check(record)) == []
 
 
-def test_a_stale_record_is_confirmed_first(recorded: dict[str, Any], tmp_path: Path) -> None:
-    edit(lambda entry: entry["stages"]["dense"].update(fingerprints=["0" * 12] * 2))
+def test_a_stale_record_is_confirmed_first(recorded: Entry, tmp_path: Path) -> None:
+    edit(lambda entry: setattr(entry.stages["dense"], "fingerprints", ["0" * 12] * 2))
     before = stored()
     with pytest.raises(InputError, match=r"dense is stale.*make confirm PAPER=case_based_prototypes"):
         run(tmp_path / "here", "most=4", "from_record=true")
     assert stored() == before
 
 
-def test_what_cannot_go_on_says_why(recorded: dict[str, Any], tmp_path: Path) -> None:
+def test_what_cannot_go_on_says_why(recorded: Entry, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="from_record=yes: expected true, for a record, or false"):
         run(tmp_path / "here", "from_record=yes")
-    edit(lambda entry: entry["registered"].update(hash="another"))
+    edit(lambda entry: setattr(entry.registered, "hash", "another"))
     with pytest.raises(InputError, match="has other claims or another recipe now"):
         run(tmp_path / "here", "from_record=true", "why=a test")
     (results.RESULTS / f"{PAPER}.json").unlink()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +12,11 @@ import pytest
 
 from experiments.common.errors import InputError
 from experiments.config import compose
-from experiments.evidence import registration, results
+from experiments.config.claims import Claim, Questions
+from experiments.evidence import merge, registration, results
+from experiments.evidence.records import Confirmation, Entry, Hardware, Registration
 from experiments.running.plan import Plan
+from tests import example
 
 
 def config(*lines: str) -> dict[str, Any]:
@@ -59,118 +61,132 @@ def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "results" / "meal_v2.json"
 
 
-def entry(stream: int = 1, seeds: int = 6, value: float = 1.0, mark: str = "aa") -> dict[str, Any]:
+def entry(stream: int = 1, seeds: int = 6, value: float = 1.0, mark: str = "aa") -> Entry:
     """A record of one claim whose differences are around `value`."""
-    numbers = [registration.seed(stream, i) for i in range(seeds)]
-    top = {"test/top1": [50 + value + 0.1 * (i % 3) for i in range(seeds)]}
+    tops = {"a": [50 + value + 0.1 * (i % 3) for i in range(seeds)], "b": [50.0] * seeds}
     stages = {
-        name: {"about": "", "fit": True, "needs": [], "fingerprints": [mark] * seeds, "metrics": metrics}
-        | {"failed": "", "seconds": [1.0], "epochs": 1, "data": None, "curves": {}, "precision": "32-true"}
-        for name, metrics in (("a", top), ("b", {"test/top1": [50.0] * seeds}))
+        name: example.stage(seeds, fingerprints=[mark] * seeds, metrics={"test/top1": top})
+        for name, top in tops.items()
     }
-    made = {
-        "scale": "mini",
-        "variant": None,
-        "about": "",
-        "seeds": numbers,
-        "looked": min(6, seeds),
-        "overrides": [],
-        "stages": stages,
-        "provenance": {"written": "now", "code": {"commit": "c", "dirty": False}}
-        | {"hardware": {"cpu": "x", "cores": 2}, "versions": {"torch": "2"}, "threads": 1},
-        "registered": {"hash": "h", "at": "t", "commit": "c", "stream": stream},
-        "history": [],
-        "elsewhere": [],
-    }
-    from experiments.config.claims import Claim, Questions
-
+    numbers = [registration.seed(stream, i) for i in range(seeds)]
+    made = example.entry(numbers, looked=min(6, seeds), stages=stages, registered=registered(stream, "h"))
     claim = Claim("a beats b", "a/test/top1", "b/test/top1", worth=1.0, main=True)
-    return {**made, **results.judge(made, Questions([claim], [], []))}
+    return results.judge(made, Questions([claim], [], []))
 
 
-def unfinished(stream: int = 1) -> dict[str, Any]:
+def registered(stream: int, digest: str, **more: Any) -> Registration:
+    return Registration(**{"hash": digest, "at": "t", "commit": "c", "stream": stream, **more})
+
+
+def unfinished(stream: int = 1) -> Entry:
     made = entry(stream)
-    made["claims"][0]["verdict"] = "not run"
+    made.claims[0].verdict = "not run"
     return made
 
 
 def test_an_unfinished_entry_never_replaces_a_finished_one() -> None:
     stored = entry()
-    assert results.put(unfinished(2), stored, {"hash": "g", "stream": 2}) == stored
+    assert merge.put(unfinished(2), stored, registered(2, "g")) == stored
 
 
 def test_another_registration_moves_the_old_verdicts_into_the_history() -> None:
     stored = entry(1, value=-2.0)
-    kept = results.put(entry(2, value=3.0), stored, {"hash": "g", "stream": 2, "why": "the loss lacked a term"})
-    assert kept["registered"]["stream"] == 2
-    assert [c["verdict"] for c in kept["claims"]] == ["supported"]
-    (past,) = kept["history"]
-    assert (past["why"], past["seeds"]) == ("the loss lacked a term", stored["seeds"])
-    assert past["verdicts"]["a beats b"]["verdict"] == "refuted"
+    kept = merge.put(entry(2, value=3.0), stored, registered(2, "g", why="the loss lacked a term"))
+    assert kept.registered.stream == 2
+    assert [c.verdict for c in kept.claims] == ["supported"]
+    (past,) = kept.history
+    assert (past.why, past.seeds) == ("the loss lacked a term", stored.seeds)
+    assert past.verdicts["a beats b"].verdict == "refuted"
 
 
 def test_more_seeds_with_the_same_numbers_go_on() -> None:
-    kept = results.put(entry(seeds=9), entry(seeds=6), {"hash": "h", "stream": 1})
-    assert (len(kept["seeds"]), kept["history"]) == (9, [])
-    assert len(results.put(entry(seeds=6), entry(seeds=9), {"hash": "h", "stream": 1})["seeds"]) == 9
+    kept = merge.put(entry(seeds=9), entry(seeds=6), registered(1, "h"))
+    assert (len(kept.seeds), kept.history) == (9, [])
+    assert len(merge.put(entry(seeds=6), entry(seeds=9), registered(1, "h")).seeds) == 9
 
 
 def test_other_code_is_recorded_again_and_said() -> None:
-    kept = results.put(entry(mark="bb"), entry(mark="aa", value=-2.0), {"hash": "h", "stream": 1})
-    assert kept["history"][0]["why"] == "recorded again after a change of the code of a, b"
-    assert kept["history"][0]["verdicts"]["a beats b"]["verdict"] == "refuted"
+    kept = merge.put(entry(mark="bb"), entry(mark="aa", value=-2.0), registered(1, "h"))
+    assert kept.history[0].why == "recorded again after a change of the code of a, b"
+    assert kept.history[0].verdicts["a beats b"].verdict == "refuted"
+
+
+def test_confirmed_code_is_no_other_code() -> None:
+    """A run of it goes on with the record, whose history stays as it was."""
+    stored = entry(mark="aa")
+    stored.confirmed = {
+        name: Confirmation(fingerprint="bb", numbers=1, seed=1000, commit="c", at="t") for name in stored.stages
+    }
+    assert merge.put(entry(seeds=7, mark="bb"), stored, registered(1, "h")).history == []
+    assert merge.other_code(entry(mark="cc"), stored) == ["a", "b"]
 
 
 def test_another_machine_stands_beside_the_record_never_over_it() -> None:
     stored = entry(value=2.0)
     there = entry(value=1.9)
-    there["provenance"]["hardware"] = {"cpu": "y", "cores": 8}
-    kept = results.put(there, stored, {"hash": "h", "stream": 1})
-    assert kept["claims"] == stored["claims"]
-    assert [item["hardware"]["cpu"] for item in kept["elsewhere"]] == ["y"]
-    assert kept["elsewhere"][0]["differs"] == {"cpu": ["x", "y"], "cores": [2, 8]}
-    assert len(results.put(there, kept, {"hash": "h", "stream": 1})["elsewhere"]) == 1
-    newer = copy.deepcopy(there)
-    newer["provenance"]["versions"] = {"torch": "9"}
-    assert len(results.put(newer, kept, {"hash": "h", "stream": 1})["elsewhere"]) == 2
+    there.provenance.hardware = Hardware(cpu="y", cores=8, system="Linux x86_64")
+    kept = merge.put(there, stored, registered(1, "h"))
+    assert kept.claims == stored.claims
+    assert [item.hardware.cpu for item in kept.elsewhere] == ["y"]
+    assert kept.elsewhere[0].differs == {"cpu": ["Some CPU", "y"], "cores": [2, 8]}
+    assert len(merge.put(there, kept, registered(1, "h")).elsewhere) == 1
+    newer = there.model_copy(deep=True)
+    newer.provenance.versions = {"torch": "9"}
+    assert len(merge.put(newer, kept, registered(1, "h")).elsewhere) == 2
 
 
 def test_a_registration_is_written_before_the_first_seed(records: Path) -> None:
     resolved = config()
     made = results.register("meal_v2", "mini", resolved)
-    written = json.loads(records.read_text())["entries"]["mini"]
-    assert written["registered"] == made
-    assert written["seeds"] == []
+    written = results.entries("meal_v2")["mini"]
+    assert written.registered == made
+    assert written.seeds == []
     assert results.register("meal_v2", "mini", resolved) == made  # begun once
 
 
-def recorded(records: Path, resolved: dict[str, Any], **registered: Any) -> dict[str, Any]:
+def recorded(resolved: dict[str, Any], stream: int = 1, **more: Any) -> Entry:
     stored = entry()
-    stored["registered"] = {"hash": registration.digest(resolved), "at": "t", "commit": "c", "stream": 1, **registered}
+    stored.registered = registered(stream, registration.digest(resolved), **more)
     results.update("meal_v2", "mini", lambda _: stored)
     return stored
 
 
 def test_a_changed_claim_needs_a_reason_and_gets_the_next_stream(records: Path) -> None:
     resolved = config()
-    recorded(records, resolved)
-    assert results.register("meal_v2", "mini", resolved)["stream"] == 1
+    recorded(resolved)
+    assert results.register("meal_v2", "mini", resolved).stream == 1
     changed = copy.deepcopy(resolved)
     changed["claims"][0]["worth"] = 0.5
     with pytest.raises(InputError, match="say in one sentence why"):
         results.register("meal_v2", "mini", changed)
     begun = results.register("meal_v2", "mini", {**changed, "why": "half a point is worth the name"})
-    assert (begun["stream"], begun["why"]) == (2, "half a point is worth the name")
-    written = json.loads(records.read_text())["entries"]["mini"]
-    assert written["registered"]["stream"] == 1  # what is finished stays until the new one is
-    assert written["next"]["stream"] == 2
+    assert (begun.stream, begun.why) == (2, "half a point is worth the name")
+    written = results.entries("meal_v2")["mini"]
+    assert written.registered.stream == 1  # what is finished stays until the new one is
+    assert written.next is not None
+    assert written.next.stream == 2
     assert results.register("meal_v2", "mini", changed) == begun
+
+
+def test_a_recipe_that_is_written_otherwise_keeps_its_registration(records: Path) -> None:
+    """Its present hash and the one it was registered under stand for the same experiment."""
+    resolved = config()
+    stored = recorded(resolved)
+    now = registration.digest(resolved)
+    stored.registered = registered(1, "0" * 12, rewritten=[now])
+    assert registration.current(stored, resolved, "meal_v2/mini") == stored.registered
+    assert stored.registered.binds(now)
+    assert stored.registered.binds("0" * 12)
+    stored.registered.rewritten = []
+    assert not stored.registered.binds(now)
+    with pytest.raises(InputError, match="say in one sentence why"):
+        registration.current(stored, resolved, "meal_v2/mini")
 
 
 def test_claims_written_after_their_seeds_get_fresh_ones(records: Path) -> None:
     resolved = config()
-    recorded(records, resolved, stream=0, seen=True)
-    assert results.register("meal_v2", "mini", resolved)["stream"] == 1
+    recorded(resolved, stream=0, seen=True)
+    assert results.register("meal_v2", "mini", resolved).stream == 1
 
 
 @pytest.mark.parametrize(
@@ -197,7 +213,7 @@ def test_two_writers_lose_nothing(records: Path) -> None:
         writer.start()
     for writer in writers:
         writer.join()
-    assert len(json.loads(records.read_text())["entries"]) == 50
+    assert len(results.entries("meal_v2")) == 50
 
 
 def test_one_seed_by_hand_is_not_taken_for_so_many() -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from typing import Any
-
 import pytest
 
 from experiments.pages import console, numbers, view
@@ -17,13 +14,15 @@ NAME = "[/nothing][red]acc[0]"
 @pytest.fixture
 def entry() -> view.Entry:
     """An entry whose every name looks like markup."""
-    record: dict[str, Any] = copy.deepcopy(sample()["entries"]["mini"])
-    for claim in record["claims"]:
-        claim |= {"name": NAME, "reason": NAME, "unit": NAME}
-    record["checks"][0]["name"] = NAME
-    record["published"][0] |= {"stage": NAME, "metric": NAME, "protocol": NAME}
-    record["stages"] = {NAME: {**record["stages"]["student"], "metrics": {f"test/{NAME}": [1.0, 2.0, 3.0]}}}
-    record["stopped"] = NAME
+    record = sample().entries["mini"]
+    for claim in record.claims:
+        claim.name = claim.reason = claim.unit = NAME
+    record.checks[0].name = NAME
+    published = record.published[0]
+    published.stage = published.metric = published.protocol = NAME
+    metrics = {f"test/{NAME}": [1.0, 2.0, 3.0]}
+    record.stages = {NAME: record.stages["student"].model_copy(update={"metrics": metrics})}
+    record.stopped = NAME
     return view.of(record)
 
 

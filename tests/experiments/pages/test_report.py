@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 import re
@@ -20,130 +19,62 @@ from experiments.common import files
 from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose
-from experiments.evidence import results, staleness
+from experiments.evidence import layout, results, staleness
+from experiments.evidence.records import CheckResult, Dataset, Record, StageRecord
 from experiments.pages import figures, report, view
+from tests import example
 
 HOSTILE = "<script>alert(1)</script>\"'&"
-CURVE = {"epoch": [0.0, 1.0, 2.0], "mean": [2.0, 1.5, 1.0], "low": [1.9, 1.4, 0.9], "high": [2.1, 1.6, 1.1]}
+DATA = {
+    "name": "digits",
+    "source": "real",
+    "identity": "ab",
+    "split": "at random",
+    "sizes": {"train": 400, "val": 397, "test": 1000},
+}
 
 
-def stage(needs: list[str], top1: list[float], **more: Any) -> dict[str, Any]:
-    data = {
-        "name": "digits",
-        "source": "real",
-        "identity": "ab",
-        "split": "at random",
-        "sizes": {"train": 400, "val": 397, "test": 1000},
-    }
-    return {
-        "about": "about it",
-        "fit": True,
-        "needs": needs,
-        "fingerprints": ["f0", "f1", "f2"],
-        "metrics": {"test/top1": top1, "test/n": [1000.0] * len(top1)},
-        "failed": "",
-        "seconds": [1.0, 2.0, 3.0],
-        "epochs": 40,
-        "parameters": 23090,
-        "precision": "32-true",
-        "batch": {"global": 32, "devices": 1, "reference": None},
-        "learning_rates": [0.05],
-        "peak_memory_mb": 400,
-        "data": data,
-        "curves": {"train/loss": CURVE, "val/top1": CURVE, "train/kl": CURVE},
-        **more,
-    }
+def stage(needs: list[str], top1: list[float], **more: Any) -> StageRecord:
+    curves = {name: example.curve() for name in ("train/loss", "val/top1", "train/kl")}
+    facts = {"needs": needs, "data": Dataset(**DATA), "curves": curves}
+    return example.stage(3, **{**facts, "metrics": {"test/top1": top1, "test/n": [1000.0] * 3}, **more})
 
 
-def judged(name: str, verdict: str, values: list[float], interval: list[float] | None, **more: Any) -> dict[str, Any]:
-    return {
-        "name": name,
-        "main": False,
-        "asked_by": "paper",
-        "kind": "normal",
-        "unit": "points",
-        "worth": 1.0,
-        "requires": [],
-        "published": None,
-        "seeds": list(range(len(values))),
-        "found": False,
-        "better": "student/test/top1",
-        "than": "init/test/top1",
-        "rule": "95% interval of student/test/top1 - init/test/top1 above 0",
-        "margin": 0.0,
-        "within": None,
-        "refuted_by": "an interval below 0",
-        "verdict": verdict,
-        "difference": sum(values) / len(values) if values else None,
-        "interval": interval,
-        "per_seed": values,
-        "reason": "",
-        **more,
-    }
+judged = example.claim
 
 
 def claim(name: str, verdict: str, values: list[float], interval: list[float] | None) -> view.Claim:
     return view.claim(judged(name, verdict, values, interval))
 
 
-def sample() -> dict[str, Any]:
-    published = {
-        "stage": "student",
-        "metric": "test/top1",
-        "value": 80.67,
-        "dataset": "ImageNet-1k val",
-        "protocol": "one crop",
-        "source": "Table 2",
-        "variant": None,
-        "tolerance": 0.3,
-        "kind": "normal",
-        "scale": None,
-        "verdict": "not run",
-        "ours": 93.0,
-        "interval": [92.0, 94.0],
-    }
-    entry = {
-        "scale": "mini",
-        "variant": None,
-        "about": "",
-        "seeds": [0, 1, 2],
-        "looked": 3,
-        "overrides": [],
-        "registered": {"hash": "abc", "at": "2026-01-01T00:00:00", "commit": "0123456789", "stream": 1},
-        "history": [],
-        "elsewhere": [],
-        "checks": [{"name": "it learns", "text": "a > b", "values": [2.0, 1.0], "holds": True, "reason": ""}],
-        "claims": [
+def sample() -> Record:
+    checks = [CheckResult(name="it learns", text="a > b", values=[2.0, 1.0], holds=True, reason="")]
+    lost = {"metrics": {}, "failed": "seed 1: loss is NaN", "curves": {}, "data": None, "precision": None}
+    lost |= {"fingerprints": [None] * 3, "seconds": [None] * 3}
+    entry = example.entry(
+        [0, 1, 2],
+        checks=checks,
+        claims=[
             judged("the student is better", "supported", [1.0, 2.0, 3.0], [-0.48, 4.48], main=True),
             judged("no harm is done", "undecided", [0.1, 0.2, 0.3], [-0.04, 0.44], within=0.5),
             judged("nothing came of it", "not run", [], None, reason="lost did not finish for every seed"),
         ],
-        "published": [published],
-        "stages": {
+        published=[example.published(ours=93.0, interval=[92.0, 94.0])],
+        stages={
             "init": stage([], [90.0, 91.0, 92.0]),
             "student": stage(["init"], [91.0, 93.0, 95.0]),
             "ensemble": stage(["init", "student"], [95.0] * 3, fit=False, epochs=None, curves={}),
-            "lost": stage(
-                ["init"], [], metrics={}, failed="seed 1: loss is NaN", curves={}, data=None, seconds=[], precision=None
-            ),
+            "lost": stage(["init"], [], **lost),
         },
-        "provenance": {
-            "written": "2026-01-02T03:04:05+00:00",
-            "code": {"commit": "0123456789abcdef", "dirty": True},
-            "versions": {"python": "3.11.7", "torch": "2.9.0"},
-            "hardware": {"cpu": "Some CPU", "cores": 2, "system": "Linux x86_64"},
-            "seconds": 56.3,
-        },
-    }
-    key = "meal_v2"
-    return {
-        "key": key,
-        "title": "A title",
-        "arxiv": "2009.08453",
-        "about": "What it is.",
-        "deviations": [],
-        "entries": {"mini": entry},
-    }
+    )
+    return Record(
+        key="meal_v2",
+        title="A title",
+        arxiv="2009.08453",
+        about="What it is.",
+        deviations=[],
+        entries={"mini": entry},
+    )
 
 
 class Seen(HTMLParser):
@@ -168,12 +99,12 @@ class Seen(HTMLParser):
 def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Build a site from one record (None: never run); returns its pages by name."""
 
-    def run(record: dict[str, Any] | None, stale: list[str] | None = None) -> dict[str, str]:
+    def run(record: Record | None, stale: list[str] | None = None) -> dict[str, str]:
         monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
         monkeypatch.setattr(report, "RUNS", tmp_path / "runs")
         monkeypatch.setattr(staleness, "stale", lambda key, entry: stale or [])
         if record is not None:
-            files.write_json(tmp_path / "results" / "meal_v2.json", record)
+            files.write_text(tmp_path / "results" / "meal_v2.json", layout.text(record))
         written = report.build(["meal_v2"], tmp_path / "site")
         assert [path.name for path in written] == ["index.html", "meal_v2.html"]
         return {path.stem: path.read_text(encoding="utf-8") for path in written}
@@ -204,10 +135,10 @@ def test_mini_is_said_not_to_be_comparable_and_full_is_judged(build: Any) -> Non
     mini = Seen(build(record)["meal_v2"]).text
     assert "not comparable" in mini
     assert "matched" not in mini
-    full = copy.deepcopy(record["entries"]["mini"])
-    full["scale"] = "full"
-    full["published"][0]["verdict"] = "matched"
-    record["entries"] = {"full": full}
+    full = record.entries["mini"]
+    full.scale = "full"
+    full.published[0].verdict = "matched"
+    record.entries = {"full": full}
     pages = build(record)
     assert "not comparable" not in Seen(pages["meal_v2"]).text
     assert "✓ matched" in Seen(pages["meal_v2"]).text
@@ -222,7 +153,7 @@ def test_settings_without_a_record_are_listed_with_their_commands(build: Any) ->
     assert page.index(clean) < page.index(
         "full+cutmix with CutMix make reproduce PAPER=meal_v2 SCALE=full VARIANT=cutmix"
     )
-    record["entries"]["mini+clean"] = {**copy.deepcopy(record["entries"]["mini"]), "variant": "clean"}
+    record.entries["mini+clean"] = record.entries["mini"].model_copy(update={"variant": "clean"})
     assert clean not in Seen(build(record)["meal_v2"]).text
 
 
@@ -254,19 +185,16 @@ def test_a_paper_that_was_never_run_is_listed_with_its_claims(build: Any) -> Non
 
 def test_hostile_text_is_escaped_everywhere(build: Any) -> None:
     record = sample()
-    record |= {
-        "title": HOSTILE,
-        "about": HOSTILE,
-        "arxiv": HOSTILE,
-        "deviations": [dict.fromkeys(("what", "paper", "code", "ours", "why"), HOSTILE)],
-    }
-    entry = record["entries"]["mini"]
-    for item in entry["claims"]:
-        item |= {"name": HOSTILE, "rule": HOSTILE, "refuted_by": HOSTILE, "reason": HOSTILE}
-    entry["published"][0] |= dict.fromkeys(("stage", "metric", "dataset", "protocol", "source"), HOSTILE)
-    entry["stages"][HOSTILE] = stage([HOSTILE], [1.0, 2.0, 3.0], about=HOSTILE, curves={HOSTILE: CURVE})
-    entry["overrides"] = [HOSTILE]
-    entry["provenance"]["hardware"]["cpu"] = HOSTILE
+    record.title = record.about = record.arxiv = HOSTILE
+    record.deviations = [dict.fromkeys(("what", "paper", "code", "ours", "why"), HOSTILE)]
+    entry = record.entries["mini"]
+    for claim in entry.claims:
+        claim.name = claim.rule = claim.refuted_by = claim.reason = HOSTILE
+    published = entry.published[0]
+    published.stage = published.metric = published.dataset = published.protocol = published.source = HOSTILE
+    entry.stages[HOSTILE] = stage([HOSTILE], [1.0, 2.0, 3.0], about=HOSTILE, curves={HOSTILE: example.curve()})
+    entry.overrides = [HOSTILE]
+    entry.provenance.hardware.cpu = HOSTILE
     plain = build(sample())
     for name, text in build(record).items():
         seen = Seen(text)
@@ -282,7 +210,7 @@ def test_figures_escape_and_are_well_formed() -> None:
     boxes = [figures.Box("a", [], True, HOSTILE), figures.Box(HOSTILE, ["a"], False, "only tested")]
     drawn = [
         figures.difference(claim(HOSTILE, "supported", [1.0], [-1.0, math.inf]), (-2.0, 3.0)),
-        figures.curves(HOSTILE, {HOSTILE: CURVE}, {HOSTILE: 0}),
+        figures.curves(HOSTILE, {HOSTILE: example.curve().plain()}, {HOSTILE: 0}),
         figures.diagram(boxes, {"a": 0, HOSTILE: 1}),
     ]
     for text in drawn:
@@ -316,7 +244,7 @@ def test_links_lead_somewhere(build: Any) -> None:
 
 def test_same_data_same_strings(build: Any) -> None:
     assert build(sample()) == build(sample())
-    first, second = (view.claim(sample()["entries"]["mini"]["claims"][0]) for _ in range(2))
+    first, second = (view.claim(sample().entries["mini"].claims[0]) for _ in range(2))
     assert figures.difference(first, (-1, 5)) == figures.difference(second, (-1, 5))
 
 
@@ -343,8 +271,9 @@ def test_pictures_of_the_first_seed_are_embedded(build: Any, tmp_path: Path) -> 
     [(None, "no commit"), ("None", "no commit"), ("a" * 40 + " " + "b" * 40, "a" * 10 + ", " + "b" * 10)],
 )
 def test_commits(commit: str | None, shown: str) -> None:
-    made = {"code": {"commit": commit}, "written": "2026-01-02"}
-    assert view.of({**sample()["entries"]["mini"], "provenance": made}).machine.code == shown
+    entry = sample().entries["mini"]
+    entry.provenance.code.commit = commit
+    assert view.of(entry).machine.code == shown
 
 
 def dots(text: str) -> list[float]:
@@ -370,7 +299,7 @@ def test_claims_of_a_metric_share_an_axis_unless_one_would_vanish() -> None:
 
 
 def test_a_curve_may_have_holes() -> None:
-    holes = {**CURVE, "mean": [2.0, math.nan, 1.0]}
+    holes = {**example.curve().plain(), "mean": [2.0, math.nan, 1.0]}
     drawn = figures.curves("val/auroc", {"a": holes}, {"a": 0})
     assert "nan" not in drawn
 

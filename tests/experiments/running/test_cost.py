@@ -6,17 +6,19 @@ from collections.abc import Callable
 
 import pytest
 
-from experiments.pages.console import Board
+from experiments.pages.progress import Board
 from experiments.running import cost
 from experiments.running.manifest import finished
 from experiments.running.plan import Plan, only
+from tests import example
 
-RECORD = {"stages": {"teacher_a": {"seconds": [30.0, 50.0]}, "init": {"seconds": [10.0]}, "lost": {"seconds": []}}}
+RECORDED = {"teacher_a": 40.0, "init": 10.0}
 
 
 def test_recorded_seconds_are_means_of_what_ran() -> None:
-    assert cost.recorded_seconds(RECORD) == {"teacher_a": 40.0, "init": 10.0}
-    assert cost.recorded_seconds(None) == {}
+    times = {"teacher_a": [30.0, 50.0], "init": [10.0, None], "lost": [None, None]}
+    stages = {name: example.stage(2, seconds=seconds) for name, seconds in times.items()}
+    assert example.entry([0, 1], stages=stages).mean_seconds() == RECORDED
 
 
 def test_work_is_shared_out_but_a_chain_is_not(make_plan: Callable[..., Plan]) -> None:
@@ -39,7 +41,7 @@ def _depth(plan: Plan, name: str) -> int:
 def test_a_slow_machine_is_noticed(make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
     this = only(make_plan("paper=meal_v2"), ["teacher_a", "init"])
     monkeypatch.setattr(cost, "finished", lambda stage: {"seconds": 30.0} if stage.name == "init" else None)
-    assert cost.seconds_of_stages([this], RECORD) == pytest.approx({"init": 30.0, "teacher_a": 120.0})
+    assert cost.seconds_of_stages([this], RECORDED) == pytest.approx({"init": 30.0, "teacher_a": 120.0})
     assert cost.left([this], {"init": 30.0, "teacher_a": 120.0}, 1) is not None
 
 

@@ -66,6 +66,7 @@ def test_a_stage_is_run_once_and_leaves_its_record(make_plan: Make) -> None:
     }
     assert manifest["batch"] == {"global": 32, "devices": 1, "reference": None}
     assert len(manifest["learning_rates"]) == 1
+    assert manifest["cpu_seconds"] > 0
     assert len(read_rows(folder / "metrics.csv")) == 3
     assert first["init"].metrics["test/n"] == 1000
 

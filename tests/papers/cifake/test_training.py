@@ -3,21 +3,62 @@
 from __future__ import annotations
 
 from collections import namedtuple
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from modules.cifake.explain import GradCAMs, Swap, central
-from modules.cifake.module import TopologyDetector
+from modules.cifake.module import ChosenDetector, TopologyDetector
 from modules.cifake.networks import Topology
 
 
 def test_patience_is_a_number_of_epochs() -> None:
     with pytest.raises(ValueError, match="patience=0: expected 1 or more epochs, or null"):
         TopologyDetector(Topology(16, 1), patience=0)
+
+
+class Scripted(TopologyDetector):
+    """Answers with one number an epoch, whatever it sees."""
+
+    script = (5.0, -0.01, 4.0, 3.0, 2.0)  # log odds of "generated"
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        with torch.no_grad():
+            self.network.head[-1].weight.zero_()
+            self.network.head[-1].bias.fill_(self.script[self.current_epoch])
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize(("patience", "epochs", "kept"), [(2, 4, 1), (None, 5, 4)])
+def test_the_epoch_of_the_lowest_loss_is_kept_and_its_accuracy_is_what_the_choice_sees(
+    patience: int | None, epochs: int, kept: int
+) -> None:
+    """Four of six validation pictures are generated. The second epoch's loss is the lowest, its accuracy too: two of
+    six. Without patience the last epoch counts."""
+    batch = namedtuple("Batch", "x y")(torch.rand(6, 3, 32, 32), torch.tensor([1, 0, 1, 0, 1, 1]))
+    detector = Scripted(Topology(8, 1), patience=patience, optimizer=partial(torch.optim.SGD, lr=0.0))
+    trainer = pl.Trainer(
+        max_epochs=5,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    loader = DataLoader([batch], batch_size=None)
+    trainer.fit(detector, loader, loader)
+    assert trainer.current_epoch == epochs
+    assert float(detector.network.head[-1].bias.detach()) == pytest.approx(Scripted.script[kept])
+    accuracy = pytest.approx(100 * (4 if Scripted.script[kept] > 0 else 2) / 6, abs=1e-4)
+    assert float(trainer.callback_metrics["val/kept_acc"]) == accuracy
+    assert ChosenDetector([detector]).candidates == [(detector.topology, accuracy)]
 
 
 def test_a_constant_answer_to_shuffled_labels_is_chance() -> None:

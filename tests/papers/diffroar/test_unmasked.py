@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from datamodules.common.base import DataError
+from datamodules.common.base import DataError, Fed
+from datamodules.common.photo_regions import PhotoRegions
 from datamodules.diffroar.unmasked import Everything, Unmasked, unmask
+from modules.common.adversarial import AdversarialClassifier
+from modules.diffroar.ranking import Rank
 
 ZERO = torch.zeros(1, 1, 1)
 
@@ -67,6 +70,44 @@ def test_the_ranking_of_test_images_follows_that_of_training_images(
         kept = torch.zeros(784)
         kept[40 + row - 1] = plain[row, 40 + row - 1]
         assert torch.equal(bottom[row].flatten(), kept)
+
+
+@pytest.fixture
+def colours() -> PhotoRegions:
+    """Pictures of 3 x 8 x 8, so d = 192."""
+    return PhotoRegions(8, 24, 8, 8, side=8, seed=3)
+
+
+def test_channels_are_coordinates_of_their_own(colours: PhotoRegions) -> None:
+    """k = 12.5% of a picture in colour is 24 of 192 coordinates, not eight pixels with all their channels."""
+    data = Unmasked(colours, 8, 12.5, kind="random")
+    assert data.count == 24
+    for side in batches(data, "test")[:2]:
+        kept = (side != 0).flatten(2)  # (B, 3, 64); no byte is exactly the mean
+        assert kept.sum((1, 2)).tolist() == [24] * len(side)
+        assert bool((kept.any(1) & ~kept.all(1)).any())
+
+
+def test_a_network_of_one_channel_ranks_the_coordinates_of_that_channel_first(colours: PhotoRegions) -> None:
+    """Rankings, as the stage makes them, reach the images that are trained on: only the second channel is kept."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 3, bias=False))
+    with torch.no_grad():
+        weight = network[1].weight.view(3, 3, 64)
+        weight.abs_().add_(0.1)
+        weight[:, 1] += 5
+    everything = Everything(colours, 16)
+    everything.setup()
+    stage = Rank(AdversarialClassifier(network, 3))
+    stage.on_test_epoch_start()
+    for number, batch in enumerate(everything.test_dataloader()):
+        stage.test_step(batch, number)
+    fed = Fed(nn.Identity(), stage.artifacts())
+    data = Unmasked(colours, 8, 100 / 3, ranking=fed, fill="black")
+    top, bottom, _ = batches(data, "test")
+    whole = data.shown(data.source.normalised(data.images["test"][0]))
+    assert torch.allclose(data.shown(top)[:, 1], whole[:, 1], atol=1e-6)
+    assert not data.shown(top)[:, [0, 2]].any()
+    assert not data.shown(bottom)[:, 1].any()
 
 
 def test_what_is_ranked_is_what_is_unmasked(images: Callable[..., Any], ranking: Callable[..., Any]) -> None:

@@ -62,7 +62,7 @@ def test_probes_that_are_solved_run_on_one_device(make_plan: Callable[..., Plan]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["diffusion", "heads", "supervised"])
+@pytest.mark.parametrize("name", ["diffusion", "bigan", "heads", "supervised"])
 def test_a_stage_on_two_processes_is_the_stage_on_one(make_plan: Callable[..., Plan], name: str) -> None:
     """Time steps and noise are drawn for the whole batch; noise of a test image is its row's."""
     weights, metrics = [], []
@@ -76,4 +76,6 @@ def test_a_stage_on_two_processes_is_the_stage_on_one(make_plan: Callable[..., P
         weights.append(torch.load(stage.directory / "last.ckpt", weights_only=True)["state_dict"])
     # embeddings of time steps are in fp32, in which sums of two halves round differently
     assert metrics[1] == pytest.approx(metrics[0], rel=5e-3, abs=1e-3)
-    assert all(float((weights[0][k] - weights[1][k]).double().abs().mean()) < 2e-5 for k in weights[0])
+    # a bias before a batch norm has no gradient: Adam makes steps of its rounding
+    compared = [key for key in weights[0] if not (name == "bigan" and key.endswith(".0.bias"))]
+    assert all(float((weights[0][key] - weights[1][key]).double().abs().mean()) < 2e-5 for key in compared)

@@ -11,7 +11,7 @@ import torch
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
-from experiments.config import claims
+from experiments.config import claims, compose
 from experiments.running import training
 from experiments.running.plan import Plan
 from modules.common.schedules import Position
@@ -163,3 +163,34 @@ def test_arms_of_the_mini_differ_in_their_mixers_alone(
     control = stages["finetuned_small"]
     assert (control.data, control.module["network"]) == (ramp.data, ramp.module["network"])
     assert (control.trainer, control.module["optimizer"]) == (tuned.trainer, tuned.module["optimizer"])
+
+
+def test_published_numbers_hang_on_the_arms_they_came_from() -> None:
+    """Of S, B and L at 224 and fine-tuned at 384, and Table 5's arms after 100 epochs."""
+    rows = compose.paper_file("iformer")["published"]
+    published = {(str(row.get("variant")), f"{row['stage']}/{row['metric']}"): row["value"] for row in rows}
+    table_5 = {"attention": 80.8, "pool": 81.0, "ramp": 81.2, "reversed": 80.5, "constant": 80.7}
+    expected = {("ablation", f"{arm}/test/top1"): value for arm, value in table_5.items()}
+    sizes = {"None": (83.4, 84.6), "base": (84.6, 85.7), "large": (84.8, 85.8)}
+    expected |= {(variant, "ramp/test/top1"): value for variant, (value, _) in sizes.items()}
+    expected |= {(variant, "finetuned/test/top1"): value for variant, (_, value) in sizes.items()}
+    expected |= {("None", "ramp/test/top5"): 96.6, ("['base', 'large']", "ramp/test/top5"): 97.0}
+    assert published == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "resize", "cut"),
+    [("ramp", 224, 248, 224), ("attention", 224, 248, 224), ("finetuned", 384, 384, 384)],
+)
+def test_photos_are_augmented_and_tested_as_released(
+    name: str, size: int, resize: int, cut: int, make_plan: Callable[..., Plan]
+) -> None:
+    """DeiT's augmentation; bicubic centre crops of 0.9 of the shorter side at 224 and of all of it at 384."""
+    data = make_plan("paper=iformer", "scale=full").stages[name].data
+    assert (data["image_size"], data["crop_scale"], data["interpolation"]) == (size, [0.08, 1.0], "random")
+    assert (data["auto_augment"], data["erasing"], data["erasing_mode"]) == ("rand-m9-mstd0.5-inc1", 0.25, "pixel")
+    assert (data["mean"], data["std"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+
+    resized, cropped = training.build(data).transform(train=False).transform.transforms[:2]
+    side = resized.size if isinstance(resized.size, int) else resized.size[0]
+    assert (side, resized.interpolation.value, tuple(cropped.size)) == (resize, "bicubic", (cut, cut))

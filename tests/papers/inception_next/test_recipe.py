@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
-from experiments.config import claims
+from experiments.config import claims, compose
 from experiments.running import training
 from experiments.running.plan import Plan
 from modules.common.schedules import Position
@@ -116,3 +117,92 @@ def test_speed_is_of_the_published_size_and_of_what_the_full_recipe_trains(
             else:
                 assert (counts["inception"], counts["convnext"]) == (COUNTS["tiny"], CONVNEXT["tiny"])
         assert not any(item["channels_last"] for item in speed.values())  # the stage tries both layouts
+
+
+SPEEDS = {  # images a second: InceptionNeXt's and ConvNeXt's, trained and inferred
+    None: ((901, 575), (2900, 2413)),
+    "atto": ((2661, 835), (9876, 4539)),
+    "small": ((521, 361), (1750, 1535)),
+    "base": ((375, 267), (1244, 1122)),
+    "base_384": ((139, 95), (428, 393)),
+}
+OTHER_NETWORKS = {  # of ConvNeXt with smaller kernels, trained (Table 1)
+    "convnext_5x5": 675,
+    "convnext_3x3": 798,
+    "partial_1_2": 818,
+    "partial_3_8": 847,
+    "partial_1_4": 871,
+    "partial_1_8": 901,
+    "partial_1_16": 916,
+}
+OTHER_MIXERS = {  # of InceptionNeXt with other mixers, trained (Table 8)
+    "no_1xk": 947,
+    "no_kx1": 954,
+    "no_3x3": 940,
+    "bands_in_sequence": 903,
+    "band_7": 905,
+    "band_9": 904,
+    "band_13": 896,
+    "ratio_1_4": 834,
+    "ratio_1_16": 936,
+    "layer_norm": 721,
+}
+
+
+def published() -> dict[tuple[str | None, str], float]:
+    """(variant, <stage>/<split>/<metric>) -> value; a row of several variants counts for each."""
+    values = {}
+    for row in compose.paper_file("inception_next")["published"]:
+        variants = row.get("variant")
+        for variant in variants if isinstance(variants, list) else [variants]:
+            values[variant, f"{row['stage']}/{row['metric']}"] = row["value"]
+    return values
+
+
+def test_published_speeds_are_the_ratios_of_images_a_second() -> None:
+    train, infer = "speed/test/train_log2_convnext", "speed/test/infer_log2_convnext"
+    expected = {(variant, train): math.log2(ours / theirs) for variant, ((ours, theirs), _) in SPEEDS.items()}
+    expected |= {(variant, infer): math.log2(ours / theirs) for variant, (_, (ours, theirs)) in SPEEDS.items()}
+    expected |= {(variant, train): math.log2(901 / theirs) for variant, theirs in OTHER_NETWORKS.items()}
+    expected |= {(variant, train): math.log2(ours / 575) for variant, ours in OTHER_MIXERS.items()}
+    expected |= {("isotropic", train): math.log2(310 / 270), ("attention", train): math.log2(288 / 270)}
+    speeds = {key: value for key, value in published().items() if key[1].startswith("speed/")}
+    assert speeds == {key: pytest.approx(value, abs=6e-4) for key, value in expected.items()}
+
+
+def test_published_accuracies_hang_on_the_networks_they_came_from() -> None:
+    ours = {None: 82.3, "atto": 75.3, "small": 83.5, "base": 84.0, "isotropic": 79.7, "attention": 3.9}
+    ours |= {"no_1xk": 81.9, "no_kx1": 81.9, "no_3x3": 82.0, "bands_in_sequence": 82.1}
+    ours |= {"band_7": 82.1, "band_9": 82.1, "band_13": 82.0, "ratio_1_4": 82.2, "ratio_1_16": 81.8, "layer_norm": 82.4}
+    theirs = {None: 82.1, "convnext_ema": 82.1, "atto": 75.7, "small": 83.1, "base": 83.8, "isotropic": 79.7}
+    theirs |= {"convnext_5x5": 82.0, "convnext_3x3": 81.5, "partial_1_2": 81.4, "partial_3_8": 81.4}
+    theirs |= {"partial_1_4": 81.3, "partial_1_8": 80.8, "partial_1_16": 80.1}
+    expected = {(variant, "inception/test/top1"): value for variant, value in ours.items()}
+    expected |= {(variant, "convnext/test/top1"): value for variant, value in theirs.items()}
+    expected |= {("base_384", "finetuned/test/top1"): 85.2, ("base_384", "finetuned_convnext/test/top1"): 85.1}
+    accuracies = {key: value for key, value in published().items() if not key[1].startswith("speed/")}
+    assert accuracies == expected
+
+
+@pytest.mark.parametrize(
+    ("variant", "batch", "rate", "policy", "mixup"),
+    [
+        (None, 4096, 4e-3, "rand-m9-mstd0.5-inc1", 0.8),
+        ("base", 4096, 4e-3, "rand-m9-mstd0.5-inc1", 0.8),
+        ("atto", 1280, 1e-3, "rand-m5-inc1-mstd101", 0.2),
+    ],
+)
+def test_full_recipe_is_the_released_one(
+    variant: str | None, batch: int, rate: float, policy: str, mixup: float, make_plan: Callable[..., Plan]
+) -> None:
+    stages = make_plan("paper=inception_next", "scale=full", *([f"variant={variant}"] if variant else [])).stages
+    for name in ("inception", "convnext"):
+        stage = stages[name]
+        optimizer = stage.module["optimizer"]
+        assert (optimizer["_target_"], optimizer["lr"], optimizer["weight_decay"]) == ("torch.optim.AdamW", rate, 0.05)
+        assert (optimizer["betas"], optimizer["eps"]) == ([0.9, 0.999], 1e-8)
+        assert stage.data["batch_size"] == stage.reference_batch == batch
+        assert (stage.data["auto_augment"], stage.data["image_size"], stage.data["crop_pct"]) == (policy, 224, 0.875)
+        assert stage.data["erasing"] == (0.1 if variant == "atto" else 0.25)
+        assert (stage.module["mixup"], stage.module["cutmix"], stage.module["switch"]) == (mixup, 1.0, 0.5)
+        assert (stage.module["label_smoothing"], stage.module["ema"]) == (0.1, 0.0)

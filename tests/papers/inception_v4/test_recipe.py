@@ -12,6 +12,7 @@ import torch
 from timm.optim import RMSpropTF
 from torch import nn
 
+from experiments.config import compose
 from experiments.running import training
 from experiments.running.plan import Plan
 from modules.common.schedules import Position, staircase
@@ -131,3 +132,24 @@ def test_mini_networks_cost_the_same(make_plan: Callable[..., Plan]) -> None:
             grids = [{**grid, "repeats": count} for grid, count in zip(options["grids"], (4, 7, 3), strict=True)]
             deep[name] = parameters(training.build({**options, "grids": grids, "in_channels": 3}))
     assert deep == {"plain": 106_658, "inception_resnet_v2": 105_986}
+
+
+def test_published_numbers_hang_on_the_arms_they_came_from() -> None:
+    """Errors of Tables 2 to 5 as accuracies: one crop on 48,300 images, more crops on all; timm's of its weights."""
+    rows = compose.paper_file("inception_v4")["published"]
+    published = {(row.get("variant"), f"{row['stage']}/{row['metric']}"): row["value"] for row in rows}
+    names = {"v3": "inception_v3", "resnet_v1": "inception_resnet_v1", "v4": "inception_v4"}
+    names |= {"resnet_v2": "inception_resnet_v2"}
+    one = {"v3": (21.2, 5.6), "resnet_v1": (21.3, 5.5), "v4": (20.0, 5.0), "resnet_v2": (19.9, 4.9)}
+    twelve = {"v3": (19.8, 4.6), "resnet_v1": (19.8, 4.6), "v4": (18.7, 4.2), "resnet_v2": (18.7, 4.1)}
+    many = {"v3": (18.9, 4.3), "resnet_v1": (18.8, 4.3), "v4": (17.7, 3.8), "resnet_v2": (17.8, 3.7)}
+    errors: dict[tuple[str | None, str], float] = {}
+    for place, k in enumerate((1, 5)):
+        errors |= {(None, f"{names[short]}/test/top{k}"): pair[place] for short, pair in one.items()}
+        errors |= {(None, f"crops_12/test/{short}_top{k}"): pair[place] for short, pair in twelve.items()}
+        errors |= {(None, f"crops_144/test/{short}_top{k}"): pair[place] for short, pair in many.items()}
+    errors |= {(None, "crops_144/test/top1"): 16.4, (None, "crops_144/test/top5"): 3.1}
+    errors |= {("ported", "inception_v4/test/top1"): 19.856, ("ported", "inception_v4/test/top5"): 5.018}
+    errors |= {("ported", "inception_resnet_v2/test/top1"): 19.566, ("ported", "inception_resnet_v2/test/top5"): 4.688}
+    errors |= {("ported", "inception_v3/test/top1"): 22.138, ("ported", "inception_v3/test/top5"): 6.356}
+    assert published == {key: pytest.approx(100 - error) for key, error in errors.items()}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from datamodules.lota.bits import FrontEnd, choose, corners, cut, gradient_score, gradient_scores, low_bits, noise_image
@@ -113,6 +115,43 @@ def test_what_networks_see() -> None:
     assert patch.shape == (1, 3, 32, 32)  # as released: a picture smaller than a patch is enlarged first
     _, patch = FrontEnd(resize_first=64)(x, torch.rand(2, 64, 2))
     assert patch.shape == (2, 3, 32, 32)
+
+
+PLAIN = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+
+
+def test_patches_are_enlarged_bilinearly() -> None:
+    """Two pixels 0 and 1 at four: 0, 1/4, 3/4, 1 along a row, as OpenCV has them; nearest neighbours: 0, 0, 1, 1."""
+    x = torch.tensor([[0, 255], [0, 255]], dtype=torch.uint8).expand(1, 3, 2, 2)
+    seen, patch = FrontEnd(mode="rgb", patch=2, size=4, **PLAIN)(x, torch.zeros(1, 1, 2))
+    assert patch[0, 0].tolist() == [[0, 1], [0, 1]]
+    for row in seen.flatten(0, 2):
+        assert row.tolist() == pytest.approx([0, 0.25, 0.75, 1])
+
+
+@pytest.mark.parametrize(("side", "spread"), [(512, 25.8), (1024, 13.5)])
+def test_resizing_averages_as_pillow_does(side: int, spread: float) -> None:
+    """The noise image at 256 before patches are cut. Without a low-pass the spread would be 41.2 from either side."""
+    x = random_bytes(1, 3, side, side)
+    resized = FrontEnd(mode="scale", patch=None, resize_first=256).extract(x, torch.rand(1, 1, 2), "max")
+    noise = Image.fromarray(noise_image(x, "scale")[0].permute(1, 2, 0).numpy())
+    expected = torch.from_numpy(np.array(noise.resize((256, 256), Image.Resampling.BILINEAR))).permute(2, 0, 1)
+    assert int((resized[0].int() - expected.int()).abs().max()) <= 1
+    assert float(resized.float().std()) * 252 / 255 == pytest.approx(spread, abs=0.5)
+
+
+def test_whole_pictures_are_shrunk_as_pillow_does() -> None:
+    x = random_bytes(1, 3, 48, 80)
+    seen, _ = FrontEnd(mode="rgb", patch=None, size=32, **PLAIN)(x, torch.rand(1, 1, 2))
+    pillow = Image.fromarray(x[0].permute(1, 2, 0).numpy()).resize((32, 32), Image.Resampling.BILINEAR)
+    expected = torch.from_numpy(np.array(pillow)).permute(2, 0, 1)
+    assert torch.allclose(seen[0] * 255, expected.float(), atol=1.01)
+
+
+@pytest.mark.parametrize(("patch", "draws"), [(16, 256), (32, 64), (48, 25), (64, 16), (300, 1), (None, 1)])
+def test_smaller_patches_are_chosen_from_more_crops(patch: int | None, draws: int) -> None:
+    assert FrontEnd(patch=patch).draws == draws
+    assert FrontEnd(patch=patch, crops=9).draws == 9
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,38 @@ def test_folders_of_genimage(genimage: Callable[..., GenImage]) -> None:
     assert all(torch.equal(a.x, b.x) for a, b in zip(batches, again, strict=True))
     assert {item[0] for item in data.items["train"]}.isdisjoint(item[0] for item in data.items["val"])
     assert batches[0].x.shape[1:] == data.spec.shape
+    assert data.spec.split.endswith("; real: 6 .jpeg; generated: 6 .png")  # what may be told apart instead
+
+
+@pytest.mark.parametrize("name", ["adm", "glide"])
+def test_training_sees_one_generator_and_the_test_all(genimage: Callable[..., GenImage], name: str) -> None:
+    """Pictures of the training folder of the one, of the test folders of both; pictures aside come from training."""
+    data = genimage(train_on=[name], aside=0.25)
+    data.setup()
+    number = ("adm", "glide").index(name)
+    for loader in (data.train_dataloader(), *data.val_dataloader()):
+        assert {int(subset) for batch in loader for subset in batch.subset} == {number}
+    folders = {split: {item[0].rsplit("/", 2)[0] for item in items} for split, items in data.items.items()}
+    assert folders["train"] == folders["val"] == {f"{name}/train"}
+    assert folders["test"] == {"adm/val", "glide/val"}
+    assert {int(subset) for batch in data.test_dataloader() for subset in batch.subset} == {0, 1}
+
+
+def test_genimage_selects_patches_as_the_split_says(genimage: Callable[..., GenImage]) -> None:
+    """Trained on the smallest gradients and tested on the largest, and the other way round, over the same crops."""
+
+    def scores(loader: Any) -> torch.Tensor:
+        return torch.cat([gradient_score((torch.as_tensor(batch.patch) * 255).to(torch.uint8)) for batch in loader])
+
+    low, high = genimage(train_select="min", test_select="max"), genimage(train_select="max", test_select="min")
+    low.setup()
+    high.setup()
+    assert float(scores(low.train_dataloader()).double().mean()) < float(
+        scores(high.train_dataloader()).double().mean()
+    )
+    tested = scores(low.test_dataloader()), scores(high.test_dataloader())
+    assert bool((tested[0] >= tested[1]).all())
+    assert not torch.equal(*tested)
 
 
 def test_what_is_missing_is_named(genimage: Callable[..., GenImage], tmp_path: Path) -> None:

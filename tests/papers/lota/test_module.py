@@ -11,11 +11,9 @@ from torch.nn import functional as F
 from datamodules.lota.bits import FrontEnd
 from modules.common.diffusion import NoiseSchedule
 from modules.common.generators import AutoEncoder, AutoEncoderNet, PictureDDPM
-from modules.common.schedules import Position
 from modules.common.unet import UNet
 from modules.lota.module import GuidedAttention, NoiseGuided, PatchDetector
 from modules.lota.networks import SmallMaps
-from modules.lota.schedules import poly_from_one
 from modules.lota.timing import Extraction
 
 
@@ -59,12 +57,6 @@ def test_the_patch_reaches_the_answer() -> None:
     assert module(x).shape == (2, 1)
     with pytest.raises(ValueError, match="width=10: expected a multiple of heads=4"):
         GuidedAttention(8, 4, 12, heads=4, width=10)
-
-
-def test_the_released_rate() -> None:
-    rates = [1e-4 * poly_from_one(Position(epoch, 5, 10, 30)) for epoch in (0, 29)]
-    assert rates == pytest.approx([1e-4 * (29 / 30) ** 0.9, 0.0])
-    assert rates[0] == pytest.approx(9.70e-5, abs=1e-7)
 
 
 def test_arms_are_timed_in_turns() -> None:

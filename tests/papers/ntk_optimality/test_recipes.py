@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from experiments.config import claims
+from experiments.config import claims, compose
 from experiments.running.plan import Plan
 
 
@@ -58,3 +58,24 @@ def test_a_variant_judges_what_it_changes(variant: str, block: str, make_plan: C
     asked = claims.read(make_plan("paper=ntk_optimality", "scale=mini", f"variant={variant}").config).claims
     assert len(asked) > 1
     assert all(claim.main or claim.better.startswith(block) for claim in asked)
+
+
+def test_no_number_is_called_published() -> None:
+    """The released code prints accuracies and keeps none; those of the paper's figures are not known as numbers."""
+    assert not compose.paper_file("ntk_optimality").get("published")
+
+
+def test_dirichlet_classes_are_the_released_ones(make_plan: Callable[..., Plan]) -> None:
+    """Parameters of both classes in 2, 3, 5 and 9 coordinates."""
+    classes = {
+        None: {"line": ([1, 2], [2, 1]), "space": ([0.5, 0.5, 2.5], [2.5, 0.1, 0.5])},
+        "full_five_coordinates": {"space": ([3, 1, 2, 1, 1], [1, 2, 2, 2, 3])},
+        "full_nine_coordinates": {"space": ([1, 2, 1, 2, 1, 1, 1, 1, 1], [1, 1, 1, 2, 3, 4, 2, 2, 1])},
+    }
+    for variant, blocks in classes.items():
+        stages = make_plan("paper=ntk_optimality", "scale=full", *([f"variant={variant}"] if variant else [])).stages
+        for block, (plus, minus) in blocks.items():
+            bayes = stages[f"{block}_bayes"].module
+            assert (bayes["plus"], bayes["minus"]) == (plus, minus)
+            data = stages[f"{block}_matched"].data
+            assert (data["plus"], data["minus"]) == (plus, minus)

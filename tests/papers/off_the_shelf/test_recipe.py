@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from experiments.config import claims
+from experiments.config import claims, compose
 from experiments.running.plan import Plan
 
 
@@ -78,3 +78,22 @@ def test_classification_of_the_cifar10_variant_is_on_cifar10(make_plan: Callable
     judged = {s for claim in claims.read(this.config).claims for s in claims.stages_of(claim, list(this.stages))}
     assert judged <= collections
     assert {"aug", "single", "summed", "cnn_100", "hog_100", "pixels_1000"} <= judged
+
+
+def test_published_numbers_are_those_of_tables_1_to_7() -> None:
+    rows = compose.paper_file("off_the_shelf")["published"]
+    published = {(f"{row['stage']}/{row['metric']}", row["value"]) for row in rows}
+    recognition = {"": ("map", 73.9, 77.2), "mit_": ("acc", 58.4, 69.0), "birds_": ("acc", 53.3, 61.8)}
+    recognition |= {"flowers_": ("acc", 74.7, 86.8), "uiuc_": ("mauc", 89.0, 91.5), "h3d_": ("map", 70.8, 73.0)}
+    expected = {(f"{prefix}svm/test/{metric}", one) for prefix, (metric, one, _) in recognition.items()}
+    expected |= {(f"{prefix}aug/test/{metric}", many) for prefix, (metric, _, many) in recognition.items()}
+    expected |= {("uiuc_svm/test/mauc", 91.7), ("uiuc_aug/test/mauc", 93.7)}  # within a category
+
+    retrieval = {"": (32.2, 55.6, 68.0), "paris_": (49.5, 69.7, 79.5), "sculptures_": (24.1, 31.1, 42.3)}
+    retrieval |= {"holidays_": (64.2, 76.9, 84.3), "ukbench_": (76.0, 86.9, 91.1)}
+    for prefix, values in retrieval.items():
+        metric = "recall4" if prefix == "ukbench_" else "map"
+        names = ("global", "search", "whitened")
+        expected |= {(f"{prefix}{n}/test/{metric}", value) for n, value in zip(names, values, strict=True)}
+    assert published == expected
+    assert {row["scale"] for row in rows} == {"full"}

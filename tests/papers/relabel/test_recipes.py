@@ -10,6 +10,7 @@ import pytest
 import torch
 from timm.optim import AdamP
 
+from experiments.config import compose
 from experiments.running import training
 from experiments.running.plan import Plan
 from modules.common.schedules import Position
@@ -17,6 +18,7 @@ from modules.relabel.module import ReLabel
 
 STUDENT = {"_target_": "modules.relabel.networks.resnet", "classes": 1000}
 ARMS = ("relabel", "global", "single", "swapped", "original")
+REAL = {"relabel": 85.0, "original": 83.6, "smoothed": 84.0}  # accuracy by all labels that count as right
 
 
 def test_the_full_recipe_is_the_published_one(make_plan: Callable[..., Plan]) -> None:
@@ -89,3 +91,40 @@ def test_arms_start_with_the_same_weights(make_plan: Callable[..., Plan]) -> Non
     assert isinstance(first, ReLabel)
     pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_published_numbers_hang_on_the_arms_they_came_from() -> None:
+    """The README's; of ResNet-18 also what runs anew gave."""
+    rows = compose.paper_file("relabel")["published"]
+    published = {(row.get("variant"), f"{row['stage']}/{row['metric']}", row["value"]) for row in rows}
+    top1 = {
+        None: {"relabel": 78.9, "original": 77.5, "relabel_cutmix": 80.2, "smoothed": 78.0},
+        "resnet18": {"relabel": 72.5, "original": 71.7, "relabel_cutmix": 73.2},
+        "resnet101": {"relabel": 80.7, "original": 78.1, "relabel_cutmix": 81.6},
+    }
+    expected = {(variant, f"{arm}/test/top1", value) for variant, arms in top1.items() for arm, value in arms.items()}
+    expected |= {(None, f"{arm}/test/real_acc", value) for arm, value in REAL.items()}
+    expected |= {("resnet18", "relabel/test/top1", 72.546), ("resnet18", "relabel_cutmix/test/top1", 72.8)}
+    assert published == expected
+
+
+def test_crops_and_their_labels_are_the_published_ones(make_plan: Callable[..., Plan]) -> None:
+    """Random crops of 8 to 100% of the area; CutMix on every batch of the arms that have it."""
+    stages = make_plan("paper=relabel", "scale=full").stages
+    for name in (*ARMS, "smoothed", "relabel_cutmix", "original_cutmix"):
+        stage = stages[name]
+        assert stage.data["image_size"] == 224
+        assert stage.data["crop_scale"] == [0.08, 1.0]
+        assert stage.module.get("cutmix", 0.0) == (1.0 if name.endswith("_cutmix") else 0.0)
+    labels = {name: (stages[name].module["labels"], stages[name].module["single"]) for name in ARMS}
+    assert labels == {
+        "relabel": ("localised", False),
+        "global": ("global", False),
+        "single": ("localised", True),
+        "swapped": ("localised", False),
+        "original": ("original", False),
+    }
+    assert {name: stages[name].module["coordinates"] for name in ("relabel", "swapped")} == {
+        "relabel": "xyxy",
+        "swapped": "yxyx",
+    }

@@ -7,8 +7,11 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
+from scipy.signal import convolve2d
 from torch import Tensor, nn
 
 from modules.robust_explainability.compare import Compare
@@ -145,6 +148,47 @@ def test_areas_at_matched_confidence_are_those_of_the_scaled_network(
         for end in ("", "_gradient", "_gradcam", "_random", "_input"):
             assert matched[f"test/{kind}_matched{end}"] == pytest.approx(expected[f"test/{kind}{end}"], abs=0.05)
     assert matched["test/confidence_matched"] == pytest.approx(expected["test/confidence"], abs=0.05)
+
+
+def test_insertion_starts_from_the_blurred_image_and_deletion_ends_with_the_mean(batch: Any, logged: Logged) -> None:
+    """With one step an area is the mean of both ends."""
+    one = stage(0)
+    module = Explain(one, [one], METHODS, Curves(steps=1, blur=5, sigma=2.0), tolerance=2.0).eval()
+    values = logged(module, batch)
+    pulse = np.zeros((5, 5))
+    pulse[2, 2] = 1
+    kernel = gaussian_filter(pulse, 2.0)
+    start = torch.stack([torch.from_numpy(convolve2d(image[0], kernel, mode="same")) for image in batch.x])[:, None]
+    chosen = (batch.in_test == 1) & (one.network(batch.x).argmax(1) == batch.y)
+    p = {}
+    for name, x in {"whole": batch.x, "blurred": start.float(), "mean": 0 * batch.x}.items():
+        with torch.no_grad():
+            p[name] = one.network(x).softmax(1).gather(1, batch.y[:, None])[chosen, 0]
+    insertion = 50 * float((p["blurred"] + p["whole"]).mean())
+    assert insertion != pytest.approx(50 * float((p["mean"] + p["whole"]).mean()), abs=0.1)
+    for name in ("_gradient", "_gradcam", ""):
+        assert values[f"test/insertion{name}"] == pytest.approx(insertion, abs=1e-3)
+        assert values[f"test/deletion{name}"] == pytest.approx(50 * float((p["whole"] + p["mean"]).mean()), abs=1e-3)
+
+
+def test_gradcam_points_at_evidence_for_the_class(logged: Logged) -> None:
+    """What speaks against the class is larger and brighter and lies elsewhere; the first class is right."""
+    features = nn.Conv2d(1, 2, 1, bias=False)  # what is bright, and what is dark
+    head = nn.Linear(2, 2)
+    with torch.no_grad():
+        features.weight.copy_(torch.tensor([1.0, -1]).view(2, 1, 1, 1))
+        head.weight.copy_(torch.tensor([[1.0, -1], [-1, 1]]))
+        head.bias.copy_(torch.tensor([9.0, 0]))
+    pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+    model = SimpleNamespace(network=SplitNetwork(nn.Sequential(features, nn.ReLU()), pooled).eval())
+    x = torch.zeros(6, 1, 16, 16)
+    x[:, :, 2:6, 2:6] = 1
+    x[:, :, 8:15, 8:15] = -3
+    boxes = torch.tensor([2.0, 2, 6, 6]).expand(6, 1, 4)
+    batch = Batch(x, torch.zeros(6, dtype=torch.long), boxes, torch.arange(6), torch.ones(6, dtype=torch.long))
+    values = logged(explained(model, [model]), batch)
+    assert values["test/images"] == 6
+    assert values["test/pointing_gradcam"] == values["test/energy_gradcam"] == 100
 
 
 def test_nothing_in_common_is_no_error(batch: Any, logged: Logged) -> None:

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.signal import convolve2d
 from torch import Tensor, nn
 
 from modules.common.localisation import PointingGame, box_masks
-from modules.robust_explainability.curves import Curves, area
+from modules.robust_explainability.curves import Curves, area, blur_kernel, blurred
 from modules.robust_explainability.explain import energy_inside, matching_scale, random_maps
 from modules.robust_explainability.localisation import Localisation, dilated, largest_box, overlap
 
@@ -54,6 +55,33 @@ def test_a_good_order_beats_its_reverse(scene: tuple[Tensor, Tensor, Tensor]) ->
     worst_insertion, worst_deletion = (area(c)[:, 0] for c in Curves(steps=12)(Left(), x, y, -maps))
     assert (insertion > worst_insertion).all()
     assert (deletion < worst_deletion).all()
+
+
+def test_the_blur_is_rises() -> None:
+    """Values of a pulse that scipy blurs within 11 pixels; on a constant picture what zeros beyond the edges leave."""
+    kernel = blur_kernel(11, 5.0)
+    assert [float(kernel[i, j]) for i, j in ((5, 5), (0, 5), (0, 0))] == pytest.approx(
+        [0.00883, 0.00827, 0.00774], abs=5e-6
+    )
+    assert float(kernel.sum()) == pytest.approx(1, abs=1e-5)
+
+    constant = blurred(torch.ones(1, 3, 40, 40), 11, 5.0)[0]
+    assert torch.allclose(constant[0], constant[2])
+    assert [float(constant[1, i, j]) for i, j in ((20, 20), (0, 20), (0, 0))] == pytest.approx(
+        [1, 0.55, 0.30], abs=0.006
+    )
+
+    x = torch.randn(2, 3, 16, 20)
+    for row, channel in ((0, 0), (1, 2)):
+        expected = convolve2d(x[row, channel].numpy(), kernel.numpy(), mode="same")  # zeros beyond the edges
+        assert torch.allclose(blurred(x, 11, 5.0)[row, channel], torch.from_numpy(expected), atol=1e-6)
+
+
+def test_bad_curves_are_named() -> None:
+    with pytest.raises(ValueError, match="steps=0: expected 1 or more"):
+        Curves(steps=0)
+    with pytest.raises(ValueError, match="blur=10: expected an odd number"):
+        Curves(blur=10)
 
 
 def test_steps_share_out_all_pixels() -> None:

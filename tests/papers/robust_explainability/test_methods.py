@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from captum.attr import InputXGradient as CaptumInputXGradient
 from captum.attr import LayerGradCam, LimeBase, NoiseTunnel, Saliency
+from scipy.ndimage import map_coordinates
 from sklearn.linear_model import Ridge
 from torch import Tensor, nn
 
@@ -182,6 +184,22 @@ def test_rises_masks() -> None:
     assert masks.mean() == pytest.approx(0.5, abs=0.01)
     assert torch.allclose(masks.mean(0), torch.full((14, 14), 0.5), atol=0.05)
     assert 32 * (7 + 1) == 256  # cells of 32 pixels, one more than the image needs, before the cut
+
+
+def test_rises_masks_are_mirrored_beyond_the_outer_cells() -> None:
+    """scipy's linear interpolation of the same grids with the border that eclique/RISE asks for."""
+    grid, cell = 4, 5
+    masks = random_masks(6, grid, 0.5, (20, 20), torch.Generator().manual_seed(3))
+    source = torch.Generator().manual_seed(3)
+    coarse = (torch.rand(6, 1, grid, grid, generator=source) < 0.5).double()[:, 0]
+    top, left = (torch.randint(cell, (6, 1), generator=source)[:, 0] for _ in range(2))
+    for number, mask in enumerate(masks):
+        rows, columns = (
+            (np.arange(20) + int(shift[number]) + 0.5) * grid / ((grid + 1) * cell) - 0.5 for shift in (top, left)
+        )
+        places = np.meshgrid(rows, columns, indexing="ij")
+        expected = map_coordinates(coarse[number].numpy(), places, order=1, mode="mirror")
+        assert torch.allclose(mask.double(), torch.from_numpy(expected), atol=1e-6)
 
 
 class Constant(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import namedtuple
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -61,7 +62,8 @@ def test_advprop_adds_one_affine_set_for_each_batch_norm() -> None:
 @pytest.fixture
 def batch() -> Batch:
     source = torch.Generator().manual_seed(0)
-    return Batch(torch.randn(8, 1, 16, 16, generator=source), torch.randint(10, (8,), generator=source))
+    pixels = (0.5 + 0.25 * torch.randn(8, 1, 16, 16, generator=source)).clamp(0, 1)  # some are black or white
+    return Batch((pixels - 0.5) / 0.25, torch.randint(10, (8,), generator=source))
 
 
 def module_of(monkeypatch: pytest.MonkeyPatch, **options: Any) -> AdvProp:
@@ -135,15 +137,51 @@ def test_the_weak_attack_stays_in_its_cube_and_nears_its_target(
     attack = WeakAttack(radius=4 / 255, steps=steps, step=1 / 255, clean_start=clean_start)
     module = module_of(monkeypatch, attack=attack)
     moved = module.attacked(batch.x, batch.y)
-    pixels = (0.25 * (moved - batch.x)).abs()
-    assert pixels.max() <= 4 / 255 + 1e-6
-    assert pixels.max() > 0
+    distance = (0.25 * (moved - batch.x)).abs()
+    assert distance.max() <= 4 / 255 + 1e-6
+    assert distance.max() > 0
+    pixels = 0.25 * moved + 0.5
+    assert pixels.min() >= -1e-6
+    assert pixels.max() <= 1 + 1e-6
 
     network, targets = module.network.eval(), torch.full((8,), 3)
-    std = torch.tensor(0.25).view(1, 1, 1)
-    near = attack(network, batch.x, targets, torch.zeros_like(batch.x), std)
+    mean, std = (torch.tensor(value).view(1, 1, 1) for value in (0.5, 0.25))
+    near = attack(network, batch.x, targets, torch.zeros_like(batch.x), mean, std)
     with torch.no_grad():
         assert F.cross_entropy(network(near), targets) < F.cross_entropy(network(batch.x), targets)
+
+
+def test_a_step_of_training_attacks_through_the_auxiliary_norms(monkeypatch: pytest.MonkeyPatch, batch: Batch) -> None:
+    """The main norms see clean images, the auxiliary ones the images that their own gradient, in evaluation mode, has
+    moved against: norms that say the opposite move pixels the other way."""
+    attack = WeakAttack(radius=2 / 255, steps=1, clean_start=1.0)
+    module = module_of(monkeypatch, attack=attack)
+    layers = [layer for layer in module.network.modules() if isinstance(layer, TwoNorms)]
+    with torch.no_grad():
+        for layer in layers:
+            layer.aux.weight.copy_(torch.randn(len(layer.aux.weight)))
+            layer.aux.bias.copy_(torch.randn(len(layer.aux.bias)))
+    monkeypatch.setattr(torch, "randint", lambda high, size: torch.full(size, 4))  # targets are labels + 4
+    moved = {}
+    for which in ("main", "aux"):
+        network = copy.deepcopy(module.network).eval()
+        x = batch.x.clone().requires_grad_()
+        with auxiliary(network) if which == "aux" else nullcontext():
+            F.cross_entropy(network(x), (batch.y + 4) % 10, reduction="sum").backward()
+        assert x.grad is not None
+        pixels = 0.25 * batch.x + 0.5
+        moved[which] = ((pixels - 2 / 255 * x.grad.sign()).clamp(0, 1) - 0.5) / 0.25
+
+    seen: list[tuple[bool, Tensor]] = []
+    module.network.register_forward_pre_hook(
+        lambda network, inputs: seen.append((layers[0].aux_in_use, inputs[0].detach())) if network.training else None
+    )
+    module.training_step(batch, 0)
+    (clean_norms, clean), (attacked_norms, attacked) = seen
+    assert (clean_norms, attacked_norms) == (False, True)
+    assert torch.equal(clean, batch.x)
+    assert torch.allclose(attacked, moved["aux"], atol=1e-5)
+    assert not torch.allclose(moved["main"], moved["aux"], atol=1e-3)
 
 
 def test_robust_training_with_a_radius_of_zero_is_vanilla_and_the_radius_is_in_pixels(batch: Batch) -> None:

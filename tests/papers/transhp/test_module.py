@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -84,7 +85,48 @@ def test_no_label_reaches_the_prediction() -> None:
     module.training_step((x, y.flip(0), (coarse + 1) % 5), 0)
     module.test_step((x, y, coarse), 0)
     module.test_step((x, y.flip(0), (coarse + 1) % 5), 0)
-    assert all(torch.allclose(z, seen[0], atol=1e-6) for z in seen)
+    *trained, first, first_masked, second, second_masked = seen
+    assert all(torch.allclose(z, first, atol=1e-6) for z in (*trained, second))
+    assert torch.allclose(first_masked, second_masked, atol=1e-6)
+
+
+def test_the_test_says_how_accurate_the_network_is_without_its_prompts(
+    logged: Callable[..., dict[str, float]],
+) -> None:
+    """Its head tells apart whether prompts were there: class 0 without them, class 1 with them."""
+    module = TransHP(small_network(), 10, [1.0]).eval()
+    randomise(module.network)
+    network, head = module.network, module.network.head
+    x = make_images(60)
+    features: list[Tensor] = []
+    hook = head.register_forward_pre_hook(lambda m, given: features.append(given[0].detach()))
+    network(x)
+    network.forward_masked(x)
+    hook.remove()
+    prompted, masked = features
+    with torch.no_grad():
+        apart, middle = (masked - prompted).mean(0), (masked + prompted).mean(0) / 2
+        head.weight.zero_()
+        head.bias.fill_(-1e3)
+        for label, sign in enumerate((1, -1)):
+            head.weight[label] = sign * apart
+            head.bias[label] = -sign * apart @ middle
+    plain = small_network("none").eval()
+    plain.load_state_dict({n: p for n, p in network.state_dict().items() if n in plain.state_dict()})
+    y = torch.zeros(60, dtype=torch.long)
+    coarse = y[:, None]
+
+    metrics = logged(module, (x[:40], y[:40], coarse[:40]), (x[40:], y[40:], coarse[40:]))
+
+    without, within = (100 * float((net(x).argmax(-1) == 0).float().mean()) for net in (plain, network))
+    assert without - within > 50
+    assert (metrics["test/masked_top1"], metrics["test/top1"]) == pytest.approx((without, within))
+
+
+def test_arms_without_prompts_have_none_to_mask(logged: Callable[..., dict[str, float]]) -> None:
+    for coarse, weights in (("class_token", [1.0]), ("none", [])):
+        metrics = logged(TransHP(small_network(coarse), 10, weights).eval(), make_batch())
+        assert "test/masked_top1" not in metrics
 
 
 def test_loss_of_an_untrained_network_on_imagenet() -> None:

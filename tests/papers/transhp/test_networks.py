@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from modules.transhp.levels import selectivity
 from modules.transhp.module import TransHP
-from modules.transhp.networks import COARSE, PromptingBlock, ViT, coarse_scores, from_timm
+from modules.transhp.networks import COARSE, Absorbed, PromptingBlock, ViT, coarse_scores, from_timm
 from tests.papers.transhp.helpers import (
     LEVELS,
     make_images,
@@ -125,6 +125,7 @@ def test_with_masked_prompts_the_network_is_the_plain_one(monkeypatch: pytest.Mo
     plain.load_state_dict({n: p for n, p in prompted.state_dict().items() if n in plain.state_dict()})
     x = make_images()
     assert not torch.allclose(prompted(x), plain(x), atol=1e-3)
+    assert torch.allclose(prompted.forward_masked(x), plain(x), atol=1e-6)
     mask_prompts(monkeypatch, 5)
     assert torch.allclose(prompted(x), plain(x), atol=1e-6)
     assert torch.allclose(prompted.score(x)[0], plain(x), atol=1e-6)
@@ -165,10 +166,11 @@ def test_attention_without_preference_absorbs_equal_shares() -> None:
         block.attn.qkv.bias[:32] = 0
         block.fc1.weight.zero_()
         block.fc2.weight.zero_()
-    absorbed: list[Tensor] = []
+    absorbed: list[Absorbed] = []
     network.score(make_images(), absorbed)
-    assert torch.allclose(absorbed[0], torch.tensor(1 / (4 + 1 + 5)))
-    target, ratio = selectivity(absorbed[0], torch.arange(6) % 5)
+    assert torch.allclose(absorbed[0].tokens, torch.tensor(1 / (4 + 1 + 5)))
+    assert torch.allclose(absorbed[0].class_token, torch.tensor(1 / (4 + 1 + 5)))
+    target, ratio = selectivity(absorbed[0].tokens, torch.arange(6) % 5)
     assert torch.allclose(target, torch.tensor(0.1))
     assert torch.allclose(ratio, torch.ones(6))
 
@@ -183,7 +185,8 @@ def test_absorption_is_what_attention_does() -> None:
     v = torch.eye(8).expand(2, 1, 8, 8)
     assert torch.allclose(F.scaled_dot_product_attention(q[:, :, :5], k, v)[:, 0], shares, atol=1e-6)
     assert torch.allclose(shares.sum(-1), torch.ones(2, 5))
-    assert torch.allclose(block.absorption(x), shares[:, :, 5:].mean(1))
+    assert torch.allclose(block.absorption(x).tokens, shares[:, :, 5:].mean(1))
+    assert torch.allclose(block.absorption(x).class_token, shares[:, 0, 5:])
 
 
 def test_no_prompts_is_one_linear_head_on_the_class_token_after_the_block() -> None:

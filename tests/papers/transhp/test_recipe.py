@@ -7,38 +7,131 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from experiments.config import claims, compose
 from experiments.running import training
-from experiments.running.plan import Plan
+from experiments.running.plan import Plan, plan
 from tests.papers.transhp.helpers import LEVELS, WEIGHTS
 
 
-def test_the_full_recipe_is_the_released_one(make_plan: Callable[..., Plan]) -> None:
-    stages = make_plan("paper=transhp", "scale=full").stages
-    method = stages["transhp"]
-    assert [tuple(level) for level in method.module["network"]["levels"]] == LEVELS
-    assert method.module["weights"] == WEIGHTS
-    assert method.module["label_smoothing"] == 0.1
-    assert method.trainer["max_epochs"] == 300
-    assert method.data["batch_size"] == method.reference_batch == 1024
-    assert method.module["optimizer"]["lr"] == 1e-3
-    assert method.module["optimizer"]["weight_decay"] == 0.05
-    source = method.data["source"]
-    assert (source["auto_augment"], source["erasing"], source["repeats"]) == ("rand-m9-mstd0.5-inc1", 0.25, 3)
-    assert stages["no_coarse"].module["weights"] == [0] * len(LEVELS)
-    assert (method.module["network"]["drop_path"], source["interpolation"]) == (0.1, "bicubic")
-    assert method.module["schedule"] == {
-        "_target_": "modules.transhp.schedules.deit_cosine",
-        "_partial_": True,
-        **{"base": 1e-3, "final": 1e-5, "warmup": 1e-6, "warmup_epochs": 5},
+def planned(*lines: str) -> Plan:
+    return plan(compose.compose(compose.request(["paper=transhp", *lines]).overrides), 0)
+
+
+@pytest.fixture(scope="module")
+def full() -> Plan:
+    return planned("scale=full")
+
+
+def test_every_arm_trains_as_released(full: Plan) -> None:
+    """300 epochs of 1024 images, AdamW, from 1e-6 over five epochs to 1e-3 and on a cosine to 1e-5, no MixUp."""
+    assert set(full.stages) == {"transhp", "baseline", "no_coarse", "no_prompts", "baseline_few", "transhp_few"}
+    for stage in full.stages.values():
+        assert stage.trainer["max_epochs"] == 300
+        assert stage.data["batch_size"] == stage.reference_batch == 1024
+        assert stage.module["optimizer"] == {
+            "_target_": "torch.optim.AdamW",
+            "_partial_": True,
+            "lr": 1e-3,
+            "weight_decay": 0.05,
+        }
+        assert stage.module["schedule"] == {
+            "_target_": "modules.transhp.schedules.deit_cosine",
+            "_partial_": True,
+            **{"base": 1e-3, "final": 1e-5, "warmup": 1e-6, "warmup_epochs": 5},
+        }
+        assert stage.module["label_smoothing"] == 0.1
+        assert not {"mixup", "cutmix", "ema"} & set(stage.module)
+
+
+def test_images_are_augmented_as_released(full: Plan) -> None:
+    source = full.stages["transhp"].data["source"]
+    assert (source["auto_augment"], source["color_jitter"]) == ("rand-m9-mstd0.5-inc1", 0.3)
+    assert (source["erasing"], source["erasing_mode"], source["repeats"]) == (0.25, "pixel", 3)
+    assert (source["image_size"], source["crop_scale"], source["interpolation"]) == (224, [0.08, 1.0], "bicubic")
+
+    photos = training.build({**source, "batch_size": 1024})
+    resize, centre = photos.transform(train=False).transform.transforms[:2]
+    assert (resize.size, resize.interpolation.value, centre.size) == (256, "bicubic", (224, 224))
+
+
+def test_prompts_are_in_the_first_eleven_blocks_and_their_losses_rise(full: Plan) -> None:
+    network = full.stages["transhp"].module["network"]
+    assert (network["dim"], network["depth"], network["heads"], network["mlp_ratio"]) == (384, 12, 6, 4.0)
+    assert (network["image_size"], network["patch"], network["drop_path"]) == (224, 16, 0.1)
+    assert [tuple(level) for level in network["levels"]] == LEVELS
+    weights = {"transhp": WEIGHTS, "no_prompts": WEIGHTS, "no_coarse": [0] * 11, "baseline": []}
+    weights |= {"transhp_few": WEIGHTS, "baseline_few": []}
+    assert {name: stage.module["weights"] for name, stage in full.stages.items()} == weights
+    kinds = {name: stage.module["network"]["coarse"] for name, stage in full.stages.items()}
+    assert kinds == {
+        **dict.fromkeys(("transhp", "transhp_few", "no_coarse"), "prompts"),
+        **dict.fromkeys(("baseline", "baseline_few"), "none"),
+        "no_prompts": "class_token",
     }
-    assert stages["transhp_few"].data["source"]["fraction"] == 0.1
-    cifar = make_plan("paper=transhp", "scale=full", "variant=cifar100").stages["transhp"]
-    assert cifar.module["network"]["levels"] == [[8, 20]]
-    for block in (10, 9, 8, 6):
-        late = make_plan("paper=transhp", "scale=full", f"variant=from_block_{block}").stages
-        assert list(late) == ["transhp"]
-        assert [tuple(level) for level in late["transhp"].module["network"]["levels"]] == LEVELS[block:]
-        assert late["transhp"].module["weights"] == WEIGHTS[block:]
+    shares = {name: stage.data["source"]["fraction"] for name, stage in full.stages.items()}
+    assert shares == {name: 0.1 if name.endswith("_few") else 1.0 for name in full.stages}
+
+
+@pytest.mark.parametrize(("variant", "dim", "heads", "depth"), [("vit_base", 768, 12, 12), ("vit_large", 1024, 16, 24)])
+def test_larger_networks(variant: str, dim: int, heads: int, depth: int) -> None:
+    for stage in planned("scale=full", f"variant={variant}").stages.values():
+        network = stage.module["network"]
+        assert (network["dim"], network["heads"], network["depth"]) == (dim, heads, depth)
+
+
+def test_cifar_100_has_its_twenty_superclasses_in_block_8() -> None:
+    stages = planned("scale=full", "variant=cifar100").stages
+    assert set(stages) == {"transhp", "baseline", "no_coarse", "no_prompts"}
+    assert {name: stage.module["weights"] for name, stage in stages.items()} == {
+        "transhp": [1],
+        "no_prompts": [1],
+        "no_coarse": [0],
+        "baseline": [],
+    }
+    for stage in stages.values():
+        assert stage.module["network"]["levels"] == [[8, 20]]
+        assert stage.module["network"]["image_size"] == 224
+        assert stage.module["classes"] == stage.module["network"]["classes"] == 100
+
+
+@pytest.mark.parametrize("block", [10, 9, 8, 6])
+def test_prompts_from_a_later_block_on(block: int) -> None:
+    stages = planned("scale=full", f"variant=from_block_{block}").stages
+    assert list(stages) == ["transhp"]
+    assert [tuple(level) for level in stages["transhp"].module["network"]["levels"]] == LEVELS[block:]
+    assert stages["transhp"].module["weights"] == WEIGHTS[block:]
+    assert stages["transhp"].data["skip"] == block
+
+
+def test_published_numbers_hang_on_the_arms_they_came_from() -> None:
+    rows = compose.paper_file("transhp")["published"]
+    published = {(row.get("variant"), f"{row['stage']}/{row['metric']}"): row["value"] for row in rows}
+    pairs = {
+        ("vit_base", ""): (76.68, 79.51),
+        ("vit_large", ""): (76.37, 78.8),
+        (None, "_few"): (25.24, 37.93),
+        ("half", "_few"): (67.87, 70.74),
+        ("fifth", "_few"): (44.6, 53.71),
+        ("cifar100", ""): (61.77, 67.09),
+        (None, ""): (76.21, 78.65),
+    }
+    expected = {(variant, f"baseline{few}/test/top1"): value for (variant, few), (value, _) in pairs.items()}
+    expected |= {(variant, f"transhp{few}/test/top1"): value for (variant, few), (_, value) in pairs.items()}
+    expected |= {(None, "transhp/test/top5"): 93.614}
+    expected |= {(None, "no_prompts/test/top1"): 77.58, (None, "no_coarse/test/top1"): 76.21}
+    late = {10: 77.71, 9: 78.5, 8: 78.57, 6: 78.85}
+    expected |= {(f"from_block_{block}", "transhp/test/top1"): value for block, value in late.items()}
+    expected |= {("cifar100", "no_prompts/test/top1"): 63.78}
+    expected |= {("cifar100", "transhp/test/absorption"): 0.09, ("cifar100", "transhp/test/ratio"): 4.0}
+    assert published == expected
+
+
+def test_the_main_claim_is_about_prompts_and_not_about_coarse_losses(full: Plan) -> None:
+    """Prompts are used: images absorb their own, and without them the trained network is worse."""
+    main = claims.read(full.config).main
+    assert main is not None
+    assert (main.better, main.than) == ("transhp/test/top1", "no_prompts/test/top1")
+    assert main.requires == ["transhp/test/ratio > 1", "transhp/test/masked_top1 < transhp/test/top1 - 1"]
 
 
 @pytest.mark.parametrize("scale", ["full", "mini"])

@@ -6,7 +6,6 @@ does, it makes the folder that `Payload` names.
 
 from __future__ import annotations
 
-import copy
 import io
 import pickle
 import runpy
@@ -30,7 +29,8 @@ from experiments.commands import cli
 from experiments.common import files
 from experiments.common.errors import InputError, explain
 from experiments.config import compose, instantiate, reading
-from experiments.evidence import registration, results
+from experiments.evidence import layout, results
+from experiments.evidence.records import Entry, Record
 from experiments.pages import console, report, view
 from experiments.pages.progress import Board
 from experiments.running import plan
@@ -311,24 +311,24 @@ def configured(where: str, text: str, lines: Sequence[str], folder: Path) -> int
     return cli.main(command, "", [])
 
 
-def renamed(done: Plan, text: str) -> dict[str, Any]:
+def renamed(done: Plan, text: str) -> Entry:
     """A run's entry with names that act on whoever shows them unescaped."""
-    entry = copy.deepcopy(results.build([done], 1, [text], {}))
-    for claim in entry["claims"]:
-        claim |= {"name": text, "refuted_by": text, "reason": text}
-    entry["published"] = [item | {"stage": text, "protocol": text, "source": text} for item in entry["published"]]
-    stages = entry["stages"].items()
-    entry["stages"] = {name + text: stage | {"about": text, "needs": []} for name, stage in stages}
-    return entry
+    entry = results.build([done], 1, [text], {})
+    for claim in entry.claims:
+        claim.name = claim.refuted_by = claim.reason = text
+    for item in entry.published:
+        item.stage = item.protocol = item.source = text
+    told = {"about": text, "needs": []}
+    stages = {name + text: stage.model_copy(update=told) for name, stage in entry.stages.items()}
+    return entry.model_copy(update={"stages": stages})
 
 
 def page(done: Plan, folder: Path) -> int:
     """0 if the report shows hostile names as text."""
-    blank = {"registered": registration.new(done.config, 0), "history": [], "elsewhere": []}
-    entries = {done.scale: {**renamed(done, HTML), **blank}}
-    record = {"key": done.paper, "title": HTML, "about": HTML, "deviations": [], "entries": entries}
+    entries = {done.scale: renamed(done, HTML)}
+    record = Record(key=done.paper, title=HTML, arxiv=None, about=HTML, deviations=[], entries=entries)
     results.RESULTS = folder
-    files.write_json(folder / f"{done.paper}.json", record)
+    files.write_text(folder / f"{done.paper}.json", layout.text(record))
     written = report.build([done.paper], folder / "site")
     return int(any(HTML in path.read_text(encoding="utf-8") for path in written))
 

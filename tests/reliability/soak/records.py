@@ -30,6 +30,11 @@ def damages() -> dict[str, Callable[[bytes], bytes]]:
     def first(record: dict[str, Any]) -> dict[str, Any]:
         return next(iter(record["entries"].values()))
 
+    def row(record: dict[str, Any]) -> dict[str, Any]:
+        """What one stage gave for one seed."""
+        stage = next(iter(first(record)["stages"].values()))
+        return next(iter(stage["runs"].values()))
+
     return {
         "empty": lambda content: b"",
         "cut in half": lambda content: content[: len(content) // 2],
@@ -44,6 +49,10 @@ def damages() -> dict[str, Callable[[bytes], bytes]]:
         "with entries that are a list": changed(lambda record: record.update(entries=[])),
         "with an entry that is a number": changed(lambda record: record["entries"].update(mini=5)),
         "with an entry without seeds": changed(lambda record: first(record).pop("seeds")),
+        "with a seed's row of another length": changed(lambda record: row(record)["values"].pop()),
+        "with a key that is misspelt": changed(lambda record: first(record).update(verdicts=[])),
+        "with a number that is a text": changed(lambda record: row(record).update(seconds="3")),
+        "of a format to come": changed(lambda record: record.update(format=9)),
         "with an entry without history": changed(lambda record: first(record).pop("history")),
     }
 
@@ -85,14 +94,13 @@ def damaged(paper: str, folder: Path) -> Iterator[Trial]:
 
 def raced(paper: str, folder: Path) -> Iterator[Trial]:
     """Two processes that write an entry each into one file at the same moment: both are there afterwards."""
-    original = json.loads((results.RESULTS / f"{paper}.json").read_text(encoding="utf-8"))
-    entry = {**next(iter(original["entries"].values())), "stages": {}}
+    entry = next(iter(results.entries(paper).values())).model_copy(update={"stages": {}})
     folder.mkdir(parents=True, exist_ok=True)
 
     def write(number: int, start: Any) -> int:
         results.RESULTS = folder
         start.wait(HANGS)
-        results.update(paper, f"mini+{number}", lambda stored: dict(entry))
+        results.update(paper, f"mini+{number}", lambda stored: entry)
         return 0
 
     for turn in range(WRITERS):

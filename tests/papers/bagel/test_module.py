@@ -348,14 +348,3 @@ def test_photos_are_equally_large_and_their_label_is_any_of_them(make_plan: Call
     assert data["_target_"] == "datamodules.common.composites.Composites"
     assert "prominence" not in data
     assert not any(c.than == "middle/test/macro_top1" for c in claims.read(this.config).claims)
-
-
-def test_full_recipe_follows_the_models_it_names(make_plan: Callable[..., Plan]) -> None:
-    full = make_plan("paper=bagel", "scale=full").stages
-    assert full["weak"].data["models"] == ["resnet18.tv_in1k"]
-    assert full["slice"].data["models"] == ["resnet50.tv2_in1k", "tf_efficientnet_lite0.in1k", "resnet18.tv_in1k"]
-    assert full["slice"].needs == {"judges": ["strong", "middle"], "network": "weak"}
-    assert all(full[name].module["collapse"] for name in ("weak", "middle", "strong", "strongest"))
-    lites = make_plan("paper=bagel", "scale=full", "variant=lites").stages
-    assert lites["slice"].data["models"] == [f"tf_efficientnet_lite{n}.in1k" for n in (2, 1, 0)]
-    assert lites["strong"].data["models"] == ["tf_efficientnet_lite2.in1k"]

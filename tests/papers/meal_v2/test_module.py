@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import pytest
 import timm
@@ -11,11 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.running import training
-from experiments.running.plan import Plan
 from modules.common.classifier import Classifier
 from modules.common.distillation import entropy, similarity_loss, soft_target
-from modules.common.schedules import Position
 from modules.meal_v2 import Discriminator, Ensemble, MealV2, cutmix, discriminator_loss, reverse_gradient
 
 LN2 = math.log(2)
@@ -198,22 +194,6 @@ def test_cutmix_pastes_one_box_from_the_same_batch() -> None:
     assert len(columns) == int(columns.max() - columns.min()) + 1
 
 
-def test_learning_rate_drops_for_every_group_at_epoch_101(make_plan: Callable[..., Plan]) -> None:
-    stage = make_plan("scale=full").stages["student"]
-    schedule = stage.module["schedule"]
-    assert stage.trainer["max_epochs"] == 180
-    assert stage.module["optimizer"]["weight_decay"] == 0
-    assert stage.data["batch_size"] == stage.reference_batch == 512
-    module = meal(
-        optimizer=training.build(stage.module["optimizer"]), schedule=training.build(schedule), discriminator_lr=1e-4
-    )
-    groups = module.configure_optimizers().param_groups
-    assert [g["lr"] for g in groups] == [0.01, 1e-4]
-    assert module.schedule is not None
-    factors = [module.schedule(Position(epoch, 0, 2503, 180)) for epoch in (0, 100, 101, 179)]
-    assert factors == pytest.approx([1, 1, 0.1, 0.1])
-
-
 def test_ensemble_is_the_log_of_the_mean_probability() -> None:
     members = [classifier(1).eval(), classifier(2).eval()]
     x = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -239,18 +219,3 @@ def test_ensemble_is_the_log_of_the_mean_probability() -> None:
 def test_published_sizes(name: str, count: int) -> None:
     with torch.device("meta"):
         assert parameters(timm.create_model(name, pretrained=False)) == count
-
-
-def test_full_recipe_names_its_weights_in_full(make_plan: Callable[..., Plan]) -> None:
-    """timm's plain names have moved to other weights; only a full tag pins the published start and teachers."""
-    full = make_plan("scale=full").stages
-    names = {n: full[n].module["network"]["model_name"] for n in ("teacher_a", "teacher_b", "init")}
-    assert names == {
-        "teacher_a": "senet154.gluon_in1k",
-        "teacher_b": "resnet152s.gluon_in1k",
-        "init": "resnet50.ram_in1k",
-    }
-    assert all(timm.is_model_pretrained(name) for name in names.values())
-    large = make_plan("scale=full", "variant=resnet50_380").stages
-    assert large["teacher_a"].module["network"]["model_name"] == "tf_efficientnet_b4.ns_jft_in1k"
-    assert large["student"].data["image_size"] == 380

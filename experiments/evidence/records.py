@@ -1,0 +1,403 @@
+"""What results/<key>.json holds, as classes. Imports no torch.
+
+A field without a default is always written, also where it is null; one with a default only where it says something
+else. Times are ISO 8601 with their zone; seconds are of the wall clock unless their name says CPU.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from experiments.config.claims import Check, Claim, Published
+from experiments.config.expressions import Table
+from experiments.evidence import words
+
+FORMAT = 2  # of the files; 1 had a list of seeds' values for each metric
+MOST_TEXT = 20_000  # letters of one text
+MOST_SEEDS = 10_000
+MOST_ITEMS = 10_000  # of one list or mapping, curves' points among them
+
+Number = int | float  # as a paper's file writes it: 1 stays 1
+Seeds = Annotated[list[int], Field(max_length=MOST_SEEDS)]
+Values = Annotated[list[float | None], Field(max_length=MOST_SEEDS)]  # one for each seed; None where it did not run
+Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
+Names = Annotated[list[str], Field(max_length=MOST_ITEMS)]
+Setting = str | list[str] | None
+Fact = str | int | float | list[str] | None  # of a machine or a package
+
+
+class Part(BaseModel):
+    """A part of a record: no key beside its own, no value of another type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, str_max_length=MOST_TEXT)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _know_every_key(cls, value: Any) -> Any:
+        """Raises ValueError with the nearest key for one that does not exist."""
+        for key in value if isinstance(value, Mapping) else ():
+            if key not in cls.model_fields:
+                close = difflib.get_close_matches(str(key), cls.model_fields, n=1)
+                raise ValueError(f"key {key!r} does not exist" + (f"; did you mean {close[0]!r}?" if close else ""))
+        return value
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON holds it: without what has its default."""
+        return self.model_dump(exclude_defaults=True)
+
+
+class Code(Part):
+    """Of one commit, or of several in one text; dirty where files differed from it, None where git did not say."""
+
+    commit: str | None
+    dirty: bool | None
+
+
+class Hardware(Part):
+    cpu: str
+    cores: int
+    system: str
+    gpus: Names = []
+
+
+class Provenance(Part):
+    """When, with what code and on what machine the stages of an entry ran.
+
+    Attributes:
+        threads: of one stage.
+        seconds: of all stages and seeds together, by the wall clock.
+        cpu_seconds: likewise, of all their processes' CPU time; None where a stage's was not measured.
+    """
+
+    written: str
+    code: Code
+    versions: dict[str, str]
+    hardware: Hardware
+    threads: int | None = None
+    seconds: float
+    cpu_seconds: float | None = None
+
+
+class Registration(Part):
+    """Under what an entry's seeds run, fixed before the first of them.
+
+    Attributes:
+        hash: twelve hex digits, see registration.digest; None of one that came before there were any.
+        at, commit, dirty: when it was made, and with which code.
+        stream: which seeds follow from it; 0 where they were given by hand.
+        why: it replaced an earlier one.
+        seen: its claims were written after its seeds had run.
+        by_hand: its seeds or settings were chosen by whoever ran it.
+        rewritten: further hashes of the same experiment, from when its configuration was written otherwise.
+    """
+
+    hash: str | None
+    at: str | None
+    commit: str | None
+    dirty: bool | None = None
+    stream: int
+    why: str = ""
+    seen: bool = False
+    by_hand: bool = False
+    rewritten: Names = []
+
+    def binds(self, digest: str) -> bool:
+        """Whether this is the registration of a configuration with that digest."""
+        return digest == self.hash or digest in self.rewritten
+
+
+class Verdict(Part):
+    """A claim's verdict in short."""
+
+    main: bool
+    verdict: str
+    difference: float | None
+    interval: Interval | None
+
+
+class HistoryItem(Part):
+    """What stays of an entry that was recorded anew, and why it was."""
+
+    registered: Registration
+    seeds: Seeds
+    verdicts: dict[str, Verdict]
+    commit: str | None
+    at: str | None
+    why: str
+
+
+class Elsewhere(Part):
+    """What another machine found under the same registration; differs: what -> [recorded, there]."""
+
+    hardware: Hardware
+    differs: dict[str, list[Fact]] = {}
+    commit: str | None
+    at: str
+    seeds: Seeds
+    claims: dict[str, Verdict]
+
+
+class Joined(Part):
+    """Seeds that ran on another machine than the first ones."""
+
+    seeds: Seeds
+    hardware: Hardware
+    versions: dict[str, str]
+
+
+class Confirmation(Part):
+    """A recorded seed of one stage that later code gave anew, to the last bit.
+
+    Attributes:
+        fingerprint: of the stage with the later code.
+        numbers: how many were compared.
+        against: where the record's machine was another one, the commit whose code gave the numbers on this `cpu`.
+    """
+
+    fingerprint: str
+    numbers: int
+    seed: int
+    commit: str | None
+    at: str
+    against: str | None = None
+    cpu: str | None = None
+
+
+class Dataset(Part):
+    name: str
+    source: str
+    identity: str
+    split: str
+    sizes: dict[str, int]
+
+
+class Curve(Part):
+    """A logged metric by epoch, over seeds: lists of one length."""
+
+    epoch: Annotated[list[float], Field(max_length=MOST_ITEMS)]
+    mean: Annotated[list[float], Field(max_length=MOST_ITEMS)]
+    low: Annotated[list[float], Field(max_length=MOST_ITEMS)]
+    high: Annotated[list[float], Field(max_length=MOST_ITEMS)]
+
+
+class StageRecord(Part):
+    """One stage over an entry's seeds.
+
+    Attributes:
+        fingerprints, seconds, cpu_seconds: one for each seed of the entry; None where the stage did not run or, of
+            CPU time, where it was not measured.
+        metrics: name -> one value for each seed; empty where a seed of the first look did not finish.
+        failed: why a seed did not finish; may be empty.
+        batch: global, devices and reference.
+        peak_memory_mb: MiB.
+        content: a hash of its data files; empty where it reads none.
+    """
+
+    about: str
+    fit: bool
+    needs: Names
+    fingerprints: Annotated[list[str | None], Field(max_length=MOST_SEEDS)]
+    metrics: Annotated[dict[str, Values], Field(max_length=MOST_ITEMS)]
+    failed: str = ""
+    seconds: Values
+    cpu_seconds: Values = []
+    epochs: int | None
+    parameters: int | None
+    precision: str | None
+    batch: dict[str, int | None] | None
+    learning_rates: list[float] | None
+    peak_memory_mb: int | None
+    switches: Names = []
+    data: Dataset | None
+    content: str = ""
+    curves: dict[str, Curve]
+
+    def total_seconds(self) -> float:
+        """Of all seeds, by the wall clock."""
+        return sum(value for value in self.seconds if value is not None)
+
+    def total_cpu_seconds(self) -> float | None:
+        """Of all seeds; None unless it was measured wherever the stage ran."""
+        ran = [value is not None for value in self.seconds]
+        measured = [value is not None for value in self.cpu_seconds] or [False] * len(ran)
+        return sum(value for value in self.cpu_seconds if value is not None) if ran == measured else None
+
+
+class Comparison(Part):
+    """A precondition: both sides' means over seeds, and whether it holds; None if that cannot be told."""
+
+    text: str
+    values: list[float] | None
+    holds: bool | None
+    reason: str
+
+    def said(self) -> str:
+        """The comparison, and what it is instead."""
+        return f"{self.text} ({self.reason})" if self.values is None else f"{self.text} (it is {self.values[0]:.3g})"
+
+
+class CheckResult(Part):
+    """A comparison that is shown and is no evidence."""
+
+    name: str
+    text: str
+    values: list[float] | None
+    holds: bool | None
+    reason: str
+
+
+class PublishedDifference(Part):
+    difference: Number
+    source: str
+
+
+class JudgedClaim(Part):
+    """A claim with its rule, and what its rule made of the seeds.
+
+    Attributes:
+        seeds, per_seed: the seeds that it was judged by, and the difference of each, in the claim's unit.
+        difference, interval: their mean and its 95% interval; None where there is none.
+        needed: about how many seeds would decide.
+        evidence: e-value, at most 1e12.
+        outcomes: of kind "images": pairs of a difference of single images and how many have it.
+        found: of exploratory claims, whether e-BH over all of them lets it be called found.
+    The others are those of experiments.config.claims.Claim.
+    """
+
+    name: str
+    main: bool
+    asked_by: str
+    kind: str
+    better: str
+    than: str | int | float
+    lower_is_better: bool
+    unit: str
+    margin: Number
+    worth: Number | None
+    within: Number | None
+    range: list[Number] | None
+    test_over_train: Number | None
+    rule: str
+    refuted_by: str
+    published: PublishedDifference | None
+    requires: list[Comparison]
+    seeds: Seeds
+    per_seed: Annotated[list[float], Field(max_length=MOST_SEEDS)]
+    difference: float | None
+    interval: Interval | None
+    verdict: str
+    reason: str
+    needed: int | None
+    evidence: float | None
+    outcomes: list[list[Number]] | None
+    found: bool | None
+
+    def claim(self) -> Claim:
+        """What it was judged by."""
+        told = {name: getattr(self, name) for name in Claim.__dataclass_fields__ if name in type(self).model_fields}
+        published = self.published.model_dump() if self.published is not None else None
+        return Claim(**{**told, "published": published, "requires": [item.text for item in self.requires]})
+
+    def short(self) -> Verdict:
+        return Verdict(main=self.main, verdict=self.verdict, difference=self.difference, interval=self.interval)
+
+
+class PublishedResult(Part):
+    """A number that the paper reports, and ours: its mean over seeds and the mean's 90% interval."""
+
+    stage: str
+    metric: str
+    value: Number
+    dataset: str
+    protocol: str
+    source: str
+    variant: Setting
+    tolerance: Number
+    kind: str
+    scale: Setting
+    verdict: str
+    ours: float | None
+    interval: Interval | None
+
+    def published(self) -> Published:
+        return Published(**{name: getattr(self, name) for name in Published.__dataclass_fields__})
+
+
+class Entry(Part):
+    """Everything known about one setting of a paper.
+
+    Attributes:
+        looked: seeds, from the first, that every stage ran for; later ones may have the main claim's stages alone.
+        overrides: what the user gave beyond paper, scale and variant.
+        stopped: why no further seed was run.
+        next: a registration that has begun and has no finished record yet.
+        seal: a hash of all the rest, see results.seal.
+    """
+
+    scale: str
+    variant: str | None
+    about: str
+    seeds: Seeds
+    looked: int
+    overrides: Names
+    registered: Registration
+    next: Registration | None = None
+    stopped: str = ""
+    claims: list[JudgedClaim]
+    checks: list[CheckResult]
+    published: list[PublishedResult]
+    stages: Annotated[dict[str, StageRecord], Field(max_length=MOST_ITEMS)]
+    provenance: Provenance
+    joined: list[Joined] = []
+    confirmed: dict[str, Confirmation] = {}
+    history: list[HistoryItem]
+    elsewhere: list[Elsewhere]
+    seal: str = ""
+
+    def main_claim(self) -> JudgedClaim | None:
+        return next((claim for claim in self.claims if claim.main), None)
+
+    def complete(self) -> bool:
+        """Whether it answers its question: a verdict for the main claim, or for every claim where none is main."""
+        main = self.main_claim()
+        judged = [main] if main is not None else self.claims
+        told = all(claim.verdict != words.NOT_RUN for claim in judged)
+        return bool(self.seeds) and told and any(stage.metrics for stage in self.stages.values())
+
+    def table(self) -> Table:
+        """Its metrics: stage -> metric -> seed -> value."""
+        return {
+            name: {
+                metric: {seed: value for seed, value in zip(self.seeds, values, strict=True) if value is not None}
+                for metric, values in stage.metrics.items()
+            }
+            for name, stage in self.stages.items()
+            if stage.metrics
+        }
+
+    def checks_asked(self) -> list[Check]:
+        return [Check(item.name, item.text) for item in self.checks]
+
+    def mean_seconds(self) -> dict[str, float]:
+        """Of each stage that ran, over seeds, by the wall clock."""
+        ran = {name: [v for v in stage.seconds if v is not None] for name, stage in self.stages.items()}
+        return {name: sum(values) / len(values) for name, values in ran.items() if values}
+
+    def verdicts(self) -> dict[str, Verdict]:
+        """Each claim's, in short."""
+        return {claim.name: claim.short() for claim in self.claims}
+
+
+class Record(Part):
+    """A paper's results file."""
+
+    key: str
+    title: str
+    arxiv: str | None
+    about: str
+    deviations: list[dict[str, str | int | float | bool | None]]
+    entries: dict[str, Entry]
