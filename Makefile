@@ -14,6 +14,7 @@ reads-papers        := PAPER ARGS
 reads-report        := PAPER ARGS
 reads-check-results := PAPER ARGS
 reads-tune          := PAPER SCALE VARIANT ARGS
+reads-register      := PAPER SCALE VARIANT ARGS
 reads-sweep         := PAPER SCALE VARIANT SEEDS SWEEP ARGS
 reads-dashboard     := PAPER SCALE VARIANT ARGS
 reads-export        := PAPER SCALE VARIANT STAGE ARGS
@@ -52,7 +53,7 @@ seeds    = $(subst $(space),$(comma),$(strip $(subst $(comma),$(space),$(SEEDS))
 GIVEN    = $(if $(PAPER),paper=$(PAPER)) scale=$(or $(SCALE),mini) $(if $(VARIANT),variant=$(VARIANT)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce tune test test-all papers report check-results sweep dashboard export compare confirm soak bench lint lock schema readme clean
+.PHONY: help setup reproduce tune register test test-all papers report check-results sweep dashboard export compare confirm soak bench lint lock schema readme clean
 
 help: ## this text
 	@echo "Reprise re-runs image-modelling papers and computes whether their claims hold."
@@ -84,6 +85,9 @@ reproduce: $(READY) ## train a paper's method and baselines until its main claim
 
 tune: $(READY) ## one grid for all arms that the main claim compares, on validation data of pilot seeds
 	@$(BIN)/python -m experiments.commands.tune $(GIVEN)
+
+register: $(READY) ## fix claims, recipe, code and data of a setting in a commit, before its first seed (why='...')
+	@$(BIN)/python -m experiments.commands.register $(GIVEN)
 
 test: $(READY) ## before each commit: units, every paper's smoke run, faults (minutes); PAPER=K: what its files reach
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(if $(PAPER),--paper $(PAPER)) $(ARGS)

@@ -124,13 +124,12 @@ def recorded_worth() -> list[float]:
     """Worth over the seeds' deviation, of the main claims that have both, from low to high."""
     ratios = []
     for paper in compose.papers():
-        record = results.read(paper)
-        entry = record["entries"].get("mini") if record else None
-        main = results.main_claim(entry) if entry else None
-        if main is None or not main["worth"] or len(main["per_seed"]) < FIRST:
+        entry = results.entry(paper, "mini")
+        main = entry.main_claim() if entry is not None else None
+        if main is None or not main.worth or len(main.per_seed) < FIRST:
             continue
-        if (deviation := sequences.deviation(main["per_seed"])) > 0:
-            ratios.append(main["worth"] / deviation)
+        if (deviation := sequences.deviation(main.per_seed)) > 0:
+            ratios.append(main.worth / deviation)
     return sorted(ratios)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import json
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,11 +18,14 @@ from typing import Any
 
 from experiments.commands import catalog, cli
 from experiments.common.errors import InputError
+from experiments.common.memory import CONFIGURATION, remember
 from experiments.common.paths import ROOT
-from experiments.config import compose
+from experiments.config import claims, compose
 from experiments.config.claims import Questions
-from experiments.evidence import registration, results
+from experiments.evidence import registration, registrations, results
+from experiments.evidence.order import History, problems
 from experiments.evidence.records import Entry, Record
+from experiments.running.plan import SEEDS
 
 HELP = """\
 Re-derive every recorded interval, verdict and table from per-seed values.
@@ -29,26 +33,34 @@ Re-derive every recorded interval, verdict and table from per-seed values.
   python -m experiments.commands.check_results            all papers
   python -m experiments.commands.check_results meal_v2    one of them
 
+  --require-history  fail where git cannot tell that registrations came before their results (a shallow clone, a tarball)
+
 """
 
 
 def main(argv: list[str]) -> int:
     from experiments.pages import console
 
+    required = "--require-history" in argv
+    argv = [word for word in argv if word != "--require-history"]
     papers = cli.papers_named(argv) or [path.stem for path in sorted(results.RESULTS.glob("*.json"))]
-    wrong, entries = [], 0
+    wrong, entries, filed = [], 0, 0
     for paper in papers:
         record = results.read(paper)
         if record is None:
             raise InputError(f"{paper} has no record in {results.RESULTS}")
         entries += len(record.entries)
+        filed += sum(entry.registered.filed for entry in record.entries.values())
         wrong += list(check(record))
     if not argv:
         wrong += list(_readme())
     for line in wrong:
         console.say(console.Text.assemble(("differs", "red"), f" {line}"))
     console.say(f"{entries} entries of {len(papers)} papers re-derived, {len(wrong)} differences")
-    return 1 if wrong else 0
+    unknown = History(ROOT).unknown() if filed else ""
+    if unknown:
+        console.say(f"whether {filed} registrations came before their results is not checked: {unknown}")
+    return 1 if wrong or (unknown and required) else 0
 
 
 def check(record: Record) -> Iterator[str]:
@@ -66,7 +78,8 @@ def check(record: Record) -> Iterator[str]:
         for part in ("claims", "checks", "published"):
             recorded, derived = ([item.model_dump() for item in getattr(e, part)] for e in (entry, again))
             yield from differences(recorded, derived, f"{where}: {part}")
-        yield from _registered(entry, where)
+        yield from _registered(paper, title, entry, where)
+        yield from _declared(paper, title, entry, where)
         yield from _runs(paper, entry, where)
 
 
@@ -102,16 +115,75 @@ def _fits(entry: Entry) -> bool:
     )
 
 
-def _registered(entry: Entry, where: str) -> Iterator[str]:
-    """Registered entries have exactly the seeds of their stream, in order; none of them twice in the history."""
+def _registered(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
+    """Registered entries have exactly the seeds of their registration, in order; none of them twice in the history."""
     made = entry.registered
-    if not made.seen and not made.by_hand:
-        expected = [registration.seed(made.stream, i) for i in range(len(entry.seeds))]
-        if list(entry.seeds) != expected:
-            yield f"{where}: seeds {entry.seeds} are not the first of stream {made.stream}"
+    if title != results.title(entry.scale, entry.variant, made.by_hand):
+        yield f"{where}: is an entry of {results.title(entry.scale, entry.variant, made.by_hand)}"
+    if made.seen or made.by_hand:
+        return
+    if made.filed and len(entry.seeds) > SEEDS:
+        yield f"{where}: {len(entry.seeds)} seeds; a registration has {SEEDS}"
+    elif list(entry.seeds) != [registration.seed(made, index) for index in range(len(entry.seeds))]:
+        yield f"{where}: seeds {entry.seeds} are not the first of registration {made.hash}"
+    if made.filed:
+        yield from _filed(paper, title, entry, where)
+        return
     streams = [item.registered.stream for item in entry.history if not item.registered.seen]
-    if made.stream in streams and not made.by_hand and not any("recorded again" in item.why for item in entry.history):
+    if made.stream in streams and not any("recorded again" in item.why for item in entry.history):
         yield f"{where}: stream {made.stream} was used before"
+
+
+def _filed(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
+    """A registration's file is what its hash says, came first, and holds the claims that were judged."""
+    files = [item for item in registrations.all_of(paper, title) if item.hash == entry.registered.hash]
+    if not files:
+        yield f"{where}: registration {entry.registered.hash} has no file in {registrations.folder(paper)}"
+        return
+    asked = [_comparable(content) for content in files[0].bound["claims"]]
+    if asked != [_comparable(claim.claim().content()) for claim in entry.claims]:
+        yield f"{where}: its claims are not those of {files[0].path.name}"
+    history = History(ROOT)
+    if not history.unknown():
+        registered = str(files[0].path.relative_to(ROOT))
+        record = str((results.RESULTS / f"{paper}.json").relative_to(ROOT))
+        yield from (f"{where}: {line}" for line in problems(history, registered, record, files[0].hash, title))
+
+
+def _declared(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
+    """The claims of an entry are those of its paper's file, wherever the file is still what was registered."""
+    lines = [f"paper={paper}", f"scale={entry.scale}", *entry.overrides]
+    lines += [f"variant={entry.variant}"] if entry.variant else []
+
+    def differing() -> list[str]:
+        try:
+            config = compose.resolve(compose.compose(compose.request(lines).overrides), 0)
+        except InputError:
+            return []  # it is stale, and told so
+        if not entry.registered.binds(registration.digest(config)):
+            return []
+        asked = {claim.name: _comparable(claim.content()) for claim in claims.read(config).claims}
+        judged = {claim.name: _comparable(claim.claim().content()) for claim in entry.claims}
+        lost = [f"{name!r} is missing" for name in asked if name not in judged]
+        added = [f"{name!r} is none of the paper's file" for name in judged if name not in asked]
+        both = [name for name in asked if name in judged and asked[name] != judged[name]]
+        return [*lost, *added, *(f"{name!r}: {_first_key(asked[name], judged[name])}" for name in both)]
+
+    for line in remember("claims", paper, f"{title} {entry.seal}", CONFIGURATION, differing):
+        yield f"{where}: claims: {line}"
+
+
+def _comparable(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a claim says, without the settings it is about, as JSON holds it."""
+    said = {key: value for key, value in content.items() if key not in ("scale", "variant")}
+    plain: dict[str, Any] = json.loads(json.dumps(said, default=dict))
+    return plain
+
+
+def _first_key(asked: Mapping[str, Any], judged: Mapping[str, Any]) -> str:
+    """The first key in which two claims differ, in words."""
+    key = next(key for key in asked if asked[key] != judged.get(key))
+    return f"{key} is {judged.get(key)!r}, the paper's file says {asked[key]!r}"
 
 
 def _runs(paper: str, entry: Entry, where: str) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from experiments.commands import exploring
 from experiments.commands.setting import Setting
 from experiments.common.paths import ROOT
 from experiments.evidence import merge, results
@@ -20,7 +21,7 @@ def write(setting: Setting, entry: Entry, registered: Registration, plan: Plan) 
         plan: of any of its seeds.
     """
     results.write_summary(entry, plan)
-    if not setting.is_recorded:
+    if not setting.is_recorded or setting.explores:
         return
     before = results.entry(setting.paper, setting.title)
     if setting.writes_on:
@@ -34,6 +35,8 @@ def write(setting: Setting, entry: Entry, registered: Registration, plan: Plan) 
 
 def where(setting: Setting) -> str:
     """The file that write() wrote to, and how to write to the other one."""
+    if setting.explores:
+        return f"none, since nothing is registered: {exploring.command(setting)}"
     folder = results.RESULTS if setting.writes_on else results.here()
     path = os.path.relpath(folder / f"{setting.paper}.json", ROOT)
     return path if setting.writes_on else f"{path} (results/ stays as it is; record=true writes it on)"

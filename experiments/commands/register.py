@@ -13,12 +13,12 @@ from experiments.commands import cli
 from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose
-from experiments.evidence import registrations, results
+from experiments.evidence import registration, registrations, results, tuning
 from experiments.evidence.registrations import Filed
 from experiments.identity import definitions
 from experiments.identity.fingerprint import targets
 from experiments.running import preconditions
-from experiments.running.plan import Plan, plan
+from experiments.running.plan import SEEDS, Plan, plan
 
 HELP = """\
 Fix a setting before its first seed: claims, resolved recipe, decision rule, tuning, ranges of the replication, and the
@@ -42,11 +42,14 @@ def main(argv: list[str]) -> int:
     if personal := results.personal(request.given):
         raise InputError(f"{personal[0]}: a registration is of what conf/ says; write it there, or run it by hand")
     config = compose.compose(request.overrides)
+    resolved = compose.resolve(config, 0)
     plan_ = plan(config, 0)
-    filed = registrations.describe(results.title(request.scale, request.variant), compose.resolve(config, 0), plan_)
-    filed = replace(filed, about=_told(filed, config.why))
+    setting = results.title(request.scale, request.variant)
+    filed = registrations.describe(setting, resolved, plan_)
+    tuned = _tuned(request.paper, setting, resolved)
+    filed = replace(filed, about={**_told(filed, config.why), "tuning": tuned})
 
-    _check_is_new(filed, Path(config.runs_dir))
+    _check_is_new(filed, resolved, Path(config.runs_dir))
     preconditions.check([plan_])
     if claims.read(plan_.config).main is None:
         raise InputError(f"conf/paper/{filed.paper}.yaml: this setting has no main claim; nothing is there to register")
@@ -58,7 +61,7 @@ def main(argv: list[str]) -> int:
     except InputError:
         path.unlink()
         raise
-    first = registrations.seed(filed.hash, 0)
+    first = registration.seed(registrations.as_recorded(filed, resolved), 0)
     print(f"registered: {path.relative_to(ROOT)}, seeds {first}, {first + 1}, ...")
     variant = f" VARIANT={request.variant}" if request.variant else ""
     scale = f" SCALE={request.scale}" if request.scale != "mini" else ""
@@ -68,31 +71,43 @@ def main(argv: list[str]) -> int:
 
 def _told(filed: Filed, why: Any) -> dict[str, Any]:
     """When, why, and what was tried before. Raises InputError where a reason is asked for and none is given."""
-    tried = [
-        {"hash": item.hash, "why": item.about.get("why")} for item in registrations.all_of(filed.paper, filed.setting)
-    ]
-    entry = ((results.read(filed.paper) or {}).get("entries") or {}).get(filed.setting)
-    if entry and entry["seeds"]:
-        past = [item["registered"]["hash"] for item in entry["history"]]
-        known = {item["hash"] for item in tried}
-        earlier = [hash_ for hash_ in (*past, entry["registered"]["hash"]) if hash_ not in known]
-        tried = [*({"hash": hash_, "why": "under the earlier rule"} for hash_ in earlier), *tried]
+    earlier = registrations.all_of(filed.paper, filed.setting)
+    tried = [{"hash": item.hash, "why": item.about.get("why")} for item in earlier]
+    entry = results.entry(filed.paper, filed.setting)
+    if entry is not None and entry.seeds:
+        recorded = [*(item.registered for item in entry.history), entry.registered]
+        tried = [*({"hash": item.hash, "why": item.why} for item in recorded if not item.filed), *tried]
     if tried and not why:
         raise InputError(
             f"{filed.paper}/{filed.setting}: {len(tried)} registrations of it came before; say in one sentence why "
             "another is needed, as in why='the loss lacked a term'"
         )
-    why = str(why or "the first registration")
-    return {"at": datetime.now(UTC).isoformat(timespec="seconds"), "why": why, "tried": tried}
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"at": at, "why": str(why or "the first registration"), "tried": tried}
 
 
-def _check_is_new(filed: Filed, runs: Path) -> None:
+def _tuned(paper: str, setting: str, config: dict[str, Any]) -> dict[str, Any]:
+    """What the arms were tuned on. Raises InputError where nothing says it."""
+    grid = tuning.read(config)
+    where = f"conf/recipe/{paper}"
+    if grid is None:
+        raise InputError(f"{where}: says nothing of tuning; expected tune: {{arms, keys, values}} or {{none: why}}")
+    if grid.none:
+        return {"none": grid.none}
+    table = tuning.stored(paper, setting)
+    if table is None:
+        raise InputError(f"{where}: tune: was not run yet; make tune PAPER={paper} comes before a registration")
+    return {key: table[key] for key in ("arms", "keys", "values", "seeds", "by", "chosen")}
+
+
+def _check_is_new(filed: Filed, config: dict[str, Any], runs: Path) -> None:
     """Raises InputError if this is registered, or if one of its seeds was run before."""
     if filed.path.exists():
         raise InputError(f"{filed.path.relative_to(ROOT)}: this is registered; make reproduce runs it")
     scale = filed.setting.partition("+")[0]
-    for index in range(registrations.SEEDS):
-        seed = registrations.seed(filed.hash, index)
+    registered = registrations.as_recorded(filed, config)
+    for index in range(SEEDS):
+        seed = registration.seed(registered, index)
         if (folder := runs / filed.paper / scale / f"seed={seed}").exists():
             raise InputError(
                 f"{folder}: seed {seed} of this registration was run before it was registered; change what is wrong "

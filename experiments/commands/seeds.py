@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from experiments.commands import stopping
+from experiments.commands import exploring, stopping
 from experiments.commands.schedulers import Schedulers, jobs
 from experiments.commands.setting import Setting
+from experiments.common.errors import InputError
 from experiments.config import claims
 from experiments.evidence import registration, results
 from experiments.evidence.records import Entry, Registration
@@ -88,7 +89,7 @@ class Seeds:
     def why_stop(self, entry: Entry) -> str:
         """Why no further seed is run; empty while the main claim is open and there is room."""
         if self.registered.stream == 0:
-            return stopping.BY_HAND
+            return stopping.EXPLORED if self.setting.explores else stopping.BY_HAND
         config = self.setting.config
         if reason := stopping.decided(entry) or stopping.spent(len(self.plans), config.most):
             return reason
@@ -101,7 +102,7 @@ class Seeds:
         return unfinished([only(following, self.setting.questions.main_stages)]) == 0
 
     def _seed(self, index: int) -> int:
-        return registration.seed(self.registered.stream, index)
+        return registration.seed(self.registered, index)
 
     def _train(self, plans: Sequence[Plan]) -> bool:
         """Run what is not done of these plans; whether there was anything."""
@@ -161,9 +162,11 @@ def begin(setting: Setting, schedulers: Schedulers) -> Seeds:
         return _begin_from_record(setting, schedulers)
     began = time.monotonic()
     count = int(setting.config.first)
-    if setting.has_stream:
-        stream = results.registration_of(setting.paper, setting.title, setting.resolved).stream
-        numbers = [registration.seed(stream, index) for index in range(count)]
+    if setting.registered is not None:
+        numbers = [registration.seed(setting.registered, index) for index in range(count)]
+    elif setting.explores:
+        numbers = list(range(1, count + 1))
+        console.say(exploring.announce(setting))
     else:
         numbers = setting.seeds or list(range(count))
         if setting.seeds is not None and (told := registration.told_of_one(setting.seeds)):
@@ -171,18 +174,13 @@ def begin(setting: Setting, schedulers: Schedulers) -> Seeds:
     plans = plan_each(setting.config, numbers)
     preconditions.check(plans, here=setting.runs_here)
 
+    if setting.explores:
+        exploring.check_time(setting, plans)
     scheduler = schedulers.of(setting.config, sum(len(p.stages) for p in plans))
-    seeds = Seeds(setting, _register(setting), plans, scheduler, began=began)
+    registered = setting.registered or registration.by_hand(setting.resolved)
+    seeds = Seeds(setting, registered, plans, scheduler, began=began)
     seeds.train_first()
     return seeds
-
-
-def _register(setting: Setting) -> Registration:
-    """Under what the first seed runs, written down before it where the record goes on."""
-    if not setting.has_stream:
-        return registration.by_hand(setting.resolved)
-    register = results.register if setting.writes_on else results.registration_of
-    return register(setting.paper, setting.title, setting.resolved)
 
 
 def _begin_from_record(setting: Setting, schedulers: Schedulers) -> Seeds:
@@ -191,7 +189,9 @@ def _begin_from_record(setting: Setting, schedulers: Schedulers) -> Seeds:
 
     began = time.monotonic()
     main_stages = setting.questions.main_stages
-    registered = results.registration_of(setting.paper, setting.title, setting.resolved)
+    registered = setting.registered
+    if registered is None:
+        raise InputError(f"from_record=true: {setting.name} has other claims or another recipe now; make register")
     entry = onward.recorded(setting.paper, setting.title, registered, main_stages)
     plans = plan_each(setting.config, entry.seeds)
     preconditions.check([only(plans[0], main_stages)], here=setting.runs_here)

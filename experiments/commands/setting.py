@@ -11,8 +11,10 @@ from experiments.commands.schedulers import runs_here
 from experiments.common.errors import InputError
 from experiments.config import claims, compose, schema
 from experiments.config.claims import Questions
-from experiments.evidence import registration, results
-from experiments.evidence.records import Entry
+from experiments.evidence import registration, registrations, results, staleness
+from experiments.evidence.records import Entry, Registration
+from experiments.running.manifest import finished
+from experiments.running.plan import plan
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Setting:
         title: of its entry in the paper's record.
         is_recorded: its verdicts say something of the paper.
         by_hand: somebody chose seeds or other settings: an entry of its own that says so.
+        registered: under what the next seeds run; None where nothing binds the setting as it is.
+        changed: what is other now than in the setting's newest registration, in words.
         from_record: the record goes on without its runs.
         writes_on: what is found goes into the record; else it stands beside it, in results/here/.
     """
@@ -40,6 +44,8 @@ class Setting:
     title: str
     is_recorded: bool
     by_hand: bool
+    registered: Registration | None
+    changed: list[str]
     from_record: bool
     writes_on: bool
 
@@ -58,6 +64,11 @@ class Setting:
         return self.is_recorded and not self.by_hand
 
     @property
+    def explores(self) -> bool:
+        """Whether it is tried on pilot seeds: it would be recorded, but nothing is registered."""
+        return self.has_stream and self.registered is None
+
+    @property
     def runs_here(self) -> bool:
         """Whether its stages run on this machine."""
         return runs_here(self.config)
@@ -74,6 +85,11 @@ def read(argv: list[str]) -> Setting:
     title = results.title(request.scale, request.variant, by_hand)
     resolved = compose.resolve(config, 0)
     schema.check_settings(resolved)
+    if config.why is not None:
+        raise InputError("why=...: reproduce registers nothing; make register takes it")
+    has_stream = recorded and not by_hand
+    entry = results.entry(request.paper, title)
+    registered, changed = _registered(request, config, resolved, title, entry) if has_stream else (None, [])
     return Setting(
         request=request,
         config=config,
@@ -83,9 +99,32 @@ def read(argv: list[str]) -> Setting:
         title=title,
         is_recorded=recorded,
         by_hand=by_hand,
-        from_record=_from_record(config, has_stream=recorded and not by_hand),
-        writes_on=_writes_on(config, results.entry(request.paper, title), by_hand),
+        registered=registered,
+        changed=changed,
+        from_record=_from_record(config, has_stream),
+        writes_on=_writes_on(config, entry, registered),
     )
+
+
+def _registered(
+    request: compose.Request, config: DictConfig, resolved: dict[str, Any], title: str, entry: Entry | None
+) -> tuple[Registration | None, list[str]]:
+    """Under what the setting's next seeds run, and else what changed since it was registered.
+
+    A registration's file binds as long as claims, recipe, data and the code that stages reach are what it says, or
+    the code was confirmed. One of the earlier rule binds as long as claims and recipe are.
+    """
+    filed, changed = registrations.standing(registrations.describe(title, resolved, plan(config, 0)))
+    if filed is None and entry is not None and entry.registered.filed and not staleness.stale(request.paper, entry):
+        confirmed = [item for item in registrations.all_of(request.paper, title) if item.hash == entry.registered.hash]
+        filed = next(iter(confirmed), None)
+    if filed is not None:
+        return registrations.as_recorded(filed, resolved), []
+
+    earlier = registration.earlier(entry, resolved)
+    if earlier is None and not changed and entry is not None and entry.seeds:
+        changed = ["claims or recipe"]
+    return earlier, [] if earlier is not None else changed
 
 
 def _refuse_a_seed(argv: list[str]) -> None:
@@ -109,13 +148,25 @@ def _from_record(config: DictConfig, has_stream: bool) -> bool:
     return True
 
 
-def _writes_on(config: DictConfig, recorded: Entry | None, by_hand: bool) -> bool:
-    """As `record` says; by itself, where nothing is recorded yet, or somebody asked for the record to go on."""
+def _writes_on(config: DictConfig, recorded: Entry | None, registered: Registration | None) -> bool:
+    """As `record` says; by itself, where this registration has no record yet, or the record's own runs are here."""
     choice = config.record
     if choice not in (True, False, "auto"):
         raise InputError(f"record={choice}: expected true, false or auto")
+    if registered is None:
+        if choice is True:
+            raise InputError("record=true: nothing is registered for this setting; make register comes first")
+        return False
     if choice != "auto":
         return bool(choice)
-    if config.from_record is True or config.why is not None:
+    if config.from_record is True or recorded is None or not recorded.seeds:
         return True
-    return not by_hand and (recorded is None or not recorded.seeds)
+    if recorded.registered.hash != registered.hash:
+        return registered.filed
+    return _ran_here(config, recorded)
+
+
+def _ran_here(config: DictConfig, recorded: Entry) -> bool:
+    """Whether the runs that a record was made from are here: a run that finished later is another one."""
+    manifests = [finished(stage) for stage in plan(config, recorded.seeds[0]).stages.values()]
+    return all(m is not None and m["finished"] <= recorded.provenance.written for m in manifests)

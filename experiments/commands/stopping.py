@@ -6,6 +6,7 @@ from experiments.evidence import words
 from experiments.evidence.records import Entry
 
 BY_HAND = "seeds given by hand"
+EXPLORED = "pilot seeds: nothing is registered"
 INTERRUPTED = "interrupted; the same command goes on"
 
 

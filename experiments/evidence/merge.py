@@ -24,7 +24,7 @@ def put(new: Entry, stored: Entry | None, registered: Registration) -> Entry:
     if not new.complete():
         return stored
 
-    if stored.registered.stream != registered.stream:
+    if is_another(registered, stored.registered):
         earlier = registration.past(stored, registered.why or "recorded anew")
         return fresh.model_copy(update={"history": [*stored.history, earlier]})
     changed = other_code(new, stored)
@@ -39,6 +39,13 @@ def put(new: Entry, stored: Entry | None, registered: Registration) -> Entry:
     if len(new.seeds) < len(stored.seeds):
         return stored
     return fresh.model_copy(update={"history": list(stored.history), "elsewhere": list(stored.elsewhere)})
+
+
+def is_another(registered: Registration, recorded: Registration) -> bool:
+    """Whether seeds ran under another registration than the recorded one."""
+    if registered.filed or recorded.filed:
+        return registered.hash != recorded.hash
+    return registered.stream != recorded.stream
 
 
 def other_code(new: Entry, stored: Entry) -> list[str]:

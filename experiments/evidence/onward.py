@@ -12,7 +12,7 @@ from typing import Any
 
 from experiments.common.errors import InputError
 from experiments.config.claims import Questions
-from experiments.evidence import results, staleness
+from experiments.evidence import merge, results, staleness
 from experiments.evidence.records import Code, Entry, Hardware, Joined, Provenance, Registration, StageRecord
 from experiments.running.manifest import finished
 from experiments.running.plan import Plan
@@ -23,7 +23,7 @@ def recorded(paper: str, title: str, registered: Registration, main_stages: Iter
     entry = results.entry(paper, title)
     if entry is None or not entry.seeds:
         raise InputError(f"from_record=true: {paper}/{title} has no recorded seed; leave it out to begin")
-    if entry.registered.stream != registered.stream:
+    if merge.is_another(registered, entry.registered):
         raise InputError(f"from_record=true: {paper}/{title} has other claims or another recipe now; leave it out")
     wanted = set(main_stages)
     if stale := [name for name in staleness.stale(paper, entry) if name in wanted or name not in entry.stages]:

@@ -92,6 +92,8 @@ class Registration(Part):
         why: it replaced an earlier one.
         seen: its claims were written after its seeds had run.
         by_hand: its seeds or settings were chosen by whoever ran it.
+        filed: it is a file that was committed before its first seed (see registrations), of this hash, from which its
+            seeds follow; registrations of the earlier rule came into history together with their results.
         rewritten: further hashes of the same experiment, from when its configuration was written otherwise.
     """
 
@@ -103,6 +105,7 @@ class Registration(Part):
     why: str = ""
     seen: bool = False
     by_hand: bool = False
+    filed: bool = False
     rewritten: Names = []
 
     def binds(self, digest: str) -> bool:

@@ -1,7 +1,8 @@
 """What is fixed before an entry's first seed: claims, recipe and rule, as a hash, and the seeds that follow from it.
 
-Seeds below 1000 are for pilots and play: they are never recorded. Registration number k of an entry has the seeds
-1000 k, 1000 k + 1, ... in order: nobody chooses among them. Imports no torch.
+Seeds below 1000 are for pilots and play: they are never recorded. A registration is a file (see registrations), and its
+seeds follow from the file's hash. Under the earlier rule it stood in the record alone, and number k of an entry had the
+seeds 1000 k, 1000 k + 1, ... in order. In both, nobody chooses among them. Imports no torch.
 """
 
 from __future__ import annotations
@@ -18,14 +19,18 @@ from experiments.evidence import sequences, verdicts
 from experiments.evidence.records import Entry, HistoryItem, Registration
 from experiments.identity.fingerprint import NOT_IDENTITY
 from experiments.identity.provenance import code_version
-from experiments.running.plan import PILOTS
+from experiments.running.plan import PILOTS, REGISTERED, SEEDS
 
 PLACE = {"accelerator", "devices", "num_nodes", "strategy", "sync_batchnorm"}  # where a stage runs, not what it does
 
 
-def seed(stream: int, index: int) -> int:
-    """The index-th seed, from 0, of a stream, from 1."""
-    return PILOTS * stream + index
+def seed(registered: Registration, index: int) -> int:
+    """The index-th seed, from 0, of a registration. Raises InputError for more than there are."""
+    if not registered.filed:
+        return PILOTS * registered.stream + index
+    if not 0 <= index < SEEDS or registered.hash is None:
+        raise InputError(f"seed number {index + 1}: a registration has {SEEDS}")
+    return REGISTERED + int(registered.hash[:6], 16) * SEEDS + index
 
 
 def digest(config: Mapping[str, Any]) -> str:
@@ -63,54 +68,22 @@ def _variant_trainer(config: Mapping[str, Any]) -> list[str]:
     return [line for line in about.get("overrides") or [] if str(line).startswith("trainer.")]
 
 
-def new(config: Mapping[str, Any], earlier: int, why: str = "") -> Registration:
-    """A registration made now, after `earlier` others of the same entry."""
-    return _made_now(config, earlier + 1, why=why)
-
-
 def by_hand(config: Mapping[str, Any]) -> Registration:
     """What stands in place of a registration where seeds or settings were chosen by whoever runs them."""
-    return _made_now(config, 0, by_hand=True)
-
-
-def _made_now(config: Mapping[str, Any], stream: int, why: str = "", by_hand: bool = False) -> Registration:
     code = code_version()
-    return Registration(
-        hash=digest(config),
-        at=datetime.now(UTC).isoformat(timespec="seconds"),
-        commit=code["commit"],
-        dirty=code["dirty"],
-        stream=stream,
-        why=why,
-        by_hand=by_hand,
-    )
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    return Registration(hash=digest(config), at=at, commit=code["commit"], dirty=code["dirty"], stream=0, by_hand=True)
 
 
-def current(entry: Entry | None, config: Mapping[str, Any], title: str) -> Registration:
-    """The registration under which an entry's next seed runs: the recorded one, one that was begun, or a new one.
-
-    Raises InputError if a finished record of another registration would be replaced and nobody says why.
-    """
-    now = digest(config)
+def earlier(entry: Entry | None, config: Mapping[str, Any]) -> Registration | None:
+    """The registration of the earlier rule under which an entry goes on; None where claims or recipe are others now."""
     if entry is None:
-        return new(config, 0)
-    recorded, begun = entry.registered, entry.next
-    if begun is not None and begun.binds(now):
-        return begun
-    if recorded.binds(now) and not recorded.seen:
-        return recorded
-
-    streams = [recorded.stream, *(item.registered.stream for item in entry.history)]
-    streams += [begun.stream] if begun is not None else []
-    why = config.get("why")
-    if not why and entry.seeds and not recorded.seen:
-        raise InputError(
-            f"{title}: claims or recipe differ from those recorded under registration {recorded.hash}; say in one "
-            "sentence why it is recorded anew, as in why='the loss lacked a term', or run it by hand: 'seeds=[0,1,2]'"
-        )
-    return new(
-        config, max(streams), str(why or "the first registration: the claims before it were written after their seeds")
-    )
+        return None
+    now = digest(config)
+    for registered in (entry.next, entry.registered):
+        if registered is not None and registered.binds(now) and not registered.seen and not registered.filed:
+            return registered
+    return None
 
 
 def past(entry: Entry, why: str) -> HistoryItem:

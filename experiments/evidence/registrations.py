@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,20 +20,12 @@ import yaml
 from experiments.common import files
 from experiments.common.errors import InputError
 from experiments.evidence import registration, results, sequences, verdicts
+from experiments.evidence.records import Registration
 from experiments.identity import content, definitions
 from experiments.identity.fingerprint import ENGINE, targets
 from experiments.running.plan import Plan, Stage
 
-FIRST = 1_000_000  # seeds below belong to pilots, to seeds given by hand and to registrations of the earlier rule
-SEEDS = 64  # of one registration
 BOUND = ("claims", "stages", "trainer", "rule", "vary", "tune", "data")  # what a registration binds, besides code
-
-
-def seed(digest: str, index: int) -> int:
-    """The index-th seed, from 0, of a registration. Raises InputError for more than there are."""
-    if not 0 <= index < SEEDS:
-        raise InputError(f"seed number {index + 1}: a registration has {SEEDS}")
-    return FIRST + int(digest[:6], 16) * SEEDS + index
 
 
 @dataclass(frozen=True)
@@ -45,7 +37,7 @@ class Filed:
         hash: of `bound` and `code`.
         bound: what was fixed (BOUND), as plain data.
         code: stage -> identity of the definitions that it reaches.
-        about: what is told beside it and enters no hash: at, why, tried.
+        about: what is told beside it and enters no hash: at, why, tried, tuning.
     """
 
     paper: str
@@ -68,6 +60,23 @@ class Filed:
 
 def folder(paper: str) -> Path:
     return results.RESULTS / "registrations" / paper
+
+
+def as_recorded(filed: Filed, config: Mapping[str, Any]) -> Registration:
+    """What an entry that is recorded under a file says of it.
+
+    Args:
+        config: resolved; its digest tells later whether claims or recipe have changed.
+    """
+    return Registration(
+        hash=filed.hash,
+        at=filed.about.get("at"),
+        commit=None,
+        stream=len(filed.about.get("tried") or []) + 1,
+        why=str(filed.about.get("why") or ""),
+        filed=True,
+        rewritten=[registration.digest(config)],
+    )
 
 
 def describe(setting: str, config: Mapping[str, Any], plan: Plan) -> Filed:
@@ -123,7 +132,7 @@ def read(path: Path) -> Filed:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
         bound = {part: raw[part] for part in BOUND}
-        about = {key: raw[key] for key in ("at", "why", "tried") if key in raw}
+        about = {key: raw[key] for key in ("at", "why", "tried", "tuning") if key in raw}
         filed = Filed(raw["paper"], raw["setting"], raw["hash"], bound, dict(raw["code"]), about)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path}: damaged ({type(error).__name__}); restore it with git") from error
@@ -139,16 +148,14 @@ def all_of(paper: str, setting: str | None = None) -> list[Filed]:
     return sorted(kept, key=lambda item: (str(item.about.get("at")), item.hash))
 
 
-def standing(now: Filed, confirmed: Sequence[str] = ()) -> tuple[Filed | None, list[str]]:
+def standing(now: Filed) -> tuple[Filed | None, list[str]]:
     """The newest registration that binds a setting as it is now, or None and what changed since the newest.
 
     Args:
         now: the setting as it is (see describe).
-        confirmed: stages whose present code was shown to give the registered code's numbers (see `make confirm`).
     """
     filed = all_of(now.paper, now.setting)
     for item in reversed(filed):
-        same_code = {name: now.code[name] for name in confirmed if name in now.code}
-        if not Filed(**{**vars(item), "code": {**item.code, **same_code}}).changed(now):
+        if not item.changed(now):
             return item, []
     return None, filed[-1].changed(now) if filed else []

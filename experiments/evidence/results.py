@@ -49,6 +49,7 @@ LOCAL = {  # of one machine or one command; they change no number
     "why",
     "from_record",
     "record",
+    "explore",
     "trainer",
 }
 MOST_BYTES = 2**26  # of one file
@@ -368,47 +369,6 @@ def update(paper: str, name: str, change: Callable[[Entry | None], Entry], folde
         record = Record(**told(paper), entries=dict(sorted(everything.items())))
         files.write_text(path, layout.text(record))
     return path
-
-
-def registration_of(paper: str, name: str, config: Mapping[str, Any]) -> Registration:
-    """What register() would return now; nothing is written."""
-    return registration.current(entry(paper, name), config, f"{paper}/{name}")
-
-
-def register(paper: str, name: str, config: Mapping[str, Any]) -> Registration:
-    """Write down under what an entry's next seeds run, before the first of them; returns the registration."""
-    registered: list[Registration] = []
-
-    def change(stored: Entry | None) -> Entry:
-        now = registration.current(stored, config, f"{paper}/{name}")
-        registered.append(now)
-        if stored is None:
-            return _empty(config, now)
-        return stored if stored.registered.stream == now.stream else stored.model_copy(update={"next": now})
-
-    update(paper, name, change)
-    return registered[0]
-
-
-def _empty(config: Mapping[str, Any], registered: Registration) -> Entry:
-    """An entry of which nothing has run."""
-    blank = Entry(
-        scale=config["scale"],
-        variant=config.get("variant"),
-        about="",
-        seeds=[],
-        looked=0,
-        overrides=[],
-        registered=registered,
-        claims=[],
-        checks=[],
-        published=[],
-        stages={},
-        provenance=_nowhere(),
-        history=[],
-        elsewhere=[],
-    )
-    return judge(blank, claims.read(config))
 
 
 def write_summary(entry: Entry, plan_: Plan) -> Path:

@@ -235,7 +235,9 @@ class Entry:
                 f"Judged by claims written after these seeds were seen (registration {mark}, {day}); "
                 "its first registered seeds are yet to run"
             )
-        return f"Registration {mark} of {day}, before its first seed; seed stream {registered.stream}"
+        if registered.filed:
+            return f"Registration {mark} of {day}, a commit of its own before its first seed; its seeds follow from it"
+        return f"Registration {mark} of {day}, from before registrations were commits; seed stream {registered.stream}"
 
 
 def of(entry: records.Entry) -> Entry:

@@ -18,6 +18,8 @@ from experiments.identity.fingerprint import fingerprint
 from experiments.running.devices import decide_precision
 
 PILOTS = 1000  # seeds below are for pilots and play: never recorded
+REGISTERED = 1_000_000  # seeds from here follow from the hash of a registration's file
+SEEDS = 64  # of one such registration
 NO_CONTENT = ("fingerprint", "seed", "needs", "feeds", "dry", "exclusive")  # of a stage's identity, or apart in it
 
 

@@ -37,7 +37,7 @@ from experiments.running import loggers, process_memory
 from experiments.running.callbacks import CheckData, EndWithParent, NoProfiler, Progress, Recorder, StepSeed, StopAfter
 from experiments.running.devices import processes
 from experiments.running.manifest import Damaged, Report, finished, from_json, silent, to_json
-from experiments.running.plan import PILOTS, Plan, Stage, fill
+from experiments.running.plan import PILOTS, REGISTERED, SEEDS, Plan, Stage, fill
 from experiments.running.processes import cpu_seconds, how_it_ended
 from modules.common.distributed import synced
 from modules.common.module import StageModule
@@ -316,7 +316,9 @@ def _draw(module: StageModule, data: DataModule, stage: Stage) -> None:
 def shows_pictures(plan: Plan) -> bool:
     """One seed is enough to look at: the first of its stream, or of those given."""
     by_hand = plan.config.get("seeds")
-    return plan.seed == by_hand[0] if by_hand else plan.seed % PILOTS == 0
+    if by_hand:
+        return bool(plan.seed == by_hand[0])
+    return plan.seed % (SEEDS if plan.seed >= REGISTERED else PILOTS) == 0
 
 
 def write_artifacts(stage: Stage, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
