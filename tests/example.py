@@ -125,3 +125,8 @@ def entry(seeds: list[int], **more: Any) -> Entry:
         "elsewhere": [],
     }
     return Entry(**(facts | more))
+
+
+def registered(digest: str, **more: Any) -> Registration:
+    """The first registration of an entry, under the earlier rule."""
+    return Registration(**{"hash": digest, "at": "2026-01-01", "commit": "c", "stream": 1, **more})

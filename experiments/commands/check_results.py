@@ -33,7 +33,7 @@ Re-derive every recorded interval, verdict and table from per-seed values.
   python -m experiments.commands.check_results            all papers
   python -m experiments.commands.check_results meal_v2    one of them
 
-  --require-history  fail where git cannot tell that registrations came before their results (a shallow clone, a tarball)
+  --require-history  fail where git cannot tell what came first (a shallow clone, a tarball)
 
 """
 
@@ -143,10 +143,11 @@ def _filed(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
     asked = [_comparable(content) for content in files[0].bound["claims"]]
     if asked != [_comparable(claim.claim().content()) for claim in entry.claims]:
         yield f"{where}: its claims are not those of {files[0].path.name}"
-    history = History(ROOT)
+    root = results.RESULTS.parent
+    history = History(root)
     if not history.unknown():
-        registered = str(files[0].path.relative_to(ROOT))
-        record = str((results.RESULTS / f"{paper}.json").relative_to(ROOT))
+        registered = str(files[0].path.relative_to(root))
+        record = str((results.RESULTS / f"{paper}.json").relative_to(root))
         yield from (f"{where}: {line}" for line in problems(history, registered, record, files[0].hash, title))
 
 

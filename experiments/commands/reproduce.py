@@ -27,15 +27,19 @@ Train a paper's method and its baselines over seeds until its main claim is deci
 
 The first look is after 6 seeds: the main claim's stages and how it stands, then those of the other claims. After it the
 main claim's get further seeds until it is decided, 32 are reached or 15 minutes have passed. The intervals hold at each
-look: stop and go on as you like. What is done is not run again; an interrupted command continues. Besides:
+look: stop and go on as you like. What is done is not run again; an interrupted command continues.
+
+A setting that is registered (make register) runs the seeds that follow from its registration. One that is not, or whose
+claims, recipe, data or code are others since, is told so and explores: pilot seeds, numbers shown, nothing recorded.
+Besides:
 
   minutes=15         start no further seed after that long
   most=32            leave an undecided main claim so at that many seeds
   seeds=[0,1,2]      by hand: these seeds, in an entry of its own that says so (quote it in a shell)
-  record=true        write on in results/; by itself, a setting that is recorded keeps its record, and what was found
-                     here goes to results/here/ and beside the record on the page
+  record=true        write on in results/; by itself, a record goes on where the runs are that it was made from, and
+                     elsewhere what was found goes to results/here/ and beside the record on the page
+  explore=true       try what is not registered also where that is known to take more than an hour
   from_record=true   add seeds to a record whose runs are not at hand, as long as nothing that it rests on has changed
-  why='...'          why a recorded entry gets a new registration after its claims or recipe were changed
   jobs=2             stages trained at the same time (default: one per core on a CPU, one per GPU)
   launcher=submitit_slurm launcher.partition=P   a Slurm job per stage, put back into the queue until it is done
   --cfg job          show the composed configuration; so do Hydra's other flags that show something

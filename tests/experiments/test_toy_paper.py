@@ -50,11 +50,12 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(root: Path, *arguments: str, code: int = 0) -> str:
+    """What a command prints: of a failed one its error too."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
     line = [sys.executable, "-m", *arguments]
     done = subprocess.run(line, cwd=root, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout
+    return done.stdout + (done.stderr if code == 2 else "")
 
 
 @pytest.fixture(scope="module")
@@ -129,3 +130,70 @@ def test_a_failed_stage_is_not_tried_again_with_the_other_stages(copied: Path) -
     assert out.count("failed  seed 7 maker") == 1
     assert "not run, no difference; 1 other stage follows" in out
     assert out.index("1 other stage follows") < out.index("1 stages run, 1 in all")
+
+
+REPRODUCE = ("experiments.reproduce", "paper=toy", "jobs=1")
+REGISTER = ("experiments.commands.register", "paper=toy")
+
+
+def git(root: Path, *words: str) -> str:
+    author = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+    done = subprocess.run(["git", *author, *words], cwd=root, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_what_is_not_registered_explores_and_leaves_nothing(copied: Path) -> None:
+    out = command(copied, *REPRODUCE)
+    assert "exploring toy/mini on pilot seeds, nothing is recorded: it was never registered." in out
+    assert "make register PAPER=toy" in out
+    assert not (copied / "results/toy.json").exists()
+    assert {"seed=1", "seed=2"} <= {folder.name for folder in (copied / "runs/toy/mini").glob("seed=?")}
+    told = command(copied, *REPRODUCE, "record=true", code=2)
+    assert "nothing is registered for this setting; make register comes first" in told
+
+
+def test_a_registration_is_a_commit_of_its_own_and_binds(copied: Path) -> None:
+    """Refusals, the commit, its seeds, the record, the order in history, and a loss that is changed afterwards."""
+    assert "not a git checkout" in command(copied, *REGISTER, code=2)
+    git(copied, "init", "-q", "-b", "main")
+    (copied / ".gitignore").write_text("runs/\nsite/\nresults/here/\nresults/.*\n__pycache__/\n")
+    git(copied, "add", "-A")
+    git(copied, "commit", "-qm", "start")
+    git(copied, "config", "user.name", "a")
+    git(copied, "config", "user.email", "a@b.c")
+
+    loss = copied / "modules/toy.py"
+    before = loss.read_text()
+    loss.write_text(before + "\n\ndef _nobody_calls_this():\n    return None\n")
+    assert "modules/toy.py is not committed" in command(copied, *REGISTER, code=2)
+    loss.write_text(before)
+    (copied / "beside").write_text("staged by somebody else")
+    git(copied, "add", "beside")
+
+    assert "registered: results/registrations/toy/mini-" in command(copied, *REGISTER)
+    (added,) = git(copied, "show", "--name-only", "--format=", "HEAD").splitlines()
+    mark = Path(added).stem.removeprefix("mini-")
+    assert git(copied, "diff", "--cached", "--name-only") == "beside"
+    assert "this is registered" in command(copied, *REGISTER, "why=again", code=2)
+
+    out = command(copied, *REPRODUCE)
+    assert "results: results/toy.json" in out
+    entry = json.loads((copied / "results/toy.json").read_text())["entries"]["mini"]
+    assert (entry["registered"]["hash"], entry["registered"]["filed"]) == (mark, True)
+    first = 1_000_000 + int(mark[:6], 16) * 64
+    assert len(list((copied / "runs/toy/mini").glob(f"seed={first}"))) == 1
+
+    check = ("experiments.commands.check_results", "toy")
+    assert "0 differences" in command(copied, *check)  # not committed yet, so that nothing can be said of its order
+    git(copied, "add", "results/toy.json")
+    git(copied, "commit", "-qm", "recorded")
+    assert "0 differences" in command(copied, *check, "--require-history")
+    git(copied, "reset", "-q", "--soft", "HEAD~2")
+    git(copied, "commit", "-qm", "squashed")
+    assert "registration and results alike" in command(copied, *check, code=1)
+
+    loss.write_text(before.replace("F.cross_entropy(", "2 * F.cross_entropy("))
+    assert loss.read_text() != before
+    told = command(copied, *REPRODUCE)
+    assert "exploring toy/mini on pilot seeds, nothing is recorded: code of " in told
+    loss.write_text(before)

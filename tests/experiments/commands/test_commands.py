@@ -24,6 +24,7 @@ from experiments.config import compose
 from experiments.evidence import layout, registration, results
 from experiments.evidence.records import Entry
 from experiments.running.plan import Plan
+from tests import example
 from tests.command import command
 
 
@@ -182,7 +183,7 @@ def test_catalog_lists_every_paper_and_marks_what_is_stale(
     assert results.build(plans, 2, request.given, {}) == entry  # reading the records again changes nothing
     assert entry.overrides == ["seeds=[0,1]"]  # neither how many processes nor where files are
     declared = compose.resolve(compose.compose(request.overrides), 0)
-    entry.registered = registration.new(declared, 0)
+    entry.registered = example.registered(registration.digest(declared))
 
     def stale() -> list[str]:
         results.update("case_based_prototypes", "smoke", lambda _: entry)

@@ -17,6 +17,7 @@ from experiments.evidence import merge, registration, results, staleness
 from experiments.evidence.records import Entry
 from experiments.pages import view
 from experiments.running.plan import plan_each
+from tests import example
 
 PAPER = "case_based_prototypes"
 OTHER = "0" * 12  # no stage's fingerprint
@@ -32,7 +33,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], dict[str, 
     config = compose.compose(compose.request(lines).overrides)
     declared = compose.resolve(config, 0)
     entry = results.build(plan_each(config, [0, 1]), 2, [], {})
-    return lines, declared, entry.model_copy(update={"registered": registration.new(declared, 0)})
+    return lines, declared, entry.model_copy(update={"registered": example.registered(registration.digest(declared))})
 
 
 @pytest.fixture

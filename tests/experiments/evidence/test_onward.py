@@ -9,10 +9,11 @@ import pytest
 
 from experiments.commands import check_results, reproduce, seeds, setting
 from experiments.common.errors import InputError
-from experiments.evidence import results
+from experiments.config import compose
+from experiments.evidence import registration, registrations, results
 from experiments.evidence.records import Entry
 from experiments.pages import view
-from experiments.running.plan import Plan
+from experiments.running.plan import Plan, plan
 
 PAPER = "case_based_prototypes"
 TITLE = "smoke"
@@ -25,8 +26,19 @@ def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Entry:
     monkeypatch.setattr(setting, "is_recorded", lambda scale: True)
     monkeypatch.setattr(results, "personal", lambda overrides: [])
     monkeypatch.setattr(reproduce, "_write_page", lambda paper: None)
+    register()
     assert run(tmp_path / "there", "most=2") == 0
     return stored()
+
+
+def register() -> None:
+    """Write the setting's registration, as `make register` does before it commits it."""
+    composed = compose.compose(compose.request([f"paper={PAPER}", "scale=smoke"]).overrides)
+    registrations.write(registrations.describe(TITLE, compose.resolve(composed, 0), plan(composed, 0)))
+
+
+def seeds_of(entry: Entry, count: int) -> list[int]:
+    return [registration.seed(entry.registered, index) for index in range(count)]
 
 
 def run(runs: Path, *words: str) -> int:
@@ -54,12 +66,12 @@ def test_it_goes_on_as_if_its_runs_were_there(recorded: Entry, tmp_path: Path) -
     assert run(tmp_path / "here", "most=4", "from_record=true") == 0
     onward = stored()
     assert [p.name for p in sorted((tmp_path / "here" / PAPER / "smoke").glob("seed=*"))] == [
-        f"seed={seed}" for seed in (1002, 1003)
+        f"seed={seed}" for seed in seeds_of(recorded, 4)[2:]
     ]
     put(recorded)
-    assert run(tmp_path / "there", "most=4", "record=true") == 0
+    assert run(tmp_path / "there", "most=4") == 0  # its own runs: the record goes on by itself
     unbroken = stored()
-    assert onward.seeds == unbroken.seeds == [1000, 1001, 1002, 1003]
+    assert onward.seeds == unbroken.seeds == seeds_of(recorded, 4)
     for part in ("claims", "checks", "published", "looked", "registered"):
         assert getattr(onward, part) == getattr(unbroken, part)
     for name, stage in unbroken.stages.items():
@@ -67,9 +79,9 @@ def test_it_goes_on_as_if_its_runs_were_there(recorded: Entry, tmp_path: Path) -
         assert onward.stages[name].fingerprints == stage.fingerprints
         assert [s is None for s in onward.stages[name].seconds] == [s is None for s in stage.seconds]
     (joined,) = onward.joined
-    assert joined.seeds == [1002, 1003]
+    assert joined.seeds == seeds_of(recorded, 4)[2:]
     (line,) = view.of(onward).joined
-    assert "seeds 1002, 1003 ran on" in line
+    assert f"seeds {joined.seeds[0]}, {joined.seeds[1]} ran on" in line
     put(onward)
     record = results.read(PAPER)
     assert record is not None
@@ -82,14 +94,14 @@ def test_what_was_looked_at_is_recorded_when_the_next_seed_is_interrupted(
     train = seeds.Seeds._train
 
     def interrupt(self: seeds.Seeds, plans: Sequence[Plan]) -> bool:
-        if plans[-1].seed == 1003:
+        if plans[-1].seed == seeds_of(recorded, 4)[3]:
             raise KeyboardInterrupt
         return train(self, plans)
 
     monkeypatch.setattr(seeds.Seeds, "_train", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "there", "most=4", "record=true")
-    assert stored().seeds == [1000, 1001, 1002]
+        run(tmp_path / "there", "most=4")
+    assert stored().seeds == seeds_of(recorded, 3)
     record = results.read(PAPER)
     assert record is not None
     assert list(check_results.check(record)) == []
@@ -108,7 +120,7 @@ def test_what_cannot_go_on_says_why(recorded: Entry, tmp_path: Path) -> None:
         run(tmp_path / "here", "from_record=yes")
     edit(lambda entry: setattr(entry.registered, "hash", "another"))
     with pytest.raises(InputError, match="has other claims or another recipe now"):
-        run(tmp_path / "here", "from_record=true", "why=a test")
+        run(tmp_path / "here", "from_record=true")
     (results.RESULTS / f"{PAPER}.json").unlink()
     with pytest.raises(InputError, match="has no recorded seed"):
         run(tmp_path / "here", "from_record=true")

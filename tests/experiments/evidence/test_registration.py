@@ -15,7 +15,7 @@ from experiments.config import compose
 from experiments.config.claims import Claim, Questions
 from experiments.evidence import merge, registration, results
 from experiments.evidence.records import Confirmation, Entry, Hardware, Registration
-from experiments.running.plan import Plan
+from experiments.running.plan import PILOTS, Plan
 from tests import example
 
 
@@ -23,10 +23,18 @@ def config(*lines: str) -> dict[str, Any]:
     return compose.resolve(compose.compose(compose.request(["paper=meal_v2", *lines]).overrides), 0)
 
 
-def test_streams_do_not_meet_each_other_or_the_pilots() -> None:
-    assert [registration.seed(1, i) for i in range(3)] == [1000, 1001, 1002]
-    assert registration.seed(2, 0) == 2000
-    assert registration.PILOTS == 1000
+def test_seeds_of_registrations_do_not_meet_each_other_or_the_pilots() -> None:
+    assert [registration.seed(registered(1, "h"), i) for i in range(3)] == [1000, 1001, 1002]
+    assert registration.seed(registered(2, "h"), 0) == 2000
+    assert PILOTS == 1000
+
+    filed = [registered(1, digest, filed=True) for digest in ("000000000000", "000001ffffff", "ffffffffffff")]
+    firsts = [registration.seed(one, 0) for one in filed]
+    assert firsts == [1_000_000, 1_000_064, 1_000_000 + 64 * (16**6 - 1)]
+    assert registration.seed(filed[0], 63) == 1_000_063
+    assert max(firsts) + 63 < 2**32  # what generators take
+    with pytest.raises(InputError, match="a registration has 64"):
+        registration.seed(filed[0], 64)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +76,7 @@ def entry(stream: int = 1, seeds: int = 6, value: float = 1.0, mark: str = "aa")
         name: example.stage(seeds, fingerprints=[mark] * seeds, metrics={"test/top1": top})
         for name, top in tops.items()
     }
-    numbers = [registration.seed(stream, i) for i in range(seeds)]
+    numbers = [registration.seed(registered(stream, "h"), i) for i in range(seeds)]
     made = example.entry(numbers, looked=min(6, seeds), stages=stages, registered=registered(stream, "h"))
     claim = Claim("a beats b", "a/test/top1", "b/test/top1", worth=1.0, main=True)
     return results.judge(made, Questions([claim], [], []))
@@ -135,58 +143,27 @@ def test_another_machine_stands_beside_the_record_never_over_it() -> None:
     assert len(merge.put(newer, kept, registered(1, "h")).elsewhere) == 2
 
 
-def test_a_registration_is_written_before_the_first_seed(records: Path) -> None:
+def test_another_file_is_another_registration() -> None:
+    stored = entry(1, value=-2.0)
+    kept = merge.put(entry(1, value=3.0), stored, registered(1, "g", filed=True, why="a commit of its own"))
+    assert [item.why for item in kept.history] == ["a commit of its own"]
+    assert merge.put(entry(1, value=3.0), kept, registered(1, "g", filed=True)).history == kept.history
+    assert len(merge.put(entry(1), kept, registered(1, "f", filed=True)).history) == 2
+
+
+def test_one_of_the_earlier_rule_binds_while_claims_and_recipe_are_the_same(records: Path) -> None:
+    """Its present hash and one it was registered under, written otherwise, stand for the same experiment."""
     resolved = config()
-    made = results.register("meal_v2", "mini", resolved)
-    written = results.entries("meal_v2")["mini"]
-    assert written.registered == made
-    assert written.seeds == []
-    assert results.register("meal_v2", "mini", resolved) == made  # begun once
-
-
-def recorded(resolved: dict[str, Any], stream: int = 1, **more: Any) -> Entry:
+    now = registration.digest(resolved)
     stored = entry()
-    stored.registered = registered(stream, registration.digest(resolved), **more)
-    results.update("meal_v2", "mini", lambda _: stored)
-    return stored
-
-
-def test_a_changed_claim_needs_a_reason_and_gets_the_next_stream(records: Path) -> None:
-    resolved = config()
-    recorded(resolved)
-    assert results.register("meal_v2", "mini", resolved).stream == 1
+    stored.registered = registered(1, "0" * 12, rewritten=[now])
+    assert registration.earlier(stored, resolved) == stored.registered
     changed = copy.deepcopy(resolved)
     changed["claims"][0]["worth"] = 0.5
-    with pytest.raises(InputError, match="say in one sentence why"):
-        results.register("meal_v2", "mini", changed)
-    begun = results.register("meal_v2", "mini", {**changed, "why": "half a point is worth the name"})
-    assert (begun.stream, begun.why) == (2, "half a point is worth the name")
-    written = results.entries("meal_v2")["mini"]
-    assert written.registered.stream == 1  # what is finished stays until the new one is
-    assert written.next is not None
-    assert written.next.stream == 2
-    assert results.register("meal_v2", "mini", changed) == begun
-
-
-def test_a_recipe_that_is_written_otherwise_keeps_its_registration(records: Path) -> None:
-    """Its present hash and the one it was registered under stand for the same experiment."""
-    resolved = config()
-    stored = recorded(resolved)
-    now = registration.digest(resolved)
-    stored.registered = registered(1, "0" * 12, rewritten=[now])
-    assert registration.current(stored, resolved, "meal_v2/mini") == stored.registered
-    assert stored.registered.binds(now)
-    assert stored.registered.binds("0" * 12)
-    stored.registered.rewritten = []
-    assert not stored.registered.binds(now)
-    with pytest.raises(InputError, match="say in one sentence why"):
-        registration.current(stored, resolved, "meal_v2/mini")
-
-
-def test_claims_written_after_their_seeds_get_fresh_ones(records: Path) -> None:
-    resolved = config()
-    recorded(resolved, stream=0, seen=True)
-    assert results.register("meal_v2", "mini", resolved).stream == 1
+    assert registration.earlier(stored, changed) is None
+    assert registration.earlier(None, resolved) is None
+    stored.registered = registered(0, now, seen=True)  # claims written after their seeds
+    assert registration.earlier(stored, resolved) is None
 
 
 @pytest.mark.parametrize(
@@ -196,7 +173,7 @@ def test_a_damaged_record_is_named_and_never_overwritten(records: Path, text: st
     records.parent.mkdir()
     records.write_bytes(text.encode("latin-1"))
     with pytest.raises(InputError, match=r"meal_v2\.json"):
-        results.register("meal_v2", "mini", config())
+        results.update("meal_v2", "mini", lambda _: entry())
     assert records.read_bytes() == text.encode("latin-1")
 
 
