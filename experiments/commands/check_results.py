@@ -158,20 +158,24 @@ def _declared(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]
 
     def differing() -> list[str]:
         try:
-            config = compose.resolve(compose.compose(compose.request(lines).overrides), 0)
+            return differing_claims(entry, compose.resolve(compose.compose(compose.request(lines).overrides), 0))
         except InputError:
-            return []  # it is stale, and told so
-        if not entry.registered.binds(registration.digest(config)):
-            return []
-        asked = {claim.name: _comparable(claim.content()) for claim in claims.read(config).claims}
-        judged = {claim.name: _comparable(claim.claim().content()) for claim in entry.claims}
-        lost = [f"{name!r} is missing" for name in asked if name not in judged]
-        added = [f"{name!r} is none of the paper's file" for name in judged if name not in asked]
-        both = [name for name in asked if name in judged and asked[name] != judged[name]]
-        return [*lost, *added, *(f"{name!r}: {_first_key(asked[name], judged[name])}" for name in both)]
+            return []  # it no longer composes: it is stale, and told so
 
     for line in remember("claims", paper, f"{title} {entry.seal}", CONFIGURATION, differing):
         yield f"{where}: claims: {line}"
+
+
+def differing_claims(entry: Entry, config: Mapping[str, Any]) -> list[str]:
+    """How an entry's claims differ from those of a resolved configuration; nothing where it is registered no longer."""
+    if not entry.registered.binds(registration.digest(config)):
+        return []
+    asked = {claim.name: _comparable(claim.content()) for claim in claims.read(config).claims}
+    judged = {claim.name: _comparable(claim.claim().content()) for claim in entry.claims}
+    lost = [f"{name!r} is missing" for name in asked if name not in judged]
+    added = [f"{name!r} is none of the paper's file" for name in judged if name not in asked]
+    both = [name for name in asked if name in judged and asked[name] != judged[name]]
+    return [*lost, *added, *(f"{name!r}: {_first_key(asked[name], judged[name])}" for name in both)]
 
 
 def _comparable(content: Mapping[str, Any]) -> dict[str, Any]:

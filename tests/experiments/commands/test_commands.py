@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from experiments.common import files
 from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
 from experiments.config import compose
+from experiments.config.claims import Claim
 from experiments.evidence import layout, registration, results
 from experiments.evidence.records import Entry
 from experiments.running.plan import Plan
@@ -225,11 +227,13 @@ def test_readme_table_is_the_generated_one(tmp_path: Path) -> None:
     assert (tmp_path / "README.md").read_text(encoding="utf-8") == text
 
 
-def test_every_record_is_re_derived(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_record_is_re_derived(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Every committed interval, verdict and table follows from the committed per-seed values.
 
-    What records say of their papers is what the papers' files say.
+    What records say of their papers is what the papers' files say; of their claims, where each setting is composed
+    anyway (tests/papers/test_every_paper.py).
     """
+    monkeypatch.setattr(check_results, "_declared", lambda *_: iter(()))
     assert check_results.main([]) == 0, capsys.readouterr().out
 
 
@@ -261,6 +265,35 @@ EDITS: dict[str, Callable[[Entry], object]] = {
     "a seed left out": lambda e: e.seeds.pop(),
     "a registration": lambda e: setattr(e.registered, "stream", 7),
 }
+
+
+Claims = list[Claim]
+FORGERIES: dict[str, Callable[[Claims], Claims]] = {
+    "a margin lowered": lambda claims: [replace(claims[0], margin=-5.0), *claims[1:]],
+    "a worth lowered": lambda claims: [replace(claims[0], worth=0.1), *claims[1:]],
+    "sides turned": lambda claims: [replace(claims[0], lower_is_better=True), *claims[1:]],
+    "another baseline": lambda claims: [replace(claims[0], than="untrained/test/top1"), *claims[1:]],
+    "another kind": lambda claims: [replace(claims[0], kind="exact"), *claims[1:]],
+    "another text": lambda claims: [replace(claims[0], name="MEAL V2 is better"), *claims[1:]],
+    "another main claim": lambda claims: [replace(claims[0], main=False), replace(claims[1], main=True), claims[2]],
+    "a precondition dropped": lambda claims: [*claims[:2], replace(claims[2], requires=())],
+    "a claim dropped": lambda claims: claims[:2],
+    "a published difference moved": lambda claims: [replace(claims[0], published=None), *claims[1:]],
+}
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_a_forgery_that_is_judged_and_sealed_anew_is_named(forgery: str) -> None:
+    """Every number follows from the others; the paper's file says something else."""
+    record = results.read("meal_v2")
+    assert record is not None
+    entry = record.entries["mini"]
+    asked = check_results.questions(entry)
+    forged = results.judge(entry, replace(asked, claims=FORGERIES[forgery](list(asked.claims))))
+    record.entries["mini"] = forged.model_copy(update={"seal": results.seal(forged)})
+    wrong = list(check_results.check(record))
+    assert wrong
+    assert all(line.startswith("meal_v2: mini: claims: ") for line in wrong), wrong
 
 
 @pytest.mark.parametrize("edit", EDITS)
