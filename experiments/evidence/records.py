@@ -336,6 +336,7 @@ class Entry(Part):
     Attributes:
         looked: seeds, from the first, that every stage ran for; later ones may have the main claim's stages alone.
         overrides: what the user gave beyond paper, scale and variant.
+        place: of that, where it ran: the trainer and its devices, which are in fingerprints and in no registration.
         stopped: why no further seed was run.
         next: a registration that has begun and has no finished record yet.
         seal: a hash of all the rest, see results.seal.
@@ -347,6 +348,7 @@ class Entry(Part):
     seeds: Seeds
     looked: int
     overrides: Names
+    place: Names = []
     registered: Registration
     next: Registration | None = None
     stopped: str = ""

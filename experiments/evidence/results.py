@@ -67,8 +67,19 @@ def is_recorded(scale: str) -> bool:
 
 def personal(overrides: Sequence[str]) -> list[str]:
     """Of what the user gave, what makes it another run than the registered one."""
-    keys = {line: line.lstrip("+").split("=")[0] for line in overrides}
+    where = place(overrides)
+    keys = {line: _key(line) for line in overrides if line not in where}
     return [line for line, key in keys.items() if key not in LOCAL and not key.startswith(("logger.", "launcher."))]
+
+
+def place(overrides: Sequence[str]) -> list[str]:
+    """Of what the user gave, where it runs: the trainer and its devices."""
+    names = {"trainer", *(f"trainer.{key}" for key in registration.PLACE)}
+    return [line for line in overrides if _key(line) in names]
+
+
+def _key(line: str) -> str:
+    return line.lstrip("+").split("=")[0]
 
 
 def build(
@@ -97,6 +108,7 @@ def build(
         seeds=[p.seed for p in plans],
         looked=looked,
         overrides=personal(overrides),
+        place=place(overrides),
         registered=registered or registration.by_hand(first.config),
         claims=[],
         checks=[],

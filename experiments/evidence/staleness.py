@@ -28,7 +28,7 @@ def stale(paper: str, entry: Entry) -> list[str]:
 def _stale(paper: str, entry: Entry) -> list[str]:
     if not entry.seeds:
         return []
-    lines = [f"paper={paper}", f"scale={entry.scale}", *entry.overrides]
+    lines = [f"paper={paper}", f"scale={entry.scale}", *entry.overrides, *entry.place]
     if entry.variant:
         lines.append(f"variant={entry.variant}")
     try:

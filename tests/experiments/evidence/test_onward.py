@@ -10,7 +10,7 @@ import pytest
 from experiments.commands import check_results, reproduce, seeds, setting
 from experiments.common.errors import InputError
 from experiments.config import compose
-from experiments.evidence import registration, registrations, results
+from experiments.evidence import registration, registrations, results, staleness
 from experiments.evidence.records import Entry
 from experiments.pages import view
 from experiments.running.plan import Plan, plan
@@ -105,6 +105,16 @@ def test_what_was_looked_at_is_recorded_when_the_next_seed_is_interrupted(
     record = results.read(PAPER)
     assert record is not None
     assert list(check_results.check(record)) == []
+
+
+@pytest.mark.parametrize("place", ["trainer=cpu", "trainer.accelerator=cpu"])
+def test_where_it_ran_makes_no_record_stale(recorded: Entry, tmp_path: Path, place: str) -> None:
+    """Fingerprints hold the trainer; the entry says which it was, and its registration is the same."""
+    (results.RESULTS / f"{PAPER}.json").unlink()
+    assert run(tmp_path / "elsewhere", "most=2", place) == 0
+    entry = stored()
+    assert (entry.place, entry.registered) == ([place], recorded.registered)
+    assert staleness.stale(PAPER, entry) == []
 
 
 def test_a_stale_record_is_confirmed_first(recorded: Entry, tmp_path: Path) -> None:
