@@ -15,6 +15,7 @@ reads-report        := PAPER ARGS
 reads-check-results := PAPER ARGS
 reads-tune          := PAPER SCALE VARIANT ARGS
 reads-register      := PAPER SCALE VARIANT ARGS
+reads-replicate     := PAPER SCALE VARIANT MINUTES ARGS
 reads-sweep         := PAPER SCALE VARIANT SEEDS SWEEP ARGS
 reads-dashboard     := PAPER SCALE VARIANT ARGS
 reads-export        := PAPER SCALE VARIANT STAGE ARGS
@@ -53,7 +54,7 @@ seeds    = $(subst $(space),$(comma),$(strip $(subst $(comma),$(space),$(SEEDS))
 GIVEN    = $(if $(PAPER),paper=$(PAPER)) scale=$(or $(SCALE),mini) $(if $(VARIANT),variant=$(VARIANT)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce tune register test test-all papers report check-results sweep dashboard export compare confirm soak bench lint lock schema readme clean
+.PHONY: help setup reproduce tune register replicate test test-all papers report check-results sweep dashboard export compare confirm soak bench lint lock schema readme clean
 
 help: ## this text
 	@echo "Reprise re-runs image-modelling papers and computes whether their claims hold."
@@ -88,6 +89,9 @@ tune: $(READY) ## one grid for all arms that the main claim compares, on validat
 
 register: $(READY) ## fix claims, recipe, code and data of a setting in a commit, before its first seed (why='...')
 	@$(BIN)/python -m experiments.commands.register $(GIVEN)
+
+replicate: $(READY) ## the main claim on fresh seeds that each draw a recipe of their own (after make reproduce)
+	@$(BIN)/python -m experiments.commands.replicate $(if $(MINUTES),minutes=$(MINUTES)) $(GIVEN)
 
 test: $(READY) ## before each commit: units, every paper's smoke run, faults (minutes); PAPER=K: what its files reach
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(if $(PAPER),--paper $(PAPER)) $(ARGS)

@@ -20,9 +20,9 @@ from experiments.commands import catalog, cli
 from experiments.common.errors import InputError
 from experiments.common.memory import CONFIGURATION, remember
 from experiments.common.paths import ROOT
-from experiments.config import claims, compose
+from experiments.config import claims, compose, vary
 from experiments.config.claims import Questions
-from experiments.evidence import registration, registrations, results
+from experiments.evidence import registration, registrations, replication, results
 from experiments.evidence.order import History, problems
 from experiments.evidence.records import Entry, Record
 from experiments.running.plan import SEEDS
@@ -143,6 +143,8 @@ def _filed(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
     asked = [_comparable(content) for content in files[0].bound["claims"]]
     if asked != [_comparable(claim.claim().content()) for claim in entry.claims]:
         yield f"{where}: its claims are not those of {files[0].path.name}"
+    knobs = vary.read({"vary": files[0].bound["vary"]})
+    yield from (f"{where}: {line}" for line in replication.problems(entry, questions(entry), knobs))
     root = results.RESULTS.parent
     history = History(root)
     if not history.unknown():

@@ -19,7 +19,7 @@ from experiments.pages import console, view
 from experiments.pages.progress import Board
 from experiments.running import cost, engine, preconditions
 from experiments.running.manifest import finished
-from experiments.running.plan import Plan, only, plan, plan_each
+from experiments.running.plan import Plan, only, plan_each
 from experiments.running.pool import Scheduler
 
 ELSEWHERE = 4  # seeds between two looks, on a cluster
@@ -68,9 +68,13 @@ class Seeds:
         console.say(console.look_line(view.of(entry), self.began, config.minutes))
         at_a_time = jobs(config, cores()) if self.setting.runs_here else ELSEWHERE
         count = max(1, min(at_a_time, int(config.most) - len(self.plans)))
-        further = plan_each(config, [self._seed(len(self.plans) + i) for i in range(count)])
+        further = self.plans_of([self._seed(len(self.plans) + i) for i in range(count)])
         self.plans += further
         self._train([only(p, self.setting.questions.main_stages) for p in further])
+
+    def plans_of(self, numbers: Sequence[int]) -> list[Plan]:
+        """A plan for each of these seeds."""
+        return plan_each(self.setting.config, numbers)
 
     def look(self) -> Entry:
         """The entry of all seeds so far, judged."""
@@ -95,10 +99,14 @@ class Seeds:
             return reason
         if self._next_is_done():
             return ""
-        return stopping.late((time.monotonic() - self.began) / 60, config.minutes)
+        return stopping.late(self.minutes(), config.minutes)
+
+    def minutes(self) -> float:
+        """Since it began."""
+        return (time.monotonic() - self.began) / 60
 
     def _next_is_done(self) -> bool:
-        following = plan(self.setting.config, self._seed(len(self.plans)))
+        (following,) = self.plans_of([self._seed(len(self.plans))])
         return unfinished([only(following, self.setting.questions.main_stages)]) == 0
 
     def _seed(self, index: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from experiments.evidence import words
-from experiments.evidence.records import Entry
+from experiments.evidence.records import Entry, JudgedClaim
 
 BY_HAND = "seeds given by hand"
 EXPLORED = "pilot seeds: nothing is registered"
@@ -13,8 +13,11 @@ INTERRUPTED = "interrupted; the same command goes on"
 def decided(entry: Entry) -> str:
     """Why further seeds would change nothing of an entry; empty while its main claim is open."""
     main = entry.main_claim()
-    if main is None:
-        return "no main claim: the first look is all"
+    return "no main claim: the first look is all" if main is None else decided_claim(main)
+
+
+def decided_claim(main: JudgedClaim) -> str:
+    """Why further seeds would change nothing of a claim; empty while it is open."""
     if main.verdict == words.NOT_RUN:
         return "a stage of the main claim did not finish"
     if main.verdict == words.UNTESTED:

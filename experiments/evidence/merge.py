@@ -6,7 +6,8 @@ import math
 from typing import Any
 
 from experiments.evidence import registration
-from experiments.evidence.records import Elsewhere, Entry, Provenance, Registration
+from experiments.evidence.records import Elsewhere, Entry, Provenance, Registration, Replication
+from experiments.evidence.replication import word
 
 
 def put(new: Entry, stored: Entry | None, registered: Registration) -> Entry:
@@ -38,7 +39,16 @@ def put(new: Entry, stored: Entry | None, registered: Registration) -> Entry:
         return stored.model_copy(update={"elsewhere": [*others, mine]})
     if len(new.seeds) < len(stored.seeds):
         return stored
-    return fresh.model_copy(update={"history": list(stored.history), "elsewhere": list(stored.elsewhere)})
+    kept = {"history": list(stored.history), "elsewhere": list(stored.elsewhere)}
+    return fresh.model_copy(update={**kept, "replication": _compared(stored.replication, fresh)})
+
+
+def _compared(replication: Replication | None, entry: Entry) -> Replication | None:
+    """A replication beside the main claim as it stands now."""
+    main = entry.main_claim()
+    if replication is None or main is None:
+        return replication
+    return replication.model_copy(update={"word": word(main, replication.claim)})
 
 
 def is_another(registered: Registration, recorded: Registration) -> bool:

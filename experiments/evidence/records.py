@@ -330,6 +330,26 @@ class PublishedResult(Part):
         return Published(**{name: getattr(self, name) for name in Published.__dataclass_fields__})
 
 
+class Replication(Part):
+    """The main claim on fresh seeds that each drew a recipe of their own (see experiments.config.vary).
+
+    Attributes:
+        registered: hash of the registration that is replicated.
+        drawn: of each seed, knob -> factor or value.
+        metrics: stage -> metric of the main claim -> one value for each seed.
+        claim: the main claim, judged by these seeds.
+        word: replicated, not replicated, open or not applicable.
+    """
+
+    registered: str
+    seeds: Seeds
+    drawn: Annotated[list[dict[str, Any]], Field(max_length=MOST_SEEDS)]
+    metrics: Annotated[dict[str, dict[str, Values]], Field(max_length=MOST_ITEMS)]
+    claim: JudgedClaim
+    word: str
+    stopped: str = ""
+
+
 class Entry(Part):
     """Everything known about one setting of a paper.
 
@@ -359,6 +379,7 @@ class Entry(Part):
     provenance: Provenance
     joined: list[Joined] = []
     confirmed: dict[str, Confirmation] = {}
+    replication: Replication | None = None
     history: list[HistoryItem]
     elsewhere: list[Elsewhere]
     seal: str = ""

@@ -239,6 +239,8 @@ def _facts(entry: view.Entry) -> list[tuple[str, str]]:
     if entry.variant:
         facts.append(("variant", entry.variant + (f": {entry.about}" if entry.about else "")))
     facts.append(("seeds", _listed(entry.seeds)))
+    if entry.replication:
+        facts.append(("replication", entry.replication))
 
     users: dict[str, list[str]] = {}
     for stage in entry.stages.values():

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from experiments.config import expressions
 from experiments.evidence import merge, records
+from experiments.evidence.sequences import deviation
 from experiments.evidence.words import (
     FAILED,
     FAILS,
@@ -192,6 +193,7 @@ class Entry:
     elsewhere: Sequence[Past]
     confirmed: Sequence[str]
     joined: Sequence[str]
+    replication: str = ""  # what it says; empty where there is none to have
 
     @property
     def main(self) -> Claim | None:
@@ -260,7 +262,29 @@ def of(entry: records.Entry) -> Entry:
         elsewhere=[elsewhere(item) for item in entry.elsewhere],
         confirmed=_confirmed(entry.confirmed),
         joined=[_joined(item) for item in entry.joined],
+        replication=_replication(entry),
     )
+
+
+def replication(found: records.Replication, recorded: records.JudgedClaim) -> str:
+    """What a replication says, in a sentence: the word, the difference, and how seeds and recipes scatter."""
+    shown = claim(found.claim)
+    signs = sum((value > 0) == ((recorded.difference or 0) > 0) for value in found.claim.per_seed)
+    spreads = [deviation(item.per_seed) for item in (found.claim, recorded) if len(item.per_seed) > 1]
+    spread = ""
+    if len(spreads) == 2:
+        spread = f"; they scatter by {spreads[0]:.2g}, those of the fixed recipe by {spreads[1]:.2g}"
+    return (
+        f"{found.word} over recipes: {shown.verdict}, {shown.span}; {signs} of {len(found.seeds)} draws of recipe and "
+        f"seed have the recorded sign{spread}"
+    )
+
+
+def _replication(entry: records.Entry) -> str:
+    main = entry.main_claim()
+    if entry.replication is not None and main is not None:
+        return replication(entry.replication, main)
+    return "not yet" if entry.registered.filed else ""
 
 
 def claim(item: records.JudgedClaim) -> Claim:

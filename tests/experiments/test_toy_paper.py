@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from experiments.common.paths import ROOT
 from experiments.identity.fingerprint import ENGINE
@@ -182,6 +183,17 @@ def test_a_registration_is_a_commit_of_its_own_and_binds(copied: Path) -> None:
     assert (entry["registered"]["hash"], entry["registered"]["filed"]) == (mark, True)
     first = 1_000_000 + int(mark[:6], 16) * 64
     assert len(list((copied / "runs/toy/mini").glob(f"seed={first}"))) == 1
+
+    said = command(copied, "experiments.commands.replicate", "paper=toy", "jobs=1")
+    assert " over recipes: " in said
+    found = json.loads((copied / "results/toy.json").read_text())["entries"]["mini"]["replication"]
+    assert found["registered"] == mark
+    assert len(found["seeds"]) == len(found["drawn"]) == 2
+    assert all(0.5 <= drawn["rate"] <= 2 for drawn in found["drawn"])
+    rates = set()
+    for path in (copied / "runs/toy/mini").glob(f"seed={found['seeds'][0]}/maker-*/config.yaml"):
+        rates.add(yaml.safe_load(path.read_text())["module"]["optimizer"]["lr"])
+    assert rates == {0.05 * found["drawn"][0]["rate"]}
 
     check = ("experiments.commands.check_results", "toy")
     assert "0 differences" in command(copied, *check)  # not committed yet, so that nothing can be said of its order

@@ -1,0 +1,136 @@
+"""`make replicate`: the main claim on fresh seeds that each draw a recipe of their own, under the same rule."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from experiments.commands import cli, setting, stopping
+from experiments.commands.schedulers import Schedulers
+from experiments.commands.seeds import Seeds
+from experiments.commands.setting import Setting
+from experiments.common.errors import InputError
+from experiments.config import compose, vary
+from experiments.config.schema import Knob
+from experiments.evidence import replication, results
+from experiments.evidence.records import Entry, JudgedClaim, Replication
+from experiments.pages import console, view
+from experiments.running import preconditions
+from experiments.running.plan import Plan, only, plan
+
+HELP = """\
+Judge a recorded main claim anew: fresh seeds, each with a recipe drawn from the ranges that the recipe's `vary`
+declares, the same rule, going on until it is decided. What is estimated is the mean over the ranges. Says `replicated`
+where the same verdict comes again, `not replicated` where another one is decided, else `open`; the record keeps what
+each seed drew.
+
+  python -m experiments.commands.replicate paper=meal_v2
+  python -m experiments.commands.replicate paper=all minutes=30
+
+  minutes=15         start no further seed after that long; the same command goes on
+  most=32            leave it open at that many seeds
+
+"""
+
+
+@dataclass
+class Draws(Seeds):
+    """Seeds of a replication: each has a recipe of its own, and the main claim's stages alone."""
+
+    knobs: dict[str, Knob] = field(default_factory=dict)
+
+    def plans_of(self, numbers: Sequence[int]) -> list[Plan]:
+        return [self._plan(number) for number in numbers]
+
+    def _plan(self, number: int) -> Plan:
+        drawn = self.drawn(number)
+        turned = vary.turn(self.setting.config, self.knobs, drawn, compose.groups(self.setting.paper))
+        return only(plan(turned, number), self.setting.questions.main_stages)
+
+    def drawn(self, number: int) -> dict[str, Any]:
+        assert self.setting.registered is not None
+        return replication.draw(self.knobs, self.setting.registered, number)
+
+    def begin(self) -> None:
+        """Train the first seeds."""
+        self.plans = self.plans_of([self._seed(index) for index in range(int(self.setting.config.first))])
+        preconditions.check(self.plans, here=self.setting.runs_here)
+        self._train(self.plans)
+
+    def replicated(self, recorded: JudgedClaim) -> Replication:
+        """How the main claim stands after the seeds so far."""
+        main = self.setting.questions.main
+        registered = self.setting.registered
+        assert main is not None
+        assert registered is not None
+        assert registered.hash is not None
+        drawn = [self.drawn(p.seed) for p in self.plans]
+        return replication.build(self.plans, drawn, main, recorded, registered.hash)
+
+
+def main(argv: list[str]) -> int:
+    words = [word for word in argv if word != "paper=all"]
+    papers = [f"paper={paper}" for paper in _replicable()] if "paper=all" in argv else []
+    with Schedulers() as schedulers:
+        for line in [[paper, *words] for paper in papers] or [words]:
+            _replicate(setting.read(line), schedulers)
+    return 0
+
+
+def _replicable() -> list[str]:
+    """Papers whose default setting is recorded under a registration of its own."""
+    entries = {paper: results.entry(paper, "mini") for paper in compose.papers()}
+    return [paper for paper, entry in entries.items() if entry is not None and entry.registered.filed]
+
+
+def _replicate(asked: Setting, schedulers: Schedulers) -> None:
+    entry, recorded = _recorded(asked)
+    knobs = vary.read(asked.resolved)
+    if not knobs:
+        raise InputError(f"conf/recipe/{asked.paper}/{asked.request.scale}.yaml: says nothing of vary; expected ranges")
+    assert asked.registered is not None
+    scheduler = schedulers.of(asked.config, len(asked.resolved["stages"]) * int(asked.config.first))
+    draws = Draws(asked, replication.stream(asked.registered), [], scheduler, knobs=knobs)
+    draws.begin()
+    found = draws.replicated(recorded)
+    while not (stopped := _why_stop(draws, found)):
+        draws.go_on(_as_entry(entry, found))
+        found = draws.replicated(recorded)
+    found = found.model_copy(update={"stopped": stopped})
+
+    folder = None if asked.writes_on else results.here()
+    base = results.entry(asked.paper, asked.title, folder) or entry
+    written = base.model_copy(update={"replication": found})
+    path = results.update(asked.paper, asked.title, lambda _: written, folder)
+    console.say(f"{asked.name}: {view.replication(found, recorded)}")
+    console.say(f"results: {path.relative_to(results.RESULTS.parent)}")
+
+
+def _recorded(asked: Setting) -> tuple[Entry, JudgedClaim]:
+    """The entry that is replicated and its main claim. Raises InputError where there is none to replicate."""
+    entry = results.entry(asked.paper, asked.title)
+    main = entry.main_claim() if entry is not None else None
+    if entry is None or main is None or asked.registered is None or not asked.registered.filed:
+        raise InputError(f"{asked.name}: make register and make reproduce come before; there is nothing to replicate")
+    if entry.registered.hash != asked.registered.hash or not entry.complete():
+        raise InputError(f"{asked.name}: its present registration has no record yet; make reproduce comes first")
+    return entry, main
+
+
+def _why_stop(draws: Draws, found: Replication) -> str:
+    """Why no further seed is run; empty while the claim is open and there is room."""
+    config = draws.setting.config
+    decided = stopping.decided_claim(found.claim)
+    minutes = draws.minutes()
+    return decided or stopping.spent(len(draws.plans), config.most) or stopping.late(minutes, config.minutes)
+
+
+def _as_entry(entry: Entry, found: Replication) -> Entry:
+    """The entry with the replication's claim, for the line between two looks."""
+    return entry.model_copy(update={"claims": [found.claim], "seeds": found.seeds})
+
+
+if __name__ == "__main__":
+    sys.exit(cli.main(main, HELP, composes=True))
