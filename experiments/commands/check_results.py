@@ -140,6 +140,10 @@ def _filed(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
     if not files:
         yield f"{where}: registration {entry.registered.hash} has no file in {registrations.folder(paper)}"
         return
+    told = registrations.as_recorded(files[0])
+    made = entry.registered
+    if (made.at, made.stream, made.why) != (told.at, told.stream, told.why):
+        yield f"{where}: what it says of its registration is not what {files[0].path.name} says"
     asked = [_comparable(content) for content in files[0].bound["claims"]]
     if asked != [_comparable(claim.claim().content()) for claim in entry.claims]:
         yield f"{where}: its claims are not those of {files[0].path.name}"

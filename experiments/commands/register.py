@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     tuned = _tuned(request.paper, setting, resolved)
     filed = replace(filed, about={**_told(filed, config.why), "tuning": tuned})
 
-    _check_is_new(filed, resolved, Path(config.runs_dir))
+    _check_is_new(filed, Path(config.runs_dir))
     preconditions.check([plan_])
     if claims.read(plan_.config).main is None:
         raise InputError(f"conf/paper/{filed.paper}.yaml: this setting has no main claim; nothing is there to register")
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
     except InputError:
         path.unlink()
         raise
-    first = registration.seed(registrations.as_recorded(filed, resolved), 0)
+    first = registration.seed(registrations.as_recorded(filed), 0)
     print(f"registered: {path.relative_to(ROOT)}, seeds {first}, {first + 1}, ...")
     variant = f" VARIANT={request.variant}" if request.variant else ""
     scale = f" SCALE={request.scale}" if request.scale != "mini" else ""
@@ -100,12 +100,12 @@ def _tuned(paper: str, setting: str, config: dict[str, Any]) -> dict[str, Any]:
     return {key: table[key] for key in ("arms", "keys", "values", "seeds", "by", "chosen")}
 
 
-def _check_is_new(filed: Filed, config: dict[str, Any], runs: Path) -> None:
+def _check_is_new(filed: Filed, runs: Path) -> None:
     """Raises InputError if this is registered, or if one of its seeds was run before."""
     if filed.path.exists():
         raise InputError(f"{filed.path.relative_to(ROOT)}: this is registered; make reproduce runs it")
     scale = filed.setting.partition("+")[0]
-    registered = registrations.as_recorded(filed, config)
+    registered = registrations.as_recorded(filed)
     for index in range(SEEDS):
         seed = registration.seed(registered, index)
         if (folder := runs / filed.paper / scale / f"seed={seed}").exists():

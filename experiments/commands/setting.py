@@ -119,7 +119,7 @@ def _registered(
         confirmed = [item for item in registrations.all_of(request.paper, title) if item.hash == entry.registered.hash]
         filed = next(iter(confirmed), None)
     if filed is not None:
-        return registrations.as_recorded(filed, resolved), []
+        return registrations.as_recorded(filed, registration.digest(resolved)), []
 
     earlier = registration.earlier(entry, resolved)
     if earlier is None and not changed and entry is not None and entry.seeds:

@@ -62,11 +62,11 @@ def folder(paper: str) -> Path:
     return results.RESULTS / "registrations" / paper
 
 
-def as_recorded(filed: Filed, config: Mapping[str, Any]) -> Registration:
+def as_recorded(filed: Filed, digest: str | None = None) -> Registration:
     """What an entry that is recorded under a file says of it.
 
     Args:
-        config: resolved; its digest tells later whether claims or recipe have changed.
+        digest: of claims and recipe (registration.digest), which tells later whether they have changed.
     """
     return Registration(
         hash=filed.hash,
@@ -75,7 +75,7 @@ def as_recorded(filed: Filed, config: Mapping[str, Any]) -> Registration:
         stream=len(filed.about.get("tried") or []) + 1,
         why=str(filed.about.get("why") or ""),
         filed=True,
-        rewritten=[registration.digest(config)],
+        rewritten=[digest] if digest is not None else [],
     )
 
 

@@ -105,7 +105,7 @@ def beside(recorded: view.Entry, entry: view.Entry, differs: str) -> str:
     for what, shown in (("recorded:", recorded), ("here:", entry)):
         claim = shown.main
         if claim is not None:
-            seeds = f"{len(claim.seeds)} seeds of stream {shown.registered.stream}"
+            seeds = f"{len(claim.seeds)} seeds of registration {shown.registered.hash}"
             lines.append(f"{what:<10}{claim.verdict}, {claim.span}, {seeds}")
     if differs:
         lines.append(f"{'differs:':<10}{differs}")
