@@ -250,7 +250,7 @@ def _readme(path: Path = ROOT / "README.md") -> Iterator[str]:
     """The README's table and example are those of the records."""
     _, _, rest = path.read_text(encoding="utf-8").partition("<!-- papers -->\n")
     stands, _, tail = rest.partition("\n<!-- /papers -->")
-    papers = [catalog.describe(paper) for paper in compose.papers()]
+    papers = catalog.describe_all()
     derived = catalog.markdown(papers)
     for shown in catalog.EXAMPLE.finditer(tail):
         if shown[0] != catalog.example(papers, shown[1]):
