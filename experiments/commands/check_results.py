@@ -23,7 +23,7 @@ from experiments.common.paths import ROOT
 from experiments.config import claims, compose, vary
 from experiments.config.claims import Questions
 from experiments.evidence import registration, registrations, replication, results
-from experiments.evidence.order import History, problems
+from experiments.evidence.order import History, losses, problems
 from experiments.evidence.records import Entry, Record
 from experiments.running.plan import SEEDS
 
@@ -52,6 +52,7 @@ def main(argv: list[str]) -> int:
         entries += len(record.entries)
         filed += sum(entry.registered.filed for entry in record.entries.values())
         wrong += list(check(record))
+        wrong += list(_kept(paper))
     if not argv:
         wrong += list(_readme())
     for line in wrong:
@@ -155,6 +156,14 @@ def _filed(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
         registered = str(files[0].path.relative_to(root))
         record = str((results.RESULTS / f"{paper}.json").relative_to(root))
         yield from (f"{where}: {line}" for line in problems(history, registered, record, files[0].hash, title))
+
+
+def _kept(paper: str) -> Iterator[str]:
+    """Nothing that a record once held is gone, as far as the history of the repository is at hand."""
+    root = results.RESULTS.parent
+    history = History(root)
+    if not history.unknown():
+        yield from losses(history, str((results.RESULTS / f"{paper}.json").relative_to(root)))
 
 
 def _declared(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
