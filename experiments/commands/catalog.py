@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from experiments.common.errors import InputError
 from experiments.common.memory import CONFIGURATION, remember
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose
-from experiments.evidence import results, staleness
+from experiments.evidence import results, staleness, suite
 from experiments.evidence.records import Entry
 from experiments.pages import console
 from experiments.pages.numbers import count, span
@@ -31,6 +32,18 @@ List every paper of the suite: main claim, verdict, cost, and whether code or cl
                                               papers' files: title, arxiv, about and deviations
 
 """
+
+
+def describe_all(keys: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """These papers (all by default), each default setting with whether its verdict is kept beside the others'."""
+    recorded = {paper: results.entries(paper) for paper in compose.papers()}
+    chosen = {paper: default for paper, entries in recorded.items() if (default := suite.default_entry(entries))}
+    kept = suite.keep({paper: entry for paper, (_, entry) in chosen.items()})
+    papers = [describe(paper) for paper in keys or compose.papers()]
+    for paper in papers:
+        if paper["key"] in kept:
+            paper["entries"][chosen[paper["key"]][0]]["kept"] = kept[paper["key"]]
+    return papers
 
 
 def describe(paper: str) -> dict[str, Any]:
@@ -74,6 +87,7 @@ def _recorded(paper: str, entry: Entry) -> dict[str, Any]:
         "registered": entry.registered.hash,
         "seen": entry.registered.seen,
         "stale": staleness.stale(paper, entry),
+        "kept": None,  # beside the other papers' verdicts, see describe_all; None where that is not asked
     }
 
 
@@ -100,7 +114,10 @@ def _table(papers: list[dict[str, Any]]) -> Table:
         columns = [lines.join(column) for column in zip(*rows, strict=True)]
         unknown = ["", console.word("not run"), "", "", ""]
         table.add_row(paper["key"], paper["main"] or "", *(columns or unknown))
-    table.caption = "stale: code, configuration or claims changed since; seen: claims were written after these seeds"
+    table.caption = (
+        "stale: code, configuration or claims changed since; seen: claims were written after these seeds; alone: "
+        "decided by itself, not kept by e-BH over all papers' main claims"
+    )
     return table
 
 
@@ -108,9 +125,10 @@ def _cells(name: str, entry: dict[str, Any]) -> list[Text]:
     """A setting's verdict, difference, seeds and cost."""
     main = entry["main"]
     mark = (" stale", "magenta") if entry["stale"] else (" seen", "dim") if entry["seen"] else ""
+    alone = (" alone", "dim") if entry["kept"] is False else ""
     verdict = console.word(main["verdict"] if main else "no main claim")
     cost = _cost(entry)
-    shown: list[str | Text] = [name, Text.assemble(verdict, mark), _span(main), str(entry["seeds"]), cost]
+    shown: list[str | Text] = [name, Text.assemble(verdict, mark, alone), _span(main), str(entry["seeds"]), cost]
     return [cell if isinstance(cell, Text) else Text(cell) for cell in shown]
 
 
@@ -152,7 +170,9 @@ def markdown(papers: list[dict[str, Any]]) -> str:
             main = entry["main"]
             first = f"{link} | {paper['main'] or ''}" if number == 0 else " | "
             verdict = main["verdict"] if main else "no main claim"
-            marks = " (stale)" if entry["stale"] else " (claims written after these seeds)" if entry["seen"] else ""
+            words = ["stale"] if entry["stale"] else ["claims written after these seeds"] if entry["seen"] else []
+            words += ["alone"] if entry["kept"] is False else []
+            marks = f" ({', '.join(words)})" if words else ""
             cost = _cost(entry)
             lines.append(f"| {first} | {name} | {verdict}{marks} | {_span(main)} | {entry['seeds']} | {cost} |")
     return "\n".join(lines)
@@ -188,7 +208,7 @@ def main(argv: list[str]) -> int:
             raise InputError(f"{word}: expected --json, --readme or keys of papers")
     if keys and "--readme" in argv:
         raise InputError(f"{keys[0]}: --readme writes the table of all papers; expected no key")
-    papers = [describe(paper) for paper in cli.papers_named(keys) or compose.papers()]
+    papers = describe_all(cli.papers_named(keys))
     if "--json" in argv:
         print(json.dumps(papers, indent=1))
     elif "--readme" in argv:

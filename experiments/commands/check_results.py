@@ -23,7 +23,7 @@ from experiments.common.paths import ROOT
 from experiments.config import claims, compose, vary
 from experiments.config.claims import Questions
 from experiments.evidence import registration, registrations, replication, results
-from experiments.evidence.order import History, problems
+from experiments.evidence.order import History, losses, problems
 from experiments.evidence.records import Entry, Record
 from experiments.running.plan import SEEDS
 
@@ -52,6 +52,7 @@ def main(argv: list[str]) -> int:
         entries += len(record.entries)
         filed += sum(entry.registered.filed for entry in record.entries.values())
         wrong += list(check(record))
+        wrong += list(_kept(paper))
     if not argv:
         wrong += list(_readme())
     for line in wrong:
@@ -157,6 +158,14 @@ def _filed(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
         yield from (f"{where}: {line}" for line in problems(history, registered, record, files[0].hash, title))
 
 
+def _kept(paper: str) -> Iterator[str]:
+    """Nothing that a record once held is gone, as far as the history of the repository is at hand."""
+    root = results.RESULTS.parent
+    history = History(root)
+    if not history.unknown():
+        yield from losses(history, str((results.RESULTS / f"{paper}.json").relative_to(root)))
+
+
 def _declared(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
     """The claims of an entry are those of its paper's file, wherever the file is still what was registered."""
     lines = [f"paper={paper}", f"scale={entry.scale}", *entry.overrides]
@@ -250,7 +259,7 @@ def _readme(path: Path = ROOT / "README.md") -> Iterator[str]:
     """The README's table and example are those of the records."""
     _, _, rest = path.read_text(encoding="utf-8").partition("<!-- papers -->\n")
     stands, _, tail = rest.partition("\n<!-- /papers -->")
-    papers = [catalog.describe(paper) for paper in compose.papers()]
+    papers = catalog.describe_all()
     derived = catalog.markdown(papers)
     for shown in catalog.EXAMPLE.finditer(tail):
         if shown[0] != catalog.example(papers, shown[1]):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from experiments.evidence import results
 from experiments.evidence.records import Entry
 from experiments.pages import console
 from experiments.running.manifest import finished
-from experiments.running.plan import Plan, Stage, fill, names_in, only, plan
+from experiments.running.plan import PILOTS, Plan, Stage, fill, names_in, only, plan
 
 if TYPE_CHECKING:
     from modules.common.module import StageModule
@@ -35,7 +35,7 @@ Take what was trained, or what was recorded, somewhere else.
   python -m experiments.commands.export paper=meal_v2                 the record as tables: claims.csv and metrics.csv
 
   stage=S            whose weights; `make papers` and the paper's file name them
-  seed=N             of the run; default: the lowest that has finished the stage
+  seed=N             of the run; default: the first registered one that has finished the stage, else the lowest
   to=FOLDER          default: exports/<paper>-<scale>-<stage>, or exports/<paper> for tables; must not exist yet
 
 From Python:  from experiments.commands.export import load; module = load("exports/meal_v2-mini-student").eval()
@@ -71,6 +71,11 @@ def _fresh(name: str) -> Path:
     return folder
 
 
+def registered_first(seeds: Iterable[int]) -> list[int]:
+    """From low to high, pilots and what was chosen by hand last: a record is of the others."""
+    return sorted(seeds, key=lambda seed: (seed < PILOTS, seed))
+
+
 def _finished_run(config: Any, stage: str, seed: str | None) -> Plan:
     """The run whose stage is exported, cut to what that needs."""
     if seed is not None and not seed.isdigit():
@@ -80,7 +85,7 @@ def _finished_run(config: Any, stage: str, seed: str | None) -> Plan:
         raise unknown("stage", stage, this.stages)
 
     runs = next(iter(this.stages.values())).directory.parent.parent
-    there = sorted(int(p.name.removeprefix("seed=")) for p in runs.glob("seed=*") if p.name[5:].isdigit())
+    there = registered_first(int(p.name.removeprefix("seed=")) for p in runs.glob("seed=*") if p.name[5:].isdigit())
     for number in [int(seed)] if seed is not None else there:
         run = only(plan(config, number), [stage])
         if all(finished(item) is not None for item in run.stages.values()):
@@ -214,7 +219,7 @@ def card(this: Plan, name: str, folder: Path) -> str:
 
 | from | |
 |---|---|
-| seed | {this.seed} |
+| seed | {this.seed}{"" if this.seed >= PILOTS else ", a pilot's or one chosen by hand: no record is of it"} |
 | fingerprint | `{stage.fingerprint}` |
 | finished | {manifest["finished"]} |
 | code | {version} |

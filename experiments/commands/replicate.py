@@ -92,7 +92,7 @@ def _replicate(asked: Setting, schedulers: Schedulers) -> None:
         raise InputError(f"conf/recipe/{asked.paper}/{asked.request.scale}.yaml: says nothing of vary; expected ranges")
     assert asked.registered is not None
     scheduler = schedulers.of(asked.config, len(asked.resolved["stages"]) * int(asked.config.first))
-    draws = Draws(asked, replication.stream(asked.registered), [], scheduler, knobs=knobs)
+    draws = Draws(asked, replication.basis(asked.registered), [], scheduler, knobs=knobs)
     draws.begin()
     found = draws.replicated(recorded)
     while not (stopped := _why_stop(draws, found)):

@@ -8,8 +8,9 @@ commit, does not. Dates are no proof and are not read. Nobody can exclude a priv
 from __future__ import annotations
 
 import json
+import math
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,3 +93,66 @@ def _holds_look(text: str | None, title: str, digest: str) -> bool:
     except json.JSONDecodeError:
         return False
     return bool(entry.get("seeds")) and entry.get("registered", {}).get("hash") == digest
+
+
+def losses(history: History, record: str) -> Iterator[str]:
+    """What a record once held and later did not: settings, what stays of earlier registrations, recorded differences.
+
+    Every committed version of the file is compared with the one before it, and the file with the last of them, from
+    the first version of format 2 on: this rule is as old as that.
+
+    Args:
+        history: of the checkout.
+        record: path of the paper's record.
+    """
+    before: dict[str, Any] = {}
+    for commit in [*reversed(history.versions(record)), ""]:
+        text = history.read(commit, record) if commit else _read(history.root / record)
+        after = _entries(text)
+        where = f"{record} of {commit[:8]}" if commit else record
+        for title, entry in before.items():
+            if title not in after:
+                yield f"{where}: {title}: its record is gone"
+                continue
+            kept = [_mark(item) for item in after[title].get("history", [])]
+            lost = [mark[0] for mark in map(_mark, entry.get("history", [])) if mark not in kept]
+            replaced = _mark(entry)[:2]
+            if replaced not in (_mark(after[title])[:2], *(mark[:2] for mark in kept)):
+                lost.append(replaced[0])
+            yield from (f"{where}: {title}: registration {mark} is gone from its history" for mark in lost)
+            yield from (f"{where}: {title}: {line}" for line in _moved(entry, after[title]))
+        before = after
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+def _entries(text: str | None) -> dict[str, Any]:
+    """The settings of a record that have a finished look; none of one of an older format."""
+    try:
+        record: dict[str, Any] = json.loads(text or "{}")
+    except json.JSONDecodeError:
+        return {}
+    entries = record.get("entries", {}) if record.get("format", 1) > 1 else {}
+    return {title: entry for title, entry in entries.items() if entry.get("seeds")}
+
+
+def _mark(item: Mapping[str, Any]) -> tuple[str, int, int]:
+    """What tells an item of a history apart: registration, stream, and how many seeds it had."""
+    registered = item.get("registered") or {}
+    return str(registered.get("hash")), int(registered.get("stream") or 0), len(item["seeds"])
+
+
+def _moved(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    """Differences of the main claim that are others now, while registration and history stayed."""
+    same = _mark({**before, "seeds": []}) == _mark({**after, "seeds": []})
+    if not same or len(before.get("history", [])) != len(after.get("history", [])):
+        return
+    then, now = (next((claim for claim in entry["claims"] if claim.get("main")), None) for entry in (before, after))
+    if then is None or now is None:
+        return
+    there = dict(zip(now.get("seeds", []), now["per_seed"], strict=False))
+    for seed, value in zip(then.get("seeds", []), then["per_seed"], strict=False):
+        if seed not in there or not math.isclose(there[seed], value, rel_tol=1e-9, abs_tol=1e-9):
+            yield f"the recorded difference of seed {seed} was {value}, and is {there.get(seed)}"

@@ -24,7 +24,7 @@ from experiments.running.plan import Plan
 REPLICATED, NOT_REPLICATED, OPEN, NOT_APPLICABLE = "replicated", "not replicated", "open", "not applicable"
 
 
-def stream(replicated: Registration) -> Registration:
+def basis(replicated: Registration) -> Registration:
     """What the seeds of a replication follow from: a hash of the registration's own."""
     assert replicated.hash is not None
     digest = hashlib.sha256(f"replication of {replicated.hash}".encode()).hexdigest()[:12]
@@ -33,7 +33,7 @@ def stream(replicated: Registration) -> Registration:
 
 def draw(knobs: Mapping[str, Knob], replicated: Registration, seed: int) -> dict[str, Any]:
     """What each knob is for one seed."""
-    return vary.draw(knobs, str(stream(replicated).hash), seed)
+    return vary.draw(knobs, str(basis(replicated).hash), seed)
 
 
 def word(recorded: JudgedClaim, claim: JudgedClaim) -> str:
@@ -108,7 +108,7 @@ def problems(entry: Entry, questions: Questions, knobs: Mapping[str, Knob]) -> I
     if found.registered != entry.registered.hash:
         yield f"replication: of registration {found.registered}, not of {entry.registered.hash}"
         return
-    own = stream(entry.registered)
+    own = basis(entry.registered)
     if found.seeds != [registration.seed(own, index) for index in range(len(found.seeds))]:
         yield f"replication: seeds {found.seeds} are not the first of its stream"
     for seed, drawn in zip(found.seeds, found.drawn, strict=False):

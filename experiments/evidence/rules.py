@@ -71,6 +71,10 @@ class Region(abc.ABC):
     def evidence(self, at: EvidenceAt, mean: float) -> float:
         """The smallest e-value of all means that are not in the region."""
 
+    @abc.abstractmethod
+    def evidence_against(self, at: EvidenceAt, mean: float) -> float:
+        """The smallest e-value of all means that would be worth the claim."""
+
 
 @dataclass(frozen=True)
 class Above(Region):
@@ -106,6 +110,9 @@ class Above(Region):
     def evidence(self, at: EvidenceAt, mean: float) -> float:
         return at(min(self.margin, mean))
 
+    def evidence_against(self, at: EvidenceAt, mean: float) -> float:
+        return at(max(self.margin + self.worth, mean))
+
 
 @dataclass(frozen=True)
 class Inside(Region):
@@ -134,6 +141,9 @@ class Inside(Region):
 
     def evidence(self, at: EvidenceAt, mean: float) -> float:
         return min(at(min(-self.half, mean)), at(max(self.half, mean)))
+
+    def evidence_against(self, at: EvidenceAt, mean: float) -> float:
+        return at(min(max(mean, -self.half), self.half))
 
 
 class Rule(abc.ABC):
@@ -212,11 +222,16 @@ class Rule(abc.ABC):
         """E-value against "not in the region"; None where the kind has none."""
         if not self.sequential and isinstance(self.region, Above):
             return None
+        return self.region.evidence(self._at(differences), sequences.mean_of(differences))
 
-        def at(limit: float) -> float:
-            return min(self.evidence_at(differences, limit), MOST_EVIDENCE)
+    def evidence_against(self, differences: Sequence[float]) -> float | None:
+        """E-value against "a difference worth the claim"; None where the kind has none."""
+        if not self.sequential:
+            return None
+        return self.region.evidence_against(self._at(differences), sequences.mean_of(differences))
 
-        return self.region.evidence(at, sequences.mean_of(differences))
+    def _at(self, differences: Sequence[float]) -> EvidenceAt:
+        return lambda limit: min(self.evidence_at(differences, limit), MOST_EVIDENCE)
 
 
 class Normal(Rule):

@@ -114,3 +114,7 @@ def test_a_folder_that_is_none_of_ours_is_named(tmp_path: Path, trained: Plan, r
     (folder / "init.safetensors").write_bytes(b"no weights")
     with pytest.raises(InputError, match=r"init\.safetensors"):
         export.load(folder)
+
+
+def test_a_registered_seed_comes_before_pilots() -> None:
+    assert export.registered_first([1001, 2, 281827968, 1000, 1]) == [1000, 1001, 281827968, 1, 2]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.evidence.order import History, problems
+from experiments.evidence.order import History, losses, problems
 
 FILE, RECORD = "results/registrations/k/mini-abc.yaml", "results/k.json"
 
@@ -129,3 +129,45 @@ def test_a_shallow_clone_and_a_folder_without_history_say_that_they_cannot_tell(
     commit(git, "again")
     subprocess.run(["git", "clone", "-q", "--depth", "1", f"file://{tmp_path}", str(bare / "clone")], check=True)
     assert "shallow" in History(bare / "clone").unknown()
+
+
+PAST = {"registered": {"hash": "old", "stream": 1}, "seeds": [1, 2]}
+REPLACED = {"registered": {"hash": "abc", "stream": 2}, "seeds": [7, 8]}
+
+
+def record(root: Path, **changed: object) -> None:
+    """A record of format 2 with one setting, two seeds and one earlier registration."""
+    claim = {"main": True, "seeds": [7, 8], "per_seed": [1.0, 2.0]}
+    entry = {"registered": {"hash": "abc", "stream": 2}, "seeds": [7, 8], "history": [PAST], "claims": [claim]}
+    entries = {} if changed.get("gone") else {"mini": {**entry, **changed}}
+    (root / RECORD).parent.mkdir(parents=True, exist_ok=True)
+    (root / RECORD).write_text(json.dumps({"format": 2, "entries": entries}))
+
+
+MORE = {"main": True, "seeds": [7, 8, 9], "per_seed": [1.0, 2.0, 3.0]}
+OTHER = {"main": True, "seeds": [7, 8], "per_seed": [1.0, 2.5]}
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"seeds": [7, 8, 9], "claims": [MORE]}, ""),
+        ({"history": []}, "registration old is gone from its history"),
+        ({"gone": True}, "its record is gone"),
+        ({"claims": [OTHER]}, "the recorded difference of seed 8 was 2.0, and is 2.5"),
+        ({"registered": {"hash": "new", "stream": 3}}, "registration abc is gone from its history"),
+        ({"registered": {"hash": "new", "stream": 3}, "claims": [OTHER], "history": [PAST, REPLACED]}, ""),
+    ],
+)
+@pytest.mark.parametrize("committed", [True, False])
+def test_what_a_record_held_stays(
+    tmp_path: Path, git: Callable[..., str], changed: dict[str, object], told: str, committed: bool
+) -> None:
+    """In later commits, also after more of them, and in the file as it is."""
+    record(tmp_path)
+    commit(git, "recorded")
+    record(tmp_path, **changed)
+    if committed:
+        commit(git, "changed")
+    lines = list(losses(History(tmp_path), RECORD))
+    assert [told in line for line in lines] == ([True] if told else [])

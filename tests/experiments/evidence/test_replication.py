@@ -44,7 +44,7 @@ def test_words(recorded: list[float], again: list[float], kind: str, expected: s
 def entry() -> Entry:
     """A recorded entry with a replication that follows from it."""
     registered = example.registered("abcdef012345", filed=True)
-    own = replication.stream(registered)
+    own = replication.basis(registered)
     seeds = [registration.seed(own, index) for index in range(9)]
     metrics = {"a": {"test/top1": [*UP]}, "b": {"test/top1": [0.0] * 9}}
     claim = verdicts.judge(CLAIM, replication.table(seeds, metrics), seeds, 9)

@@ -1,0 +1,56 @@
+"""Main claims beside each other: which verdicts stay when all papers are looked at together. Imports no torch.
+
+Thirty-six main claims at 0.05 each would let two false ones through. e-BH at 0.05 over all of them says which are kept,
+whatever their dependence. Every registration counts: one that was replaced has no evidence and counts as 0. Support is
+one family; no gain and refutation are another, by the evidence against a difference that would be worth the claim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from experiments.evidence import sequences
+from experiments.evidence.records import Entry, JudgedClaim
+from experiments.evidence.rules import rule_of
+from experiments.evidence.words import NO_GAIN, REFUTED, SUPPORTED
+
+DEFAULT = ("mini", "full")  # the setting that stands for a paper: the first of these that is recorded
+
+
+def default_entry(entries: Mapping[str, Entry]) -> tuple[str, Entry] | None:
+    """The setting of a paper that counts beside the others."""
+    for title in DEFAULT:
+        if title in entries and entries[title].seeds:
+            return title, entries[title]
+    return None
+
+
+def keep(entries: Mapping[str, Entry]) -> dict[str, bool]:
+    """paper -> whether its main claim's verdict is kept beside those of all others; decided ones with chance alone.
+
+    Args:
+        entries: paper -> its default setting's entry.
+    """
+    mains = {paper: main for paper, entry in entries.items() if (main := entry.main_claim()) is not None}
+    replaced = [0.0] * sum(len(entry.history) for entry in entries.values())
+    support = dict(zip(mains, sequences.e_bh([*map(_support, mains.values()), *replaced]), strict=False))
+    against = dict(zip(mains, sequences.e_bh([*map(_against, mains.values()), *replaced]), strict=False))
+    kept = {}
+    for paper, main in mains.items():
+        if main.evidence is None:
+            continue
+        if main.verdict == SUPPORTED:
+            kept[paper] = support[paper]
+        elif main.verdict in (NO_GAIN, REFUTED):
+            kept[paper] = against[paper]
+    return kept
+
+
+def _support(main: JudgedClaim) -> float:
+    return main.evidence or 0.0
+
+
+def _against(main: JudgedClaim) -> float:
+    if len(main.per_seed) < 2:
+        return 0.0
+    return rule_of(main.claim()).evidence_against(main.per_seed) or 0.0
