@@ -36,6 +36,8 @@ class History:
             return "not a git checkout"
         if self.git("rev-parse", "--is-shallow-repository") == "true":
             return "a shallow clone; git fetch --unshallow brings the rest"
+        if self.git("rev-list", "--count", "HEAD") == "1":
+            return "a history of one commit, as of a copy"
         return ""
 
     def exists(self, commit: str) -> bool:
