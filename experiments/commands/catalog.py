@@ -171,6 +171,8 @@ def markdown(papers: list[dict[str, Any]]) -> str:
             first = f"{link} | {paper['main'] or ''}" if number == 0 else " | "
             verdict = main["verdict"] if main else "no main claim"
             words = ["stale"] if entry["stale"] else ["claims written after these seeds"] if entry["seen"] else []
+            if entry["stale"] and main and "+" not in name and main["name"] != paper["main"]:
+                words = ["stale, of an earlier main claim"]  # the one beside it was not judged yet
             words += ["alone"] if entry["kept"] is False else []
             marks = f" ({', '.join(words)})" if words else ""
             cost = _cost(entry)
