@@ -44,7 +44,7 @@ def _of_claims(plan: Plan) -> str | None:
     """The first metric of the main claim, or of the first claim."""
     questions = claims.read(plan.config)
     chosen = [questions.main] if questions.main is not None else list(questions.claims)
-    named = [m for claim in chosen for side in claim.expression() for m in expressions.metrics(side)]
+    named = [m for claim in chosen for side in claim.sides() for m in expressions.metrics(side)]
     return next((str(metric) for metric in named if metric.stage in plan.stages), None)
 
 

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from experiments.config import expressions
 from experiments.config.claims import Check, Claim, Published
 from experiments.config.expressions import Missing, Table
-from experiments.evidence import rules, sequences
-from experiments.evidence.records import CheckResult, Comparison, JudgedClaim, PublishedDifference, PublishedResult
+from experiments.evidence import joint, rules, sequences
+from experiments.evidence.records import (
+    Against,
+    CheckResult,
+    Comparison,
+    JudgedClaim,
+    PublishedDifference,
+    PublishedResult,
+)
 from experiments.evidence.words import FAILED, MATCHED, NOT_RUN, UNDECIDED, UNTESTED
 
 RULE = 1  # of this room's decisions: raised when a verdict could change from the same numbers
@@ -27,25 +34,53 @@ def judge(
         looked: how many of them every stage ran for; the rest may hold the stages of the main claim alone.
         outcomes: of kind "images", the differences of single images.
 
-    The main claim is judged by all seeds, another one by those, in order, that have all its stages.
+    The main claim is judged by all seeds, another one by those, in order, that have all its stages. How comparisons
+    with rivals and several outcomes are joined stands in `joint`.
     """
-    rule = rules.rule_of(claim)
-    judged = JudgedClaim(
+    judged = _before(claim, outcomes)
+    try:
+        paired, columns = _differences(claim, table, seeds, looked)
+    except Missing as missing:
+        judged.reason = str(missing)
+        return judged
+
+    judged.seeds = paired
+    judged.requires = [holds(text, table, paired) for text in claim.requires]
+    try:
+        judged = _joint(claim, judged, table) if claim.all else _compared(claim, judged, columns, outcomes)
+    except ValueError as error:
+        judged.reason = str(error)
+        return judged
+
+    absent = [item.said() for item in judged.requires if not item.holds]
+    if absent:
+        judged.verdict = UNTESTED
+        judged.reason = f"the mechanism is absent: {'; '.join(absent)}"
+        judged.needed = None
+    return judged
+
+
+def _before(claim: Claim, outcomes: rules.Outcomes | None) -> JudgedClaim:
+    """A claim and its rule, before any seed."""
+    first = claim.parts()[0]
+    shown = next(iter(first.against().values()))
+    rule, refuted_by = _in_words(claim)
+    return JudgedClaim(
         name=claim.name,
         main=claim.main,
         asked_by=claim.asked_by,
-        kind=claim.kind,
-        better=claim.better,
-        than=claim.than,
-        lower_is_better=claim.lower_is_better,
-        unit=claim.unit,
-        margin=claim.margin,
-        worth=claim.worth,
-        within=claim.within,
-        range=list(claim.range) if claim.range is not None else None,
-        test_over_train=claim.test_over_train,
-        rule=rule.words(),
-        refuted_by=rule.refuted_by(),
+        kind=first.kind,
+        better=first.better,
+        than=_plain(shown.than),
+        lower_is_better=first.lower_is_better,
+        unit=first.unit,
+        margin=first.margin,
+        worth=first.worth,
+        within=first.within,
+        range=list(first.range) if first.range is not None else None,
+        test_over_train=first.test_over_train,
+        rule=rule,
+        refuted_by=refuted_by,
         published=PublishedDifference(**claim.published) if claim.published is not None else None,
         requires=[],
         seeds=[],
@@ -59,45 +94,90 @@ def judge(
         outcomes=[list(pair) for pair in outcomes] if outcomes is not None else None,
         found=None,
     )
-    try:
-        judged.per_seed = _differences(claim, table, seeds, looked)
-    except Missing as missing:
-        judged.reason = str(missing)
-        return judged
 
-    judged.seeds = list(seeds)[: len(judged.per_seed)]
-    judged.requires = [holds(text, table, judged.seeds) for text in claim.requires]
-    try:
-        judgement = rule.judge(judged.per_seed, outcomes)
-    except ValueError as error:
-        judged.reason = str(error)
-        return judged
 
-    judged = judged.model_copy(update=vars(judgement))
-    absent = [item.said() for item in judged.requires if not item.holds]
-    if absent:
-        judged.verdict = UNTESTED
-        judged.reason = f"the mechanism is absent: {'; '.join(absent)}"
-        judged.needed = None
+def _in_words(claim: Claim) -> tuple[str, str]:
+    """What supports a claim and what refutes it."""
+    if claim.all:
+        parts = [(part.name, *_in_words(part)) for part in claim.parts()]
+        told = [[f"{name}: {words}" for name, *both in parts for words in both[side : side + 1]] for side in (0, 1)]
+        return "; ".join(told[0]), f"one of them, {'; '.join(told[1])}"
+    (_, first), *rivals = claim.against().items()
+    named = [f"against {name}, {rules.rule_of(rival).words()}" for name, rival in rivals]
+    return "; ".join([rules.rule_of(first).words(), *named]), rules.rule_of(first).refuted_by()
+
+
+def _compared(
+    claim: Claim, judged: JudgedClaim, columns: Mapping[str, list[float]], outcomes: rules.Outcomes | None
+) -> JudgedClaim:
+    """A claim judged against its baseline and its rivals. Raises ValueError where the values do not fit the kind."""
+    judged.per_seed = next(iter(columns.values()))
+    asked = claim.against()
+    judgements = {name: rules.rule_of(asked[name]).judge(column, outcomes) for name, column in columns.items()}
+    judged = judged.model_copy(update=vars(joint.of_comparisons(judgements)))
+    if len(judgements) > 1:
+        judged.against = [
+            Against(
+                name=name,
+                than=_plain(asked[name].than),
+                per_seed=columns[name],
+                difference=item.difference,
+                interval=item.interval,
+                verdict=item.verdict,
+                reason=item.reason,
+            )
+            for name, item in judgements.items()
+        ]
     return judged
 
 
-def _differences(claim: Claim, table: Table, seeds: Sequence[int], looked: int) -> list[float]:
-    """Paired by seed. Raises Missing if a seed lacks that the claim must have."""
-    better, than = claim.expression()
-    sign = -1.0 if claim.lower_is_better else 1.0
-    values = []
+def _joint(claim: Claim, judged: JudgedClaim, table: Table) -> JudgedClaim:
+    """A claim about several outcomes, each judged by the same seeds. Raises ValueError where one cannot be."""
+    seeds = judged.seeds
+    judged.parts = [judge(part, table, seeds, len(seeds)) for part in claim.parts()]
+    judged.per_seed = list(judged.parts[0].per_seed)
+    return judged.model_copy(update=vars(joint.of_outcomes(judged.parts)))
+
+
+def _plain(than: float | str | Mapping[str, float | str]) -> float | str:
+    assert not isinstance(than, Mapping)
+    return than
+
+
+def _differences(
+    claim: Claim, table: Table, seeds: Sequence[int], looked: int
+) -> tuple[list[int], dict[str, list[float]]]:
+    """The seeds that a claim is judged by, and by name of a comparison the difference of each of them.
+
+    Raises Missing if a seed lacks that the claim must have.
+    """
+    comparisons = {
+        f"{number} {name}" if claim.all else name: each
+        for number, part in enumerate(claim.parts())
+        for name, each in part.against().items()
+    }
+    columns: dict[str, list[float]] = {name: [] for name in comparisons}
+    paired = []
     if not seeds:
         raise Missing("no seed has run")
     for position, seed in enumerate(seeds):
         try:
-            difference = expressions.evaluate(better, table, seed) - expressions.evaluate(than, table, seed)
+            row = {name: _difference(each, table, seed) for name, each in comparisons.items()}
         except Missing:
             if claim.main or position < looked:
                 raise
             break
-        values.append(sign * difference)
-    return values
+        paired.append(seed)
+        for name, value in row.items():
+            columns[name].append(value)
+    return paired, columns
+
+
+def _difference(claim: Claim, table: Table, seed: int) -> float:
+    """Of one seed, positive where it speaks for the claim. Raises Missing."""
+    better, than = claim.expression()
+    difference = expressions.evaluate(better, table, seed) - expressions.evaluate(than, table, seed)
+    return -1.0 * difference if claim.lower_is_better else 1.0 * difference
 
 
 def holds(comparison: str, table: Table, seeds: Sequence[int]) -> Comparison:

@@ -62,4 +62,5 @@ def _claim_row(claim: view.Claim, together: Sequence[view.Claim]) -> dict[str, A
         "figure": Markup(figure),
         "published": claim.paper_says,
         "requires": [comparison(item) for item in claim.requires],
+        "rows": [_claim_row(row, [claim, *claim.rows]) for row in claim.rows],
     }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from pydantic import BaseModel
@@ -16,6 +16,7 @@ from experiments.config import expressions
 from experiments.evidence import merge, records
 from experiments.evidence.sequences import deviation
 from experiments.evidence.words import (
+    EFFECT_ONLY,
     FAILED,
     FAILS,
     HOLDS,
@@ -37,6 +38,7 @@ SYMBOLS = {  # a verdict is a symbol and a word; a colour only repeats them
     REFUTED: "✗",
     FAILS: "✗",
     NO_GAIN: "=",
+    EFFECT_ONLY: "◐",
     UNDECIDED: "≈",
     UNTESTED: "⊘",
     MATCHED: "✓",
@@ -60,7 +62,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim as it was judged; numbers in its unit."""
+    """A claim as it was judged; numbers in its unit.
+
+    `rows` are its comparisons with baseline and rivals, or its outcomes, where there are several: each as a claim.
+    """
 
     name: str
     main: bool
@@ -83,6 +88,7 @@ class Claim:
     needed: int | None = None
     found: bool | None = None  # among the exploratory claims, all looked at together
     requires: Sequence[Comparison] = ()
+    rows: Sequence[Claim] = ()
 
     @property
     def span(self) -> str:
@@ -202,7 +208,8 @@ class Entry:
     @property
     def judged_metrics(self) -> set[str]:
         """The metrics that claims look at."""
-        sides = [side for claim in self.claims for side in (claim.better, claim.than)]
+        shown = [row for claim in self.claims for row in (claim, *claim.rows)]
+        sides = [side for row in shown for side in (row.better, row.than)]
         return {metric.name for side in sides for metric in expressions.metrics(expressions.parse(side, "claim"))}
 
     @property
@@ -290,12 +297,32 @@ def _replication(entry: records.Entry) -> str:
 def claim(item: records.JudgedClaim) -> Claim:
     """A claim of a record's entry."""
     requires = [_comparison(required.text, required) for required in item.requires]
-    return Claim(**{**_known(Claim, item), "requires": requires})
+    shown = Claim(**{**_known(Claim, item), "requires": requires})
+    return replace(shown, rows=[*_against(item, shown, "against "), *_outcomes(item)])
 
 
-def _known(kind: type, item: BaseModel) -> dict[str, Any]:
+def _against(item: records.JudgedClaim, shown: Claim, before: str) -> list[Claim]:
+    """A row for the comparison with the baseline and with each rival."""
+    fixed = {"published": None, "needed": None, "found": None, "requires": ()}
+    rows = []
+    for compared in item.against:
+        told = {"name": before + compared.name, **_known(Claim, compared, without=("name",))}
+        rows.append(replace(shown, **{**fixed, **told}))
+    return rows
+
+
+def _outcomes(item: records.JudgedClaim) -> list[Claim]:
+    """A row for each outcome, and for its comparisons."""
+    rows: list[Claim] = []
+    for part in item.parts:
+        shown = replace(claim(part), rows=())
+        rows += [shown, *_against(part, shown, f"{part.name}, against ")]
+    return rows
+
+
+def _known(kind: type, item: BaseModel, without: Sequence[str] = ()) -> dict[str, Any]:
     """Of an item of a record, what a row has."""
-    return item.model_dump(include={field.name for field in fields(kind)})
+    return item.model_dump(include={field.name for field in fields(kind)} - {*without})
 
 
 def _comparison(name: str, item: records.Comparison | records.CheckResult) -> Comparison:
