@@ -25,6 +25,7 @@ from experiments.config.written import (
     Count,
     Devices,
     Flag,
+    Fraction,
     FromZero,
     Node,
     Number,
@@ -150,6 +151,11 @@ class Claim(Question):
     """Whether the paper asks it, or this suite."""
     requires: Sequence[Text] = ()
     """Comparisons that hold in the mean over seeds where the mechanism is there; else nothing is judged."""
+    requires_each: Sequence[Text] = ()
+    """Comparisons that hold in nearly every seed where the mechanism is there; nothing is judged once the share of
+    seeds that fulfil one is shown to be less than `share_of_seeds`. Seeds that do not stay in the difference."""
+    share_of_seeds: Fraction = 0.9
+    """Of `requires_each`."""
     published: Annotated[Reported, keys_of("difference", "source")] | None = None
     """What the paper reports of it."""
     scale: Names | None = None
@@ -184,6 +190,10 @@ class Claim(Question):
         if not isinstance(self.than, Mapping):
             return {"": self}
         return {name: replace(self, than=side) for name, side in self.than.items()}
+
+    def preconditions(self) -> list[str]:
+        """The comparisons without which nothing is judged."""
+        return [*self.requires, *self.requires_each]
 
     def expression(self, where: str = "claims") -> tuple[Expression, Expression]:
         """Both sides, of a claim that compares one thing with one other. Raises InputError naming `where`."""

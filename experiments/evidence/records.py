@@ -245,6 +245,30 @@ class Comparison(Part):
         return f"{self.text} ({self.reason})" if self.values is None else f"{self.text} (it is {self.values[0]:.3g})"
 
 
+class SeedsThatHold(Part):
+    """A precondition that nearly every seed fulfils.
+
+    Attributes:
+        share: of seeds, registered.
+        held: of how many seeds it holds, and `fails_in` which others there are.
+        interval: the 95% interval of the share; None where nothing can be said.
+        verdict: holds, at this share or above; undecided, below but not shown to be; fails; not run, for a reason.
+    """
+
+    text: str
+    share: Number
+    held: int
+    fails_in: Seeds
+    interval: Interval | None
+    verdict: str
+    reason: str = ""
+
+    def said(self) -> str:
+        """The comparison, and in how many seeds it holds."""
+        count = f"in {self.held} of {self.held + len(self.fails_in)} seeds, registered are {100 * self.share:g}%"
+        return f"{self.text} ({self.reason or count})"
+
+
 class CheckResult(Part):
     """A comparison that is shown and is no evidence."""
 
@@ -324,6 +348,7 @@ class JudgedClaim(Part):
     evidence: float | None
     outcomes: list[list[Number]] | None
     found: bool | None
+    requires_each: list[SeedsThatHold] = []
     against: Annotated[list[Against], Field(max_length=MOST_ITEMS)] = []
     parts: Annotated[list[JudgedClaim], Field(max_length=MOST_ITEMS)] = []
 
@@ -332,6 +357,9 @@ class JudgedClaim(Part):
         told = {name: getattr(self, name) for name in Claim.__dataclass_fields__ if name in type(self).model_fields}
         told["published"] = self.published.model_dump() if self.published is not None else None
         told["requires"] = [item.text for item in self.requires]
+        told["requires_each"] = tuple(item.text for item in self.requires_each)
+        if self.requires_each:
+            told["share_of_seeds"] = self.requires_each[0].share
         if self.against:
             told["than"] = {item.name: item.than for item in self.against}
         if self.parts:

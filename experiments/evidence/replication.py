@@ -77,7 +77,7 @@ def build(
 
 def _is_asked(claim: Claim, stage: str, metric: str) -> bool:
     """Whether a claim or its preconditions name a stage's metric."""
-    compared = [expressions.comparison(text, claim.name) for text in claim.requires]
+    compared = [expressions.comparison(text, claim.name) for text in claim.preconditions()]
     sides = [*claim.sides(), *(side for left, _, right in compared for side in (left, right))]
     named = [item for side in sides for item in expressions.metrics(side)]
     return any(item.name == metric and expressions.fitting(item, [stage]) for item in named)

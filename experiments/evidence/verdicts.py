@@ -16,8 +16,9 @@ from experiments.evidence.records import (
     JudgedClaim,
     PublishedDifference,
     PublishedResult,
+    SeedsThatHold,
 )
-from experiments.evidence.words import FAILED, MATCHED, NOT_RUN, UNDECIDED, UNTESTED
+from experiments.evidence.words import FAILED, FAILS, HOLDS, MATCHED, NOT_RUN, UNDECIDED, UNTESTED
 
 RULE = 1  # of this room's decisions: raised when a verdict could change from the same numbers
 
@@ -46,6 +47,7 @@ def judge(
 
     judged.seeds = paired
     judged.requires = [holds(text, table, paired) for text in claim.requires]
+    judged.requires_each = [holds_in(text, claim.share_of_seeds, table, paired) for text in claim.requires_each]
     try:
         judged = _joint(claim, judged, table) if claim.all else _compared(claim, judged, columns, outcomes)
     except ValueError as error:
@@ -53,6 +55,7 @@ def judge(
         return judged
 
     absent = [item.said() for item in judged.requires if not item.holds]
+    absent += [item.said() for item in judged.requires_each if item.verdict in (FAILS, NOT_RUN)]
     if absent:
         judged.verdict = UNTESTED
         judged.reason = f"the mechanism is absent: {'; '.join(absent)}"
@@ -190,6 +193,33 @@ def holds(comparison: str, table: Table, seeds: Sequence[int]) -> Comparison:
     except (Missing, ZeroDivisionError) as missing:
         return Comparison(text=comparison, values=None, holds=None, reason=str(missing))
     return Comparison(text=comparison, values=sides, holds=expressions.COMPARE[sign](*sides), reason="")
+
+
+def holds_in(comparison: str, share: float, table: Table, seeds: Sequence[int]) -> SeedsThatHold:
+    """In how many seeds a comparison holds.
+
+    It fails once the beta-binomial interval of that share lies below the registered one. Until then it stands, since
+    six seeds cannot show nine in ten; where it is seen in fewer than that, it is undecided and says so. A mechanism
+    that is there in the registered share of seeds is called absent with a chance of 0.05 at most, however often one
+    looks.
+    """
+    left, sign, right = expressions.comparison(comparison, comparison)
+    told = SeedsThatHold(text=comparison, share=share, held=0, fails_in=[], interval=None, verdict=NOT_RUN)
+    for seed in seeds:
+        try:
+            sides = [expressions.evaluate(side, table, seed) for side in (left, right)]
+        except Missing as missing:
+            told.reason = str(missing)
+            return told
+        if expressions.COMPARE[sign](*sides):
+            told.held += 1
+        else:
+            told.fails_in.append(seed)
+
+    estimate = sequences.share([1.0] * told.held + [0.0] * len(told.fails_in))
+    told.interval = [estimate.low, estimate.high]
+    told.verdict = HOLDS if estimate.mean >= share else UNDECIDED if estimate.high >= share else FAILS
+    return told
 
 
 def find(judged: Sequence[JudgedClaim]) -> list[JudgedClaim]:

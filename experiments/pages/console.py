@@ -76,7 +76,10 @@ def main_line(entry: view.Entry, title: str) -> Text:
     stopped = f"; stopped: {entry.stopped}" if entry.stopped else ""
     how_sure = f"\n  {claim.span}, {numbers.count(len(claim.seeds), 'seed')}{stopped}"
     published = f"\n  published: {claim.paper_says}" if claim.published else ""
-    rows = [part for row in claim.rows for part in (f"\n  {row.name}: ", word(row.verdict), f", {row.span}")]
+    rows: list[str | Text] = [
+        part for row in claim.rows for part in (f"\n  {row.name}: ", word(row.verdict), f", {row.span}")
+    ]
+    rows += [f"\n  needs {item.text}: {item.verdict}, {item.counted}" for item in claim.requires if item.counted]
     return Text.assemble(word(claim.verdict, "bold"), f"{why}: ", (claim.name, "bold"), how_sure, *rows, published)
 
 

@@ -51,13 +51,17 @@ FIRST = ("test/top1", "test/top5", "test/ece", "test/nll")  # of a stage's metri
 
 @dataclass(frozen=True)
 class Comparison:
-    """A precondition or check: what must hold, whether it does, and both sides in the mean over seeds."""
+    """A precondition or check: what must hold, whether it does, and both sides in the mean over seeds.
+
+    `counted` says in how many seeds it holds, where it is asked of each.
+    """
 
     name: str
     text: str
     verdict: str
     values: Sequence[float]
     reason: str
+    counted: str = ""
 
 
 @dataclass(frozen=True)
@@ -297,6 +301,7 @@ def _replication(entry: records.Entry) -> str:
 def claim(item: records.JudgedClaim) -> Claim:
     """A claim of a record's entry."""
     requires = [_comparison(required.text, required) for required in item.requires]
+    requires += [_counted(required) for required in item.requires_each]
     shown = Claim(**{**_known(Claim, item), "requires": requires})
     return replace(shown, rows=[*_against(item, shown, "against "), *_outcomes(item)])
 
@@ -328,6 +333,18 @@ def _known(kind: type, item: BaseModel, without: Sequence[str] = ()) -> dict[str
 def _comparison(name: str, item: records.Comparison | records.CheckResult) -> Comparison:
     word = {True: HOLDS, False: FAILS, None: NOT_RUN}[item.holds]
     return Comparison(name, item.text, word, item.values or (), item.reason)
+
+
+def _counted(item: records.SeedsThatHold) -> Comparison:
+    """A precondition that is asked of each seed: in how many it holds, and in which it does not."""
+    text = f"{item.text} in {100 * item.share:g}% of seeds"
+    if item.interval is None:
+        return Comparison(item.text, text, item.verdict, (), item.reason)
+    low, high = item.interval
+    counted = f"{item.held} of {item.held + len(item.fails_in)} seeds"
+    lacking = f"; not in {', '.join(map(str, item.fails_in))}" if item.fails_in else ""
+    reason = f"{counted}, 95% interval of the share {low:.2f} to {high:.2f}{lacking}"
+    return Comparison(item.text, text, item.verdict, (), reason, counted)
 
 
 def published(item: records.PublishedResult, scale: str, stages: Mapping[str, Stage], seeds: int) -> Published:
