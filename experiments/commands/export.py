@@ -280,7 +280,7 @@ def _claims(name: str, entry: Entry) -> Iterator[tuple[Any, ...]]:
             about = claim.name if shown is claim else f"{claim.name}: {shown.name}"
             told = (name, about, claim.main, shown.verdict, shown.better, shown.than, shown.unit)
             low, high = shown.interval or (None, None)
-            for seed, difference in zip(shown.seeds, shown.per_seed, strict=True):
+            for seed, difference in zip(shown.seeds, shown.per_seed, strict=False):
                 yield (*told, low, high, seed, difference)
 
 

@@ -96,7 +96,19 @@ def _before(claim: Claim, outcomes: rules.Outcomes | None) -> JudgedClaim:
         evidence=None,
         outcomes=[list(pair) for pair in outcomes] if outcomes is not None else None,
         found=None,
+        requires_each=[_unseen(text, claim.share_of_seeds) for text in claim.requires_each],
+        against=[_not_compared(name, each) for name, each in claim.against().items() if name],
+        parts=[_before(part, None) for part in claim.parts()] if claim.all else [],
     )
+
+
+def _not_compared(name: str, claim: Claim) -> Against:
+    than = _plain(claim.than)
+    return Against(name=name, than=than, per_seed=[], difference=None, interval=None, verdict=NOT_RUN)
+
+
+def _unseen(comparison: str, share: float) -> SeedsThatHold:
+    return SeedsThatHold(text=comparison, share=share, held=0, fails_in=[], interval=None, verdict=NOT_RUN)
 
 
 def _in_words(claim: Claim) -> tuple[str, str]:
@@ -118,19 +130,12 @@ def _compared(
     asked = claim.against()
     judgements = {name: rules.rule_of(asked[name]).judge(column, outcomes) for name, column in columns.items()}
     judged = judged.model_copy(update=vars(joint.of_comparisons(judgements)))
-    if len(judgements) > 1:
-        judged.against = [
-            Against(
-                name=name,
-                than=_plain(asked[name].than),
-                per_seed=columns[name],
-                difference=item.difference,
-                interval=item.interval,
-                verdict=item.verdict,
-                reason=item.reason,
-            )
-            for name, item in judgements.items()
-        ]
+    for item in judged.against:
+        item.per_seed = columns[item.name]
+        item.difference = judgements[item.name].difference
+        item.interval = judgements[item.name].interval
+        item.verdict = judgements[item.name].verdict
+        item.reason = judgements[item.name].reason
     return judged
 
 
@@ -204,7 +209,7 @@ def holds_in(comparison: str, share: float, table: Table, seeds: Sequence[int]) 
     looks.
     """
     left, sign, right = expressions.comparison(comparison, comparison)
-    told = SeedsThatHold(text=comparison, share=share, held=0, fails_in=[], interval=None, verdict=NOT_RUN)
+    told = _unseen(comparison, share)
     for seed in seeds:
         try:
             sides = [expressions.evaluate(side, table, seed) for side in (left, right)]

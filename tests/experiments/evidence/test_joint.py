@@ -14,6 +14,7 @@ from experiments.config.expressions import Table
 from experiments.config.written import read
 from experiments.evidence import joint, merge, results, rules, sequences, suite, verdicts
 from experiments.evidence.records import Entry, HistoryItem, JudgedClaim
+from experiments.pages import view
 from tests import example
 
 SIX = [-0.05, 0.03, 0.05, -0.03, 0.02, -0.02]  # half of the interval is 0.0753
@@ -214,6 +215,17 @@ def test_a_record_tells_what_it_was_judged_by(asked: Claim) -> None:
     assert json.loads(json.dumps(told)) == json.loads(json.dumps(asked.content()))
     judged_again = results.judge(again, check_results.questions(again))
     assert judged_again.claims == made.claims
+
+
+def test_what_did_not_run_tells_what_it_would_be_judged_by() -> None:
+    outcomes = [OUTCOMES[0], {**OUTCOMES[1], "than": {"teacher": "c/test/x", "pruned": "d/test/x"}}]
+    both = read(Claim, {"name": "n", "all": outcomes, "requires_each": ["a/test/x > 1"]}, "c")
+    for asked in (claim(), both):
+        actual = verdicts.judge(asked, {}, [], 0)
+        told = [json.loads(json.dumps({**c.content(), "requires": []})) for c in (actual.claim(), asked)]
+        assert told[0] == told[1]
+        assert actual.verdict == "not run"
+        assert {row.verdict for row in view.claim(actual).rows} == {"not run"}
 
 
 EDITS = {
