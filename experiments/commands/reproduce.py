@@ -104,7 +104,7 @@ def _run(asked: Setting, schedulers: Schedulers) -> int:
     """Run a setting until it is decided, show its tables and record it; returns the exit code."""
     seeds = begin(asked, schedulers)
     entry = _until_decided(seeds)
-    shown = view.of(entry)
+    shown = view.of(entry, seeds.plans[0].config)
     console.say(console.main_line(shown, asked.name), "")
     for table in console.tables(shown, asked.name):
         console.out.print(table, "")
