@@ -27,6 +27,7 @@ def answer(entry: view.Entry) -> dict[str, Any]:
         "scale": entry.scale,
         "scope": entry.scope,
         "worth_reason": entry.worth_reason,
+        "images": entry.images,
         "seen": entry.seen,
         "requires": row["requires"],
         "counts": None,

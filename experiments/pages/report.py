@@ -21,7 +21,7 @@ from experiments.common import files
 from experiments.common.errors import unknown
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose
-from experiments.evidence import layout, merge, results, settings, staleness, verdicts
+from experiments.evidence import images, layout, merge, results, settings, staleness, verdicts
 from experiments.evidence.records import Entry
 from experiments.pages import answers, figures, numbers, view
 from experiments.pages.numbers import decimals, fixed
@@ -202,6 +202,9 @@ def _together(recorded: Mapping[str, Entry]) -> str:
 def _with_found_here(key: str, title: str, recorded: Entry, declared: Mapping[str, Any]) -> view.Entry:
     """An entry with what a run on this machine found for it, see results.here."""
     entry = view.of(recorded, declared)
+    answers = images.of(key, title, recorded)
+    if answers is not None and entry.main is not None and len(answers.seeds) > 1:
+        entry = replace(entry, images=view.two_way(images.two_way(answers.differences()), entry.main.unit))
     here = results.entry(key, title, results.here())
     if here is None:
         return entry

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from experiments.config import expressions
-from experiments.evidence import merge, records, results
+from experiments.evidence import images, merge, records, results
 from experiments.evidence.sequences import deviation
 from experiments.evidence.words import (
     FAILED,
@@ -196,6 +196,7 @@ class Entry:
     replication: str = ""  # what it says; empty where there is none to have
     scope: str = ""  # what its verdicts are about, in one line
     worth_reason: str = ""  # of the main claim
+    images: str = ""  # its difference for new seeds and new test images, in a sentence
 
     @property
     def main(self) -> Claim | None:
@@ -309,6 +310,16 @@ def _replication(entry: records.Entry) -> str:
     if entry.replication is not None and main is not None:
         return replication(entry.replication, main)
     return "not yet" if entry.registered.filed else ""
+
+
+def two_way(found: images.TwoWay, unit: str) -> str:
+    """The difference for new seeds and new test images, and what it varies with."""
+    estimate = found.estimate
+    span = numbers.span(estimate.mean, (estimate.low, estimate.high), unit)
+    return (
+        f"for new seeds and new test images: {span} (95%, one look, {numbers.count(estimate.n, 'seed')}); standard "
+        f"deviation over seeds {found.seed:.2g}, over images {found.image:.2g}, of the rest {found.rest:.2g}"
+    )
 
 
 def claim(item: records.JudgedClaim) -> Claim:

@@ -191,6 +191,19 @@ def test_a_page_says_how_settings_differ(build: Any) -> None:
     assert "at mini+clean: digits, 400 for training, 1,000 for the test; 8x8; 23,090 parameters" in page
 
 
+def test_a_page_shows_an_interval_for_new_images_beside_that_of_the_seeds(build: Any, tmp_path: Path) -> None:
+    """Bits of four images, two seeds of three, as they are kept beside a record: +25 and +75 points."""
+    record = sample()
+    record.entries["mini"].claims[0].per_seed = [25.0, 75.0, 0.0]
+    bits = {"student": ["8A==", "8A=="], "init": ["cA==", "EA=="]}  # 1111, 1111 and 0111, 0001
+    kept = {"registration": "abc", "better": "student", "than": "init", "images": "m", "count": 4, "seeds": [0, 1]}
+    files.write_json(tmp_path / "results" / "images" / "meal_v2" / "mini.json", {**kept, "right": bits})
+    page = Seen(build(record)["meal_v2"]).text
+    # seeds 25 and 75, images 100, 50, 50, 0: mean squares 5000, 3333 and 1667, the mean's variance 6667 / 8
+    assert "for new seeds and new test images: +50.00 [-" in page
+    assert "2 seeds); standard deviation over seeds 29, over images 29, of the rest 41" in page
+
+
 def test_a_paper_that_was_never_run_is_listed_with_its_claims(build: Any) -> None:
     pages = build(None)
     declared = compose.paper_file("meal_v2")
