@@ -71,7 +71,7 @@ class KeepHits(Quick):
             return
         for column in (getattr(batch, "y", None), getattr(batch, "x", None)):
             if isinstance(column, Tensor):
-                means = column.double().flatten(1).mean(1) if column.dim() > 1 else column.double()
+                means = column.flatten(1).float().mean(1) if column.dim() > 1 else column.float()
                 self._images.update(torch.round(means * PIXEL).cpu().numpy().tobytes())
 
     def on_test_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

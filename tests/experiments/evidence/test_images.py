@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from experiments.commands import check_results
 from experiments.common.errors import InputError
 from experiments.evidence import images, results
 from experiments.evidence.records import Entry
@@ -122,6 +123,9 @@ def test_bits_that_do_not_give_the_record_are_told(plans: list[SimpleNamespace])
     images.keep("toy", "mini", entry(), plans)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"mini.json: seed 1: the bits say 20 points, the record 21; restore it"):
         images.of("toy", "mini", entry([40.0, 21.0, 40.0]))
+    (line,) = check_results.differing_images("toy", "mini", entry([40.0, 21.0, 40.0]), "toy: mini")
+    assert "the bits say 20 points, the record 21" in line
+    assert not list(check_results.differing_images("toy", "mini", entry(), "toy: mini"))
     path = images.path_of("toy", "mini")
     path.write_text(path.read_text().replace('"count": 5', '"count": 50'))
     with pytest.raises(InputError, match="damaged"):
