@@ -63,6 +63,14 @@ def default(group: str) -> str:
     return next(entry[group] for entry in config["defaults"] if isinstance(entry, dict) and group in entry)
 
 
+def own_values(config: Mapping[str, Any]) -> list[str]:
+    """The keys of a composed configuration that are a recipe's own: values that other lines read by `${...}`."""
+    frame = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))
+    groups = [str(name) for entry in frame["defaults"] if isinstance(entry, dict) for name in entry]
+    known = {field.name for kind in (schema.Recipe, schema.PaperFile) for field in fields(kind)}
+    return [str(key) for key in config if key not in {*known, *frame, *groups}]
+
+
 # --- papers, recipes and sweeps, written out -------------------------------------------------------------------------
 
 

@@ -359,7 +359,7 @@ class Knob(Closed):
     """A number of the recipe that a replication draws anew for each seed, once for all its keys."""
 
     keys: list[Text]
-    """Where it stands: stages.<stage, group or pattern>.<path>."""
+    """Where it stands: stages.<stage, group or pattern>.<path>, or the name of a value of the recipe's own."""
     times: list[Positive] | None = None
     """The lowest and the highest factor, drawn evenly on the logarithmic scale."""
     between: list[Number] | None = None
@@ -372,7 +372,7 @@ class Knob(Closed):
         ways = [way for way in ("times", "between", "among") if getattr(self, way) is not None]
         if len(ways) != 1:
             raise ValueError(f"expected one of times, between, among, got {', '.join(ways) or 'none'}")
-        if not self.keys or any(not re.match(r"stages\.[^.]+\.\S+", key) for key in self.keys):
+        if not self.keys or any(not re.match(r"stages\.[^.]+\.\S+|(?!stages\b)\w+(\.\w+)*$", key) for key in self.keys):
             raise ValueError(f"keys={self.keys}: expected some such as stages.*.module.optimizer.lr")
         ends = self.times or self.between
         if ends is not None and (len(ends) != 2 or ends[0] >= ends[1]):
@@ -472,7 +472,8 @@ class Settings(Closed):
     checkpoint_seconds: FromZero = 30
     """A stage that trains longer than this is saved this often."""
     objective: Text | None = None
-    """What searches look at, e.g. student/test/top1; nothing: what the main claim is about."""
+    """What searches look at: student/test/top1, arithmetic over such, or difference; nothing: what the main claim is
+    about."""
 
 
 def check_settings(config: Mapping[str, Any]) -> None:
