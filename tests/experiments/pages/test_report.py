@@ -186,7 +186,7 @@ def test_a_page_says_how_settings_differ(build: Any) -> None:
     record.entries["mini+clean"] = again
     page = Seen(build(record)["meal_v2"]).text
     # means 2 and 0, each with a variance of 1/3: 5/3 between settings, standard error 1, t(1) = 12.71
-    assert "Over 2 settings that ask this in the same words: +1.00 [-11.71, +13.71] points in the mean" in page
+    assert "over 2 settings that ask it in the same words: +1.00 [-11.71, +13.71] points in the mean" in page
     assert "scatters by 1.3 (standard deviation)" in page
     assert "at mini+clean: digits, 400 for training, 1,000 for the test; 8x8; 23,090 parameters" in page
 
