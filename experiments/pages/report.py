@@ -195,8 +195,7 @@ def _together(recorded: Mapping[str, Entry]) -> str:
     span = numbers.span(joint.mean, (joint.low, joint.high), mains[0].unit)
     return (
         f"The main claim over {joint.settings} settings that ask it in the same words: {span} in the mean (95%, random "
-        "effects); "
-        f"between settings the difference scatters by {joint.spread:.2g} (standard deviation)"
+        f"effects); between settings the difference scatters by {joint.spread:.2g} (standard deviation)"
     )
 
 
