@@ -167,7 +167,10 @@ def gather(entry: Entry, plans: Sequence[Plan]) -> Answers | None:
         return None
 
     ((images, count),) = tests
-    packed = {seed: [base64.b64encode(np.packbits(hit.right)).decode() for hit in pair] for seed, pair in known.items()}
+    packed = {
+        seed: [base64.b64encode(np.packbits(hit.right).tobytes()).decode() for hit in pair]
+        for seed, pair in known.items()
+    }
     most = MOST_BYTES // sum(map(len, packed[main.seeds[0]]))
     seeds = main.seeds[:most]
     answers = Answers(
