@@ -26,7 +26,8 @@ from experiments.common.errors import InputError, unknown
 from experiments.common.paths import CONF
 from experiments.config import recipes, schema, written
 
-TEXTS = ("variants", "published", "deviations", "groups")  # of a paper's file: most of it, and no part of a composition
+# Of a paper's file: most of it, and no part of a composition.
+TEXTS = ("variants", "published", "deviations", "groups", "finding", "scope")
 STANDS_ASIDE = "conf/paper"  # what stands for each of them there, so that an override can take it away
 
 _searched: list[Path] = []  # besides CONF
