@@ -58,6 +58,7 @@ HASHED = {
     *("name", "better", "than", "worth", "unit", "main", "asked_by", "kind", "margin", "within", "lower_is_better"),
     *("requires", "published", "scale", "variant", "range", "test_over_train"),
 }
+EXPLAINS = {"worth_reason"}  # fields for readers, which change no verdict and are in no hash
 
 
 Rivals = Annotated[
@@ -127,7 +128,8 @@ class Question(Closed):
         Rivals are a list, since a hash of a mapping does not tell which of them stands first.
         """
         defaults = {each.name: each.default for each in fields(self)}
-        said = {key: value for key, value in vars(self).items() if key in HASHED or value != defaults[key]}
+        kept = {key: value for key, value in vars(self).items() if key not in EXPLAINS}
+        said = {key: value for key, value in kept.items() if key in HASHED or value != defaults[key]}
         if isinstance(self.than, Mapping):
             said["than"] = [[name, side] for name, side in self.than.items()]
         return said
@@ -162,6 +164,9 @@ class Claim(Question):
     """The scales it is about: a name, a pattern or a list; all unless given."""
     variant: Names | None = None
     """The variants it is about; the setting without one is called default."""
+    worth_reason: Text = ""
+    """Of a main claim: why worth (or within) is what it is. The paper's own difference, what a user would notice, or
+    the noise of the test set."""
 
     @model_validator(mode="after")
     def _has_parts_that_fit(self) -> Claim:
@@ -190,6 +195,10 @@ class Claim(Question):
         if not isinstance(self.than, Mapping):
             return {"": self}
         return {name: replace(self, than=side) for name, side in self.than.items()}
+
+    def shown(self) -> Claim:
+        """What tables show of it: the first outcome beside its baseline, as a claim of its own."""
+        return next(iter(self.parts()[0].against().values()))
 
     def preconditions(self) -> list[str]:
         """The comparisons without which nothing is judged."""
@@ -295,6 +304,28 @@ class Deviation(Closed):
     """What is done here."""
     why: Text
     """Why it is done so."""
+
+
+Word = choice_of(
+    Literal["supported", "refuted", "effect only", "no gain", "undecided", "untested", "not run", "holds", "fails"]
+)
+MOST_LETTERS = 200  # of a finding
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Finding(Closed):
+    """What was found over all recorded settings of a paper, and where it was not."""
+
+    text: Text
+    """In one or two plain sentences, of at most 200 letters."""
+    written_for: dict[str, Word]  # type: ignore[valid-type]
+    """The main claim's verdict by recorded setting, as in {mini: supported, mini+clean: no gain}."""
+
+    @model_validator(mode="after")
+    def _is_short(self) -> Finding:
+        if len(self.text) > MOST_LETTERS:
+            raise ValueError(f"text has {len(self.text)} letters; expected at most {MOST_LETTERS}")
+        return self
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -424,7 +455,7 @@ class Knob(Closed):
     """A number of the recipe that a replication draws anew for each seed, once for all its keys."""
 
     keys: list[Text]
-    """Where it stands: stages.<stage, group or pattern>.<path>."""
+    """Where it stands: stages.<stage, group or pattern>.<path>, or the name of a value of the recipe's own."""
     times: list[Positive] | None = None
     """The lowest and the highest factor, drawn evenly on the logarithmic scale."""
     between: list[Number] | None = None
@@ -437,7 +468,7 @@ class Knob(Closed):
         ways = [way for way in ("times", "between", "among") if getattr(self, way) is not None]
         if len(ways) != 1:
             raise ValueError(f"expected one of times, between, among, got {', '.join(ways) or 'none'}")
-        if not self.keys or any(not re.match(r"stages\.[^.]+\.\S+", key) for key in self.keys):
+        if not self.keys or any(not re.match(r"stages\.[^.]+\.\S+|(?!stages\b)\w+(\.\w+)*$", key) for key in self.keys):
             raise ValueError(f"keys={self.keys}: expected some such as stages.*.module.optimizer.lr")
         ends = self.times or self.between
         if ends is not None and (len(ends) != 2 or ends[0] >= ends[1]):
@@ -500,6 +531,8 @@ class Variant(Closed):
     """Lists by name: one variant for each combination; {name} stands for a value."""
     always: Flag = False
     """It runs whenever the paper is reproduced at its scale."""
+    scope: Text | None = None
+    """In place of the paper's scope at this scale."""
 
     @model_validator(mode="after")
     def _is_whole(self) -> Variant:
@@ -535,7 +568,8 @@ class Settings(Closed):
     checkpoint_seconds: FromZero = 30
     """A stage that trains longer than this is saved this often."""
     objective: Text | None = None
-    """What searches look at, e.g. student/test/top1; nothing: what the main claim is about."""
+    """What searches look at: student/test/top1, arithmetic over such, or difference; nothing: what the main claim is
+    about."""
 
 
 def check_settings(config: Mapping[str, Any]) -> None:
@@ -576,6 +610,10 @@ class PaperFile(Settings):
     """What the paper does, in two or three sentences."""
     venue: Text = ""
     """Where it was published."""
+    finding: Finding | None = None
+    """What was found over all recorded settings."""
+    scope: dict[Scale, Text] | None = None  # type: ignore[valid-type]
+    """By scale: what a reader of a verdict should know of its data and networks besides their names and sizes."""
     groups: dict[str, Group] | None = None
     """Names for stages that share settings."""
     stages: Stages | None = None
@@ -595,6 +633,9 @@ class PaperFile(Settings):
     def _asks_something(self) -> PaperFile:
         if not any(claim.main for claim in self.claims):
             raise ValueError("claims: none has main: true; expected it of the one that the paper is cited for")
+        for claim in self.claims:
+            if claim.main and (claim.worth or claim.within or claim.all) and not claim.worth_reason:
+                raise ValueError(f"claims: {claim.name!r}: worth_reason is missing, why it is worth or within so much")
         return self
 
 

@@ -66,7 +66,6 @@ def judge(
 def _before(claim: Claim, outcomes: rules.Outcomes | None) -> JudgedClaim:
     """A claim and its rule, before any seed."""
     first = claim.parts()[0]
-    shown = next(iter(first.against().values()))
     rule, refuted_by = _in_words(claim)
     return JudgedClaim(
         name=claim.name,
@@ -74,7 +73,7 @@ def _before(claim: Claim, outcomes: rules.Outcomes | None) -> JudgedClaim:
         asked_by=claim.asked_by,
         kind=first.kind,
         better=first.better,
-        than=_plain(shown.than),
+        than=_plain(claim.shown().than),
         lower_is_better=first.lower_is_better,
         unit=first.unit,
         margin=first.margin,

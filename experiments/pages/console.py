@@ -75,12 +75,14 @@ def main_line(entry: view.Entry, title: str) -> Text:
     why = f" ({claim.reason})" if claim.reason else ""
     stopped = f"; stopped: {entry.stopped}" if entry.stopped else ""
     how_sure = f"\n  {claim.span}, {numbers.count(len(claim.seeds), 'seed')}{stopped}"
+    about = f"\n  {entry.scope}" if entry.scope else ""
     published = f"\n  published: {claim.paper_says}" if claim.published else ""
     rows: list[str | Text] = [
         part for row in claim.rows for part in (f"\n  {row.name}: ", word(row.verdict), f", {row.span}")
     ]
     rows += [f"\n  needs {item.text}: {item.verdict}, {item.counted}" for item in claim.requires if item.counted]
-    return Text.assemble(word(claim.verdict, "bold"), f"{why}: ", (claim.name, "bold"), how_sure, *rows, published)
+    named = (word(claim.verdict, "bold"), f"{why}: ", (claim.name, "bold"))
+    return Text.assemble(*named, how_sure, *rows, about, published)
 
 
 def first_line(entry: view.Entry, began: float, behind: int) -> Text:
