@@ -18,12 +18,12 @@ from omegaconf import DictConfig
 
 from experiments.commands import sweep
 from experiments.common import failure, files
-from experiments.common.errors import RunError
+from experiments.common.errors import RunError, unknown
 from experiments.config import compose, flags, frame
 from experiments.config.overrides import chooses_option
 from experiments.running import engine
 from experiments.running.manifest import finished
-from experiments.running.plan import plan
+from experiments.running.plan import Plan, only, plan
 from experiments.running.processes import requeue_when_asked
 
 HELP = """\
@@ -43,7 +43,10 @@ Run all stages of one paper with one seed. Stages that were done before are not 
   python -m experiments.run --config-dir D data@stages.student.data=mine    groups of your own, here D/data/mine.yaml
   python -m experiments.run --info | --hydra-help | --shell-completion install=bash     Hydra's own flags
 
-  objective=S/M      what a search looks at, e.g. student/test/top1 (default: what the first claim is about)
+  objective=S/M      what a search looks at, e.g. student/test/top1 (default: what the main claim is about); arithmetic
+                     as in claims, objective='student/test/top1 - continued/test/top1'; or objective=difference, that
+                     of the main claim
+  only=[a,b]         these stages and what they need, in place of all
   seed=N             fixes splits, initialisation, order and augmentation
 """
 
@@ -71,8 +74,8 @@ def _run(config: DictConfig, job: Any) -> float:
     from experiments.pages.progress import Board
     from experiments.running import preconditions, training
 
-    this = plan(config, config.seed)
-    metric = sweep.objective(this, needed=job.mode == RunMode.MULTIRUN)
+    this = _planned(config)
+    objective = sweep.objective(this, needed=job.mode == RunMode.MULTIRUN)
     if any(finished(stage) is None for stage in this.stages.values()):
         preconditions.check([this])
         training.check_plan(this)
@@ -82,14 +85,26 @@ def _run(config: DictConfig, job: Any) -> float:
         metrics = "  ".join(f"{m} {number(v)}" for m, v in outcome.metrics.items() if not m.endswith("/n"))
         console.say(f"{name:<20} {'' if outcome.status == 'done' else outcome.status} {metrics}")
     console.say(f"runs: {next(iter(this.stages.values())).directory.parent}")
-    stage, _, key = metric.partition("/")
-    value = outcomes[stage].metrics.get(key, math.nan) if metric else math.nan
+    by_stage = {name: outcome.metrics for name, outcome in outcomes.items()}
+    value = objective.value(by_stage, this.seed) if objective is not None else math.nan
     code = engine.exit_code(outcomes)
     if job.mode == RunMode.MULTIRUN:
         reason = next((f"{o.stage}: {o.reason}" for o in outcomes.values() if o.status == "failed"), "")
         sweep.record(Path(job.runtime.output_dir), list(job.overrides.task), this, value, code, reason)
     CODES.append(code)
     return value
+
+
+def _planned(config: DictConfig) -> Plan:
+    """The stages of one run: all, or those that `only` names and what they need."""
+    whole = plan(config, config.seed)
+    if config.only is None:
+        return whole
+    names = [config.only] if isinstance(config.only, str) else list(config.only)
+    for name in names:
+        if name not in whole.stages:
+            raise unknown("only: stage", str(name), whole.stages)
+    return only(whole, names)
 
 
 CODES: list[int] = []  # of the jobs that ran in this process
@@ -187,4 +202,4 @@ def _check(request: compose.Request, needs_objective: bool = True) -> None:
         for index, value in [(None, ""), *(each_value if number == 0 else [])]:
             others = [*first[:index], value, *first[index + 1 :]] if index is not None else first
             composed = compose.compose(compose.request([*fixed, *chosen, *others]).overrides)
-            sweep.objective(plan(composed, 0), needs_objective)
+            sweep.objective(_planned(composed), needs_objective)
