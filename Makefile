@@ -5,8 +5,9 @@ READY  := .venv/.ready
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 # What may be said on the command line; a misspelt word would otherwise train something else.
-VARIABLES := PYTHON PAPER SCALE VARIANT SEEDS MINUTES DRY SWEEP STAGE BASE ARGS
-# What each target reads of them, besides PYTHON; it would pass over the others in silence.
+VARIABLES := PYTHON TORCH_INDEX EXTRAS PAPER SCALE VARIANT SEEDS MINUTES DRY SWEEP STAGE BASE ARGS
+# What each target reads of them, besides PYTHON and TORCH_INDEX; it would pass over the others in silence.
+reads-extras        := EXTRAS
 reads-reproduce     := PAPER SCALE VARIANT SEEDS MINUTES DRY ARGS
 reads-test          := PAPER ARGS
 reads-test-all      := ARGS
@@ -32,7 +33,7 @@ said      := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origi
 wrong     := $(firstword $(filter-out $(VARIABLES),$(said)))
 aimless   := $(firstword $(filter-out $(TARGETS) .venv/%,$(MAKECMDGOALS)))
 read      := $(sort $(foreach goal,$(MAKECMDGOALS),$(reads-$(goal))))
-unread    := $(if $(MAKECMDGOALS),$(firstword $(filter-out $(read) PYTHON,$(said))))
+unread    := $(if $(MAKECMDGOALS),$(firstword $(filter-out $(read) PYTHON TORCH_INDEX,$(said))))
 ifneq ($(wrong),)
 $(error $(wrong) is no variable of this Makefile$(call nearest,$(wrong),$(VARIABLES)); valid: $(VARIABLES))
 endif
@@ -46,6 +47,10 @@ ifneq ($(and $(filter reproduce,$(MAKECMDGOALS)),$(if $(PAPER),,unnamed)),)
 $(error name a paper, as in make reproduce PAPER=meal_v2, or PAPER=all; make papers tells what each asks. Papers: $(KEYS))
 endif
 
+# torch and torchvision as pyproject.toml pins them: no lock holds them, since hashes are those of one build.
+TORCH  = $(shell sed -nE 's/^ *"(torch(vision)?==[0-9.]+)".*/\1/p' pyproject.toml)
+LOCKED = $(patsubst requirements-%.lock,%,$(wildcard requirements-*.lock))
+
 # SEEDS="0 1 2" and SEEDS="0, 1, 2" are SEEDS=0,1,2.
 comma   := ,
 nothing :=
@@ -54,7 +59,7 @@ seeds    = $(subst $(space),$(comma),$(strip $(subst $(comma),$(space),$(SEEDS))
 GIVEN    = $(if $(PAPER),paper=$(PAPER)) scale=$(or $(SCALE),mini) $(if $(VARIANT),variant=$(VARIANT)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce tune register replicate test test-all papers report check-results sweep dashboard export compare confirm soak bench lint lock schema readme clean
+.PHONY: help setup extras reproduce tune register replicate test test-all papers report check-results sweep dashboard export compare confirm soak bench lint lock schema readme clean
 
 help: ## this text
 	@echo "Reprise re-runs image-modelling papers and computes whether their claims hold."
@@ -75,10 +80,17 @@ $(READY): pyproject.toml requirements.lock
 	@awk '/^setuptools==/ {on = 1} on; on && !/\\$$/ {exit}' requirements.lock > .venv/build.lock
 	@$(PIP) --require-hashes --no-deps --requirement .venv/build.lock
 	@$(PIP) --require-hashes --no-deps --no-build-isolation --requirement requirements.lock
-	@$(PIP) --no-build-isolation --editable '.[dev,sweep,dashboard,nnunet]' # what is left: torch, in this machine's build
+	@$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH) # in this machine's build, from one index alone
+	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-setup: $(READY) ## create .venv and install what is needed
+setup: $(READY) ## create .venv and install what is needed (TORCH_INDEX=https://...: where torch's build comes from)
+
+extras: $(READY) ## add packages that some full recipes need, by their locks: EXTRAS=attacks,clip,diffusion,ray
+	@test -n "$(EXTRAS)" || { echo "error: name some, as in make extras EXTRAS=clip; there are: $(LOCKED)"; exit 2; }
+	@for extra in $(subst $(comma),$(space),$(EXTRAS)); do \
+		test -f requirements-$$extra.lock || { echo "error: no extra $$extra; there are: $(LOCKED)"; exit 2; }; \
+		$(PIP) --require-hashes --no-deps --only-binary :all: --requirement requirements-$$extra.lock || exit 1; done
 
 reproduce: $(READY) ## train a paper's method and baselines until its main claim is decided; print and record verdicts
 	@$(BIN)/python -m experiments.reproduce $(if $(MINUTES),minutes=$(MINUTES)) $(if $(SEEDS),seeds=[$(seeds)]) \

@@ -29,8 +29,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.common.errors import InputError, unknown
+from experiments.config import frame, reading, recipes
 from experiments.config import overrides as lines
-from experiments.config import reading, recipes
 from experiments.config.overrides import split
 from experiments.config.reading import (
     CONF,
@@ -104,6 +104,9 @@ def request(argv: Sequence[str]) -> Request:
 
     chosen = [f"paper={paper}", f"scale={scale}"]
     options_of_user = _expand([line for line in of_user if lines.chooses_option(line)], chosen, stages, named)
+    if variant:
+        each_of_variant = [each for line in of_variant for each in lines.for_each_stage(line, stages, named)]
+        frame.check_lines(each_of_variant, f"conf/paper/{paper}.yaml: variants.{variant}")
     taken = {split(line)[0] for line in options_of_user}
     of_variant = [line for line in of_variant if split(line)[0] not in taken]
     expanded = _expand([*of_variant, *of_user], chosen, stages, named)

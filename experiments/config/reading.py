@@ -234,8 +234,6 @@ def _for_hydra(parts: tuple[str, ...], path: Path, changed: int) -> tuple[dict[s
     header = ConfigSource._get_header_dict(path.read_text(encoding="utf-8")[:512])
     content = load(path)
     where = f"conf/{'/'.join(parts)}.yaml"
-    if path != CONF / "config.yaml" and parts[0] != "launcher":
-        _check_is_no_launcher(header, content, where)
     if parts[0] in ("paper", "recipe"):
         content = _written_out(parts, content)
     elif parts[0] == "trainer":
@@ -243,21 +241,6 @@ def _for_hydra(parts: tuple[str, ...], path: Path, changed: int) -> tuple[dict[s
     if parts[0] == "paper":
         content = {key: STANDS_ASIDE if key in TEXTS else value for key, value in content.items()}
     return header, pickle.dumps(OmegaConf.create(content))
-
-
-def _check_is_no_launcher(header: Mapping[str, Any], content: Mapping[str, Any], where: str) -> None:
-    """Hydra builds what its own node names, a launcher hands options to a cluster: both are for the user to set."""
-    chosen = [str(key) for item in content.get("defaults") or [] if isinstance(item, dict) for key in item]
-    variants = content.get("variants")
-    variants = variants if isinstance(variants, dict) else {}
-    lines = [str(line) for item in variants.values() if isinstance(item, dict) for line in item.get("overrides") or []]
-    package = str(header.get("package") or "")
-    for key in (package, *map(str, content), *chosen, *lines):
-        if re.match(r"(override\s+)?[/+~]*(hydra|launcher)\b", key) or "@hydra" in key or "@launcher" in key:
-            raise InputError(
-                f"{where}: {key.partition('=')[0]!r} is not allowed; settings of Hydra and of launchers go on the "
-                "command line"
-            )
 
 
 Plugins.instance()  # registers Hydra's own readers, so that the next line is not undone

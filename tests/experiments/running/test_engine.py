@@ -129,6 +129,39 @@ def test_killed_and_restarted_ends_bit_identical(tmp_path: Path) -> None:
     assert rows[0] == rows[1]
 
 
+def test_equal_runs_leave_equal_bytes(make_plan: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock is in none of them: a run of its own, a slower one, and one that was stopped and went on."""
+    from modules.common.classifier import Classifier
+
+    plan = only(make_plan("checkpoint_seconds=0"), "init")
+    folder = plan.stages["init"].directory
+    original = Classifier.training_step
+
+    def stopped(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
+        if (self.current_epoch, batch_idx) == (1, 5):
+            raise RunError("stopped for the test")
+        return original(self, batch, batch_idx)
+
+    def slow(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
+        time.sleep(0.005)
+        return original(self, batch, batch_idx)
+
+    saved = []
+    for step in (original, slow, stopped):
+        monkeypatch.setattr(Classifier, "training_step", step)
+        outcome, _ = collect(plan)
+        if step is stopped:
+            assert outcome["init"].reason == "stopped for the test"
+            spent = json.loads((folder / "spent.json").read_text())
+            monkeypatch.setattr(Classifier, "training_step", original)
+            collect(plan)
+            assert json.loads((folder / "manifest.json").read_text())["fit_seconds"] >= round(spent["elapsed"], 3)
+        saved.append((folder / "last.ckpt").read_bytes())
+        assert not (folder / "spent.json").exists()
+        shutil.rmtree(folder)
+    assert saved[0] == saved[1] == saved[2]
+
+
 def test_stopped_in_mid_epoch_sees_every_image_once(make_plan: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """An exception at any step of the second epoch, and the resumed run serves exactly the rest of that epoch."""
     from modules.common.classifier import Classifier
