@@ -3,6 +3,7 @@ in a temporary folder."""
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -115,6 +116,12 @@ def birds(tmp_path: Path) -> Path:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--paper", help="only the tests of what this paper's files reach: make test PAPER=K")
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: a process that a test forks would copy all that its garbage collection visits."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
