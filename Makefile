@@ -4,6 +4,9 @@ BIN    := .venv/bin
 READY  := .venv/.ready
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
+# Compiled files are kept whatever the environment says: to compile all tests anew takes each process ten seconds.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal
+
 # What may be said on the command line; a misspelt word would otherwise train something else.
 VARIABLES := PYTHON TORCH_INDEX EXTRAS PAPER SCALE VARIANT SEEDS MINUTES DRY SWEEP STAGE BASE ARGS
 # What each target reads of them, besides PYTHON and TORCH_INDEX; it would pass over the others in silence.
@@ -106,10 +109,10 @@ replicate: $(READY) ## the main claim on fresh seeds that each draw a recipe of 
 	@$(BIN)/python -m experiments.commands.replicate $(if $(MINUTES),minutes=$(MINUTES)) $(GIVEN)
 
 test: $(READY) ## before each commit: units, every paper's smoke run, faults (minutes); PAPER=K: what its files reach
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(if $(PAPER),--paper $(PAPER)) $(ARGS)
+	@$(PYTEST) -m "not slow" $(if $(PAPER),--paper $(PAPER)) $(ARGS)
 
 test-all: $(READY) ## everything: also full recipes' dry runs, kills, sweeps, devices (about half an hour)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 papers: $(READY) ## every paper: main claim, verdict, scale, cost, stale or not; PAPER=K: its claims, stages, variants
 	@$(BIN)/python -m experiments.catalog $(if $(PAPER),paper=$(PAPER)) $(ARGS)

@@ -6,6 +6,7 @@ which would make a node of every line several times over: a word stands for it, 
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 from collections.abc import Iterable, Mapping
@@ -43,6 +44,13 @@ def search(folder: str | None) -> None:
 def search_path() -> list[str]:
     """The override that makes Hydra look where `search` says."""
     return [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in _searched)}]"] if _searched else []
+
+
+def state() -> tuple[int, ...]:
+    """When each configuration file was changed; another tuple once a file has changed, come or gone."""
+    folders = [entry for root in (CONF, *_searched) for entry in os.walk(root)]
+    paths = [os.path.join(folder, name) for folder, _, names in sorted(folders) for name in sorted(names)]
+    return tuple(os.stat(path).st_mtime_ns for path in paths)
 
 
 def options(group: str) -> list[str]:

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import yaml
 
 from experiments.common.paths import ROOT
 from experiments.identity.fingerprint import ENGINE
+from tests.preloaded import server
 
 TOY = Path(__file__).parent.parent / "toy"
 PLACES = {
@@ -50,7 +50,7 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """This project with one paper more: only files of its own were added."""
     root = tmp_path_factory.mktemp("copy")
     for folder in ("conf", "experiments", "modules", "datamodules"):
-        shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / folder, root / folder)
     for name, places in PLACES.items():
         for place in places:
             assert not (root / place).exists()
@@ -62,8 +62,7 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(root: Path, *arguments: str, code: int = 0) -> str:
     """What a command prints: of a failed one its error too."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-    line = [sys.executable, "-m", *arguments]
-    done = subprocess.run(line, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    done = server().run(arguments, root, environment)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + (done.stderr if code == 2 else "")
 
