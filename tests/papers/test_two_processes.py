@@ -16,6 +16,7 @@ from experiments.running.plan import Plan, Stage
 
 ODD = "data.test_size=99"  # the last image goes to one of the two
 SGD = "module.optimizer={_target_:torch.optim.SGD,_partial_:true,lr:0.03}"
+DOUBLE = "trainer.precision=64-true"  # two processes add up in another order: rounding grows over an epoch's steps
 
 
 def everything_before(plan: Plan, stage: Stage) -> list[Stage]:
@@ -37,6 +38,11 @@ def everything_before(plan: Plan, stage: Stage) -> list[Stage]:
         ("transhp", "transhp", ["data.source.test_size=59", SGD]),
         ("relabel", "relabel", ["data.test_singles=99"]),
         ("off_the_shelf", "svm", []),
+        ("nasnet", "no_drop_path", ["data.train_size=100", ODD, DOUBLE]),
+        ("nasnet", "ppo", []),
+        ("inception_v4", "inception_resnet_v2", ["module.network.dropout=0", ODD, DOUBLE]),
+        ("reassess_imagenet", "network", ["data.test_size=149", DOUBLE]),
+        ("bagel", "weak", ["data.test_size=299", DOUBLE]),
     ],
 )
 def test_a_stage_on_two_processes_is_the_stage_on_one(

@@ -1,0 +1,124 @@
+"""The tool that asks whether tests notice: what it mutates, what it leaves out, what it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from experiments.common.errors import InputError
+
+pytest.importorskip("mutmut")
+
+from tests.mutants import __main__ as command
+from tests.mutants import mutations, room, score
+
+TEXT = '''\
+"""Of a file."""
+
+LIMIT = 3
+
+
+def area(width: float, height: float) -> float:
+    if width < 0:
+        raise ValueError("width" + str(width))
+    return width * height
+
+
+class Square:
+    def __init__(self, side: int = 2) -> None:
+        self.side = side
+
+    def __repr__(self) -> str:
+        return str(self.side + 1)
+
+    @property
+    def half(self) -> float:
+        return self.side / 2
+
+    def area(self) -> float:
+        return self.side * self.side
+'''
+
+
+@pytest.fixture
+def mutants(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[mutations.Mutant]:
+    (tmp_path / "pyproject.toml").write_text('[tool.mutmut]\nsource_paths = ["shapes.py"]\n')
+    monkeypatch.chdir(tmp_path)
+    return [place.write() for place in mutations.of_text("modules/shapes.py", TEXT)]
+
+
+def test_each_mutant_is_one_change_with_its_line(mutants: list[mutations.Mutant]) -> None:
+    changes = {(mutant.line, mutant.diff()) for mutant in mutants}
+    assert (9, "- return width * height\n+ return width / height") in changes
+    assert (7, "- if width < 0:\n+ if width <= 0:") in changes
+    assert (24, "- return self.side * self.side\n+ return self.side / self.side") in changes
+    assert all(len(mutant.removed) == len(mutant.added) == 1 for mutant in mutants)
+
+
+def test_left_out_are_errors_repr_decorated_functions_and_what_runs_at_import(mutants: list[mutations.Mutant]) -> None:
+    assert {mutant.line for mutant in mutants} == {7, 9, 13, 14, 24}
+
+
+def test_names_are_those_of_mutmut(mutants: list[mutations.Mutant]) -> None:
+    from mutmut.mutation.file_mutation import mutate_file_contents
+
+    theirs = {f"modules.shapes.{name}" for name in mutate_file_contents("modules/shapes.py", TEXT).mutant_names}
+    assert {mutant.name for mutant in mutants} < theirs
+    left_out = theirs - {mutant.name for mutant in mutants}
+    assert all("area" in name or "__repr__" in name for name in left_out)
+
+
+def test_an_equal_mutant_is_known_by_its_file_and_diff(tmp_path: Path) -> None:
+    listed = tmp_path / "equal.yaml"
+    listed.write_text('- {file: modules/a.py, diff: "- x * 1\\n+ x / 1", why: one divides nothing}\n')
+    reasons = score.equal_ones(listed)
+    same = mutations.Mutant("n", "modules/a.py", 4, ("x * 1",), ("x / 1",))
+    assert score.is_equal(same, reasons)
+    assert not score.is_equal(mutations.Mutant("n", "modules/b.py", 4, ("x * 1",), ("x / 1",)), reasons)
+    assert not score.is_equal(mutations.Mutant("n", "modules/a.py", 4, ("x * 1",), ("x / 2",)), reasons)
+    listed.write_text("- {file: modules/a.py, diff: x}\n")
+    with pytest.raises(InputError, match=r"equal\.yaml: .* expected file, diff and why"):
+        score.equal_ones(listed)
+
+
+def outcome(name: str, killed: int, survived: int) -> score.Score:
+    results = {f"k{n}": "killed" for n in range(killed)} | {f"s{n}": "survived" for n in range(survived)}
+    alive = [mutations.Mutant(f"s{n}", "a.py", n, (), ()) for n in range(survived)]
+    return score.Score(name, "2026-01-02", "0", 0, 500, results, alive[:1], alive[1:])
+
+
+def test_a_score_leaves_equal_mutants_out() -> None:
+    assert outcome("zpe", 9, 2).percent == pytest.approx(90)  # one of the two computes the same
+
+
+def test_a_room_has_one_line_in_the_page(tmp_path: Path) -> None:
+    page = tmp_path / "mutants.md"
+    for each in (outcome("zpe", 9, 2), outcome("cda", 3, 1), outcome("zpe", 10, 1)):
+        score.write_page(each, page)
+    rows = score.rows_of(page.read_text())
+    assert list(rows) == ["cda", "zpe"]
+    assert rows["zpe"] == "| `zpe` | 500 | 11 | 10 | 0 | 1 | 0 | 100 | 2026-01-02 |"
+
+
+def test_every_room_has_code_and_tests() -> None:
+    for name in (*room.compose.papers(), room.COMMON):
+        one = room.find(name)
+        assert one.files, name
+        assert one.tests, name
+        assert not any(file.endswith(("__init__.py", "pictures.py")) for file in one.files)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["paper=zep"], "did you mean 'zpe'"),
+        (["paper=zpe", "count=0"], "count=0: expected a whole number from 1"),
+        (["paper=zpe", "--agian"], "'--agian': expected"),
+        (["paper=zpe", "only=x", "--write"], "expected no only="),
+        ([], "paper=K is missing"),
+    ],
+)
+def test_bad_input_is_one_line(words: list[str], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        command.main(words)
