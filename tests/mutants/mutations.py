@@ -72,7 +72,7 @@ def find(files: Iterable[str]) -> list[Place]:
 
 
 def of_text(file: str, text: str) -> Iterator[Place]:
-    """The mutants of a file's text. Left out: the text of errors, and what is written for people to read."""
+    """The mutants of a file's text. Left out: the text of errors, and what is written or drawn for people."""
     module, mutations, _, _ = create_mutations(file, text)
     positions = MetadataWrapper(module, unsafe_skip_copy=True).resolve(PositionProvider)
     keys = dict(_functions(module))
@@ -104,8 +104,14 @@ def _functions(module: cst.Module) -> Iterator[tuple[int, str]]:
 
 def _left_out(module: cst.Module) -> Iterator[cst.CSTNode]:
     for node in _below(module):
-        if isinstance(node, cst.Raise) or (isinstance(node, cst.FunctionDef) and node.name.value in SHOWN_ALONE):
+        if isinstance(node, cst.Raise) or (isinstance(node, cst.FunctionDef) and _shows(module, node)):
             yield node
+
+
+def _shows(module: cst.Module, function: cst.FunctionDef) -> bool:
+    """Whether a function writes or draws for people."""
+    returned = module.code_for_node(function.returns.annotation) if function.returns else ""
+    return function.name.value in SHOWN_ALONE or "Figure" in returned
 
 
 def _below(node: Any) -> Iterator[cst.CSTNode]:

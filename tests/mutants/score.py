@@ -28,11 +28,11 @@ comparison, an argument, a name) and runs the tests that reach it: a mutant that
 test that is missing. 100 mutants of each room are drawn by a fixed seed; of `common` all.
 
 Mutated are functions and methods of `modules/K` and `datamodules/K`; judges are the tests in `tests/papers/K` and
-`tests/datamodules/K` that are not slow. Left out: what draws (`pictures.py`), texts of errors and what `repr` shows,
-code that runs at import, functions under a decorator other than `staticmethod` and `classmethod`, which mutmut cannot
-exchange. **Equal** mutants compute the same as the code, by mathematics; each has its reason in
-`tests/mutants/equal.yaml`, and the score leaves them out. A mutant that runs into a limit of time (an endless loop)
-counts as killed.
+`tests/datamodules/K` that are not slow. Left out: what draws (`pictures.py`, functions that return figures), texts of
+errors and what `repr` shows, code that runs at import, functions under a decorator other than `staticmethod` and
+`classmethod`, which mutmut cannot exchange. **Equal** mutants compute the same as the code, by mathematics; each has
+its reason in `tests/mutants/equal.yaml`, and the score leaves them out. A mutant that runs into a limit of time (an
+endless loop) counts as killed.
 
 """
 
