@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments.common.errors import InputError
+from experiments.common.paths import ROOT
 
 pytest.importorskip("mutmut")
 
@@ -127,3 +128,17 @@ def test_every_room_has_code_and_tests() -> None:
 def test_bad_input_is_one_line(words: list[str], said: str) -> None:
     with pytest.raises(InputError, match=said):
         command.main(words)
+
+
+@pytest.mark.slow
+def test_mutants_live_and_die_in_a_copy(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the learning rate's few lines, which are written out in tests, hardly any mutant survives."""
+    file = ROOT / "modules" / "rotnet" / "schedules.py"
+    before = file.read_bytes()
+    assert command.main(["paper=rotnet", "only=schedules", "jobs=1"]) in (0, 1)
+    assert file.read_bytes() == before
+    assert not (ROOT / "mutants").exists()
+    said = capsys.readouterr().out.splitlines()[-1]
+    killed, tested = (int(word) for word in said.split(": ")[1].split(" mutants")[0].split(" of "))
+    assert tested > 10
+    assert killed > 0.8 * tested
