@@ -20,7 +20,7 @@ from tests.mutants.room import Room
 KILLED, TIMEOUT, SURVIVED, UNREACHED, BROKEN = "killed", "timeout", "survived", "unreached", "broken"
 # mutmut's exit codes (mutmut.stats): of pytest, of a mutant that no test reaches, of a limit that was met.
 WORDS = {0: SURVIVED, 1: KILLED, 3: KILLED, 5: UNREACHED, 33: UNREACHED, 24: TIMEOUT, -24: TIMEOUT, 36: TIMEOUT}
-WORDS |= {152: TIMEOUT, 255: TIMEOUT, -9: TIMEOUT}
+WORDS |= {152: TIMEOUT, 255: TIMEOUT, -9: TIMEOUT, -6: KILLED, -11: KILLED}  # the last two: the tests crash
 # Seconds that a mutant's tests may last besides their usual time, all times FACTOR: a busy machine is no endless loop.
 MARGIN = 20.0
 FACTOR = 10.0
