@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modules.common.classifier import Classifier
-from modules.meal_v2 import Discriminator, MealV2, cutmix, discriminator_loss
+from modules.meal_v2 import Discriminator, Ensemble, MealV2, cutmix, discriminator_loss
 
 
 def classifier(seed: int) -> Classifier:
@@ -203,3 +203,9 @@ def test_a_dead_discriminator_is_named_after_the_first_epoch(
     with caplog.at_level(logging.WARNING):
         module.on_train_epoch_end()
     assert ("the discriminator is dead" in caplog.text) == told
+
+
+def test_members_of_an_ensemble_are_registered_so_that_they_move_with_it() -> None:
+    members = [classifier(1), classifier(2)]
+    registered = {id(p) for p in Ensemble(members, 10).parameters()}
+    assert registered == {id(p) for member in members for p in member.network.parameters()}
