@@ -6,9 +6,10 @@ import contextlib
 import random
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -16,6 +17,9 @@ from experiments.commands import cli
 from experiments.common.errors import InputError
 from experiments.pages import console
 from tests.mutants.room import COMMON, Room, find
+
+if TYPE_CHECKING:
+    from tests.mutants.mutations import Place
 
 HELP = """\
 Change the code of a paper's room in one place at a time and see whether its own quick tests fail. Happens in a copy of
@@ -82,10 +86,8 @@ def test(room: Room, *, count: int | None, seed: int, jobs: int, only: str, agai
             places if count is None else random.Random(f"{seed} {room.name}").sample(places, min(count, len(places)))
         )
 
-        results: dict[str, str] = {}
-        if again:
-            results = earlier(room, seed, [place.name for place in drawn])
-        asked = [place.name for place in drawn if results.get(place.name) != run.KILLED]
+        results = earlier(room, seed, [place.name for place in drawn]) if again else {}
+        asked = [place.name for place in drawn if place.name not in results or wanted(place, results, reasons)]
         if asked:
             results |= judge(folder, room, asked, jobs)
 
@@ -125,6 +127,13 @@ def earlier(room: Room, seed: int, names: Sequence[str]) -> dict[str, str]:
     if before["content"] != room.content() or before["seed"] != seed or set(before["results"]) != set(names):
         raise InputError(f"--again: {room.name} was tested with other code or another draw; expected no --again")
     return dict(before["results"])
+
+
+def wanted(place: Place, results: Mapping[str, str], reasons: Mapping[tuple[str, str], str]) -> bool:
+    """Whether a mutant of the last run is to be tested again: no test failed, and one could."""
+    from tests.mutants import run, score
+
+    return results[place.name] != run.KILLED and not score.is_equal(place.write(), reasons)
 
 
 def judge(folder: Path, room: Room, names: Sequence[str], jobs: int) -> dict[str, str]:

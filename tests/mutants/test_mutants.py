@@ -46,10 +46,15 @@ class Square:
 
 
 @pytest.fixture
-def mutants(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[mutations.Mutant]:
+def places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[mutations.Place]:
     (tmp_path / "pyproject.toml").write_text('[tool.mutmut]\nsource_paths = ["shapes.py"]\n')
     monkeypatch.chdir(tmp_path)
-    return [place.write() for place in mutations.of_text("modules/shapes.py", TEXT)]
+    return list(mutations.of_text("modules/shapes.py", TEXT))
+
+
+@pytest.fixture
+def mutants(places: list[mutations.Place]) -> list[mutations.Mutant]:
+    return [place.write() for place in places]
 
 
 def test_each_mutant_is_one_change_with_its_line(mutants: list[mutations.Mutant]) -> None:
@@ -86,6 +91,15 @@ def test_an_equal_mutant_is_known_by_its_file_and_diff(tmp_path: Path) -> None:
     listed.write_text("- {file: modules/a.py, diff: x}\n")
     with pytest.raises(InputError, match=r"equal\.yaml: .* expected file, diff and why"):
         score.equal_ones(listed)
+
+
+def test_again_asks_those_that_no_test_failed_and_one_could(places: list[mutations.Place]) -> None:
+    words = ["killed", "timeout", "survived", "unreached", "survived"]
+    results = dict(zip([place.name for place in places], words, strict=False))
+    same = places[4].write()
+    reasons = {(same.file, same.diff()): "because"}
+    asked = [command.wanted(place, results, reasons) for place in places[:5]]
+    assert asked == [False, True, True, True, False]
 
 
 def outcome(name: str, killed: int, survived: int) -> score.Score:

@@ -209,3 +209,15 @@ def test_members_of_an_ensemble_are_registered_so_that_they_move_with_it() -> No
     members = [classifier(1), classifier(2)]
     registered = {id(p) for p in Ensemble(members, 10).parameters()}
     assert registered == {id(p) for member in members for p in member.network.parameters()}
+
+
+def test_defaults_are_the_papers() -> None:
+    """K = 8, a ReLU at the end, soft labels and the discriminator with weight 1, no hard labels, temperature 1."""
+    assert [layer.out_features for layer in Discriminator(1000) if isinstance(layer, nn.Linear)] == [125, 15, 2]
+    module = MealV2(Classifier(nn.Identity(), 64), 64, [Classifier(nn.Identity(), 64)])
+    assert (module.soft_label_weight, module.hard_label_weight, module.discriminator_weight) == (1.0, 0.0, 1.0)
+    assert (module.mode, module.discriminator_input, module.teacher_reduce) == ("joint", "logits", "mean_prob")
+    assert (module.temperature, module.cutmix_beta, module.discriminator_lr) == (1.0, 0.0, None)
+    layers = list(module.discriminator or ())
+    assert isinstance(layers[-1], nn.ReLU)
+    assert layers[0].out_features == 8  # type: ignore[union-attr]
