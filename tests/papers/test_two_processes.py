@@ -42,6 +42,7 @@ def everything_before(plan: Plan, stage: Stage) -> list[Stage]:
         ("nasnet", "no_drop_path", ["data.train_size=100", ODD, DOUBLE]),
         ("nasnet", "ppo", []),
         ("inception_v4", "inception_resnet_v1", ["module.network.dropout=0", ODD, DOUBLE]),
+        ("reassess_imagenet", "network", ["data.train_size=100", "data.test_size=149", "module.optimizer.lr=0.001"]),
         ("bagel", "weak", ["data.test_size=299", DOUBLE]),
     ],
 )
