@@ -26,6 +26,7 @@ reads-export        := PAPER SCALE VARIANT STAGE ARGS
 reads-compare       := PAPER SCALE VARIANT SEEDS BASE ARGS
 reads-confirm       := PAPER SCALE VARIANT ARGS
 reads-soak          := PAPER ARGS
+reads-mutants       := PAPER ARGS
 reads-bench         := PAPER ARGS
 TARGETS   := $(shell grep -oE '^[a-z-]+:' $(firstword $(MAKEFILE_LIST)) | tr -d :)
 KEYS      := $(notdir $(basename $(wildcard conf/paper/*.yaml)))
@@ -62,7 +63,7 @@ seeds    = $(subst $(space),$(comma),$(strip $(subst $(comma),$(space),$(SEEDS))
 GIVEN    = $(if $(PAPER),paper=$(PAPER)) scale=$(or $(SCALE),mini) $(if $(VARIANT),variant=$(VARIANT)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup extras reproduce tune register replicate test test-all papers report check-results sweep dashboard export compare confirm soak bench lint lock schema readme clean
+.PHONY: help setup extras reproduce tune register replicate test test-all papers report check-results sweep dashboard export compare confirm soak mutants bench lint lock schema readme clean
 
 help: ## this text
 	@echo "Reprise re-runs image-modelling papers and computes whether their claims hold."
@@ -142,6 +143,9 @@ confirm: $(READY) ## is a stale record still what the code gives? One recorded s
 
 soak: $(READY) ## kill, corrupt, refuse, race, fill the disk: does anything get lost? (minutes)
 	@$(BIN)/python -m tests.reliability.soak $(if $(PAPER),paper=$(PAPER)) $(ARGS)
+
+mutants: $(READY) ## would PAPER=K's own tests notice wrong code? 100 changes, one at a time, in a copy (minutes)
+	@$(BIN)/python -m tests.mutants $(if $(PAPER),paper=$(PAPER)) $(ARGS)
 
 bench: $(READY) ## speed ratios against plain PyTorch loops; PAPER=K: its networks against independent ones
 	@$(BIN)/python -m experiments.benchmarks.networks $(if $(PAPER),paper=$(PAPER)) $(ARGS)

@@ -34,6 +34,7 @@ def make(*words: str) -> subprocess.CompletedProcess[str]:
         (["reprodce", "PAPER=rotnet"], "reprodce is no target; did you mean reproduce?"),
         (["reproduce", "PAPER=rotnet", "STAGE=x"], "STAGE=x would change nothing: make reproduce reads ARGS DRY"),
         (["soak", "SCALE=mini"], "SCALE=mini would change nothing: make soak reads ARGS PAPER"),
+        (["mutants", "SEEDS=3"], "SEEDS=3 would change nothing: make mutants reads ARGS PAPER"),
         (["setup", "SCALE=full"], "SCALE=full would change nothing: make setup reads no variable"),
         (["reproduce"], "name a paper, as in make reproduce PAPER=meal_v2"),
     ],
@@ -62,6 +63,7 @@ def test_misspelt_words_end_in_one_line(words: list[str], told: str) -> None:
             ["reproduce", "PAPER=meal_v2", "SEEDS=0, 1,2 "],
             "experiments.reproduce seeds=[0,1,2] paper=meal_v2 scale=mini",
         ),
+        (["mutants", "PAPER=meal_v2", "ARGS=count=20 --write"], "tests.mutants paper=meal_v2 count=20 --write"),
         (
             ["sweep", "SWEEP=hard_labels", "SEEDS=0 1"],
             "experiments.run -m sweep=hard_labels seed=0,1 scale=mini",
