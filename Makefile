@@ -63,7 +63,7 @@ seeds    = $(subst $(space),$(comma),$(strip $(subst $(comma),$(space),$(SEEDS))
 GIVEN    = $(if $(PAPER),paper=$(PAPER)) scale=$(or $(SCALE),mini) $(if $(VARIANT),variant=$(VARIANT)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup extras reproduce tune register replicate test test-all papers report check-results sweep dashboard export compare confirm soak mutants bench lint lock schema readme clean
+.PHONY: help setup extras reproduce tune register replicate test test-all papers report check-results sweep dashboard export compare confirm soak mutants bench lint lock schema readme docs clean
 
 help: ## this text
 	@echo "Reprise re-runs image-modelling papers and computes whether their claims hold."
@@ -163,8 +163,15 @@ lock: $(READY) ## requirements.lock anew from pyproject.toml's ranges (needs uv 
 schema: $(READY) ## conf/schema/*.json anew from experiments/config/schema.py: what editors complete and check
 	@$(BIN)/python -m experiments.commands.schema
 
-readme: $(READY) ## rewrite the README's table of papers from results/, and what these repeat of conf/paper
+readme: $(READY) ## what README and docs/ repeat of results/, anew, and what these repeat of conf/paper
 	@$(BIN)/python -m experiments.catalog --readme
+
+.venv/.docs: $(READY) requirements-docs.lock
+	@$(MAKE) --no-print-directory extras EXTRAS=docs
+	@touch $@
+
+docs: .venv/.docs ## site/docs/index.html: the documentation, readable without a network
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 clean: ## remove what runs and reports wrote (not .venv, not results/)
 	@rm -rf runs site
