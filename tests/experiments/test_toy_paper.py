@@ -1,4 +1,4 @@
-"""Adding a paper by the README's steps, tried in a copy of the project; and the engine's own numerical rules."""
+"""Adding a paper by the documentation's steps, tried in a copy of the project; and the engine's own numerical rules."""
 
 from __future__ import annotations
 
