@@ -85,7 +85,7 @@ def _foreseen(error: BaseException) -> tuple[str, int] | None:
             return str(link).rpartition("DataError: ")[2].strip(), InputError.exit_code
         if isinstance(link, ModuleNotFoundError):
             return missing_package(link), InputError.exit_code
-        if isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return "the disk is full: free space and run the same command again", RunError.exit_code
         if isinstance(link, OSError) and link.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             where = link.filename or "the runs folder"

@@ -21,9 +21,9 @@ from experiments.common import files
 from experiments.common.errors import unknown
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose
-from experiments.evidence import layout, merge, results, staleness, verdicts
+from experiments.evidence import layout, merge, results, staleness, sweeps, verdicts
 from experiments.evidence.records import Entry
-from experiments.pages import answers, figures, numbers, view
+from experiments.pages import answers, figures, markup, numbers, view
 from experiments.pages.numbers import decimals, fixed
 from experiments.running.plan import names_in
 
@@ -33,6 +33,7 @@ SCALES = {
     "mini": "the embedded default: a smaller recipe for two CPU cores",
 }
 PUBLISHED_RECIPE = "the published recipe; with DRY=1 it is built, steps once and says what data and memory it needs"
+MOST_PICTURE = 2**23  # bytes of one inside a page
 FIRST_CURVES = ("train/loss", "val/top1")  # shown at once where a stage logs them; the others unfold
 
 
@@ -64,7 +65,7 @@ def build(papers: list[str] | None = None, site: Path = ROOT / "site") -> list[P
 def _templates() -> jinja2.Environment:
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
-    environment = jinja2.Environment(loader=loader, autoescape=True, **options)
+    environment = jinja2.Environment(loader=loader, autoescape=True, finalize=markup.finalize, **options)
     environment.globals.update(chip=_chip, light=figures.LIGHT, dark=figures.DARK)
     return environment
 
@@ -148,22 +149,20 @@ def _bibtex(paper: Mapping[str, Any]) -> str:
 
 def _sweeps(key: str) -> list[dict[str, Any]]:
     """The sweeps that were run here, the newest first: each setting with its mean, interval and seeds."""
-    recorded = [files.read_json(path) for path in RUNS.glob(f"{key}/*/sweeps/*.json")]
-    readable = [sweep for sweep in recorded if sweep is not None]
-    return [_sweep(sweep) for sweep in sorted(readable, key=lambda sweep: sweep["written"], reverse=True)]
+    swept = [sweep for path in sorted(RUNS.glob(f"{key}/*/sweeps/*.json")) if (sweep := sweeps.read(path)) is not None]
+    return [_sweep(sweep) for sweep in sorted(swept, key=lambda sweep: sweep.written, reverse=True)]
 
 
-def _sweep(sweep: Mapping[str, Any]) -> dict[str, Any]:
-    digits = decimals([row["mean"] for row in sweep["settings"]], two_from=10)
-    extent = figures.reach([row["values"] for row in sweep["settings"]])
+def _sweep(sweep: sweeps.Sweep) -> dict[str, Any]:
+    digits = decimals([row.mean for row in sweep.settings], two_from=10)
+    extent = figures.reach([row.values for row in sweep.settings])
     rows = []
-    for row in sweep["settings"]:
-        mean = "–" if row["mean"] is None else fixed(row["mean"], digits)
-        ends = " to ".join(fixed(end, digits) for end in row["interval"] or ())
-        drawn = Markup(figures.values(row, extent)) if row["values"] else ""
-        shown = {"setting": row["setting"], "failed": row["failed"]}
-        rows.append({**shown, "mean": mean, "interval": ends, "figure": drawn})
-    return {"name": sweep["name"], "scale": sweep["scale"], "objective": sweep["objective"], "rows": rows}
+    for row in sweep.settings:
+        mean = "–" if row.mean is None else fixed(row.mean, digits)
+        ends = " to ".join(fixed(end, digits) for end in row.interval or ())
+        drawn = Markup(figures.values(vars(row), extent)) if row.mean is not None else ""
+        rows.append({"setting": row.setting, "failed": row.failed, "mean": mean, "interval": ends, "figure": drawn})
+    return {"name": sweep.name, "scale": sweep.scale, "objective": sweep.objective, "rows": rows}
 
 
 def _planned(key: str, declared: Mapping[str, Any]) -> dict[str, Any]:
@@ -323,11 +322,14 @@ def _box(stage: view.Stage) -> figures.Box:
 
 
 def _pictures(key: str, entry: view.Entry) -> list[dict[str, str]]:
-    """What the stages of the first seed drew, inside the page."""
+    """What the stages of the first seed drew, inside the page: files of the run's own folder, none that is a link."""
     shown = []
     for stage in entry.stages.values():
-        base = RUNS / key / entry.scale / f"seed={entry.seeds[0]}" / f"{stage.name}-{stage.fingerprints[0]}"
-        for path in sorted((base / "pictures").glob("*.png")):
+        names = (key, entry.scale, f"seed={entry.seeds[0]}", f"{stage.name}-{stage.fingerprints[0]}", "pictures")
+        folder = files.inside(RUNS, *names)
+        for path in sorted(folder.glob("*.png")) if folder is not None else ():
+            if files.inside(folder, path.name) is None or not path.is_file() or path.stat().st_size > MOST_PICTURE:
+                continue
             data = base64.b64encode(path.read_bytes()).decode()
             shown.append({"stage": stage.name, "name": path.stem, "data": f"data:image/png;base64,{data}"})
     return shown
