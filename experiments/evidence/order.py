@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,12 @@ class History:
 
     root: Path
 
-    def git(self, *words: str) -> str | None:
-        """What a git command prints; None where it fails or there is no git."""
+    def git(self, *words: str, told: str = "") -> str | None:
+        """What a git command prints that is told something; None where it fails or there is no git."""
         try:
-            done = subprocess.run(["git", *words], cwd=self.root, capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                ["git", *words], cwd=self.root, input=told, capture_output=True, text=True, check=False
+            )
         except OSError:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
@@ -43,8 +46,12 @@ class History:
             return "a history of one commit, as of a copy"
         return ""
 
-    def exists(self, commit: str) -> bool:
-        return self.git("cat-file", "-e", f"{commit}^{{commit}}") is not None
+    def missing(self, commits: Sequence[str]) -> set[str]:
+        """Of these, what is no commit here: full hashes alone count, since a short one or a branch may come to be."""
+        full = [commit for commit in commits if re.fullmatch("[0-9a-f]{40}", commit)]
+        asked = "".join(f"{commit}\n" for commit in full)
+        lines = (self.git("cat-file", "--batch-check=%(objectname) %(objecttype)", told=asked) or "").splitlines()
+        return set(commits) - {line.split()[0] for line in lines if line.endswith(" commit")}
 
     def is_before(self, first: str, second: str) -> bool:
         """Whether a commit is a strict ancestor of another."""
