@@ -23,12 +23,29 @@ reads-compare       := PAPER SCALE VARIANT SEEDS BASE ARGS
 reads-confirm       := PAPER SCALE VARIANT ARGS
 reads-soak          := PAPER ARGS
 reads-bench         := PAPER ARGS
+# A shell reads these values, and make itself does before each call of a shell: this comes before the first one. What
+# either would act on is no name; ARGS alone are words of a shell.
+said      := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(v)))),$(v)))
+open      := (
+close     := )
+define newline
+
+
+endef
+acting    := ; & | < > ` ' " \ ! * ? $(open) $(close) $$
+words     := $(filter-out ARGS PYTHON,$(filter $(VARIABLES),$(said)))
+acts       = $(strip $(foreach c,$(acting),$(findstring $(c),$(value $(1)))) $(if $(findstring $(newline),$(value $(1))),line))
+unsafe    := $(firstword $(foreach v,$(words),$(if $(call acts,$(v)),$(v))))
+ifneq ($(unsafe),)
+$(error $(unsafe) holds a character that a shell acts on; expected a name, or names with commas)
+endif
+
 TARGETS   := $(shell grep -oE '^[a-z-]+:' $(firstword $(MAKEFILE_LIST)) | tr -d :)
 KEYS      := $(notdir $(basename $(wildcard conf/paper/*.yaml)))
 nearest    = $(shell $(PYTHON) -c "import difflib, sys; \
 	near = difflib.get_close_matches(sys.argv[1].casefold(), [w.casefold() for w in sys.argv[2:]], 1, 0.5); \
-	print('; did you mean ' + next(w for w in sys.argv[2:] if w.casefold() == near[0]) + '?' if near else '')" $(1) $(2))
-said      := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(v)))),$(v)))
+	print('; did you mean ' + next(w for w in sys.argv[2:] if w.casefold() == near[0]) + '?' if near else '')" $(call quoted,$(1)) $(2))
+quoted     = '$(subst ','\'',$(1))'
 wrong     := $(firstword $(filter-out $(VARIABLES),$(said)))
 aimless   := $(firstword $(filter-out $(TARGETS) .venv/%,$(MAKECMDGOALS)))
 read      := $(sort $(foreach goal,$(MAKECMDGOALS),$(reads-$(goal))))

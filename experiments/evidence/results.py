@@ -262,12 +262,21 @@ def _provenance(plans: Sequence[Plan], stages: Mapping[str, StageRecord]) -> Pro
     return Provenance(
         written=latest["finished"],
         code=Code(commit=" ".join(commits) or None, dirty=dirty),
-        versions=latest["versions"],
+        versions=_versions(manifests),
         hardware=Hardware(**latest["hardware"]),
         threads=latest.get("threads"),
         seconds=seconds,
         cpu_seconds=cpu_seconds,
     )
+
+
+def _versions(manifests: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Of each package the version that stages ran with; several, the latest first, where it was replaced meanwhile."""
+    met: dict[str, list[str]] = {}
+    for manifest in sorted(manifests, key=lambda m: str(m["finished"]), reverse=True):
+        for name, version in manifest["versions"].items():
+            met.setdefault(name, []).append(version)
+    return {name: " and ".join(dict.fromkeys(versions)) for name, versions in met.items()}
 
 
 def _nowhere() -> Provenance:
@@ -370,6 +379,8 @@ def _locked(paper: str, folder: Path | None = None) -> Iterator[Path]:
     path = (folder or RESULTS) / f"{paper}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
+        for part in path.parent.glob(f".{path.name}.*.part"):
+            part.unlink()  # of a process that was killed while it wrote
         yield path
 
 

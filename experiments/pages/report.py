@@ -327,7 +327,9 @@ def _pictures(key: str, entry: view.Entry) -> list[dict[str, str]]:
     for stage in entry.stages.values():
         names = (key, entry.scale, f"seed={entry.seeds[0]}", f"{stage.name}-{stage.fingerprints[0]}", "pictures")
         folder = files.inside(RUNS, *names)
-        for path in sorted(folder.glob("*.png")) if folder is not None else ():
+        if folder is None:
+            continue
+        for path in sorted(folder.glob("*.png")):
             if files.inside(folder, path.name) is None or not path.is_file() or path.stat().st_size > MOST_PICTURE:
                 continue
             data = base64.b64encode(path.read_bytes()).decode()
