@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from experiments.commands import check_results
+from experiments.common import files
 from experiments.evidence import registrations, results, statements
 from experiments.evidence.order import History
 from experiments.evidence.records import Confirmation, Entry, Record, Registration
+from experiments.running.manifest import hash_metrics
 from experiments.running.plan import SEEDS
 from tests import example
 
@@ -167,3 +169,32 @@ def test_a_stream_of_the_earlier_rule_ends_too(monkeypatch: pytest.MonkeyPatch) 
     made.seal = results.seal(made)
     wrong = list(check_results._registered("meal_v2", "mini", made, "meal_v2: mini"))
     assert wrong == [f"meal_v2: mini: {count} seeds; a registration has {SEEDS}"]
+
+
+@pytest.mark.parametrize(
+    ("manifest", "told"),
+    [
+        ({}, ""),  # from before manifests named a registration
+        ({"registered": "own"}, ""),
+        ({"registered": "0" * 12}, "ran under registration 000000000000, not "),
+        ({"registered": "own", "metrics_hash": "0" * 16}, "metrics.json is not what its manifest says"),
+        ({"finished": "2999", "registered": "0" * 12}, ""),  # another run than the record's says nothing about it
+    ],
+)
+def test_runs_that_are_at_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, manifest: dict[str, str], told: str
+) -> None:
+    monkeypatch.setattr(check_results, "ROOT", tmp_path)
+    stored = results.read("meal_v2")
+    assert stored is not None
+    made = stored.entries["mini"]
+    name, stage = next(iter(made.stages.items()))
+    metrics = {metric: values[0] for metric, values in stage.metrics.items()}
+    folder = tmp_path / "runs" / "meal_v2" / "mini" / f"seed={made.seeds[0]}" / f"{name}-{stage.fingerprints[0]}"
+    facts = {"metrics_hash": hash_metrics(metrics), "finished": "2000", **manifest}
+    facts = {key: str(made.registered.hash) if value == "own" else value for key, value in facts.items()}
+    files.write_json(folder / "manifest.json", facts)
+    files.write_json(folder / "metrics.json", metrics)
+    lines = list(check_results._runs("meal_v2", made, "here"))
+    assert len(lines) == bool(told)
+    assert all(told in line for line in lines)
