@@ -73,7 +73,7 @@ def first_mistake(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     said = first["msg"].removeprefix("Value error, ")
     place = ".".join(map(str, first["loc"]))
-    return f"{place}: {said[:1].lower()}{said[1:]}" if place else said
+    return ": ".join(filter(None, [place, said[:1].lower() + said[1:]]))
 
 
 class Code(Part):
