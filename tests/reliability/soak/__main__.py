@@ -106,7 +106,10 @@ def schedule(paper: str, kills: int, seed: int, seconds: float, jobs: int, folde
         yield machine.two_papers([paper, SECOND], folder / "two")
     yield from pulled_away(part, folder, late)
     if not late(0.8):
-        yield from machine.foreground(full, lines, rest, 20)
+        for pressed in machine.foreground(full, lines, rest, 20):
+            yield pressed
+            if late(0.9):
+                break
     yield disturb.read_only(part)
     size = sum(f.stat().st_size for f in bench.root(part.undisturbed).rglob("*") if f.is_file())
     for share in range(1, 9):
