@@ -22,7 +22,7 @@ from experiments.common.memory import CONFIGURATION, remember
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose, vary
 from experiments.config.claims import Questions
-from experiments.evidence import registration, registrations, replication, results, statements
+from experiments.evidence import images, registration, registrations, replication, results, statements
 from experiments.evidence.order import History, losses, problems
 from experiments.evidence.records import Entry, Record
 from experiments.running.plan import SEEDS
@@ -89,6 +89,7 @@ def check(record: Record) -> Iterator[str]:
         yield from (f"{where}: {line}" for line in _stated(entry))
         yield from _declared(paper, title, entry, where)
         yield from _runs(paper, entry, where)
+        yield from differing_images(paper, title, entry, where)
 
 
 def questions(entry: Entry) -> Questions:
@@ -131,6 +132,14 @@ def _stated(entry: Entry) -> Iterator[str]:
     history = History(results.RESULTS.parent)
     if not history.unknown():
         yield from statements.commits(entry, history)
+
+
+def differing_images(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
+    """The answers on single images that were kept of an entry give the differences that it holds."""
+    try:
+        images.of(paper, title, entry)
+    except InputError as error:
+        yield f"{where}: {error}"
 
 
 def _registered(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:

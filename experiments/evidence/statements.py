@@ -95,7 +95,7 @@ def _marks(entry: Entry) -> set[str | None]:
     """The fingerprints of the stages that the main claim compares, of the first seeds."""
     main = entry.main_claim()
     assert main is not None
-    named = {metric.stage for side in main.claim().expression() for metric in expressions.metrics(side)}
+    named = {metric.stage for side in main.claim().sides() for metric in expressions.metrics(side)}
     compared = [expressions.fitting(expressions.Metric(stage, ""), entry.stages) for stage in named]
     names = set(itertools.chain.from_iterable(compared))
     return {mark for name in names for mark in entry.stages[name].fingerprints[:SHORTEST]}
