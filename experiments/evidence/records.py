@@ -395,7 +395,7 @@ class JudgedClaim(Part):
             raise ValueError(first_mistake(error)) from error
         except InputError as error:
             raise ValueError(str(error)) from error
-        if len(self.seeds) != len(self.per_seed):
+        if self.per_seed and len(self.seeds) != len(self.per_seed):
             raise ValueError(f"{len(self.per_seed)} differences for {len(self.seeds)} seeds")
         return self
 
