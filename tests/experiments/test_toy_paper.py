@@ -108,6 +108,7 @@ RIVALS = """claims:
     better: mean(arm_*/test/top1)
     than: {the maker: maker/test/top1, the narrow learner alone: arm_1/test/top1}
     worth: 3.0
+    worth_reason: three of the hundred test images
     requires_each: [maker/test/top1 >= 0]
   - name: as accurate, and more than nothing
     all:
