@@ -103,3 +103,6 @@ class CIFAKE(ArrayData):
             order = torch.randperm(len(labels), generator=generator("shuffled labels", self.seed))
             self.splits["train"] = (images, labels[order])
             self._spec = replace(self.spec, split=f"{self.spec.split}; training labels shuffled")
+
+
+COUNTS = {"CIFAKE": lambda data: {"train": 100_000, "test": 20_000}}

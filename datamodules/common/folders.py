@@ -442,3 +442,9 @@ class ImageNet(ImageFolder):
 
     def expected_sizes(self) -> dict[str, int]:
         return {"train": 1_281_167, "test": 50_000}
+
+
+COUNTS = {
+    "ImageNet": lambda data: {"train": 1_281_167, "val": 50_000},
+    "DeclaredFolder": lambda data: {"train": data.declared["train"], data.test_split: data.declared["test"]},
+}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
@@ -19,11 +19,16 @@ from experiments.common.paths import ROOT
 from experiments.config import claims, compose
 from experiments.evidence import results, staleness, suite
 from experiments.evidence.records import Entry
-from experiments.pages import console
+from experiments.pages import console, needed
 from experiments.pages.numbers import count, span
+from experiments.running import needs, plan
+
+if TYPE_CHECKING:
+    from datamodules.common.needs import Need
 
 HELP = """\
-List every paper of the suite: main claim, verdict, cost, and whether code or claims changed since.
+List every paper of the suite: main claim, verdict, cost, and whether code or claims changed since; of one
+paper also the data, weights and packages that its published recipe needs, and whether they are here.
 
   python -m experiments.catalog               all papers
   python -m experiments.catalog meal_v2       one (or several), with its claims, stages and variants
@@ -156,6 +161,12 @@ def _details(paper: dict[str, Any]) -> Table:
     return table
 
 
+def _needs(paper: str) -> Mapping[Need, str]:
+    """Of a paper's full recipe; its stages are composed, none is built."""
+    config = compose.compose(compose.request([f"paper={paper}", "scale=full"]).overrides)
+    return needs.of_stages(plan.plan(config, 0).stages.values())
+
+
 def markdown(papers: list[dict[str, Any]]) -> str:
     """The README's table: a line per paper with its main claim, and one for each further recorded setting."""
     lines = [
@@ -221,4 +232,5 @@ def main(argv: list[str]) -> int:
         console.out.print(_table(papers))
         for paper in papers if keys else ():
             console.out.print(_details(paper))
+            console.out.print(needed.table("what its published recipe needs", _needs(paper["key"])), "")
     return 0

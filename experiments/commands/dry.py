@@ -1,17 +1,14 @@
-"""`dry=true`: a recipe's dry run as two tables: what its stages are and would take, and the data they need."""
+"""`dry=true`: a recipe's dry run as two tables: what its stages are and would take, and what they need."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 from omegaconf import DictConfig
 from rich.table import Table
 from rich.text import Text
 
-from datamodules.common.base import DataModule
-from experiments.pages import console
+from experiments.pages import console, needed
 from experiments.pages.progress import Board
-from experiments.running import training
+from experiments.running import needs, training
 from experiments.running.dry import DryRun, Measured
 from experiments.running.plan import plan
 
@@ -44,7 +41,7 @@ def main(config: DictConfig) -> int:
     console.out.print(_stages(f"{this.title}: dry run on generated data", measured), "")
     if left_out := [name for name in this.stages if name not in rehearsal.stages]:
         console.say(f"Not part of this recipe, which neither fits nor tests them: {', '.join(left_out)}.", "")
-    console.out.print(_needed(rehearsal.data.values()), "")
+    console.out.print(needed.table("what a real run needs", needs.of_stages(rehearsal.stages.values())), "")
     _say_cost(sum(result.operations for result in measured.values() if isinstance(result, Measured)))
     return 1 if any(isinstance(result, str) for result in measured.values()) else 0
 
@@ -75,18 +72,6 @@ def _cells(stage: Measured) -> list[str]:
         f"{stage.hours:,.0f}" if stage.steps else "",
         f"{stage.memory / 2**30:.1f}",
     ]
-
-
-def _needed(data: Iterable[DataModule]) -> Table:
-    """What a real run reads, whether it is there, and what to do where it is not."""
-    table = console.table("data a real run needs", ("dataset", "sizes", "there?", "what to do"))
-    for module in data:
-        problem = module.available()
-        module.generated = True  # the declared sizes, without reading
-        sizes = " + ".join(f"{count:,} {split}" for split, count in module.spec.sizes.items() if count)
-        there = Text("no", style="red") if problem else Text("yes", style="green")
-        table.add_row(module.spec.name, sizes, there, problem or "nothing")
-    return table
 
 
 def _say_cost(operations: float) -> None:

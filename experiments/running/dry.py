@@ -81,13 +81,11 @@ class DryRun:
 
     Attributes:
         stages: those that the recipe fits or tests and what these need.
-        data: the datamodules of a real run, one for each root and target.
     """
 
     def __init__(self, plan: Plan) -> None:
         self.short = {name: read(Shortened, item.dry, f"stages.{name}.dry") for name, item in plan.stages.items()}
         self.stages = part_of_the_recipe(plan)
-        self.data: dict[str, DataModule] = {}
         self._built: dict[str, StageModule] = {}
 
     def run(self, report: Report) -> dict[str, Measured | str]:
@@ -141,11 +139,10 @@ class DryRun:
         )
 
     def _generated(self, stage: Stage, short: Shortened) -> DataModule:
-        """The stage's data as a dry run has it; that of a real run is kept in `data`."""
+        """The stage's data as a dry run has it."""
         where = f"stages.{stage.name}.data"
         feeds = fill(stage.feeds, self._fed)
-        real = build({**stage.data}, where, **feeds)
-        self.data[f"{real.root if hasattr(real, 'root') else ''}{stage.data['_target_']}"] = real
+        build({**stage.data}, where, **feeds)  # as a real run does, which may refuse it
         shortened = merge(merge(stage.data, short.data), {"generated": True, "batch_size": short.batch})
         generated: DataModule = build(shortened, where, **feeds)
         return generated
