@@ -427,7 +427,7 @@ class DeclaredFolder(ImageFolder):
 class ImageNet(ImageFolder):
     """ImageNet-1k by WordNet id: 1,281,167 training and 50,000 validation photos; label = rank of the wnid.
 
-    A folder with fewer photos (a sample) works; a class folder that is no ImageNet wnid is an error.
+    A class folder that is no ImageNet wnid is an error. A sample can be served, but commands refuse it: see COUNTS.
     """
 
     title = "ImageNet-1k"

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from datamodules.common.base import DataError, DataModule, Spec
 from datamodules.common.folders import Source
@@ -52,8 +53,10 @@ class Need:
     fetch: Callable[[], None] | None = field(default=None, compare=False, repr=False)
 
 
-def of_data(data: DataModule) -> Need | None:
-    """What a datamodule reads below its `root`; None for one that serves generated images."""
+def of_data(data: Any) -> Need | None:
+    """What a datamodule, or a part of one that says `available()`, reads; None where it reads nothing."""
+    if not isinstance(data, DataModule):
+        return _of_part(data) if callable(getattr(data, "available", None)) else None
     if data.generated:
         return None
     root = Path(str(getattr(data, "root", "")))
@@ -76,7 +79,20 @@ def of_data(data: DataModule) -> Need | None:
     return need
 
 
-def counts_of(data: DataModule) -> dict[str, int]:
+def _of_part(part: Any) -> Need:
+    """What is not a datamodule itself has a place, and says the rest in its own words."""
+    place = str(getattr(part, "root", "") or getattr(part, "file", "") or getattr(part, "path", ""))
+    size = int(getattr(part, "size", 0) or 0)
+    counts = counts_of(part)
+    name, where = str(getattr(part, "title", "") or Path(place).name), str(getattr(part, "where", ""))
+
+    def look() -> str:
+        return str(part.available()) or _differs(Path(place), counts, name, where)
+
+    return Need(name, place, look, where, count=counts or ({"images": size} if size else {}))
+
+
+def counts_of(data: Any) -> dict[str, int]:
     """Files by folder below a datamodule's root, as COUNTS beside its class or the nearest of its bases says."""
     for kind in type(data).__mro__:
         counts = vars(sys.modules[kind.__module__]).get("COUNTS", {})

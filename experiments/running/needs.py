@@ -18,6 +18,7 @@ from experiments.running.plan import Stage
 if TYPE_CHECKING:
     from datamodules.common.needs import Need
 
+PLACES = ("root", "file", "path")  # arguments that say where somebody's files lie
 LIBRARIES = "modules.common.needs"  # binds LIBRARIES: what networks of libraries need
 
 
@@ -46,44 +47,53 @@ def missing(stages: Iterable[Stage], here: bool = True) -> Iterator[str]:
     for need, where in of_stages(stages).items():
         problem = need.look()
         if problem and need.fetch is not None:
-            problem = _fetch(need) and need.look() if here else ""
+            problem = _fetch(need) if here else ""
         if problem and problem not in told:  # a view tells what its source tells
             told.add(problem)
             yield f"{where}: {problem}"
 
 
 def _fetch(need: Need) -> str:
-    """Why a need could not be fetched; empty where it was."""
+    """What is still missing after fetching it, and why it could not be fetched."""
     assert need.fetch is not None
     from datamodules.common.base import DataError
 
+    reason = ""
     try:
         need.fetch()
     except (OSError, RuntimeError, ValueError, DataError) as error:
-        return str(error) or type(error).__name__
-    return ""
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+    problem = need.look()
+    return f"{problem} (not fetched: {reason})" if problem and reason and reason not in problem else problem
 
 
 def _of_node(node: Mapping[str, Any]) -> Iterable[Need]:
     """What one node of a configuration needs itself; what lies below it is a node of its own."""
     target = str(node["_target_"])
     options = {key: value for key, value in node.items() if not key.startswith("_")}
+    declared: Iterable[Need] = []
     if target.split(".")[0] not in definitions.FIRST_PARTY:
         libraries = importlib.import_module(LIBRARIES).LIBRARIES if options.get("pretrained") else {}
-        return libraries[target](options) if target in libraries else []
+        declared = libraries[target](options) if target in libraries else []
+        return declared
 
     module, _, name = target.rpartition(".")
-    if isinstance(definitions.locate(f"{module}.NEEDS"), definitions.Definition):
-        declared = vars(importlib.import_module(module)).get("NEEDS", {})
-        return declared[name](options) if name in declared else []
-    if isinstance(node.get("root"), str) and not node.get("generated") and content.reads_files(node):
-        return _of_data(node)
-    return []
+    if _is_declared(module, name):
+        declared = importlib.import_module(module).NEEDS[name](options)
+        return declared
+    reads = any(isinstance(options.get(key), str) for key in PLACES)
+    return _of_data(node) if reads and not options.get("generated") and content.reads_files(node) else []
+
+
+def _is_declared(module: str, name: str) -> bool:
+    """Whether NEEDS of a module has a name, by its source: importing a network's file takes seconds."""
+    definition = definitions.locate(f"{module}.NEEDS")
+    return isinstance(definition, definitions.Definition) and f"'{name}':" in definitions.content(definition).text
 
 
 def _of_data(node: Mapping[str, Any]) -> Iterable[Need]:
     """Nothing where a datamodule cannot be built from its configuration alone: what it shows is asked by itself."""
-    from datamodules.common.base import DataError, DataModule
+    from datamodules.common.base import DataError
     from datamodules.common.needs import of_data
     from experiments.config.instantiate import build
 
@@ -91,7 +101,7 @@ def _of_data(node: Mapping[str, Any]) -> Iterable[Need]:
         data = build(dict(node), "data")
     except (InputError, DataError, TypeError, ValueError):
         return []  # the stage itself says what is wrong with it
-    need = of_data(data) if isinstance(data, DataModule) else None
+    need = of_data(data)
     return [need] if need is not None else []
 
 
