@@ -29,6 +29,9 @@ from experiments.running.pace import Pace
 from experiments.running.plan import Plan, Stage, fill, names_in
 from modules.common.module import StageModule
 
+LONGEST = 60.0  # seconds, and 20 times as long as a training is timed for: then it is given up
+BYTES = 16  # of a parameter in training: itself, its gradient, and Adam's two moments
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -146,11 +149,26 @@ class DryRun:
             data: DataModule = build(real if there else stand_in, f"stages.{stage.name}.data", **feeds)
             return data
 
-        cut = bool(short.module) or (bool(short.data) and not there)
-        try:
-            return pace.measure(stage, module, data_at, self.seconds, short.batch, there, cut)
-        except Exception as error:  # noqa: BLE001 - the stage was built and stepped; why its hours are not known is told
-            return str(error).splitlines()[0] if str(error) else type(error).__name__
+        cut = bool(short.data) and not there
+        reason = ""
+        for shortened in (False, True) if short.module else (False,):
+            try:
+                with pace.within(LONGEST + 20 * self.seconds):
+                    timed = module if shortened or not short.module else self._whole(stage)
+                    return pace.measure(stage, timed, data_at, self.seconds, short.batch, there, shortened or cut)
+            except Exception as error:  # noqa: BLE001 - it was built and stepped; why its hours are not known is told
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return reason
+
+    def _whole(self, stage: Stage) -> StageModule:
+        """A stage's module with nothing cut. Raises RunError where its training does not fit into the free memory."""
+        whole = replace(stage, module=offline(stage.module))
+        partners = fill(stage.needs, self._built.__getitem__)
+        with torch.device("meta"):
+            size = sum(p.numel() for p in training.construct_from(whole, partners).parameters())
+        if size * BYTES > pace.SHARE * pace.free_memory():
+            raise RunError(f"{stage.name}: {size:,} parameters do not fit into the free memory with their gradients")
+        return training.construct_from(whole, partners)
 
     def _generated(self, stage: Stage, short: Shortened) -> DataModule:
         """The stage's data as a dry run has it."""

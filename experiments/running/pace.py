@@ -2,16 +2,20 @@
 
 The batch is the published one, or the largest at which a step fits a bound of time and of memory; which one it was is
 said. A step is timed from its first forward to the end of its optimiser. Batches are timed by themselves: made in this
-process they come on top of a step, decoded by workers they come beside it. Whatever a recipe's `dry` cuts, because it
-only repeats, is cut here too, and then the hours are at least so many.
+process they come on top of a step, decoded by workers they come beside it. On one thread of a CPU it is the thread's
+own time that counts: hours are those of a core to itself. Whatever a recipe's `dry` cuts, because it only repeats, is
+cut here only if the whole takes too long, and then the hours are at least so many.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+import signal
 import statistics
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,15 +75,16 @@ class Pace:
 class Clock(Quick):
     """The seconds of each step; ends training once there are enough of them."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, now: Callable[[], float] = time.perf_counter) -> None:
         self.limit = seconds
+        self._now = now
         self.steps: list[float] = []
         self._seen = 0
         self._began = 0.0
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
         _wait()
-        self._began = time.perf_counter()
+        self._began = self._now()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -88,10 +93,35 @@ class Clock(Quick):
         self._seen += 1
         several = int(trainer.num_training_batches) > 2
         if self._seen > WARM and not (several and trainer.is_last_batch):  # the last one may be smaller
-            self.steps.append(time.perf_counter() - self._began)
+            self.steps.append(self._now() - self._began)
         slow = bool(self.steps) and self.steps[-1] >= self.limit
         if slow or (len(self.steps) >= FEWEST and sum(self.steps) >= self.limit):
             trainer.should_stop = True
+
+
+def _clock(stage: Stage) -> Callable[[], float]:
+    """The time of one thread's own work, which others on the machine do not lengthen; else that of the wall."""
+    alone = not uses_gpu(stage.trainer) and torch.get_num_threads() == 1
+    return time.process_time if alone else time.perf_counter
+
+
+@contextlib.contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in a block that takes longer. A thread other than the first one has no limit."""
+
+    def expire(*_: Any) -> None:
+        raise TimeoutError(f"a step takes too long to be timed: given up after {seconds:.0f} s")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _wait() -> None:
@@ -138,7 +168,7 @@ def measure(
                 module.lr_scale = batch / stage.reference_batch
             step, memory = _time_steps(stage, module, data, seconds)
             told.append((batch, memory))
-            load, beside = _time_batches(data, seconds / 2)
+            load, beside = _time_batches(data, seconds / 2, _clock(stage))
             following = _larger(batch, published, step, seconds, told)
             if following == batch:
                 break
@@ -152,7 +182,7 @@ def measure(
 
 def _time_steps(stage: Stage, module: StageModule, data: DataModule, seconds: float) -> tuple[float, int]:
     """Seconds of a step, the median, and bytes."""
-    clock = Clock(seconds)
+    clock = Clock(seconds, _clock(stage))
     process_memory.forget_peak()
     trainer = pl.Trainer(
         accelerator="gpu" if uses_gpu(stage.trainer) else "cpu",
@@ -173,20 +203,20 @@ def _time_steps(stage: Stage, module: StageModule, data: DataModule, seconds: fl
     return statistics.median(clock.steps), process_memory.peak()
 
 
-def _time_batches(data: DataModule, seconds: float) -> tuple[float, bool]:
+def _time_batches(data: DataModule, seconds: float, now: Callable[[], float]) -> tuple[float, bool]:
     """Seconds to make a batch, and whether workers do; 0 of stand-ins for files, which are not decoded."""
     workers = int(getattr(data, "num_workers", 0) or 0)
     if workers and data.generated:
         return 0.0, True
     taken: list[float] = []
-    began = time.perf_counter()
+    now = time.perf_counter if workers else now  # what workers take is waited for
+    began = now()
     for number, _ in enumerate(iter(data.train_dataloader())):
-        now = time.perf_counter()
         if number >= WARM:
-            taken.append(now - began)
+            taken.append(now() - began)
         if sum(taken) >= seconds:
             break
-        began = time.perf_counter()
+        began = now()
     return (statistics.median(taken) if taken else 0.0), workers > 0
 
 
@@ -194,7 +224,7 @@ def _larger(batch: int, published: int, step: float, seconds: float, told: list[
     """The next size to try: as much larger as time and memory allow, by what was seen; the same where nothing is."""
     factor = min(GROWTH, seconds / max(step, 1e-9))
     following = min(published, math.floor(batch * factor))
-    free = _free_memory()
+    free = free_memory()
     while following > batch and len(told) > 1 and _expected(told, following) > SHARE * free:
         following //= 2
     return max(batch, following)
@@ -208,7 +238,7 @@ def _expected(told: list[tuple[int, int]], batch: int) -> int:
     return round(most + (batch - last) * max(0.0, (most - least) / (last - first)))
 
 
-def _free_memory() -> int:
+def free_memory() -> int:
     """Bytes that may be had, of the GPU where there is one."""
     if torch.cuda.is_available():
         return int(torch.cuda.get_device_properties(0).total_memory)

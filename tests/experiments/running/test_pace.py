@@ -36,7 +36,7 @@ def test_memory_at_another_batch_lies_on_a_line() -> None:
 
 
 def test_a_larger_batch_is_tried_while_a_step_stays_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pace, "_free_memory", lambda: 10_000)
+    monkeypatch.setattr(pace, "free_memory", lambda: 10_000)
     assert _larger(4, 512, step=0.01, seconds=3, told=[(4, 500)]) == 32
     assert _larger(32, 512, step=1.0, seconds=3, told=[(4, 500), (32, 780)]) == 96
     assert _larger(96, 512, step=3.5, seconds=3, told=[(4, 500), (96, 780)]) == 96
@@ -44,8 +44,23 @@ def test_a_larger_batch_is_tried_while_a_step_stays_short(monkeypatch: pytest.Mo
     assert _larger(32, 512, step=0.01, seconds=3, told=[(4, 500), (32, 3300)]) == 32, "memory"
 
 
+def work(seconds: float) -> None:
+    """Of the processor: sleep would not count."""
+    until = time.process_time() + seconds
+    while time.process_time() < until:
+        pass
+
+
+def test_a_block_that_takes_too_long_is_given_up() -> None:
+    with pytest.raises(TimeoutError, match="given up after 0 s"), pace.within(0.05):
+        time.sleep(5)
+    with pace.within(0.05):
+        pass
+    time.sleep(0.1)  # the limit ended with its block
+
+
 def test_a_stage_is_timed_at_its_own_batch_and_is_as_before(make_plan: Callable[..., Plan]) -> None:
-    """The timed steps sleep, so that a step is known to take as long."""
+    """The timed steps also count, so that a step is known to take as long."""
     stage = make_plan("paper=meal_v2", "scale=smoke").stages["teacher_a"]
     module = training.construct_from(stage, {})
     before = {name: value.clone() for name, value in module.state_dict().items()}
@@ -54,7 +69,7 @@ def test_a_stage_is_timed_at_its_own_batch_and_is_as_before(make_plan: Callable[
 
     def slow_step(batch: Any, batch_idx: int) -> Any:
         batches.append(len(batch.x))
-        time.sleep(0.02)
+        work(0.02)
         return step(batch, batch_idx)
 
     def data_at(batch: int) -> DataModule:
