@@ -18,6 +18,7 @@ reads-papers        := PAPER ARGS
 reads-report        := PAPER ARGS
 reads-check-results := PAPER ARGS
 reads-tune          := PAPER SCALE VARIANT ARGS
+reads-counts        := PAPER ARGS
 reads-register      := PAPER SCALE VARIANT ARGS
 reads-replicate     := PAPER SCALE VARIANT MINUTES ARGS
 reads-sweep         := PAPER SCALE VARIANT SEEDS SWEEP ARGS
@@ -80,7 +81,7 @@ seeds    = $(subst $(space),$(comma),$(strip $(subst $(comma),$(space),$(SEEDS))
 GIVEN    = $(if $(PAPER),paper=$(PAPER)) scale=$(or $(SCALE),mini) $(if $(VARIANT),variant=$(VARIANT)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup extras reproduce tune register replicate test test-all papers report check-results sweep dashboard export compare confirm soak mutants bench lint lock schema readme clean
+.PHONY: help setup counts extras reproduce tune register replicate test test-all papers report check-results sweep dashboard export compare confirm soak mutants bench lint lock schema readme clean
 
 help: ## this text
 	@echo "Reprise re-runs image-modelling papers and computes whether their claims hold."
@@ -140,6 +141,9 @@ report: $(READY) ## site/index.html and a page per paper
 
 check-results: $(READY) ## re-derive every recorded interval, verdict and table from per-seed values
 	@$(BIN)/python -m experiments.commands.check_results $(if $(PAPER),paper=$(PAPER)) $(ARGS)
+
+counts: $(READY) ## sizes of full recipes' networks beside the numbers of papers' tables, for results/counts
+	@$(BIN)/python -m experiments.commands.counts $(if $(PAPER),paper=$(PAPER)) $(ARGS)
 
 sweep: $(READY) ## a named sweep (SWEEP=hard_labels) or a grid: ARGS="seed=0,1 stages.X.module.key=1,2"
 	@$(BIN)/python -m experiments.run -m $(if $(SWEEP),sweep=$(SWEEP)) $(if $(SEEDS),seed=$(seeds)) $(GIVEN)

@@ -1,8 +1,9 @@
-"""`make check-results`: re-derive every interval, verdict and table of the records. Imports no torch.
+"""`make check-results`: re-derive every interval, verdict and table of the records.
 
 Every claim, check and published number is computed again from the metrics of its stages, every summary from the
-manifests of the runs that are at hand, the README's table from the records, and what a record says of its paper from
-the paper's file. Whatever differs is named.
+manifests of the runs that are at hand, sizes of networks by building them, the README's table from the records, and
+what a record says of its paper from the paper's file. Whatever differs is named. Torch is imported only where a paper
+has sizes of networks and its files changed since they were last counted.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.commands import catalog, cli
+from experiments.commands import catalog, cli, counts
 from experiments.common.errors import InputError
 from experiments.common.memory import CONFIGURATION, remember
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose, vary
 from experiments.config.claims import Questions
+from experiments.evidence import counts as recorded_counts
 from experiments.evidence import images, registration, registrations, replication, results, statements
 from experiments.evidence.order import History, losses, problems
 from experiments.evidence.records import Entry, Record
@@ -55,6 +57,7 @@ def main(argv: list[str]) -> int:
         filed += sum(entry.registered.filed for entry in record.entries.values())
         wrong += list(check(record))
         wrong += list(_kept(paper))
+        wrong += list(_counted(paper))
     wrong += list(statements.copies(records))
     if not argv:
         wrong += list(_readme())
@@ -185,6 +188,12 @@ def _filed(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
         registered = str(files[0].path.relative_to(root))
         record = str((results.RESULTS / f"{paper}.json").relative_to(root))
         yield from (f"{where}: {line}" for line in problems(history, registered, record, files[0].hash, title))
+
+
+def _counted(paper: str) -> Iterator[str]:
+    """Sizes of networks, counted anew; torch is imported only where the paper's files changed since."""
+    for line in recorded_counts.differences(recorded_counts.stored(paper), counts.derive(paper)):
+        yield f"{paper}: counts: {line}"
 
 
 def _kept(paper: str) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """`make report`: a gallery of all papers and a page for each, as static HTML in site/. Imports no torch.
 
-Every number on a page comes from results/<key>.json. What was never run is listed with the claims it will be judged by.
+Every number on a page comes from results/<key>.json, and sizes of networks from results/counts/<key>.json. What was
+never run is listed with the claims it will be judged by.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from experiments.common import files
 from experiments.common.errors import unknown
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose
-from experiments.evidence import images, layout, merge, results, settings, staleness, sweeps, verdicts
+from experiments.evidence import counts, images, layout, merge, results, settings, staleness, sweeps, verdicts
 from experiments.evidence.records import Entry
 from experiments.pages import answers, figures, markup, numbers, view
 from experiments.pages.numbers import decimals, fixed
+from experiments.running import measured
 from experiments.running.plan import names_in
 
 RUNS = ROOT / "runs"
@@ -123,7 +125,12 @@ def _page(paper: Mapping[str, Any]) -> dict[str, Any]:
     entries = [_entry(paper["key"], title, e, paper["stale"][title]) for title, e in paper["entries"].items()]
     planned = None if entries else _planned(paper["key"], paper["declared"])
     page |= {"sweeps": _sweeps(paper["key"]), "bibtex": _bibtex(paper), "unrecorded": _unrecorded(paper)}
-    return {**page, "entries": entries, "planned": planned}
+    return {
+        **page,
+        "entries": entries,
+        "planned": planned,
+        "counted": [_size(row) for row in counts.stored(paper["key"])],
+    }
 
 
 def _unrecorded(paper: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -136,7 +143,10 @@ def _unrecorded(paper: Mapping[str, Any]) -> list[dict[str, str]]:
     for (scale, variant), about in settings.items():
         if (scale, variant) not in recorded:
             command = _command(paper["key"], scale, variant, [])
-            rows.append({"name": results.title(scale, variant), "about": about, "command": command})
+            title = results.title(scale, variant)
+            hours = measured.in_words(f"{paper['key']} {title}")
+            told = f"{about}; one seed's training: {hours}, measured by a dry run" if hours else about
+            rows.append({"name": title, "about": told, "command": command})
     return sorted(rows, key=lambda row: not row["name"].startswith("mini"))
 
 
@@ -319,6 +329,13 @@ def _published(item: view.Published) -> dict[str, Any]:
         "half": fixed(item.interval[1] - item.ours, digits) if has_interval else "",  # type: ignore[index, operator]
         "verdict": "" if item.verdict == view.NOT_JUDGED else item.verdict,
     }
+
+
+def _size(row: counts.Row) -> dict[str, Any]:
+    """A counted size of a network as a row of published numbers."""
+    shown = {"value": row.printed, "ours": f"{row.ours:,}", "half": "", "verdict": row.verdict, "source": row.source}
+    protocol = row.note or "counted by building it"
+    return {**shown, "stage": row.where, "metric": row.what.replace("_", "-"), "dataset": "none", "protocol": protocol}
 
 
 def _curves(entry: view.Entry, styles: Mapping[str, int], strong: set[str]) -> list[dict[str, Any]]:

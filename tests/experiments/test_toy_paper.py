@@ -141,8 +141,13 @@ def test_a_claim_with_rivals_is_told_comparison_by_comparison(copied: Path, ran:
 
 
 def test_the_full_recipe_of_a_fed_stage_can_be_dry_run(copied: Path) -> None:
-    out = command(copied, "experiments.reproduce", "paper=toy", "scale=full", "dry=true")
+    out = command(copied, "experiments.reproduce", "paper=toy", "scale=full", "dry=true", "dry_seconds=0.05")
     assert out.count("passed") == 5
+    assert "One seed's training: " in out
+    kept = json.loads((copied / "runs/measured.json").read_text())
+    ((device, told),) = kept["toy full"].items()
+    assert device in out
+    assert all(stage["hours"] > 0 for stage in told["stages"].values())
 
 
 def test_the_rules_of_the_engine_are_those_of_its_version(ran: dict[str, Any]) -> None:
