@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
@@ -17,13 +17,18 @@ from experiments.common.errors import InputError
 from experiments.common.memory import CONFIGURATION, remember
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose
-from experiments.evidence import results, staleness, suite
-from experiments.evidence.records import Entry
-from experiments.pages import console
+from experiments.evidence import counts, results, staleness, suite
+from experiments.evidence.records import Entry, JudgedClaim
+from experiments.pages import console, needed, scope, view
 from experiments.pages.numbers import count, span
+from experiments.running import measured, needs, plan
+
+if TYPE_CHECKING:
+    from datamodules.common.needs import Need
 
 HELP = """\
-List every paper of the suite: main claim, verdict, cost, and whether code or claims changed since.
+List every paper of the suite: main claim, verdict, cost, and whether code or claims changed since; of one
+paper also the data, weights and packages that its published recipe needs, and whether they are here.
 
   python -m experiments.catalog               all papers
   python -m experiments.catalog meal_v2       one (or several), with its claims, stages and variants
@@ -50,7 +55,10 @@ def describe(paper: str) -> dict[str, Any]:
     """One paper as plain data: title, claims, stages, variants, and each recorded entry with its main claim."""
     recorded = results.entries(paper)
     about = remember("about", paper, "", CONFIGURATION, lambda: _configured(paper))
-    return {**about, "entries": {name: _recorded(paper, entry) for name, entry in recorded.items() if entry.seeds}}
+    declared = compose.paper_file(paper)
+    entries = {name: _recorded(paper, entry, declared) for name, entry in recorded.items() if entry.seeds}
+    finding = (declared.get("finding") or {}).get("text") or ""
+    return {**about, "finding": finding if entries else "", "entries": entries}
 
 
 def _configured(paper: str) -> dict[str, Any]:
@@ -73,14 +81,16 @@ def _configured(paper: str) -> dict[str, Any]:
     }
 
 
-def _recorded(paper: str, entry: Entry) -> dict[str, Any]:
+def _recorded(paper: str, entry: Entry, declared: Mapping[str, Any]) -> dict[str, Any]:
     main = entry.main_claim()
     shown = {"name", "verdict", "difference", "interval", "unit", "reason", "published"}
     return {
-        "main": main.model_dump(include=shown) if main is not None else None,
+        "scope": scope.of(entry, scope.told(declared, entry.scale, entry.variant)),
+        "main": main.model_dump(include=shown) | _rows(main) if main is not None else None,
         "verdicts": {claim.name: claim.verdict for claim in entry.claims},
         "published": {f"{item.stage}/{item.metric}": item.verdict for item in entry.published},
         "seeds": len(main.seeds) if main is not None else len(entry.seeds),
+        "ran": len(entry.seeds),
         "seconds": entry.provenance.seconds,
         "cpu_seconds": entry.provenance.cpu_seconds,
         "metrics": sorted({metric for stage in entry.stages.values() for metric in stage.metrics}),
@@ -89,6 +99,13 @@ def _recorded(paper: str, entry: Entry) -> dict[str, Any]:
         "stale": staleness.stale(paper, entry),
         "kept": None,  # beside the other papers' verdicts, see describe_all; None where that is not asked
     }
+
+
+def _rows(main: JudgedClaim) -> dict[str, Any]:
+    """Its comparisons with rivals or its outcomes, where there are several; the baseline's numbers are its own."""
+    shown = ("name", "verdict", "difference", "interval", "unit")
+    rows = view.claim(main).rows[1 if main.against else 0 :]
+    return {"rows": [{key: getattr(row, key) for key in shown} for row in rows]} if rows else {}
 
 
 def _cost(entry: dict[str, Any]) -> str:
@@ -105,15 +122,16 @@ def _ordered(entries: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 def _table(papers: list[dict[str, Any]]) -> Table:
     """A row for each recorded setting, the paper's name and claim at its first."""
-    table = Table(title=count(len(papers), "paper"), title_justify="left", show_lines=True)
+    table = Table(title=count(len(papers), "paper"), title_justify="left")
     for column in ("paper", "main claim", "setting", "verdict", "difference", "seeds", "cost"):
         table.add_column(column, no_wrap=column in ("paper", "seeds", "cost"))
-    lines = Text("\n")
     for paper in papers:
         rows = [_cells(name, entry) for name, entry in _ordered(paper["entries"])]
-        columns = [lines.join(column) for column in zip(*rows, strict=True)]
-        unknown = ["", console.word("not run"), "", "", ""]
-        table.add_row(paper["key"], paper["main"] or "", *(columns or unknown))
+        first = (paper["key"], paper["main"] or "")
+        for row in rows or [[Text(), console.word("not run"), Text(), Text(), Text()]]:
+            table.add_row(*first, *row)
+            first = ("", "")
+        table.add_section()
     table.caption = (
         "stale: code, configuration or claims changed since; seen: claims were written after these seeds; alone: "
         "decided by itself, not kept by e-BH over all papers' main claims"
@@ -128,12 +146,17 @@ def _cells(name: str, entry: dict[str, Any]) -> list[Text]:
     alone = (" alone", "dim") if entry["kept"] is False else ""
     verdict = console.word(main["verdict"] if main else "no main claim")
     cost = _cost(entry)
-    shown: list[str | Text] = [name, Text.assemble(verdict, mark, alone), _span(main), str(entry["seeds"]), cost]
+    setting = Text.assemble(name, (f"\n{entry['scope']}", "dim"))
+    shown: list[str | Text] = [setting, Text.assemble(verdict, mark, alone), _span(main), str(entry["seeds"]), cost]
     return [cell if isinstance(cell, Text) else Text(cell) for cell in shown]
 
 
 def _span(main: dict[str, Any] | None) -> str:
-    return span(main["difference"], main["interval"], main["unit"]) if main else ""
+    """The difference, and after it what rivals or further outcomes say."""
+    if main is None:
+        return ""
+    told = [f"{row['name']}: {row['verdict']}, {_span(row)}" for row in main.get("rows", ())]
+    return "; ".join([span(main["difference"], main["interval"], main["unit"]), *told])
 
 
 def _details(paper: dict[str, Any]) -> Table:
@@ -141,7 +164,12 @@ def _details(paper: dict[str, Any]) -> Table:
     table = Table(title=f"{paper['title']}, arXiv {paper['arxiv']}", title_justify="left", show_header=False, box=None)
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
+    if paper["finding"]:
+        table.add_row("finding", Text(paper["finding"], "bold"))
     table.add_row("about", paper["about"])
+    for name, entry in _ordered(paper["entries"]):
+        verdict = console.word(entry["main"]["verdict"] if entry["main"] else "no main claim")
+        table.add_row(f"at {name}", Text.assemble(verdict, f": {entry['scope']}"))
     verdicts = paper["entries"]["mini"]["verdicts"] if "mini" in paper["entries"] else {}
     for name in paper["claims"]:
         verdict = verdicts.get(name, "not run")
@@ -150,10 +178,35 @@ def _details(paper: dict[str, Any]) -> Table:
     table.add_row("stages", ", ".join(paper["stages"]))
     for name, variant in paper["variants"].items():
         table.add_row("variant", Text.assemble((name, "bold"), f" ({variant['scale']}): {variant['about']}"))
+    for name, told in hours_at_full(paper).items():
+        table.add_row("hours", f"{name}: {told}")
     for name, entry in _ordered(paper["entries"]):
         if entry["stale"]:
             table.add_row("stale", f"{name}: changed since: {', '.join(entry['stale'])}")
     return table
+
+
+def hours_at_full(paper: Mapping[str, Any]) -> dict[str, str]:
+    """Setting of the published scale -> what one seed takes: as recorded, else as a dry run measured it here."""
+    variants = [name for name, item in paper["variants"].items() if item["scale"] == "full"]
+    told = {}
+    for variant in (None, *variants):
+        title = results.title("full", variant)
+        entry = paper["entries"].get(title)
+        seconds = (entry["cpu_seconds"] or entry["seconds"]) if entry is not None else None
+        if entry is not None and seconds:
+            told[title] = f"{measured.amount(seconds / entry['ran'] / 3600)} of one core, as recorded"
+        elif known := measured.in_words(f"{paper['key']} {title}"):
+            told[title] = known
+    if "full" not in told:
+        told = {"full": "not known; a dry run measures them here (make reproduce SCALE=full DRY=1)", **told}
+    return told
+
+
+def _needs(paper: str) -> Mapping[Need, str]:
+    """Of a paper's full recipe; its stages are composed, none is built."""
+    config = compose.compose(compose.request([f"paper={paper}", "scale=full"]).overrides)
+    return needs.of_stages(plan.plan(config, 0).stages.values())
 
 
 def markdown(papers: list[dict[str, Any]]) -> str:
@@ -176,7 +229,8 @@ def markdown(papers: list[dict[str, Any]]) -> str:
             words += ["alone"] if entry["kept"] is False else []
             marks = f" ({', '.join(words)})" if words else ""
             cost = _cost(entry)
-            lines.append(f"| {first} | {name} | {verdict}{marks} | {_span(main)} | {entry['seeds']} | {cost} |")
+            setting = f"{name}: {entry['scope']}" if entry["scope"] else name
+            lines.append(f"| {first} | {setting} | {verdict}{marks} | {_span(main)} | {entry['seeds']} | {cost} |")
     return "\n".join(lines)
 
 
@@ -218,7 +272,10 @@ def main(argv: list[str]) -> int:
         for paper in papers:
             results.tell_again(paper["key"])
     else:
-        console.out.print(_table(papers))
         for paper in papers if keys else ():
-            console.out.print(_details(paper))
+            console.out.print(_details(paper), "")
+            if rows := counts.stored(paper["key"]):
+                console.out.print(console.counts_table(rows, paper["key"]), "")
+            console.out.print(needed.table("what its published recipe needs", _needs(paper["key"])), "")
+        console.out.print(_table(papers))
     return 0

@@ -21,7 +21,7 @@ from experiments.common.errors import InputError, unknown
 from experiments.config import compose
 from experiments.evidence import results
 from experiments.evidence.records import Entry
-from experiments.pages import console
+from experiments.pages import console, view
 from experiments.running.manifest import finished
 from experiments.running.plan import PILOTS, Plan, Stage, fill, names_in, only, plan
 
@@ -165,9 +165,6 @@ def load(folder: str | Path) -> StageModule:
 
     Raises InputError naming the file that is missing or does not fit.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     from experiments.running import training
 
     folder = Path(folder)
@@ -180,11 +177,22 @@ def load(folder: str | Path) -> StageModule:
         module = training.construct_from(stage, fill(stage.needs, built.__getitem__))
         path = folder / f"{stage.name}.safetensors"
         try:
-            module.load_state_dict(load_file(path))
-        except (OSError, SafetensorError, RuntimeError) as error:
+            module.load_state_dict(read_weights(path))
+        except RuntimeError as error:
             raise InputError(f"{path}: {str(error).splitlines()[0]}") from error
         built[stage.name] = module
     return built[described["stage"]]
+
+
+def read_weights(path: Path) -> dict[str, Any]:
+    """A file of tensors by name. Raises InputError where it is missing or something else."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError, MemoryError) as error:
+        raise InputError(f"{path}: {str(error).splitlines()[0]}") from error
 
 
 def card(this: Plan, name: str, folder: Path) -> str:
@@ -274,11 +282,14 @@ def _table(path: Path, columns: tuple[str, ...], rows: Iterator[tuple[Any, ...]]
 
 
 def _claims(name: str, entry: Entry) -> Iterator[tuple[Any, ...]]:
-    for claim in entry.claims:
-        low, high = claim.interval or (None, None)
-        told = (name, claim.name, claim.main, claim.verdict, claim.better, claim.than, claim.unit)
-        for seed, difference in zip(claim.seeds, claim.per_seed, strict=True):
-            yield (*told, low, high, seed, difference)
+    for item in entry.claims:
+        claim = view.claim(item)
+        for shown in (claim, *claim.rows):
+            about = claim.name if shown is claim else f"{claim.name}: {shown.name}"
+            told = (name, about, claim.main, shown.verdict, shown.better, shown.than, shown.unit)
+            low, high = shown.interval or (None, None)
+            for seed, difference in zip(shown.seeds, shown.per_seed, strict=False):
+                yield (*told, low, high, seed, difference)
 
 
 def _metrics(name: str, entry: Entry) -> Iterator[tuple[Any, ...]]:

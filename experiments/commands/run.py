@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from datetime import UTC, datetime
@@ -17,11 +18,12 @@ from omegaconf import DictConfig
 
 from experiments.commands import sweep
 from experiments.common import failure, files
-from experiments.common.errors import RunError
-from experiments.config import compose, flags
+from experiments.common.errors import RunError, unknown
+from experiments.config import compose, flags, frame
+from experiments.config.overrides import chooses_option
 from experiments.running import engine
 from experiments.running.manifest import finished
-from experiments.running.plan import plan
+from experiments.running.plan import Plan, only, plan
 from experiments.running.processes import requeue_when_asked
 
 HELP = """\
@@ -41,7 +43,10 @@ Run all stages of one paper with one seed. Stages that were done before are not 
   python -m experiments.run --config-dir D data@stages.student.data=mine    groups of your own, here D/data/mine.yaml
   python -m experiments.run --info | --hydra-help | --shell-completion install=bash     Hydra's own flags
 
-  objective=S/M      what a search looks at, e.g. student/test/top1 (default: what the first claim is about)
+  objective=S/M      what a search looks at, e.g. student/test/top1 (default: what the main claim is about); arithmetic
+                     as in claims, objective='student/test/top1 - continued/test/top1'; or objective=difference, that
+                     of the main claim
+  only=[a,b]         these stages and what they need, in place of all
   seed=N             fixes splits, initialisation, order and augmentation
 """
 
@@ -69,8 +74,8 @@ def _run(config: DictConfig, job: Any) -> float:
     from experiments.pages.progress import Board
     from experiments.running import preconditions, training
 
-    this = plan(config, config.seed)
-    metric = sweep.objective(this, needed=job.mode == RunMode.MULTIRUN)
+    this = _planned(config)
+    objective = sweep.objective(this, needed=job.mode == RunMode.MULTIRUN)
     if any(finished(stage) is None for stage in this.stages.values()):
         preconditions.check([this])
         training.check_plan(this)
@@ -80,14 +85,26 @@ def _run(config: DictConfig, job: Any) -> float:
         metrics = "  ".join(f"{m} {number(v)}" for m, v in outcome.metrics.items() if not m.endswith("/n"))
         console.say(f"{name:<20} {'' if outcome.status == 'done' else outcome.status} {metrics}")
     console.say(f"runs: {next(iter(this.stages.values())).directory.parent}")
-    stage, _, key = metric.partition("/")
-    value = outcomes[stage].metrics.get(key, math.nan) if metric else math.nan
+    by_stage = {name: outcome.metrics for name, outcome in outcomes.items()}
+    value = objective.value(by_stage, this.seed) if objective is not None else math.nan
     code = engine.exit_code(outcomes)
     if job.mode == RunMode.MULTIRUN:
         reason = next((f"{o.stage}: {o.reason}" for o in outcomes.values() if o.status == "failed"), "")
         sweep.record(Path(job.runtime.output_dir), list(job.overrides.task), this, value, code, reason)
     CODES.append(code)
     return value
+
+
+def _planned(config: DictConfig) -> Plan:
+    """The stages of one run: all, or those that `only` names and what they need."""
+    whole = plan(config, config.seed)
+    if config.only is None:
+        return whole
+    names = [config.only] if isinstance(config.only, str) else list(config.only)
+    for name in names:
+        if name not in whole.stages:
+            raise unknown("only: stage", str(name), whole.stages)
+    return only(whole, names)
 
 
 CODES: list[int] = []  # of the jobs that ran in this process
@@ -149,31 +166,40 @@ def _named(lines: list[str]) -> tuple[str, list[str]]:
         return "", rest
     keys = {line.split("=", 1)[0] for line in rest}
     paper = next((line.split("=", 1)[1] for line in rest if line.startswith("paper=")), compose.default("paper"))
-    arguments = [line for line in compose.sweep_file(paper, name).arguments if line.split("=", 1)[0] not in keys]
-    if "hydra/launcher" in keys:  # another launcher has other settings
-        arguments = [line for line in arguments if not line.startswith("hydra.launcher.")]
+    named = compose.sweep_file(paper, name)
+    frame.check_lines(named.arguments, f"conf/sweep/{paper}/{name}.yaml: arguments")
+    arguments = [line for line in named.arguments if line.split("=", 1)[0] not in keys]
+    if named.jobs > 1 and "hydra/launcher" not in keys:
+        count = [] if "hydra.launcher.n_jobs" in keys else [f"hydra.launcher.n_jobs={named.jobs}"]
+        arguments += ["hydra/launcher=joblib", *count]
     return name, arguments + rest
 
 
 def _check(request: compose.Request, needs_objective: bool = True) -> None:
-    """Compose every value of every swept key once, so that a sweep does not find a typing error in its last job."""
+    """Compose each combination of options and each other value once: no job is refused when it is its turn."""
     parsed = OverridesParser.create().parse_overrides(list(request.overrides))
-    first: list[str] = []
-    choices: list[list[str]] = []
+    fixed: list[str] = []
+    swept: list[list[str]] = []
+    options: list[list[str]] = []
     for override in parsed:
         key = override.get_key_element()
         if not override.is_sweep_override():
-            values = [override.input_line or ""]
-        elif isinstance(value := override.value(), Glob):
+            fixed.append(override.input_line or "")
+            continue
+        if isinstance(value := override.value(), Glob):
             values = [f"{key}={name}" for name in value.filter(compose.options(override.key_or_group))]
         elif override.is_choice_sweep():
             values = [f"{key}={value}" for value in override.sweep_string_iterator()]
         else:
             continue  # a range cannot name what does not exist
-        first.append(values[0])
-        choices.append(values)
-    for index, values in enumerate(choices):
-        for value in values if index == 0 else values[1:]:
-            lines = [*first[:index], value, *first[index + 1 :]]
-            lines = [line for line in lines if not line.startswith(("hydra/", "hydra."))]
-            sweep.objective(plan(compose.compose(compose.request(lines).overrides), 0), needs_objective)
+        (options if chooses_option(values[0]) else swept).append(values)
+    fixed = [line for line in fixed if not line.startswith(("hydra/", "hydra."))]
+
+    # Options decide which files are read: all their combinations. Values stand for themselves: each once.
+    first = [values[0] for values in swept]
+    for number, chosen in enumerate(itertools.product(*options)):
+        each_value = [(index, value) for index, values in enumerate(swept) for value in values[1:]]
+        for index, value in [(None, ""), *(each_value if number == 0 else [])]:
+            others = [*first[:index], value, *first[index + 1 :]] if index is not None else first
+            composed = compose.compose(compose.request([*fixed, *chosen, *others]).overrides)
+            sweep.objective(_planned(composed), needs_objective)

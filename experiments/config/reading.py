@@ -6,6 +6,7 @@ which would make a node of every line several times over: a word stands for it, 
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 from collections.abc import Iterable, Mapping
@@ -24,9 +25,10 @@ from omegaconf._utils import get_yaml_loader
 
 from experiments.common.errors import InputError, unknown
 from experiments.common.paths import CONF
-from experiments.config import recipes, schema, written
+from experiments.config import limits, recipes, schema, written
 
-TEXTS = ("variants", "published", "deviations", "groups")  # of a paper's file: most of it, and no part of a composition
+# Of a paper's file: most of it, and no part of a composition.
+TEXTS = ("variants", "published", "deviations", "groups", "finding", "scope")
 STANDS_ASIDE = "conf/paper"  # what stands for each of them there, so that an override can take it away
 
 _searched: list[Path] = []  # besides CONF
@@ -42,6 +44,13 @@ def search(folder: str | None) -> None:
 def search_path() -> list[str]:
     """The override that makes Hydra look where `search` says."""
     return [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in _searched)}]"] if _searched else []
+
+
+def state() -> tuple[int, ...]:
+    """When each configuration file was changed; another tuple once a file has changed, come or gone."""
+    folders = [entry for root in (CONF, *_searched) for entry in os.walk(root)]
+    paths = [os.path.join(folder, name) for folder, _, names in sorted(folders) for name in sorted(names)]
+    return tuple(os.stat(path).st_mtime_ns for path in paths)
 
 
 def options(group: str) -> list[str]:
@@ -60,6 +69,14 @@ def default(group: str) -> str:
     """What conf/config.yaml chooses for a group."""
     config = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))
     return next(entry[group] for entry in config["defaults"] if isinstance(entry, dict) and group in entry)
+
+
+def own_values(config: Mapping[str, Any]) -> list[str]:
+    """The keys of a composed configuration that are a recipe's own: values that other lines read by `${...}`."""
+    frame = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))
+    groups = [str(name) for entry in frame["defaults"] if isinstance(entry, dict) for name in entry]
+    known = {field.name for kind in (schema.Recipe, schema.PaperFile) for field in fields(kind)}
+    return [str(key) for key in config if key not in {*known, *frame, *groups}]
 
 
 # --- papers, recipes and sweeps, written out -------------------------------------------------------------------------
@@ -183,14 +200,16 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A configuration file as plain data; an InputError names it where it is no YAML or no mapping."""
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a safe loader
-    except yaml.YAMLError as error:
-        told = " ".join(str(error).replace('in "<unicode string>", ', "").split())
-        raise InputError(f"{path.relative_to(CONF.parent)}: no YAML: {told}") from error
+    """A configuration file as plain data.
+
+    Raises:
+        InputError: it is no YAML, no mapping, larger than experiments.config.limits allows, or holds a character that
+            would act where it is shown; it names the file.
+    """
+    where = path.relative_to(CONF.parent) if path.is_relative_to(CONF.parent) else path
+    content = limits.read(path, str(where), _Loader)
     if not isinstance(content, dict):
-        raise InputError(f"{path.relative_to(CONF.parent)}: expected a mapping")
+        raise InputError(f"{where}: expected a mapping")
     return content
 
 
@@ -225,8 +244,6 @@ def _for_hydra(parts: tuple[str, ...], path: Path, changed: int) -> tuple[dict[s
     header = ConfigSource._get_header_dict(path.read_text(encoding="utf-8")[:512])
     content = load(path)
     where = f"conf/{'/'.join(parts)}.yaml"
-    if path != CONF / "config.yaml" and parts[0] != "launcher":
-        _check_is_no_launcher(header, content, where)
     if parts[0] in ("paper", "recipe"):
         content = _written_out(parts, content)
     elif parts[0] == "trainer":
@@ -234,21 +251,6 @@ def _for_hydra(parts: tuple[str, ...], path: Path, changed: int) -> tuple[dict[s
     if parts[0] == "paper":
         content = {key: STANDS_ASIDE if key in TEXTS else value for key, value in content.items()}
     return header, pickle.dumps(OmegaConf.create(content))
-
-
-def _check_is_no_launcher(header: Mapping[str, Any], content: Mapping[str, Any], where: str) -> None:
-    """Hydra builds what its own node names, a launcher hands options to a cluster: both are for the user to set."""
-    chosen = [str(key) for item in content.get("defaults") or [] if isinstance(item, dict) for key in item]
-    variants = content.get("variants")
-    variants = variants if isinstance(variants, dict) else {}
-    lines = [str(line) for item in variants.values() if isinstance(item, dict) for line in item.get("overrides") or []]
-    package = str(header.get("package") or "")
-    for key in (package, *map(str, content), *chosen, *lines):
-        if re.match(r"(override\s+)?[/+~]*(hydra|launcher)\b", key) or "@hydra" in key or "@launcher" in key:
-            raise InputError(
-                f"{where}: {key.partition('=')[0]!r} is not allowed; settings of Hydra and of launchers go on the "
-                "command line"
-            )
 
 
 Plugins.instance()  # registers Hydra's own readers, so that the next line is not undone

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import field, fields
+from dataclasses import field, fields, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -25,6 +25,7 @@ from experiments.config.written import (
     Count,
     Devices,
     Flag,
+    Fraction,
     FromZero,
     Node,
     Number,
@@ -57,26 +58,31 @@ HASHED = {
     *("name", "better", "than", "worth", "unit", "main", "asked_by", "kind", "margin", "within", "lower_is_better"),
     *("requires", "published", "scale", "variant", "range", "test_over_train"),
 }
+EXPLAINS = {"worth_reason"}  # fields for readers, which change no verdict and are in no hash
+
+
+Rivals = Annotated[
+    dict[Text, Number | Text],
+    Field(min_length=2),
+    Written("a mapping of a baseline and its rivals, as in {baseline: a/test/top1, labels alone: b/test/top1}"),
+]
 
 
 @dataclass(frozen=True, config=CLOSED)
-class Claim(Closed):
-    """A statement with a rule, written before its first recorded seed."""
+class Question(Closed):
+    """A comparison with a rule: a claim, or one of the outcomes that a claim is about together."""
 
     name: Text
     """The statement, readable alone."""
-    better: Text
+    better: Text = ""
     """Arithmetic over <stage>/<split>/<metric>: a/test/top1, a/test/x - b/test/x, mean(arm_*/test/x)."""
-    than: Number | Text
-    """What it is compared with: arithmetic over metrics, or a number."""
+    than: Number | Text | Rivals = ""
+    """What it is compared with: arithmetic over metrics, or a number; or several by name, of which the first is the
+    paper's baseline and the others are rivals, arms without the paper's idea that might show the same effect."""
     worth: Positive | None = None
     """The smallest difference worth the name, in the unit; not needed with `within` or for kind exact."""
     unit: Text = "points"
     """Of the difference."""
-    main: Flag = False
-    """The paper's own question; exactly one in a setting."""
-    asked_by: choice_of(Literal["paper", "suite"]) = "paper"  # type: ignore[valid-type]
-    """Whether the paper asks it, or this suite."""
     kind: choice_of(Literal["normal", "share", "bounded", "exact", "folds", "images"]) = "normal"  # type: ignore[valid-type]
     """Of the differences: normal; a share of 0/1 outcomes; bounded in `range`; exact, without chance; folds that share
     training data; images of fixed networks, of which the stages leave an artifact <split>-<metric>."""
@@ -86,36 +92,131 @@ class Claim(Closed):
     """Instead of margin and worth: the difference lies inside (-within, within)."""
     lower_is_better: Flag = False
     """The difference is than - better."""
-    requires: Sequence[Text] = ()
-    """Comparisons that hold in the mean over seeds where the mechanism is there; else nothing is judged."""
-    published: Annotated[Reported, keys_of("difference", "source")] | None = None
-    """What the paper reports of it."""
-    scale: Names | None = None
-    """The scales it is about: a name, a pattern or a list; all unless given."""
-    variant: Names | None = None
-    """The variants it is about; the setting without one is called default."""
     range: Sequence[Number] | None = None
     """The lowest and the highest possible difference, of kind bounded."""
     test_over_train: Positive | None = None
     """Test size over training size, of kind folds."""
 
     @model_validator(mode="after")
-    def _makes_sense(self) -> Claim:
+    def _makes_sense(self) -> Question:
+        if self._is_joint():
+            return self
+        for key in ("better", "than"):
+            if getattr(self, key) == "":
+                raise ValueError(f"{self.name!r}: {key} is missing, a side of the comparison")
         if self.worth is None and self.within is None and self.kind != "exact":
             raise ValueError(f"{self.name!r}: worth is missing, the smallest difference worth the name")
         if self.kind == "bounded" and (self.range is None or len(self.range) != 2 or self.range[0] >= self.range[1]):
             raise ValueError("kind bounded needs range: [lowest, highest] possible difference")
         if self.kind == "folds" and self.test_over_train is None:
             raise ValueError("kind folds needs test_over_train, the test set's size over the training set's")
+        if isinstance(self.than, Mapping) and self.within is not None:
+            raise ValueError(f"{self.name!r}: rivals are beaten by a margin; several equivalences stand in all")
+        if isinstance(self.than, Mapping) and self.kind == "images":
+            raise ValueError(f"{self.name!r}: kind images compares two networks; expected one than")
+        if isinstance(self.than, Mapping) and len(set(self.than.values())) < len(self.than):
+            raise ValueError(f"{self.name!r}: than={dict(self.than)}: two names for one arm")
         return self
 
-    def expression(self, where: str = "claims") -> tuple[Expression, Expression]:
-        return expressions.parse(self.better, where), expressions.parse(self.than, where)
+    def _is_joint(self) -> bool:
+        """Whether others say what is compared."""
+        return False
 
     def content(self) -> dict[str, Any]:
-        """What the hash of a registration holds of it: a field that was added later only where it says something."""
+        """What the hash of a registration holds of it: a field that was added later only where it says something.
+
+        Rivals are a list, since a hash of a mapping does not tell which of them stands first.
+        """
         defaults = {each.name: each.default for each in fields(self)}
-        return {key: value for key, value in vars(self).items() if key in HASHED or value != defaults[key]}
+        kept = {key: value for key, value in vars(self).items() if key not in EXPLAINS}
+        said = {key: value for key, value in kept.items() if key in HASHED or value != defaults[key]}
+        if isinstance(self.than, Mapping):
+            said["than"] = [[name, side] for name, side in self.than.items()]
+        return said
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Outcome(Question):
+    """One of several outcomes that a claim is about together."""
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Claim(Question):
+    """A statement with a rule, written before its first recorded seed."""
+
+    all: Sequence[Outcome] = ()
+    """Instead of better and than: several outcomes, as faster and as accurate; supported where each of them is. The
+    first of them is what tables show."""
+    main: Flag = False
+    """The paper's own question; exactly one in a setting."""
+    asked_by: choice_of(Literal["paper", "suite"]) = "paper"  # type: ignore[valid-type]
+    """Whether the paper asks it, or this suite."""
+    requires: Sequence[Text] = ()
+    """Comparisons that hold in the mean over seeds where the mechanism is there; else nothing is judged."""
+    requires_each: Sequence[Text] = ()
+    """Comparisons that hold in nearly every seed where the mechanism is there; nothing is judged once the share of
+    seeds that fulfil one is shown to be less than `share_of_seeds`. Seeds that do not stay in the difference."""
+    share_of_seeds: Fraction = 0.9
+    """Of `requires_each`."""
+    published: Annotated[Reported, keys_of("difference", "source")] | None = None
+    """What the paper reports of it."""
+    scale: Names | None = None
+    """The scales it is about: a name, a pattern or a list; all unless given."""
+    variant: Names | None = None
+    """The variants it is about; the setting without one is called default."""
+    worth_reason: Text = ""
+    """Of a main claim: why worth (or within) is what it is. The paper's own difference, what a user would notice, or
+    the noise of the test set."""
+
+    @model_validator(mode="after")
+    def _has_parts_that_fit(self) -> Claim:
+        if not self.all:
+            return self
+        for each in fields(Outcome):
+            if each.name != "name" and getattr(self, each.name) != each.default:
+                raise ValueError(f"{self.name!r}: {each.name} stands with each of its outcomes, in all")
+        names = [outcome.name for outcome in self.all]
+        if len(set(names)) != len(names) or len(names) < 2:
+            raise ValueError(f"{self.name!r}: all={names}: expected at least two outcomes of different names")
+        if any(outcome.kind == "images" for outcome in self.all):
+            raise ValueError(f"{self.name!r}: kind images is judged by itself, not among several outcomes")
+        return self
+
+    def _is_joint(self) -> bool:
+        return bool(self.all)
+
+    def parts(self) -> list[Claim]:
+        """What is judged by a rule of its own: each of the outcomes, or the claim itself."""
+        names = [each.name for each in fields(Outcome)]
+        return [Claim(**{name: getattr(outcome, name) for name in names}) for outcome in self.all] or [self]
+
+    def against(self) -> dict[str, Claim]:
+        """By name the comparisons with baseline and rivals, each as a claim; without rivals the claim itself."""
+        if not isinstance(self.than, Mapping):
+            return {"": self}
+        return {name: replace(self, than=side) for name, side in self.than.items()}
+
+    def shown(self) -> Claim:
+        """What tables show of it: the first outcome beside its baseline, as a claim of its own."""
+        return next(iter(self.parts()[0].against().values()))
+
+    def preconditions(self) -> list[str]:
+        """The comparisons without which nothing is judged."""
+        return [*self.requires, *self.requires_each]
+
+    def expression(self, where: str = "claims") -> tuple[Expression, Expression]:
+        """Both sides, of a claim that compares one thing with one other. Raises InputError naming `where`."""
+        assert not isinstance(self.than, Mapping)
+        return expressions.parse(self.better, where), expressions.parse(self.than, where)
+
+    def sides(self, where: str = "claims") -> list[Expression]:
+        """All that is compared, of every outcome and with every rival. Raises InputError naming `where`."""
+        pairs = [each.expression(where) for part in self.parts() for each in part.against().values()]
+        return list(dict.fromkeys(side for pair in pairs for side in pair))
+
+    def content(self) -> dict[str, Any]:
+        said = super().content()
+        return said | {"all": [outcome.content() for outcome in self.all]} if self.all else said
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -190,6 +291,40 @@ PublishedRow = Annotated[
 
 
 @dataclass(frozen=True, config=CLOSED)
+class Counted(Closed):
+    """How large a network is by the paper's table; judged by building it, without a run."""
+
+    network: Text
+    """Where the full recipe describes it: stages.<stage>.module.network."""
+    source: Text
+    """Table, page or file."""
+    parameters: Text | Whole | None = None
+    """As printed: 5.3M, 334851."""
+    mult_adds: Text | Whole | None = None
+    """Of one image, as printed: 564M, 23.8G."""
+    input: Sequence[Whole] = ()
+    """(C, H, W) of that image."""
+    norms: Flag = False
+    """Whether norms count as mult-adds, as in the tool that the paper counted with (fvcore)."""
+    less: Text | None = None
+    """A network whose parameters are taken off."""
+    set: Node = field(default_factory=dict)
+    """Merged over what is said there, such as a head that the table leaves out."""
+    variant: Text | None = None
+    """The variant of the full recipe; nothing: the main setting."""
+    note: Text = ""
+    """What a reader should know of a difference."""
+
+    @model_validator(mode="after")
+    def _counts_something(self) -> Counted:
+        if self.parameters is None and self.mult_adds is None:
+            raise ValueError("expected parameters or mult_adds")
+        if self.mult_adds is not None and len(self.input) < 2:
+            raise ValueError("mult_adds: expected input as well, such as [3, 224, 224]")
+        return self
+
+
+@dataclass(frozen=True, config=CLOSED)
 class Deviation(Closed):
     """Where paper, released code and this suite differ."""
 
@@ -203,6 +338,28 @@ class Deviation(Closed):
     """What is done here."""
     why: Text
     """Why it is done so."""
+
+
+Word = choice_of(
+    Literal["supported", "refuted", "effect only", "no gain", "undecided", "untested", "not run", "holds", "fails"]
+)
+MOST_LETTERS = 200  # of a finding
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Finding(Closed):
+    """What was found over all recorded settings of a paper, and where it was not."""
+
+    text: Text
+    """In one or two plain sentences, of at most 200 letters."""
+    written_for: dict[str, Word]  # type: ignore[valid-type]
+    """The main claim's verdict by recorded setting, as in {mini: supported, mini+clean: no gain}."""
+
+    @model_validator(mode="after")
+    def _is_short(self) -> Finding:
+        if len(self.text) > MOST_LETTERS:
+            raise ValueError(f"text has {len(self.text)} letters; expected at most {MOST_LETTERS}")
+        return self
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -332,7 +489,7 @@ class Knob(Closed):
     """A number of the recipe that a replication draws anew for each seed, once for all its keys."""
 
     keys: list[Text]
-    """Where it stands: stages.<stage, group or pattern>.<path>."""
+    """Where it stands: stages.<stage, group or pattern>.<path>, or the name of a value of the recipe's own."""
     times: list[Positive] | None = None
     """The lowest and the highest factor, drawn evenly on the logarithmic scale."""
     between: list[Number] | None = None
@@ -345,7 +502,7 @@ class Knob(Closed):
         ways = [way for way in ("times", "between", "among") if getattr(self, way) is not None]
         if len(ways) != 1:
             raise ValueError(f"expected one of times, between, among, got {', '.join(ways) or 'none'}")
-        if not self.keys or any(not re.match(r"stages\.[^.]+\.\S+", key) for key in self.keys):
+        if not self.keys or any(not re.match(r"stages\.[^.]+\.\S+|(?!stages\b)\w+(\.\w+)*$", key) for key in self.keys):
             raise ValueError(f"keys={self.keys}: expected some such as stages.*.module.optimizer.lr")
         ends = self.times or self.between
         if ends is not None and (len(ends) != 2 or ends[0] >= ends[1]):
@@ -408,6 +565,8 @@ class Variant(Closed):
     """Lists by name: one variant for each combination; {name} stands for a value."""
     always: Flag = False
     """It runs whenever the paper is reproduced at its scale."""
+    scope: Text | None = None
+    """In place of the paper's scope at this scale."""
 
     @model_validator(mode="after")
     def _is_whole(self) -> Variant:
@@ -443,7 +602,8 @@ class Settings(Closed):
     checkpoint_seconds: FromZero = 30
     """A stage that trains longer than this is saved this often."""
     objective: Text | None = None
-    """What searches look at, e.g. student/test/top1; nothing: what the main claim is about."""
+    """What searches look at: student/test/top1, arithmetic over such, or difference; nothing: what the main claim is
+    about."""
 
 
 def check_settings(config: Mapping[str, Any]) -> None:
@@ -484,6 +644,10 @@ class PaperFile(Settings):
     """What the paper does, in two or three sentences."""
     venue: Text = ""
     """Where it was published."""
+    finding: Finding | None = None
+    """What was found over all recorded settings."""
+    scope: dict[Scale, Text] | None = None  # type: ignore[valid-type]
+    """By scale: what a reader of a verdict should know of its data and networks besides their names and sizes."""
     groups: dict[str, Group] | None = None
     """Names for stages that share settings."""
     stages: Stages | None = None
@@ -492,6 +656,8 @@ class PaperFile(Settings):
     """What must be so for a run to make sense."""
     published: list[PublishedRow] | None = None
     """Numbers the paper reports."""
+    counted: list[Counted] | None = None
+    """Sizes of networks that the paper prints."""
     variants: dict[str, Variant] | None = None
     """Other data, sizes and settings, by name."""
     deviations: list[Deviation] | None = None
@@ -503,6 +669,9 @@ class PaperFile(Settings):
     def _asks_something(self) -> PaperFile:
         if not any(claim.main for claim in self.claims):
             raise ValueError("claims: none has main: true; expected it of the one that the paper is cited for")
+        for claim in self.claims:
+            if claim.main and (claim.worth or claim.within or claim.all) and not claim.worth_reason:
+                raise ValueError(f"claims: {claim.name!r}: worth_reason is missing, why it is worth or within so much")
         return self
 
 
@@ -511,7 +680,9 @@ class Sweep(Closed):
     """conf/sweep/<paper>/<name>.yaml: the arguments that sweep=<name> stands for."""
 
     arguments: list[Text]
-    """Lines as on the command line of experiments.run -m."""
+    """Lines as on the command line of experiments.run -m, none about Hydra or a launcher."""
+    jobs: Whole = 1
+    """How many of its jobs run at the same time on this machine, unless the command line chooses a launcher."""
     about: Text = ""
     """What it asks."""
 

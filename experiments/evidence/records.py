@@ -8,20 +8,40 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from experiments.common.errors import InputError
 from experiments.config.claims import Check, Claim, Published
 from experiments.config.expressions import Table
+from experiments.config.schema import Outcome
 from experiments.evidence import words
 
 FORMAT = 2  # of the files; 1 had a list of seeds' values for each metric
 MOST_TEXT = 20_000  # letters of one text
 MOST_SEEDS = 10_000
+MOST_SIZE = 1e100  # of a number that a claim states
 MOST_ITEMS = 10_000  # of one list or mapping, curves' points among them
 
-Number = int | float  # as a paper's file writes it: 1 stays 1
+VERDICTS = frozenset(value for name, value in vars(words).items() if name.isupper() and isinstance(value, str))
+
+
+def _check_verdict(word: str) -> str:
+    if word not in VERDICTS:
+        raise ValueError(f"{word[:60]!r} is no verdict; expected one of {', '.join(sorted(VERDICTS))}")
+    return word
+
+
+def _check_number(value: int | float) -> int | float:
+    if not -MOST_SIZE < value < MOST_SIZE:
+        raise ValueError(f"expected a finite number, got {str(value)[:60]}")
+    return value
+
+
+Word = Annotated[str, AfterValidator(_check_verdict)]
+Number = Annotated[int | float, AfterValidator(_check_number)]  # as a paper's file writes it: 1 stays 1
 Seeds = Annotated[list[int], Field(max_length=MOST_SEEDS)]
 Values = Annotated[list[float | None], Field(max_length=MOST_SEEDS)]  # one for each seed; None where it did not run
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
@@ -48,6 +68,14 @@ class Part(BaseModel):
     def plain(self) -> dict[str, Any]:
         """As JSON holds it: without what has its default."""
         return self.model_dump(exclude_defaults=True)
+
+
+def first_mistake(error: ValidationError) -> str:
+    """The first of what is wrong with a part of a record, with where it stands."""
+    first = error.errors(include_url=False)[0]
+    said = first["msg"].removeprefix("Value error, ")
+    place = ".".join(map(str, first["loc"]))
+    return ": ".join(filter(None, [place, said[:1].lower() + said[1:]]))
 
 
 class Code(Part):
@@ -186,6 +214,12 @@ class Curve(Part):
     low: Annotated[list[float], Field(max_length=MOST_ITEMS)]
     high: Annotated[list[float], Field(max_length=MOST_ITEMS)]
 
+    @model_validator(mode="after")
+    def _fits(self) -> Curve:
+        if len({len(self.epoch), len(self.mean), len(self.low), len(self.high)}) > 1:
+            raise ValueError("epoch, mean, low and high: expected lists of one length")
+        return self
+
 
 class StageRecord(Part):
     """One stage over an entry's seeds.
@@ -198,6 +232,8 @@ class StageRecord(Part):
         batch: global, devices and reference.
         peak_memory_mb: MiB.
         content: a hash of its data files; empty where it reads none.
+        under: hashes of the registrations under which its seeds ran, as their manifests say, or `none` for a run
+            without; empty where they ran before manifests said so.
     """
 
     about: str
@@ -217,6 +253,7 @@ class StageRecord(Part):
     switches: Names = []
     data: Dataset | None
     content: str = ""
+    under: Names = []
     curves: dict[str, Curve]
 
     def total_seconds(self) -> float:
@@ -243,6 +280,30 @@ class Comparison(Part):
         return f"{self.text} ({self.reason})" if self.values is None else f"{self.text} (it is {self.values[0]:.3g})"
 
 
+class SeedsThatHold(Part):
+    """A precondition that nearly every seed fulfils.
+
+    Attributes:
+        share: of seeds, registered.
+        held: of how many seeds it holds, and `fails_in` which others there are.
+        interval: the 95% interval of the share; None where nothing can be said.
+        verdict: holds, at this share or above; undecided, below but not shown to be; fails; not run, for a reason.
+    """
+
+    text: str
+    share: Number
+    held: int
+    fails_in: Seeds
+    interval: Interval | None
+    verdict: str
+    reason: str = ""
+
+    def said(self) -> str:
+        """The comparison, and in how many seeds it holds."""
+        count = f"in {self.held} of {self.held + len(self.fails_in)} seeds, registered are {100 * self.share:g}%"
+        return f"{self.text} ({self.reason or count})"
+
+
 class CheckResult(Part):
     """A comparison that is shown and is no evidence."""
 
@@ -258,8 +319,30 @@ class PublishedDifference(Part):
     source: str
 
 
+class Against(Part):
+    """A claim's comparison with its baseline or with a rival, and what its rule made of it.
+
+    Attributes:
+        name: what stands there, as in the paper's file.
+        reason: what a reader should know of the verdict.
+    The others are those of a claim.
+    """
+
+    name: str
+    than: str | int | float
+    per_seed: Annotated[list[float], Field(max_length=MOST_SEEDS)]
+    difference: float | None
+    interval: Interval | None
+    verdict: Word
+    reason: str = ""
+
+
 class JudgedClaim(Part):
     """A claim with its rule, and what its rule made of the seeds.
+
+    With rivals, `than`, `per_seed`, `difference` and `interval` are those of the baseline, and `against` has them of
+    each comparison, the baseline's first. With several outcomes they are those of the first, and so are its unit, kind
+    and limits. Verdict, reason, needed and evidence are of all together.
 
     Attributes:
         seeds, per_seed: the seeds that it was judged by, and the difference of each, in the claim's unit.
@@ -268,6 +351,8 @@ class JudgedClaim(Part):
         evidence: e-value, at most 1e12.
         outcomes: of kind "images": pairs of a difference of single images and how many have it.
         found: of exploratory claims, whether e-BH over all of them lets it be called found.
+        against: the comparisons, of a claim with rivals.
+        parts: each of several outcomes, judged as a claim of its own.
     The others are those of experiments.config.claims.Claim.
     """
 
@@ -292,21 +377,59 @@ class JudgedClaim(Part):
     per_seed: Annotated[list[float], Field(max_length=MOST_SEEDS)]
     difference: float | None
     interval: Interval | None
-    verdict: str
+    verdict: Word
     reason: str
     needed: int | None
     evidence: float | None
     outcomes: list[list[Number]] | None
     found: bool | None
+    requires_each: list[SeedsThatHold] = []
+    against: Annotated[list[Against], Field(max_length=MOST_ITEMS)] = []
+    parts: Annotated[list[JudgedClaim], Field(max_length=MOST_ITEMS)] = []
+
+    @model_validator(mode="after")
+    def _can_be_asked(self) -> JudgedClaim:
+        try:
+            self.claim().sides(self.name[:60])
+        except ValidationError as error:
+            raise ValueError(first_mistake(error)) from error
+        except InputError as error:
+            raise ValueError(str(error)) from error
+        if self.per_seed and len(self.seeds) != len(self.per_seed):
+            raise ValueError(f"{len(self.per_seed)} differences for {len(self.seeds)} seeds")
+        return self
 
     def claim(self) -> Claim:
         """What it was judged by."""
         told = {name: getattr(self, name) for name in Claim.__dataclass_fields__ if name in type(self).model_fields}
-        published = self.published.model_dump() if self.published is not None else None
-        return Claim(**{**told, "published": published, "requires": [item.text for item in self.requires]})
+        told["published"] = self.published.model_dump() if self.published is not None else None
+        told["requires"] = [item.text for item in self.requires]
+        told["requires_each"] = tuple(item.text for item in self.requires_each)
+        if self.requires_each:
+            told["share_of_seeds"] = self.requires_each[0].share
+        if self.against:
+            told["than"] = {item.name: item.than for item in self.against}
+        if self.parts:
+            own = {each.name: each.default for each in fields(Outcome) if each.name != "name"}
+            told |= own | {"all": [_outcome(part) for part in self.parts]}
+        return Claim(**told)
+
+    def kinds(self) -> set[str]:
+        """The kinds of all that is judged."""
+        return {part.kind for part in self.parts} or {self.kind}
+
+    def differences(self) -> dict[str, list[float]]:
+        """The differences of each seed, by outcome and by what is compared with."""
+        named = {"": self.per_seed} | {item.name: item.per_seed for item in self.against}
+        return named | {f"{p.name}: {key}": column for p in self.parts for key, column in p.differences().items()}
 
     def short(self) -> Verdict:
         return Verdict(main=self.main, verdict=self.verdict, difference=self.difference, interval=self.interval)
+
+
+def _outcome(part: JudgedClaim) -> Outcome:
+    claim = part.claim()
+    return Outcome(**{each.name: getattr(claim, each.name) for each in fields(Outcome)})
 
 
 class PublishedResult(Part):
@@ -322,7 +445,7 @@ class PublishedResult(Part):
     tolerance: Number
     kind: str
     scale: Setting
-    verdict: str
+    verdict: Word
     ours: float | None
     interval: Interval | None
 

@@ -1,18 +1,23 @@
 """What a terminal shows of an entry: its answer, then its numbers and verdicts.
 
-Whatever is printed is text: names in brackets stay as they are. What has a style is a Text.
+Whatever is printed is text: names in brackets stay as they are, and no character of a name acts on the terminal (see
+experiments.common.text). What has a style is a Text.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from experiments.common.text import visible
+from experiments.evidence import counts
 from experiments.evidence.words import (
+    EFFECT_ONLY,
     FAILED,
     FAILS,
     HOLDS,
@@ -28,9 +33,18 @@ from experiments.pages import numbers, view
 from experiments.pages.numbers import number, signed
 from experiments.running import cost
 
-out = Console(highlight=False, markup=False)
+
+class Terminal(Console):
+    """A console in which text is only read; what moves the cursor comes from its own bars and tables alone."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=visible(segment.text))
+
+
+out = Terminal(highlight=False, markup=False)
 if not out.is_terminal:
-    out = Console(highlight=False, markup=False, width=140)  # into a file or a pipe nothing needs to fit a window
+    out = Terminal(highlight=False, markup=False, width=140)  # into a file or a pipe nothing needs to fit a window
 STYLES = {
     SUPPORTED: "green",
     HOLDS: "green",
@@ -39,6 +53,7 @@ STYLES = {
     FAILS: "red",
     FAILED: "red",
     NO_GAIN: "blue",
+    EFFECT_ONLY: "cyan",
     UNDECIDED: "yellow",
     UNTESTED: "magenta",
     NOT_RUN: "dim",
@@ -73,8 +88,14 @@ def main_line(entry: view.Entry, title: str) -> Text:
     why = f" ({claim.reason})" if claim.reason else ""
     stopped = f"; stopped: {entry.stopped}" if entry.stopped else ""
     how_sure = f"\n  {claim.span}, {numbers.count(len(claim.seeds), 'seed')}{stopped}"
+    about = f"\n  {entry.scope}" if entry.scope else ""
     published = f"\n  published: {claim.paper_says}" if claim.published else ""
-    return Text.assemble(word(claim.verdict, "bold"), f"{why}: ", (claim.name, "bold"), how_sure, published)
+    rows: list[str | Text] = [
+        part for row in claim.rows for part in (f"\n  {row.name}: ", word(row.verdict), f", {row.span}")
+    ]
+    rows += [f"\n  needs {item.text}: {item.verdict}, {item.counted}" for item in claim.requires if item.counted]
+    named = (word(claim.verdict, "bold"), f"{why}: ", (claim.name, "bold"))
+    return Text.assemble(*named, how_sure, *rows, about, published)
 
 
 def first_line(entry: view.Entry, began: float, behind: int) -> Text:
@@ -158,15 +179,21 @@ def claim_table(entry: view.Entry, title: str) -> Table:
     rows.add_column("95% interval", justify="right", no_wrap=True)
     rows.add_column("seeds", justify="right")
     for claim in sorted(entry.claims, key=lambda claim: not claim.main):
-        mean, interval = claim.difference, claim.interval
-        rows.add_row(
-            word(claim.verdict),
-            _named(claim),
-            f"{signed(mean)} {claim.unit}" if mean is not None else "",
-            f"{signed(interval[0])} to {signed(interval[1])}" if interval else "",
-            str(len(claim.seeds)),
-        )
+        rows.add_row(*_claim_cells(claim, _named(claim)))
+        for row in claim.rows:
+            rows.add_row(*_claim_cells(row, Text(f"  {row.name}")))
     return rows
+
+
+def _claim_cells(claim: view.Claim, name: Text) -> list[str | Text]:
+    mean, interval = claim.difference, claim.interval
+    return [
+        word(claim.verdict),
+        name,
+        f"{signed(mean)} {claim.unit}" if mean is not None else "",
+        f"{signed(interval[0])} to {signed(interval[1])}" if interval else "",
+        str(len(claim.seeds)),
+    ]
 
 
 def _named(claim: view.Claim) -> Text:
@@ -185,6 +212,16 @@ def check_table(entry: view.Entry, title: str) -> Table:
         values = " against ".join(map(number, check.values)) or check.reason
         rows.add_row(word(check.verdict), check.name, values)
     return rows
+
+
+def counts_table(rows: Sequence[counts.Row], title: str) -> Table:
+    """Printed sizes of networks beside those counted here."""
+    shown = table(f"{title}: sizes of networks, printed and counted", ("network", "", "printed", "ours", "verdict", ""))
+    for row in rows:
+        source = f"{row.source}; {row.note}" if row.note else row.source
+        what = row.what.replace("_", "-")
+        shown.add_row(row.where, what, row.printed, f"{row.ours:,}", word(row.verdict), source)
+    return shown
 
 
 def published_table(entry: view.Entry, title: str) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def log_verdict(plan: Plan, entry: view.Entry) -> None:
     folder = verdict_folder(plan)
     shutil.rmtree(folder / "wandb", ignore_errors=True)  # a verdict replaces the one before: only the last is sent
     folder.mkdir(parents=True, exist_ok=True)
-    config = verdict_config(entry)
+    config = {"finding": finding_of(plan), **verdict_config(entry)}
     code = {"commit": " ".join(entry.machine.commits) or None, "dirty": entry.machine.dirty}
     arguments = run_arguments(plan, "verdict", f"{plan.title}/verdict", [], config, code)
     try:
@@ -37,6 +38,11 @@ def log_verdict(plan: Plan, entry: view.Entry) -> None:
             run.finish()
     except wandb.Error as error:
         console.out.print(f"warning: the verdict is recorded, but W&B did not take it: {error}")
+
+
+def finding_of(plan: Plan) -> str:
+    """What was found over all settings of a plan's paper; empty where its file says nothing."""
+    return str((plan.config.get("finding") or {}).get("text") or "")
 
 
 def verdict_folder(plan: Plan) -> Path:
@@ -52,14 +58,26 @@ def verdict_config(entry: view.Entry) -> dict[str, Any]:
         "stream": entry.registered.stream,  # 0: seeds given by hand, or a smoke run
         "scale": entry.scale,
         "variant": entry.variant,
+        "scope": entry.scope,
         "seeds": entry.seeds,
         "overrides": entry.overrides,
-        "claims": {str(number): claim.name for number, claim in enumerate(entry.claims, 1)},
+        "claims": {number: claim.name for number, claim in _numbered(entry).items()},
     }
 
 
+def _numbered(entry: view.Entry) -> dict[str, view.Claim]:
+    """Claims by number, from 1; the rows of a claim that has several are 1.1, 1.2 ..."""
+    numbered = {}
+    for number, claim in enumerate(entry.claims, 1):
+        numbered[str(number)] = claim
+        for place, row in enumerate(claim.rows, 1):
+            numbered[f"{number}.{place}"] = replace(row, name=f"{claim.name}: {row.name}")
+    return numbered
+
+
 def verdict_scalars(entry: view.Entry) -> dict[str, str | int | float]:
-    """A results entry as single values: `main/<what>` and, for every claim from 1, `claim/<n>/<what>`.
+    """A results entry as single values: `main/<what>` and, for every claim from 1, `claim/<n>/<what>`; for every
+    comparison with a rival and every outcome `claim/<n>.<k>/<what>`.
 
     What is not known, or not finite, is left out: a column of numbers then sorts as numbers.
     """
@@ -67,7 +85,7 @@ def verdict_scalars(entry: view.Entry) -> dict[str, str | int | float]:
     if entry.main is not None:
         values |= _judgement("main", entry.main)
         values |= {"main/seeds": len(entry.main.seeds), "main/needed": entry.main.needed}
-    for number, claim in enumerate(entry.claims, 1):
+    for number, claim in _numbered(entry).items():
         values |= _judgement(f"claim/{number}", claim)
     return {key: value for key, value in values.items() if isinstance(value, str) or numbers.finite([value])}
 
@@ -111,7 +129,7 @@ def verdict_tables(entry: view.Entry) -> dict[str, Table]:
         "recorded",
     ]
     return {
-        "claims": (claims, [_claim_row(claim, entry) for claim in entry.claims]),
+        "claims": (claims, [_claim_row(claim, entry) for claim in _numbered(entry).values()]),
         "published": (published, [_published_row(item, entry) for item in entry.published]),
     }
 

@@ -8,12 +8,16 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from datamodules.common.needs import Need
+from modules.common.needs import from_hub, own_file, package
 
 log = logging.getLogger(__name__)
 PAD, START, END = 0, 1, 2
@@ -169,13 +173,21 @@ def small_dual_encoder(
 class OpenClip(nn.Module):
     """A model of open_clip, which is an extra: pip install "reprise-papers[clip]". Loaded when it is first used.
 
+    Only names and tags that open_clip itself lists: what is behind a name of a hub (hf-hub:...) changes without notice,
+    and a file may be an archive of code.
+
     Args:
         model_name: such as ViT-B-16-quickgelu; OpenAI's weights were trained with the quick GELU.
-        pretrained: a tag of open_clip, such as openai, or a file; null or false gives random weights.
+        pretrained: a tag of open_clip, such as openai; null or false gives random weights.
+    Raises:
+        ValueError: a name or tag of somewhere else.
     """
 
     def __init__(self, model_name: str, pretrained: str | bool | None = None) -> None:
         super().__init__()
+        for key, value in (("model_name", model_name), ("pretrained", pretrained or "none")):
+            if not re.fullmatch(r"[A-Za-z0-9][\w-]*", str(value)):
+                raise ValueError(f"{key}={value!r}: expected one of open_clip's own, as ViT-B-16-quickgelu and openai")
         self.model_name = model_name
         self.pretrained = pretrained or None
         self._loaded: list[Any] = []  # model and tokenizer, outside the module tree: nothing of it is trained
@@ -213,3 +225,24 @@ class OpenClip(nn.Module):
 def unit(x: Tensor) -> Tensor:
     """Each row of (..., D) at length 1, in single precision."""
     return F.normalize(x.float(), dim=-1)
+
+
+def open_clip_needs(options: Mapping[str, Any]) -> list[Need]:
+    """The package and, where a configuration asks for them, its weights: a tag of open_clip or a file."""
+    tag = options.get("pretrained")
+    needs = [package("open_clip", extra="clip")]
+    if not tag or needs[0].look():
+        return needs
+    import open_clip
+
+    name = str(options["model_name"])
+    config = open_clip.get_pretrained_cfg(name, str(tag))
+    if not config:
+        return [*needs, own_file(str(tag), f"open_clip knows no weights {tag!r} of {name}")]
+    if config.get("hf_hub"):
+        repository, file = str(config["hf_hub"]).rsplit("/", 1)
+        return [*needs, from_hub(f"{name}, {tag}", repository, (file or "open_clip_model.safetensors",))]
+    return [*needs, own_file(str(Path.home() / ".cache/clip" / config["url"].rpartition("/")[2]), config["url"])]
+
+
+NEEDS = {"OpenClip": open_clip_needs}

@@ -235,9 +235,10 @@ def test_every_record_is_re_derived(capsys: pytest.CaptureFixture[str], monkeypa
     """Every committed interval, verdict and table follows from the committed per-seed values.
 
     What records say of their papers is what the papers' files say; of their claims, where each setting is composed
-    anyway (tests/papers/test_every_paper.py).
+    anyway (tests/papers/test_every_paper.py); of sizes of networks, in test_counts.py.
     """
     monkeypatch.setattr(check_results, "_declared", lambda *_: iter(()))
+    monkeypatch.setattr(check_results, "_counted", lambda *_: iter(()))
     assert check_results.main([]) == 0, capsys.readouterr().out
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -42,8 +43,11 @@ def test_a_named_sweep_is_found_and_the_user_wins_over_it() -> None:
     assert name == "hard_labels"
     assert [line for line in lines if line.startswith("seed=")] == ["seed=5"]
     assert any(line.startswith("stages.student.module.hard_label_weight=") for line in lines)
+    assert {"hydra/launcher=joblib", "hydra.launcher.n_jobs=2"} <= set(lines)  # the sweep says jobs: 2
     _, lines = run._named(["sweep=hard_labels", "hydra/launcher=submitit_local"])
     assert [line for line in lines if "launcher" in line] == ["hydra/launcher=submitit_local"]
+    _, lines = run._named(["sweep=hard_labels", "hydra.launcher.n_jobs=5"])
+    assert [line for line in lines if "n_jobs" in line] == ["hydra.launcher.n_jobs=5"]
     with pytest.raises(InputError, match="did you mean 'hard_labels'"):
         run._named(["sweep=hard_label"])
 
@@ -65,6 +69,43 @@ def test_a_pattern_of_papers_is_checked_paper_by_paper(monkeypatch: pytest.Monke
 def test_an_objective_of_no_stage_is_named() -> None:
     with pytest.raises(InputError, match="objective: stage 'stdent' does not exist; did you mean 'student'"):
         run._check(compose.request(["scale=smoke", "objective=stdent/test/top1"]))
+
+
+def objective_of(*lines: str) -> sweep.Objective:
+    config = compose.compose(compose.request(["scale=smoke", *lines]).overrides)
+    chosen = sweep.objective(run._planned(config))
+    assert chosen is not None
+    return chosen
+
+
+METRICS = {"student": {"test/top1": 71.0}, "continued": {"test/top1": 68.5}}
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [("difference", 2.5), ("student/test/top1 - continued/test/top1", 2.5), ("continued/test/top1", 68.5)],
+)
+def test_an_objective_is_a_metric_arithmetic_or_the_main_claims_difference(given: str, value: float) -> None:
+    chosen = objective_of(
+        f"objective={given}",
+        "claims=[{name: a, main: true, better: student/test/top1, than: continued/test/top1, worth: 1}]",
+    )
+    assert chosen.value(METRICS, 0) == value
+    assert math.isnan(chosen.value({"init": {"test/top1": 1.0}}, 0))
+
+
+def test_a_difference_where_lower_is_better_is_turned() -> None:
+    claim = "claims=[{name: a, main: true, lower_is_better: true, better: student/test/top1, than: 70, worth: 1}]"
+    assert objective_of("objective=difference", claim).value(METRICS, 0) == -1.0
+
+
+def test_a_run_of_some_stages_has_what_they_need_and_an_objective_among_them() -> None:
+    config = compose.compose(compose.request(["scale=smoke", "only=[continued]"]).overrides)
+    assert list(run._planned(config).stages) == ["init", "continued"]
+    with pytest.raises(InputError, match="objective: stage 'student' does not exist"):
+        run._check(compose.request(["scale=smoke", "only=[continued]", "objective=student/test/top1"]))
+    with pytest.raises(InputError, match="only: stage 'stdent' does not exist; did you mean 'student'"):
+        run._check(compose.request(["scale=smoke", "only=stdent"]))
 
 
 def test_a_single_run_without_claims_needs_no_objective() -> None:

@@ -20,7 +20,7 @@ from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose
 from experiments.evidence import layout, results, staleness
-from experiments.evidence.records import CheckResult, Dataset, Record, StageRecord
+from experiments.evidence.records import Against, CheckResult, Dataset, Record, SeedsThatHold, StageRecord
 from experiments.pages import figures, report, view
 from tests import example
 
@@ -130,6 +130,41 @@ def test_verdicts_and_numbers_are_on_the_page(build: Any) -> None:
     assert "make reproduce PAPER=meal_v2" in page
 
 
+def with_rivals(rival: str) -> Record:
+    """The main claim beats its baseline, not a rival; one dead seed of three."""
+    record = sample()
+    main = record.entries["mini"].claims[0]
+    seeds = {"per_seed": [1.0, 2.0, 3.0], "difference": 2.0, "interval": [0.5, 3.5]}
+    close = {"per_seed": [0.1, 0.2, -0.3], "difference": 0.0, "interval": [-0.4, 0.4]}
+    main.verdict, main.reason = "effect only", f"no gain against {rival}"
+    main.against = [
+        Against(name="hard labels", than="init/test/top1", verdict="supported", **seeds),
+        Against(name=rival, than="ensemble/test/top1", verdict="no gain", reason="none either way", **close),
+    ]
+    counted = {"share": 0.9, "held": 2, "fails_in": [1], "interval": [0.13, 0.99], "verdict": "undecided"}
+    main.requires_each = [SeedsThatHold(text="student/train/top1 > 20", **counted)]
+    return record
+
+
+def test_each_rival_has_a_row_with_its_verdict(build: Any) -> None:
+    pages = {name: Seen(text).text for name, text in build(with_rivals("soft labels alone")).items()}
+    for text in pages.values():
+        assert "◐ effect only" in text
+        assert "against hard labels: ✓ supported +2.00 points" in text
+        assert "against soft labels alone: = no gain" in text
+    page = pages["meal_v2"]
+    assert "none either way" in page
+    assert "student/train/top1 > 20 in 90% of seeds" in page
+    assert "2 of 3 seeds, 95% interval of the share 0.13 to 0.99; not in 1" in page
+    assert "an arm without the paper's idea does as well" in pages["index"]
+
+
+def test_the_name_of_a_rival_is_escaped(build: Any) -> None:
+    for text in build(with_rivals(HOSTILE)).values():
+        assert "<script" not in text.lower()
+        assert "<script>alert(1)</script>" in Seen(text).text
+
+
 def test_mini_is_said_not_to_be_comparable_and_full_is_judged(build: Any) -> None:
     record = sample()
     mini = Seen(build(record)["meal_v2"]).text
@@ -163,9 +198,45 @@ def test_index_answers_with_the_main_claim_and_marks_what_is_stale(build: Any) -
     for text in ("✓ supported the student is better", "+2.00 points", "−0.48 to +4.48", "3 seeds, mini"):
         assert text in fresh
     assert "no harm is done" not in fresh  # exploratory claims are on the page
+    declared = compose.paper_file("meal_v2")
+    assert declared["finding"]["text"] in fresh
+    assert "at mini: digits, 400 for training, 1,000 for the test; 8x8, 30% of the training labels replaced" in fresh
     pages = build(sample(), stale=["student"])
     assert Seen(pages["index"]).text.count("↻ stale") == fresh.count("↻ stale") + 1  # one explains the word
     assert "changed since this was recorded: student" in Seen(pages["meal_v2"]).text
+
+
+def test_a_page_begins_with_the_finding_and_says_what_each_verdict_is_about(build: Any) -> None:
+    page = Seen(build(sample())["meal_v2"]).text
+    finding = compose.paper_file("meal_v2")["finding"]["text"]
+    about = "at mini: digits, 400 for training, 1,000 for the test; 8x8, 30% of the training labels replaced"
+    assert page.index(finding) < page.index("✓ supported") < page.index(about)
+    assert "random effects" not in page  # there is one setting
+
+
+def test_a_page_says_how_settings_differ(build: Any) -> None:
+    record = sample()
+    again = record.entries["mini"].model_copy(deep=True, update={"variant": "clean"})
+    again.claims[0].per_seed = [-1.0, 0.0, 1.0]
+    record.entries["mini+clean"] = again
+    page = Seen(build(record)["meal_v2"]).text
+    # means 2 and 0, each with a variance of 1/3: 5/3 between settings, standard error 1, t(1) = 12.71
+    assert "over 2 settings that ask it in the same words: +1.00 [-11.71, +13.71] points in the mean" in page
+    assert "scatters by 1.3 (standard deviation)" in page
+    assert "at mini+clean: digits, 400 for training, 1,000 for the test; 8x8; 23,090 parameters" in page
+
+
+def test_a_page_shows_an_interval_for_new_images_beside_that_of_the_seeds(build: Any, tmp_path: Path) -> None:
+    """Bits of four images, two seeds of three, as they are kept beside a record: +25 and +75 points."""
+    record = sample()
+    record.entries["mini"].claims[0].per_seed = [25.0, 75.0, 0.0]
+    bits = {"student": ["8A==", "8A=="], "init": ["cA==", "EA=="]}  # 1111, 1111 and 0111, 0001
+    kept = {"registration": "abc", "better": "student", "than": "init", "images": "m", "count": 4, "seeds": [0, 1]}
+    files.write_json(tmp_path / "results" / "images" / "meal_v2" / "mini.json", {**kept, "right": bits})
+    page = Seen(build(record)["meal_v2"]).text
+    # seeds 25 and 75, images 100, 50, 50, 0: mean squares 5000, 3333 and 1667, the mean's variance 6667 / 8
+    assert "for new seeds and new test images: +50.00 [-" in page
+    assert "2 seeds); standard deviation over seeds 29, over images 29, of the rest 41" in page
 
 
 def test_a_paper_that_was_never_run_is_listed_with_its_claims(build: Any) -> None:
@@ -264,6 +335,78 @@ def test_pictures_of_the_first_seed_are_embedded(build: Any, tmp_path: Path) -> 
     images = [a for tag, a in Seen(build(sample())["meal_v2"]).elements if tag == "img"]
     assert [a["src"] for a in images] == ["data:image/png;base64,bm90IGxvb2tlZCBpbnRv"]
     assert "soft_labels" in (images[0]["alt"] or "")
+
+
+def test_a_linked_picture_and_one_outside_the_run_are_left_out(build: Any, tmp_path: Path) -> None:
+    """By a link at any step, a stage's name that climbs, or a file that is no picture's size."""
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(b"secret of this machine")
+    seeds = tmp_path / "runs/meal_v2/mini/seed=0"
+    pictures = seeds / "student-f0/pictures"
+    pictures.mkdir(parents=True)
+    (pictures / "linked.png").symlink_to(secret)
+    (pictures / "folder.png").mkdir()
+    (pictures / "huge.png").write_bytes(bytes(report.MOST_PICTURE + 1))
+    elsewhere = tmp_path / "elsewhere/pictures"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "a.png").write_bytes(b"secret of this machine")
+    (seeds / "init-f0").symlink_to(elsewhere.parent)
+    record = sample()
+    climbing = record.entries["mini"].stages["ensemble"].model_copy(update={"fingerprints": ["/../" * 5, "b", "c"]})
+    record.entries["mini"].stages["ensemble"] = climbing
+    page = build(record)["meal_v2"]
+    assert not [a for tag, a in Seen(page).elements if tag == "img"]
+
+
+@pytest.mark.parametrize(
+    ("name", "inside"),
+    [("a.png", True), ("..", False), ("a/b", False), ("a\\b", False), ("a\0b", False), ("", False), ("link", False)],
+)
+def test_a_name_from_elsewhere_is_one_step(name: str, inside: bool, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert (files.inside(tmp_path, name) is not None) == inside
+    assert files.inside(tmp_path, "a.png") == tmp_path / "a.png"
+
+
+def test_seeds_and_settings_in_figures_are_escaped() -> None:
+    row = {"setting": HOSTILE, "seeds": [HOSTILE], "values": [1.0], "mean": 1.0, "interval": None}
+    drawn = figures.values(row, (0.0, 2.0))
+    tags = [element.tag.rpartition("}")[2] for element in ElementTree.fromstring(drawn).iter()]
+    assert "script" not in tags
+
+
+def test_characters_that_act_are_shown_as_signs(build: Any) -> None:
+    record = sample()
+    acting = "a\x1b[2J\u202eb\x00c\x07"
+    record.title = acting
+    record.entries["mini"].claims[0].name = acting
+    record.entries["mini"].stages[acting] = stage([], [1.0, 2.0, 3.0], about=acting)
+    page = build(record)["meal_v2"]
+    assert "a\ufffd[2J\ufffdb\ufffdc\ufffd" in page
+    assert not set(page) & {"\x1b", "\u202e", "\x00", "\x07"}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"settings": 5}, "settings: input should be a valid list"),
+        ({"written": None}, "written: input should be a valid string"),
+        ({"settings": [{"setting": "a", "seeds": [HOSTILE], "values": [1.0]}]}, "settings.0.seeds.0: "),
+        ({"extra": 1}, "key 'extra' does not exist"),
+        (None, "input should be a valid dictionary"),
+    ],
+)
+def test_a_sweep_that_is_something_else_is_named(
+    build: Any, tmp_path: Path, change: dict[str, Any] | None, told: str
+) -> None:
+    sweep = {"name": "w", "paper": "meal_v2", "scale": "smoke", "written": "2026", "objective": "o", "settings": []}
+    path = tmp_path / "runs/meal_v2/smoke/sweeps/w.json"
+    files.write_json(path, [1] if change is None else {**sweep, **change})
+    with pytest.raises(InputError, match=re.escape(told)) as raised:
+        build(sample())
+    assert str(raised.value).startswith(f"{path}: ")
+    path.write_text("{")  # not written to its end: as if it were not there
+    build(sample())
 
 
 @pytest.mark.parametrize(
