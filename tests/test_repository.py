@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from experiments.common.paths import ROOT
-from experiments.config.compose import papers
+from experiments.config.compose import paper_file, papers
+from experiments.evidence import results
 from experiments.identity import definitions
 from experiments.identity.definitions import Definition
 
@@ -105,6 +106,16 @@ def test_common_holds_what_two_papers_use(every_target: dict[str, tuple[str, ...
 
 def _only_a_type(node: ast.AST) -> bool:
     return isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "Protocol" for base in node.bases)
+
+
+@pytest.mark.parametrize("paper", papers())
+def test_a_finding_was_written_for_the_verdicts_that_are_recorded(paper: str) -> None:
+    """A verdict that changes asks for the sentence to be read again, and for what it was written for to follow."""
+    mains = {name: entry.main_claim() for name, entry in results.entries(paper).items() if entry.seeds}
+    recorded = {name: main.verdict for name, main in mains.items() if main is not None}
+    finding = paper_file(paper).get("finding") or {}
+    assert finding.get("written_for", {}) == recorded, "read finding.text of its conf/paper file again"
+    assert not recorded or finding["text"]
 
 
 def test_no_paper_is_named_in_the_engine() -> None:

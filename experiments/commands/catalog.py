@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from experiments.common.paths import ROOT
 from experiments.config import claims, compose
 from experiments.evidence import results, staleness, suite
 from experiments.evidence.records import Entry
-from experiments.pages import console
+from experiments.pages import console, scope
 from experiments.pages.numbers import count, span
 
 HELP = """\
@@ -50,7 +50,10 @@ def describe(paper: str) -> dict[str, Any]:
     """One paper as plain data: title, claims, stages, variants, and each recorded entry with its main claim."""
     recorded = results.entries(paper)
     about = remember("about", paper, "", CONFIGURATION, lambda: _configured(paper))
-    return {**about, "entries": {name: _recorded(paper, entry) for name, entry in recorded.items() if entry.seeds}}
+    declared = compose.paper_file(paper)
+    entries = {name: _recorded(paper, entry, declared) for name, entry in recorded.items() if entry.seeds}
+    finding = (declared.get("finding") or {}).get("text") or ""
+    return {**about, "finding": finding if entries else "", "entries": entries}
 
 
 def _configured(paper: str) -> dict[str, Any]:
@@ -73,10 +76,11 @@ def _configured(paper: str) -> dict[str, Any]:
     }
 
 
-def _recorded(paper: str, entry: Entry) -> dict[str, Any]:
+def _recorded(paper: str, entry: Entry, declared: Mapping[str, Any]) -> dict[str, Any]:
     main = entry.main_claim()
     shown = {"name", "verdict", "difference", "interval", "unit", "reason", "published"}
     return {
+        "scope": scope.of(entry, scope.told(declared, entry.scale, entry.variant)),
         "main": main.model_dump(include=shown) if main is not None else None,
         "verdicts": {claim.name: claim.verdict for claim in entry.claims},
         "published": {f"{item.stage}/{item.metric}": item.verdict for item in entry.published},
@@ -105,15 +109,16 @@ def _ordered(entries: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 def _table(papers: list[dict[str, Any]]) -> Table:
     """A row for each recorded setting, the paper's name and claim at its first."""
-    table = Table(title=count(len(papers), "paper"), title_justify="left", show_lines=True)
+    table = Table(title=count(len(papers), "paper"), title_justify="left")
     for column in ("paper", "main claim", "setting", "verdict", "difference", "seeds", "cost"):
         table.add_column(column, no_wrap=column in ("paper", "seeds", "cost"))
-    lines = Text("\n")
     for paper in papers:
         rows = [_cells(name, entry) for name, entry in _ordered(paper["entries"])]
-        columns = [lines.join(column) for column in zip(*rows, strict=True)]
-        unknown = ["", console.word("not run"), "", "", ""]
-        table.add_row(paper["key"], paper["main"] or "", *(columns or unknown))
+        first = (paper["key"], paper["main"] or "")
+        for row in rows or [[Text(), console.word("not run"), Text(), Text(), Text()]]:
+            table.add_row(*first, *row)
+            first = ("", "")
+        table.add_section()
     table.caption = (
         "stale: code, configuration or claims changed since; seen: claims were written after these seeds; alone: "
         "decided by itself, not kept by e-BH over all papers' main claims"
@@ -128,7 +133,8 @@ def _cells(name: str, entry: dict[str, Any]) -> list[Text]:
     alone = (" alone", "dim") if entry["kept"] is False else ""
     verdict = console.word(main["verdict"] if main else "no main claim")
     cost = _cost(entry)
-    shown: list[str | Text] = [name, Text.assemble(verdict, mark, alone), _span(main), str(entry["seeds"]), cost]
+    setting = Text.assemble(name, (f"\n{entry['scope']}", "dim"))
+    shown: list[str | Text] = [setting, Text.assemble(verdict, mark, alone), _span(main), str(entry["seeds"]), cost]
     return [cell if isinstance(cell, Text) else Text(cell) for cell in shown]
 
 
@@ -141,7 +147,12 @@ def _details(paper: dict[str, Any]) -> Table:
     table = Table(title=f"{paper['title']}, arXiv {paper['arxiv']}", title_justify="left", show_header=False, box=None)
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
+    if paper["finding"]:
+        table.add_row("finding", Text(paper["finding"], "bold"))
     table.add_row("about", paper["about"])
+    for name, entry in _ordered(paper["entries"]):
+        verdict = console.word(entry["main"]["verdict"] if entry["main"] else "no main claim")
+        table.add_row(f"at {name}", Text.assemble(verdict, f": {entry['scope']}"))
     verdicts = paper["entries"]["mini"]["verdicts"] if "mini" in paper["entries"] else {}
     for name in paper["claims"]:
         verdict = verdicts.get(name, "not run")
@@ -176,7 +187,8 @@ def markdown(papers: list[dict[str, Any]]) -> str:
             words += ["alone"] if entry["kept"] is False else []
             marks = f" ({', '.join(words)})" if words else ""
             cost = _cost(entry)
-            lines.append(f"| {first} | {name} | {verdict}{marks} | {_span(main)} | {entry['seeds']} | {cost} |")
+            setting = f"{name}: {entry['scope']}" if entry["scope"] else name
+            lines.append(f"| {first} | {setting} | {verdict}{marks} | {_span(main)} | {entry['seeds']} | {cost} |")
     return "\n".join(lines)
 
 
@@ -218,7 +230,7 @@ def main(argv: list[str]) -> int:
         for paper in papers:
             results.tell_again(paper["key"])
     else:
-        console.out.print(_table(papers))
         for paper in papers if keys else ():
-            console.out.print(_details(paper))
+            console.out.print(_details(paper), "")
+        console.out.print(_table(papers))
     return 0

@@ -22,7 +22,7 @@ from experiments.common.memory import CONFIGURATION, remember
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose, vary
 from experiments.config.claims import Questions
-from experiments.evidence import registration, registrations, replication, results
+from experiments.evidence import images, registration, registrations, replication, results
 from experiments.evidence.order import History, losses, problems
 from experiments.evidence.records import Entry, Record
 from experiments.running.plan import SEEDS
@@ -82,6 +82,7 @@ def check(record: Record) -> Iterator[str]:
         yield from _registered(paper, title, entry, where)
         yield from _declared(paper, title, entry, where)
         yield from _runs(paper, entry, where)
+        yield from differing_images(paper, title, entry, where)
 
 
 def questions(entry: Entry) -> Questions:
@@ -114,6 +115,14 @@ def _fits(entry: Entry) -> bool:
         {len(stage.fingerprints), len(stage.seconds), *map(len, stage.metrics.values())} == {len(entry.seeds)}
         for stage in entry.stages.values()
     )
+
+
+def differing_images(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
+    """The answers on single images that were kept of an entry give the differences that it holds."""
+    try:
+        images.of(paper, title, entry)
+    except InputError as error:
+        yield f"{where}: {error}"
 
 
 def _registered(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:

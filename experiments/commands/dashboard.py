@@ -59,7 +59,7 @@ def _paper(argv: list[str]) -> None:
     if entry is None:
         entry = results.build(plans, len(plans), [], {})
     pictures = sorted({path.stem for path in folder.glob("seed=*/*/pictures/*.png")})
-    spec = wandb_workspace.describe(first, view.of(entry), pictures)
+    spec = wandb_workspace.describe(first, view.of(entry, first.config), pictures)
     path = folder / (f"dashboard-{first.variant}.json" if first.variant else "dashboard.json")
     addresses = (files.read_json(path) or {}).get("addresses", {})  # of what was created before, to be updated
     files.write_json(path, {**spec, "addresses": addresses})

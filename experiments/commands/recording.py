@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from experiments.commands import exploring
 from experiments.commands.setting import Setting
 from experiments.common.paths import ROOT
-from experiments.evidence import merge, results
+from experiments.evidence import images, merge, results
 from experiments.evidence.records import Entry, Registration
 from experiments.pages import console, view
 from experiments.running.plan import Plan
 
 
-def write(setting: Setting, entry: Entry, registered: Registration, plan: Plan) -> None:
+def write(setting: Setting, entry: Entry, registered: Registration, plans: Sequence[Plan]) -> None:
     """Write an entry where it belongs, and show it beside what was recorded before.
 
     Args:
         registered: under what it ran.
-        plan: of any of its seeds.
+        plans: of its seeds.
     """
-    results.write_summary(entry, plan)
+    results.write_summary(entry, plans[0])
     if not setting.is_recorded or setting.explores:
         return
     before = results.entry(setting.paper, setting.title)
     if setting.writes_on:
         results.update(setting.paper, setting.title, lambda stored: merge.put(entry, stored, registered))
+        recorded = results.entry(setting.paper, setting.title)
+        if recorded is not None:
+            images.keep(setting.paper, setting.title, recorded, plans)
     else:
         results.update(setting.paper, setting.title, lambda _: entry, results.here())
     if before is not None and before.seeds and before.main_claim() is not None:

@@ -104,11 +104,11 @@ def _run(asked: Setting, schedulers: Schedulers) -> int:
     """Run a setting until it is decided, show its tables and record it; returns the exit code."""
     seeds = begin(asked, schedulers)
     entry = _until_decided(seeds)
-    shown = view.of(entry)
+    shown = view.of(entry, seeds.plans[0].config)
     console.say(console.main_line(shown, asked.name), "")
     for table in console.tables(shown, asked.name):
         console.out.print(table, "")
-    recording.write(asked, entry, seeds.registered, seeds.plans[0])
+    recording.write(asked, entry, seeds.registered, seeds.plans)
     wandb_verdict.log_verdict(seeds.plans[0], shown)
     _show_end(seeds)
     return max((engine.exit_code(outcomes) for outcomes in seeds.outcomes.values()), default=0)
@@ -123,7 +123,7 @@ def _until_decided(seeds: Seeds) -> Entry:
             entry = seeds.look()
     except KeyboardInterrupt:
         interrupted = entry.model_copy(update={"stopped": stopping.INTERRUPTED})
-        recording.write(seeds.setting, interrupted, seeds.registered, seeds.plans[0])
+        recording.write(seeds.setting, interrupted, seeds.registered, seeds.plans)
         raise
     return entry.model_copy(update={"stopped": stopped})
 

@@ -17,11 +17,11 @@ from omegaconf import DictConfig
 
 from experiments.commands import sweep
 from experiments.common import failure, files
-from experiments.common.errors import RunError
+from experiments.common.errors import RunError, unknown
 from experiments.config import compose, flags
 from experiments.running import engine
 from experiments.running.manifest import finished
-from experiments.running.plan import plan
+from experiments.running.plan import Plan, only, plan
 from experiments.running.processes import requeue_when_asked
 
 HELP = """\
@@ -41,7 +41,10 @@ Run all stages of one paper with one seed. Stages that were done before are not 
   python -m experiments.run --config-dir D data@stages.student.data=mine    groups of your own, here D/data/mine.yaml
   python -m experiments.run --info | --hydra-help | --shell-completion install=bash     Hydra's own flags
 
-  objective=S/M      what a search looks at, e.g. student/test/top1 (default: what the first claim is about)
+  objective=S/M      what a search looks at, e.g. student/test/top1 (default: what the main claim is about); arithmetic
+                     as in claims, objective='student/test/top1 - continued/test/top1'; or objective=difference, that
+                     of the main claim
+  only=[a,b]         these stages and what they need, in place of all
   seed=N             fixes splits, initialisation, order and augmentation
 """
 
@@ -69,8 +72,8 @@ def _run(config: DictConfig, job: Any) -> float:
     from experiments.pages.progress import Board
     from experiments.running import preconditions, training
 
-    this = plan(config, config.seed)
-    metric = sweep.objective(this, needed=job.mode == RunMode.MULTIRUN)
+    this = _planned(config)
+    objective = sweep.objective(this, needed=job.mode == RunMode.MULTIRUN)
     if any(finished(stage) is None for stage in this.stages.values()):
         preconditions.check([this])
         training.check_plan(this)
@@ -80,14 +83,26 @@ def _run(config: DictConfig, job: Any) -> float:
         metrics = "  ".join(f"{m} {number(v)}" for m, v in outcome.metrics.items() if not m.endswith("/n"))
         console.say(f"{name:<20} {'' if outcome.status == 'done' else outcome.status} {metrics}")
     console.say(f"runs: {next(iter(this.stages.values())).directory.parent}")
-    stage, _, key = metric.partition("/")
-    value = outcomes[stage].metrics.get(key, math.nan) if metric else math.nan
+    by_stage = {name: outcome.metrics for name, outcome in outcomes.items()}
+    value = objective.value(by_stage, this.seed) if objective is not None else math.nan
     code = engine.exit_code(outcomes)
     if job.mode == RunMode.MULTIRUN:
         reason = next((f"{o.stage}: {o.reason}" for o in outcomes.values() if o.status == "failed"), "")
         sweep.record(Path(job.runtime.output_dir), list(job.overrides.task), this, value, code, reason)
     CODES.append(code)
     return value
+
+
+def _planned(config: DictConfig) -> Plan:
+    """The stages of one run: all, or those that `only` names and what they need."""
+    whole = plan(config, config.seed)
+    if config.only is None:
+        return whole
+    names = [config.only] if isinstance(config.only, str) else list(config.only)
+    for name in names:
+        if name not in whole.stages:
+            raise unknown("only: stage", str(name), whole.stages)
+    return only(whole, names)
 
 
 CODES: list[int] = []  # of the jobs that ran in this process
@@ -176,4 +191,4 @@ def _check(request: compose.Request, needs_objective: bool = True) -> None:
         for value in values if index == 0 else values[1:]:
             lines = [*first[:index], value, *first[index + 1 :]]
             lines = [line for line in lines if not line.startswith(("hydra/", "hydra."))]
-            sweep.objective(plan(compose.compose(compose.request(lines).overrides), 0), needs_objective)
+            sweep.objective(_planned(compose.compose(compose.request(lines).overrides)), needs_objective)

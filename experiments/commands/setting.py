@@ -85,6 +85,8 @@ def read(argv: list[str]) -> Setting:
     title = results.title(request.scale, request.variant, by_hand)
     resolved = compose.resolve(config, 0)
     schema.check_settings(resolved)
+    if config.only is not None:
+        raise InputError("only=...: a setting is judged by all of its stages; python -m experiments.run takes it")
     if config.why is not None:
         raise InputError("why=...: reproduce registers nothing; make register takes it")
     has_stream = recorded and not by_hand

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,36 +17,85 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.common import files
-from experiments.common.errors import InputError, unknown
+from experiments.common.errors import InputError
 from experiments.config import claims, expressions
+from experiments.config.expressions import Call, Expression, Metric
+from experiments.config.schema import Claim
 from experiments.evidence import sequences
 from experiments.pages import console
 from experiments.pages.numbers import number
 from experiments.running.plan import Plan
 
+DIFFERENCE = "difference"  # objective=difference: that of the main claim
 
-def objective(plan: Plan, needed: bool = True) -> str:
-    """The metric that a search looks at: `objective=`, else what the main claim is about.
 
-    Empty where nothing names one and none is needed, as by a single run. Raises InputError for one that does not exist.
+@dataclass(frozen=True)
+class Objective:
+    """What a search looks at: arithmetic over stage metrics.
+
+    Attributes:
+        text: as people read it.
+        expression: the arithmetic.
+        stages: those that it looks at.
     """
-    chosen = plan.config.get("objective") or _of_claims(plan)
-    if chosen is None:
+
+    text: str
+    expression: Expression
+    stages: tuple[str, ...]
+
+    def value(self, metrics: Mapping[str, Mapping[str, float]], seed: int) -> float:
+        """What it is in one run, from metrics by stage; not a number where a stage or a metric lacks."""
+        table = {stage: {name: {seed: value} for name, value in named.items()} for stage, named in metrics.items()}
+        try:
+            return expressions.evaluate(self.expression, table, seed)
+        except expressions.Missing:
+            return math.nan
+
+
+def objective(plan: Plan, needed: bool = True) -> Objective | None:
+    """What a search looks at: `objective=`, else the first metric that the main claim is about.
+
+    None where nothing names one and none is needed, as by a single run. Raises InputError for one that does not exist.
+    """
+    chosen = plan.config.get("objective")
+    expression: Expression | None
+    if chosen == DIFFERENCE:
+        text, expression = _difference(plan)
+    elif chosen is not None:
+        text, expression = str(chosen), expressions.parse(chosen, "objective")
+    else:
+        expression = _of_claims(plan)
+        text = str(expression)
+    if expression is None:
         if not needed:
-            return ""
+            return None
         raise InputError("objective: no claim names a metric to take; set objective=<stage>/<split>/<metric>")
-    stage = str(chosen).split("/")[0]
-    if stage not in plan.stages:
-        raise unknown("objective: stage", stage, plan.stages)
-    return str(chosen)
+
+    stages = expressions.check(expression, plan.stages, "objective")
+    return Objective(text, expression, tuple(stages))
 
 
-def _of_claims(plan: Plan) -> str | None:
-    """The first metric of the main claim, or of the first claim."""
+def _asked(plan: Plan) -> list[Claim]:
+    """The main claim, or all where none is main."""
     questions = claims.read(plan.config)
-    chosen = [questions.main] if questions.main is not None else list(questions.claims)
-    named = [m for claim in chosen for side in claim.expression() for m in expressions.metrics(side)]
-    return next((str(metric) for metric in named if metric.stage in plan.stages), None)
+    return [questions.main] if questions.main is not None else list(questions.claims)
+
+
+def _of_claims(plan: Plan) -> Metric | None:
+    """The first metric of the main claim, or of the first claim."""
+    named = [metric for claim in _asked(plan) for side in claim.expression() for metric in expressions.metrics(side)]
+    return next((metric for metric in named if metric.stage in plan.stages), None)
+
+
+def _difference(plan: Plan) -> tuple[str, Expression]:
+    """What the main claim, or the first, is judged by. Raises InputError where nothing is claimed."""
+    asked = _asked(plan)
+    if not asked:
+        raise InputError(f"objective={DIFFERENCE}: nothing is claimed in this setting; expected a metric")
+    claim = asked[0]
+    better, than = claim.expression()
+    sides = (than, better) if claim.lower_is_better else (better, than)
+    return f"{DIFFERENCE} of {claim.name!r}", Call("-", sides)
 
 
 def record(folder: Path, overrides: Sequence[str], plan: Plan, value: float, exit_code: int, reason: str) -> None:
@@ -56,7 +106,7 @@ def record(folder: Path, overrides: Sequence[str], plan: Plan, value: float, exi
         "scale": plan.scale,
         "seed": plan.seed,
         "overrides": varied,
-        "objective": objective(plan),
+        "objective": chosen.text if (chosen := objective(plan)) is not None else "",
         "value": value if math.isfinite(value) else None,
         "exit_code": exit_code,
         "reason": reason,

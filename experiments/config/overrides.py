@@ -17,7 +17,7 @@ from experiments.common.errors import InputError, unknown
 from experiments.config import reading, recipes
 
 GROUPS = ("paper", "scale", "trainer", "logger", "launcher", "data")
-SENTENCES = ("why",)  # whose values are plain words: a comma or a colon in them means nothing
+SENTENCES = ("why", "objective")  # whose values are plain text: a comma or a colon in them means nothing
 
 
 def split(line: str) -> tuple[str, str]:

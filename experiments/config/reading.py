@@ -26,7 +26,8 @@ from experiments.common.errors import InputError, unknown
 from experiments.common.paths import CONF
 from experiments.config import recipes, schema, written
 
-TEXTS = ("variants", "published", "deviations", "groups")  # of a paper's file: most of it, and no part of a composition
+# Of a paper's file: most of it, and no part of a composition.
+TEXTS = ("variants", "published", "deviations", "groups", "finding", "scope")
 STANDS_ASIDE = "conf/paper"  # what stands for each of them there, so that an override can take it away
 
 _searched: list[Path] = []  # besides CONF
@@ -60,6 +61,14 @@ def default(group: str) -> str:
     """What conf/config.yaml chooses for a group."""
     config = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))
     return next(entry[group] for entry in config["defaults"] if isinstance(entry, dict) and group in entry)
+
+
+def own_values(config: Mapping[str, Any]) -> list[str]:
+    """The keys of a composed configuration that are a recipe's own: values that other lines read by `${...}`."""
+    frame = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))
+    groups = [str(name) for entry in frame["defaults"] if isinstance(entry, dict) for name in entry]
+    known = {field.name for kind in (schema.Recipe, schema.PaperFile) for field in fields(kind)}
+    return [str(key) for key in config if key not in {*known, *frame, *groups}]
 
 
 # --- papers, recipes and sweeps, written out -------------------------------------------------------------------------

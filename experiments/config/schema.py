@@ -57,6 +57,7 @@ HASHED = {
     *("name", "better", "than", "worth", "unit", "main", "asked_by", "kind", "margin", "within", "lower_is_better"),
     *("requires", "published", "scale", "variant", "range", "test_over_train"),
 }
+EXPLAINS = {"worth_reason"}  # fields for readers, which change no verdict and are in no hash
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -98,6 +99,9 @@ class Claim(Closed):
     """The lowest and the highest possible difference, of kind bounded."""
     test_over_train: Positive | None = None
     """Test size over training size, of kind folds."""
+    worth_reason: Text = ""
+    """Of a main claim: why worth (or within) is what it is. The paper's own difference, what a user would notice, or
+    the noise of the test set."""
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Claim:
@@ -115,7 +119,8 @@ class Claim(Closed):
     def content(self) -> dict[str, Any]:
         """What the hash of a registration holds of it: a field that was added later only where it says something."""
         defaults = {each.name: each.default for each in fields(self)}
-        return {key: value for key, value in vars(self).items() if key in HASHED or value != defaults[key]}
+        kept = {key: value for key, value in vars(self).items() if key not in EXPLAINS}
+        return {key: value for key, value in kept.items() if key in HASHED or value != defaults[key]}
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -203,6 +208,28 @@ class Deviation(Closed):
     """What is done here."""
     why: Text
     """Why it is done so."""
+
+
+Word = choice_of(
+    Literal["supported", "refuted", "effect only", "no gain", "undecided", "untested", "not run", "holds", "fails"]
+)
+MOST_LETTERS = 200  # of a finding
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Finding(Closed):
+    """What was found over all recorded settings of a paper, and where it was not."""
+
+    text: Text
+    """In one or two plain sentences, of at most 200 letters."""
+    written_for: dict[str, Word]  # type: ignore[valid-type]
+    """The main claim's verdict by recorded setting, as in {mini: supported, mini+clean: no gain}."""
+
+    @model_validator(mode="after")
+    def _is_short(self) -> Finding:
+        if len(self.text) > MOST_LETTERS:
+            raise ValueError(f"text has {len(self.text)} letters; expected at most {MOST_LETTERS}")
+        return self
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -332,7 +359,7 @@ class Knob(Closed):
     """A number of the recipe that a replication draws anew for each seed, once for all its keys."""
 
     keys: list[Text]
-    """Where it stands: stages.<stage, group or pattern>.<path>."""
+    """Where it stands: stages.<stage, group or pattern>.<path>, or the name of a value of the recipe's own."""
     times: list[Positive] | None = None
     """The lowest and the highest factor, drawn evenly on the logarithmic scale."""
     between: list[Number] | None = None
@@ -345,7 +372,7 @@ class Knob(Closed):
         ways = [way for way in ("times", "between", "among") if getattr(self, way) is not None]
         if len(ways) != 1:
             raise ValueError(f"expected one of times, between, among, got {', '.join(ways) or 'none'}")
-        if not self.keys or any(not re.match(r"stages\.[^.]+\.\S+", key) for key in self.keys):
+        if not self.keys or any(not re.match(r"stages\.[^.]+\.\S+|(?!stages\b)\w+(\.\w+)*$", key) for key in self.keys):
             raise ValueError(f"keys={self.keys}: expected some such as stages.*.module.optimizer.lr")
         ends = self.times or self.between
         if ends is not None and (len(ends) != 2 or ends[0] >= ends[1]):
@@ -408,6 +435,8 @@ class Variant(Closed):
     """Lists by name: one variant for each combination; {name} stands for a value."""
     always: Flag = False
     """It runs whenever the paper is reproduced at its scale."""
+    scope: Text | None = None
+    """In place of the paper's scope at this scale."""
 
     @model_validator(mode="after")
     def _is_whole(self) -> Variant:
@@ -443,7 +472,8 @@ class Settings(Closed):
     checkpoint_seconds: FromZero = 30
     """A stage that trains longer than this is saved this often."""
     objective: Text | None = None
-    """What searches look at, e.g. student/test/top1; nothing: what the main claim is about."""
+    """What searches look at: student/test/top1, arithmetic over such, or difference; nothing: what the main claim is
+    about."""
 
 
 def check_settings(config: Mapping[str, Any]) -> None:
@@ -484,6 +514,10 @@ class PaperFile(Settings):
     """What the paper does, in two or three sentences."""
     venue: Text = ""
     """Where it was published."""
+    finding: Finding | None = None
+    """What was found over all recorded settings."""
+    scope: dict[Scale, Text] | None = None  # type: ignore[valid-type]
+    """By scale: what a reader of a verdict should know of its data and networks besides their names and sizes."""
     groups: dict[str, Group] | None = None
     """Names for stages that share settings."""
     stages: Stages | None = None
@@ -503,6 +537,9 @@ class PaperFile(Settings):
     def _asks_something(self) -> PaperFile:
         if not any(claim.main for claim in self.claims):
             raise ValueError("claims: none has main: true; expected it of the one that the paper is cited for")
+        for claim in self.claims:
+            if claim.main and (claim.worth or claim.within) and not claim.worth_reason:
+                raise ValueError(f"claims: {claim.name!r}: worth_reason is missing, why it is worth or within so much")
         return self
 
 

@@ -5,6 +5,7 @@
       epochs:        {keys: [stages.*.trainer.max_epochs, stages.*.module.schedule.milestones], times: [0.7, 1.5]}
       noise:         {keys: [stages.*.data.label_noise], between: [0.1, 0.4]}
       width:         {keys: [stages.student.module.network.widths], among: [[4, 8], [6, 12]]}
+      steps:         {keys: [steps], times: [0.7, 1.5]}      # a value of the recipe's own, which other lines read
 
 One draw of a knob goes to all its keys, so that all arms that are compared get the same. `times` multiplies what
 stands there: arms with several base rates keep their ratios, milestones and warm-up follow the epochs. Whole numbers
@@ -23,7 +24,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from experiments.common.errors import InputError, unknown
-from experiments.config import recipes, written
+from experiments.config import reading, recipes, written
 from experiments.config.schema import Knob
 
 
@@ -59,8 +60,8 @@ def turn(
 ) -> DictConfig:
     """A copy of a composed configuration with every knob turned to what was drawn.
 
-    Raises InputError for a key that no stage has as a value of its own: one that refers to another number
-    (`${...}`) follows that number and is left to it.
+    Raises InputError for a key that neither a stage nor the recipe has as a value of its own: one that refers to
+    another number (`${...}`) follows that number and is left to it.
     """
     turned = copy.deepcopy(config)
     for name, knob in knobs.items():
@@ -72,6 +73,10 @@ def turn(
 
 def _places(config: DictConfig, key: str, groups: recipes.Groups, where: str) -> Iterator[tuple[DictConfig, str]]:
     """The nodes that hold what a key means, one for each stage that has it and does not refer to another number."""
+    if not key.startswith("stages."):
+        yield _own(config, key, where)
+        return
+
     _, word, path = key.split(".", 2)
     stages = [str(name) for name in config.stages]
     names = recipes.fitting(word, stages, groups)
@@ -87,6 +92,17 @@ def _places(config: DictConfig, key: str, groups: recipes.Groups, where: str) ->
     if not places:
         raise InputError(f"{where}.keys: {key}: no stage has this as a number of its own")
     yield from places
+
+
+def _own(config: DictConfig, key: str, where: str) -> tuple[DictConfig, str]:
+    """The node that holds a value of the recipe's own, which other lines read by `${...}`."""
+    head, _, last = key.rpartition(".")
+    parent = OmegaConf.select(config, head) if head else config
+    if key.split(".")[0] not in reading.own_values(config) or not OmegaConf.is_dict(parent) or last not in parent:
+        raise unknown(f"{where}.keys: the recipe's own value", key, reading.own_values(config))
+    if OmegaConf.is_interpolation(parent, last):
+        raise InputError(f"{where}.keys: {key}: refers to another number; expected that one")
+    return parent, last
 
 
 def _times(value: Any, factor: float, where: str) -> Any:

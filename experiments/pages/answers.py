@@ -19,12 +19,15 @@ from experiments.pages.numbers import fixed
 def answer(entry: view.Entry) -> dict[str, Any]:
     """An entry's main claim as a reader wants it: the answer, how sure, from how many seeds."""
     if entry.main is None:
-        return {"claim": None, "seen": False, "counts": count_verdicts(entry.claims)}
+        return {"claim": None, "scope": entry.scope, "seen": False, "counts": count_verdicts(entry.claims)}
     (row,) = claim_rows([entry.main])
     return {
         "claim": row,
         "seeds": row["seeds"],
         "scale": entry.scale,
+        "scope": entry.scope,
+        "worth_reason": entry.worth_reason,
+        "images": entry.images,
         "seen": entry.seen,
         "requires": row["requires"],
         "counts": None,

@@ -73,8 +73,9 @@ def main_line(entry: view.Entry, title: str) -> Text:
     why = f" ({claim.reason})" if claim.reason else ""
     stopped = f"; stopped: {entry.stopped}" if entry.stopped else ""
     how_sure = f"\n  {claim.span}, {numbers.count(len(claim.seeds), 'seed')}{stopped}"
+    about = f"\n  {entry.scope}" if entry.scope else ""
     published = f"\n  published: {claim.paper_says}" if claim.published else ""
-    return Text.assemble(word(claim.verdict, "bold"), f"{why}: ", (claim.name, "bold"), how_sure, published)
+    return Text.assemble(word(claim.verdict, "bold"), f"{why}: ", (claim.name, "bold"), how_sure, about, published)
 
 
 def first_line(entry: view.Entry, began: float, behind: int) -> Text:

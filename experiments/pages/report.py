@@ -21,7 +21,7 @@ from experiments.common import files
 from experiments.common.errors import unknown
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose
-from experiments.evidence import layout, merge, results, staleness, verdicts
+from experiments.evidence import images, layout, merge, results, settings, staleness, verdicts
 from experiments.evidence.records import Entry
 from experiments.pages import answers, figures, numbers, view
 from experiments.pages.numbers import decimals, fixed
@@ -88,7 +88,9 @@ def _gather(key: str) -> dict[str, Any]:
     return {
         "declared": declared,
         "record": record,
-        "entries": {title: _with_found_here(key, title, entry) for title, entry in recorded.items()},
+        "entries": {title: _with_found_here(key, title, entry, declared) for title, entry in recorded.items()},
+        "finding": ((declared.get("finding") or {}).get("text") or "") if recorded else "",
+        "together": _together(recorded),
         "stale": {title: staleness.stale(key, entry) for title, entry in recorded.items()},
         "key": key,
         "title": declared.get("title") or key,
@@ -107,7 +109,7 @@ def _card(paper: Mapping[str, Any], linked: bool) -> dict[str, Any]:
         entries.append({"title": title, "anchor": _anchor(title), "stale": stale, **answers.answer(entry)})
     entries.sort(key=lambda entry: ("+" in entry["title"] or "by hand" in entry["title"], entry["title"]))
     asked = next((c["name"] for c in paper["declared"].get("claims") or [] if c.get("main")), "")
-    told = {k: paper[k] for k in ("key", "title", "arxiv", "about", "venue")}
+    told = {k: paper[k] for k in ("key", "title", "arxiv", "about", "venue", "finding")}
     return {**told, "entries": entries, "linked": linked, "asked": asked}
 
 
@@ -116,7 +118,7 @@ def _anchor(title: str) -> str:
 
 
 def _page(paper: Mapping[str, Any]) -> dict[str, Any]:
-    page = {k: paper[k] for k in ("key", "title", "arxiv", "about", "venue", "deviations")}
+    page = {k: paper[k] for k in ("key", "title", "arxiv", "about", "venue", "deviations", "finding", "together")}
     entries = [_entry(paper["key"], title, e, paper["stale"][title]) for title, e in paper["entries"].items()]
     planned = None if entries else _planned(paper["key"], paper["declared"])
     page |= {"sweeps": _sweeps(paper["key"]), "bibtex": _bibtex(paper), "unrecorded": _unrecorded(paper)}
@@ -184,9 +186,25 @@ def _planned(key: str, declared: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _with_found_here(key: str, title: str, recorded: Entry) -> view.Entry:
+def _together(recorded: Mapping[str, Entry]) -> str:
+    """The main claim's mean and spread over the settings that asked it, in a sentence; empty for fewer than two."""
+    mains = [main for title in sorted(recorded) if (main := recorded[title].main_claim()) is not None]
+    joint = settings.between(mains)
+    if joint is None:
+        return ""
+    span = numbers.span(joint.mean, (joint.low, joint.high), mains[0].unit)
+    return (
+        f"The main claim over {joint.settings} settings that ask it in the same words: {span} in the mean (95%, random "
+        f"effects); between settings the difference scatters by {joint.spread:.2g} (standard deviation)"
+    )
+
+
+def _with_found_here(key: str, title: str, recorded: Entry, declared: Mapping[str, Any]) -> view.Entry:
     """An entry with what a run on this machine found for it, see results.here."""
-    entry = view.of(recorded)
+    entry = view.of(recorded, declared)
+    answers = images.of(key, title, recorded)
+    if answers is not None and entry.main is not None and len(answers.seeds) > 1:
+        entry = replace(entry, images=view.two_way(images.two_way(answers.differences()), entry.main.unit))
     here = results.entry(key, title, results.here())
     if here is None:
         return entry

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from experiments.config import expressions
-from experiments.evidence import merge, records
+from experiments.evidence import images, merge, records, results
 from experiments.evidence.sequences import deviation
 from experiments.evidence.words import (
     FAILED,
@@ -27,7 +27,7 @@ from experiments.evidence.words import (
     UNDECIDED,
     UNTESTED,
 )
-from experiments.pages import numbers
+from experiments.pages import numbers, scope
 
 STALE = "stale"
 NOT_JUDGED = "not judged"
@@ -194,6 +194,9 @@ class Entry:
     confirmed: Sequence[str]
     joined: Sequence[str]
     replication: str = ""  # what it says; empty where there is none to have
+    scope: str = ""  # what its verdicts are about, in one line
+    worth_reason: str = ""  # of the main claim
+    images: str = ""  # its difference for new seeds and new test images, in a sentence
 
     @property
     def main(self) -> Claim | None:
@@ -242,8 +245,12 @@ class Entry:
         return f"Registration {mark} of {day}, from before registrations were commits; seed stream {registered.stream}"
 
 
-def of(entry: records.Entry) -> Entry:
-    """What is shown of an entry of a record."""
+def of(entry: records.Entry, declared: Mapping[str, Any] | None = None) -> Entry:
+    """What is shown of an entry of a record.
+
+    Args:
+        declared: what its paper's file says now, or a resolved configuration.
+    """
     stages = {name: _stage(name, item) for name, item in entry.stages.items()}
     return Entry(
         scale=entry.scale,
@@ -263,7 +270,25 @@ def of(entry: records.Entry) -> Entry:
         confirmed=_confirmed(entry.confirmed),
         joined=[_joined(item) for item in entry.joined],
         replication=_replication(entry),
+        scope=_scope(entry, declared or {}),
+        worth_reason=_worth_reason(entry, declared or {}),
     )
+
+
+def _scope(entry: records.Entry, declared: Mapping[str, Any]) -> str:
+    """As in `at mini+clean: digits, 400 for training, ...`."""
+    told = scope.of(entry, scope.told(declared, entry.scale, entry.variant))
+    return f"at {results.title(entry.scale, entry.variant)}" + (f": {told}" if told else "")
+
+
+def _worth_reason(entry: records.Entry, declared: Mapping[str, Any]) -> str:
+    """Why the main claim's worth is what it is, where the paper's file still asks for the same."""
+    main = entry.main_claim()
+    if main is None:
+        return ""
+    asked = (main.name, main.worth, main.within)
+    alike = (c for c in declared.get("claims") or [] if (c["name"], c.get("worth"), c.get("within")) == asked)
+    return next((str(claim.get("worth_reason") or "") for claim in alike), "")
 
 
 def replication(found: records.Replication, recorded: records.JudgedClaim) -> str:
@@ -285,6 +310,16 @@ def _replication(entry: records.Entry) -> str:
     if entry.replication is not None and main is not None:
         return replication(entry.replication, main)
     return "not yet" if entry.registered.filed else ""
+
+
+def two_way(found: images.TwoWay, unit: str) -> str:
+    """The difference for new seeds and new test images, and what it varies with."""
+    estimate = found.estimate
+    span = numbers.span(estimate.mean, (estimate.low, estimate.high), unit)
+    return (
+        f"for new seeds and new test images: {span} (95%, one look, {numbers.count(estimate.n, 'seed')}); standard "
+        f"deviation over seeds {found.seed:.2g}, over images {found.image:.2g}, of the rest {found.rest:.2g}"
+    )
 
 
 def claim(item: records.JudgedClaim) -> Claim:

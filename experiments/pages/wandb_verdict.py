@@ -25,7 +25,7 @@ def log_verdict(plan: Plan, entry: view.Entry) -> None:
     folder = verdict_folder(plan)
     shutil.rmtree(folder / "wandb", ignore_errors=True)  # a verdict replaces the one before: only the last is sent
     folder.mkdir(parents=True, exist_ok=True)
-    config = verdict_config(entry)
+    config = {"finding": finding_of(plan), **verdict_config(entry)}
     code = {"commit": " ".join(entry.machine.commits) or None, "dirty": entry.machine.dirty}
     arguments = run_arguments(plan, "verdict", f"{plan.title}/verdict", [], config, code)
     try:
@@ -37,6 +37,11 @@ def log_verdict(plan: Plan, entry: view.Entry) -> None:
             run.finish()
     except wandb.Error as error:
         console.out.print(f"warning: the verdict is recorded, but W&B did not take it: {error}")
+
+
+def finding_of(plan: Plan) -> str:
+    """What was found over all settings of a plan's paper; empty where its file says nothing."""
+    return str((plan.config.get("finding") or {}).get("text") or "")
 
 
 def verdict_folder(plan: Plan) -> Path:
@@ -52,6 +57,7 @@ def verdict_config(entry: view.Entry) -> dict[str, Any]:
         "stream": entry.registered.stream,  # 0: seeds given by hand, or a smoke run
         "scale": entry.scale,
         "variant": entry.variant,
+        "scope": entry.scope,
         "seeds": entry.seeds,
         "overrides": entry.overrides,
         "claims": {str(number): claim.name for number, claim in enumerate(entry.claims, 1)},

@@ -45,6 +45,8 @@ def describe(plan_: Plan, entry: view.Entry, pictures: Sequence[str]) -> dict[st
     drawn: dict[str, Any] = {"kind": "text", "text": "No stage has drawn a picture yet."}
     if pictures:
         drawn = {"kind": "pictures", "names": [f"pictures/{name}" for name in pictures]}
+    about = {"finding": wandb_verdict.finding_of(plan_), "scope": entry.scope}
+    told = {"kind": "table", "columns": list(about), "rows": [list(about.values())]}
     return {
         "project": logger["project"],
         "entity": logger["entity"],
@@ -54,7 +56,7 @@ def describe(plan_: Plan, entry: view.Entry, pictures: Sequence[str]) -> dict[st
         "runs": {"title": loggers.label(plan_)},
         "most_runs": max(10, len(entry.stages) * len(entry.seeds) + 1),
         "sections": [
-            {"name": "Claims", "panels": [shown["claims"], {"kind": "logged table", "key": "claims"}]},
+            {"name": "Claims", "panels": [told, shown["claims"], {"kind": "logged table", "key": "claims"}]},
             {"name": "Published against ours", "panels": numbers},
             {"name": "Learning curves by stage", "panels": _curves(plan_, entry)},
             {"name": "Pictures", "panels": [drawn]},

@@ -1,4 +1,4 @@
 """Stages: in what order, where and how they are trained, and the folder each leaves behind.
 
-Door: plan.plan, engine, pool.Pool, cluster.open_cluster, manifest.finished, dry.DryRun.
+Door: plan.plan, engine, hits, pool.Pool, cluster.open_cluster, manifest.finished, dry.DryRun.
 """

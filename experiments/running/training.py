@@ -33,7 +33,7 @@ from experiments.common.tables import read_rows, write_rows
 from experiments.config import switches
 from experiments.config.instantiate import build, check
 from experiments.config.written import Whole, read
-from experiments.running import loggers, process_memory
+from experiments.running import hits, loggers, process_memory
 from experiments.running.callbacks import CheckData, EndWithParent, NoProfiler, Progress, Recorder, StepSeed, StopAfter
 from experiments.running.devices import processes
 from experiments.running.manifest import Damaged, Report, finished, from_json, silent, to_json
@@ -197,6 +197,7 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
         synced(module)
     if module.partial_backward and str(arguments["strategy"]).startswith("ddp") and processes(arguments) > 1:
         arguments["strategy"] += "_find_unused_parameters_true"
+    keeper = hits.KeepHits()
     recorder = Recorder(stage.directory, float(plan.config["checkpoint_seconds"]), stage.fingerprint)
 
     def progress(fraction: float) -> None:
@@ -209,7 +210,7 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
         default_root_dir=str(stage.directory),
         logger=logger or False,
         profiler=NoProfiler(),
-        callbacks=[EndWithParent(), CheckData(), StepSeed(stage.seed), Progress(progress), *stops, recorder],
+        callbacks=[EndWithParent(), CheckData(), StepSeed(stage.seed), Progress(progress), keeper, *stops, recorder],
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -227,6 +228,9 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
             if shows_pictures(plan):
                 _draw(module, data, stage)
             checksums = write_artifacts(stage, module.artifacts())
+            kept = keeper.hits(metrics.get(hits.METRIC)) if stage.test else None
+            if kept is not None:
+                hits.write(stage.directory, kept)
         loggers.log_pictures(logger, stage, metrics)
         loggers.log_checkpoint(logger, plan, stage)
     finally:

@@ -101,6 +101,11 @@ class Leakage(StageModule):
         gradient, predicted = self.gradient(batch.x)
         gradient = gradient.flatten(1)  # (B, d)
 
+        # Every measure is of its direction. Of a confident network the gradient of the loss is so small that its
+        # square, or the floor of a cosine's denominator, would hide it.
+        largest = gradient.abs().amax(dim=1, keepdim=True)
+        gradient = gradient / largest.clamp(min=torch.finfo(gradient.dtype).tiny)
+
         values = measure_blocks(gradient, batch.signal, data.blocks, data.relevant, self.share, self.source)
         values["cosine"] = torch.cosine_similarity(gradient, batch.x.flatten(1).float(), dim=1).abs()
         values["top1"] = 100.0 * (predicted == batch.y)

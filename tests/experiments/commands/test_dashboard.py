@@ -77,7 +77,11 @@ def test_description_has_the_sections_and_what_is_in_them(wandb_plan: Plan) -> N
     assert spec["most_runs"] == 10
     many = wandb_workspace.describe(wandb_plan, view.of(entry().model_copy(update={"seeds": list(range(32))})), [])
     assert many["most_runs"] == 2 * 32 + 1
-    table, logged = panels(spec, "Claims")
+    told, table, logged = panels(spec, "Claims")
+    assert told["columns"] == ["finding", "scope"]
+    ((finding, scope),) = told["rows"]
+    assert finding == wandb_plan.config["finding"]["text"]
+    assert scope.startswith("at ")
     assert [row[0] for row in table["rows"]] == ["supported", "not run"]
     assert logged == {"kind": "logged table", "key": "claims"}
     lines = [(panel["stage"], panel["metric"]) for panel in panels(spec, "Learning curves by stage")]
@@ -92,7 +96,7 @@ def test_description_has_the_sections_and_what_is_in_them(wandb_plan: Plan) -> N
 
 def test_a_paper_that_never_ran_has_all_panels_and_no_numbers(wandb_plan: Plan) -> None:
     spec = wandb_workspace.describe(wandb_plan, view.of(results.build([wandb_plan], 1, [], {})), [])
-    table, _ = panels(spec, "Claims")
+    _, table, _ = panels(spec, "Claims")
     assert {row[0] for row in table["rows"]} == {"not run"}
     trained = [name for name, stage in wandb_plan.stages.items() if stage.fit]
     lines = [(panel["stage"], panel["metric"]) for panel in panels(spec, "Learning curves by stage")]
@@ -110,7 +114,7 @@ def test_without_a_trained_stage_there_are_no_curves(wandb_plan: Plan) -> None:
 
 def test_hostile_names_stay_whole_in_json_and_are_text_in_markdown(wandb_plan: Plan) -> None:
     spec = json.loads(json.dumps(wandb_workspace.describe(wandb_plan, view.of(entry()), [HOSTILE])))
-    table, _ = panels(spec, "Claims")
+    _, table, _ = panels(spec, "Claims")
     assert table["rows"][0][1] == HOSTILE
     assert panels(spec, "Pictures")[0]["names"] == [f"pictures/{HOSTILE}"]
     text = wandb_workspace.markdown(table["columns"], table["rows"])
@@ -131,7 +135,7 @@ def test_workspace_and_report_are_made_without_a_network(wandb_plan: Plan, monke
     board = json.loads(wandb_workspace.workspace(spec, "team")._to_model().model_dump_json(by_alias=True))
     sections = board["spec"]["section"]["panelBankConfig"]["sections"]
     kinds = {section["name"]: [panel["viewType"] for panel in section["panels"]] for section in sections}
-    assert kinds["Claims"] == ["Markdown Panel", "Weave"]
+    assert kinds["Claims"] == ["Markdown Panel", "Markdown Panel", "Weave"]
     assert kinds["Published against ours"] == ["Markdown Panel", "Markdown Panel", "Weave", "Bar Chart"]
     assert kinds["Pictures"] == ["Media Browser"]
     assert kinds["Sweeps"] == ["Parallel Coordinates Plot", *["Scatter Plot"] * 3]
@@ -147,7 +151,7 @@ def test_workspace_and_report_are_made_without_a_network(wandb_plan: Plan, monke
     shown = [block.type for block in blocks if block.type in ("heading", "markdown-block", "panel-grid")]
     assert shown.count("heading") == 5 + 2
     assert shown.count("panel-grid") == 4 + 2
-    assert shown.count("markdown-block") == 3
+    assert shown.count("markdown-block") == 4
 
 
 def test_the_report_has_a_chart_for_each_stage_and_metric_with_a_line_for_each_seed(wandb_plan: Plan) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -65,6 +66,43 @@ def test_a_pattern_of_papers_is_checked_paper_by_paper(monkeypatch: pytest.Monke
 def test_an_objective_of_no_stage_is_named() -> None:
     with pytest.raises(InputError, match="objective: stage 'stdent' does not exist; did you mean 'student'"):
         run._check(compose.request(["scale=smoke", "objective=stdent/test/top1"]))
+
+
+def objective_of(*lines: str) -> sweep.Objective:
+    config = compose.compose(compose.request(["scale=smoke", *lines]).overrides)
+    chosen = sweep.objective(run._planned(config))
+    assert chosen is not None
+    return chosen
+
+
+METRICS = {"student": {"test/top1": 71.0}, "continued": {"test/top1": 68.5}}
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [("difference", 2.5), ("student/test/top1 - continued/test/top1", 2.5), ("continued/test/top1", 68.5)],
+)
+def test_an_objective_is_a_metric_arithmetic_or_the_main_claims_difference(given: str, value: float) -> None:
+    chosen = objective_of(
+        f"objective={given}",
+        "claims=[{name: a, main: true, better: student/test/top1, than: continued/test/top1, worth: 1}]",
+    )
+    assert chosen.value(METRICS, 0) == value
+    assert math.isnan(chosen.value({"init": {"test/top1": 1.0}}, 0))
+
+
+def test_a_difference_where_lower_is_better_is_turned() -> None:
+    claim = "claims=[{name: a, main: true, lower_is_better: true, better: student/test/top1, than: 70, worth: 1}]"
+    assert objective_of("objective=difference", claim).value(METRICS, 0) == -1.0
+
+
+def test_a_run_of_some_stages_has_what_they_need_and_an_objective_among_them() -> None:
+    config = compose.compose(compose.request(["scale=smoke", "only=[continued]"]).overrides)
+    assert list(run._planned(config).stages) == ["init", "continued"]
+    with pytest.raises(InputError, match="objective: stage 'student' does not exist"):
+        run._check(compose.request(["scale=smoke", "only=[continued]", "objective=student/test/top1"]))
+    with pytest.raises(InputError, match="only: stage 'stdent' does not exist; did you mean 'student'"):
+        run._check(compose.request(["scale=smoke", "only=stdent"]))
 
 
 def test_a_single_run_without_claims_needs_no_objective() -> None:

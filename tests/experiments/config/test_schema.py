@@ -21,6 +21,7 @@ from experiments.config.schema import Claim
 from experiments.config.written import CLOSED, Text, read
 
 CLAIM = {"name": "a beats b", "better": "a/test/x", "than": "b/test/x", "worth": 1, "main": True}
+CLAIM |= {"worth_reason": "the paper's own difference"}
 PAPER = {
     "key": "k",
     "title": "K",
@@ -29,7 +30,9 @@ PAPER = {
     "groups": {"both": ["a", "b"]},
     "claims": [CLAIM],
     "published": [{"values": {"a/test/x": 1}, "dataset": "d", "protocol": "p", "source": "s"}],
-    "variants": {"wide": {"about": "wide", "scale": "mini", "overrides": ["a=1"]}},
+    "variants": {"wide": {"about": "wide", "scale": "mini", "overrides": ["a=1"], "scope": "32x32"}},
+    "finding": {"text": "At mini, a beats b.", "written_for": {"mini": "supported"}},
+    "scope": {"mini": "8x8"},
     "deviations": [{"what": "w", "paper": 1, "code": "none", "ours": 2, "why": "y"}],
 }
 
@@ -57,6 +60,18 @@ def put(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("claims.0.worth", 0, "claims.0.worth=0: expected a positive number"),
         ("claims.0.worth", True, "claims.0.worth=True: expected a positive number"),
         ("claims.0.worth", None, "claims.0: 'a beats b': worth is missing, the smallest difference worth the name"),
+        (
+            "claims.0.worth_reason",
+            None,
+            "claims: 'a beats b': worth_reason is missing, why it is worth or within so m",
+        ),
+        ("finding.text", "x" * 201, "finding: text has 201 letters; expected at most 200"),
+        (
+            "finding.written_for.mini",
+            "suported",
+            "finding.written_for: mini 'suported' does not exist; did you mean 's",
+        ),
+        ("scope", {"minni": "8x8"}, "scope"),
         ("claims.0.main", False, "claims: none has main: true; expected it of the one that the paper is cited for"),
         ("claims.0.main", "yes", "claims.0.main='yes': expected true or false"),
         ("claims.0.name", None, "claims.0: name is missing"),
@@ -115,7 +130,9 @@ def test_a_field_added_later_changes_no_hash_unless_it_says_something() -> None:
     class Later(Claim):
         all_of: Text | None = None
 
-    assert Claim(**CLAIM).content() == vars(Claim(**CLAIM))  # every field of today counts, defaults too
+    explained = Claim(**CLAIM)
+    of_today = {key: value for key, value in vars(explained).items() if key != "worth_reason"}
+    assert explained.content() == of_today  # every other field counts, defaults too
     assert Later(**CLAIM).content() == Claim(**CLAIM).content()
     assert Later(**CLAIM, all_of="x").content() == {**Claim(**CLAIM).content(), "all_of": "x"}
     assert {field.name for field in dataclasses.fields(Claim)} >= schema.HASHED

@@ -15,6 +15,8 @@ from experiments.config.schema import Knob
 RATE = {"keys": ["stages.*.lr"], "times": [0.5, 2]}
 CONFIG = {
     "epochs": 60,
+    "seed": 3,
+    "batch": {"size": 64, "twice": "${epochs}"},
     "stages": {
         "a": {"lr": 0.1, "trainer": {"max_epochs": 60, "milestones": [30, 45]}, "noise": 0.3},
         "b": {"lr": 0.01, "trainer": {"max_epochs": "${epochs}", "milestones": [20]}, "noise": 0.3},
@@ -62,6 +64,12 @@ def test_whole_numbers_stay_whole_milestones_follow_and_one_epoch_stays_one() ->
     assert stages["b"]["trainer"] == {"max_epochs": 60, "milestones": [8]}  # refers to a number that is not varied
 
 
+def test_a_value_of_the_recipes_own_is_followed_by_what_reads_it() -> None:
+    stages = turned({"epochs": {"keys": ["epochs"], "times": [0.5, 2]}}, {"epochs": 0.5})
+    assert stages["b"]["trainer"]["max_epochs"] == 30
+    assert stages["a"]["trainer"]["max_epochs"] == 60  # says its own
+
+
 def test_groups_and_values() -> None:
     items = {"noise": {"keys": ["stages.noisy.noise"], "among": [0.1, 0.2]}}
     stages = turned(items, {"noise": 0.2}, {"noisy": ["b"]})
@@ -76,7 +84,7 @@ def test_groups_and_values() -> None:
         ({**RATE, "times": [2, 0.5]}, "expected a lower and a higher number"),
         ({**RATE, "times": [0, 2]}, "expected a positive number"),
         ({"keys": ["stages.*.lr"], "among": [1]}, "expected two values or more"),
-        ({"keys": ["lr"], "times": [0.5, 2]}, r"expected some such as stages\.\*"),
+        ({"keys": ["stages.lr"], "times": [0.5, 2]}, r"expected some such as stages\.\*"),
         ({**RATE, "factor": [1, 2]}, "factor"),
     ],
 )
@@ -91,6 +99,10 @@ def test_a_knob_that_makes_no_sense_is_named(item: dict[str, Any], told: str) ->
         ("stages.d.lr", "stage 'd' does not exist"),
         ("stages.c.lr", "no stage has this as a number of its own"),
         ("stages.b.trainer.max_epochs", "no stage has this as a number of its own"),
+        ("epoch", "the recipe's own value 'epoch' does not exist; did you mean 'epochs'"),
+        ("seed", "the recipe's own value 'seed' does not exist"),
+        ("batch.sizes", "the recipe's own value"),
+        ("batch.twice", "refers to another number"),
     ],
 )
 def test_a_key_that_leads_nowhere_is_named(key: str, told: str) -> None:

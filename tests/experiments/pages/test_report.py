@@ -163,9 +163,45 @@ def test_index_answers_with_the_main_claim_and_marks_what_is_stale(build: Any) -
     for text in ("✓ supported the student is better", "+2.00 points", "−0.48 to +4.48", "3 seeds, mini"):
         assert text in fresh
     assert "no harm is done" not in fresh  # exploratory claims are on the page
+    declared = compose.paper_file("meal_v2")
+    assert declared["finding"]["text"] in fresh
+    assert "at mini: digits, 400 for training, 1,000 for the test; 8x8, 30% of the training labels replaced" in fresh
     pages = build(sample(), stale=["student"])
     assert Seen(pages["index"]).text.count("↻ stale") == fresh.count("↻ stale") + 1  # one explains the word
     assert "changed since this was recorded: student" in Seen(pages["meal_v2"]).text
+
+
+def test_a_page_begins_with_the_finding_and_says_what_each_verdict_is_about(build: Any) -> None:
+    page = Seen(build(sample())["meal_v2"]).text
+    finding = compose.paper_file("meal_v2")["finding"]["text"]
+    about = "at mini: digits, 400 for training, 1,000 for the test; 8x8, 30% of the training labels replaced"
+    assert page.index(finding) < page.index("✓ supported") < page.index(about)
+    assert "random effects" not in page  # there is one setting
+
+
+def test_a_page_says_how_settings_differ(build: Any) -> None:
+    record = sample()
+    again = record.entries["mini"].model_copy(deep=True, update={"variant": "clean"})
+    again.claims[0].per_seed = [-1.0, 0.0, 1.0]
+    record.entries["mini+clean"] = again
+    page = Seen(build(record)["meal_v2"]).text
+    # means 2 and 0, each with a variance of 1/3: 5/3 between settings, standard error 1, t(1) = 12.71
+    assert "over 2 settings that ask it in the same words: +1.00 [-11.71, +13.71] points in the mean" in page
+    assert "scatters by 1.3 (standard deviation)" in page
+    assert "at mini+clean: digits, 400 for training, 1,000 for the test; 8x8; 23,090 parameters" in page
+
+
+def test_a_page_shows_an_interval_for_new_images_beside_that_of_the_seeds(build: Any, tmp_path: Path) -> None:
+    """Bits of four images, two seeds of three, as they are kept beside a record: +25 and +75 points."""
+    record = sample()
+    record.entries["mini"].claims[0].per_seed = [25.0, 75.0, 0.0]
+    bits = {"student": ["8A==", "8A=="], "init": ["cA==", "EA=="]}  # 1111, 1111 and 0111, 0001
+    kept = {"registration": "abc", "better": "student", "than": "init", "images": "m", "count": 4, "seeds": [0, 1]}
+    files.write_json(tmp_path / "results" / "images" / "meal_v2" / "mini.json", {**kept, "right": bits})
+    page = Seen(build(record)["meal_v2"]).text
+    # seeds 25 and 75, images 100, 50, 50, 0: mean squares 5000, 3333 and 1667, the mean's variance 6667 / 8
+    assert "for new seeds and new test images: +50.00 [-" in page
+    assert "2 seeds); standard deviation over seeds 29, over images 29, of the rest 41" in page
 
 
 def test_a_paper_that_was_never_run_is_listed_with_its_claims(build: Any) -> None:

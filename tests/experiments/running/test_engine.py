@@ -22,7 +22,7 @@ from experiments.common import files
 from experiments.common.errors import RunError
 from experiments.common.paths import ROOT
 from experiments.common.tables import read_rows
-from experiments.running import callbacks, engine, manifest, training
+from experiments.running import callbacks, engine, hits, manifest, training
 from experiments.running.engine import Outcome
 from experiments.running.plan import Plan
 
@@ -54,7 +54,12 @@ def test_a_stage_is_run_once_and_leaves_its_record(make_plan: Make) -> None:
         "metrics.csv",
         "last.ckpt",
         "manifest.json",
+        "hits.npz",
     }
+    answers = hits.read(folder)
+    assert answers is not None
+    assert len(answers.right) == 1000
+    assert 100 * answers.right.mean() == pytest.approx(first["init"].metrics["test/top1"], abs=1e-4)
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["data"] == {
         "name": "Fashion-MNIST (12,000 + 2,000)",
@@ -68,6 +73,17 @@ def test_a_stage_is_run_once_and_leaves_its_record(make_plan: Make) -> None:
     assert manifest["cpu_seconds"] > 0
     assert len(read_rows(folder / "metrics.csv")) == 3
     assert first["init"].metrics["test/n"] == 400
+
+
+def test_stages_of_one_seed_answer_the_same_images_and_another_seed_s_are_others(make_plan: Make) -> None:
+    """Digits are cut by the seed: a pair of arms is tested on the same, another seed on others."""
+    plans = [only(make_plan(seed=seed), "untrained", "teacher_a") for seed in (0, 1)]
+    for plan in plans:
+        collect(plan)
+    kept = [[hits.read(stage.directory) for stage in plan.stages.values()] for plan in plans]
+    marks = [{answers.images for answers in pair if answers is not None} for pair in kept]
+    assert [len(pair) for pair in marks] == [1, 1]
+    assert marks[0] != marks[1]
 
 
 def test_checkpoints_hold_what_was_trained_and_load_safely(make_plan: Make) -> None:

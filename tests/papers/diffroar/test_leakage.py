@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -82,6 +84,19 @@ def test_a_network_that_reads_one_block_at_a_time_marks_its_own() -> None:
     values = measure_blocks(gradient, batch.signal, data.blocks, data.relevant, 0.05, source())
     assert float(values["signal_share"].min()) == pytest.approx(100)
     assert float(values["signal_first"].min()) == 100
+
+
+def test_the_tiny_gradient_of_a_confident_network_has_a_direction(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits 60 apart: the gradient of the loss is about 1e-24, alike in ten coordinates: |cos| is 1/sqrt(10)."""
+    data = Signals(100, test_size=100)
+    data.setup()
+    batch = next(iter(data.test_dataloader()))
+    module = Leakage(SimpleNamespace(network=linear(torch.full((10,), 30.0))), kind="loss")  # type: ignore[arg-type]
+    monkeypatch.setattr(Leakage, "trainer", SimpleNamespace(datamodule=data))
+    module.test_step(batch, 0)
+    values = module.means.compute()
+    assert float(values["cosine"]) == pytest.approx(10**-0.5, abs=1e-5)
+    assert float(values["own_ratio"]) == pytest.approx(1, abs=1e-5)
 
 
 def test_wrong_kind_is_named() -> None:
