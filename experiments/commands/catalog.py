@@ -18,8 +18,8 @@ from experiments.common.memory import CONFIGURATION, remember
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose
 from experiments.evidence import results, staleness, suite
-from experiments.evidence.records import Entry
-from experiments.pages import console, scope
+from experiments.evidence.records import Entry, JudgedClaim
+from experiments.pages import console, scope, view
 from experiments.pages.numbers import count, span
 
 HELP = """\
@@ -81,7 +81,7 @@ def _recorded(paper: str, entry: Entry, declared: Mapping[str, Any]) -> dict[str
     shown = {"name", "verdict", "difference", "interval", "unit", "reason", "published"}
     return {
         "scope": scope.of(entry, scope.told(declared, entry.scale, entry.variant)),
-        "main": main.model_dump(include=shown) if main is not None else None,
+        "main": main.model_dump(include=shown) | _rows(main) if main is not None else None,
         "verdicts": {claim.name: claim.verdict for claim in entry.claims},
         "published": {f"{item.stage}/{item.metric}": item.verdict for item in entry.published},
         "seeds": len(main.seeds) if main is not None else len(entry.seeds),
@@ -93,6 +93,13 @@ def _recorded(paper: str, entry: Entry, declared: Mapping[str, Any]) -> dict[str
         "stale": staleness.stale(paper, entry),
         "kept": None,  # beside the other papers' verdicts, see describe_all; None where that is not asked
     }
+
+
+def _rows(main: JudgedClaim) -> dict[str, Any]:
+    """Its comparisons with rivals or its outcomes, where there are several; the baseline's numbers are its own."""
+    shown = ("name", "verdict", "difference", "interval", "unit")
+    rows = view.claim(main).rows[1 if main.against else 0 :]
+    return {"rows": [{key: getattr(row, key) for key in shown} for row in rows]} if rows else {}
 
 
 def _cost(entry: dict[str, Any]) -> str:
@@ -139,7 +146,11 @@ def _cells(name: str, entry: dict[str, Any]) -> list[Text]:
 
 
 def _span(main: dict[str, Any] | None) -> str:
-    return span(main["difference"], main["interval"], main["unit"]) if main else ""
+    """The difference, and after it what rivals or further outcomes say."""
+    if main is None:
+        return ""
+    told = [f"{row['name']}: {row['verdict']}, {_span(row)}" for row in main.get("rows", ())]
+    return "; ".join([span(main["difference"], main["interval"], main["unit"]), *told])
 
 
 def _details(paper: dict[str, Any]) -> Table:

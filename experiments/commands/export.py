@@ -21,7 +21,7 @@ from experiments.common.errors import InputError, unknown
 from experiments.config import compose
 from experiments.evidence import results
 from experiments.evidence.records import Entry
-from experiments.pages import console
+from experiments.pages import console, view
 from experiments.running.manifest import finished
 from experiments.running.plan import PILOTS, Plan, Stage, fill, names_in, only, plan
 
@@ -274,11 +274,14 @@ def _table(path: Path, columns: tuple[str, ...], rows: Iterator[tuple[Any, ...]]
 
 
 def _claims(name: str, entry: Entry) -> Iterator[tuple[Any, ...]]:
-    for claim in entry.claims:
-        low, high = claim.interval or (None, None)
-        told = (name, claim.name, claim.main, claim.verdict, claim.better, claim.than, claim.unit)
-        for seed, difference in zip(claim.seeds, claim.per_seed, strict=True):
-            yield (*told, low, high, seed, difference)
+    for item in entry.claims:
+        claim = view.claim(item)
+        for shown in (claim, *claim.rows):
+            about = claim.name if shown is claim else f"{claim.name}: {shown.name}"
+            told = (name, about, claim.main, shown.verdict, shown.better, shown.than, shown.unit)
+            low, high = shown.interval or (None, None)
+            for seed, difference in zip(shown.seeds, shown.per_seed, strict=False):
+                yield (*told, low, high, seed, difference)
 
 
 def _metrics(name: str, entry: Entry) -> Iterator[tuple[Any, ...]]:

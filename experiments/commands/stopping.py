@@ -24,7 +24,7 @@ def decided_claim(main: JudgedClaim) -> str:
         return "the mechanism of the main claim is absent"
     if main.verdict in words.DECIDED:
         return "decided"
-    if main.kind in ("exact", "folds"):
+    if main.kinds() <= {"exact", "folds"}:
         return "more seeds tell nothing new"
     return ""
 

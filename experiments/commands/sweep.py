@@ -83,7 +83,7 @@ def _asked(plan: Plan) -> list[Claim]:
 
 def _of_claims(plan: Plan) -> Metric | None:
     """The first metric of the main claim, or of the first claim."""
-    named = [metric for claim in _asked(plan) for side in claim.expression() for metric in expressions.metrics(side)]
+    named = [metric for claim in _asked(plan) for side in claim.sides() for metric in expressions.metrics(side)]
     return next((metric for metric in named if metric.stage in plan.stages), None)
 
 
@@ -92,7 +92,7 @@ def _difference(plan: Plan) -> tuple[str, Expression]:
     asked = _asked(plan)
     if not asked:
         raise InputError(f"objective={DIFFERENCE}: nothing is claimed in this setting; expected a metric")
-    claim = asked[0]
+    claim = asked[0].shown()
     better, than = claim.expression()
     sides = (than, better) if claim.lower_is_better else (better, than)
     return f"{DIFFERENCE} of {claim.name!r}", Call("-", sides)

@@ -66,9 +66,10 @@ def read(config: Mapping[str, Any]) -> Questions:
     claims = []
     asked = []
     for index, claim in enumerate(_items(Claim, config, "claims")):
-        claim.expression(f"claims.{index}")
-        for text in claim.requires:
-            expressions.comparison(text, f"claims.{index}.requires")
+        claim.sides(f"claims.{index}")
+        for key in ("requires", "requires_each"):
+            for text in getattr(claim, key):
+                expressions.comparison(text, f"claims.{index}.{key}")
         if applies(claim, scale, variant):
             asked.append(claim)
             claims += [claim] if set(stages_of(claim, stages, known)) <= set(stages) else []
@@ -108,8 +109,8 @@ def check_reported(
 def _metrics_of(questions: Questions, scale: str) -> Iterator[tuple[str, expressions.Metric]]:
     """Every metric that is named, and by what."""
     for claim in questions.claims:
-        comparisons = [expressions.comparison(text, claim.name) for text in claim.requires]
-        sides = [*claim.expression(), *(side for left, _, right in comparisons for side in (left, right))]
+        comparisons = [expressions.comparison(text, claim.name) for text in claim.preconditions()]
+        sides = [*claim.sides(), *(side for left, _, right in comparisons for side in (left, right))]
         yield from ((f"claim {claim.name!r}", metric) for side in sides for metric in expressions.metrics(side))
     for check in questions.checks:
         left, _, right = expressions.comparison(check.holds, check.name)
@@ -138,8 +139,8 @@ def published(config: Mapping[str, Any]) -> list[Published]:
 
 def stages_of(claim: Claim, stages: Sequence[str], elsewhere: Sequence[str] = ()) -> list[str]:
     """The stages that a claim and its preconditions look at."""
-    needed = [s for side in claim.expression() for s in expressions.check(side, stages, claim.name, elsewhere)]
-    for text in claim.requires:
+    needed = [s for side in claim.sides() for s in expressions.check(side, stages, claim.name, elsewhere)]
+    for text in claim.preconditions():
         needed += _stages_of(text, stages, claim.name, elsewhere)
     return list(dict.fromkeys(needed))
 

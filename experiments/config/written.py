@@ -89,6 +89,9 @@ Devices = Annotated[
 Number = Annotated[float, Strict(), AllowInfNan(False), Written("a finite number")]
 Positive = Annotated[float, Strict(), AllowInfNan(False), Field(gt=0), Written("a positive number")]
 FromZero = Annotated[float, Strict(), AllowInfNan(False), Field(ge=0), Written("a number from 0")]
+Fraction = Annotated[
+    float, Strict(), AllowInfNan(False), Field(gt=0, lt=1), Written("a number between 0 and 1, without both")
+]
 Node = Annotated[dict[str, Any], Written("a mapping")]
 
 

@@ -139,7 +139,7 @@ def arms(claim: JudgedClaim) -> tuple[str, str] | None:
     """The two stages whose top-1 accuracies a claim compares; None for any other claim."""
     if claim.kind != "normal" or claim.lower_is_better or not isinstance(claim.than, str):
         return None
-    sides = claim.claim().expression()
+    sides = claim.claim().shown().expression()
     if any(not isinstance(side, Metric) or side.name != METRIC or "*" in side.stage for side in sides):
         return None
     better, than = (side.stage for side in sides if isinstance(side, Metric))

@@ -75,12 +75,14 @@ def other_code(new: Entry, stored: Entry) -> list[str]:
 
 def same_numbers(new: Entry, stored: Entry) -> bool:
     """Whether every claim has the same differences for the seeds that both have."""
-    theirs = {c.name: dict(zip(c.seeds, c.per_seed, strict=True)) for c in stored.claims}
+    theirs = {claim.name: claim for claim in stored.claims}
     for claim in new.claims:
-        known = theirs.get(claim.name, {})
-        for seed, value in zip(claim.seeds, claim.per_seed, strict=True):
-            if seed in known and not math.isclose(value, known[seed], rel_tol=1e-9, abs_tol=1e-12):
-                return False
+        for name, column in claim.differences().items():
+            there = theirs[claim.name].differences().get(name, []) if claim.name in theirs else []
+            known = dict(zip(theirs[claim.name].seeds, there, strict=False)) if there else {}
+            for seed, value in zip(claim.seeds, column, strict=False):
+                if seed in known and not math.isclose(value, known[seed], rel_tol=1e-9, abs_tol=1e-12):
+                    return False
     return True
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from experiments.config.claims import Check, Claim, Published
 from experiments.config.expressions import Table
+from experiments.config.schema import Outcome
 from experiments.evidence import words
 
 FORMAT = 2  # of the files; 1 had a list of seeds' values for each metric
@@ -243,6 +245,30 @@ class Comparison(Part):
         return f"{self.text} ({self.reason})" if self.values is None else f"{self.text} (it is {self.values[0]:.3g})"
 
 
+class SeedsThatHold(Part):
+    """A precondition that nearly every seed fulfils.
+
+    Attributes:
+        share: of seeds, registered.
+        held: of how many seeds it holds, and `fails_in` which others there are.
+        interval: the 95% interval of the share; None where nothing can be said.
+        verdict: holds, at this share or above; undecided, below but not shown to be; fails; not run, for a reason.
+    """
+
+    text: str
+    share: Number
+    held: int
+    fails_in: Seeds
+    interval: Interval | None
+    verdict: str
+    reason: str = ""
+
+    def said(self) -> str:
+        """The comparison, and in how many seeds it holds."""
+        count = f"in {self.held} of {self.held + len(self.fails_in)} seeds, registered are {100 * self.share:g}%"
+        return f"{self.text} ({self.reason or count})"
+
+
 class CheckResult(Part):
     """A comparison that is shown and is no evidence."""
 
@@ -258,8 +284,30 @@ class PublishedDifference(Part):
     source: str
 
 
+class Against(Part):
+    """A claim's comparison with its baseline or with a rival, and what its rule made of it.
+
+    Attributes:
+        name: what stands there, as in the paper's file.
+        reason: what a reader should know of the verdict.
+    The others are those of a claim.
+    """
+
+    name: str
+    than: str | int | float
+    per_seed: Annotated[list[float], Field(max_length=MOST_SEEDS)]
+    difference: float | None
+    interval: Interval | None
+    verdict: str
+    reason: str = ""
+
+
 class JudgedClaim(Part):
     """A claim with its rule, and what its rule made of the seeds.
+
+    With rivals, `than`, `per_seed`, `difference` and `interval` are those of the baseline, and `against` has them of
+    each comparison, the baseline's first. With several outcomes they are those of the first, and so are its unit, kind
+    and limits. Verdict, reason, needed and evidence are of all together.
 
     Attributes:
         seeds, per_seed: the seeds that it was judged by, and the difference of each, in the claim's unit.
@@ -268,6 +316,8 @@ class JudgedClaim(Part):
         evidence: e-value, at most 1e12.
         outcomes: of kind "images": pairs of a difference of single images and how many have it.
         found: of exploratory claims, whether e-BH over all of them lets it be called found.
+        against: the comparisons, of a claim with rivals.
+        parts: each of several outcomes, judged as a claim of its own.
     The others are those of experiments.config.claims.Claim.
     """
 
@@ -298,15 +348,41 @@ class JudgedClaim(Part):
     evidence: float | None
     outcomes: list[list[Number]] | None
     found: bool | None
+    requires_each: list[SeedsThatHold] = []
+    against: Annotated[list[Against], Field(max_length=MOST_ITEMS)] = []
+    parts: Annotated[list[JudgedClaim], Field(max_length=MOST_ITEMS)] = []
 
     def claim(self) -> Claim:
         """What it was judged by."""
         told = {name: getattr(self, name) for name in Claim.__dataclass_fields__ if name in type(self).model_fields}
-        published = self.published.model_dump() if self.published is not None else None
-        return Claim(**{**told, "published": published, "requires": [item.text for item in self.requires]})
+        told["published"] = self.published.model_dump() if self.published is not None else None
+        told["requires"] = [item.text for item in self.requires]
+        told["requires_each"] = tuple(item.text for item in self.requires_each)
+        if self.requires_each:
+            told["share_of_seeds"] = self.requires_each[0].share
+        if self.against:
+            told["than"] = {item.name: item.than for item in self.against}
+        if self.parts:
+            own = {each.name: each.default for each in fields(Outcome) if each.name != "name"}
+            told |= own | {"all": [_outcome(part) for part in self.parts]}
+        return Claim(**told)
+
+    def kinds(self) -> set[str]:
+        """The kinds of all that is judged."""
+        return {part.kind for part in self.parts} or {self.kind}
+
+    def differences(self) -> dict[str, list[float]]:
+        """The differences of each seed, by outcome and by what is compared with."""
+        named = {"": self.per_seed} | {item.name: item.per_seed for item in self.against}
+        return named | {f"{p.name}: {key}": column for p in self.parts for key, column in p.differences().items()}
 
     def short(self) -> Verdict:
         return Verdict(main=self.main, verdict=self.verdict, difference=self.difference, interval=self.interval)
+
+
+def _outcome(part: JudgedClaim) -> Outcome:
+    claim = part.claim()
+    return Outcome(**{each.name: getattr(claim, each.name) for each in fields(Outcome)})
 
 
 class PublishedResult(Part):

@@ -38,7 +38,7 @@ def draw(knobs: Mapping[str, Knob], replicated: Registration, seed: int) -> dict
 
 def word(recorded: JudgedClaim, claim: JudgedClaim) -> str:
     """Whether a verdict came again."""
-    if claim.kind in ("exact", "folds", "images"):
+    if claim.kinds() <= {"exact", "folds", "images"}:
         return NOT_APPLICABLE
     if claim.verdict not in DECIDED:
         return OPEN
@@ -77,8 +77,8 @@ def build(
 
 def _is_asked(claim: Claim, stage: str, metric: str) -> bool:
     """Whether a claim or its preconditions name a stage's metric."""
-    compared = [expressions.comparison(text, claim.name) for text in claim.requires]
-    sides = [*claim.expression(), *(side for left, _, right in compared for side in (left, right))]
+    compared = [expressions.comparison(text, claim.name) for text in claim.preconditions()]
+    sides = [*claim.sides(), *(side for left, _, right in compared for side in (left, right))]
     named = [item for side in sides for item in expressions.metrics(side)]
     return any(item.name == metric and expressions.fitting(item, [stage]) for item in named)
 

@@ -26,6 +26,7 @@ from experiments.evidence.records import (
     Dataset,
     Entry,
     Hardware,
+    JudgedClaim,
     Provenance,
     Record,
     Registration,
@@ -387,16 +388,22 @@ def write_summary(entry: Entry, plan_: Plan) -> Path:
     """The short form that stands beside the runs."""
     name = f"summary-{plan_.variant}.json" if plan_.variant else "summary.json"
     path = Path(plan_.config["runs_dir"]) / plan_.paper / plan_.scale / name
-    told_of_claims = {"name", "main", "verdict", "difference", "interval", "per_seed", "reason"}
     short = {
         "paper": plan_.paper,
         "scale": entry.scale,
         "variant": entry.variant,
         "seeds": entry.seeds,
         "stages": {name: stage.metrics for name, stage in entry.stages.items()},
-        "claims": [claim.model_dump(include=told_of_claims) for claim in entry.claims],
+        "claims": [_short(claim) for claim in entry.claims],
         "checks": [item.model_dump() for item in entry.checks],
         "published": [item.model_dump() for item in entry.published],
     }
     files.write_json(path, short)
     return path
+
+
+def _short(claim: JudgedClaim) -> dict[str, Any]:
+    """Of a claim what the short form tells: rivals, outcomes and counted seeds only where there are any."""
+    told = {"name", "main", "verdict", "difference", "interval", "per_seed", "reason"}
+    several = {key for key in ("against", "parts", "requires_each") if getattr(claim, key)}
+    return claim.model_dump(include=told | several)

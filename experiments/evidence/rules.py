@@ -248,7 +248,7 @@ class Share(Rule):
     """A share of 0/1 outcomes held against a number: the beta-binomial sequence."""
 
     def interval(self, differences: Sequence[float], outcomes: Outcomes | None) -> Estimate:
-        if isinstance(self.claim.than, str):
+        if not isinstance(self.claim.than, int | float):
             raise ValueError("a share is held against a number; the difference of two shares is of kind bounded")
 
         whole = sequences.share(self._outcomes(differences))
@@ -264,6 +264,7 @@ class Share(Rule):
 
     @property
     def _shift(self) -> float:
+        assert not isinstance(self.claim.than, Mapping)
         return float(self.claim.than)
 
     def _outcomes(self, differences: Sequence[float]) -> list[float]:

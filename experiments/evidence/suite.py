@@ -2,17 +2,18 @@
 
 Thirty-six main claims at 0.05 each would let two false ones through. e-BH at 0.05 over all of them says which are kept,
 whatever their dependence. Every registration counts: one that was replaced has no evidence and counts as 0. Support is
-one family; no gain and refutation are another, by the evidence against a difference that would be worth the claim.
+one family; no gain and refutation are another, by the evidence against a difference that would be worth the claim;
+effect only is a third, by the evidence that the baseline is beaten and a rival is not (see joint). A family asks the
+same of each paper, whatever its verdict is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from experiments.evidence import sequences
+from experiments.evidence import joint, sequences
 from experiments.evidence.records import Entry, JudgedClaim
-from experiments.evidence.rules import rule_of
-from experiments.evidence.words import NO_GAIN, REFUTED, SUPPORTED
+from experiments.evidence.words import EFFECT_ONLY, NO_GAIN, REFUTED, SUPPORTED
 
 DEFAULT = ("mini", "full")  # the setting that stands for a paper: the first of these that is recorded
 
@@ -34,7 +35,9 @@ def keep(entries: Mapping[str, Entry]) -> dict[str, bool]:
     mains = {paper: main for paper, entry in entries.items() if (main := entry.main_claim()) is not None}
     replaced = [0.0] * sum(len(entry.history) for entry in entries.values())
     support = dict(zip(mains, sequences.e_bh([*map(_support, mains.values()), *replaced]), strict=False))
-    against = dict(zip(mains, sequences.e_bh([*map(_against, mains.values()), *replaced]), strict=False))
+    against = dict(zip(mains, sequences.e_bh([*map(joint.evidence_against, mains.values()), *replaced]), strict=False))
+    effect = [joint.evidence_for_effect_only(main) for main in mains.values()]
+    effect_only = dict(zip(mains, sequences.e_bh([*effect, *replaced]), strict=False))
     kept = {}
     for paper, main in mains.items():
         if main.evidence is None:
@@ -43,14 +46,10 @@ def keep(entries: Mapping[str, Entry]) -> dict[str, bool]:
             kept[paper] = support[paper]
         elif main.verdict in (NO_GAIN, REFUTED):
             kept[paper] = against[paper]
+        elif main.verdict == EFFECT_ONLY:
+            kept[paper] = effect_only[paper]
     return kept
 
 
 def _support(main: JudgedClaim) -> float:
     return main.evidence or 0.0
-
-
-def _against(main: JudgedClaim) -> float:
-    if len(main.per_seed) < 2:
-        return 0.0
-    return rule_of(main.claim()).evidence_against(main.per_seed) or 0.0

@@ -3,6 +3,7 @@
 SUPPORTED = "supported"
 REFUTED = "refuted"
 NO_GAIN = "no gain"
+EFFECT_ONLY = "effect only"  # the baseline is beaten, and so it is without the paper's idea
 UNDECIDED = "undecided"
 UNTESTED = "untested"
 NOT_RUN = "not run"
@@ -13,4 +14,4 @@ FAILS = "fails"
 MATCHED = "matched"  # of published numbers
 FAILED = "failed"
 
-DECIDED = (SUPPORTED, REFUTED, NO_GAIN, HOLDS, FAILS)
+DECIDED = (SUPPORTED, REFUTED, NO_GAIN, EFFECT_ONLY, HOLDS, FAILS)

@@ -37,7 +37,13 @@ def answer(entry: view.Entry) -> dict[str, Any]:
 def comparison(item: view.Comparison) -> dict[str, Any]:
     """A precondition or check: what must hold, whether it does, and the numbers."""
     values = " against ".join(f"{value:.4g}" for value in item.values)
-    return {"name": item.name, "text": item.text, "verdict": item.verdict, "told": values or item.reason}
+    return {
+        "name": item.name,
+        "text": item.text,
+        "verdict": item.verdict,
+        "told": values or item.reason,
+        "counted": item.counted,
+    }
 
 
 def count_verdicts(claims: Sequence[view.Claim]) -> dict[str, Any] | None:
@@ -65,4 +71,5 @@ def _claim_row(claim: view.Claim, together: Sequence[view.Claim]) -> dict[str, A
         "figure": Markup(figure),
         "published": claim.paper_says,
         "requires": [comparison(item) for item in claim.requires],
+        "rows": [_claim_row(row, [claim, *claim.rows]) for row in claim.rows],
     }

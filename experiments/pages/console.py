@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.evidence.words import (
+    EFFECT_ONLY,
     FAILED,
     FAILS,
     HOLDS,
@@ -39,6 +40,7 @@ STYLES = {
     FAILS: "red",
     FAILED: "red",
     NO_GAIN: "blue",
+    EFFECT_ONLY: "cyan",
     UNDECIDED: "yellow",
     UNTESTED: "magenta",
     NOT_RUN: "dim",
@@ -75,7 +77,12 @@ def main_line(entry: view.Entry, title: str) -> Text:
     how_sure = f"\n  {claim.span}, {numbers.count(len(claim.seeds), 'seed')}{stopped}"
     about = f"\n  {entry.scope}" if entry.scope else ""
     published = f"\n  published: {claim.paper_says}" if claim.published else ""
-    return Text.assemble(word(claim.verdict, "bold"), f"{why}: ", (claim.name, "bold"), how_sure, about, published)
+    rows: list[str | Text] = [
+        part for row in claim.rows for part in (f"\n  {row.name}: ", word(row.verdict), f", {row.span}")
+    ]
+    rows += [f"\n  needs {item.text}: {item.verdict}, {item.counted}" for item in claim.requires if item.counted]
+    named = (word(claim.verdict, "bold"), f"{why}: ", (claim.name, "bold"))
+    return Text.assemble(*named, how_sure, *rows, about, published)
 
 
 def first_line(entry: view.Entry, began: float, behind: int) -> Text:
@@ -159,15 +166,21 @@ def claim_table(entry: view.Entry, title: str) -> Table:
     rows.add_column("95% interval", justify="right", no_wrap=True)
     rows.add_column("seeds", justify="right")
     for claim in sorted(entry.claims, key=lambda claim: not claim.main):
-        mean, interval = claim.difference, claim.interval
-        rows.add_row(
-            word(claim.verdict),
-            _named(claim),
-            f"{signed(mean)} {claim.unit}" if mean is not None else "",
-            f"{signed(interval[0])} to {signed(interval[1])}" if interval else "",
-            str(len(claim.seeds)),
-        )
+        rows.add_row(*_claim_cells(claim, _named(claim)))
+        for row in claim.rows:
+            rows.add_row(*_claim_cells(row, Text(f"  {row.name}")))
     return rows
+
+
+def _claim_cells(claim: view.Claim, name: Text) -> list[str | Text]:
+    mean, interval = claim.difference, claim.interval
+    return [
+        word(claim.verdict),
+        name,
+        f"{signed(mean)} {claim.unit}" if mean is not None else "",
+        f"{signed(interval[0])} to {signed(interval[1])}" if interval else "",
+        str(len(claim.seeds)),
+    ]
 
 
 def _named(claim: view.Claim) -> Text:

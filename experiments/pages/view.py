@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from pydantic import BaseModel
@@ -16,6 +16,7 @@ from experiments.config import expressions
 from experiments.evidence import images, merge, records, results
 from experiments.evidence.sequences import deviation
 from experiments.evidence.words import (
+    EFFECT_ONLY,
     FAILED,
     FAILS,
     HOLDS,
@@ -37,6 +38,7 @@ SYMBOLS = {  # a verdict is a symbol and a word; a colour only repeats them
     REFUTED: "✗",
     FAILS: "✗",
     NO_GAIN: "=",
+    EFFECT_ONLY: "◐",
     UNDECIDED: "≈",
     UNTESTED: "⊘",
     MATCHED: "✓",
@@ -49,18 +51,25 @@ FIRST = ("test/top1", "test/top5", "test/ece", "test/nll")  # of a stage's metri
 
 @dataclass(frozen=True)
 class Comparison:
-    """A precondition or check: what must hold, whether it does, and both sides in the mean over seeds."""
+    """A precondition or check: what must hold, whether it does, and both sides in the mean over seeds.
+
+    `counted` says in how many seeds it holds, where it is asked of each.
+    """
 
     name: str
     text: str
     verdict: str
     values: Sequence[float]
     reason: str
+    counted: str = ""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim as it was judged; numbers in its unit."""
+    """A claim as it was judged; numbers in its unit.
+
+    `rows` are its comparisons with baseline and rivals, or its outcomes, where there are several: each as a claim.
+    """
 
     name: str
     main: bool
@@ -83,6 +92,7 @@ class Claim:
     needed: int | None = None
     found: bool | None = None  # among the exploratory claims, all looked at together
     requires: Sequence[Comparison] = ()
+    rows: Sequence[Claim] = ()
 
     @property
     def span(self) -> str:
@@ -205,7 +215,8 @@ class Entry:
     @property
     def judged_metrics(self) -> set[str]:
         """The metrics that claims look at."""
-        sides = [side for claim in self.claims for side in (claim.better, claim.than)]
+        shown = [row for claim in self.claims for row in (claim, *claim.rows)]
+        sides = [side for row in shown for side in (row.better, row.than)]
         return {metric.name for side in sides for metric in expressions.metrics(expressions.parse(side, "claim"))}
 
     @property
@@ -286,8 +297,13 @@ def _worth_reason(entry: records.Entry, declared: Mapping[str, Any]) -> str:
     main = entry.main_claim()
     if main is None:
         return ""
+
+    def limits(claim: Mapping[str, Any]) -> tuple[Any, ...]:
+        first = (claim.get("all") or [claim])[0]  # of several outcomes, what a record shows
+        return claim["name"], first.get("worth"), first.get("within")
+
     asked = (main.name, main.worth, main.within)
-    alike = (c for c in declared.get("claims") or [] if (c["name"], c.get("worth"), c.get("within")) == asked)
+    alike = (claim for claim in declared.get("claims") or [] if limits(claim) == asked)
     return next((str(claim.get("worth_reason") or "") for claim in alike), "")
 
 
@@ -325,17 +341,50 @@ def two_way(found: images.TwoWay, unit: str) -> str:
 def claim(item: records.JudgedClaim) -> Claim:
     """A claim of a record's entry."""
     requires = [_comparison(required.text, required) for required in item.requires]
-    return Claim(**{**_known(Claim, item), "requires": requires})
+    requires += [_counted(required) for required in item.requires_each]
+    shown = Claim(**{**_known(Claim, item), "requires": requires})
+    return replace(shown, rows=[*_against(item, shown, "against "), *_outcomes(item)])
 
 
-def _known(kind: type, item: BaseModel) -> dict[str, Any]:
+def _against(item: records.JudgedClaim, shown: Claim, before: str) -> list[Claim]:
+    """A row for the comparison with the baseline and with each rival."""
+    fixed = {"published": None, "needed": None, "found": None, "requires": ()}
+    rows = []
+    for compared in item.against:
+        told = {"name": before + compared.name, **_known(Claim, compared, without=("name",))}
+        rows.append(replace(shown, **{**fixed, **told}))
+    return rows
+
+
+def _outcomes(item: records.JudgedClaim) -> list[Claim]:
+    """A row for each outcome, and for its comparisons."""
+    rows: list[Claim] = []
+    for part in item.parts:
+        shown = replace(claim(part), rows=())
+        rows += [shown, *_against(part, shown, f"{part.name}, against ")]
+    return rows
+
+
+def _known(kind: type, item: BaseModel, without: Sequence[str] = ()) -> dict[str, Any]:
     """Of an item of a record, what a row has."""
-    return item.model_dump(include={field.name for field in fields(kind)})
+    return item.model_dump(include={field.name for field in fields(kind)} - {*without})
 
 
 def _comparison(name: str, item: records.Comparison | records.CheckResult) -> Comparison:
     word = {True: HOLDS, False: FAILS, None: NOT_RUN}[item.holds]
     return Comparison(name, item.text, word, item.values or (), item.reason)
+
+
+def _counted(item: records.SeedsThatHold) -> Comparison:
+    """A precondition that is asked of each seed: in how many it holds, and in which it does not."""
+    text = f"{item.text} in {100 * item.share:g}% of seeds"
+    if item.interval is None:
+        return Comparison(item.text, text, item.verdict, (), item.reason)
+    low, high = item.interval
+    counted = f"{item.held} of {item.held + len(item.fails_in)} seeds"
+    lacking = f"; not in {', '.join(map(str, item.fails_in))}" if item.fails_in else ""
+    reason = f"{counted}, 95% interval of the share {low:.2f} to {high:.2f}{lacking}"
+    return Comparison(item.text, text, item.verdict, (), reason, counted)
 
 
 def published(item: records.PublishedResult, scale: str, stages: Mapping[str, Stage], seeds: int) -> Published:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +61,23 @@ def verdict_config(entry: view.Entry) -> dict[str, Any]:
         "scope": entry.scope,
         "seeds": entry.seeds,
         "overrides": entry.overrides,
-        "claims": {str(number): claim.name for number, claim in enumerate(entry.claims, 1)},
+        "claims": {number: claim.name for number, claim in _numbered(entry).items()},
     }
 
 
+def _numbered(entry: view.Entry) -> dict[str, view.Claim]:
+    """Claims by number, from 1; the rows of a claim that has several are 1.1, 1.2 ..."""
+    numbered = {}
+    for number, claim in enumerate(entry.claims, 1):
+        numbered[str(number)] = claim
+        for place, row in enumerate(claim.rows, 1):
+            numbered[f"{number}.{place}"] = replace(row, name=f"{claim.name}: {row.name}")
+    return numbered
+
+
 def verdict_scalars(entry: view.Entry) -> dict[str, str | int | float]:
-    """A results entry as single values: `main/<what>` and, for every claim from 1, `claim/<n>/<what>`.
+    """A results entry as single values: `main/<what>` and, for every claim from 1, `claim/<n>/<what>`; for every
+    comparison with a rival and every outcome `claim/<n>.<k>/<what>`.
 
     What is not known, or not finite, is left out: a column of numbers then sorts as numbers.
     """
@@ -73,7 +85,7 @@ def verdict_scalars(entry: view.Entry) -> dict[str, str | int | float]:
     if entry.main is not None:
         values |= _judgement("main", entry.main)
         values |= {"main/seeds": len(entry.main.seeds), "main/needed": entry.main.needed}
-    for number, claim in enumerate(entry.claims, 1):
+    for number, claim in _numbered(entry).items():
         values |= _judgement(f"claim/{number}", claim)
     return {key: value for key, value in values.items() if isinstance(value, str) or numbers.finite([value])}
 
@@ -117,7 +129,7 @@ def verdict_tables(entry: view.Entry) -> dict[str, Table]:
         "recorded",
     ]
     return {
-        "claims": (claims, [_claim_row(claim, entry) for claim in entry.claims]),
+        "claims": (claims, [_claim_row(claim, entry) for claim in _numbered(entry).values()]),
         "published": (published, [_published_row(item, entry) for item in entry.published]),
     }
 

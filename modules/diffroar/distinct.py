@@ -17,12 +17,12 @@ class Rows(NamedTuple):
     Attributes:
         x: (R, C, H, W) distinct inputs.
         y: (R,) their labels.
-        count: (R,) how often each pair stands in the batch.
+        times: (R,) how often each pair stands in the batch.
     """
 
     x: Tensor
     y: Tensor
-    count: Tensor
+    times: Tensor
 
 
 def distinct_rows(x: Tensor, y: Tensor) -> Rows:
@@ -33,8 +33,8 @@ def distinct_rows(x: Tensor, y: Tensor) -> Rows:
         y: (B,) labels; equal inputs of two labels are two rows.
     """
     pairs = torch.cat([x.flatten(1), y[:, None].to(x.dtype)], dim=1)  # (B, d + 1)
-    rows, count = torch.unique(pairs, dim=0, return_counts=True)
-    return Rows(rows[:, :-1].reshape(-1, *x.shape[1:]), rows[:, -1].to(y.dtype), count)
+    rows, times = torch.unique(pairs, dim=0, return_counts=True)
+    return Rows(rows[:, :-1].reshape(-1, *x.shape[1:]), rows[:, -1].to(y.dtype), times)
 
 
 class DistinctClassifier(AdversarialClassifier):
@@ -49,7 +49,7 @@ class DistinctClassifier(AdversarialClassifier):
         x = rows.x if self.attack is None else self.moved(self.attack, rows)
 
         logits = self(x)  # (R, classes)
-        share = rows.count / rows.count.sum()
+        share = rows.times / rows.times.sum()
         loss = (share * F.cross_entropy(logits, rows.y, reduction="none")).sum()
 
         right = (logits.argmax(-1) == rows.y).float()

@@ -94,6 +94,43 @@ def test_a_stage_feeds_the_next_with_what_it_made(copied: Path, ran: dict[str, A
     assert (arm / "metrics.json").read_text() == metrics
 
 
+RIVALS = """claims:
+  - name: learners are more accurate than the maker, and not for their width
+    main: true
+    better: mean(arm_*/test/top1)
+    than: {the maker: maker/test/top1, the narrow learner alone: arm_1/test/top1}
+    worth: 3.0
+    requires_each: [maker/test/top1 >= 0]
+  - name: as accurate, and more than nothing
+    all:
+      - {name: as accurate, better: arm_2/test/top1, than: arm_1/test/top1, within: 3.0}
+      - {name: more than nothing, better: arm_2/test/top1, than: -1, worth: 1.0}
+"""
+
+
+def test_a_claim_with_rivals_is_told_comparison_by_comparison(copied: Path, ran: dict[str, Any]) -> None:
+    paper = copied / "conf/paper/toy.yaml"
+    before = paper.read_text()
+    try:
+        paper.write_text(before[: before.index("claims:")] + RIVALS)
+        out = command(copied, "experiments.reproduce", "paper=toy", "scale=smoke", "jobs=1")
+        paper.write_text(paper.read_text().replace("than: {the maker", "than: {the maker: 1, so: arm_3/test/top1, x"))
+        wrong = command(copied, "experiments.reproduce", "paper=toy", "scale=smoke", code=2)
+    finally:
+        paper.write_text(before)
+    assert "  against the maker: " in out
+    assert "  against the narrow learner alone: " in out
+    assert "needs maker/test/top1 >= 0 in 90% of seeds: holds, 2 of 2 seeds" in out
+    assert "stage 'arm_3' does not exist; did you mean 'arm_1'?" in wrong
+
+    rivals, outcomes = json.loads((copied / "runs/toy/smoke/summary.json").read_text())["claims"]
+    assert [item["name"] for item in rivals["against"]] == ["the maker", "the narrow learner alone"]
+    assert rivals["against"][0]["per_seed"] == rivals["per_seed"] == ran["claims"][0]["per_seed"]
+    ones, twos = (ran["stages"][f"arm_{n}"]["test/top1"] for n in (1, 2))
+    assert rivals["against"][1]["per_seed"] == pytest.approx([(b - a) / 2 for a, b in zip(ones, twos, strict=True)])
+    assert outcomes["parts"][0]["per_seed"] == pytest.approx([b - a for a, b in zip(ones, twos, strict=True)])
+
+
 def test_the_full_recipe_of_a_fed_stage_can_be_dry_run(copied: Path) -> None:
     out = command(copied, "experiments.reproduce", "paper=toy", "scale=full", "dry=true")
     assert out.count("passed") == 4

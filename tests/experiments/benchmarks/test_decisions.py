@@ -9,7 +9,9 @@ import pytest
 
 from experiments.benchmarks import decisions
 from experiments.common.paths import ROOT
-from experiments.evidence import sequences
+from experiments.config.claims import Claim
+from experiments.config.written import read
+from experiments.evidence import sequences, verdicts
 
 
 def test_a_row_is_decided_as_the_sequence_decides_it() -> None:
@@ -42,6 +44,41 @@ def test_noises_have_no_mean_and_a_deviation_of_one(noise: str) -> None:
 def test_replicated_support_is_wrong_in_less_than_five_percent(noise: str, recipes: float) -> None:
     shares = decisions.simulate(decisions.Scenario(noise, recipes, 0.0, 1.0), runs=2000)
     assert shares["replicated"] < 0.05
+
+
+CODES = {"supported": 1, "effect only": 2, "undecided": 0, "no gain": -1, "refuted": -2}
+
+
+@pytest.mark.parametrize("outcomes", [False, True])
+def test_several_comparisons_are_joined_as_the_record_joins_them(outcomes: bool) -> None:
+    """Sixty streams of three comparisons, each verdict after 9 seeds beside the rule's own."""
+    columns = decisions.paired(np.random.default_rng(3), "normal", [2.5, 0.6, 1.5], 60)
+    join = decisions.join_outcomes if outcomes else decisions.join_rivals
+    simulated = join([decisions.look(column, 2.0) for column in columns])[:, 8]
+    parts = [{"name": n, "better": "a/test/x", "than": f"{n}/test/x", "worth": 2.0} for n in "bcd"]
+    rivals = {**parts[0], "than": {part["name"]: part["than"] for part in parts}}
+    asked = read(Claim, {"name": "n", "all": parts} if outcomes else rivals)
+    for row, code in enumerate(simulated):
+        arms = {n: {"test/x": dict(enumerate(-column[row, :9]))} for n, column in zip("bcd", columns, strict=True)}
+        table = {"a": {"test/x": dict.fromkeys(range(9), 0.0)}, **arms}
+        assert CODES[verdicts.judge(asked, table, range(9), 9).verdict] == code
+    assert len(set(simulated)) >= 3
+
+
+def test_a_precondition_fails_as_the_record_says_it_does() -> None:
+    """Of six seeds two that hold are too few, three are not; the true share is called absent in less than 5%."""
+    assert decisions._most_that_fail(6, 0.9) == 2
+    assert [decisions._most_that_fail(count, 0.9) for count in (1, 2)] == [-1, 0]  # 5 and 33, where 20 is needed
+    assert decisions.called_absent(0.9, 0.9, 20_000)[-1] < 0.05
+    assert decisions.called_absent(0.2, 0.9, 2000)[0] > 0.85
+
+
+@pytest.mark.parametrize("effects", [(2.0, 0.0), (2.0, 0.0, 2.0, 2.0), (0.0, 0.0)])
+def test_support_beside_an_equal_rival_is_wrong_in_less_than_five_percent(effects: tuple[float, ...]) -> None:
+    for noise in ("normal", "one network in ten dead", "heavy tails (t, 3)"):
+        ends = decisions.end_in(decisions.join_rivals, noise, effects, 1.0, 2000)
+        assert ends[1] < 0.05
+        assert sum(ends.values()) == pytest.approx(1)
 
 
 def test_the_page_is_in_the_repository() -> None:

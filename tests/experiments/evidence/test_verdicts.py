@@ -190,3 +190,42 @@ def test_fixed_networks_are_judged_over_images() -> None:
     assert turned.verdict == "refuted"
     none = verdicts.judge(claim(kind="images"), values, [0], 1)
     assert (none.verdict, none.reason) == ("not run", "its stages kept no outcome for each image")
+
+
+@pytest.mark.parametrize(
+    ("held", "count", "verdict", "claim_verdict"),
+    [
+        (6, 6, "holds", "supported"),
+        (5, 6, "undecided", "supported"),  # one dead seed of six: fewer than nine in ten, and no more than that
+        (3, 6, "undecided", "supported"),
+        (2, 6, "fails", "untested"),
+        (9, 10, "holds", "supported"),
+    ],
+)
+def test_a_precondition_of_each_seed(held: int, count: int, verdict: str, claim_verdict: str) -> None:
+    """B(k + 1, n - k + 1) / (0.9^k 0.1^(n - k)) reaches 20: of six seeds 9.8 for three that hold, 118 for two."""
+    noise = (SIX * 2)[:count]
+    values = table([52 + d for d in noise], [50.0] * count, train_top1=[80.0] * held + [10.0] * (count - held))
+    asked = claim(requires_each=["a/train/top1 > 20"])
+    actual = verdicts.judge(asked, values, range(count), count)
+    (shown,) = actual.requires_each
+    assert (shown.held, shown.fails_in, shown.verdict) == (held, list(range(held, count)), verdict)
+    assert actual.verdict == claim_verdict
+    assert len(actual.per_seed) == count  # all of them stay in the difference
+    if claim_verdict == "untested":
+        told = "the mechanism is absent: a/train/top1 > 20 (in 2 of 6 seeds, registered are 90%)"
+        assert actual.reason == told
+
+
+def test_a_registered_share_of_seeds_and_its_record() -> None:
+    values = table([52 + d for d in SIX], [50.0] * 6, train_top1=[80.0] * 2 + [10.0] * 4)
+    asked = claim(requires_each=("a/train/top1 > 20",), share_of_seeds=0.5)
+    actual = verdicts.judge(asked, values, range(6), 6)
+    assert (actual.requires_each[0].verdict, actual.verdict) == ("undecided", "supported")
+    told = actual.claim().content()
+    assert {**told, "requires": ()} == {**asked.content(), "requires": ()}
+    assert "requires_each" not in claim().content()
+    assert "requires_each" not in judged(SIX).plain()
+    lacks = verdicts.judge(claim(requires_each=["a/train/none > 20"]), values, range(6), 6)
+    assert lacks.verdict == "untested"
+    assert "reports no train/none" in lacks.reason

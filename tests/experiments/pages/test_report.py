@@ -20,7 +20,7 @@ from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose
 from experiments.evidence import layout, results, staleness
-from experiments.evidence.records import CheckResult, Dataset, Record, StageRecord
+from experiments.evidence.records import Against, CheckResult, Dataset, Record, SeedsThatHold, StageRecord
 from experiments.pages import figures, report, view
 from tests import example
 
@@ -128,6 +128,41 @@ def test_verdicts_and_numbers_are_on_the_page(build: Any) -> None:
     assert "0123456789 with uncommitted changes" in page
     assert "23,090" in page
     assert "make reproduce PAPER=meal_v2" in page
+
+
+def with_rivals(rival: str) -> Record:
+    """The main claim beats its baseline, not a rival; one dead seed of three."""
+    record = sample()
+    main = record.entries["mini"].claims[0]
+    seeds = {"per_seed": [1.0, 2.0, 3.0], "difference": 2.0, "interval": [0.5, 3.5]}
+    close = {"per_seed": [0.1, 0.2, -0.3], "difference": 0.0, "interval": [-0.4, 0.4]}
+    main.verdict, main.reason = "effect only", f"no gain against {rival}"
+    main.against = [
+        Against(name="hard labels", than="init/test/top1", verdict="supported", **seeds),
+        Against(name=rival, than="ensemble/test/top1", verdict="no gain", reason="none either way", **close),
+    ]
+    counted = {"share": 0.9, "held": 2, "fails_in": [1], "interval": [0.13, 0.99], "verdict": "undecided"}
+    main.requires_each = [SeedsThatHold(text="student/train/top1 > 20", **counted)]
+    return record
+
+
+def test_each_rival_has_a_row_with_its_verdict(build: Any) -> None:
+    pages = {name: Seen(text).text for name, text in build(with_rivals("soft labels alone")).items()}
+    for text in pages.values():
+        assert "◐ effect only" in text
+        assert "against hard labels: ✓ supported +2.00 points" in text
+        assert "against soft labels alone: = no gain" in text
+    page = pages["meal_v2"]
+    assert "none either way" in page
+    assert "student/train/top1 > 20 in 90% of seeds" in page
+    assert "2 of 3 seeds, 95% interval of the share 0.13 to 0.99; not in 1" in page
+    assert "an arm without the paper's idea does as well" in pages["index"]
+
+
+def test_the_name_of_a_rival_is_escaped(build: Any) -> None:
+    for text in build(with_rivals(HOSTILE)).values():
+        assert "<script" not in text.lower()
+        assert "<script>alert(1)</script>" in Seen(text).text
 
 
 def test_mini_is_said_not_to_be_comparable_and_full_is_judged(build: Any) -> None:
