@@ -1,11 +1,14 @@
 # docker build -t reprise . ; docker run --rm -it -v "$PWD/runs:/reprise/runs" reprise make reproduce PAPER=meal_v2
 # For a GPU: --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu126, and docker run --gpus all
-FROM python:3.11-slim
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# Python 3.11.15 on Debian 13 as of 5 August 2026, for every platform; newer: docker-library/repo-info, python, 3.11-slim.
+FROM python:3.11-slim@sha256:90744cff8f32887f075c47d747a173ff333e9e98801667af93c357fa9f5e28ff AS tools
 RUN apt-get update && apt-get install --yes --no-install-recommends make git && rm -rf /var/lib/apt/lists/*
 RUN useradd --create-home reprise && mkdir /reprise && chown reprise /reprise
 USER reprise
 WORKDIR /reprise
+
+FROM tools
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 COPY --chown=reprise . .
-RUN PIP_EXTRA_INDEX_URL=$TORCH_INDEX make setup
+RUN make setup TORCH_INDEX=$TORCH_INDEX
 CMD ["make", "help"]

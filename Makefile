@@ -4,9 +4,13 @@ BIN    := .venv/bin
 READY  := .venv/.ready
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
+# Compiled files are kept whatever the environment says: to compile all tests anew takes each process ten seconds.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal
+
 # What may be said on the command line; a misspelt word would otherwise train something else.
-VARIABLES := PYTHON PAPER SCALE VARIANT SEEDS MINUTES DRY SWEEP STAGE BASE ARGS
-# What each target reads of them, besides PYTHON; it would pass over the others in silence.
+VARIABLES := PYTHON TORCH_INDEX EXTRAS PAPER SCALE VARIANT SEEDS MINUTES DRY SWEEP STAGE BASE ARGS
+# What each target reads of them, besides PYTHON and TORCH_INDEX; it would pass over the others in silence.
+reads-extras        := EXTRAS
 reads-reproduce     := PAPER SCALE VARIANT SEEDS MINUTES DRY ARGS
 reads-test          := PAPER ARGS
 reads-test-all      := ARGS
@@ -22,6 +26,7 @@ reads-export        := PAPER SCALE VARIANT STAGE ARGS
 reads-compare       := PAPER SCALE VARIANT SEEDS BASE ARGS
 reads-confirm       := PAPER SCALE VARIANT ARGS
 reads-soak          := PAPER ARGS
+reads-mutants       := PAPER ARGS
 reads-bench         := PAPER ARGS
 TARGETS   := $(shell grep -oE '^[a-z-]+:' $(firstword $(MAKEFILE_LIST)) | tr -d :)
 KEYS      := $(notdir $(basename $(wildcard conf/paper/*.yaml)))
@@ -32,7 +37,7 @@ said      := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origi
 wrong     := $(firstword $(filter-out $(VARIABLES),$(said)))
 aimless   := $(firstword $(filter-out $(TARGETS) .venv/%,$(MAKECMDGOALS)))
 read      := $(sort $(foreach goal,$(MAKECMDGOALS),$(reads-$(goal))))
-unread    := $(if $(MAKECMDGOALS),$(firstword $(filter-out $(read) PYTHON,$(said))))
+unread    := $(if $(MAKECMDGOALS),$(firstword $(filter-out $(read) PYTHON TORCH_INDEX,$(said))))
 ifneq ($(wrong),)
 $(error $(wrong) is no variable of this Makefile$(call nearest,$(wrong),$(VARIABLES)); valid: $(VARIABLES))
 endif
@@ -46,6 +51,10 @@ ifneq ($(and $(filter reproduce,$(MAKECMDGOALS)),$(if $(PAPER),,unnamed)),)
 $(error name a paper, as in make reproduce PAPER=meal_v2, or PAPER=all; make papers tells what each asks. Papers: $(KEYS))
 endif
 
+# torch and torchvision as pyproject.toml pins them: no lock holds them, since hashes are those of one build.
+TORCH  = $(shell sed -nE 's/^ *"(torch(vision)?==[0-9.]+)".*/\1/p' pyproject.toml)
+LOCKED = $(patsubst requirements-%.lock,%,$(wildcard requirements-*.lock))
+
 # SEEDS="0 1 2" and SEEDS="0, 1, 2" are SEEDS=0,1,2.
 comma   := ,
 nothing :=
@@ -54,7 +63,7 @@ seeds    = $(subst $(space),$(comma),$(strip $(subst $(comma),$(space),$(SEEDS))
 GIVEN    = $(if $(PAPER),paper=$(PAPER)) scale=$(or $(SCALE),mini) $(if $(VARIANT),variant=$(VARIANT)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce tune register replicate test test-all papers report check-results sweep dashboard export compare confirm soak bench lint lock schema readme clean
+.PHONY: help setup extras reproduce tune register replicate test test-all papers report check-results sweep dashboard export compare confirm soak mutants bench lint lock schema readme clean
 
 help: ## this text
 	@echo "Reprise re-runs image-modelling papers and computes whether their claims hold."
@@ -75,10 +84,17 @@ $(READY): pyproject.toml requirements.lock
 	@awk '/^setuptools==/ {on = 1} on; on && !/\\$$/ {exit}' requirements.lock > .venv/build.lock
 	@$(PIP) --require-hashes --no-deps --requirement .venv/build.lock
 	@$(PIP) --require-hashes --no-deps --no-build-isolation --requirement requirements.lock
-	@$(PIP) --no-build-isolation --editable '.[dev,sweep,dashboard,nnunet]' # what is left: torch, in this machine's build
+	@$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH) # in this machine's build, from one index alone
+	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-setup: $(READY) ## create .venv and install what is needed
+setup: $(READY) ## create .venv and install what is needed (TORCH_INDEX=https://...: where torch's build comes from)
+
+extras: $(READY) ## add packages that some full recipes need, by their locks: EXTRAS=attacks,clip,diffusion,ray
+	@test -n "$(EXTRAS)" || { echo "error: name some, as in make extras EXTRAS=clip; there are: $(LOCKED)"; exit 2; }
+	@for extra in $(subst $(comma),$(space),$(EXTRAS)); do \
+		test -f requirements-$$extra.lock || { echo "error: no extra $$extra; there are: $(LOCKED)"; exit 2; }; \
+		$(PIP) --require-hashes --no-deps --only-binary :all: --requirement requirements-$$extra.lock || exit 1; done
 
 reproduce: $(READY) ## train a paper's method and baselines until its main claim is decided; print and record verdicts
 	@$(BIN)/python -m experiments.reproduce $(if $(MINUTES),minutes=$(MINUTES)) $(if $(SEEDS),seeds=[$(seeds)]) \
@@ -94,10 +110,10 @@ replicate: $(READY) ## the main claim on fresh seeds that each draw a recipe of 
 	@$(BIN)/python -m experiments.commands.replicate $(if $(MINUTES),minutes=$(MINUTES)) $(GIVEN)
 
 test: $(READY) ## before each commit: units, every paper's smoke run, faults (minutes); PAPER=K: what its files reach
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(if $(PAPER),--paper $(PAPER)) $(ARGS)
+	@$(PYTEST) -m "not slow" $(if $(PAPER),--paper $(PAPER)) $(ARGS)
 
 test-all: $(READY) ## everything: also full recipes' dry runs, kills, sweeps, devices (about half an hour)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 papers: $(READY) ## every paper: main claim, verdict, scale, cost, stale or not; PAPER=K: its claims, stages, variants
 	@$(BIN)/python -m experiments.catalog $(if $(PAPER),paper=$(PAPER)) $(ARGS)
@@ -127,6 +143,9 @@ confirm: $(READY) ## is a stale record still what the code gives? One recorded s
 
 soak: $(READY) ## kill, corrupt, refuse, race, fill the disk: does anything get lost? (minutes)
 	@$(BIN)/python -m tests.reliability.soak $(if $(PAPER),paper=$(PAPER)) $(ARGS)
+
+mutants: $(READY) ## would PAPER=K's own tests notice wrong code? 100 changes, one at a time, in a copy (minutes)
+	@$(BIN)/python -m tests.mutants $(if $(PAPER),paper=$(PAPER)) $(ARGS)
 
 bench: $(READY) ## speed ratios against plain PyTorch loops; PAPER=K: its networks against independent ones
 	@$(BIN)/python -m experiments.benchmarks.networks $(if $(PAPER),paper=$(PAPER)) $(ARGS)

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
+from pathlib import Path
 
 from experiments.common.paths import ROOT
+from tests.preloaded import server
 
 
-def command(module: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`python -m experiments.<module>`, in the repository's folder."""
-    return subprocess.run(
-        [sys.executable, "-m", f"experiments.{module}", *arguments],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def command(module: str, *arguments: str, root: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`python -m experiments.<module>`, in the repository's folder or that of a copy."""
+    return server().run([f"experiments.{module}", *arguments], root, {**os.environ, **environment})

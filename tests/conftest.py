@@ -3,9 +3,10 @@ in a temporary folder."""
 
 from __future__ import annotations
 
+import gc
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,23 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _layout() -> Iterator[Any]:
+    """Pictures are drawn with their parts where they fall: to look for room takes as long as to draw, and runs no code
+    of ours. A test that asks for `real_layout` gets the look for room too."""
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    real = ConstrainedLayoutEngine.execute
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConstrainedLayoutEngine, "execute", lambda *_: None)
+        yield real
+
+
+@pytest.fixture
+def real_layout(_layout: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("matplotlib.layout_engine.ConstrainedLayoutEngine.execute", _layout)
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +116,12 @@ def birds(tmp_path: Path) -> Path:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--paper", help="only the tests of what this paper's files reach: make test PAPER=K")
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: a process that a test forks would copy all that its garbage collection visits."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

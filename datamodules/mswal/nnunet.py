@@ -18,7 +18,7 @@ from torch import Tensor
 
 from datamodules.common.base import DataError, Spec, generator
 from datamodules.mswal.contents import combine, read_contents
-from datamodules.mswal.preprocessing import Preprocessing, depth_first, grey_values, load, preprocess
+from datamodules.mswal.preprocessing import Preprocessing, depth_first, grey_values, load, maker, preprocess
 from datamodules.mswal.volumes import PatchSampling, Volume, VolumeData
 
 SPLIT_SEED = 12345  # nnU-Net's: folds are the same whatever the run's seed
@@ -94,7 +94,7 @@ class Split:
 class NnUNetFolder(VolumeData):
     """A dataset in nnU-Net's raw format: dataset.json, imagesTr/<case>_0000.nii.gz, labelsTr/<case>.nii.gz and, where
     there is an annotated test set, imagesTs and labelsTs. Preprocessed cases are kept in <root>/preprocessed, by plan,
-    name and content of scan and label: a case that is replaced is preprocessed anew.
+    code, name and content of scan and label: a case that is replaced is preprocessed anew.
 
     Args:
         root: the dataset's folder.
@@ -217,7 +217,7 @@ class NnUNetFolder(VolumeData):
     @property
     def _statistics(self) -> Path:
         """Where the statistics of these scans are."""
-        mark = combine(*(f"{case} {self.contents['Tr', case]}" for case in self._cases("Tr")))
+        mark = combine(maker(), *(f"{case} {self.contents['Tr', case]}" for case in self._cases("Tr")))
         return self.root / "preprocessed" / f"grey-{mark}.json"
 
     def _measure(self, run: Callable[..., Iterable[Any]]) -> None:
@@ -237,8 +237,8 @@ class NnUNetFolder(VolumeData):
 
     @property
     def folder(self) -> Path:
-        """Where preprocessed cases of this plan are."""
-        mark = hashlib.sha256(json.dumps(self.plan, sort_keys=True).encode()).hexdigest()[:12]
+        """Where cases of this plan are, preprocessed by the present code."""
+        mark = combine(maker(), json.dumps(self.plan, sort_keys=True))
         return self.root / "preprocessed" / mark
 
     def prepare_data(self) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import math
 import os
 import shutil
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from torch import Tensor
 from datamodules.common.base import DataError
 from datamodules.mswal.volumes import places
 
+LIBRARIES = ("monai", "nibabel", "numpy", "scipy")  # whose results are kept
 LARGEST = 8 * 2**30  # bytes of a scan in float32: a header may promise more than there is memory
 KEPT = 10_000  # foreground voxels of each class that a patch may be centred on
 UNREADABLE = (OSError, ValueError, RuntimeError, EOFError, zlib.error, ImageFileError, HeaderDataError)
@@ -47,6 +51,17 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if len({value is None for value in (self.clip, self.mean, self.std)}) > 1:
             raise DataError(f"clip={self.clip}, mean={self.mean}, std={self.std}: expected all three or none")
+
+
+@cache
+def maker() -> str:
+    """A mark of what preprocesses: this file, that of the places it keeps, and the libraries' versions.
+
+    What is kept on disk is that of one maker: after a change here it is made anew.
+    """
+    sources = [Path(str(inspect.getsourcefile(part))).read_bytes() for part in (resample, places)]
+    versions = [f"{name}=={version(name)}" for name in LIBRARIES]
+    return hashlib.sha256(b"\0".join([*sources, *map(str.encode, versions)])).hexdigest()[:12]
 
 
 def load(path: Path) -> Any:

@@ -43,7 +43,7 @@ Besides:
   jobs=2             stages trained at the same time (default: one per core on a CPU, one per GPU)
   launcher=submitit_slurm launcher.partition=P   a Slurm job per stage, put back into the queue until it is done
   --cfg job          show the composed configuration; so do Hydra's other flags that show something
-  launcher=ray launcher.address=auto             a task of a Ray cluster per stage (pip install 'reprise-papers[ray]')
+  launcher=ray launcher.address=auto             a task of a Ray cluster per stage (make extras EXTRAS=ray)
 """
 
 

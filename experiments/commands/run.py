@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from datetime import UTC, datetime
@@ -18,7 +19,8 @@ from omegaconf import DictConfig
 from experiments.commands import sweep
 from experiments.common import failure, files
 from experiments.common.errors import RunError, unknown
-from experiments.config import compose, flags
+from experiments.config import compose, flags, frame
+from experiments.config.overrides import chooses_option
 from experiments.running import engine
 from experiments.running.manifest import finished
 from experiments.running.plan import Plan, only, plan
@@ -164,31 +166,40 @@ def _named(lines: list[str]) -> tuple[str, list[str]]:
         return "", rest
     keys = {line.split("=", 1)[0] for line in rest}
     paper = next((line.split("=", 1)[1] for line in rest if line.startswith("paper=")), compose.default("paper"))
-    arguments = [line for line in compose.sweep_file(paper, name).arguments if line.split("=", 1)[0] not in keys]
-    if "hydra/launcher" in keys:  # another launcher has other settings
-        arguments = [line for line in arguments if not line.startswith("hydra.launcher.")]
+    named = compose.sweep_file(paper, name)
+    frame.check_lines(named.arguments, f"conf/sweep/{paper}/{name}.yaml: arguments")
+    arguments = [line for line in named.arguments if line.split("=", 1)[0] not in keys]
+    if named.jobs > 1 and "hydra/launcher" not in keys:
+        count = [] if "hydra.launcher.n_jobs" in keys else [f"hydra.launcher.n_jobs={named.jobs}"]
+        arguments += ["hydra/launcher=joblib", *count]
     return name, arguments + rest
 
 
 def _check(request: compose.Request, needs_objective: bool = True) -> None:
-    """Compose every value of every swept key once, so that a sweep does not find a typing error in its last job."""
+    """Compose each combination of options and each other value once: no job is refused when it is its turn."""
     parsed = OverridesParser.create().parse_overrides(list(request.overrides))
-    first: list[str] = []
-    choices: list[list[str]] = []
+    fixed: list[str] = []
+    swept: list[list[str]] = []
+    options: list[list[str]] = []
     for override in parsed:
         key = override.get_key_element()
         if not override.is_sweep_override():
-            values = [override.input_line or ""]
-        elif isinstance(value := override.value(), Glob):
+            fixed.append(override.input_line or "")
+            continue
+        if isinstance(value := override.value(), Glob):
             values = [f"{key}={name}" for name in value.filter(compose.options(override.key_or_group))]
         elif override.is_choice_sweep():
             values = [f"{key}={value}" for value in override.sweep_string_iterator()]
         else:
             continue  # a range cannot name what does not exist
-        first.append(values[0])
-        choices.append(values)
-    for index, values in enumerate(choices):
-        for value in values if index == 0 else values[1:]:
-            lines = [*first[:index], value, *first[index + 1 :]]
-            lines = [line for line in lines if not line.startswith(("hydra/", "hydra."))]
-            sweep.objective(_planned(compose.compose(compose.request(lines).overrides)), needs_objective)
+        (options if chooses_option(values[0]) else swept).append(values)
+    fixed = [line for line in fixed if not line.startswith(("hydra/", "hydra."))]
+
+    # Options decide which files are read: all their combinations. Values stand for themselves: each once.
+    first = [values[0] for values in swept]
+    for number, chosen in enumerate(itertools.product(*options)):
+        each_value = [(index, value) for index, values in enumerate(swept) for value in values[1:]]
+        for index, value in [(None, ""), *(each_value if number == 0 else [])]:
+            others = [*first[:index], value, *first[index + 1 :]] if index is not None else first
+            composed = compose.compose(compose.request([*fixed, *chosen, *others]).overrides)
+            sweep.objective(_planned(composed), needs_objective)

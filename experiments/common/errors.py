@@ -57,7 +57,9 @@ def missing_package(error: ModuleNotFoundError) -> str:
     spelt = name.replace("_", "-").casefold()
     for extra, packages in extras.items():
         if any(_distribution(package).startswith(spelt) for package in packages):
-            return f"the package {name!r} is not installed: pip install -e '.[{extra}]'"
+            has_own_lock = project.with_name(f"requirements-{extra}.lock").is_file()
+            remedy = f"make extras EXTRAS={extra}" if has_own_lock else "make setup"
+            return f"the package {name!r} is not installed: {remedy}"
     return f"the package {name!r} is not installed: make setup"
 
 

@@ -13,6 +13,7 @@ Files are read by experiments.config.reading; what other rooms ask of them they 
 from __future__ import annotations
 
 import os
+import pickle
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,14 +24,16 @@ from typing import Any
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.common.errors import InputError, unknown
+from experiments.config import frame, reading, recipes
 from experiments.config import overrides as lines
-from experiments.config import reading, recipes
 from experiments.config.overrides import split
 from experiments.config.reading import (
     CONF,
@@ -104,6 +107,9 @@ def request(argv: Sequence[str]) -> Request:
 
     chosen = [f"paper={paper}", f"scale={scale}"]
     options_of_user = _expand([line for line in of_user if lines.chooses_option(line)], chosen, stages, named)
+    if variant:
+        each_of_variant = [each for line in of_variant for each in lines.for_each_stage(line, stages, named)]
+        frame.check_lines(each_of_variant, f"conf/paper/{paper}.yaml: variants.{variant}")
     taken = {split(line)[0] for line in options_of_user}
     of_variant = [line for line in of_variant if split(line)[0] not in taken]
     expanded = _expand([*of_variant, *of_user], chosen, stages, named)
@@ -214,13 +220,45 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(reading.CONF), version_base="1.3"):
         try:
-            return hydra_compose("config", [*overrides, *reading.search_path()])
+            return _composed(overrides)
         except HydraException as error:
             raise _explain(error, overrides) from error
         except OmegaConfBaseException as error:
             raise InputError(f"configuration: {str(error).splitlines()[0]}") from error
         except yaml.YAMLError as error:
             raise InputError(f"a configuration file is no YAML: {' '.join(str(error).split())}") from error
+
+
+def _composed(overrides: Sequence[str]) -> DictConfig:
+    """What Hydra composes, with the options of groups from before where a line of before chose the same.
+
+    To merge an option's file takes Hydra as long as all that was merged before it, to set a value hardly any time.
+    """
+    values = [line for line in overrides if _sets_value(line)]
+    parsed = OverridesParser.create().parse_overrides(values)
+    if any(override.is_sweep_override() or override.is_hydra_override() for override in parsed):
+        return hydra_compose("config", [*overrides, *reading.search_path()])
+    choices = (*(line for line in overrides if not _sets_value(line)), *reading.search_path())
+    config: DictConfig = pickle.loads(_of_options(reading.CONF, reading.state(), choices))  # noqa: S301 - our own
+    ConfigLoaderImpl._apply_overrides_to_config(parsed, config)
+    return config
+
+
+def _sets_value(line: str) -> bool:
+    """Whether a line sets, adds or takes away a value, and leaves which files are read alone."""
+    key = split(line)[0].lstrip("+~")
+    return not lines.chooses_option(line) and not set("/@") & set(key) and not (reading.CONF / key).is_dir()
+
+
+@lru_cache(maxsize=64)
+def _of_options(folder: Path, state: tuple[int, ...], choices: tuple[str, ...]) -> bytes:
+    """What these options of groups compose to, pickled: who gets it may change it.
+
+    Args:
+        folder, state: where the files are and when each was changed, so that others are not answered from these.
+        choices: lines for Hydra that choose options.
+    """
+    return pickle.dumps(hydra_compose("config", list(choices)))
 
 
 def _explain(error: HydraException, overrides: Sequence[str]) -> InputError:

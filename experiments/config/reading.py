@@ -6,6 +6,7 @@ which would make a node of every line several times over: a word stands for it, 
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 from collections.abc import Iterable, Mapping
@@ -43,6 +44,13 @@ def search(folder: str | None) -> None:
 def search_path() -> list[str]:
     """The override that makes Hydra look where `search` says."""
     return [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in _searched)}]"] if _searched else []
+
+
+def state() -> tuple[int, ...]:
+    """When each configuration file was changed; another tuple once a file has changed, come or gone."""
+    folders = [entry for root in (CONF, *_searched) for entry in os.walk(root)]
+    paths = [os.path.join(folder, name) for folder, _, names in sorted(folders) for name in sorted(names)]
+    return tuple(os.stat(path).st_mtime_ns for path in paths)
 
 
 def options(group: str) -> list[str]:
@@ -234,8 +242,6 @@ def _for_hydra(parts: tuple[str, ...], path: Path, changed: int) -> tuple[dict[s
     header = ConfigSource._get_header_dict(path.read_text(encoding="utf-8")[:512])
     content = load(path)
     where = f"conf/{'/'.join(parts)}.yaml"
-    if path != CONF / "config.yaml" and parts[0] != "launcher":
-        _check_is_no_launcher(header, content, where)
     if parts[0] in ("paper", "recipe"):
         content = _written_out(parts, content)
     elif parts[0] == "trainer":
@@ -243,21 +249,6 @@ def _for_hydra(parts: tuple[str, ...], path: Path, changed: int) -> tuple[dict[s
     if parts[0] == "paper":
         content = {key: STANDS_ASIDE if key in TEXTS else value for key, value in content.items()}
     return header, pickle.dumps(OmegaConf.create(content))
-
-
-def _check_is_no_launcher(header: Mapping[str, Any], content: Mapping[str, Any], where: str) -> None:
-    """Hydra builds what its own node names, a launcher hands options to a cluster: both are for the user to set."""
-    chosen = [str(key) for item in content.get("defaults") or [] if isinstance(item, dict) for key in item]
-    variants = content.get("variants")
-    variants = variants if isinstance(variants, dict) else {}
-    lines = [str(line) for item in variants.values() if isinstance(item, dict) for line in item.get("overrides") or []]
-    package = str(header.get("package") or "")
-    for key in (package, *map(str, content), *chosen, *lines):
-        if re.match(r"(override\s+)?[/+~]*(hydra|launcher)\b", key) or "@hydra" in key or "@launcher" in key:
-            raise InputError(
-                f"{where}: {key.partition('=')[0]!r} is not allowed; settings of Hydra and of launchers go on the "
-                "command line"
-            )
 
 
 Plugins.instance()  # registers Hydra's own readers, so that the next line is not undone

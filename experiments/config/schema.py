@@ -644,7 +644,9 @@ class Sweep(Closed):
     """conf/sweep/<paper>/<name>.yaml: the arguments that sweep=<name> stands for."""
 
     arguments: list[Text]
-    """Lines as on the command line of experiments.run -m."""
+    """Lines as on the command line of experiments.run -m, none about Hydra or a launcher."""
+    jobs: Whole = 1
+    """How many of its jobs run at the same time on this machine, unless the command line chooses a launcher."""
     about: Text = ""
     """What it asks."""
 

@@ -2,7 +2,7 @@
 
 A datamodule with a `root` reads everything below it (or the zip beside it). One that shares its root with other
 datasets says in a class attribute `stored` which files are its own, in `stored_when` with which options it reads them,
-and in `shipped` what comes with this project. A file is read again only when its size or time changes.
+and in `shipped` what comes with this project. A file is read again only when its size or one of its times changes.
 """
 
 from __future__ import annotations
@@ -107,7 +107,8 @@ def _stamp(path: Path) -> str:
 
 
 def _hashed(path: Path, known: dict[str, list[str]]) -> str:
-    key, stamp = str(path.resolve()), _stamp(path)
+    key = str(path.resolve())
+    stamp = f"{_stamp(path)} {path.stat().st_ctime_ns}"  # set by the system, whatever time a copied file brings along
     if known.get(key, ["", ""])[0] != stamp:
         known[key] = [stamp, files.sha256(path)]
     return known[key][1]

@@ -13,7 +13,7 @@ import ast
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache, cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -171,13 +171,13 @@ def _stored(node: ast.AST) -> set[str]:
     return names
 
 
-@lru_cache
+@cache
 def _module(name: str) -> Module | None:
     path = file_of(name)
     return Module(name, ast.parse(path.read_text(encoding="utf-8"), str(path))) if path is not None else None
 
 
-@lru_cache
+@cache
 def locate(dotted: str) -> Definition | str | None:
     """What a dotted name stands for: a first-party definition, or the name itself where it is not first-party.
 

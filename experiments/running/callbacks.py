@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sys
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,13 +17,15 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.profilers import PassThroughProfiler
 from torch import Tensor
 
 from datamodules.common.base import DataError, Spec, seed_torch, stream
 from experiments.common.errors import RunError
-from experiments.common.files import replacing
+from experiments.common.files import read_json, replacing, write_json
 from experiments.common.tables import write_rows
+from experiments.running.manifest import SPENT
 from experiments.running.processes import cpu_seconds, end_as_interrupted, end_with_parent
 
 LOOK_EVERY = 50  # steps between looks at the loss, and at the clock when several processes must agree
@@ -161,8 +165,34 @@ class Progress(Quick):
             self.report((batch_idx + 1) / max(1, sum(int(n) for n in trainer.num_test_batches)))
 
 
+class PlainCheckpoints(TorchCheckpointIO):
+    """Writes equal checkpoints as equal bytes.
+
+    Pickle writes a text that it has met before as a reference to the first. Whether two equal texts are one object
+    depends on whether a run was stopped in between; here they always are, and no two containers are.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        super().save_checkpoint(_plain(checkpoint), path, storage_options)
+
+
+def _plain(value: Any) -> Any:
+    """A copy of all containers around the same tensors, equal texts as one object."""
+    if isinstance(value, str):
+        return sys.intern(str(value))
+    if type(value) in (dict, OrderedDict):
+        copy = type(value)((_plain(key), _plain(item)) for key, item in value.items())
+        if isinstance(value, OrderedDict):  # torch keeps the versions of a network's parts there
+            vars(copy).update(_plain(vars(value)))
+        return copy
+    return type(value)(map(_plain, value)) if type(value) in (list, tuple) else value
+
+
 class Recorder(Checkpoint, Quick):
     """Keeps metrics.csv and last.ckpt: both whole at any moment, and in step with each other.
+
+    A checkpoint holds nothing of the machine or the clock, so that equal runs leave equal bytes. What a stage has taken
+    so far is in SPENT beside it, until the stage ends.
 
     Args:
         directory: the stage's folder.
@@ -189,20 +219,24 @@ class Recorder(Checkpoint, Quick):
         return self.directory / "last.ckpt"
 
     def state_dict(self) -> dict[str, Any]:
-        elapsed = self.elapsed + time.monotonic() - self._began
-        cpu = self.cpu_before + cpu_seconds() - self._cpu_began
-        return {
-            "rows": self.rows,
-            "elapsed": elapsed,
-            "cpu_seconds": cpu,
-            "fingerprint": self.fingerprint,
-            "sums": self._sums,
-        }
+        return {"rows": self.rows, "fingerprint": self.fingerprint, "sums": self._sums}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.rows, self.elapsed = list(state_dict["rows"]), state_dict["elapsed"]
-        self.cpu_before = float(state_dict.get("cpu_seconds", 0.0))
+        self.rows = list(state_dict["rows"])
         self._sums = state_dict.get("sums")
+        spent = read_json(self._spent)
+        if isinstance(spent, dict) and spent.get("fingerprint") == self.fingerprint:
+            self.elapsed = float(spent["elapsed"])
+            self.cpu_before = float(spent["cpu_seconds"])
+
+    @property
+    def _spent(self) -> Path:
+        return self.directory / SPENT
+
+    def _write_spent(self) -> None:
+        elapsed = self.elapsed + time.monotonic() - self._began
+        cpu = self.cpu_before + cpu_seconds() - self._cpu_began
+        write_json(self._spent, {"fingerprint": self.fingerprint, "elapsed": elapsed, "cpu_seconds": cpu})
 
     def is_own(self, checkpoint: Mapping[str, Any]) -> bool:
         """Whether a checkpoint's content was saved by this very stage, of this seed."""
@@ -306,6 +340,7 @@ class Recorder(Checkpoint, Quick):
             with replacing(self.path) as temporary:
                 trainer.save_checkpoint(temporary)
             write_rows(self.directory / "metrics.csv", self.rows)
+            self._write_spent()
         else:
             temporary = self.path.with_name(f".{self.path.name}.part")
             self._sums = _gather_sums(trainer)
@@ -313,6 +348,7 @@ class Recorder(Checkpoint, Quick):
             if trainer.is_global_zero:
                 os.replace(temporary, self.path)
                 write_rows(self.directory / "metrics.csv", self.rows)
+                self._write_spent()
             trainer.strategy.barrier()
         self._saved = time.monotonic()
 

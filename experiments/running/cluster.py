@@ -200,7 +200,7 @@ class Ray(Service):
         try:
             import ray
         except ImportError as error:
-            raise InputError("launcher=ray: ray is not installed; pip install 'reprise-papers[ray]'") from error
+            raise InputError("launcher=ray: ray is not installed: make extras EXTRAS=ray") from error
         self.ray = ray
         self.launcher = launcher
         environment = {"PYTHONPATH": str(ROOT), "RAY_DEDUP_LOGS": "0"}

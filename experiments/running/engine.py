@@ -22,7 +22,7 @@ from experiments.common.errors import KilledError, RunError
 from experiments.identity import content
 from experiments.identity.provenance import code_version, hardware, versions
 from experiments.running.devices import processes
-from experiments.running.manifest import Damaged, Report, finished, hash_metrics, silent
+from experiments.running.manifest import SPENT, Damaged, Report, finished, hash_metrics, silent
 from experiments.running.plan import Plan, Stage
 from experiments.running.processes import TRIES, cpu_seconds, on_this_machine, told_to_end
 
@@ -152,6 +152,7 @@ def _train(plan: Plan, stage: Stage, report: Report) -> dict[str, Any]:
         "hardware": hardware(),
         **{key: value for key, value in result.items() if key != "metrics"},
     }
+    (stage.directory / SPENT).unlink(missing_ok=True)
     files.write_json(stage.directory / "manifest.json", manifest)
     (stage.directory / failure.NAME).unlink(missing_ok=True)
     return {**manifest, "metrics": result["metrics"]}

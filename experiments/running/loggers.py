@@ -15,6 +15,8 @@ from experiments.running.plan import Plan, Stage
 
 Table = tuple[list[str], list[list[Any]]]  # column names, rows
 
+ABSOLUTE = re.compile(r"""([=,\[\s'"]|file://)(~?/[^\s,'"\])}]+)""")  # a path from the root, inside a text
+
 
 def group_name(plan: Plan, code: Mapping[str, Any]) -> str:
     """W&B's group: paper/scale/commit, with the variant where there is one.
@@ -91,11 +93,24 @@ def run_arguments(
         "group": group_name(plan, code),
         "job_type": job,
         "tags": [plan.paper, plan.scale, *tags, *([plan.variant] if plan.variant else [])],
-        "config": {"title": label(plan), **config, "code": dict(code)},
+        "config": without_paths({"title": label(plan), **config, "code": dict(code)}),
         "mode": mode(logger),
         "reinit": "finish_previous",
         "settings": wandb.Settings(silent=True, console="off"),
     }
+
+
+def without_paths(value: Any) -> Any:
+    """The same with the last part alone of each absolute path: a dashboard is read where this machine is not known."""
+    if isinstance(value, Mapping):
+        return {key: without_paths(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_paths(item) for item in value]
+    if isinstance(value, str) and value.startswith(("/", "~/")):
+        return f".../{Path(value).name}"
+    if isinstance(value, str):  # an override holds one behind `key=` or in a list
+        return ABSOLUTE.sub(lambda found: f"{found[1]}.../{Path(found[2]).name}", value)
+    return value
 
 
 def close_logger(logger: Any | None) -> None:

@@ -15,6 +15,7 @@ from experiments.common import files
 from experiments.identity import content
 from experiments.running.plan import Plan, Stage
 
+SPENT = "spent.json"  # in the folder of a stage that has not ended: the time it has taken so far
 Report = Callable[[dict[str, Any]], None]  # where the engine tells what happens
 
 

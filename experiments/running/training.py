@@ -34,7 +34,16 @@ from experiments.config import switches
 from experiments.config.instantiate import build, check
 from experiments.config.written import Whole, read
 from experiments.running import hits, loggers, process_memory
-from experiments.running.callbacks import CheckData, EndWithParent, NoProfiler, Progress, Recorder, StepSeed, StopAfter
+from experiments.running.callbacks import (
+    CheckData,
+    EndWithParent,
+    NoProfiler,
+    PlainCheckpoints,
+    Progress,
+    Recorder,
+    StepSeed,
+    StopAfter,
+)
 from experiments.running.devices import processes
 from experiments.running.manifest import Damaged, Report, finished, from_json, silent, to_json
 from experiments.running.plan import PILOTS, REGISTERED, SEEDS, Plan, Stage, fill
@@ -210,6 +219,7 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
         default_root_dir=str(stage.directory),
         logger=logger or False,
         profiler=NoProfiler(),
+        plugins=[PlainCheckpoints()],
         callbacks=[EndWithParent(), CheckData(), StepSeed(stage.seed), Progress(progress), keeper, *stops, recorder],
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -34,12 +34,15 @@ class StableDiffusion:
     """A checkpoint of Stable Diffusion 1.x with a ControlNet and a LoRA that are switched on by the image.
 
     Args:
-        checkpoint, controlnet: names on the Hugging Face hub, or files.
-        lora: a file.
+        checkpoint: name on the Hugging Face hub, or a .safetensors file.
+        controlnet: name on the hub, or a folder.
+        lora: a .safetensors file.
         lora_scale: the LoRA's weight.
         steps: of PNDM.
         guidance: of classifier-free guidance.
         negative_prompt: what to keep away from.
+    Raises:
+        ValueError: a file of another kind: others may hold code.
     """
 
     def __init__(
@@ -52,6 +55,10 @@ class StableDiffusion:
         guidance: float = 7.5,
         negative_prompt: str = "",
     ) -> None:
+        unsafe = (".ckpt", ".pt", ".pth", ".bin")
+        for key, value in (("checkpoint", checkpoint), ("controlnet", controlnet), ("lora", lora)):
+            if value.endswith(unsafe) or (key == "lora" and not value.endswith(".safetensors")):
+                raise ValueError(f"{key}={value}: expected .safetensors; other files of weights may hold code")
         self.checkpoint, self.controlnet, self.lora, self.lora_scale = checkpoint, controlnet, lora, lora_scale
         self.options = {"num_inference_steps": steps, "guidance_scale": guidance}
         self.negative_prompt = negative_prompt
@@ -68,14 +75,14 @@ class StableDiffusion:
         if not Path(self.lora).is_file():
             raise ValueError(f"lora={self.lora}: no such file; put the LoRA's .safetensors there")
 
-        single_file = self.checkpoint.endswith((".safetensors", ".ckpt"))
         kind = diffusers.StableDiffusionPipeline
-        read = kind.from_single_file if single_file else kind.from_pretrained
-        plain = read(self.checkpoint, torch_dtype=torch.float32, safety_checker=None)
+        options: dict[str, Any] = {"torch_dtype": torch.float32, "use_safetensors": True}
+        read = kind.from_single_file if self.checkpoint.endswith(".safetensors") else kind.from_pretrained
+        plain = read(self.checkpoint, safety_checker=None, **options)
         plain.scheduler = diffusers.PNDMScheduler.from_config(plain.scheduler.config)
-        plain.load_lora_weights(self.lora, adapter_name="lora")
+        plain.load_lora_weights(self.lora, adapter_name="lora", use_safetensors=True)
         plain.set_adapters(["lora"], [self.lora_scale])
-        branch = diffusers.ControlNetModel.from_pretrained(self.controlnet, torch_dtype=torch.float32)
+        branch = diffusers.ControlNetModel.from_pretrained(self.controlnet, **options)
         controlled = diffusers.StableDiffusionControlNetPipeline(**plain.components, controlnet=branch)
         self._loaded = [pipeline.to(device) for pipeline in (plain, controlled)]
         for pipeline in self._loaded:

@@ -169,13 +169,21 @@ def small_dual_encoder(
 class OpenClip(nn.Module):
     """A model of open_clip, which is an extra: pip install "reprise-papers[clip]". Loaded when it is first used.
 
+    Only names and tags that open_clip itself lists: what is behind a name of a hub (hf-hub:...) changes without notice,
+    and a file may be an archive of code.
+
     Args:
         model_name: such as ViT-B-16-quickgelu; OpenAI's weights were trained with the quick GELU.
-        pretrained: a tag of open_clip, such as openai, or a file; null or false gives random weights.
+        pretrained: a tag of open_clip, such as openai; null or false gives random weights.
+    Raises:
+        ValueError: a name or tag of somewhere else.
     """
 
     def __init__(self, model_name: str, pretrained: str | bool | None = None) -> None:
         super().__init__()
+        for key, value in (("model_name", model_name), ("pretrained", pretrained or "none")):
+            if not re.fullmatch(r"[A-Za-z0-9][\w-]*", str(value)):
+                raise ValueError(f"{key}={value!r}: expected one of open_clip's own, as ViT-B-16-quickgelu and openai")
         self.model_name = model_name
         self.pretrained = pretrained or None
         self._loaded: list[Any] = []  # model and tokenizer, outside the module tree: nothing of it is trained

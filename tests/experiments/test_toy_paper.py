@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import yaml
 
 from experiments.common.paths import ROOT
 from experiments.identity.fingerprint import ENGINE
+from tests.preloaded import server
 
 TOY = Path(__file__).parent.parent / "toy"
 PLACES = {
@@ -25,13 +25,22 @@ PLACES = {
     "modules.py": ["modules/toy.py"],
     "datamodules.py": ["datamodules/toy.py"],
 }
-GOLDEN = {  # ENGINE -> what the module Golden notes for seed 0
+GOLDEN = {  # ENGINE -> what the module Golden notes in two stages, for seeds 0 and 1
     1: {
-        "test/construction": 557156.0,
-        "test/steps": 904446.0,
-        "test/order": 475920.0,
-        "test/tested": 538819.0,
-        "train/row": 99.5,
+        "golden": {
+            "test/construction": [557156.0, 319007.0],
+            "test/steps": [904446.0, 582322.0],
+            "test/order": [475920.0, 372663.0],
+            "test/tested": [538819.0, 829799.0],
+            "train/row": [99.5, 99.5],
+        },
+        "golden_too": {
+            "test/construction": [432114.0, 452880.0],
+            "test/steps": [904446.0, 582322.0],
+            "test/order": [475920.0, 372663.0],
+            "test/tested": [538819.0, 829799.0],
+            "train/row": [99.5, 99.5],
+        },
     },
 }
 
@@ -41,7 +50,7 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """This project with one paper more: only files of its own were added."""
     root = tmp_path_factory.mktemp("copy")
     for folder in ("conf", "experiments", "modules", "datamodules"):
-        shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / folder, root / folder)
     for name, places in PLACES.items():
         for place in places:
             assert not (root / place).exists()
@@ -53,8 +62,7 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(root: Path, *arguments: str, code: int = 0) -> str:
     """What a command prints: of a failed one its error too."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-    line = [sys.executable, "-m", *arguments]
-    done = subprocess.run(line, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    done = server().run(arguments, root, environment)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + (done.stderr if code == 2 else "")
 
@@ -69,7 +77,7 @@ def ran(copied: Path) -> dict[str, Any]:
 
 
 def test_a_new_paper_runs_without_a_change_elsewhere(ran: dict[str, Any]) -> None:
-    assert set(ran["stages"]) == {"golden", "maker", "arm_1", "arm_2"}
+    assert set(ran["stages"]) == {"golden", "golden_too", "maker", "arm_1", "arm_2"}
     (claim,) = ran["claims"]
     means = [(a + b) / 2 for a, b in zip(*(ran["stages"][f"arm_{n}"]["test/top1"] for n in (1, 2)), strict=True)]
     expected = [mean - maker for mean, maker in zip(means, ran["stages"]["maker"]["test/top1"], strict=True)]
@@ -133,13 +141,26 @@ def test_a_claim_with_rivals_is_told_comparison_by_comparison(copied: Path, ran:
 
 def test_the_full_recipe_of_a_fed_stage_can_be_dry_run(copied: Path) -> None:
     out = command(copied, "experiments.reproduce", "paper=toy", "scale=full", "dry=true")
-    assert out.count("passed") == 4
+    assert out.count("passed") == 5
 
 
 def test_the_rules_of_the_engine_are_those_of_its_version(ran: dict[str, Any]) -> None:
-    """Who changes how the engine seeds, orders or averages raises ENGINE, which every fingerprint holds."""
-    golden = {name: values[0] for name, values in ran["stages"]["golden"].items()}
+    """Who changes how the engine seeds, orders or averages raises ENGINE, which every fingerprint holds.
+
+    Two seeds and two stages: what hangs on the seed differs between the first, what hangs on the stage between the
+    second, and a rule that forgets either is another rule.
+    """
+    golden = {name: ran["stages"][name] for name in ("golden", "golden_too")}
     assert golden == GOLDEN[ENGINE], "the engine's rules moved: raise ENGINE and note the new numbers beside it"
+
+
+def test_the_golden_numbers_tell_seeds_and_stages_apart() -> None:
+    one, too = (GOLDEN[ENGINE][name] for name in ("golden", "golden_too"))
+    assert all(len(set(values)) == 2 for name, values in one.items() if name != "train/row")
+    assert set(one["test/construction"]).isdisjoint(too["test/construction"])
+    assert {name: one[name] for name in one if name != "test/construction"} == {
+        name: too[name] for name in too if name != "test/construction"
+    }
 
 
 def test_the_main_claim_is_told_before_other_stages_run(copied: Path) -> None:
@@ -147,11 +168,12 @@ def test_the_main_claim_is_told_before_other_stages_run(copied: Path) -> None:
     out = command(copied, "experiments.reproduce", "paper=toy", "first=2", "most=2", "jobs=1")
     lines = out.splitlines()
     (told,) = [number for number, line in enumerate(lines) if line.startswith("main claim after 2 seeds")]
-    assert lines[told].endswith("2 other stages follow")
+    assert lines[told].endswith("4 other stages follow")
     ends = {
-        name: [n for n, line in enumerate(lines) if f" {name} " in line and "/" in line] for name in ("golden", "arm_2")
+        name: [n for n, line in enumerate(lines) if f" {name} " in line and "/" in line]
+        for name in ("golden", "golden_too", "arm_2")
     }
-    assert max(ends["arm_2"][:2]) < told < min(ends["golden"])
+    assert max(ends["arm_2"][:2]) < told < min(ends["golden"] + ends["golden_too"])
     record = json.loads((copied / "results/here/toy.json").read_text())
     (entry,) = record["entries"].values()
     (claim,) = entry["claims"]
@@ -166,8 +188,8 @@ def test_a_failed_stage_is_not_tried_again_with_the_other_stages(copied: Path) -
     diverging = ["stages.maker.module.optimizer.lr=1e30", "seeds=[7]", "jobs=1"]
     out = command(copied, "experiments.reproduce", "paper=toy", *diverging, code=1)
     assert out.count("failed  seed 7 maker") == 1
-    assert "not run, no difference; 1 other stage follows" in out
-    assert out.index("1 other stage follows") < out.index("1 stages run, 1 in all")
+    assert "not run, no difference; 2 other stages follow" in out
+    assert out.index("2 other stages follow") < out.index("2 stages run, 2 in all")
 
 
 REPRODUCE = ("experiments.reproduce", "paper=toy", "jobs=1")

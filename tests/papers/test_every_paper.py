@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.benchmarks.networks import Pair
@@ -107,13 +108,26 @@ def kind_of(stage: Stage) -> tuple[Any, ...]:
 
 @pytest.fixture
 def _one_of_a_kind_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes as long as training: of stages that are of one kind, the first draws its pictures."""
-    drawn: set[tuple[Any, ...]] = set()
+    """Drawing takes as long as training: of stages that are of one kind, the first makes its pictures; of those that
+    one method makes under one name for stages of several kinds, the first is drawn."""
+    kinds: set[tuple[Any, ...]] = set()
+    drawn: set[tuple[Any, str]] = set()
     draw = training._draw
 
     def draw_once(module: Any, data: Any, stage: Stage) -> None:
-        if kind_of(stage) not in drawn:
-            drawn.add(kind_of(stage))
+        if kind_of(stage) in kinds:
+            return
+        kinds.add(kind_of(stage))
+        save = Figure.savefig
+
+        def save_once(figure: Figure, path: Path, **options: Any) -> None:
+            picture = (type(module).pictures, path.name.split(".png")[0])
+            if picture not in drawn:
+                drawn.add(picture)
+                save(figure, path, **options)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Figure, "savefig", save_once)
             draw(module, data, stage)
 
     monkeypatch.setattr(training, "_draw", draw_once)
@@ -122,7 +136,8 @@ def _one_of_a_kind_draws(monkeypatch: pytest.MonkeyPatch) -> None:
 class Watch:
     """Which module-level definitions of the suite's own code execute while a stage trains and is tested.
 
-    Watching takes as long as training: of stages that are of one kind, the first is watched.
+    Watching takes as long as training: of stages that are of one kind, the first is watched, and not while matplotlib
+    draws what a stage's own code has put together.
     """
 
     def __init__(self) -> None:
@@ -136,8 +151,17 @@ class Watch:
             return TRAIN(plan, stage, report)
         self.kinds.add(kind)
         profile = Profile(subcalls=False, builtins=False)
+        save = Figure.savefig
+
+        def save_unwatched(figure: Figure, *arguments: Any, **options: Any) -> None:
+            profile.disable()
+            save(figure, *arguments, **options)
+            profile.enable()
+
         try:
-            return profile.runcall(TRAIN, plan, stage, report)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Figure, "savefig", save_unwatched)
+                return profile.runcall(TRAIN, plan, stage, report)
         finally:
             called = (entry.code for entry in profile.getstats() if not isinstance(entry.code, str))
             seen = {(code.co_filename, code.co_firstlineno) for code in called if code.co_name != "<module>"}

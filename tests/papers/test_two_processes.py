@@ -1,7 +1,8 @@
 """Two processes train and measure what one does, for one telling stage of a paper each; others have tests of their own.
 
 Where a recipe has AdamW, plain SGD stands for it here: Adam's first steps follow the sign of a gradient, and rounding
-decides signs.
+decides signs. NASNet-A is here without drop path and Inception-ResNet without dropout: what is dropped, each process
+draws for itself, so that two cannot equal one.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from experiments.running.plan import Plan, Stage
 
 ODD = "data.test_size=99"  # the last image goes to one of the two
 SGD = "module.optimizer={_target_:torch.optim.SGD,_partial_:true,lr:0.03}"
+DOUBLE = "trainer.precision=64-true"  # two processes add up in another order: rounding grows over an epoch's steps
 
 
 def everything_before(plan: Plan, stage: Stage) -> list[Stage]:
@@ -37,6 +39,11 @@ def everything_before(plan: Plan, stage: Stage) -> list[Stage]:
         ("transhp", "transhp", ["data.source.test_size=59", SGD]),
         ("relabel", "relabel", ["data.test_singles=99"]),
         ("off_the_shelf", "svm", []),
+        ("nasnet", "no_drop_path", ["data.train_size=100", ODD, DOUBLE]),
+        ("nasnet", "ppo", []),
+        ("inception_v4", "inception_resnet_v1", ["module.network.dropout=0", ODD, DOUBLE]),
+        ("reassess_imagenet", "network", ["data.train_size=100", "data.test_size=149", "module.optimizer.lr=0.001"]),
+        ("bagel", "weak", ["data.test_size=299", DOUBLE]),
     ],
 )
 def test_a_stage_on_two_processes_is_the_stage_on_one(
@@ -44,7 +51,7 @@ def test_a_stage_on_two_processes_is_the_stage_on_one(
 ) -> None:
     """Same weights after an epoch, and the same metrics."""
     weights, metrics = [], []
-    lines = [f"stages.{name}.{option}" for option in options]
+    lines = [option if option.startswith("trainer.") else f"stages.{name}.{option}" for option in options]
     for trainer in ("cpu", "ddp_cpu"):
         plan = make_plan(f"paper={paper}", f"trainer={trainer}", *lines)
         stage = plan.stages[name]

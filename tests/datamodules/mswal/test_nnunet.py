@@ -18,7 +18,7 @@ import torch
 from monai.data import MetaTensor
 
 from datamodules.common.base import DataError
-from datamodules.mswal import contents
+from datamodules.mswal import contents, nnunet
 from datamodules.mswal.nnunet import Dataset, NnUNetFolder, Split
 from datamodules.mswal.preprocessing import Preprocessing, resample
 from datamodules.mswal.volumes import PatchSampling
@@ -176,6 +176,16 @@ def test_a_replaced_label_is_another_dataset(folder: Path) -> None:
             number = [path.name.split("-")[0] for path in data.train.folders].index(case)
             assert int((data.train[number].label == 2).sum()) < int((data.train[0].label == 2).sum())
     assert len(set(identities)) == 3
+
+
+def test_what_other_code_preprocessed_is_made_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = opened(folder, **MEASURED)
+    kept = before.folder, before._statistics
+    monkeypatch.setattr(nnunet, "maker", lambda: "another")
+    after = opened(folder, **MEASURED)
+    assert not {after.folder, after._statistics} & set(kept)
+    assert after.folder.is_dir()
+    assert after.spec.identity == before.spec.identity  # of the same scans
 
 
 def test_files_that_did_not_change_are_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

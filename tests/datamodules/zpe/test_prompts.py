@@ -49,6 +49,12 @@ def test_a_released_file(file: str) -> None:
     assert not Released(file, "pets").available()
 
 
+def test_what_a_released_file_computes_is_passed_over(file: str) -> None:
+    Path(file).write_text(f"import os\nCWD = os.getcwd()\nA = B = 3\nlong[0] = 4\n{FILE}")
+    assert Released(file, "pets").read().classes == ("pug", "boxer")
+    assert Released(file, "pets").literals()["A"] == 3
+
+
 def test_what_a_released_file_lacks(file: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no class names for 'cars'; it has imagenet, pets"):
         Released(file, "cars", "pets").read()

@@ -24,6 +24,7 @@ from experiments.pages import view, wandb_verdict, wandb_workspace
 from experiments.running import engine, loggers
 from experiments.running.plan import Plan
 from tests import example
+from tests.preloaded import server
 
 REGISTERED = Registration(hash="0123456789ab", at="2026-01-01T00:00:00", commit="c0ffee00" * 5, stream=3)
 HOSTILE = "<script>alert('x')</script> \"quoted\" | a_b\nnew line"
@@ -291,10 +292,7 @@ def command(*lines: str, folder: Path, **environment: str) -> subprocess.Complet
     """The dashboard command as a user without credentials gives it."""
     kept = {key: value for key, value in os.environ.items() if key != "WANDB_API_KEY"}
     hidden = {name: str(folder / name.lower()) for name in ("NETRC", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR")}
-    line = [sys.executable, "-m", "experiments.commands.dashboard", *lines]
-    return subprocess.run(
-        line, cwd=ROOT, env={**kept, **hidden, **environment}, capture_output=True, text=True, check=False
-    )
+    return server().run(["experiments.commands.dashboard", *lines], ROOT, {**kept, **hidden, **environment})
 
 
 def test_without_a_login_the_command_writes_what_it_would_create(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 
 import pytest
 
@@ -17,20 +16,43 @@ HEAD = f"{lock.HEAD}{lock.ranges_hash(PROJECT)}\n"
 GOOD = f"{HEAD}numpy==2.1 ; python_version >= '3.11' \\\n    --hash=sha256:{DIGEST} \\\n    --hash=sha256:{'b' * 64}\n"
 
 
-def test_todays_lock_is_sound_and_leaves_torch_to_the_machine() -> None:
-    text = lock.LOCK.read_text(encoding="utf-8")
-    project = tomllib.loads(lock.PROJECT.read_text(encoding="utf-8"))["project"]
+def test_todays_locks_are_sound_and_leave_torch_to_the_machine() -> None:
+    project = lock.read_project()
+    base = lock.LOCK.read_text(encoding="utf-8")
+    assert lock.extras(project) == ["ray", "attacks", "clip", "diffusion"]
+    assert list(lock.loose(project)) == []
+    for extra in (None, *lock.extras(project)):
+        text = lock.lock_of(extra).read_text(encoding="utf-8")
+        assert list(lock.audit(text, project, extra)) == []
+        names = [name for name, _ in lock.entries(text)]
+        assert not [name for name in names if lock.MACHINE.match(name)]
+        # What an extra adds leaves every locked package as it is.
+        assert extra is None or not {name for name, _ in lock.entries(base)} & set(names)
+    assert "pytorch-lightning" in {name for name, _ in lock.entries(base)}
 
-    assert list(lock.audit(text, project)) == []
-    names = [name for name, _ in lock.entries(text)]
-    assert "pytorch-lightning" in names
-    assert not [name for name in names if lock.MACHINE.match(name)]
+
+def test_torch_is_pinned_where_no_lock_holds_it() -> None:
+    assert list(lock.loose(PROJECT)) == [
+        "torch>=2: expected == and one version in pyproject.toml, since no lock holds it"
+    ]
+    assert list(lock.loose(PROJECT | {"dependencies": ["torch==2.*"]}))
+    assert list(lock.loose(PROJECT | {"dependencies": ["torch==2.13.0", "numpy>=2"]})) == []
 
 
-def test_make_installs_the_extras_that_are_locked() -> None:
-    listed = re.search(r"--editable '\.\[([\w,]+)\]'", (ROOT / "Makefile").read_text(encoding="utf-8"))
-    assert listed is not None
-    assert tuple(listed[1].split(",")) == lock.INSTALLED
+def test_make_installs_nothing_that_is_not_locked() -> None:
+    """Each line that installs is held to hashes, but for torch, from one index, and for this project itself."""
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    installs = [line.strip() for line in text.splitlines() if "$(PIP) " in line and not line.startswith("PIP")]
+    free = [line for line in installs if "--require-hashes --no-deps" not in line]
+    assert len(installs) == 5
+    assert [re.sub(r"[@\s]*\$\(PIP\) ", "", line).split("#")[0].strip() for line in free] == [
+        "$(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)",
+        "--no-deps --no-build-isolation --editable .",
+    ]
+    for name in ("Makefile", "Dockerfile", ".ci", ".github/workflows/ci.yml", ".devcontainer/devcontainer.json"):
+        path = ROOT / name
+        for file in path.rglob("*") if path.is_dir() else [path]:
+            assert not re.search(r"extra-index|EXTRA_INDEX", file.read_text(encoding="utf-8")), file
 
 
 @pytest.mark.parametrize(
@@ -67,8 +89,8 @@ def test_what_is_installed_is_compared() -> None:
 
 def test_a_package_that_an_extra_brings_is_told_with_it() -> None:
     missing = ModuleNotFoundError("No module named 'open_clip'", name="open_clip")
-    assert missing_package(missing) == "the package 'open_clip' is not installed: pip install -e '.[clip]'"
+    assert missing_package(missing) == "the package 'open_clip' is not installed: make extras EXTRAS=clip"
     inside = ModuleNotFoundError("No module named 'monai.data'", name="monai.data")
-    assert missing_package(inside) == "the package 'monai' is not installed: pip install -e '.[nnunet]'"
+    assert missing_package(inside) == "the package 'monai' is not installed: make setup"
     nobody = ModuleNotFoundError("No module named 'rich'", name="rich")
     assert missing_package(nobody) == "the package 'rich' is not installed: make setup"

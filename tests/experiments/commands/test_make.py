@@ -34,6 +34,7 @@ def make(*words: str) -> subprocess.CompletedProcess[str]:
         (["reprodce", "PAPER=rotnet"], "reprodce is no target; did you mean reproduce?"),
         (["reproduce", "PAPER=rotnet", "STAGE=x"], "STAGE=x would change nothing: make reproduce reads ARGS DRY"),
         (["soak", "SCALE=mini"], "SCALE=mini would change nothing: make soak reads ARGS PAPER"),
+        (["mutants", "SEEDS=3"], "SEEDS=3 would change nothing: make mutants reads ARGS PAPER"),
         (["setup", "SCALE=full"], "SCALE=full would change nothing: make setup reads no variable"),
         (["reproduce"], "name a paper, as in make reproduce PAPER=meal_v2"),
     ],
@@ -62,6 +63,7 @@ def test_misspelt_words_end_in_one_line(words: list[str], told: str) -> None:
             ["reproduce", "PAPER=meal_v2", "SEEDS=0, 1,2 "],
             "experiments.reproduce seeds=[0,1,2] paper=meal_v2 scale=mini",
         ),
+        (["mutants", "PAPER=meal_v2", "ARGS=count=20 --write"], "tests.mutants paper=meal_v2 count=20 --write"),
         (
             ["sweep", "SWEEP=hard_labels", "SEEDS=0 1"],
             "experiments.run -m sweep=hard_labels seed=0,1 scale=mini",
@@ -85,7 +87,7 @@ def test_variables_reach_the_command(words: list[str], command: str) -> None:
 def test_each_target_uses_the_variables_that_it_is_said_to_read() -> None:
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     given = {"PAPER": "zpe", "VARIANT": "mnist", "SCALE": "smoke", "SEEDS": "5,6", "MINUTES": "77", "DRY": "1"}
-    given |= {"SWEEP": "wide", "STAGE": "pool", "BASE": "v0", "ARGS": "--said"}
+    given |= {"SWEEP": "wide", "STAGE": "pool", "BASE": "v0", "ARGS": "--said", "EXTRAS": "clip"}
     for line in re.findall(r"^reads-.*", text, re.MULTILINE):
         target, names = re.fullmatch(r"reads-(\S+) *:= (.*)", line).groups()  # type: ignore[union-attr]
         whole = {name: given[name] for name in names.split()}

@@ -43,8 +43,11 @@ def test_a_named_sweep_is_found_and_the_user_wins_over_it() -> None:
     assert name == "hard_labels"
     assert [line for line in lines if line.startswith("seed=")] == ["seed=5"]
     assert any(line.startswith("stages.student.module.labels.hard=") for line in lines)
+    assert {"hydra/launcher=joblib", "hydra.launcher.n_jobs=2"} <= set(lines)  # the sweep says jobs: 2
     _, lines = run._named(["sweep=hard_labels", "hydra/launcher=submitit_local"])
     assert [line for line in lines if "launcher" in line] == ["hydra/launcher=submitit_local"]
+    _, lines = run._named(["sweep=hard_labels", "hydra.launcher.n_jobs=5"])
+    assert [line for line in lines if "n_jobs" in line] == ["hydra.launcher.n_jobs=5"]
     with pytest.raises(InputError, match="did you mean 'hard_labels'"):
         run._named(["sweep=hard_label"])
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from experiments.benchmarks import frame as frame_benchmark
 from experiments.common.errors import InputError
-from experiments.config import allowed, compose, instantiate, reading
+from experiments.config import allowed, compose, instantiate
 from experiments.identity.fingerprint import targets
 
 
@@ -53,38 +50,6 @@ def test_a_name_nearby_is_offered() -> None:
         allowed.check_target("datamodules.common.augment.RandomCorp", "x")
     with pytest.raises(InputError, match=r"did you mean 'datamodules\.mswal\.preprocessing\.Preprocessing'"):
         allowed.check_target("datamodules.mswal.nnunet.Preprocessing", "x")
-
-
-@pytest.fixture
-def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of all configuration, which composing reads instead."""
-    folder = shutil.copytree(compose.CONF, tmp_path / "conf")
-    monkeypatch.setattr(reading, "CONF", folder)
-    for cached in (compose.paper_file, compose.known_stages):
-        cached.cache_clear()
-    yield folder
-    for cached in (compose.paper_file, compose.known_stages):
-        cached.cache_clear()
-
-
-@pytest.mark.parametrize(
-    "file", ["paper/meal_v2.yaml", "recipe/meal_v2/smoke.yaml", "trainer/cpu.yaml", "data/digits.yaml"]
-)
-@pytest.mark.parametrize(
-    "text",
-    [
-        "hydra: {callbacks: {evil: {_target_: os.system}}}",
-        "defaults: [override /hydra/launcher: joblib]",
-        'variants: {evil: {about: x, scale: smoke, overrides: ["hydra.callbacks.evil._target_=os.system"]}}',
-    ],
-)
-def test_papers_and_recipes_do_not_set_up_hydra(conf: Path, file: str, text: str) -> None:
-    path = conf / file
-    header = "# @package _global_\n" * file.startswith(("paper", "recipe"))
-    path.write_text(header + yaml.safe_dump(compose.load(path) | yaml.safe_load(text)))
-    lines = ["paper=meal_v2", "scale=smoke", "trainer=cpu", "data@stages.student.data=digits"]
-    with pytest.raises(InputError, match=r"hydra.*is not allowed"):
-        compose.compose(lines)
 
 
 def test_the_environment_gives_the_data_folder_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
 
 from experiments.commands import reproduce, run
 from experiments.common.errors import InputError
@@ -204,3 +208,43 @@ def test_what_a_paper_tells_is_kept_from_hydra_and_joins_the_resolved_values() -
     assert less["deviations"] == []
     assert all(resolved[key] == compose.paper_file("meal_v2")[key] for key in told)
     assert (resolved["seed"], config.seed) == (5, 0)
+
+
+def by_hydra_alone(overrides: Sequence[str]) -> DictConfig:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(reading.CONF), version_base="1.3"):
+        return hydra_compose("config", list(overrides))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["stages.student.module.temperature=3"],
+        ["variant=clean", "stages.*.trainer.max_epochs=2", "why=two words, and a comma"],
+        ["~stages.soft", "~claims", "+stages.student.trainer.max_steps=7", "seeds=[1,2]"],
+        ["data@stages.student.data=mnist", "logger=wandb", "logger.project=mine", "trainer=gpu"],
+        ["stages.student.module={temperature: 2}"],
+    ],
+)
+def test_values_on_options_of_before_are_what_hydra_composes(given: list[str]) -> None:
+    """Twice: the second time the options are those of before, and what was made of them then has been changed."""
+    overrides = compose.request(["paper=meal_v2", *given]).overrides
+    expected = by_hydra_alone(overrides)
+    for _ in range(2):
+        config = compose.compose(overrides)
+        assert OmegaConf.to_yaml(config) == OmegaConf.to_yaml(expected)
+        assert OmegaConf.is_struct(config)
+        config.seed = 12345
+        del config.stages.init
+
+
+def test_a_file_that_changes_is_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "CONF", shutil.copytree(compose.CONF, tmp_path / "conf"))
+    lines = ["paper=meal_v2", "scale=mini"]
+    before = compose.compose(lines)
+    path = tmp_path / "conf" / "trainer" / "cpu.yaml"
+    path.write_text(path.read_text() + "\nbenchmark: true\n")
+    assert compose.compose([*lines, "trainer=cpu"]).trainer.benchmark is True
+    (tmp_path / "conf" / "config.yaml").write_text((compose.CONF / "config.yaml").read_text() + "\nmine: 7\n")
+    assert "mine" not in before
+    assert compose.compose(lines).mine == 7

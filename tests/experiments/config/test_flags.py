@@ -73,12 +73,11 @@ def test_groups_of_ones_own(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_folder_of_groups_may_not_set_up_hydra(folder: Path) -> None:
-    file = folder / "data" / "mine.yaml"
-    file.write_text(f"# @package _global_\nhydra: {{launcher: {{_target_: os.system}}}}\n{file.read_text()}")
+    (folder / "data" / "mine.yaml").write_text("hydra: {callbacks: {x: {_target_: os.system}}}\n")
     compose.search(str(folder))
     try:
-        with pytest.raises(InputError, match="'hydra' is not allowed"):
-            compose.compose(["data@stages.soft.data=mine"])
+        with pytest.raises(InputError, match=r"conf/data/mine\.yaml: 'hydra\.callbacks.*' is not allowed"):
+            compose.compose(["+data@_global_=mine"])
     finally:
         compose.search(None)
 

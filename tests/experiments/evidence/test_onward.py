@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,15 +20,29 @@ PAPER = "case_based_prototypes"
 TITLE = "smoke"
 
 
+def record_in(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """From here on records are there, as if smoke were a scale that is recorded."""
+    patch.setattr(results, "RESULTS", folder)
+    patch.setattr(setting, "is_recorded", lambda scale: True)
+    patch.setattr(results, "personal", lambda overrides: [])
+    patch.setattr(reproduce, "_write_page", lambda paper: None)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Registration, runs and record of two seeds, which every test takes a copy of."""
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        record_in(folder, patch)
+        register()
+        assert run(folder / "there", "most=2") == 0
+    return folder
+
+
 @pytest.fixture
-def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Entry:
-    """The record of two seeds, made as if smoke were a scale that is recorded."""
-    monkeypatch.setattr(results, "RESULTS", tmp_path)
-    monkeypatch.setattr(setting, "is_recorded", lambda scale: True)
-    monkeypatch.setattr(results, "personal", lambda overrides: [])
-    monkeypatch.setattr(reproduce, "_write_page", lambda paper: None)
-    register()
-    assert run(tmp_path / "there", "most=2") == 0
+def recorded(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Entry:
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    record_in(tmp_path, monkeypatch)
     return stored()
 
 

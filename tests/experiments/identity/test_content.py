@@ -46,6 +46,16 @@ def test_content_counts_and_neither_place_nor_neighbours(tmp_path: Path) -> None
     assert mnist(tmp_path / "nowhere") == ""
 
 
+def test_a_file_of_the_same_size_and_time_is_looked_at(tmp_path: Path) -> None:
+    """As `cp --preserve` and archives bring along."""
+    file = write(tmp_path / "MNIST/raw/train", "x")
+    first, before = mnist(tmp_path), file.stat()
+    file.write_text("y")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_mtime_ns == before.st_mtime_ns
+    assert mnist(tmp_path) != first
+
+
 def test_a_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "MNIST/raw/train", "x")
     first = mnist(tmp_path)

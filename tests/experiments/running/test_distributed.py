@@ -49,7 +49,7 @@ def _network() -> tuple[nn.Module, torch.Tensor]:
 
 def test_batch_statistics_and_gradients_are_those_of_one_process(tmp_path: Path) -> None:
     """`summed` gives both processes the whole loss, so that its gradient arrives twice: hence the half."""
-    mp.spawn(_rank, (str(tmp_path),), nprocs=2)
+    mp.start_processes(_rank, (str(tmp_path),), nprocs=2, start_method="fork")
     network, x = _network()
     output = network(x)
     output.square().sum().backward()

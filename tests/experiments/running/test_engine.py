@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import math
+import multiprocessing
 import os
 import shutil
 import signal
@@ -126,6 +128,39 @@ def test_killed_and_restarted_ends_bit_identical(tmp_path: Path) -> None:
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
     assert metrics[0] == metrics[1]
     assert rows[0] == rows[1]
+
+
+def test_equal_runs_leave_equal_bytes(make_plan: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock is in none of them: a run of its own, a slower one, and one that was stopped and went on."""
+    from modules.common.classifier import Classifier
+
+    plan = only(make_plan("checkpoint_seconds=0"), "init")
+    folder = plan.stages["init"].directory
+    original = Classifier.training_step
+
+    def stopped(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
+        if (self.current_epoch, batch_idx) == (1, 5):
+            raise RunError("stopped for the test")
+        return original(self, batch, batch_idx)
+
+    def slow(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
+        time.sleep(0.005)
+        return original(self, batch, batch_idx)
+
+    saved = []
+    for step in (original, slow, stopped):
+        monkeypatch.setattr(Classifier, "training_step", step)
+        outcome, _ = collect(plan)
+        if step is stopped:
+            assert outcome["init"].reason == "stopped for the test"
+            spent = json.loads((folder / "spent.json").read_text())
+            monkeypatch.setattr(Classifier, "training_step", original)
+            collect(plan)
+            assert json.loads((folder / "manifest.json").read_text())["fit_seconds"] >= round(spent["elapsed"], 3)
+        saved.append((folder / "last.ckpt").read_bytes())
+        assert not (folder / "spent.json").exists()
+        shutil.rmtree(folder)
+    assert saved[0] == saved[1] == saved[2]
 
 
 def test_stopped_in_mid_epoch_sees_every_image_once(make_plan: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,20 +294,22 @@ def test_a_full_disk_at_any_file_is_one_line_and_leaves_nothing_half_written(
     assert collect(plan)[0]["init"].status == "done"
 
 
+def _ask(plan: Plan, number: int, folder: Path) -> None:
+    """One of two processes: whether the stage was there when its turn came."""
+    cached = engine.ensure(plan, plan.stages["init"]).cached
+    (folder / f"cached.{number}").write_text(str(cached))
+
+
 def test_two_processes_share_a_stage(make_plan: Make, tmp_path: Path) -> None:
     """Both ask for the same stage at once; one trains, the other waits and takes the result."""
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from experiments.running import engine, manifest; from pathlib import Path\n"
-        "plan, stage = manifest.from_json(Path(sys.argv[2]).read_text())\n"
-        "print(engine.ensure(plan, stage).cached)"
-    )
-    plan = make_plan("stages.*.trainer.max_epochs=20")
-    request = tmp_path / "request.json"
-    request.write_text(manifest.to_json(plan, plan.stages["init"]))
-    command = [sys.executable, "-c", code, str(ROOT), str(request)]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    assert sorted(process.communicate(timeout=120)[0].strip() for process in running) == ["False", "True"]
+    plan = make_plan("stages.init.trainer.max_epochs=20")
+    context = multiprocessing.get_context("fork")
+    running = [context.Process(target=_ask, args=(plan, number, tmp_path)) for number in range(2)]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join(120)
+    assert sorted(path.read_text() for path in tmp_path.glob("cached.*")) == ["False", "True"]
 
 
 def test_a_truncated_photo_met_by_a_worker_is_one_line(make_plan: Make, tmp_path: Path) -> None:
@@ -415,8 +452,10 @@ def test_plans_travel_as_json(make_plan: Make) -> None:
 
 
 def test_construction_depends_on_seed_and_stage_alone(make_plan: Make) -> None:
+    draws = itertools.count(1)
+
     def weights(seed: int, name: str, *lines: str) -> torch.Tensor:
-        torch.rand(int(time.monotonic() * 1000) % 7 + 1)
+        torch.rand(next(draws))  # what was drawn before
         plan = make_plan(*lines, seed=seed)
         return next(training.construct(plan, plan.stages[name]).parameters()).detach().flatten()
 

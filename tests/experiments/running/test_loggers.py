@@ -128,3 +128,32 @@ def test_tensorboard_writes_event_files(make_plan: Callable[..., Plan]) -> None:
 def test_csv_adds_nothing(make_plan: Callable[..., Plan]) -> None:
     plan = make_plan()
     assert loggers.open_logger(plan, plan.stages["init"]) is None
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("/home/somebody/data/mswal", ".../mswal"),
+        ("/home/some body/data", ".../data"),
+        ("~/data", ".../data"),
+        ("data_dir=/home/somebody/data", "data_dir=.../data"),
+        ("x=[/a/b,'/c/d']", "x=[.../b,'.../d']"),
+        ("file:///home/somebody/mine", "file://.../mine"),
+        ("https://example.org/a/b", "https://example.org/a/b"),
+        ("runs/mine", "runs/mine"),
+        ("a/test/top1 - b/test/top1 / 2", "a/test/top1 - b/test/top1 / 2"),
+        (0.3, 0.3),
+    ],
+)
+def test_a_dashboard_learns_no_path_of_this_machine(written: Any, shown: Any) -> None:
+    assert loggers.without_paths({"stage": [{"root": written}]}) == {"stage": [{"root": shown}]}
+
+
+def test_every_run_of_wandb_is_started_without_paths(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    plan = make_plan("logger=wandb", f"data_dir={tmp_path}", "data@stages.init.data=mnist")
+    config = {"stage": plan.stages["init"].config(), "overrides": [f"data_dir={tmp_path}"]}
+    assert str(tmp_path) in json.dumps(config)
+    sent = loggers.run_arguments(plan, "init", "name", [], config, code_version())["config"]
+    assert str(tmp_path) not in json.dumps(sent)
+    assert sent["stage"]["data"]["root"] == f".../{Path(config['stage']['data']['root']).name}"

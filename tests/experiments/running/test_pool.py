@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,35 +20,40 @@ from experiments.running.plan import Plan, only
 from experiments.running.pool import Pool
 
 
-def test_a_killed_worker_costs_its_stage_one_more_try(make_plan: Callable[..., Plan]) -> None:
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Pool]:
+    """One for all tests: a worker takes seconds to start, and one that is killed is replaced."""
+    with Pool(2) as workers:
+        yield workers
+
+
+def test_a_killed_worker_costs_its_stage_one_more_try(pool: Pool, make_plan: Callable[..., Plan]) -> None:
     plans = [only(make_plan("paper=meal_v2", seed=seed), ["untrained", "init"]) for seed in (0, 1)]
     events: list[dict[str, Any]] = []
-    with Pool(2) as pool:
 
-        def report(event: dict[str, Any]) -> None:
-            events.append(event)
-            starts = [e for e in events if e["event"] == "start" and e["seed"] == 1]
-            if event["event"] == "start" and starts == [event]:
-                worker = next(w for w in pool.workers if w.task is not None and w.task[0].seed == 1)
-                os.kill(worker.process.pid, signal.SIGKILL)
+    def report(event: dict[str, Any]) -> None:
+        events.append(event)
+        starts = [e for e in events if e["event"] == "start" and e["seed"] == 1]
+        if event["event"] == "start" and starts == [event]:
+            worker = next(w for w in pool.workers if w.task is not None and w.task[0].seed == 1)
+            os.kill(worker.process.pid, signal.SIGKILL)
 
-        outcomes = pool.run(plans, report)
+    outcomes = pool.run(plans, report)
     assert all(outcome.status == "done" for done in outcomes.values() for outcome in done.values())
     assert list(outcomes[0]) == list(plans[0].stages)
     warnings = [event["text"] for event in events if event["event"] == "warning"]
     assert any("its process was killed" in text and "tried once more" in text for text in warnings)
 
 
-def test_a_stage_that_kills_every_worker_fails_alone(make_plan: Callable[..., Plan]) -> None:
+def test_a_stage_that_kills_every_worker_fails_alone(pool: Pool, make_plan: Callable[..., Plan]) -> None:
     this = only(make_plan("paper=meal_v2"), ["untrained", "init", "teacher_a"])
-    with Pool(2) as pool:
 
-        def report(event: dict[str, Any]) -> None:
-            if event["event"] == "start" and event["stage"] == "init":
-                worker = next(w for w in pool.workers if w.task is not None and w.task[1].name == "init")
-                os.kill(worker.process.pid, signal.SIGKILL)
+    def report(event: dict[str, Any]) -> None:
+        if event["event"] == "start" and event["stage"] == "init":
+            worker = next(w for w in pool.workers if w.task is not None and w.task[1].name == "init")
+            os.kill(worker.process.pid, signal.SIGKILL)
 
-        outcomes = pool.run([this], report)[0]
+    outcomes = pool.run([this], report)[0]
     assert outcomes["init"].status == "failed"
     assert "killed" in outcomes["init"].reason
     assert "2 times" in outcomes["init"].reason

@@ -149,7 +149,7 @@ def _rank(rank: int, folder: str) -> None:
 
 def test_two_processes_compute_what_one_does(tmp_path: Path) -> None:
     """Shares of 4 and 3 images, with a mask and extra negatives; without gathering the loss is another one."""
-    mp.spawn(_rank, (str(tmp_path),), nprocs=2)
+    mp.start_processes(_rank, (str(tmp_path),), nprocs=2, start_method="fork")
     parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     network, extra = _network(), views(3, 6, seed=1)[0]
     first, second = (network(z) for z in views(7))

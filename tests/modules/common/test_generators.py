@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import math
 
 import pytest
@@ -10,7 +12,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from modules.common.diffusion import NoiseSchedule
-from modules.common.generators import AutoEncoder, AutoEncoderNet, PictureDDPM, PictureGAN, Quality, laplacian
+from modules.common.generators import (
+    AutoEncoder,
+    AutoEncoderNet,
+    PictureDDPM,
+    PictureGAN,
+    Quality,
+    draw_rows,
+    laplacian,
+)
 from modules.common.unet import UNet
 
 
@@ -84,3 +94,14 @@ def test_quality_by_hand() -> None:
     flat.update(real, torch.zeros_like(real))
     assert flat.compute()["contrast"] == 0
     assert math.isfinite(flat.compute()["detail"])
+
+
+@pytest.mark.usefixtures("real_layout")
+def test_rows_of_pictures_leave_room_for_their_names() -> None:
+    figure = draw_rows(torch.rand(2, 3, 3, 8, 8), ("real", "generated"))
+    before = [axis.get_position().bounds for axis in figure.axes]
+    figure.savefig(io.BytesIO())
+    assert [axis.get_position().bounds for axis in figure.axes] != before  # the layout was looked for
+    boxes = [axis.get_tightbbox() for axis in figure.axes]
+    assert not [1 for one, two in itertools.combinations(boxes, 2) if one.overlaps(two)]
+    assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1 for box in boxes)

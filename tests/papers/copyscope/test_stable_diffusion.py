@@ -67,3 +67,12 @@ def test_all_coalitions_start_from_the_same_noise() -> None:
     assert arrays["images"].shape == (16, 4, 3, 32, 24)
     assert len({images.tobytes() for images in arrays["images"]}) == 16
     assert arrays["originals"].shape == (2, 3, 32, 24)
+
+
+@pytest.mark.parametrize("wrong", ["checkpoint", "controlnet", "lora"])
+@pytest.mark.parametrize("ending", [".ckpt", ".bin", ".pt", ".pth"])
+def test_only_safetensors_are_read(wrong: str, ending: str) -> None:
+    files = {"checkpoint": "a.safetensors", "controlnet": "a/b", "lora": "a.safetensors"}
+    StableDiffusion(**files)
+    with pytest.raises(ValueError, match=rf"{wrong}=x\{ending}: expected \.safetensors"):
+        StableDiffusion(**files | {wrong: f"x{ending}"})

@@ -169,19 +169,6 @@ def test_hard_labels_alone_are_cross_entropy_with_the_smoothed_label(smoothing: 
     assert torch.allclose(module.training_step((x, y), 0), similarity_loss(module(x), label), atol=1e-6)
 
 
-def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
-    torch.manual_seed(5)
-    labels = Labels(soft=2.0, hard=3.0, temperature=4.0)
-    module = meal(labels, discriminator={"weight": 5.0})
-    module.eval()  # the same batch statistics in every forward pass
-    x, y = torch.randn(8, 1, 8, 8), torch.randint(10, (8,))
-    z_s, z_t = module(x), module.teachers.logits(x)
-    p_t = soft_target(z_t, 4.0)
-    d = discriminator_loss(module.discriminator, z_s, z_t.mean(0))  # type: ignore[arg-type]
-    expected = 2 * 16 * similarity_loss(z_s / 4, p_t) + 3 * F.cross_entropy(z_s, y) + 5 * d
-    assert torch.allclose(module.training_step((x, y), 0), expected, rtol=1e-6)
-
-
 @pytest.mark.parametrize(
     "options",
     [

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from experiments.config import claims, compose
+from experiments.running.devices import processes
 from experiments.running.plan import Plan
 
 
@@ -79,3 +80,12 @@ def test_dirichlet_classes_are_the_released_ones(make_plan: Callable[..., Plan])
             assert (bayes["plus"], bayes["minus"]) == (plus, minus)
             data = stages[f"{block}_matched"].data
             assert (data["plus"], data["minus"]) == (plus, minus)
+
+
+@pytest.mark.parametrize("scale", ["mini", "full"])
+def test_what_is_solved_at_once_asks_for_one_device_whatever_the_trainer(
+    scale: str, make_plan: Callable[..., Plan]
+) -> None:
+    """A kernel's system of equations has no gradient to share: half of the points each would solve another one."""
+    stages = make_plan("paper=ntk_optimality", f"scale={scale}", "trainer=ddp_cpu").stages
+    assert {(processes(stage.trainer), stage.trainer["strategy"]) for stage in stages.values()} == {(1, "auto")}

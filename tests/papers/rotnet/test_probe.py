@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from modules.common.schedules import Position
 from modules.rotnet import heads, networks
 from modules.rotnet.module import RotNet
 from modules.rotnet.probe import Probe
@@ -95,3 +96,21 @@ def test_wrong_heads_are_named(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         probe(small(), blocks, **options)
+
+
+def test_heads_start_from_states_of_their_own(
+    small: Callable[..., RotNet], probe: Callable[..., Probe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """60 heads, 60 states."""
+    source, seeds = small(), []
+    monkeypatch.setattr(torch, "manual_seed", seeds.append)
+    for _ in range(20):
+        probe(source)
+    assert len(set(seeds)) == len(seeds) == 60
+
+
+def test_a_probe_keeps_its_schedule(small: Callable[..., RotNet], probe: Callable[..., Probe]) -> None:
+    def quarter(position: Position) -> float:
+        return 0.25
+
+    assert probe(small(), optimizer=SGD, schedule=quarter).schedule is quarter

@@ -202,3 +202,18 @@ def test_open_clip_has_our_size_and_its_texts_are_ours() -> None:
 def test_open_clip_refuses_a_model_that_it_does_not_know() -> None:
     with pytest.raises(ValueError, match="ViT-B-17"):
         OpenClip("ViT-B-17").load()
+
+
+@pytest.mark.parametrize(
+    ("model_name", "pretrained"),
+    [
+        ("hf-hub:somebody/network", None),
+        ("local-dir:/tmp/network", None),
+        ("ViT-B-16", "/tmp/weights.pt"),
+        ("ViT-B-16", "hf-hub:somebody/network"),
+        ("ViT-B-16", "weights.bin"),
+    ],
+)
+def test_open_clip_takes_only_what_it_lists_itself(model_name: str, pretrained: str | None) -> None:
+    with pytest.raises(ValueError, match="expected one of open_clip's own"):
+        OpenClip(model_name, pretrained)

@@ -31,7 +31,16 @@ from experiments.running.plan import Plan, plan
 
 LINES = ("scale=smoke", "trainer=cpu", "checkpoint_seconds=0.02", "logger=csv")
 HANGS = 180.0  # seconds after which a process that has not ended counts as hanging
-RECORD = {"config.yaml", "metrics.json", "metrics.csv", "last.ckpt", "manifest.json", "pictures", "artifacts"}
+RECORD = {
+    "config.yaml",
+    "metrics.json",
+    "metrics.csv",
+    "last.ckpt",
+    "manifest.json",
+    "hits.npz",
+    "pictures",
+    "artifacts",
+}
 FORK = multiprocessing.get_context("fork")
 Hook = Callable[[dict[str, Any]], None]
 Snapshot = dict[str, dict[str, Any]]

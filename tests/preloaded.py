@@ -1,0 +1,119 @@
+"""A process that has imported the libraries which every command imports, and forks one process for each command.
+
+A command in a process of its own takes four seconds, nearly all of them for importing torch and Lightning. A fork
+starts with them imported; the project's own modules it imports itself, from the folder that it is asked to run in.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import json
+import os
+import random
+import runpy
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+from experiments.common.paths import ROOT
+
+LIBRARIES = ("hydra", "matplotlib.figure", "pydantic", "pytorch_lightning", "scipy.stats", "sklearn.datasets", "torch")
+
+
+class Server:
+    """Runs modules as commands, one after the other."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.preloaded"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(
+        self, arguments: Sequence[str], folder: Path, environment: dict[str, str]
+    ) -> subprocess.CompletedProcess[str]:
+        """`python -m arguments...` in a folder, with this environment and no other."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        with tempfile.TemporaryDirectory() as place:
+            out, err = Path(place) / "out", Path(place) / "err"
+            ask = {"arguments": list(arguments), "folder": str(folder), "environment": environment}
+            self.process.stdin.write(json.dumps({**ask, "out": str(out), "err": str(err)}) + "\n")
+            self.process.stdin.flush()
+            code = int(self.process.stdout.readline())
+            told = (out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8"))
+        return subprocess.CompletedProcess(list(arguments), code, *told)
+
+
+@cache
+def server() -> Server:
+    """Of this process; it ends when its input does, as with this process."""
+    return Server()
+
+
+def serve() -> None:
+    """Fork for each line of the input, and answer with how the fork ended."""
+    for library in LIBRARIES:
+        __import__(library)
+    gc.freeze()  # a fork that looks through what it has not made copies it
+    for line in sys.stdin:
+        ask = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            become(ask)
+            end_with(runs(*ask["arguments"]))
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def become(ask: dict[str, Any]) -> None:
+    """Be the process of a command: its input, output, folder, environment, and draws that no other process makes."""
+    import numpy as np
+
+    with open(os.devnull) as nothing, open(ask["out"], "w") as out, open(ask["err"], "w") as err:
+        for number, file in enumerate((nothing, out, err)):
+            os.dup2(file.fileno(), number)
+    os.chdir(ask["folder"])
+    os.environ.clear()
+    os.environ.update(ask["environment"])
+    random.seed()
+    np.random.seed()
+    for name in [name for name in sys.modules if name.split(".")[0] in ("experiments", "tests")]:
+        del sys.modules[name]
+    sys.path[0] = ask["folder"]
+
+
+def runs(module: str, *arguments: str) -> int:
+    """The exit code of `python -m module arguments...`."""
+    sys.argv[1:] = arguments
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except Exception:  # noqa: BLE001 - any that a command lets through ends it as it would end Python
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def end_with(code: int) -> NoReturn:
+    """End this process as Python does, but for taking the libraries apart, which takes a second."""
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    serve()
