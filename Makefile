@@ -92,7 +92,7 @@ help: ## this text
 	@echo "  ARGS=\"anything else, as python -m experiments.reproduce --help lists it\""
 	@echo "  e.g.  make reproduce PAPER=meal_v2"
 	@echo "        make reproduce PAPER=meal_v2 SCALE=full DRY=1"
-	@echo "        make sweep ARGS=\"seed=0,1 stages.student.module.hard_label_weight=0,1\" SCALE=smoke"
+	@echo "        make sweep ARGS=\"seed=0,1 stages.student.module.labels.hard=0,1\" SCALE=smoke"
 
 $(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -36,9 +36,9 @@ from tests.command import command
     [
         (["paper=meal"], 2, "error: paper 'meal' does not exist; did you mean 'meal_v2'?"),
         (
-            ["stages.student.module.discriminator=jont"],
+            ["stages.student.module.discriminator.input=logit"],
             2,
-            "stages.student.module: discriminator='jont': expected one of",
+            "stages.student.module: input='logit': expected one of",
         ),
         (["data@stages.student.data=mnist", "data_dir=/no/such"], 2, "data_dir /no/such does not exist"),
         (["stages.init.module.optimizer.lr=1e9"], 1, "its learning rate is 1e+09"),
@@ -150,7 +150,7 @@ def test_a_bug_ends_in_one_line_that_leads_to_it(
 
 @pytest.mark.slow
 def test_a_sweep_over_the_student_trains_each_teacher_once_per_seed(tmp_path: Path) -> None:
-    lines = ["seed=0,1", "stages.student.module.hard_label_weight=0,1", f"runs_dir={tmp_path}"]
+    lines = ["seed=0,1", "stages.student.module.labels.hard=0,1", f"runs_dir={tmp_path}"]
     done = command("run", "-m", "paper=meal_v2", "scale=smoke", *lines)
     assert done.returncode == 0, done.stderr
     runs = tmp_path / "meal_v2" / "smoke"
@@ -159,7 +159,7 @@ def test_a_sweep_over_the_student_trains_each_teacher_once_per_seed(tmp_path: Pa
         assert folders.count("student") == 2
         assert folders.count("teacher_a") == folders.count("teacher_b") == folders.count("init") == 1
         weights = {
-            yaml.safe_load((folder / "config.yaml").read_text())["module"]["hard_label_weight"]
+            yaml.safe_load((folder / "config.yaml").read_text())["module"]["labels"]["hard"]
             for folder in (runs / f"seed={seed}").glob("student-*/")
         }
         assert weights == {0, 1}
