@@ -72,7 +72,7 @@ def test_a_failing_seed_leaves_the_others_alone(tmp_path: Path, monkeypatch: pyt
     assert {claim["verdict"] for claim in others} != {"not run"}
     assert summary["stages"]["continued"] == {}
     assert len(summary["stages"]["student"]["test/top1"]) == 2
-    assert len(list((tmp_path / "meal_v2" / "smoke" / "seed=0").glob("*/manifest.json"))) == 12
+    assert len(list((tmp_path / "meal_v2" / "smoke" / "seed=0").glob("*/manifest.json"))) == 13
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])
@@ -215,7 +215,7 @@ def test_a_named_paper_is_listed_with_its_claims_stages_and_variants(capsys: pyt
     assert catalog.main(["paper=meal_v2", "zpe"]) == 0
     listed = " ".join(capsys.readouterr().out.split())
     described = catalog.describe("meal_v2")
-    for told in (described["title"], *described["stages"], "clean (mini): clean labels", "2 papers"):
+    for told in (described["title"], *described["stages"], "clean (mini): the same digits", "2 papers"):
         assert told in listed
     with pytest.raises(InputError, match="did you mean 'rotnet'"):
         catalog.main(["rotnets"])
