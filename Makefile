@@ -18,6 +18,7 @@ reads-papers        := PAPER ARGS
 reads-report        := PAPER ARGS
 reads-check-results := PAPER ARGS
 reads-tune          := PAPER SCALE VARIANT ARGS
+reads-counts        := PAPER ARGS
 reads-register      := PAPER SCALE VARIANT ARGS
 reads-replicate     := PAPER SCALE VARIANT MINUTES ARGS
 reads-sweep         := PAPER SCALE VARIANT SEEDS SWEEP ARGS
@@ -28,12 +29,29 @@ reads-confirm       := PAPER SCALE VARIANT ARGS
 reads-soak          := PAPER ARGS
 reads-mutants       := PAPER ARGS
 reads-bench         := PAPER ARGS
+# A shell reads these values, and make itself does before each call of a shell: this comes before the first one. What
+# either would act on is no name; ARGS alone are words of a shell.
+said      := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(v)))),$(v)))
+open      := (
+close     := )
+define newline
+
+
+endef
+acting    := ; & | < > ` ' " \ ! * ? $(open) $(close) $$
+words     := $(filter-out ARGS PYTHON,$(filter $(VARIABLES),$(said)))
+acts       = $(strip $(foreach c,$(acting),$(findstring $(c),$(value $(1)))) $(if $(findstring $(newline),$(value $(1))),line))
+unsafe    := $(firstword $(foreach v,$(words),$(if $(call acts,$(v)),$(v))))
+ifneq ($(unsafe),)
+$(error $(unsafe) holds a character that a shell acts on; expected a name, or names with commas)
+endif
+
 TARGETS   := $(shell grep -oE '^[a-z-]+:' $(firstword $(MAKEFILE_LIST)) | tr -d :)
 KEYS      := $(notdir $(basename $(wildcard conf/paper/*.yaml)))
 nearest    = $(shell $(PYTHON) -c "import difflib, sys; \
 	near = difflib.get_close_matches(sys.argv[1].casefold(), [w.casefold() for w in sys.argv[2:]], 1, 0.5); \
-	print('; did you mean ' + next(w for w in sys.argv[2:] if w.casefold() == near[0]) + '?' if near else '')" $(1) $(2))
-said      := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(v)))),$(v)))
+	print('; did you mean ' + next(w for w in sys.argv[2:] if w.casefold() == near[0]) + '?' if near else '')" $(call quoted,$(1)) $(2))
+quoted     = '$(subst ','\'',$(1))'
 wrong     := $(firstword $(filter-out $(VARIABLES),$(said)))
 aimless   := $(firstword $(filter-out $(TARGETS) .venv/%,$(MAKECMDGOALS)))
 read      := $(sort $(foreach goal,$(MAKECMDGOALS),$(reads-$(goal))))
@@ -63,7 +81,7 @@ seeds    = $(subst $(space),$(comma),$(strip $(subst $(comma),$(space),$(SEEDS))
 GIVEN    = $(if $(PAPER),paper=$(PAPER)) scale=$(or $(SCALE),mini) $(if $(VARIANT),variant=$(VARIANT)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup extras reproduce tune register replicate test test-all papers report check-results sweep dashboard export compare confirm soak mutants bench lint lock schema readme docs clean
+.PHONY: help setup counts extras reproduce tune register replicate test test-all papers report check-results sweep dashboard export compare confirm soak mutants bench lint lock schema readme docs clean
 
 help: ## this text
 	@echo "Reprise re-runs image-modelling papers and computes whether their claims hold."
@@ -74,7 +92,7 @@ help: ## this text
 	@echo "  ARGS=\"anything else, as python -m experiments.reproduce --help lists it\""
 	@echo "  e.g.  make reproduce PAPER=meal_v2"
 	@echo "        make reproduce PAPER=meal_v2 SCALE=full DRY=1"
-	@echo "        make sweep ARGS=\"seed=0,1 stages.student.module.hard_label_weight=0,1\" SCALE=smoke"
+	@echo "        make sweep ARGS=\"seed=0,1 stages.student.module.labels.hard=0,1\" SCALE=smoke"
 
 $(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -123,6 +141,9 @@ report: $(READY) ## site/index.html and a page per paper
 
 check-results: $(READY) ## re-derive every recorded interval, verdict and table from per-seed values
 	@$(BIN)/python -m experiments.commands.check_results $(if $(PAPER),paper=$(PAPER)) $(ARGS)
+
+counts: $(READY) ## sizes of full recipes' networks beside the numbers of papers' tables, for results/counts
+	@$(BIN)/python -m experiments.commands.counts $(if $(PAPER),paper=$(PAPER)) $(ARGS)
 
 sweep: $(READY) ## a named sweep (SWEEP=hard_labels) or a grid: ARGS="seed=0,1 stages.X.module.key=1,2"
 	@$(BIN)/python -m experiments.run -m $(if $(SWEEP),sweep=$(SWEEP)) $(if $(SEEDS),seed=$(seeds)) $(GIVEN)

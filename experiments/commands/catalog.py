@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
@@ -13,13 +13,18 @@ from experiments.commands import cli, readme
 from experiments.common.errors import InputError
 from experiments.common.memory import CONFIGURATION, remember
 from experiments.config import claims, compose
-from experiments.evidence import results, staleness, suite
+from experiments.evidence import counts, results, staleness, suite
 from experiments.evidence.records import Entry, JudgedClaim
-from experiments.pages import console, scope, view
+from experiments.pages import console, needed, scope, view
 from experiments.pages.numbers import count
+from experiments.running import measured, needs, plan
+
+if TYPE_CHECKING:
+    from datamodules.common.needs import Need
 
 HELP = """\
-List every paper of the suite: main claim, verdict, cost, and whether code or claims changed since.
+List every paper of the suite: main claim, verdict, cost, and whether code or claims changed since; of one
+paper also the data, weights and packages that its published recipe needs, and whether they are here.
 
   python -m experiments.catalog               all papers
   python -m experiments.catalog meal_v2       one (or several), with its claims, stages and variants
@@ -81,6 +86,7 @@ def _recorded(paper: str, entry: Entry, declared: Mapping[str, Any]) -> dict[str
         "verdicts": {claim.name: claim.verdict for claim in entry.claims},
         "published": {f"{item.stage}/{item.metric}": item.verdict for item in entry.published},
         "seeds": len(main.seeds) if main is not None else len(entry.seeds),
+        "ran": len(entry.seeds),
         "seconds": entry.provenance.seconds,
         "cpu_seconds": entry.provenance.cpu_seconds,
         "metrics": sorted({metric for stage in entry.stages.values() for metric in stage.metrics}),
@@ -155,10 +161,35 @@ def _details(paper: dict[str, Any]) -> Table:
     table.add_row("stages", ", ".join(paper["stages"]))
     for name, variant in paper["variants"].items():
         table.add_row("variant", Text.assemble((name, "bold"), f" ({variant['scale']}): {variant['about']}"))
+    for name, told in hours_at_full(paper).items():
+        table.add_row("hours", f"{name}: {told}")
     for name, entry in readme.ordered(paper["entries"]):
         if entry["stale"]:
             table.add_row("stale", f"{name}: changed since: {', '.join(entry['stale'])}")
     return table
+
+
+def hours_at_full(paper: Mapping[str, Any]) -> dict[str, str]:
+    """Setting of the published scale -> what one seed takes: as recorded, else as a dry run measured it here."""
+    variants = [name for name, item in paper["variants"].items() if item["scale"] == "full"]
+    told = {}
+    for variant in (None, *variants):
+        title = results.title("full", variant)
+        entry = paper["entries"].get(title)
+        seconds = (entry["cpu_seconds"] or entry["seconds"]) if entry is not None else None
+        if entry is not None and seconds:
+            told[title] = f"{measured.amount(seconds / entry['ran'] / 3600)} of one core, as recorded"
+        elif known := measured.in_words(f"{paper['key']} {title}"):
+            told[title] = known
+    if "full" not in told:
+        told = {"full": "not known; a dry run measures them here (make reproduce SCALE=full DRY=1)", **told}
+    return told
+
+
+def _needs(paper: str) -> Mapping[Need, str]:
+    """Of a paper's full recipe; its stages are composed, none is built."""
+    config = compose.compose(compose.request([f"paper={paper}", "scale=full"]).overrides)
+    return needs.of_stages(plan.plan(config, 0).stages.values())
 
 
 def main(argv: list[str]) -> int:
@@ -178,5 +209,8 @@ def main(argv: list[str]) -> int:
     else:
         for paper in papers if keys else ():
             console.out.print(_details(paper), "")
+            if rows := counts.stored(paper["key"]):
+                console.out.print(console.counts_table(rows, paper["key"]), "")
+            console.out.print(needed.table("what its published recipe needs", _needs(paper["key"])), "")
         console.out.print(_table(papers))
     return 0

@@ -1,8 +1,9 @@
-"""`make check-results`: re-derive every interval, verdict and table of the records. Imports no torch.
+"""`make check-results`: re-derive every interval, verdict and table of the records.
 
 Every claim, check and published number is computed again from the metrics of its stages, every summary from the
-manifests of the runs that are at hand, what README and docs/ repeat from the records, and what a record says of its
-paper from the paper's file. Whatever differs is named.
+manifests of the runs that are at hand, sizes of networks by building them, what README and docs/ repeat of the
+records, and what a record says of its paper from the paper's file. Whatever differs is named. Torch is imported only
+where a paper has sizes of networks and its files changed since they were last counted.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.commands import catalog, cli, readme
+from experiments.commands import catalog, cli, counts, readme
 from experiments.common.errors import InputError
 from experiments.common.memory import CONFIGURATION, remember
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose, vary
 from experiments.config.claims import Questions
-from experiments.evidence import images, registration, registrations, replication, results
+from experiments.evidence import counts as recorded_counts
+from experiments.evidence import images, registration, registrations, replication, results, statements
 from experiments.evidence.order import History, losses, problems
 from experiments.evidence.records import Entry, Record
 from experiments.running.plan import SEEDS
@@ -45,22 +47,29 @@ def main(argv: list[str]) -> int:
     argv = [word for word in argv if word != "--require-history"]
     papers = cli.papers_named(argv) or [path.stem for path in sorted(results.RESULTS.glob("*.json"))]
     wrong, entries, filed = [], 0, 0
+    records: dict[str, Record] = {}
     for paper in papers:
         record = results.read(paper)
         if record is None:
             raise InputError(f"{paper} has no record in {results.RESULTS}")
+        records[paper] = record
         entries += len(record.entries)
         filed += sum(entry.registered.filed for entry in record.entries.values())
         wrong += list(check(record))
         wrong += list(_kept(paper))
+        wrong += list(_counted(paper))
+    wrong += list(statements.copies(records))
     if not argv:
         wrong += list(_readme())
     for line in wrong:
         console.say(console.Text.assemble(("differs", "red"), f" {line}"))
     console.say(f"{entries} entries of {len(papers)} papers re-derived, {len(wrong)} differences")
-    unknown = History(ROOT).unknown() if filed else ""
+    unknown = History(ROOT).unknown()
     if unknown:
-        console.say(f"whether {filed} registrations came before their results is not checked: {unknown}")
+        console.say(
+            f"whether {filed} registrations came before their results, what records held before and whether their "
+            f"commits exist is not checked: {unknown}"
+        )
     return 1 if wrong or (unknown and required) else 0
 
 
@@ -80,6 +89,7 @@ def check(record: Record) -> Iterator[str]:
             recorded, derived = ([item.model_dump() for item in getattr(e, part)] for e in (entry, again))
             yield from differences(recorded, derived, f"{where}: {part}")
         yield from _registered(paper, title, entry, where)
+        yield from (f"{where}: {line}" for line in _stated(entry))
         yield from _declared(paper, title, entry, where)
         yield from _runs(paper, entry, where)
         yield from differing_images(paper, title, entry, where)
@@ -117,6 +127,16 @@ def _fits(entry: Entry) -> bool:
     )
 
 
+def _stated(entry: Entry) -> Iterator[str]:
+    """What an entry states beside its numbers."""
+    yield from statements.shapes(entry)
+    if not entry.registered.by_hand:
+        yield from statements.under(entry)
+    history = History(results.RESULTS.parent)
+    if not history.unknown():
+        yield from statements.commits(entry, history)
+
+
 def differing_images(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
     """The answers on single images that were kept of an entry give the differences that it holds."""
     try:
@@ -130,9 +150,11 @@ def _registered(paper: str, title: str, entry: Entry, where: str) -> Iterator[st
     made = entry.registered
     if title != results.title(entry.scale, entry.variant, made.by_hand):
         yield f"{where}: is an entry of {results.title(entry.scale, entry.variant, made.by_hand)}"
+    if made.seen:
+        yield f"{where}: says that its claims were written after its seeds had run; record it under a registration"
     if made.seen or made.by_hand:
         return
-    if made.filed and len(entry.seeds) > SEEDS:
+    if len(entry.seeds) > SEEDS:
         yield f"{where}: {len(entry.seeds)} seeds; a registration has {SEEDS}"
     elif list(entry.seeds) != [registration.seed(made, index) for index in range(len(entry.seeds))]:
         yield f"{where}: seeds {entry.seeds} are not the first of registration {made.hash}"
@@ -157,6 +179,7 @@ def _filed(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
     asked = [_comparable(content) for content in files[0].bound["claims"]]
     if asked != [_comparable(claim.claim().content()) for claim in entry.claims]:
         yield f"{where}: its claims are not those of {files[0].path.name}"
+    yield from (f"{where}: {line}" for line in statements.registered(entry, files[0]))
     knobs = vary.read({"vary": files[0].bound["vary"]})
     yield from (f"{where}: {line}" for line in replication.problems(entry, questions(entry), knobs))
     root = results.RESULTS.parent
@@ -165,6 +188,12 @@ def _filed(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
         registered = str(files[0].path.relative_to(root))
         record = str((results.RESULTS / f"{paper}.json").relative_to(root))
         yield from (f"{where}: {line}" for line in problems(history, registered, record, files[0].hash, title))
+
+
+def _counted(paper: str) -> Iterator[str]:
+    """Sizes of networks, counted anew; torch is imported only where the paper's files changed since."""
+    for line in recorded_counts.differences(recorded_counts.stored(paper), counts.derive(paper)):
+        yield f"{paper}: counts: {line}"
 
 
 def _kept(paper: str) -> Iterator[str]:
@@ -225,7 +254,9 @@ def _runs(paper: str, entry: Entry, where: str) -> Iterator[str]:
 
     for name, stage in entry.stages.items():
         for position, (seed, mark) in enumerate(zip(entry.seeds, stage.fingerprints, strict=False)):
-            folder = ROOT / "runs" / paper / entry.scale / f"seed={seed}" / f"{name}-{mark}"
+            folder = files.inside(ROOT / "runs", paper, entry.scale, f"seed={seed}", f"{name}-{mark}")
+            if folder is None:
+                continue
             manifest, metrics = files.read_json(folder / "manifest.json"), files.read_json(folder / "metrics.json")
             if not isinstance(manifest, dict) or not isinstance(metrics, dict):
                 continue
@@ -233,6 +264,9 @@ def _runs(paper: str, entry: Entry, where: str) -> Iterator[str]:
                 yield f"{where}: {folder / 'metrics.json'} is not what its manifest says"
             if str(manifest.get("finished")) > str(entry.provenance.written):
                 continue
+            told = manifest.get("registered")
+            if told and not entry.registered.by_hand and not entry.registered.binds(str(told)):
+                yield f"{where}: {folder} ran under registration {told}, not {entry.registered.hash}"
             for metric, values in stage.metrics.items():
                 value, there = values[position], metrics.get(metric)
                 if there is not None and not same(value, there):

@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from experiments.common import failure
 from experiments.common.errors import InputError, RunError, unknown
 from experiments.common.paths import ROOT
+from experiments.common.text import visible
 from experiments.config import compose
 from experiments.running.processes import end_as_interrupted, requeue_when_asked
 
+LONGEST = 4_000  # letters of an error that are shown: what somebody typed may be part of it
 COMMON = """\
   paper=K            {papers}
   scale=S            mini (default), smoke (seconds; numbers mean nothing) or full (the published recipe)
@@ -74,7 +76,8 @@ def main(
 
 
 def _say(text: str) -> None:
-    print(f"error: {text}", file=sys.stderr)
+    shown = visible(text) if len(text) <= LONGEST else f"{visible(text[:LONGEST])} ... ({len(text)} letters)"
+    print(f"error: {shown}", file=sys.stderr)
 
 
 def take(argv: Sequence[str], names: Sequence[str]) -> tuple[dict[str, str], list[str]]:

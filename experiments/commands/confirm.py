@@ -89,6 +89,7 @@ class _Confirmation:
     def __init__(self, paper: str, title: str, overrides: Sequence[str]) -> None:
         self.paper, self.title, self.name = paper, title, f"{paper}/{title}"
         self.entry = results.entries(paper)[title]
+        results.check_seals({title: self.entry}, f"results/{paper}.json")
         self.changed = staleness.stale(paper, self.entry)
         self.lines = [f"paper={paper}", f"scale={self.entry.scale}", *self.entry.overrides, *overrides]
         self.lines += [f"variant={self.entry.variant}"] if self.entry.variant else []

@@ -165,9 +165,6 @@ def load(folder: str | Path) -> StageModule:
 
     Raises InputError naming the file that is missing or does not fit.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     from experiments.running import training
 
     folder = Path(folder)
@@ -180,11 +177,22 @@ def load(folder: str | Path) -> StageModule:
         module = training.construct_from(stage, fill(stage.needs, built.__getitem__))
         path = folder / f"{stage.name}.safetensors"
         try:
-            module.load_state_dict(load_file(path))
-        except (OSError, SafetensorError, RuntimeError) as error:
+            module.load_state_dict(read_weights(path))
+        except RuntimeError as error:
             raise InputError(f"{path}: {str(error).splitlines()[0]}") from error
         built[stage.name] = module
     return built[described["stage"]]
+
+
+def read_weights(path: Path) -> dict[str, Any]:
+    """A file of tensors by name. Raises InputError where it is missing or something else."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError, MemoryError) as error:
+        raise InputError(f"{path}: {str(error).splitlines()[0]}") from error
 
 
 def card(this: Plan, name: str, folder: Path) -> str:

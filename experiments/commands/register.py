@@ -97,7 +97,10 @@ def _tuned(paper: str, setting: str, config: dict[str, Any]) -> dict[str, Any]:
     table = tuning.stored(paper, setting)
     if table is None:
         raise InputError(f"{where}: tune: was not run yet; make tune PAPER={paper} comes before a registration")
-    return {key: table[key] for key in ("arms", "keys", "values", "seeds", "by", "chosen")}
+    parts = ("arms", "keys", "values", "seeds", "by", "chosen")
+    if lacking := [key for key in parts if key not in table]:
+        raise InputError(f"{tuning.path(paper, setting)}: {lacking[0]} is missing; restore it with git or tune again")
+    return {key: table[key] for key in parts}
 
 
 def _check_is_new(filed: Filed, runs: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from experiments.commands import cli, setting, stopping
@@ -47,7 +47,9 @@ class Draws(Seeds):
     def _plan(self, number: int) -> Plan:
         drawn = self.drawn(number)
         turned = vary.turn(self.setting.config, self.knobs, drawn, compose.groups(self.setting.paper))
-        return only(plan(turned, number), self.setting.questions.main_stages)
+        chosen = only(plan(turned, number), self.setting.questions.main_stages)
+        assert self.setting.registered is not None
+        return replace(chosen, registered=self.setting.registered.hash)
 
     def drawn(self, number: int) -> dict[str, Any]:
         assert self.setting.registered is not None

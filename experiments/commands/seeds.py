@@ -74,7 +74,7 @@ class Seeds:
 
     def plans_of(self, numbers: Sequence[int]) -> list[Plan]:
         """A plan for each of these seeds."""
-        return plan_each(self.setting.config, numbers)
+        return _plans(self.setting, numbers)
 
     def look(self) -> Entry:
         """The entry of all seeds so far, judged."""
@@ -179,7 +179,7 @@ def begin(setting: Setting, schedulers: Schedulers) -> Seeds:
         numbers = setting.seeds or list(range(count))
         if setting.seeds is not None and (told := registration.told_of_one(setting.seeds)):
             console.say(told)
-    plans = plan_each(setting.config, numbers)
+    plans = _plans(setting, numbers)
     preconditions.check(plans, here=setting.runs_here)
 
     if setting.explores:
@@ -201,11 +201,17 @@ def _begin_from_record(setting: Setting, schedulers: Schedulers) -> Seeds:
     if registered is None:
         raise InputError(f"from_record=true: {setting.name} has other claims or another recipe now; make register")
     entry = onward.recorded(setting.paper, setting.title, registered, main_stages)
-    plans = plan_each(setting.config, entry.seeds)
+    plans = _plans(setting, entry.seeds)
     preconditions.check([only(plans[0], main_stages)], here=setting.runs_here)
     scheduler = schedulers.of(setting.config, cores() * len(plans[0].stages))
     console.say(f"{len(plans)} seeds stand in the record")
     return Seeds(setting, registered, plans, scheduler, entry, began)
+
+
+def _plans(setting: Setting, numbers: Sequence[int]) -> list[Plan]:
+    """A plan for each of these seeds, which names the registration that they follow from."""
+    registered = setting.registered.hash if setting.registered is not None else None
+    return [replace(p, registered=registered) for p in plan_each(setting.config, numbers)]
 
 
 def unfinished(plans: Sequence[Plan]) -> int:

@@ -21,7 +21,7 @@ from experiments.common.errors import InputError
 from experiments.config import claims, expressions
 from experiments.config.expressions import Call, Expression, Metric
 from experiments.config.schema import Claim
-from experiments.evidence import sequences
+from experiments.evidence import sequences, sweeps
 from experiments.pages import console
 from experiments.pages.numbers import number
 from experiments.running.plan import Plan
@@ -115,9 +115,9 @@ def record(folder: Path, overrides: Sequence[str], plan: Plan, value: float, exi
 
 
 def gather(folder: Path) -> list[dict[str, Any]]:
-    """The records of a sweep's jobs, in their order."""
+    """The records of a sweep's jobs, in their order. Raises InputError for one that is something else."""
     paths = sorted(folder.glob("*/job.json"), key=lambda p: (len(p.parent.name), p.parent.name))
-    return [record for path in paths if (record := files.read_json(path)) is not None]
+    return [job.model_dump() for path in paths if (job := sweeps.read_job(path)) is not None]
 
 
 def settings(jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -12,6 +12,8 @@ from pathlib import Path
 from experiments.common import tracing
 from experiments.common.paths import ROOT
 
+NO_SHARED_MEMORY = re.compile("insufficient shared memory|unable to allocate shared memory|</torch_|Bus error")
+NO_MEMORY = re.compile("can't allocate memory|CUDA out of memory|Cannot allocate memory|unable to mmap .* memory")
 READING = ("available", "prepare_data", "setup")  # methods of a datamodule that look at files
 
 
@@ -87,14 +89,30 @@ def _foreseen(error: BaseException) -> tuple[str, int] | None:
             return str(link).rpartition("DataError: ")[2].strip(), InputError.exit_code
         if isinstance(link, ModuleNotFoundError):
             return missing_package(link), InputError.exit_code
-        if isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return "the disk is full: free space and run the same command again", RunError.exit_code
+        if isinstance(link, OSError | NotImplementedError) and _lacks_locks(link):
+            told = "this file system has no locks (flock), without which two processes could train one stage at once"
+            return f"{told}; name a folder on another one with runs_dir=...", InputError.exit_code
+        if isinstance(link, RuntimeError) and NO_SHARED_MEMORY.search(str(link)):
+            told = "shared memory (/dev/shm) is full: give it more room, or run with stages.*.data.num_workers=0"
+            return told, RunError.exit_code
+        if isinstance(link, MemoryError) or NO_MEMORY.search(str(link)):
+            told = "there is not enough memory: run fewer stages at a time (jobs=1) or smaller batches"
+            return f"{told} ({tracing.last_words(link)[:120]})", RunError.exit_code
         if isinstance(link, OSError) and link.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             where = link.filename or "the runs folder"
             return f"cannot write to {where}: {link.strerror}; name another with runs_dir=...", InputError.exit_code
     if source := _data_that_was_read(error):
         return f"{source}: its data cannot be read ({tracing.last_words(error)})", InputError.exit_code
     return None
+
+
+def _lacks_locks(error: BaseException) -> bool:
+    """Whether a file could not be locked because its file system knows no locks."""
+    if isinstance(error, NotImplementedError):
+        return "flock" in str(error)
+    return isinstance(error, OSError) and error.errno in (errno.ENOLCK, errno.ENOSYS)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

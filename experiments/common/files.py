@@ -38,6 +38,21 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
+def inside(folder: Path, *names: str) -> Path | None:
+    """A file or folder within `folder` by names that came from elsewhere; None if they lead out of it.
+
+    A name is one step: no separator, no `..`, no NUL; a symbolic link on the way, or at its end, is not followed.
+    """
+    path = folder
+    for name in names:
+        if name in ("", ".", "..") or set(name) & {"/", "\\", "\0"}:
+            return None
+        path = path / name
+        if path.is_symlink():
+            return None
+    return path
+
+
 def write_text(path: Path, text: str) -> None:
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -55,5 +70,5 @@ def read_json(path: Path) -> Any | None:
     """The value, or None when the file is missing or damaged: a damaged record counts as not written."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError, RecursionError):
-        return None
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
+        return None  # ValueError: no JSON, no UTF-8, a number of 5,000 digits, a path that holds NUL

@@ -32,18 +32,30 @@ def remember(question: str, paper: str, key: str, folders: tuple[str, ...], answ
     """
     name = f"{question} of {paper}"
     state = state_of(folders, paper)
-    kept = (files.read_json(REMEMBERED) or {}).get(name) or {}
+    kept = _kept(name)
     if kept.get("state") != state:
         kept = {"state": state, "answers": {}}
     if key not in kept["answers"]:
         given = answer()
-        stored = files.read_json(REMEMBERED) or {}  # answer() may have remembered something else
-        mine = stored.get(name) or {}
+        stored = _stored()  # answer() may have remembered something else
+        mine = _kept(name)
         before = mine["answers"] if mine.get("state") == state else {}
         kept = {"state": state, "answers": {**before, key: given}}
         with contextlib.suppress(OSError):
             files.write_json(REMEMBERED, {**stored, name: kept})
     return kept["answers"][key]
+
+
+def _stored() -> dict[str, Any]:
+    """Everything that is remembered; nothing where the file is missing or something else."""
+    stored = files.read_json(REMEMBERED)
+    return stored if isinstance(stored, dict) else {}
+
+
+def _kept(name: str) -> dict[str, Any]:
+    """What is remembered of one question about one paper; nothing where it is something else."""
+    kept = _stored().get(name)
+    return kept if isinstance(kept, dict) and isinstance(kept.get("answers"), dict) else {}
 
 
 def state_of(folders: tuple[str, ...], paper: str) -> str:

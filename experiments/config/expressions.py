@@ -35,6 +35,9 @@ FUNCTIONS: dict[str, Callable[[Sequence[float]], float]] = {
     "min": min,
     "max": max,
 }
+LONGEST = 2_000  # letters of an expression
+MOST_WORDS = 300  # names, numbers and signs of one
+DEEPEST = 40  # parentheses inside each other
 Table = Mapping[str, Mapping[str, Mapping[int, float]]]  # stage -> metric -> seed -> value
 
 
@@ -63,9 +66,11 @@ Expression = Metric | Call | float
 def parse(text: str | float, where: str) -> Expression:
     """Raises InputError naming `where` and what cannot be read."""
     if isinstance(text, int | float) and not isinstance(text, bool):
-        return float(text)
+        return _finite(text, where)
     if not isinstance(text, str):
         raise InputError(f"{where}: {text!r}: expected a number or arithmetic over <stage>/<split>/<metric>")
+    if len(text) > LONGEST:
+        raise InputError(f"{where}: {text[:60]!r}...: {len(text)} letters; expected at most {LONGEST}")
     tokens: list[tuple[str, str]] = []
     position = 0
     while position < len(text.rstrip()):
@@ -77,6 +82,8 @@ def parse(text: str | float, where: str) -> Expression:
         )
         tokens.append((kind, match[0].strip()))
         position = match.end()
+    if len(tokens) > MOST_WORDS:
+        raise InputError(f"{where}: {text[:60]!r}...: {len(tokens)} names and signs; expected at most {MOST_WORDS}")
     reader = _Reader(tokens, where, text)
     made = reader.sum()
     if reader.tokens:
@@ -84,9 +91,21 @@ def parse(text: str | float, where: str) -> Expression:
     return made
 
 
+def _finite(number: str | float, where: str) -> float:
+    """Raises InputError for what is no number or none that a float can hold."""
+    try:
+        value = float(number)
+    except (ValueError, OverflowError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise InputError(f"{where}: {str(number)[:60]!r} is no finite number")
+    return value
+
+
 class _Reader:
     def __init__(self, tokens: list[tuple[str, str]], where: str, text: str) -> None:
         self.tokens, self.where, self.text = tokens, where, text
+        self.depth = 0
 
     def _next_is(self, *signs: str) -> bool:
         return bool(self.tokens) and self.tokens[0][0] == "sign" and self.tokens[0][1] in signs
@@ -116,12 +135,17 @@ class _Reader:
         return made
 
     def atom(self) -> Expression:
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise InputError(f"{self.where}: {self.text[:60]!r}...: nested deeper than {DEEPEST}")
+        made = self._atom()
+        self.depth -= 1
+        return made
+
+    def _atom(self) -> Expression:
         kind, word = self._take()
         if kind == "number":
-            try:
-                return float(word)
-            except ValueError:
-                raise InputError(f"{self.where}: {word!r} is no number") from None
+            return _finite(word, self.where)
         if kind == "metric":
             stage, _, name = word.partition("/")
             return Metric(stage, name)

@@ -65,8 +65,8 @@ def check_options(lines: Iterable[str]) -> None:
     """Raises InputError for lines that cannot be read and for options that their group does not have."""
     try:
         parsed = OverridesParser.create().parse_overrides(list(lines))
-    except HydraException as error:
-        raise InputError(f"cannot read the command line: {str(error).splitlines()[0]}") from error
+    except (HydraException, ValueError, RecursionError) as error:  # ValueError: a number of 5,000 digits
+        raise InputError(f"cannot read the command line: {str(error).splitlines()[0]:.300}") from error
     for override in parsed:
         group = override.key_or_group
         if group in GROUPS and not override.is_sweep_override():

@@ -25,7 +25,7 @@ from omegaconf._utils import get_yaml_loader
 
 from experiments.common.errors import InputError, unknown
 from experiments.common.paths import CONF
-from experiments.config import recipes, schema, written
+from experiments.config import limits, recipes, schema, written
 
 # Of a paper's file: most of it, and no part of a composition.
 TEXTS = ("variants", "published", "deviations", "groups", "finding", "scope")
@@ -200,14 +200,16 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A configuration file as plain data; an InputError names it where it is no YAML or no mapping."""
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a safe loader
-    except yaml.YAMLError as error:
-        told = " ".join(str(error).replace('in "<unicode string>", ', "").split())
-        raise InputError(f"{path.relative_to(CONF.parent)}: no YAML: {told}") from error
+    """A configuration file as plain data.
+
+    Raises:
+        InputError: it is no YAML, no mapping, larger than experiments.config.limits allows, or holds a character that
+            would act where it is shown; it names the file.
+    """
+    where = path.relative_to(CONF.parent) if path.is_relative_to(CONF.parent) else path
+    content = limits.read(path, str(where), _Loader)
     if not isinstance(content, dict):
-        raise InputError(f"{path.relative_to(CONF.parent)}: expected a mapping")
+        raise InputError(f"{where}: expected a mapping")
     return content
 
 

@@ -30,7 +30,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.common.errors import InputError, unknown
+from experiments.config import limits
 
+LONGEST = 50  # chain of stages or variants that are each like the next
 WHOLE = ("needs", "feeds")  # said anew, they are said completely
 
 
@@ -138,6 +140,7 @@ def _varied(name: str, listed: Mapping[str, Any], where: str, asked: tuple[str, 
     model = str(item["like"])
     if model not in listed or model in (*asked, name):
         raise unknown(f"{where}: variants.{name}.like: variant", model, [n for n in listed if n not in (*asked, name)])
+    _check_chain(asked, f"{where}: variants.{name}.like")
     below = _varied(model, listed, where, (*asked, name))
     own = {key: copy.deepcopy(value) for key, value in item.items() if key != "like"}
     return {**below, **own, "overrides": [*(below.get("overrides") or []), *(own.get("overrides") or [])]}
@@ -179,6 +182,7 @@ def _arms(name: str, item: Any, where: str) -> dict[str, Any]:
     choices: Mapping[str, Sequence[Any]] = item["each"]
     if any(f"{{{key}}}" not in name for key in choices):
         raise InputError(f"{where}: stages.{name}.each: a stage's name holds each as {{name}}")
+    limits.count_arms(choices, f"{where}: {name}.each")
     rest = {key: value for key, value in item.items() if key != "each"}
     made = {}
     for values in itertools.product(*choices.values()):
@@ -211,9 +215,17 @@ def _like(name: str, stages: Mapping[str, Any], where: str, asked: tuple[str, ..
         raise unknown(f"{where}: stages.{name}.like: stage", model, stages)
     if model in (*asked, name):
         raise InputError(f"{where}: stages like each other in a circle: {' -> '.join((*asked, name, model))}")
+    _check_chain(asked, f"{where}: stages.{name}.like")
     below = {key: value for key, value in _like(model, stages, where, (*asked, name)).items() if key != "about"}
     merged: dict[str, Any] = merge(below, {key: value for key, value in item.items() if key != "like"})
     return merged
+
+
+def _check_chain(asked: tuple[str, ...], where: str) -> None:
+    if len(asked) >= LONGEST:
+        raise InputError(
+            f"{where}: {asked[0]} is like another one over {len(asked)} others; expected {LONGEST} or fewer"
+        )
 
 
 def _defaults(data: Any, defaults: list[Any], stages: Sequence[str], where: str, groups: Groups) -> list[Any]:

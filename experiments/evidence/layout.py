@@ -89,7 +89,7 @@ def _columns(stage: Any, seeds: Sequence[Any], where: str) -> Any:
         return stage
     runs: Any = stage["runs"]
     metrics: Any = stage.get("metrics")
-    if not isinstance(runs, dict) or not _is_list(metrics):
+    if not isinstance(runs, dict) or not _is_list(metrics) or not all(isinstance(name, str) for name in metrics):
         raise ValueError(f"{where}: expected metrics with the names and runs with a row for each seed")
 
     for seed, row in runs.items():

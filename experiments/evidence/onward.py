@@ -23,6 +23,7 @@ def recorded(paper: str, title: str, registered: Registration, main_stages: Iter
     entry = results.entry(paper, title)
     if entry is None or not entry.seeds:
         raise InputError(f"from_record=true: {paper}/{title} has no recorded seed; leave it out to begin")
+    results.check_seals({title: entry}, paper)
     if merge.is_another(registered, entry.registered):
         raise InputError(f"from_record=true: {paper}/{title} has other claims or another recipe now; leave it out")
     wanted = set(main_stages)
@@ -90,6 +91,7 @@ def _longer(stage: StageRecord, manifests: Sequence[Mapping[str, Any] | None], f
             "seconds": [*stage.seconds, *column("seconds")],
             "cpu_seconds": cpu_seconds if any(value is not None for value in cpu_seconds) else [],
             "failed": failed,
+            "under": sorted({*stage.under, *results.under(m for m in manifests if m is not None)}),
         }
     )
 

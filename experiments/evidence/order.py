@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+SAID = ("at", "commit", "dirty", "why", "seen", "by_hand", "filed")  # of a registration, besides hash and stream
+FACTS = ("hardware", "versions", "threads", "code")  # of an entry's provenance: they change with its seeds alone
 
 
 @dataclass(frozen=True)
@@ -22,10 +26,12 @@ class History:
 
     root: Path
 
-    def git(self, *words: str) -> str | None:
-        """What a git command prints; None where it fails or there is no git."""
+    def git(self, *words: str, told: str = "") -> str | None:
+        """What a git command prints that is told something; None where it fails or there is no git."""
         try:
-            done = subprocess.run(["git", *words], cwd=self.root, capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                ["git", *words], cwd=self.root, input=told, capture_output=True, text=True, check=False
+            )
         except OSError:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
@@ -40,8 +46,12 @@ class History:
             return "a history of one commit, as of a copy"
         return ""
 
-    def exists(self, commit: str) -> bool:
-        return self.git("cat-file", "-e", f"{commit}^{{commit}}") is not None
+    def missing(self, commits: Sequence[str]) -> set[str]:
+        """Of these, what is no commit here: full hashes alone count, since a short one or a branch may come to be."""
+        full = [commit for commit in commits if re.fullmatch("[0-9a-f]{40}", commit)]
+        asked = "".join(f"{commit}\n" for commit in full)
+        lines = (self.git("cat-file", "--batch-check=%(objectname) %(objecttype)", told=asked) or "").splitlines()
+        return set(commits) - {line.split()[0] for line in lines if line.endswith(" commit")}
 
     def is_before(self, first: str, second: str) -> bool:
         """Whether a commit is a strict ancestor of another."""
@@ -98,7 +108,7 @@ def _holds_look(text: str | None, title: str, digest: str) -> bool:
 
 
 def losses(history: History, record: str) -> Iterator[str]:
-    """What a record once held and later did not: settings, what stays of earlier registrations, recorded differences.
+    """What a record once held and later did not, or held otherwise: settings, registrations, values of seeds, machines.
 
     Every committed version of the file is compared with the one before it, and the file with the last of them, from
     the first version of format 2 on: this rule is as old as that.
@@ -147,14 +157,68 @@ def _mark(item: Mapping[str, Any]) -> tuple[str, int, int]:
 
 
 def _moved(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
-    """Differences of the main claim that are others now, while registration and history stayed."""
+    """What is another one now, while registration and history stayed: then nothing ran that could have changed it."""
     same = _mark({**before, "seeds": []}) == _mark({**after, "seeds": []})
     if not same or len(before.get("history", [])) != len(after.get("history", [])):
         return
+    then, now = before.get("registered") or {}, after.get("registered") or {}
+    for key in SAID:
+        if then.get(key) != now.get(key):
+            yield f"its registration's {key} was {then.get(key)!r:.80}, and is {now.get(key)!r:.80}"
+    yield from _moved_claim(before, after)
+    for name, stage in before.get("stages", {}).items():
+        yield from _moved_stage(name, stage, after)
+    if before.get("seeds") == after.get("seeds"):
+        yield from _moved_facts(before, after)
+
+
+def _moved_claim(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    """The main claim's differences."""
     then, now = (next((claim for claim in entry["claims"] if claim.get("main")), None) for entry in (before, after))
     if then is None or now is None:
         return
     there = dict(zip(now.get("seeds", []), now["per_seed"], strict=False))
     for seed, value in zip(then.get("seeds", []), then["per_seed"], strict=False):
-        if seed not in there or not math.isclose(there[seed], value, rel_tol=1e-9, abs_tol=1e-9):
+        if seed not in there or not _same(there[seed], value):
             yield f"the recorded difference of seed {seed} was {value}, and is {there.get(seed)}"
+
+
+def _moved_stage(name: str, stage: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    """A stage's values for each seed, whether a claim reads them or not, its times and fingerprints."""
+    now = after.get("stages", {}).get(name)
+    if now is None:
+        yield f"the stage {name} is gone"
+        return
+    confirmed = (after.get("confirmed") or {}).get(name, {}).get("fingerprint")
+    for seed, row in stage.get("runs", {}).items():
+        other = now.get("runs", {}).get(seed)
+        if other is None:
+            yield f"{name} of seed {seed} is gone"
+            continue
+        if row["fingerprint"] != other["fingerprint"] and confirmed is None:
+            yield f"the fingerprint of {name} of seed {seed} was {row['fingerprint']}, and is {other['fingerprint']}"
+        then, there = _values(stage, row), _values(now, other)
+        if row["fingerprint"] == other["fingerprint"]:
+            then |= {key: row.get(key) for key in ("seconds", "cpu_seconds")}
+            there |= {key: other.get(key) for key in ("seconds", "cpu_seconds")}
+        for metric, value in then.items():
+            if metric not in there or not _same(value, there[metric]):
+                yield f"{name}/{metric} of seed {seed} was {value}, and is {there.get(metric)}"
+
+
+def _moved_facts(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    """Where and when the same seeds ran."""
+    then, now = before.get("provenance") or {}, after.get("provenance") or {}
+    for key in FACTS:
+        if key in then and then[key] != now.get(key):
+            yield f"its {key} was {then[key]!r:.80}, and is {now.get(key)!r:.80}, of the same seeds"
+
+
+def _values(stage: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(zip(stage["metrics"], row["values"], strict=False))
+
+
+def _same(a: Any, b: Any) -> bool:
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in (a, b)):
+        return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-9)
+    return bool(a == b)

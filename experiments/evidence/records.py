@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from experiments.common.errors import InputError
 from experiments.config.claims import Check, Claim, Published
 from experiments.config.expressions import Table
 from experiments.config.schema import Outcome
@@ -21,9 +22,26 @@ from experiments.evidence import words
 FORMAT = 2  # of the files; 1 had a list of seeds' values for each metric
 MOST_TEXT = 20_000  # letters of one text
 MOST_SEEDS = 10_000
+MOST_SIZE = 1e100  # of a number that a claim states
 MOST_ITEMS = 10_000  # of one list or mapping, curves' points among them
 
-Number = int | float  # as a paper's file writes it: 1 stays 1
+VERDICTS = frozenset(value for name, value in vars(words).items() if name.isupper() and isinstance(value, str))
+
+
+def _check_verdict(word: str) -> str:
+    if word not in VERDICTS:
+        raise ValueError(f"{word[:60]!r} is no verdict; expected one of {', '.join(sorted(VERDICTS))}")
+    return word
+
+
+def _check_number(value: int | float) -> int | float:
+    if not -MOST_SIZE < value < MOST_SIZE:
+        raise ValueError(f"expected a finite number, got {str(value)[:60]}")
+    return value
+
+
+Word = Annotated[str, AfterValidator(_check_verdict)]
+Number = Annotated[int | float, AfterValidator(_check_number)]  # as a paper's file writes it: 1 stays 1
 Seeds = Annotated[list[int], Field(max_length=MOST_SEEDS)]
 Values = Annotated[list[float | None], Field(max_length=MOST_SEEDS)]  # one for each seed; None where it did not run
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
@@ -50,6 +68,14 @@ class Part(BaseModel):
     def plain(self) -> dict[str, Any]:
         """As JSON holds it: without what has its default."""
         return self.model_dump(exclude_defaults=True)
+
+
+def first_mistake(error: ValidationError) -> str:
+    """The first of what is wrong with a part of a record, with where it stands."""
+    first = error.errors(include_url=False)[0]
+    said = first["msg"].removeprefix("Value error, ")
+    place = ".".join(map(str, first["loc"]))
+    return ": ".join(filter(None, [place, said[:1].lower() + said[1:]]))
 
 
 class Code(Part):
@@ -188,6 +214,12 @@ class Curve(Part):
     low: Annotated[list[float], Field(max_length=MOST_ITEMS)]
     high: Annotated[list[float], Field(max_length=MOST_ITEMS)]
 
+    @model_validator(mode="after")
+    def _fits(self) -> Curve:
+        if len({len(self.epoch), len(self.mean), len(self.low), len(self.high)}) > 1:
+            raise ValueError("epoch, mean, low and high: expected lists of one length")
+        return self
+
 
 class StageRecord(Part):
     """One stage over an entry's seeds.
@@ -200,6 +232,8 @@ class StageRecord(Part):
         batch: global, devices and reference.
         peak_memory_mb: MiB.
         content: a hash of its data files; empty where it reads none.
+        under: hashes of the registrations under which its seeds ran, as their manifests say, or `none` for a run
+            without; empty where they ran before manifests said so.
     """
 
     about: str
@@ -219,6 +253,7 @@ class StageRecord(Part):
     switches: Names = []
     data: Dataset | None
     content: str = ""
+    under: Names = []
     curves: dict[str, Curve]
 
     def total_seconds(self) -> float:
@@ -298,7 +333,7 @@ class Against(Part):
     per_seed: Annotated[list[float], Field(max_length=MOST_SEEDS)]
     difference: float | None
     interval: Interval | None
-    verdict: str
+    verdict: Word
     reason: str = ""
 
 
@@ -342,7 +377,7 @@ class JudgedClaim(Part):
     per_seed: Annotated[list[float], Field(max_length=MOST_SEEDS)]
     difference: float | None
     interval: Interval | None
-    verdict: str
+    verdict: Word
     reason: str
     needed: int | None
     evidence: float | None
@@ -351,6 +386,18 @@ class JudgedClaim(Part):
     requires_each: list[SeedsThatHold] = []
     against: Annotated[list[Against], Field(max_length=MOST_ITEMS)] = []
     parts: Annotated[list[JudgedClaim], Field(max_length=MOST_ITEMS)] = []
+
+    @model_validator(mode="after")
+    def _can_be_asked(self) -> JudgedClaim:
+        try:
+            self.claim().sides(self.name[:60])
+        except ValidationError as error:
+            raise ValueError(first_mistake(error)) from error
+        except InputError as error:
+            raise ValueError(str(error)) from error
+        if self.per_seed and len(self.seeds) != len(self.per_seed):
+            raise ValueError(f"{len(self.per_seed)} differences for {len(self.seeds)} seeds")
+        return self
 
     def claim(self) -> Claim:
         """What it was judged by."""
@@ -398,7 +445,7 @@ class PublishedResult(Part):
     tolerance: Number
     kind: str
     scale: Setting
-    verdict: str
+    verdict: Word
     ours: float | None
     interval: Interval | None
 

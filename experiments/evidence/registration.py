@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -30,6 +31,8 @@ def seed(registered: Registration, index: int) -> int:
         return PILOTS * registered.stream + index
     if not 0 <= index < SEEDS or registered.hash is None:
         raise InputError(f"seed number {index + 1}: a registration has {SEEDS}")
+    if re.fullmatch("[0-9a-f]{12}", registered.hash) is None:
+        raise InputError(f"registration {registered.hash[:60]!r}: expected a hash of twelve hex digits")
     return REGISTERED + int(registered.hash[:6], 16) * SEEDS + index
 
 

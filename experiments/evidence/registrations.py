@@ -19,6 +19,7 @@ import yaml
 
 from experiments.common import files
 from experiments.common.errors import InputError
+from experiments.config import limits
 from experiments.evidence import registration, results, sequences, verdicts
 from experiments.evidence.records import Registration
 from experiments.identity import content, definitions
@@ -129,12 +130,12 @@ def write(filed: Filed) -> Path:
 
 def read(path: Path) -> Filed:
     """A registration's file. Raises InputError if it is damaged or is not what its name says."""
+    raw = limits.read(path, str(path))
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
         bound = {part: raw[part] for part in BOUND}
         about = {key: raw[key] for key in ("at", "why", "tried", "tuning") if key in raw}
         filed = Filed(raw["paper"], raw["setting"], raw["hash"], bound, dict(raw["code"]), about)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, TypeError, KeyError, AttributeError) as error:
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: damaged ({type(error).__name__}); restore it with git") from error
     if _hash(bound, filed.code) != filed.hash or path != filed.path:
         raise InputError(f"{path}: is not what its hash says; a registration is never changed: restore it with git")

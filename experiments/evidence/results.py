@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from experiments.evidence.records import (
     Record,
     Registration,
     StageRecord,
+    first_mistake,
 )
 from experiments.identity.provenance import code_version, hardware, versions
 from experiments.running.manifest import finished
@@ -152,8 +153,14 @@ def _stage(plans: Sequence[Plan], name: str, looked: int, failed: str) -> StageR
         switches=first.get("switches") or [],
         data=Dataset(**first["data"]) if first.get("data") else None,
         content=first.get("content") or "",
+        under=under(done),
         curves=_curves(plans, name) if stage.fit and complete else {},
     )
+
+
+def under(manifests: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The registrations that manifests name, or `none`; nothing of those from before they named any."""
+    return sorted({str(m["registered"] or "none") for m in manifests if "registered" in m})
 
 
 def times(stages: Mapping[str, StageRecord]) -> tuple[float, float | None]:
@@ -210,6 +217,13 @@ def seal(entry: Entry) -> str:
     return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def check_seals(recorded: Mapping[str, Entry], where: str) -> None:
+    """Raises InputError for an entry that is not what was written: nothing may be built on it, or seal it anew."""
+    for name, entry in recorded.items():
+        if entry.seal != seal(entry):
+            raise InputError(f"{where}: {name}: the entry was edited after it was written; restore it with git")
+
+
 def _curves(plans: Sequence[Plan], stage: str) -> dict[str, Curve]:
     """Mean, smallest and largest value over seeds, by epoch, for every logged metric that people look at."""
     runs = [read_rows(p.stages[stage].directory / "metrics.csv") for p in plans]
@@ -249,12 +263,21 @@ def _provenance(plans: Sequence[Plan], stages: Mapping[str, StageRecord]) -> Pro
     return Provenance(
         written=latest["finished"],
         code=Code(commit=" ".join(commits) or None, dirty=dirty),
-        versions=latest["versions"],
+        versions=_versions(manifests),
         hardware=Hardware(**latest["hardware"]),
         threads=latest.get("threads"),
         seconds=seconds,
         cpu_seconds=cpu_seconds,
     )
+
+
+def _versions(manifests: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Of each package the version that stages ran with; several, the latest first, where it was replaced meanwhile."""
+    met: dict[str, list[str]] = {}
+    for manifest in sorted(manifests, key=lambda m: str(m["finished"]), reverse=True):
+        for name, version in manifest["versions"].items():
+            met.setdefault(name, []).append(version)
+    return {name: " and ".join(dict.fromkeys(versions)) for name, versions in met.items()}
 
 
 def _nowhere() -> Provenance:
@@ -307,7 +330,7 @@ def parse(path: Path) -> Record:
     try:
         record = Record.model_validate(layout.read(value) if found == FORMAT else record_old.read(value))
     except ValidationError as error:
-        raise InputError(f"{path}: {_first(error)}; restore it with git") from error
+        raise InputError(f"{path}: {first_mistake(error)}; restore it with git") from error
     except ValueError as error:
         raise InputError(f"{path}: {error}; restore it with git") from error
     if found == 1:
@@ -315,14 +338,6 @@ def parse(path: Path) -> Record:
             if record_old.is_sealed(value["entries"][name]):
                 entry.seal = seal(entry)
     return record
-
-
-def _first(error: ValidationError) -> str:
-    """The first of what is wrong, with where it stands."""
-    first = error.errors(include_url=False)[0]
-    said = first["msg"].removeprefix("Value error, ")
-    place = ".".join(map(str, first["loc"]))
-    return f"{place}: {said[:1].lower()}{said[1:]}" if place else said
 
 
 def entries(paper: str, folder: Path | None = None) -> dict[str, Entry]:
@@ -353,6 +368,8 @@ def tell_again(paper: str) -> None:
     with _locked(paper) as path:
         record = read(paper)
         again = told(paper)
+        if record is not None:
+            check_seals(record.entries, str(path))
         if record is not None and again != {key: getattr(record, key) for key in again}:
             files.write_text(path, layout.text(Record(**again, entries=record.entries)))
 
@@ -363,16 +380,19 @@ def _locked(paper: str, folder: Path | None = None) -> Iterator[Path]:
     path = (folder or RESULTS) / f"{paper}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
+        for part in path.parent.glob(f".{path.name}.*.part"):
+            part.unlink()  # of a process that was killed while it wrote
         yield path
 
 
 def update(paper: str, name: str, change: Callable[[Entry | None], Entry], folder: Path | None = None) -> Path:
     """Read a paper's record, let `change` make the entry `name` anew from the present one, and write it, under a lock.
 
-    Raises InputError if the file that is there is damaged: nothing is overwritten then.
+    Raises InputError if the file that is there is damaged or was edited: nothing is overwritten then.
     """
     with _locked(paper, folder) as path:
         everything = dict(entries(paper, folder))
+        check_seals(everything, str(path))
         before = everything.get(name)
         after = change(before)
         if before is not None and after == before:

@@ -41,13 +41,19 @@ def mean_of(values: Sequence[float]) -> float:
     """Raises ValueError without values or with one that is not finite."""
     if not values or not all(math.isfinite(v) for v in values):
         raise ValueError(f"an interval needs finite values, got {list(values)}")
-    return math.fsum(values) / len(values)
+    try:
+        return math.fsum(values) / len(values)
+    except OverflowError:  # of the sum, not of the mean
+        return math.fsum(value / len(values) for value in values)
 
 
 def deviation(values: Sequence[float]) -> float:
-    """The sample standard deviation; 0 for a single value."""
+    """The sample standard deviation; 0 for a single value, infinite where a float cannot hold it."""
     mean = mean_of(values)
-    return math.sqrt(math.fsum((v - mean) ** 2 for v in values) / max(1, len(values) - 1))
+    try:
+        return math.sqrt(math.fsum((v - mean) ** 2 for v in values) / max(1, len(values) - 1))
+    except OverflowError:
+        return math.inf
 
 
 def t_multiple(n: int, alpha: float = ALPHA, g: float = G) -> float:

@@ -1,17 +1,21 @@
 """What a terminal shows of an entry: its answer, then its numbers and verdicts.
 
-Whatever is printed is text: names in brackets stay as they are. What has a style is a Text.
+Whatever is printed is text: names in brackets stay as they are, and no character of a name acts on the terminal (see
+experiments.common.text). What has a style is a Text.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from experiments.common.text import visible
+from experiments.evidence import counts
 from experiments.evidence.words import (
     EFFECT_ONLY,
     FAILED,
@@ -29,9 +33,18 @@ from experiments.pages import numbers, view
 from experiments.pages.numbers import number, signed
 from experiments.running import cost
 
-out = Console(highlight=False, markup=False)
+
+class Terminal(Console):
+    """A console in which text is only read; what moves the cursor comes from its own bars and tables alone."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=visible(segment.text))
+
+
+out = Terminal(highlight=False, markup=False)
 if not out.is_terminal:
-    out = Console(highlight=False, markup=False, width=140)  # into a file or a pipe nothing needs to fit a window
+    out = Terminal(highlight=False, markup=False, width=140)  # into a file or a pipe nothing needs to fit a window
 STYLES = {
     SUPPORTED: "green",
     HOLDS: "green",
@@ -199,6 +212,16 @@ def check_table(entry: view.Entry, title: str) -> Table:
         values = " against ".join(map(number, check.values)) or check.reason
         rows.add_row(word(check.verdict), check.name, values)
     return rows
+
+
+def counts_table(rows: Sequence[counts.Row], title: str) -> Table:
+    """Printed sizes of networks beside those counted here."""
+    shown = table(f"{title}: sizes of networks, printed and counted", ("network", "", "printed", "ours", "verdict", ""))
+    for row in rows:
+        source = f"{row.source}; {row.note}" if row.note else row.source
+        what = row.what.replace("_", "-")
+        shown.add_row(row.where, what, row.printed, f"{row.ours:,}", word(row.verdict), source)
+    return shown
 
 
 def published_table(entry: view.Entry, title: str) -> Table:

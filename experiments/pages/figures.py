@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from itertools import pairwise
 from typing import Any
 
+from experiments.pages.markup import escape
 from experiments.pages.numbers import decimals, finite, fixed
 from experiments.pages.view import Claim
 
@@ -197,7 +197,7 @@ def _bar(interval: Sequence[float], axis: Axis, extent: tuple[float, float]) -> 
 def _dot(x: float, y: float, tip: str) -> str:
     """A seed."""
     look = f'style="fill:var(--s0,{LIGHT[0]})" fill-opacity="0.55" stroke="currentColor" stroke-width="0.8"'
-    return f'<circle cx="{x}" cy="{y:g}" r="4" {look}><title>{tip}</title></circle>'
+    return f'<circle cx="{x}" cy="{y:g}" r="4" {look}><title>{escape(tip)}</title></circle>'
 
 
 def reach(groups: Sequence[Sequence[float]]) -> tuple[float, float]:

@@ -1,6 +1,7 @@
 """`make report`: an index of all papers and a page for each, as static HTML in site/. Imports no torch.
 
-Every number on a page comes from results/<key>.json. What was never run is listed with the claims it will be judged by.
+Every number on a page comes from results/<key>.json, and sizes of networks from results/counts/<key>.json. What was
+never run is listed with the claims it will be judged by.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from experiments.common import files
 from experiments.common.errors import unknown
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose
-from experiments.evidence import images, layout, merge, results, settings, staleness, verdicts
+from experiments.evidence import counts, images, layout, merge, results, settings, staleness, sweeps, verdicts
 from experiments.evidence.records import Entry
-from experiments.pages import answers, figures, forest, index, numbers, view
+from experiments.pages import answers, figures, forest, index, markup, numbers, view
 from experiments.pages.numbers import decimals, fixed
+from experiments.running import measured
 from experiments.running.plan import names_in
 
 RUNS = ROOT / "runs"
@@ -33,6 +35,7 @@ SCALES = {
     "mini": "the embedded default: a smaller recipe for two CPU cores",
 }
 PUBLISHED_RECIPE = "the published recipe; with DRY=1 it is built, steps once and says what data and memory it needs"
+MOST_PICTURE = 2**23  # bytes of one inside a page
 FIRST_CURVES = ("train/loss", "val/top1")  # shown at once where a stage logs them; the others unfold
 
 
@@ -82,7 +85,7 @@ def _write_index(papers: Sequence[Mapping[str, Any]], site: Path) -> None:
 def _templates() -> jinja2.Environment:
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
-    environment = jinja2.Environment(loader=loader, autoescape=True, **options)
+    environment = jinja2.Environment(loader=loader, autoescape=True, finalize=markup.finalize, **options)
     environment.globals.update(chip=_chip, light=figures.LIGHT, dark=figures.DARK)
     return environment
 
@@ -126,7 +129,12 @@ def _page(paper: Mapping[str, Any]) -> dict[str, Any]:
     planned = None if entries else _planned(paper["key"], paper["declared"])
     page |= {"sweeps": _sweeps(paper["key"]), "bibtex": _bibtex(paper), "unrecorded": _unrecorded(paper)}
     page |= {"code": _code(paper["key"]), "address": index.citation()["address"]}
-    return {**page, "entries": entries, "planned": planned}
+    return {
+        **page,
+        "entries": entries,
+        "planned": planned,
+        "counted": [_size(row) for row in counts.stored(paper["key"])],
+    }
 
 
 def _code(key: str) -> str:
@@ -146,7 +154,10 @@ def _unrecorded(paper: Mapping[str, Any]) -> list[dict[str, str]]:
     for (scale, variant), about in settings.items():
         if (scale, variant) not in recorded:
             command = _command(paper["key"], scale, variant, [])
-            rows.append({"name": results.title(scale, variant), "about": about, "command": command})
+            title = results.title(scale, variant)
+            hours = measured.in_words(f"{paper['key']} {title}")
+            told = f"{about}; one seed's training: {hours}, measured by a dry run" if hours else about
+            rows.append({"name": title, "about": told, "command": command})
     return sorted(rows, key=lambda row: not row["name"].startswith("mini"))
 
 
@@ -161,22 +172,20 @@ def _bibtex(paper: Mapping[str, Any]) -> str:
 
 def _sweeps(key: str) -> list[dict[str, Any]]:
     """The sweeps that were run here, the newest first: each setting with its mean, interval and seeds."""
-    recorded = [files.read_json(path) for path in RUNS.glob(f"{key}/*/sweeps/*.json")]
-    readable = [sweep for sweep in recorded if sweep is not None]
-    return [_sweep(sweep) for sweep in sorted(readable, key=lambda sweep: sweep["written"], reverse=True)]
+    swept = [sweep for path in sorted(RUNS.glob(f"{key}/*/sweeps/*.json")) if (sweep := sweeps.read(path)) is not None]
+    return [_sweep(sweep) for sweep in sorted(swept, key=lambda sweep: sweep.written, reverse=True)]
 
 
-def _sweep(sweep: Mapping[str, Any]) -> dict[str, Any]:
-    digits = decimals([row["mean"] for row in sweep["settings"]], two_from=10)
-    extent = figures.reach([row["values"] for row in sweep["settings"]])
+def _sweep(sweep: sweeps.Sweep) -> dict[str, Any]:
+    digits = decimals([row.mean for row in sweep.settings], two_from=10)
+    extent = figures.reach([row.values for row in sweep.settings])
     rows = []
-    for row in sweep["settings"]:
-        mean = "–" if row["mean"] is None else fixed(row["mean"], digits)
-        ends = " to ".join(fixed(end, digits) for end in row["interval"] or ())
-        drawn = Markup(figures.values(row, extent)) if row["values"] else ""
-        shown = {"setting": row["setting"], "failed": row["failed"]}
-        rows.append({**shown, "mean": mean, "interval": ends, "figure": drawn})
-    return {"name": sweep["name"], "scale": sweep["scale"], "objective": sweep["objective"], "rows": rows}
+    for row in sweep.settings:
+        mean = "–" if row.mean is None else fixed(row.mean, digits)
+        ends = " to ".join(fixed(end, digits) for end in row.interval or ())
+        drawn = Markup(figures.values(vars(row), extent)) if row.mean is not None else ""
+        rows.append({"setting": row.setting, "failed": row.failed, "mean": mean, "interval": ends, "figure": drawn})
+    return {"name": sweep.name, "scale": sweep.scale, "objective": sweep.objective, "rows": rows}
 
 
 def _planned(key: str, declared: Mapping[str, Any]) -> dict[str, Any]:
@@ -334,6 +343,13 @@ def _published(item: view.Published) -> dict[str, Any]:
     }
 
 
+def _size(row: counts.Row) -> dict[str, Any]:
+    """A counted size of a network as a row of published numbers."""
+    shown = {"value": row.printed, "ours": f"{row.ours:,}", "half": "", "verdict": row.verdict, "source": row.source}
+    protocol = row.note or "counted by building it"
+    return {**shown, "stage": row.where, "metric": row.what.replace("_", "-"), "dataset": "none", "protocol": protocol}
+
+
 def _curves(entry: view.Entry, styles: Mapping[str, int], strong: set[str]) -> list[dict[str, Any]]:
     """A figure for each metric that any stage logged, the most telling first."""
     metrics = list(dict.fromkeys(metric for stage in entry.stages.values() for metric in stage.curves))
@@ -353,11 +369,16 @@ def _box(stage: view.Stage) -> figures.Box:
 
 
 def _pictures(key: str, entry: view.Entry) -> list[dict[str, str]]:
-    """What the stages of the first seed drew, inside the page."""
+    """What the stages of the first seed drew, inside the page: files of the run's own folder, none that is a link."""
     shown = []
     for stage in entry.stages.values():
-        base = RUNS / key / entry.scale / f"seed={entry.seeds[0]}" / f"{stage.name}-{stage.fingerprints[0]}"
-        for path in sorted((base / "pictures").glob("*.png")):
+        names = (key, entry.scale, f"seed={entry.seeds[0]}", f"{stage.name}-{stage.fingerprints[0]}", "pictures")
+        folder = files.inside(RUNS, *names)
+        if folder is None:
+            continue
+        for path in sorted(folder.glob("*.png")):
+            if files.inside(folder, path.name) is None or not path.is_file() or path.stat().st_size > MOST_PICTURE:
+                continue
             data = base64.b64encode(path.read_bytes()).decode()
             shown.append({"stage": stage.name, "name": path.stem, "data": f"data:image/png;base64,{data}"})
     return shown

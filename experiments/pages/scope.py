@@ -50,7 +50,7 @@ def _compared(entry: Entry) -> list[StageRecord]:
     main = entry.main_claim()
     if main is None:
         return list(entry.stages.values())
-    asked = replace(main.claim(), requires=())  # a precondition may look at other stages
+    asked = replace(main.claim(), requires=(), requires_each=())  # a precondition may look at other stages
     try:
         names = claims.stages_of(asked, list(entry.stages))
     except InputError:  # the record lacks a stage that its claim names; check-results says so

@@ -95,8 +95,12 @@ def open_cluster(launcher: Mapping[str, Any], jobs: int | str, folder: Path) -> 
         jobs: at a time, or `auto`.
         folder: for the jobs' files; every machine sees it.
     Raises:
-        InputError: its library or its commands are not installed.
+        InputError: its library or its commands are not installed, or an option would begin a line of its own in the
+            script of a job.
     """
+    for key, value in launcher.items():
+        if set(str(value)) & set("\n\r\0"):
+            raise InputError(f"launcher.{key}={value!r:.80}: expected one line")
     service: Service = Ray(launcher) if launcher["name"] == "ray" else Slurm(launcher, folder)
     return Cluster(service, AT_A_TIME if jobs == "auto" else int(jobs))
 

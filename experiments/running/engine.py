@@ -144,6 +144,7 @@ def _train(plan: Plan, stage: Stage, report: Report) -> dict[str, Any]:
         "stage": stage.name,
         "seed": stage.seed,
         "fingerprint": stage.fingerprint,
+        "registered": plan.registered,
         "content": content.digest(stage.data),
         "metrics_hash": hash_metrics(result["metrics"]),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),

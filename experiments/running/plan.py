@@ -79,6 +79,7 @@ class Plan:
     seed: int
     stages: dict[str, Stage]  # in the order they run
     config: dict[str, Any]
+    registered: str | None = None  # hash of the registration that its seed follows from
 
     @property
     def title(self) -> str:

@@ -26,7 +26,7 @@ from experiments.pages.progress import Board
 from experiments.running import callbacks, engine, training
 from tests.reliability.soak import __main__ as soak
 from tests.reliability.soak import bench as benches
-from tests.reliability.soak import disturb, hostile, records
+from tests.reliability.soak import disturb, hostile, machine, records
 from tests.reliability.soak.bench import Bench
 
 PAPER = compose.default("paper")
@@ -210,6 +210,52 @@ def test_a_clock_that_jumps(bench: Bench) -> None:
 def test_ctrl_c_in_training(bench: Bench, times: int) -> None:
     """Once: it saves and ends. Twice: it ends at once. The same command then gives the same results."""
     assert disturb.interrupt(bench, times).problem == ""
+
+
+@pytest.mark.parametrize("what", ["locks", "folder", "clock", "library", "room", "memory"])
+def test_what_is_pulled_away_under_a_run(bench: Bench, what: str) -> None:
+    """One line or the same results, and afterwards the same results."""
+    trial = {
+        "locks": lambda: machine.no_locks(bench),
+        "folder": lambda: machine.no_folder(bench, 1),
+        "clock": lambda: machine.clock_back(bench),
+        "library": lambda: machine.other_library(bench),
+        "room": lambda: machine.no_room_for_a_file(bench, 3_000),
+        "memory": lambda: machine.no_memory(bench, 1),
+    }[what]()
+    assert not trial.problem
+
+
+def test_a_writer_that_is_killed_leaves_a_whole_record(tmp_path: Path) -> None:
+    trials = list(machine.killed_writers("bagel", tmp_path / "results", random.Random(0), 3))
+    assert [trial.problem for trial in trials] == [""] * 3
+
+
+def test_an_altered_record_is_not_written_on(tmp_path: Path) -> None:
+    assert [trial.problem for trial in records.altered("bagel", tmp_path)] == [""] * 3
+
+
+@pytest.mark.parametrize("name", ["photo that is a pickle", "photo that is HTML", "photo of 3.6 billion pixels"])
+def test_a_folder_that_holds_no_photos_is_refused(name: str, tmp_path: Path) -> None:
+    folder = hostile.unpacked(tmp_path / "photos", hostile.photos(tmp_path)[name])
+    assert hostile.refused(partial(hostile.serve, folder)) == ""
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["a pickle", "of a header of 2^60 bytes", "of a header that is no JSON", "of four terabytes", "empty"]
+)
+def test_weights_that_are_none_are_refused(name: str, tmp_path: Path) -> None:
+    content = hostile.weights(tmp_path)[name]
+    assert hostile.refused(partial(hostile.load_weights, tmp_path / "a.safetensors", content)) == ""
+    assert not (tmp_path / "owned").exists()
+
+
+def test_ctrl_c_while_libraries_are_imported_ends_in_one_line() -> None:
+    code = "import experiments.commands; raise KeyboardInterrupt"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stderr == "error: interrupted; nothing had begun\n"
+    assert done.returncode in (130, -signal.SIGINT)
 
 
 def test_ctrl_c_in_testing(bench: Bench) -> None:

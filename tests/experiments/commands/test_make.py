@@ -47,6 +47,36 @@ def test_misspelt_words_end_in_one_line(words: list[str], told: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "word",
+    [
+        "PAPER=zpe;touch owned",
+        "PAPER=zpe|touch owned",
+        "PAPER=`touch owned`",
+        "PAPER=$(shell touch owned)",
+        "PAPER=$$(touch owned)",
+        "PAPER=zpe\ntouch owned",
+        "VARIANT=x' touch owned '",
+        'SCALE=mini" touch owned "',
+        "MINUTES=1&touch owned",
+        "SEEDS=$(shell touch owned)",
+        "x;touch${IFS}owned",
+        "x`touch${IFS}owned`",
+        "x';touch${IFS}owned;'",
+        "wrong;touch${IFS}owned=1",
+    ],
+)
+def test_no_value_and_no_target_is_run_by_a_shell(word: str) -> None:
+    """Whatever make itself expands, and what it hands to a shell to find the nearest name."""
+    owned = ROOT / "owned"
+    done = make("reproduce", "PAPER=zpe", word) if not word.startswith("PAPER") else make("reproduce", word)
+    left = owned.exists()
+    owned.unlink(missing_ok=True)
+    assert not left
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
     ("words", "command"),
     [
         (["reproduce", "PAPER=meal_v2"], "experiments.reproduce paper=meal_v2 scale=mini"),

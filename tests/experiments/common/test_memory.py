@@ -95,3 +95,13 @@ def test_a_damaged_memory_only_answers_more_slowly(project: Path) -> None:
     memory.REMEMBERED.write_text("{")
     assert ask(asked, "x", memory.CONFIGURATION) == "of x"
     assert asked == ["x", "x"]
+
+
+@pytest.mark.parametrize("text", ["[1]", "5", "null", '{"size of ours": 5}', '{"size of ours": {"answers": 3}}', "{"])
+def test_a_file_of_answers_that_is_something_else_is_asked_past(project: Path, text: str) -> None:
+    memory.REMEMBERED.parent.mkdir(parents=True)
+    memory.REMEMBERED.write_text(text)
+    asked: list[str] = []
+    for _ in range(2):
+        assert ask(asked, "x", memory.CONFIGURATION) == "of x"
+    assert asked == ["x"]

@@ -152,6 +152,12 @@ def test_claims_of_other_kinds_have_no_answers() -> None:
     assert images.arms(example.claim("c", "supported", [1.0], None)) == ("student", "init")
 
 
+def test_of_a_claim_with_rivals_the_answers_are_those_of_the_baseline() -> None:
+    told = {"verdict": "supported", "per_seed": [1.0], "difference": 1.0, "interval": None}
+    rivals = [{"name": than, "than": f"{than}/test/top1", **told} for than in ("init", "soft")]
+    assert images.arms(example.claim("c", "supported", [1.0], None, against=rivals)) == ("student", "init")
+
+
 def test_damaged_answers_of_a_stage_count_as_none(tmp_path: Path) -> None:
     hits.write(tmp_path, hits.Hits(BETTER[0], "same"))
     whole = (tmp_path / hits.NAME).read_bytes()

@@ -92,6 +92,7 @@ def test_it_goes_on_as_if_its_runs_were_there(recorded: Entry, tmp_path: Path) -
     for name, stage in unbroken.stages.items():
         assert onward.stages[name].metrics == stage.metrics
         assert onward.stages[name].fingerprints == stage.fingerprints
+        assert onward.stages[name].under == stage.under == [recorded.registered.hash]
         assert [s is None for s in onward.stages[name].seconds] == [s is None for s in stage.seconds]
     (joined,) = onward.joined
     assert joined.seeds == seeds_of(recorded, 4)[2:]

@@ -6,6 +6,7 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -174,3 +175,108 @@ def test_what_a_record_held_stays(
         commit(git, "changed")
     lines = list(losses(History(tmp_path), RECORD))
     assert [told in line for line in lines] == ([True] if told else [])
+
+
+STAGE = {
+    "metrics": ["test/top1", "val/nll"],
+    "runs": {
+        "7": {"fingerprint": "aa", "seconds": 3.0, "values": [50.0, 0.5]},
+        "8": {"fingerprint": "ab", "seconds": 4.0, "values": [51.0, 0.6]},
+    },
+}
+HERE = {"hardware": {"cpu": "x"}, "versions": {"torch": "2"}, "threads": 1, "code": {"commit": "c"}, "written": "t"}
+Change = Callable[[dict[str, Any]], object]
+
+
+def further(entry: dict[str, Any]) -> None:
+    """A third seed, on another machine."""
+    entry["seeds"].append(9)
+    entry["stages"]["a"]["runs"]["9"] = {"fingerprint": "ac", "seconds": 5.0, "values": [52.0, 0.7]}
+    entry["provenance"]["hardware"] = {"cpu": "y"}
+
+
+def without_nll(entry: dict[str, Any]) -> None:
+    """A metric taken away, for every seed."""
+    stage = entry["stages"]["a"]
+    stage["metrics"].remove("val/nll")
+    for row in stage["runs"].values():
+        row["values"].pop()
+
+
+CHANGES: dict[str, tuple[Change, str]] = {
+    "another seed": (further, ""),
+    "a metric that no claim reads": (
+        lambda e: e["stages"]["a"]["runs"]["8"]["values"].__setitem__(1, 0.1),
+        "a/val/nll of seed 8 was 0.6, and is 0.1",
+    ),
+    "a metric taken away": (
+        lambda e: (
+            e["stages"]["a"]["metrics"].pop(),
+            [row["values"].pop() for row in e["stages"]["a"]["runs"].values()],
+        ),
+        "a/val/nll of seed 7 was 0.5, and is None",
+    ),
+    "a seed of a stage taken away": (lambda e: e["stages"]["a"]["runs"].pop("7"), "a of seed 7 is gone"),
+    "a stage taken away": (lambda e: e["stages"].pop("a"), "the stage a is gone"),
+    "a fingerprint": (
+        lambda e: e["stages"]["a"]["runs"]["7"].update(fingerprint="ff"),
+        "the fingerprint of a of seed 7 was aa, and is ff",
+    ),
+    "a fingerprint of confirmed code": (
+        lambda e: (
+            e["stages"]["a"]["runs"]["7"].update(fingerprint="ff"),
+            e.update(confirmed={"a": {"fingerprint": "ff"}}),
+        ),
+        "",
+    ),
+    "a time": (lambda e: e["stages"]["a"]["runs"]["7"].update(seconds=0.1), "a/seconds of seed 7 was 3.0, and is 0.1"),
+    "the machine": (lambda e: e["provenance"].update(hardware={"cpu": "z"}), "its hardware was {'cpu': 'x'}, and is"),
+    "the commit": (lambda e: e["provenance"].update(code={"commit": "d"}), "its code was {'commit': 'c'}, and is"),
+    "the day it was registered": (
+        lambda e: e["registered"].update(at="2020-01-01"),
+        "its registration's at was None, and is '2020-01-01'",
+    ),
+    "how it was registered": (lambda e: e["registered"].update(filed=True), "its registration's filed was None"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_a_record_says_of_a_seed_stays(tmp_path: Path, git: Callable[..., str], change: str) -> None:
+    """Under the same registration nothing changes by itself, whether a claim reads it or not, however it is sealed."""
+    entry = {"registered": {"hash": "abc", "stream": 2}, "seeds": [7, 8], "history": [], "claims": []}
+    entry |= {"stages": {"a": STAGE}, "provenance": HERE}
+    path = tmp_path / RECORD
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"format": 2, "entries": {"mini": entry}}))
+    commit(git, "recorded")
+    act, told = CHANGES[change]
+    value = json.loads(path.read_text())
+    act(value["entries"]["mini"])
+    path.write_text(json.dumps(value))
+    for committed in (False, True):
+        if committed:
+            commit(git, "changed")
+        lines = list(losses(History(tmp_path), RECORD))
+        assert [line for line in lines if told in line] if told else not lines, lines
+
+
+def test_an_entry_recorded_anew_under_another_title_loses_the_one_that_stood_there(
+    tmp_path: Path, git: Callable[..., str]
+) -> None:
+    path = tmp_path / RECORD
+    path.parent.mkdir(parents=True)
+    clean = {"registered": {"hash": "abc", "stream": 1}, "seeds": [7, 8], "history": [], "claims": []}
+    noisy = {"registered": {"hash": "def", "stream": 1}, "seeds": [7, 8], "history": [], "claims": []}
+    path.write_text(json.dumps({"format": 2, "entries": {"mini": noisy, "mini+clean": clean}}))
+    commit(git, "recorded")
+    path.write_text(json.dumps({"format": 2, "entries": {"mini": clean, "mini+clean": clean}}))
+    (line,) = losses(History(tmp_path), RECORD)
+    assert line.endswith("mini: registration def is gone from its history")
+
+
+def test_a_commit_is_missing_unless_its_full_hash_is_there(tmp_path: Path, git: Callable[..., str]) -> None:
+    head = git("rev-parse", "HEAD")
+    tree = git("rev-parse", "HEAD^{tree}")
+    asked = [head, tree, "0" * 40, head[:12], "main", "--all", ""]
+    assert History(tmp_path).missing(asked) == {*asked[1:]}
+    assert History(tmp_path).missing([]) == set()

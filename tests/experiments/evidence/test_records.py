@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from experiments.common.errors import InputError
-from experiments.evidence import layout, record_old, results
+from experiments.evidence import layout, onward, record_old, results, sequences
 from experiments.evidence.records import Entry, Record
 from tests import example
 
@@ -139,6 +139,42 @@ DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda v: mini(v)["stages"]["student"]["runs"]["1001"]["values"].pop(),
         r"runs\.1001: expected 3 values, one for each metric",
     ),
+    "a verdict that is none": (
+        lambda v: mini(v)["claims"][0].update(verdict="proved"),
+        r"claims\.0\.verdict: 'proved' is no verdict; expected one of .*supported",
+    ),
+    "a margin that is not finite": (
+        lambda v: mini(v)["claims"][0].update(margin="Infinity"),
+        r"claims\.0\.margin\.?.*: expected a finite number, got inf",
+    ),
+    "a margin that no float holds": (
+        lambda v: mini(v)["claims"][0].update(margin=10**400),
+        r"claims\.0\.margin\.?.*: expected a finite number, got 1000000",
+    ),
+    "a number of 6,000 digits": (
+        lambda v: mini(v).update(looked="DIGITS"),
+        r"damaged \(ValueError: Exceeds the limit",
+    ),
+    "a kind of claim that is none": (
+        lambda v: mini(v)["claims"][0].update(kind="certain"),
+        r"claims\.0: kind: expected one of normal",
+    ),
+    "parentheses without end": (
+        lambda v: mini(v)["claims"][0].update(better="(" * 1_000),
+        r"claims\.0: a beats b: '\(+'\.\.\.: 1000 names and signs; expected at most 300",
+    ),
+    "a difference without its seed": (
+        lambda v: mini(v)["claims"][0]["seeds"].pop(),
+        r"claims\.0: 3 differences for 2 seeds",
+    ),
+    "a curve with a point too few": (
+        lambda v: mini(v)["stages"]["student"]["curves"]["val/top1"]["low"].pop(),
+        r"curves\.val/top1: epoch, mean, low and high: expected lists of one length",
+    ),
+    "a metric that is a list": (
+        lambda v: mini(v)["stages"]["student"]["metrics"].__setitem__(0, [1]),
+        r"stages\.student: expected metrics with the names",
+    ),
     "a format to come": (lambda v: v.update(format=9), "format=9: expected 2"),
 }
 
@@ -149,7 +185,7 @@ def test_what_is_wrong_is_named_in_one_line(damage: str, tmp_path: Path) -> None
     value = json.loads(path.read_text())
     change, told = DAMAGES[damage]
     change(value)
-    path.write_text(json.dumps(value))
+    path.write_text(json.dumps(value).replace('"DIGITS"', "9" * 6_000))
     with pytest.raises(InputError, match=told) as raised:
         results.parse(path)
     assert str(raised.value).startswith(f"{path}: ")
@@ -220,3 +256,30 @@ def test_times_of_a_stage_are_summed_where_they_were_measured() -> None:
     assert results.times({"a": stage, "b": by_the_wall}) == (9.0, None)
     partly = example.stage(2, cpu_seconds=[1.0, None])
     assert partly.total_cpu_seconds() is None
+
+
+def test_differences_that_no_float_can_square_have_no_finite_interval() -> None:
+    """Not an exception: the deviation is infinite, and the mean is still the mean."""
+    assert sequences.deviation([1e300, -1e300]) == math.inf
+    assert sequences.mean_of([1.5e308, 1.5e308]) == 1.5e308
+    assert sequences.normal([1e300] * 5 + [-1e300]).low == -math.inf
+
+
+def test_an_altered_record_is_never_sealed_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever would write it on ends, and the file stays as it is."""
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    path = written(record(entry(4)), tmp_path)
+    results.update("meal_v2", "mini+clean", lambda _: entry(3))  # as it was written, it goes on
+    value = json.loads(path.read_text())
+    mini(value)["stages"]["student"]["runs"]["1001"]["values"][2] = 99.0
+    path.write_text(json.dumps(value))
+    altered = path.read_bytes()
+    for change in (
+        lambda: results.update("meal_v2", "mini", lambda stored: stored or entry(4)),
+        lambda: results.update("meal_v2", "full", lambda _: entry(4)),  # also where another entry is the altered one
+        lambda: results.tell_again("meal_v2"),
+        lambda: onward.recorded("meal_v2", "mini", example.registered("abc"), ["student"]),
+    ):
+        with pytest.raises(InputError, match="mini: the entry was edited after it was written; restore it with git"):
+            change()
+    assert path.read_bytes() == altered

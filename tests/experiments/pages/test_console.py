@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from experiments.commands import cli
+from experiments.common.errors import InputError
 from experiments.pages import console, numbers, view
 from experiments.pages.progress import Board
 from tests.experiments.pages.test_report import sample
@@ -72,3 +74,42 @@ def test_numbers_are_written_as_their_size_asks() -> None:
     assert numbers.span(None, None, "points") == "no difference"
     assert numbers.span(1.5, [1.0, 2.0], "") == "+1.50 [+1.00, +2.00]"
     assert numbers.decimals([None, 0.05, float("inf")], two_from=1) == 4
+
+
+ACTING = "a\x1b[2J\x1b]0;title\x07b\u202ec\x00\u2066d\x9b1m\rz"
+
+
+def test_no_character_of_a_name_acts_on_the_terminal() -> None:
+    """In lines, tables and bars: escape sequences, a bell, a return to the line's start, a turned reading direction."""
+    record = sample().entries["mini"]
+    for claim in record.claims:
+        claim.name = claim.reason = claim.unit = ACTING
+    shown = view.of(record)
+    with console.out.capture() as captured, Board(ACTING, 1) as board:
+        console.say(ACTING, console.main_line(shown, ACTING))
+        for table in console.tables(shown, ACTING):
+            console.out.print(table)
+        board({"event": "warning", "text": ACTING})
+    text = captured.get()
+    assert "a�[2J" in text
+    assert not set(text) & {"\x07", "\x00", "\r", "\u202e", "\u2066", "\x9b"}
+    assert "\x1b[2J" not in text
+    assert "\x1b]0" not in text
+
+
+def test_styles_of_its_own_still_reach_a_terminal() -> None:
+    terminal = console.Terminal(force_terminal=True, color_system="standard", width=80)
+    with terminal.capture() as captured:
+        terminal.print(console.word("supported"))
+    assert captured.get() == "\x1b[32msupported\x1b[0m\n"
+
+
+def test_an_error_is_shown_shortened_and_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(_: list[str]) -> int:
+        raise InputError(f"{ACTING}{'x' * 10_000}")
+
+    assert cli.main(fail, "", []) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: a�[2J")
+    assert told.endswith(f"x ... ({len(ACTING) + 10_000} letters)\n")
+    assert "\x1b" not in told

@@ -386,6 +386,78 @@ def test_pictures_of_the_first_seed_are_embedded(build: Any, tmp_path: Path) -> 
     assert "soft_labels" in (images[0]["alt"] or "")
 
 
+def test_a_linked_picture_and_one_outside_the_run_are_left_out(build: Any, tmp_path: Path) -> None:
+    """By a link at any step, a stage's name that climbs, or a file that is no picture's size."""
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(b"secret of this machine")
+    seeds = tmp_path / "runs/meal_v2/mini/seed=0"
+    pictures = seeds / "student-f0/pictures"
+    pictures.mkdir(parents=True)
+    (pictures / "linked.png").symlink_to(secret)
+    (pictures / "folder.png").mkdir()
+    (pictures / "huge.png").write_bytes(bytes(report.MOST_PICTURE + 1))
+    elsewhere = tmp_path / "elsewhere/pictures"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "a.png").write_bytes(b"secret of this machine")
+    (seeds / "init-f0").symlink_to(elsewhere.parent)
+    record = sample()
+    climbing = record.entries["mini"].stages["ensemble"].model_copy(update={"fingerprints": ["/../" * 5, "b", "c"]})
+    record.entries["mini"].stages["ensemble"] = climbing
+    page = build(record)["meal_v2"]
+    assert not [a for tag, a in Seen(page).elements if tag == "img"]
+
+
+@pytest.mark.parametrize(
+    ("name", "inside"),
+    [("a.png", True), ("..", False), ("a/b", False), ("a\\b", False), ("a\0b", False), ("", False), ("link", False)],
+)
+def test_a_name_from_elsewhere_is_one_step(name: str, inside: bool, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert (files.inside(tmp_path, name) is not None) == inside
+    assert files.inside(tmp_path, "a.png") == tmp_path / "a.png"
+
+
+def test_seeds_and_settings_in_figures_are_escaped() -> None:
+    row = {"setting": HOSTILE, "seeds": [HOSTILE], "values": [1.0], "mean": 1.0, "interval": None}
+    drawn = figures.values(row, (0.0, 2.0))
+    tags = [element.tag.rpartition("}")[2] for element in ElementTree.fromstring(drawn).iter()]
+    assert "script" not in tags
+
+
+def test_characters_that_act_are_shown_as_signs(build: Any) -> None:
+    record = sample()
+    acting = "a\x1b[2J\u202eb\x00c\x07"
+    record.title = acting
+    record.entries["mini"].claims[0].name = acting
+    record.entries["mini"].stages[acting] = stage([], [1.0, 2.0, 3.0], about=acting)
+    page = build(record)["meal_v2"]
+    assert "a\ufffd[2J\ufffdb\ufffdc\ufffd" in page
+    assert not set(page) & {"\x1b", "\u202e", "\x00", "\x07"}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"settings": 5}, "settings: input should be a valid list"),
+        ({"written": None}, "written: input should be a valid string"),
+        ({"settings": [{"setting": "a", "seeds": [HOSTILE], "values": [1.0]}]}, "settings.0.seeds.0: "),
+        ({"extra": 1}, "key 'extra' does not exist"),
+        (None, "input should be a valid dictionary"),
+    ],
+)
+def test_a_sweep_that_is_something_else_is_named(
+    build: Any, tmp_path: Path, change: dict[str, Any] | None, told: str
+) -> None:
+    sweep = {"name": "w", "paper": "meal_v2", "scale": "smoke", "written": "2026", "objective": "o", "settings": []}
+    path = tmp_path / "runs/meal_v2/smoke/sweeps/w.json"
+    files.write_json(path, [1] if change is None else {**sweep, **change})
+    with pytest.raises(InputError, match=re.escape(told)) as raised:
+        build(sample())
+    assert str(raised.value).startswith(f"{path}: ")
+    path.write_text("{")  # not written to its end: as if it were not there
+    build(sample())
+
+
 @pytest.mark.parametrize(
     ("commit", "shown"),
     [(None, "no commit"), ("None", "no commit"), ("a" * 40 + " " + "b" * 40, "a" * 10 + ", " + "b" * 10)],

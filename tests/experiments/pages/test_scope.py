@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from experiments.evidence.records import Dataset, Entry
+from experiments.evidence.records import Dataset, Entry, SeedsThatHold
 from experiments.pages import scope, view
 from tests import example
 
@@ -36,6 +36,14 @@ def test_the_arms_data_and_parameters() -> None:
     assert scope.of(shown) == "digits, 400 for training, 1,000 for the test; 1,638 to 1,711 parameters"
     added = "digits, 400 for training, 1,000 for the test; 8x8; 1,638 to 1,711 parameters"
     assert scope.of(shown, "8x8") == added
+
+
+def test_stages_that_a_precondition_alone_looks_at_are_no_arms() -> None:
+    shown = entry({name: {"data": data("digits", 400, 1000), "parameters": 7} for name in ("a", "b")})
+    shown.stages["probe"] = example.stage(2, data=data("other", 5, 5), parameters=9)
+    asked = SeedsThatHold(text="probe/test/x > 1", share=0.9, held=2, fails_in=[], interval=None, verdict="holds")
+    main = shown.claims[0].model_copy(update={"requires_each": [asked]})
+    assert "other" not in scope.of(shown.model_copy(update={"claims": [main]}))
 
 
 def test_arms_that_only_test_tell_what_they_learnt_from() -> None:

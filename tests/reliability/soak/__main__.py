@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,11 +26,12 @@ from experiments.config import compose
 from experiments.pages import console
 
 if TYPE_CHECKING:
-    from tests.reliability.soak.bench import Trial
+    from tests.reliability.soak.bench import Bench, Trial
 
 HELP = """\
 Disturb smoke runs in every way a machine can, and check that nothing is lost: SIGKILL at random moments, damaged
-files, hostile configurations and archives, two processes at once, a full disk, a jumping clock, Ctrl-C.
+files, hostile configurations and archives, altered records, two processes or papers at once, no room, no memory, no
+locks, a folder or a library that is replaced, a jumping clock, Ctrl-C.
 
   python -m tests.reliability.soak                 a few minutes on one core
   python -m tests.reliability.soak kills=200 seconds=3600
@@ -44,6 +45,7 @@ files, hostile configurations and archives, two processes at once, a full disk, 
 
 """
 PAPER = "bagel"
+SECOND = "ntk_optimality"  # beside it
 ROWS = {  # kind of trial -> (what was tried, what each should do)
     "command": ("runs by the command itself", "same results"),
     "kill": ("SIGKILL at a random moment", "resumed, same results"),
@@ -57,6 +59,11 @@ ROWS = {  # kind of trial -> (what was tried, what each should do)
     "concurrent": ("two processes on one run", "each stage trained once"),
     "disk": ("full or read-only disk", "one line, then same results"),
     "clock": ("jumps of the clock", "same results"),
+    "foreground": ("Ctrl-C to all processes, imports included", "ends, then same results"),
+    "killed writer": ("SIGKILL while a record is written", "whole, nothing left behind"),
+    "room": ("no room for a file or in shared memory", "one line, then same results"),
+    "memory": ("no memory", "one line, then same results"),
+    "pulled away": ("locks, folders, libraries", "one line or same results"),
     "interrupt": ("Ctrl-C, once or twice; SIGTERM", "ends, then same results"),
 }
 
@@ -64,7 +71,7 @@ ROWS = {  # kind of trial -> (what was tried, what each should do)
 def schedule(paper: str, kills: int, seed: int, seconds: float, jobs: int, folder: Path) -> Iterator[Trial]:
     """Everything, in turn; each kind of disturbance gets its share of the time."""
     from experiments.evidence import results
-    from tests.reliability.soak import bench, disturb, hostile, records
+    from tests.reliability.soak import bench, disturb, hostile, machine, records
 
     began = time.monotonic()
     moments, bits, rest = (random.Random(f"{seed} {what}") for what in ("moments", "bits", "rest"))
@@ -87,11 +94,22 @@ def schedule(paper: str, kills: int, seed: int, seconds: float, jobs: int, folde
         yield bench.Trial("refusal", name, problem)
     if (results.RESULTS / f"{paper}.json").exists():
         yield from records.damaged(paper, folder / "records")
+        yield from records.altered(paper, folder / "altered")
         yield from records.raced(paper, folder / "raced")
+        yield from machine.killed_writers(paper, folder / "killed", rest, 20)
+        yield machine.read_only_results(paper, folder / "unwritable" / "results")
     if Path("/proc/self/cmdline").exists():
         pair = bench.make([*lines, "trainer=ddp_cpu", f"stages.{victim}.trainer.max_epochs=40"])
         yield from disturb.ranks(bench.Bench(bench.portion(pair, victim), folder / "ranks"), victim, rest, 3)
     yield disturb.concurrent(full)
+    if not late(0.75):
+        yield machine.two_papers([paper, SECOND], folder / "two")
+    yield from pulled_away(part, folder, late)
+    if not late(0.8):
+        for pressed in machine.foreground(full, lines, rest, 20):
+            yield pressed
+            if late(0.9):
+                break
     yield disturb.read_only(part)
     size = sum(f.stat().st_size for f in bench.root(part.undisturbed).rglob("*") if f.is_file())
     for share in range(1, 9):
@@ -112,6 +130,25 @@ def schedule(paper: str, kills: int, seed: int, seconds: float, jobs: int, folde
             yield disturb.interrupt(full, 1, rest.uniform(0, full.seconds), signal.SIGTERM)
     if jobs:
         yield from disturb.sweeps(part, lines, jobs)
+
+
+def pulled_away(part: Bench, folder: Path, late: Callable[[float], bool]) -> Iterator[Trial]:
+    """Room, memory, locks, folders, clocks and libraries."""
+    from tests.reliability.soak import bench, machine
+
+    sizes = [f.stat().st_size for f in bench.root(part.undisturbed).rglob("*") if f.is_file()]
+    for share in (0.01, 0.3, 0.9):
+        if not late(0.8):
+            yield machine.no_room_for_a_file(part, max(3_000, int(share * max(sizes))))
+    for more in (1, 16, 64):
+        if not late(0.8):
+            yield machine.no_memory(part, more)
+    if (trial := machine.no_shared_memory(folder / "shared")) is not None:
+        yield trial
+    yield machine.no_locks(part)
+    yield from (machine.no_folder(part, number) for number in range(len(part.plan.stages)))
+    yield machine.clock_back(part)
+    yield machine.other_library(part)
 
 
 def main(argv: list[str]) -> int:

@@ -25,7 +25,7 @@ from PIL import Image
 
 from datamodules.common.folders import LARGEST, ImageFolder
 from datamodules.common.torchvision_sets import MNIST
-from experiments.commands import cli
+from experiments.commands import cli, export
 from experiments.common import files
 from experiments.common.errors import InputError, explain
 from experiments.config import compose, instantiate, reading
@@ -148,6 +148,10 @@ def refusals(done: Plan, lines: Sequence[str], victim: str, folder: Path) -> Ite
     for name, (member, content, changes) in archives(folder).items():
         path = archive(folder / "photos.zip", member, content, **changes)
         yield name, refused(partial(serve, path))
+    for name, content in photos(folder).items():
+        yield f"folder with a {name}", refused(partial(serve, unpacked(folder / "photos", content)))
+    for name, content in weights(folder).items():
+        yield f"weights that are {name}", refused(partial(load_weights, folder / "weights.safetensors", content))
     for name, change in digits().items():
         yield f"MNIST {name}", refused(partial(read_digits, folder / "digits", change))
     for name in ("../../outside", "a/b", "..", ""):
@@ -220,6 +224,39 @@ def archives(folder: Path) -> dict[str, tuple[str, bytes, dict[str, int]]]:
             {"compress_type": zipfile.ZIP_DEFLATED},
         ),
     }
+
+
+def photos(folder: Path) -> dict[str, bytes]:
+    """Files of a folder that are no photos, though their names say so."""
+    named = archives(folder)
+    return {name: named[name][1] for name in named if name.startswith("photo that is") or "billion" in name}
+
+
+def unpacked(folder: Path, content: bytes) -> Path:
+    """A folder with one sound photo to test on and one file to train on as given."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for split, data in (("val", photo()), ("train", content)):
+        (folder / split / "a").mkdir(parents=True)
+        (folder / split / "a" / "0.png").write_bytes(data)
+    return folder
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    """Files of tensors that are none: a header of eight bytes says how long the description is that follows."""
+    huge = b'{"a":{"dtype":"F32","shape":[1099511627776],"data_offsets":[0,4398046511104]}}'
+    return {
+        "a pickle": pickle.dumps(Payload(folder / "owned")),
+        "of a header of 2^60 bytes": struct.pack("<Q", 2**60) + b"{}",
+        "of a header that is no JSON": struct.pack("<Q", 4) + b"[[[[",
+        "of four terabytes": struct.pack("<Q", len(huge)) + huge,
+        "empty": b"",
+    }
+
+
+def load_weights(path: Path, content: bytes) -> None:
+    """Load an exported stage's weights."""
+    path.write_bytes(content)
+    export.read_weights(path)
 
 
 def idx(numbers: np.ndarray, kind: int = 8, shape: Sequence[int] | None = None) -> bytes:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiments.commands import catalog, check_results, cli, report, reproduce
+from experiments.commands import catalog, check_results, cli, confirm, report, reproduce
 from experiments.evidence import results
 from tests.reliability.soak.bench import FORK, HANGS, Trial, fork
 from tests.reliability.soak.hostile import in_a_fork
@@ -63,7 +63,7 @@ def commands(paper: str, folder: Path) -> dict[str, Callable[[], int]]:
     return {
         "reproduce": partial(cli.main, reproduce.main, "", [f"paper={paper}", "scale=mini", "most=2", "jobs=1", runs]),
         "catalog": partial(cli.main, catalog.main, "", []),
-        "report": partial(report.main, [paper, f"site={folder / 'site'}"]),
+        "report": partial(cli.main, report.main, "", [paper, f"site={folder / 'site'}"]),
         "check_results": partial(cli.main, check_results.main, "", []),
     }
 
@@ -90,6 +90,35 @@ def damaged(paper: str, folder: Path) -> Iterator[Trial]:
                 problem = "the file was changed"
             yield Trial("record", f"{name} of a record {how}", problem)
     path.unlink()
+
+
+def altered(paper: str, folder: Path) -> Iterator[Trial]:
+    """One value is another one, and the seal as it was: nothing that writes the record on seals it anew."""
+    original = json.loads((results.RESULTS / f"{paper}.json").read_bytes())
+    (folder / "results").mkdir(parents=True)
+    path = folder / "results" / f"{paper}.json"
+    title = next(iter(original["entries"]))
+    stage = next(iter(original["entries"][title]["stages"].values()))
+    next(iter(stage["runs"].values()))["values"][0] = 99.0
+    content = json.dumps(original).encode()
+    entry = results.entries(paper)[title]
+    acts: dict[str, Callable[[], object]] = {
+        "written on": lambda: results.update(paper, title, lambda _: entry),
+        "confirmed": lambda: confirm._Confirmation(paper, title, []),
+        "told again": lambda: results.tell_again(paper),
+    }
+    for name, act in acts.items():
+        path.write_bytes(content)
+
+        def command(_: list[str], act: Callable[[], object] = act) -> int:
+            results.RESULTS = path.parent
+            act()
+            return 0
+
+        problem = in_a_fork(partial(cli.main, command, "", []), folder, 2)
+        if not problem and "was edited after it was written" not in (folder / "log").read_text(encoding="utf-8"):
+            problem = "it does not say that it was edited"
+        yield Trial("record", f"altered, {name}", problem or ("" if path.read_bytes() == content else "it was changed"))
 
 
 def raced(paper: str, folder: Path) -> Iterator[Trial]:
