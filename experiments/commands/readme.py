@@ -168,9 +168,10 @@ def forest_row(paper: Paper) -> forest.Row | None:
 
 
 def example(papers: Sequence[Paper], key: str) -> str:
-    """What EXAMPLE should match for a paper."""
+    """What EXAMPLE should match for a paper: the first lines of what `make reproduce` says."""
     entry = next(p["entries"]["mini"] for p in papers if p["key"] == key)
     main = entry["main"]
     stopped = "" if main["verdict"] == "undecided" else "; stopped: decided"
-    told = f"{main['verdict']}: {main['name']}\n  {spans(main)}, {entry['seeds']} seeds{stopped}"
-    return f"{key}\n  ...\n{told}\n"
+    why = f" ({main['reason']})" if main["reason"] else ""
+    sure = span(main["difference"], main["interval"], main["unit"])
+    return f"{key}\n  ...\n{main['verdict']}{why}: {main['name']}\n  {sure}, {entry['seeds']} seeds{stopped}\n"

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
+from experiments.pages.markup import escape
 from experiments.pages.numbers import fixed, signed
 
 ENDS = (-20.0, 40.0)  # of the axis, in what is worth the name
@@ -20,6 +20,10 @@ WIDE = 300  # px, of the axis
 LABEL = 190  # px, for names in the standalone picture
 HIGH = 17  # px, of a row in the standalone picture
 TOP = 44  # px, above the rows
+NOTES = (
+    "Solid line: no difference from the margin. Dashed line: worth the name.",
+    "Band: what an equivalence stays inside. Effect only: a bar against the baseline; a rival does as well.",
+)
 INK = {"light": "#1d2127", "dark": "#e4e6e9"}
 COLOURS = {  # verdict -> light, dark; the word stands beside it
     "supported": ("#17653c", "#73d29f"),
@@ -147,9 +151,9 @@ def picture(rows: Sequence[Row]) -> str:
         title = f"<title>{escape(row.told)}</title>"
         body.append(f'<g class="{_name(row.verdict)}" fill="currentColor">{title}{drawn}{word}</g>')
     body.append(f'<g transform="translate({LABEL} 0)">{labels(bottom + 14)}</g>')
-    told = "Solid line: no difference from the margin. Dashed: worth the name. Band: what an equivalence stays inside."
-    body.append(f'<text x="10" y="{bottom + 34:g}" opacity="0.8">{told}</text>')
-    height = bottom + 46
+    for number, told in enumerate(NOTES):
+        body.append(f'<text x="10" y="{bottom + 36 + 16 * number:g}" opacity="0.8">{told}</text>')
+    height = bottom + 36 + 16 * len(NOTES)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height:g}" viewBox="0 0 {width} {height:g}" '
         f'role="img" aria-label="The main claims of {len(rows)} papers with their intervals" font-size="11" '

@@ -192,7 +192,8 @@ def test_mini_is_said_not_to_be_comparable_and_full_is_judged(build: Any) -> Non
 def test_settings_without_a_record_are_listed_with_their_commands(build: Any) -> None:
     record = sample()
     page = Seen(build(record)["meal_v2"]).text
-    clean = "mini+clean clean labels make reproduce PAPER=meal_v2 VARIANT=clean"
+    about = compose.paper_file("meal_v2")["variants"]["clean"]["about"]
+    clean = f"mini+clean {about} make reproduce PAPER=meal_v2 VARIANT=clean"
     assert clean in page
     assert page.index(clean) < page.index(
         "full+cutmix with CutMix make reproduce PAPER=meal_v2 SCALE=full VARIANT=cutmix"
@@ -210,7 +211,7 @@ def test_index_answers_with_the_main_claim_and_marks_what_is_stale(build: Any) -
     assert "no harm is done" not in fresh  # exploratory claims are on the page
     declared = compose.paper_file("meal_v2")
     assert declared["finding"]["text"] in fresh
-    assert "at mini: digits, 400 for training, 1,000 for the test; 8x8, 30% of the training labels replaced" in fresh
+    assert f"at mini: digits, 400 for training, 1,000 for the test; {declared['scope']['mini']}" in fresh
     pages = build(sample(), stale=["student"])
     assert Seen(pages["index"]).text.count("↻ stale") == fresh.count("↻ stale") + 1  # one explains the word
     assert "changed since this was recorded: student" in Seen(pages["meal_v2"]).text
@@ -218,8 +219,9 @@ def test_index_answers_with_the_main_claim_and_marks_what_is_stale(build: Any) -
 
 def test_a_page_begins_with_the_finding_and_says_what_each_verdict_is_about(build: Any) -> None:
     page = Seen(build(sample())["meal_v2"]).text
-    finding = compose.paper_file("meal_v2")["finding"]["text"]
-    about = "at mini: digits, 400 for training, 1,000 for the test; 8x8, 30% of the training labels replaced"
+    declared = compose.paper_file("meal_v2")
+    finding = declared["finding"]["text"]
+    about = f"at mini: digits, 400 for training, 1,000 for the test; {declared['scope']['mini']}"
     assert page.index(finding) < page.index("✓ supported") < page.index(about)
     assert "random effects" not in page  # there is one setting
 
