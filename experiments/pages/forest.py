@@ -17,6 +17,7 @@ from experiments.pages.numbers import fixed, signed
 ENDS = (-20.0, 40.0)  # of the axis, in what is worth the name
 TICKS = (-10, -3, -1, 0, 1, 3, 10, 30)
 WIDE = 300  # px, of the axis
+CELL = 180  # px, of the axis in a table
 LABEL = 190  # px, for names in the standalone picture
 HIGH = 17  # px, of a row in the standalone picture
 TOP = 44  # px, above the rows
@@ -116,9 +117,9 @@ def labels(y: float, wide: float = WIDE) -> str:
     return "".join(texts)
 
 
-def cell(row: Row, wide: float = 210) -> str:
+def cell(row: Row, wide: float = CELL) -> str:
     """A row's picture for a table; the same width for all rows, so that they share an axis."""
-    high = 22
+    high = 18
     body = lines(0, high, wide) + f'<g class="{_name(row.verdict)}" fill="currentColor">{mark(row, high / 2, wide)}</g>'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="forest" role="img" aria-label="{escape(row.told)}" '
@@ -126,7 +127,7 @@ def cell(row: Row, wide: float = 210) -> str:
     )
 
 
-def head(wide: float = 210) -> str:
+def head(wide: float = CELL) -> str:
     """The axis above such rows."""
     told = "axis: differences in multiples of the smallest that is worth the name"
     return (
