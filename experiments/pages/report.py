@@ -24,7 +24,7 @@ from experiments.common.paths import ROOT
 from experiments.config import claims, compose
 from experiments.evidence import counts, images, layout, merge, results, settings, staleness, sweeps, verdicts
 from experiments.evidence.records import Entry
-from experiments.pages import answers, figures, forest, index, markup, numbers, view
+from experiments.pages import answers, figures, forest, index, markup, numbers, tuned, view
 from experiments.pages.numbers import decimals, fixed
 from experiments.running import measured
 from experiments.running.plan import names_in
@@ -244,7 +244,7 @@ def _entry(key: str, title: str, entry: view.Entry, changed: Sequence[str]) -> d
         "anchor": index.anchor(title),
         "answer": answers.answer(entry),
         "scale": entry.scale,
-        "facts": _facts(entry),
+        "facts": [*_facts(entry), *_tuning(key, title, entry)],
         "claims": answers.claim_rows([claim for claim in entry.claims if not claim.main]),
         "checks": [answers.comparison(item) for item in entry.checks],
         "counts": answers.count_verdicts(entry.claims),
@@ -290,6 +290,11 @@ def _facts(entry: view.Entry) -> list[tuple[str, str]]:
     for text, names in users.items():
         facts.append(("data", text if len(users) == 1 else f"{text}; in {', '.join(names)}"))
     return facts
+
+
+def _tuning(key: str, title: str, entry: view.Entry) -> list[tuple[str, str]]:
+    said = tuned.of(key, title, entry.registered.hash)
+    return [("tuning", said)] if said else []
 
 
 def _tables(entry: view.Entry, changed: Sequence[str]) -> list[dict[str, Any]]:
