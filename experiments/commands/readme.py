@@ -15,6 +15,7 @@ from experiments.common import files
 from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
 from experiments.evidence import suite
+from experiments.evidence.words import NOT_RUN
 from experiments.pages import forest
 from experiments.pages.numbers import count, span
 from experiments.pages.view import SYMBOLS
@@ -71,7 +72,8 @@ def counts(papers: Sequence[Paper]) -> str:
     """How many main claims have each verdict, how many were replicated, and how many rest on older code."""
     chosen = [entry for paper in papers if (entry := (default(paper) or (None, None))[1]) is not None]
     verdicts = Counter(entry["main"]["verdict"] for entry in chosen if entry["main"])
-    told = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in SYMBOLS if verdict in verdicts)
+    verdicts[NOT_RUN] += len(papers) - len(chosen)
+    told = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in SYMBOLS if verdicts[verdict])
     words = Counter(entry["replication"] or "not yet" for entry in chosen)
     again = ", ".join(f"{words[word]} {word}" for word in sorted(words, key=lambda word: (word == "not yet", word)))
     kept = sum(1 for entry in chosen if entry["kept"])

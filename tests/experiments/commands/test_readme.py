@@ -1,0 +1,78 @@
+"""What README and docs/ repeat of the records: each line follows from a paper as the catalog describes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.commands import readme
+from experiments.common.errors import InputError
+
+ARXIV = "https://arxiv.org/abs/1234.5678"
+
+
+def setting(verdict: str, **more: Any) -> dict[str, Any]:
+    main = {"name": "a beats b", "verdict": verdict, "difference": 2.0, "interval": [1.0, 3.0], "unit": "points"}
+    main |= {"margin": 0.0, "worth": 1.0, "within": None, "reason": ""}
+    facts = {"scope": "digits", "main": main, "seeds": 6, "seconds": 120.0, "cpu_seconds": None, "replication": None}
+    return {**facts, "seen": False, "stale": [], "kept": None, **more}
+
+
+def paper(key: str, **entries: dict[str, Any]) -> dict[str, Any]:
+    told = {"key": key, "title": f"{key.upper()}: a long title", "arxiv": "1234.5678", "main": "a beats b"}
+    return {**told, "finding": f"what {key} found" if entries else "", "entries": entries}
+
+
+PAPERS = [
+    paper("one", full=setting("matched"), mini=setting("supported", kept=True, replication="replicated")),
+    paper("two", full=setting("no gain", stale=["student"], kept=False)),
+    paper("three"),
+]
+
+
+def test_each_paper_has_one_row_about_the_setting_that_stands_for_it() -> None:
+    rows = readme.table(PAPERS).splitlines()[2:]
+    assert rows == [
+        f"| [ONE]({ARXIV}) `one` | what one found | **supported** at mini: digits | replicated |",
+        f"| [TWO]({ARXIV}) `two` | what two found | **no gain (stale, alone)** at full: digits | not yet |",
+        f"| [THREE]({ARXIV}) `three` | a beats b | not run | |",
+    ]
+
+
+def test_counts_are_of_these_settings() -> None:
+    told = readme.counts(PAPERS)
+    assert "**3 main claims: 1 supported, 1 no gain, 1 not run.**" in told
+    assert "1 replicated, 1 not yet" in told
+    assert "beside all other papers: 1." in told
+    assert "after the run: 1." in told
+    assert "Recorded settings: 3" in told
+
+
+def test_every_setting_has_a_line_in_the_results() -> None:
+    lines = readme.settings_table(PAPERS).splitlines()[2:]
+    assert len(lines) == 4
+    assert lines[0].split(" | ")[2] == "full: digits"
+    assert lines[1].startswith(
+        "|  |  | mini: digits | supported | +2.00 [+1.00, +3.00] points | 6 | replicated | 2 min"
+    )
+
+
+def test_a_verdict_of_another_main_claim_says_so() -> None:
+    other = paper("one", mini=setting("supported", stale=["claims"]))
+    assert readme.verdict({**other, "main": "c beats d"}, "mini") == "supported (stale, of an earlier main claim)"
+    assert readme.verdict(other, "mini") == "supported (stale)"
+
+
+def test_an_example_says_what_the_command_says_first() -> None:
+    stands = "$ make reproduce PAPER=one\n  ...\nold\nold\n"
+    (match,) = readme.EXAMPLE.finditer(stands)
+    told = "one\n  ...\nsupported: a beats b\n  +2.00 [+1.00, +3.00] points, 6 seeds; stopped: decided\n"
+    assert readme.example(PAPERS, match[1]) == told
+
+
+def test_a_missing_marker_is_named(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("<!-- counts -->\n<!-- /counts -->\n", encoding="utf-8")
+    with pytest.raises(InputError, match="<!-- papers --> and <!-- /papers --> are missing"):
+        readme.texts(PAPERS, tmp_path)
