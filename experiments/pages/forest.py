@@ -17,6 +17,7 @@ from experiments.pages.numbers import fixed, signed
 ENDS = (-20.0, 40.0)  # of the axis, in what is worth the name
 TICKS = (-10, -3, -1, 0, 1, 3, 10, 30)
 WIDE = 300  # px, of the axis
+CELL = 180  # px, of the axis in a table
 LABEL = 190  # px, for names in the standalone picture
 HIGH = 17  # px, of a row in the standalone picture
 TOP = 44  # px, above the rows
@@ -124,9 +125,9 @@ def labels(y: float, wide: float = WIDE) -> str:
     return "".join(texts)
 
 
-def cell(row: Row, wide: float = 210) -> str:
+def cell(row: Row, wide: float = CELL) -> str:
     """A row's picture for a table; the same width for all rows, so that they share an axis."""
-    high = 22
+    high = 18
     pale = f' opacity="{PALE}"' if row.stale else ""
     drawn = f'<g class="{_name(row.verdict)}" fill="currentColor"{pale}>{mark(row, high / 2, wide)}</g>'
     body = lines(0, high, wide) + drawn
@@ -136,7 +137,7 @@ def cell(row: Row, wide: float = 210) -> str:
     )
 
 
-def head(wide: float = 210) -> str:
+def head(wide: float = CELL) -> str:
     """The axis above such rows."""
     told = "axis: differences in multiples of the smallest that is worth the name"
     return (
