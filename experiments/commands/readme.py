@@ -162,11 +162,11 @@ def spans(main: Mapping[str, Any] | None) -> str:
 def forest_row(paper: Paper) -> forest.Row | None:
     """A paper's main claim as the picture shows it."""
     chosen = default(paper)
-    main = chosen[1]["main"] if chosen is not None else None
-    if main is None:
+    if chosen is None or chosen[1]["main"] is None:
         return None
+    main = chosen[1]["main"]
     names = ("verdict", "difference", "interval", "margin", "worth", "within", "unit")
-    return forest.Row(paper["key"], **{name: main[name] for name in names})
+    return forest.Row(paper["key"], **{name: main[name] for name in names}, stale=bool(chosen[1]["stale"]))
 
 
 def example(papers: Sequence[Paper], key: str) -> str:

@@ -24,7 +24,9 @@ TOP = 44  # px, above the rows
 NOTES = (
     "Solid line: no difference from the margin. Dashed line: worth the name.",
     "Band: what an equivalence stays inside. Effect only: a bar against the baseline; a rival does as well.",
+    "Pale: stale, since code or claims have changed after the run.",
 )
+PALE = 0.55  # opacity of a stale row
 INK = {"light": "#1d2127", "dark": "#e4e6e9"}
 COLOURS = {  # verdict -> light, dark; the word stands beside it
     "supported": ("#17653c", "#73d29f"),
@@ -50,6 +52,7 @@ class Row:
     worth: float | None = None
     within: float | None = None
     unit: str = ""
+    stale: bool = False
 
     @property
     def scale(self) -> float | None:
@@ -62,12 +65,17 @@ class Row:
         return (value - self.margin) / self.scale
 
     @property
+    def word(self) -> str:
+        """The verdict, and whether code or claims have changed since."""
+        return f"{self.verdict}, stale" if self.stale else self.verdict
+
+    @property
     def told(self) -> str:
         """The row for those who do not see it."""
         if self.difference is None:
-            return f"{self.key}: {self.verdict}"
+            return f"{self.key}: {self.word}"
         ends = f" [{signed(self.interval[0])}, {signed(self.interval[1])}]" if self.interval else ""
-        return f"{self.key}: {self.verdict}, {signed(self.difference)}{ends} {self.unit}".rstrip()
+        return f"{self.key}: {self.word}, {signed(self.difference)}{ends} {self.unit}".rstrip()
 
 
 def place(value: float, wide: float = WIDE) -> float:
@@ -120,7 +128,9 @@ def labels(y: float, wide: float = WIDE) -> str:
 def cell(row: Row, wide: float = CELL) -> str:
     """A row's picture for a table; the same width for all rows, so that they share an axis."""
     high = 18
-    body = lines(0, high, wide) + f'<g class="{_name(row.verdict)}" fill="currentColor">{mark(row, high / 2, wide)}</g>'
+    pale = f' opacity="{PALE}"' if row.stale else ""
+    drawn = f'<g class="{_name(row.verdict)}" fill="currentColor"{pale}>{mark(row, high / 2, wide)}</g>'
+    body = lines(0, high, wide) + drawn
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="forest" role="img" aria-label="{escape(row.told)}" '
         f'width="{wide:g}" height="{high}" viewBox="0 0 {wide:g} {high}">{body}</svg>'
@@ -148,9 +158,10 @@ def picture(rows: Sequence[Row]) -> str:
         y = TOP + HIGH * (index + 0.5)
         body.append(f'<text x="10" y="{y + 4:g}">{escape(row.key)}</text>')
         drawn = f'<g transform="translate({LABEL} 0)">{mark(row, y)}</g>'
-        word = f'<text x="{LABEL + WIDE + 12}" y="{y + 4:g}">{escape(row.verdict)}</text>'
+        word = f'<text x="{LABEL + WIDE + 12}" y="{y + 4:g}">{escape(row.word)}</text>'
         title = f"<title>{escape(row.told)}</title>"
-        body.append(f'<g class="{_name(row.verdict)}" fill="currentColor">{title}{drawn}{word}</g>')
+        pale = f' opacity="{PALE}"' if row.stale else ""
+        body.append(f'<g class="{_name(row.verdict)}" fill="currentColor"{pale}>{title}{drawn}{word}</g>')
     body.append(f'<g transform="translate({LABEL} 0)">{labels(bottom + 14)}</g>')
     for number, told in enumerate(NOTES):
         body.append(f'<text x="10" y="{bottom + 36 + 16 * number:g}" opacity="0.8">{told}</text>')

@@ -77,7 +77,7 @@ def row(paper: Mapping[str, Any], linked: bool, is_kept: bool | None) -> dict[st
     main = paper["record"].entries[titles[0]].main_claim()
     if main is None:
         return {**told, **shown, "kept": is_kept, "cell": "", "place": ""}
-    drawn = _forest(paper["key"], main)
+    drawn = _forest(paper["key"], main, top["stale"])
     place = "" if drawn.scale is None or drawn.difference is None else f"{drawn.at(drawn.difference):.4f}"
     cell = Markup(forest.cell(drawn))
     return {**told, **shown, "kept": is_kept, "cell": cell, "place": place}
@@ -100,9 +100,9 @@ def _setting(paper: Mapping[str, Any], title: str) -> dict[str, Any]:
     }
 
 
-def _forest(key: str, main: Any) -> forest.Row:
+def _forest(key: str, main: Any, stale: bool) -> forest.Row:
     names = ("verdict", "difference", "interval", "margin", "worth", "within", "unit")
-    return forest.Row(key, **{name: getattr(main, name) for name in names})
+    return forest.Row(key, **{name: getattr(main, name) for name in names}, stale=stale)
 
 
 def counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import pytest
 
@@ -57,3 +58,10 @@ def test_cells_share_an_axis() -> None:
         for row in (ROW, forest.Row("k", "refuted", -9.0, None, worth=1))
     }
     assert len(axes) == 1
+
+
+def test_a_stale_row_says_so_and_is_pale() -> None:
+    stale = replace(ROW, stale=True)
+    assert stale.word == f"{ROW.verdict}, stale"
+    assert 'opacity="0.55"' in forest.picture([stale])
+    assert 'opacity="0.55"' not in forest.picture([ROW])
