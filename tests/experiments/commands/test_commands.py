@@ -268,7 +268,7 @@ EDITS: dict[str, Callable[[Entry], object]] = {
     "a margin": lambda e: setattr(e.claims[0], "margin", -5.0),
     "the history": lambda e: e.history.clear(),
     "a seed left out": lambda e: e.seeds.pop(),
-    "a registration": lambda e: setattr(e.registered, "stream", 7),
+    "a registration": lambda e: setattr(e.registered, "stream", e.registered.stream + 1),
 }
 
 
