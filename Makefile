@@ -83,7 +83,7 @@ seeds    = $(subst $(space),$(comma),$(strip $(subst $(comma),$(space),$(SEEDS))
 GIVEN    = $(if $(PAPER),paper=$(PAPER)) scale=$(or $(SCALE),mini) $(if $(VARIANT),variant=$(VARIANT)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup counts extras reproduce tune register replicate test test-all papers report check-results sweep dashboard export pack unpack compare confirm soak mutants bench lint lock schema readme clean
+.PHONY: help setup counts extras reproduce tune register replicate test test-all papers report check-results sweep dashboard export pack unpack compare confirm soak mutants bench lint lock schema readme docs clean
 
 help: ## this text
 	@echo "Reprise re-runs image-modelling papers and computes whether their claims hold."
@@ -94,7 +94,7 @@ help: ## this text
 	@echo "  ARGS=\"anything else, as python -m experiments.reproduce --help lists it\""
 	@echo "  e.g.  make reproduce PAPER=meal_v2"
 	@echo "        make reproduce PAPER=meal_v2 SCALE=full DRY=1"
-	@echo "        make sweep ARGS=\"seed=0,1 stages.student.module.hard_label_weight=0,1\" SCALE=smoke"
+	@echo "        make sweep ARGS=\"seed=0,1 stages.student.module.labels.hard=0,1\" SCALE=smoke"
 
 $(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -192,8 +192,15 @@ lock: $(READY) ## requirements.lock anew from pyproject.toml's ranges (needs uv 
 schema: $(READY) ## conf/schema/*.json anew from experiments/config/schema.py: what editors complete and check
 	@$(BIN)/python -m experiments.commands.schema
 
-readme: $(READY) ## rewrite the README's table of papers from results/, and what these repeat of conf/paper
+readme: $(READY) ## what README and docs/ repeat of results/, anew, and what these repeat of conf/paper
 	@$(BIN)/python -m experiments.catalog --readme
+
+.venv/.docs: $(READY) requirements-docs.lock
+	@$(MAKE) --no-print-directory extras EXTRAS=docs
+	@touch $@
+
+docs: .venv/.docs ## site/docs/index.html: the documentation, readable without a network
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 clean: ## remove what runs and reports wrote (not .venv, not results/)
 	@rm -rf runs site

@@ -1,4 +1,4 @@
-"""`make report`: a gallery of all papers and a page for each, as static HTML in site/. Imports no torch.
+"""`make report`: an index of all papers and a page for each, as static HTML in site/. Imports no torch.
 
 Every number on a page comes from results/<key>.json, and sizes of networks from results/counts/<key>.json. What was
 never run is listed with the claims it will be judged by.
@@ -24,7 +24,7 @@ from experiments.common.paths import ROOT
 from experiments.config import claims, compose
 from experiments.evidence import counts, coverage, images, layout, merge, results, settings, staleness, sweeps, verdicts
 from experiments.evidence.records import Entry
-from experiments.pages import answers, figures, markup, numbers, view
+from experiments.pages import answers, figures, forest, index, markup, numbers, tuned, view
 from experiments.pages.numbers import decimals, fixed
 from experiments.running import measured
 from experiments.running.plan import names_in
@@ -42,7 +42,7 @@ FIRST_CURVES = ("train/loss", "val/top1")  # shown at once where a stage logs th
 def build(papers: list[str] | None = None, site: Path = ROOT / "site") -> list[Path]:
     """Write site/index.html, and the pages of these papers (all by default); returns what was written, index first.
 
-    The gallery always lists every paper and links the pages that are there. Raises InputError for an unknown key,
+    The index always lists every paper and links the pages that are there. Raises InputError for an unknown key,
     before anything is written, and OSError when the folder cannot be written.
     """
     known = compose.papers()
@@ -57,10 +57,28 @@ def build(papers: list[str] | None = None, site: Path = ROOT / "site") -> list[P
         files.write_text(written[-1], _render("paper.html.j2", **_page(known_papers[key])))
         if known_papers[key]["record"] is not None:
             files.write_text(site / f"{key}.json", layout.text(known_papers[key]["record"]))
-    cards = [_card(paper, (site / f"{key}.html").exists()) for key, paper in known_papers.items()]
-    run = sum(1 for card in cards if card["entries"])
-    files.write_text(site / "index.html", _render("index.html.j2", cards=cards, run=run))
+    _write_index(list(known_papers.values()), site)
     return [site / "index.html", *written]
+
+
+def _write_index(papers: Sequence[Mapping[str, Any]], site: Path) -> None:
+    """The index, and beside it the same as data."""
+    kept = index.kept({paper["key"]: paper["record"] for paper in papers})
+    rows = [index.row(paper, (site / f"{paper['key']}.html").exists(), kept.get(paper["key"])) for paper in papers]
+    values = {
+        "rows": rows,
+        "run": sum(1 for row in rows if row["settings"]),
+        "counts": index.counts(rows),
+        "axis": Markup(forest.head()),
+        "symbols": view.SYMBOLS,
+        "citation": index.citation(),
+        "script": index.script(),
+        "allowed": index.allowed(),
+    }
+    files.write_text(site / "index.html", _render("index.html.j2", **values))
+    data = index.data(papers, kept)
+    files.write_text(site / "results.csv", index.as_csv(data))
+    files.write_text(site / "results.json", index.as_json(data))
 
 
 @lru_cache
@@ -104,28 +122,14 @@ def _gather(key: str) -> dict[str, Any]:
     }
 
 
-def _card(paper: Mapping[str, Any], linked: bool) -> dict[str, Any]:
-    """A paper on the index: for each entry its main claim, verdict, difference and how sure that is."""
-    entries = []
-    for title, entry in paper["entries"].items():
-        stale = bool(paper["stale"][title])
-        entries.append({"title": title, "anchor": _anchor(title), "stale": stale, **answers.answer(entry)})
-    entries.sort(key=lambda entry: ("+" in entry["title"] or "by hand" in entry["title"], entry["title"]))
-    asked = next((c["name"] for c in paper["declared"].get("claims") or [] if c.get("main")), "")
-    told = {k: paper[k] for k in ("key", "title", "arxiv", "about", "venue", "finding")}
-    return {**told, "entries": entries, "linked": linked, "asked": asked}
-
-
-def _anchor(title: str) -> str:
-    return title.replace("+", "-").replace(" ", "-")
-
-
 def _page(paper: Mapping[str, Any]) -> dict[str, Any]:
     page = {k: paper[k] for k in ("key", "title", "arxiv", "about", "venue", "deviations", "finding", "together")}
-    entries = [_entry(paper["key"], title, e, paper["stale"][title]) for title, e in paper["entries"].items()]
+    recorded = [(title, paper["entries"][title]) for title in index.first(paper["entries"])]
+    entries = [_entry(paper["key"], title, entry, paper["stale"][title]) for title, entry in recorded]
     planned = None if entries else _planned(paper["key"], paper["declared"])
     covers = coverage.rows(paper["declared"], _recorded(paper), counts.stored(paper["key"]))
     page |= {"sweeps": _sweeps(paper["key"]), "bibtex": _bibtex(paper), "unrecorded": _unrecorded(paper)}
+    page |= {"code": _code(paper["key"]), "address": index.citation()["address"]}
     return {
         **page,
         "entries": entries,
@@ -139,6 +143,13 @@ def _page(paper: Mapping[str, Any]) -> dict[str, Any]:
 def _recorded(paper: Mapping[str, Any]) -> Mapping[str, Entry]:
     """The entries of a paper's record, as recorded."""
     return paper["record"].entries if paper["record"] is not None else {}
+
+
+def _code(key: str) -> str:
+    """The file that holds a paper's method."""
+    package = ROOT / "modules" / key
+    path = package / "module.py" if (package / "module.py").is_file() else package
+    return str((path if package.is_dir() else package.with_suffix(".py")).relative_to(ROOT))
 
 
 def _unrecorded(paper: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -238,10 +249,10 @@ def _entry(key: str, title: str, entry: view.Entry, changed: Sequence[str]) -> d
     boxes = [_box(stage) for stage in entry.stages.values()]
     return {
         "title": title,
-        "anchor": _anchor(title),
+        "anchor": index.anchor(title),
         "answer": answers.answer(entry),
         "scale": entry.scale,
-        "facts": _facts(entry),
+        "facts": [*_facts(entry), *_tuning(key, title, entry)],
         "claims": answers.claim_rows([claim for claim in entry.claims if not claim.main]),
         "checks": [answers.comparison(item) for item in entry.checks],
         "counts": answers.count_verdicts(entry.claims),
@@ -256,6 +267,7 @@ def _entry(key: str, title: str, entry: view.Entry, changed: Sequence[str]) -> d
         "diagram": Markup(figures.diagram(boxes, styles)),
         "pictures": _pictures(key, entry),
         "provenance": _provenance(entry),
+        "cost": _cost(entry),
         "stale": list(changed),
         "all_stale": all(name in changed for name in entry.stages),
         "commit": entry.machine.code,
@@ -286,6 +298,11 @@ def _facts(entry: view.Entry) -> list[tuple[str, str]]:
     for text, names in users.items():
         facts.append(("data", text if len(users) == 1 else f"{text}; in {', '.join(names)}"))
     return facts
+
+
+def _tuning(key: str, title: str, entry: view.Entry) -> list[tuple[str, str]]:
+    said = tuned.of(key, title, entry.registered.hash)
+    return [("tuning", said)] if said else []
 
 
 def _tables(entry: view.Entry, changed: Sequence[str]) -> list[dict[str, Any]]:
@@ -401,6 +418,14 @@ def _provenance(entry: view.Entry) -> list[tuple[str, str]]:
         *(("confirmed", line) for line in entry.confirmed),
         *(("joined", line) for line in entry.joined),
     ]
+
+
+def _cost(entry: view.Entry) -> str:
+    """CPU time of all seeds, or wall time where that was not measured."""
+    machine = entry.machine
+    if machine.cpu_seconds is not None:
+        return f"{numbers.duration(machine.cpu_seconds)} of CPU time"
+    return f"{numbers.duration(machine.seconds)} of wall time"
 
 
 def _command(key: str, scale: str, variant: str | None, overrides: Sequence[str]) -> str:
