@@ -8,7 +8,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal
 
 # What may be said on the command line; a misspelt word would otherwise train something else.
-VARIABLES := PYTHON TORCH_INDEX EXTRAS PAPER SCALE VARIANT SEEDS MINUTES DRY SWEEP STAGE BASE ARGS
+VARIABLES := PYTHON TORCH_INDEX EXTRAS PAPER SCALE VARIANT SEEDS MINUTES DRY SWEEP STAGE BASE FILE ARGS
 # What each target reads of them, besides PYTHON and TORCH_INDEX; it would pass over the others in silence.
 reads-extras        := EXTRAS
 reads-reproduce     := PAPER SCALE VARIANT SEEDS MINUTES DRY ARGS
@@ -24,6 +24,8 @@ reads-replicate     := PAPER SCALE VARIANT MINUTES ARGS
 reads-sweep         := PAPER SCALE VARIANT SEEDS SWEEP ARGS
 reads-dashboard     := PAPER SCALE VARIANT ARGS
 reads-export        := PAPER SCALE VARIANT STAGE ARGS
+reads-pack          := PAPER SCALE VARIANT ARGS
+reads-unpack        := FILE ARGS
 reads-compare       := PAPER SCALE VARIANT SEEDS BASE ARGS
 reads-confirm       := PAPER SCALE VARIANT ARGS
 reads-soak          := PAPER ARGS
@@ -81,7 +83,7 @@ seeds    = $(subst $(space),$(comma),$(strip $(subst $(comma),$(space),$(SEEDS))
 GIVEN    = $(if $(PAPER),paper=$(PAPER)) scale=$(or $(SCALE),mini) $(if $(VARIANT),variant=$(VARIANT)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup counts extras reproduce tune register replicate test test-all papers report check-results sweep dashboard export compare confirm soak mutants bench lint lock schema readme docs clean
+.PHONY: help setup counts extras reproduce tune register replicate test test-all papers report check-results sweep dashboard export pack unpack compare confirm soak mutants bench lint lock schema readme docs clean
 
 help: ## this text
 	@echo "Reprise re-runs image-modelling papers and computes whether their claims hold."
@@ -153,6 +155,12 @@ dashboard: $(READY) ## sync a paper's offline W&B runs and build its W&B workspa
 
 export: $(READY) ## weights of a finished stage with a card (STAGE=student), or the record as CSV (no STAGE)
 	@$(BIN)/python -m experiments.commands.export $(if $(STAGE),stage=$(STAGE)) $(GIVEN)
+
+pack: $(READY) ## a setting's runs, finished and half-done, in one file to go on with elsewhere (exports/)
+	@$(BIN)/python -m experiments.commands.pack $(GIVEN)
+
+unpack: $(READY) ## packed runs into this clone, checked; the same command goes on: FILE=exports/K-mini.runs
+	@$(BIN)/python -m experiments.commands.unpack $(if $(FILE),file=$(FILE)) $(ARGS)
 
 compare: $(READY) ## which numbers a change of the code moved: BASE=main, PAPER=K1,K2 (default: all), SCALE=smoke | mini
 	@$(BIN)/python -m experiments.commands.compare $(if $(BASE),base=$(BASE)) $(if $(PAPER),paper=$(PAPER)) \

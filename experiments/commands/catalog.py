@@ -13,7 +13,7 @@ from experiments.commands import cli, readme
 from experiments.common.errors import InputError
 from experiments.common.memory import CONFIGURATION, remember
 from experiments.config import claims, compose
-from experiments.evidence import counts, results, staleness, suite
+from experiments.evidence import counts, coverage, results, staleness, suite
 from experiments.evidence.records import Entry, JudgedClaim
 from experiments.pages import console, needed, scope, view
 from experiments.pages.numbers import count
@@ -54,7 +54,15 @@ def describe(paper: str) -> dict[str, Any]:
     declared = compose.paper_file(paper)
     entries = {name: _recorded(paper, entry, declared) for name, entry in recorded.items() if entry.seeds}
     finding = (declared.get("finding") or {}).get("text") or ""
-    return {**about, "finding": finding if entries else "", "entries": entries}
+    covered = coverage.rows(declared, recorded, counts.stored(paper))
+    covers = [{"what": row.what, "run": row.run, "why": row.why, "told": row.told} for row in covered]
+    return {
+        **about,
+        "finding": finding if entries else "",
+        "covers": covers,
+        "covered": coverage.summary(covered),
+        "entries": entries,
+    }
 
 
 def _configured(paper: str) -> dict[str, Any]:
@@ -112,12 +120,14 @@ def _table(papers: list[dict[str, Any]]) -> Table:
         table.add_column(column, no_wrap=column in ("paper", "seeds", "cost"))
     for paper in papers:
         rows = [_cells(name, entry) for name, entry in readme.ordered(paper["entries"])]
-        first = (paper["key"], paper["main"] or "")
+        covered = (f"\n{paper['covered'].split(' run')[0]}", "dim") if paper["covered"] else ""
+        first: tuple[str | Text, str] = (Text.assemble(paper["key"], covered), paper["main"] or "")
         for row in rows or [[Text(), console.word("not run"), Text(), Text(), Text()]]:
             table.add_row(*first, *row)
             first = ("", "")
         table.add_section()
     table.caption = (
+        "5 of 12: run here, of what the paper shows and claims (make papers PAPER=K lists it); "
         "stale: code, configuration or claims changed since; seen: claims were written after these seeds; alone: "
         "decided by itself, not kept by e-BH over all papers' main claims"
     )
@@ -158,6 +168,11 @@ def _details(paper: dict[str, Any]) -> Table:
         verdict = verdicts.get(name, "not run")
         mark = ", main claim" if name == paper["main"] else ""
         table.add_row("claim", Text.assemble(f"{name} ", (f"({verdict}{mark})", console.STYLES.get(verdict, "dim"))))
+    if paper["covers"]:
+        table.add_row("covered", f"{paper['covered']}: tables, figures and claims of the paper")
+    for row in paper["covers"]:
+        told = f"{row['told']}: {row['why']}" if row["why"] else row["told"]
+        table.add_row("", Text.assemble(f"{row['what']} ", (f"({told})", "" if any(row["run"].values()) else "dim")))
     table.add_row("stages", ", ".join(paper["stages"]))
     for name, variant in paper["variants"].items():
         table.add_row("variant", Text.assemble((name, "bold"), f" ({variant['scale']}): {variant['about']}"))

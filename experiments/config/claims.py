@@ -20,6 +20,7 @@ __all__ = [
     "Questions",
     "applies",
     "check_reported",
+    "fits",
     "published",
     "read",
     "stages_of",
@@ -45,12 +46,13 @@ class Questions:
 
 def applies(item: Claim | Check | Published, scale: str, variant: str | None) -> bool:
     """Whether an item is about a setting; smoke is judged by what mini is judged by."""
-
-    def fits(wanted: str | Sequence[str] | None, here: str) -> bool:
-        patterns = [wanted] if isinstance(wanted, str) else list(wanted or ["*"])
-        return any(fnmatch.fnmatch(here, pattern) for pattern in patterns)
-
     return fits(item.scale, "mini" if scale == "smoke" else scale) and fits(item.variant, variant or "default")
+
+
+def fits(wanted: str | Sequence[str] | None, name: str) -> bool:
+    """Whether a scale's or variant's name is one of those wanted: a name, a pattern, or several; nothing: any."""
+    patterns = [wanted] if isinstance(wanted, str) else list(wanted or ["*"])
+    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
 def read(config: Mapping[str, Any]) -> Questions:

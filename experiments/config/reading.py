@@ -28,7 +28,7 @@ from experiments.common.paths import CONF
 from experiments.config import limits, recipes, schema, written
 
 # Of a paper's file: most of it, and no part of a composition.
-TEXTS = ("variants", "published", "deviations", "groups", "finding", "scope")
+TEXTS = ("variants", "published", "deviations", "groups", "finding", "scope", "covers")
 STANDS_ASIDE = "conf/paper"  # what stands for each of them there, so that an override can take it away
 
 _searched: list[Path] = []  # besides CONF

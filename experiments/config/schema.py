@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import field, fields, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from pydantic.dataclasses import dataclass
 from typing_extensions import TypedDict
 
@@ -340,6 +340,55 @@ class Deviation(Closed):
     """Why it is done so."""
 
 
+COUNTED = "counted"  # what covers calls the sizes of networks
+# YAML reads a bare no as false
+Asked = Annotated[  # type: ignore[valid-type]
+    choice_of(Literal["full", "mini", "no"]),
+    BeforeValidator(lambda value: "no" if value is False else value),
+]
+AskedScales = Annotated[  # type: ignore[valid-type]
+    list[choice_of(Literal["full", "mini"])],  # type: ignore[misc]
+    Field(min_length=1),
+    Written("a list of scales"),
+]
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Covered(Closed):
+    """A table, figure or claim of the paper, and whether it is asked here."""
+
+    what: Text
+    """Which, with the number that the paper gives it: "Table 3: ImageNet, by size of network"."""
+    asked: Asked | AskedScales  # type: ignore[valid-type]
+    """The scales that ask it, or no."""
+    by: Names = ()
+    """What asks it: how the name of a claim or of a check, or the source of published numbers, begins, or `counted`;
+    nothing: all that its settings measure. Whether that was run is read from the records."""
+    variant: Names | None = None
+    """The variants that ask it, as for claims."""
+    why: Text = ""
+    """Where it is not asked: why."""
+
+    @model_validator(mode="after")
+    def _says_why_not(self) -> Covered:
+        if self.asked == "no" and not self.why:
+            raise ValueError(f"{self.what!r}: why is missing, the reason why it is not asked")
+        if self.asked == "no" and (self.by or self.variant):
+            raise ValueError(f"{self.what!r}: asked is no; expected no by and no variant")
+        if COUNTED in self.named() and (self.named() != [COUNTED] or self.scales() != ["full"]):
+            raise ValueError(f"{self.what!r}: by {COUNTED} stands alone, asked full")
+        return self
+
+    def scales(self) -> list[str]:
+        """Those that ask it."""
+        asked = [self.asked] if isinstance(self.asked, str) else list(self.asked)
+        return [scale for scale in asked if scale != "no"]
+
+    def named(self) -> list[str]:
+        """What asks it, by how that begins."""
+        return [self.by] if isinstance(self.by, str) else list(self.by)
+
+
 Word = choice_of(
     Literal["supported", "refuted", "effect only", "no gain", "undecided", "untested", "not run", "holds", "fails"]
 )
@@ -628,6 +677,19 @@ class Recipe(Settings):
     """What make replicate draws anew for each seed, by name."""
 
 
+KINDS = {"Tab": "Table", "Fig": "Figure"}
+
+
+def printed(text: str) -> set[str]:
+    """The tables and figures that a text names: "Tables 4 and 5; Fig. 2" names Table 4, Table 5 and Figure 2."""
+    found = re.findall(r"\b(Tab|Fig)(?:le|ure)?(s?)\.? (\d+)((?:(?:, | and )\d+)*)", text)
+    marks = set()
+    for kind, plural, first, further in found:
+        numbers = [first, *re.findall(r"\d+", further if plural else "")]
+        marks |= {f"{KINDS[kind]} {number}" for number in numbers}
+    return marks
+
+
 @dataclass(frozen=True, kw_only=True, config=OPEN)
 class PaperFile(Settings):
     """conf/paper/<key>.yaml: what a paper claims, and its stages. Other keys are values that another line reads."""
@@ -646,6 +708,8 @@ class PaperFile(Settings):
     """Where it was published."""
     finding: Finding | None = None
     """What was found over all recorded settings."""
+    covers: list[Covered] | None = None
+    """The paper's tables, figures and claims, and which of them are asked here."""
     scope: dict[Scale, Text] | None = None  # type: ignore[valid-type]
     """By scale: what a reader of a verdict should know of its data and networks besides their names and sizes."""
     groups: dict[str, Group] | None = None
@@ -672,6 +736,27 @@ class PaperFile(Settings):
         for claim in self.claims:
             if claim.main and (claim.worth or claim.within or claim.all) and not claim.worth_reason:
                 raise ValueError(f"claims: {claim.name!r}: worth_reason is missing, why it is worth or within so much")
+        return self
+
+    @model_validator(mode="after")
+    def _covers_what_it_quotes(self) -> PaperFile:
+        rows = self.published or []
+        known = [claim.name for claim in self.claims] + [check.name for check in self.checks or []]
+        known += [row.source for row in rows]
+        known += [COUNTED] * bool(self.counted)
+        for item in self.covers or []:
+            for start in item.named():
+                if not any(text.startswith(start) for text in known):
+                    raise ValueError(f"covers: {item.what!r}: by={start!r}: no claim, check or source begins so")
+        if self.covers is not None:
+            quoted = [(row.source, "") for row in rows] + [(row.source, COUNTED) for row in self.counted or []]
+            quoted += [(claim.published["source"], claim.name) for claim in self.claims if claim.published]
+            shown = {mark for item in self.covers for mark in printed(item.what)}
+            starts = tuple(start for item in self.covers for start in item.named())
+            for source, name in quoted:
+                marks = printed(source)
+                if not (marks and marks <= shown) and not source.startswith(starts) and not name.startswith(starts):
+                    raise ValueError(f"covers: source {source!r} is in none of them; expected it in what or by")
         return self
 
 

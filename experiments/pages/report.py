@@ -22,7 +22,7 @@ from experiments.common import files
 from experiments.common.errors import unknown
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose
-from experiments.evidence import counts, images, layout, merge, results, settings, staleness, sweeps, verdicts
+from experiments.evidence import counts, coverage, images, layout, merge, results, settings, staleness, sweeps, verdicts
 from experiments.evidence.records import Entry
 from experiments.pages import answers, figures, forest, index, markup, numbers, tuned, view
 from experiments.pages.numbers import decimals, fixed
@@ -127,6 +127,7 @@ def _page(paper: Mapping[str, Any]) -> dict[str, Any]:
     recorded = [(title, paper["entries"][title]) for title in index.first(paper["entries"])]
     entries = [_entry(paper["key"], title, entry, paper["stale"][title]) for title, entry in recorded]
     planned = None if entries else _planned(paper["key"], paper["declared"])
+    covers = coverage.rows(paper["declared"], _recorded(paper), counts.stored(paper["key"]))
     page |= {"sweeps": _sweeps(paper["key"]), "bibtex": _bibtex(paper), "unrecorded": _unrecorded(paper)}
     page |= {"code": _code(paper["key"]), "address": index.citation()["address"]}
     return {
@@ -134,7 +135,14 @@ def _page(paper: Mapping[str, Any]) -> dict[str, Any]:
         "entries": entries,
         "planned": planned,
         "counted": [_size(row) for row in counts.stored(paper["key"])],
+        "covers": covers,
+        "covered": coverage.summary(covers),
     }
+
+
+def _recorded(paper: Mapping[str, Any]) -> Mapping[str, Entry]:
+    """The entries of a paper's record, as recorded."""
+    return paper["record"].entries if paper["record"] is not None else {}
 
 
 def _code(key: str) -> str:

@@ -217,6 +217,8 @@ def test_a_named_paper_is_listed_with_its_claims_stages_and_variants(capsys: pyt
     described = catalog.describe("meal_v2")
     for told in (described["title"], *described["stages"], "clean (mini): the same digits", "2 papers"):
         assert told in listed
+    assert f"covered {described['covered']}: tables, figures and claims of the paper" in listed
+    assert all(row["what"] in listed for row in described["covers"])
     with pytest.raises(InputError, match="did you mean 'rotnet'"):
         catalog.main(["rotnets"])
     with pytest.raises(InputError, match="expected no key"):

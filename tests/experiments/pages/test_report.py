@@ -226,6 +226,17 @@ def test_a_page_begins_with_the_finding_and_says_what_each_verdict_is_about(buil
     assert "random effects" not in page  # there is one setting
 
 
+def test_a_page_folds_out_what_of_the_paper_was_run(build: Any) -> None:
+    """The sample's record is of another claim than those of the paper's file: of them nothing was run."""
+    html = build(sample())["meal_v2"]
+    folded = html[html.index('<h2 id="covers">') :].partition("</section>")[0]
+    items = compose.paper_file("meal_v2")["covers"]
+    assert folded.count('<tr role="row"><th scope="row"') == len(items)
+    assert f"of {len(items)} run: tables, figures and claims" in folded
+    assert "the sweep hard_labels varies them" in folded
+    assert "mini and full, not run yet" in folded
+
+
 def test_a_page_says_how_settings_differ(build: Any) -> None:
     record = sample()
     again = record.entries["mini"].model_copy(deep=True, update={"variant": "clean"})
