@@ -39,6 +39,25 @@ def unmask(x: Tensor, place: Tensor, count: int, fill: Tensor) -> tuple[Tensor, 
     return torch.where(place < count, x, fill), torch.where(place >= d - count, x, fill)
 
 
+def others(groups: Tensor, source: torch.Generator) -> Tensor:
+    """For each image another one of its group: one cycle through each group's images, in a random order.
+
+    An image that is alone in its group gets itself.
+
+    Args:
+        groups: (N,) whole numbers.
+        source: of the order.
+    Returns:
+        (N,) numbers of images, each of them once.
+    """
+    order = torch.randperm(len(groups), generator=source)
+    other = torch.empty_like(order)
+    for group in groups.unique():
+        members = order[groups[order] == group]
+        other[members] = members.roll(1)
+    return other
+
+
 def fixed_images(source: Any, split: str) -> Split:
     """A split's images, not augmented, photos as they would be tested: uint8 (N, C, H, W), labels (N,)."""
     if isinstance(source, ArrayData):
@@ -119,6 +138,7 @@ class Unmasked(Fixed):
         kind: "logit" or "loss" gradients, or "random", a control.
         ranking: the stage that ranked, see modules.diffroar.ranking.Rank; not with "random".
         permuted: each image is unmasked by another image's ranking, a control.
+        same_class: that of another image of the same predicted class; with `permuted` only.
         fill: "mean", 0 as the network sees it, or "black".
         augment: operations on training batches, in order.
         generated: see DataModule.
@@ -134,6 +154,7 @@ class Unmasked(Fixed):
         kind: str = "logit",
         ranking: Fed | None = None,
         permuted: bool = False,
+        same_class: bool = False,
         fill: str = "mean",
         augment: Sequence[Augmentation] = (),
         generated: bool = False,
@@ -147,10 +168,13 @@ class Unmasked(Fixed):
             raise DataError(f"percent={percent}: expected more than 0 and at most 100")
         if (kind == "random") != (ranking is None):
             raise DataError(f"kind={kind!r} and feeds: ranking: one is random, or the other is there")
+        if same_class and (not permuted or ranking is None):
+            raise DataError("same_class=true: expected permuted=true and feeds: ranking")
         self.percent = percent
         self.kind = kind
         self.ranking = ranking
         self.permuted = permuted
+        self.same_class = same_class
         self.fill = fill
         self.augment = augment
         self.places: dict[str, np.ndarray] = {}
@@ -181,7 +205,8 @@ class Unmasked(Fixed):
         else:
             self.places = self._ranked(sizes)
         if self.permuted:
-            self.places = {name: self._dealt(places, name) for name, places in self.places.items()}
+            groups = self._groups(sizes)
+            self.places = {name: self._dealt(places, groups[name], name) for name, places in self.places.items()}
         ranks = hashed(*(torch.tensor(places.astype(np.int32)) for places in self.places.values()))
         self.identity = f"{ranks}{self.identity}"[:24]
 
@@ -195,16 +220,24 @@ class Unmasked(Fixed):
             )
         return {"train": places[: sizes["train"]], "test": places[sizes["train"] :]}
 
+    def _groups(self, sizes: dict[str, int]) -> dict[str, Tensor]:
+        """Whose rankings may be exchanged: all images', or those of the same predicted class, (N,) in each split."""
+        if not self.same_class:
+            return {name: torch.zeros(count, dtype=torch.long) for name, count in sizes.items()}
+        if self.generated or self.ranking is None:
+            return {name: labels for name, (_, labels) in self.images.items()}
+        predicted = torch.from_numpy(self.ranking.arrays["predicted"].astype(np.int64))
+        return {"train": predicted[: sizes["train"]], "test": predicted[sizes["train"] :]}
+
     def _random(self, count: int, name: str) -> np.ndarray:
         source = generator("random ranking", self.seed, name == "test")
         chunks = [torch.rand(rows, self.coordinates, generator=source).argsort(1) for rows in _parts(count)]
         return torch.cat(chunks).numpy().astype(np.uint16)
 
-    def _dealt(self, places: np.ndarray, name: str) -> np.ndarray:
-        """Every image gets the ranking of another one: one cycle through all, in a random order."""
-        order = torch.randperm(len(places), generator=generator("rankings of others", self.seed, name == "test"))
-        other = torch.empty_like(order).scatter_(0, order, order.roll(1))
-        return places[other.numpy()]
+    def _dealt(self, places: np.ndarray, groups: Tensor, name: str) -> np.ndarray:
+        """Every image gets the ranking of another one of its group."""
+        source = generator("rankings of others", self.seed, name == "test")
+        return places[others(groups, source).numpy()]
 
     def fetch(self, name: str, *, augment: bool) -> Any:
         """Makes a split's batches."""

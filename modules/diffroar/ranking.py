@@ -64,7 +64,7 @@ class Rank(StageModule):
         return network(x)
 
     def on_test_epoch_start(self) -> None:
-        self.made = {kind: [] for kind in KINDS}
+        self.made = {name: [] for name in (*KINDS, "predicted")}
         self.source.manual_seed(torch.initial_seed() % 2**63)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
@@ -78,6 +78,7 @@ class Rank(StageModule):
         placed = {kind: places(size, self.source) for kind, size in sizes.items()}
         for kind, place in placed.items():
             self.made[kind].append(place.to(torch.int32).cpu())
+        self.made["predicted"].append(predicted.to(torch.int32).cpu())
 
         largest = max(1, round(0.05 * d))
         both = (placed["logit"] < largest) & (placed["loss"] < largest)
@@ -94,5 +95,5 @@ class Rank(StageModule):
         self.means.reset()
 
     def artifacts(self) -> dict[str, np.ndarray]:
-        """Each kind's places (N, d), uint16, training images first."""
-        return {kind: torch.cat(chunks).numpy().astype(np.uint16) for kind, chunks in self.made.items() if chunks}
+        """Each kind's places (N, d) and the predicted class (N,), uint16, training images first."""
+        return {name: torch.cat(chunks).numpy().astype(np.uint16) for name, chunks in self.made.items() if chunks}

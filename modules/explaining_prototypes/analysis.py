@@ -43,7 +43,8 @@ class Explain(StageModule):
 
     - planted_first: percent of prototypes whose largest normalised score, on test images, is the planted one's, in the
       mean over what is planted; <characteristic>_first of these alone; planted_first_raw without normalising;
-      planted_first_permuted with prototypes permuted: what comes of how often each characteristic is on top.
+      planted_first_permuted and planted_first_raw_permuted with prototypes permuted: what comes of how often each
+      characteristic is on top.
     - apart: percent of pairs that look alike and show different things whose largest normalised scores differ.
     - planted_prototypes: how many prototypes show something.
 
@@ -107,6 +108,7 @@ class Explain(StageModule):
         values["planted_first"] = float(np.mean([*shares.values()])) if shares else 0.0
         values["planted_first_permuted"] = permuted_share(normalise(test), planted)
         values["planted_first_raw"] = float(np.mean([*raw.values()])) if raw else 0.0
+        values["planted_first_raw_permuted"] = permuted_share(test, planted)
         values["apart"] = share_apart(normalise(test), look_alikes(pixels, planted)) if len(shares) > 1 else 0.0
         values["planted_prototypes"] = float((planted >= 0).sum())
         return values

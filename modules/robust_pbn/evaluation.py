@@ -46,20 +46,25 @@ class Robustness:
         kinds = ["robust_acc", *(["certified_acc"] if certified else []), *(["autoattack_acc"] * self.autoattack)]
         return [f"{kind}@{e}" for e in self.lengths for kind in kinds] + ["broken_certificates"] * certified
 
+    @property
+    def first_name(self) -> str:
+        """Of what `measure_first` gives."""
+        return f"robust_acc@{self.lengths[0]}"
+
+    def measure_first(self, network: PixelNetwork, pixels: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """robust_acc of the first length alone, (B,) in {0, 1}: what is chosen by on validation images."""
+        with torch.inference_mode(False):
+            pixels, y = pixels.clone(), y.clone()
+            _, best = self._attack(network, pixels, y, self.lengths[0])
+            return {self.first_name: best < 0}
+
     def measure(self, network: PixelNetwork, pixels: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Every name's (B,) in {0, 1}. Pixels (B, D) in [0, 1]."""
         with torch.inference_mode(False):
             pixels, y = pixels.clone(), y.clone()
-
-            def lead(x: Tensor) -> Tensor:
-                """Of the best wrong class over the right one."""
-                scores = network.read(x).class_scores()
-                own = scores.gather(1, y[:, None]).squeeze(1)
-                return scores.scatter(1, y[:, None], -torch.inf).amax(1) - own
-
             values: dict[str, Tensor] = {}
             for e in self.lengths:
-                _, best = l2_pgd(lead, pixels, e, self.steps, restarts=self.restarts)
+                _, best = self._attack(network, pixels, y, e)
                 values[f"robust_acc@{e}"] = best < 0
                 if self.autoattack:
                     values[f"autoattack_acc@{e}"] = self.survivors(network, pixels, y, e)
@@ -67,9 +72,21 @@ class Robustness:
                 radius = network.certify(pixels, y)
                 for e in self.lengths:
                     values[f"certified_acc@{e}"] = radius >= e
-                _, best = l2_pgd(lead, pixels, INSIDE * radius, self.steps, restarts=self.restarts)
+                _, best = self._attack(network, pixels, y, INSIDE * radius)
                 values["broken_certificates"] = (radius > 0) & (best > 0)
             return values
+
+    def _attack(
+        self, network: PixelNetwork, pixels: Tensor, y: Tensor, length: float | Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """PGD of one length, or one for each image, that raises the lead of the best wrong class over the right one."""
+
+        def lead(x: Tensor) -> Tensor:
+            scores = network.read(x).class_scores()
+            own = scores.gather(1, y[:, None]).squeeze(1)
+            return scores.scatter(1, y[:, None], -torch.inf).amax(1) - own
+
+        return l2_pgd(lead, pixels, length, self.steps, restarts=self.restarts)
 
     def survivors(self, network: PixelNetwork, pixels: Tensor, y: Tensor, length: float) -> Tensor:
         """(B,) bool: right after the standard AutoAttack, which takes square images."""

@@ -50,6 +50,8 @@ class Shallow(ClassificationModule):
     - smallest_sigma: what the certificate is made with;
     - mean_radius: the mean of the certified radii, 0 for images that are classified wrongly.
 
+    Validation has accuracy and robust_acc under attacks of the first length: what margins and radii are chosen by.
+
     Args:
         network: what is trained.
         classes: number of classes.
@@ -73,6 +75,7 @@ class Shallow(ClassificationModule):
         self.val_metrics, self.test_metrics = Classification(classes, ("top1",)), Classification(classes, ("top1",))
         self.loss, self.robustness = loss, robustness
         self.shares = None if robustness is None else Means(robustness.names(network.certified))
+        self.val_shares = None if robustness is None else Means([robustness.first_name])
         self.radii = Means(["mean_radius"]) if network.certified else None
 
     def setup(self, stage: str) -> None:
@@ -94,6 +97,15 @@ class Shallow(ClassificationModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.val_metrics.update(rank(self(batch[0])), batch[1])
+        if self.val_shares is not None and self.robustness is not None:
+            x = self.network.pixels(batch[0])
+            self.val_shares.update(self.robustness.measure_first(self.network, x, batch[1]))
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        if self.val_shares is not None:
+            values = compute_and_reset(self.val_shares)
+            self.log_dict({f"val/{name}": 100 * values[name] for name in self.val_shares.names})
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         x, y = self.network.pixels(batch[0]), batch[1]

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.common.torchvision_sets import FashionMNIST
 from experiments.running import engine, training
 from experiments.running.plan import Plan
 from modules.common.attributions import logit_gradient
@@ -21,15 +20,17 @@ def test_rankings_are_those_of_the_original_and_reach_the_retraining(make_plan: 
         engine.ensure(plan, plan.stages[name])
     stored = training.artifacts(plan.stages["ranks_robust"])
     assert {name: (array.shape, array.dtype) for name, array in stored.items()} == {
-        kind: ((320, 784), np.dtype("uint16")) for kind in ("logit", "loss")
+        **{kind: ((320, 1600), np.dtype("uint16")) for kind in ("logit", "loss")},
+        "predicted": ((320,), np.dtype("uint16")),
     }
 
     model = training.load(plan, "robust").network.eval()
-    source = FashionMNIST(8, train_size=256, test_size=64, seed=plan.stages["robust"].data["source"]["seed"])
+    source = training.build(plan.stages["robust"].data)
     source.setup()
     for first, name in ((0, "train"), (256, "test")):
         x = source.splits[name][0][:32] / 255
         size = logit_gradient(model, x, model(x).argmax(1)).abs().flatten(1)
+        assert stored["predicted"][first : first + 32].tolist() == model(x).argmax(1).tolist()
         places = torch.from_numpy(stored["logit"][first : first + 32].astype("int64"))
         ordered = size.gather(1, places.argsort(1))
         assert bool((ordered.diff(dim=1) <= 1e-7).all())  # largest first

@@ -19,7 +19,7 @@ from datamodules.diffroar.blocks import Blocks, null_patch
 from datamodules.diffroar.imagenet10 import GROUPS, ImageNet10
 from datamodules.diffroar.signals import Signals
 from datamodules.diffroar.svhn import SVHN
-from datamodules.diffroar.unit import UnitPixels
+from datamodules.diffroar.unit import UnitPixels, place
 from datamodules.diffroar.unmasked import Everything, fixed_images
 
 
@@ -78,6 +78,44 @@ def test_unit_pixels_are_the_sources_without_mean_and_std(images: Callable[..., 
     everything = Everything(UnitPixels(images(), 20), 60)
     everything.setup()
     assert torch.equal(next(iter(everything.test_dataloader())).x[40:], batch.x)
+
+
+def test_an_image_stands_where_its_corner_is() -> None:
+    """Two images of 1 x 2 pixels on squares of 3, in their upper right and in their lower left corner."""
+    images = torch.tensor([[[[1, 2]]], [[[3, 4]]]], dtype=torch.uint8)
+    squares = place(images, 3, torch.tensor([[0, 1], [2, 0]]))
+    assert squares[:, 0].tolist() == [[[0, 1, 2], [0, 0, 0], [0, 0, 0]], [[0, 0, 0], [0, 0, 0], [3, 4, 0]]]
+    colours = torch.arange(24, dtype=torch.uint8).view(2, 3, 2, 2) + 1
+    assert torch.equal(place(colours, 4, torch.tensor([[2, 1], [0, 0]]))[0, :, 2:, 1:3], colours[0])
+
+
+def test_garments_stand_anywhere_and_the_same_for_all_stages(images: Callable[..., Any]) -> None:
+    """Corners of 40 - 28 + 1 = 13 places each way, all of them met; another seed has others."""
+    data = UnitPixels(images(1000, 20), 20, side=40)
+    data.setup()
+    squares, labels = data.splits["train"]
+    whole = data.source.splits["train"][0]
+    assert data.spec.shape == (1, 40, 40)
+    assert torch.equal(squares.flatten(1).sum(1), whole.flatten(1).sum(1))
+    assert torch.equal(labels, data.source.splits["train"][1])
+
+    # An article touches its upper edge: the first row that is not black is the corner's.
+    touching = whole[:, 0, 0].bool().any(1)
+    rows = squares[touching, 0].bool().any(2).int().argmax(1)
+    assert set(rows.tolist()) == set(range(13))
+
+    everything = Everything(UnitPixels(images(1000, 20), 20, side=40), 1020)
+    everything.setup()
+    assert torch.equal(next(iter(everything.test_dataloader())).x[:1000], squares / 255)
+    other = UnitPixels(images(1000, 20, seed=4), 20, side=40)
+    other.setup()
+    assert data.spec.identity != other.spec.identity
+
+    small = UnitPixels(images(), 20, side=28)
+    small.setup()
+    assert torch.equal(small.splits["test"][0], small.source.splits["test"][0])
+    with pytest.raises(DataError, match="side=27: Fashion-MNIST"):
+        UnitPixels(images(), 20, side=27)
 
 
 def test_vectors_hold_the_class_in_one_block() -> None:

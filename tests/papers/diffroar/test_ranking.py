@@ -64,7 +64,8 @@ def test_labels_are_not_used_and_weights_get_no_gradient() -> None:
     network = MLP(16, [8], 3)
     x, y = torch.randn(9, 1, 4, 4), torch.randint(3, (9,))
     one, other = ranked(network, x, y), ranked(network, x, (y + 1) % 3)
-    assert set(one) == {"logit", "loss"}
+    assert set(one) == {"logit", "loss", "predicted"}
+    assert torch.equal(one["predicted"].long(), network(x).argmax(1))
     assert all(torch.equal(one[kind], other[kind]) for kind in one)
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in network.parameters())
 

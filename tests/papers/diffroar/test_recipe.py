@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from experiments.config import compose
+from experiments.config import claims, compose, expressions
 from experiments.config.instantiate import build
 from experiments.running.plan import Plan, Stage, plan
 from modules.common.schedules import Position
@@ -166,15 +166,41 @@ def test_retrainings_are_alike_but_for_what_they_are_named_for(scale: str, make_
         assert stage.module == first.module
         assert stage.trainer == first.trainer
         assert stage.start_like == "retrain"
-        rest = {key: value for key, value in stage.data.items() if key not in ("percent", "kind", "permuted")}
+        named = ("percent", "kind", "permuted", "same_class")
+        rest = {key: value for key, value in stage.data.items() if key not in named}
         assert rest == {key: value for key, value in first.data.items() if key in rest}
-        arm = "robust" if "robust" in name or "permuted" in name else "standard"
+        exchanged = "permuted" in name or "same_class" in name
+        arm = "robust" if "robust" in name or exchanged else "standard"
         assert stage.feeds == ({} if "random" in name else {"ranking": f"ranks_{arm}"})
         assert stage.data.get("kind", "logit") == (
             "random" if "random" in name else "loss" if "loss" in name else "logit"
         )
-        assert stage.data.get("permuted", False) == ("permuted" in name)
+        assert stage.data.get("permuted", False) == exchanged
+        assert stage.data.get("same_class", False) == ("same_class" in name)
     assert "attack" not in first.module
+
+
+@pytest.mark.parametrize("variant", ["default", "centred", "mnist", "cifar10"])
+def test_the_main_claim_is_against_a_standard_network_and_another_image(
+    variant: str, make_plan: Callable[..., Plan]
+) -> None:
+    """By hand: own order 7, the standard network's 2, another image's 8; so the second comparison is lost by 1."""
+    wanted = [] if variant == "default" else [f"variant={variant}"]
+    this = make_plan("paper=diffroar", "scale=mini", *wanted)
+    main = claims.read(this.config).main
+    assert main is not None
+    values = {"retrain_robust_5": 7.0, "retrain_standard_5": 2.0, "retrain_same_class_5": 8.0}
+    table = {stage: {"test/diffroar_logit": {1: value}} for stage, value in values.items()}
+    sides = [each.expression() for each in main.against().values()]
+    assert [expressions.evaluate(a, table, 1) - expressions.evaluate(b, table, 1) for a, b in sides] == [5, -1]
+
+    # Equal budgets: what is compared is trained again alike.
+    own, other = this.stages["retrain_robust_5"], this.stages["retrain_same_class_5"]
+    assert (own.module, own.trainer, own.feeds) == (other.module, other.trainer, other.feeds)
+    side = {"default": 40, "cifar10": 32}.get(variant, 28)
+    for stage in (this.stages["standard"].data, own.data["source"], this.stages["ranks_robust"].data["source"]):
+        assert stage["side"] == side
+    assert own.module["network"]["shape"][1:] == [side, side]
 
 
 @pytest.mark.parametrize("scale", ["full", "mini"])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from datamodules.common.base import DataError, Fed
 from datamodules.common.photo_regions import PhotoRegions
-from datamodules.diffroar.unmasked import Everything, Unmasked, unmask
+from datamodules.diffroar.unmasked import Everything, Unmasked, others, unmask
 from modules.common.adversarial import AdversarialClassifier
 from modules.diffroar.ranking import Rank
 
@@ -153,6 +153,44 @@ def test_permuted_rankings_are_those_of_other_images(images: Callable[..., Any],
         assert not any(own == other for own, other in zip(rows, dealt, strict=True))
 
 
+def test_others_are_of_the_same_group() -> None:
+    """Pairs change places, one alone stays, of three nobody stays: a single cycle."""
+    groups = torch.tensor([0, 1, 0, 2, 3, 3, 3])
+    other = others(groups, torch.Generator().manual_seed(1)).tolist()
+    assert other[:4] == [2, 1, 0, 3]
+    assert sorted(other[4:]) == [4, 5, 6]
+    assert all(row != other[row] for row in (4, 5, 6))
+
+
+def test_rankings_are_exchanged_within_the_predicted_class(
+    images: Callable[..., Any], ranking: Callable[..., Any]
+) -> None:
+    fed = ranking(60)
+    fed.arrays["logit"][:, 0] = torch.arange(60).numpy().astype("uint16")
+    predicted = torch.arange(60) % 3
+    fed.arrays["predicted"] = predicted.numpy().astype("uint16")
+    data = Unmasked(images(), 8, 5, ranking=fed, permuted=True, same_class=True)
+    data.setup()
+    for name, rows in (("train", range(40)), ("test", range(40, 60))):
+        dealt = data.places[name][:, 0].tolist()
+        assert sorted(dealt) == list(rows)
+        assert all(own != other and predicted[own] == predicted[other] for own, other in zip(rows, dealt, strict=True))
+
+
+def test_a_linear_networks_order_is_that_of_any_image_of_the_class(images: Callable[..., Any]) -> None:
+    """Then nothing hangs on the image: own and exchanged rankings are the same."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(784, 10, bias=False))
+    everything = Everything(images(), 60)
+    everything.setup()
+    stage = Rank(AdversarialClassifier(network, 10))
+    stage.on_test_epoch_start()
+    stage.test_step(next(iter(everything.test_dataloader())), 0)
+    fed = Fed(nn.Identity(), stage.artifacts())
+    own, exchanged = (Unmasked(images(), 8, 5, ranking=fed, permuted=p, same_class=p) for p in (False, True))
+    for one, other in zip(batches(own, "test"), batches(exchanged, "test"), strict=True):
+        assert torch.equal(one, other)
+
+
 class Noise:
     """Adds to each image a number of its own; records what it saw."""
 
@@ -180,6 +218,7 @@ def test_both_sides_are_augmented_alike_and_test_images_are_not(
         ({"fill": "grey"}, "fill='grey': expected one of mean, black"),
         ({"kind": "random"}, "kind='random' and feeds: ranking"),
         ({"ranking": None}, "kind='logit' and feeds: ranking"),
+        ({"same_class": True}, "same_class=true: expected permuted=true"),
     ],
 )
 def test_wrong_arguments_are_named(

@@ -63,6 +63,10 @@ def test_metrics_of_a_run(pushed: Push, data: Modified) -> None:
         "test/texture_first",
         "test/shape_first",
     }
+    planted, _ = module.patches(data)
+    raw = torch.as_tensor(module.artifacts()["global"][1])
+    shares = [100 * float((raw.argmax(0) == m).double().mean()) for m in planted.unique()]
+    assert metrics["test/planted_first_raw_permuted"] == pytest.approx(sum(shares) / 3)
     three = [metrics[f"test/{name}_first"] for name in ("hue", "texture", "shape")]
     assert metrics["test/planted_first"] == pytest.approx(sum(three) / 3)
     assert metrics["test/relocated_gap"] >= 0

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from experiments.config import claims, compose
+from experiments.config import claims, compose, expressions, vary
 from experiments.running import engine, training
 from experiments.running.plan import Plan, plan
 
@@ -105,12 +105,42 @@ def test_all_stages_of_a_seed_see_the_same_pictures(make_plan: Callable[..., Pla
     assert stages["untrained_explained"].data == stages["explained"].data
 
 
-def test_each_scale_has_its_main_claim_against_an_untrained_network(make_plan: Callable[..., Plan], full: Plan) -> None:
-    """An untrained network's scores agree between training and test images too."""
-    for config in (make_plan("paper=explaining_prototypes", "scale=mini").config, full.config):
+def test_main_claims_are_differences_of_differences(make_plan: Callable[..., Plan], full: Plan) -> None:
+    """By hand: of shares 40 against 20 permuted and, untrained, 30 against 15, 20 - 15 stays; against chance, 20."""
+    shares = {"planted_first": (40.0, 30.0), "planted_first_permuted": (20.0, 15.0)}
+    agreement = {"agreement": (0.9, 0.8), "agreement_permuted": (0.3, 0.6)}
+    for config, values, expected in (
+        (make_plan("paper=explaining_prototypes", "scale=mini").config, shares, [5.0, 20.0]),
+        (full.config, agreement, [0.4, 0.6]),
+    ):
         questions = claims.read(config)
         assert questions.main is not None
-        assert {"explained", "untrained_explained"} <= set(questions.main_stages)
+        assert {"explained", "untrained_explained", "push"} <= set(questions.main_stages)
+        table = {
+            arm: {f"test/{name}": {1: pair[number]} for name, pair in values.items()}
+            for number, arm in enumerate(("explained", "untrained_explained"))
+        }
+        sides = [each.expression() for each in questions.main.against().values()]
+        differences = [
+            expressions.evaluate(better, table, 1) - expressions.evaluate(than, table, 1) for better, than in sides
+        ]
+        assert differences == pytest.approx(expected)
+
+
+def test_a_replications_stages_see_the_same_pictures() -> None:
+    """Fewer training pictures are fewer in every stage: rows of patches are read from the explained stages' data."""
+    config = compose.compose(compose.request(["paper=explaining_prototypes", "scale=mini"]).overrides)
+    knobs = vary.read(compose.resolve(config, 3))
+    drawn = {"rate": 0.5, "epochs": 1.0, "prototypes": 8, "training_images": 0.7}
+    assert set(drawn) == set(knobs)
+    stages = plan(vary.turn(config, knobs, drawn, compose.groups("explaining_prototypes")), 3).stages
+    species = {"train_per_class": 21, "test_per_class": stages["warm"].data["source"]["test_per_class"]}
+    for name, stage in stages.items():
+        data = stage.data["source"] if name.endswith("explained") else stage.data
+        assert data["train_per_class"] == 105
+        assert {key: data["source"][key] for key in species} == species
+    assert {stages[name].module["network"]["per_class"] for name in ("warm", "untrained")} == {8}
+    assert stages["joint"].module["rates"]["backbone"] == 0.0015
 
 
 @pytest.mark.slow

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from experiments.config import compose
+from experiments.config import claims, compose, expressions
+from experiments.evidence import results, tuning
 from experiments.running import training
 from experiments.running.plan import Plan, Stage, plan
 
@@ -148,3 +149,39 @@ def test_heads_and_losses_are_crossed(make_plan: Callable[..., Plan]) -> None:
                 made = stage["head"] if kind else stage["network"]["head"]
                 seen.add((made["_target_"].split(".")[-1], stage["loss"]["_target_"].split(".")[-1]))
         assert len(seen) == 2 * len(phase)
+
+
+@pytest.mark.parametrize("variant", ["default", "mnist"])
+def test_what_the_main_claim_compares_has_one_budget_and_one_grid(variant: str, make_plan: Callable[..., Plan]) -> None:
+    wanted = [] if variant == "default" else [f"variant={variant}"]
+    this = make_plan("paper=robust_pbn", "scale=mini", *wanted)
+    main = claims.read(this.config).main
+    assert main is not None
+    assert list(main.against()) == ["margin loss", "GLVQ"]
+    own = this.stages["cbc_robust"]
+    for name in ("cbc_margin", "glvq"):
+        rival = this.stages[name]
+        assert (rival.data, rival.trainer, rival.start_like) == (own.data, own.trainer, own.start_like)
+        assert rival.module["optimizer"] == own.module["optimizer"]
+        assert rival.module["robustness"] == own.module["robustness"]
+    assert own.data["val_size"] > 0
+
+    # Margin and target radius of the recipe are what the grid's values hold, the best in the table.
+    grid = tuning.read(this.config)
+    assert grid is not None
+    assert this.stages["cbc_margin"].module["loss"]["margin"] in grid.values
+    assert own.module["loss"]["rho"] in grid.values
+    table = tuning.stored("robust_pbn", results.title("mini", "" if variant == "default" else variant))
+    if table is not None:
+        assert this.stages["cbc_margin"].module["loss"]["margin"] == table["chosen"]["cbc_margin"]["value"]
+        assert own.module["loss"]["rho"] == table["chosen"]["cbc_robust"]["value"]
+
+
+def test_the_main_claim_by_hand(make_plan: Callable[..., Plan]) -> None:
+    """70 with the robust loss, 71 with the margin loss, 66 by prototypes: the first comparison is lost by 1."""
+    main = claims.read(make_plan("paper=robust_pbn", "scale=mini").config).main
+    assert main is not None
+    values = {"cbc_robust": 70.0, "cbc_margin": 71.0, "glvq": 66.0}
+    table = {stage: {"test/robust_acc@0.5": {1: value}} for stage, value in values.items()}
+    sides = [each.expression() for each in main.against().values()]
+    assert [expressions.evaluate(a, table, 1) - expressions.evaluate(b, table, 1) for a, b in sides] == [-1, 4]

@@ -140,6 +140,27 @@ def test_what_is_certified_survives_every_attack(small: Callable[..., Any]) -> N
     assert not bool(values["broken_certificates"].any())
 
 
+def test_validation_counts_what_the_test_counts_at_the_first_length(small: Callable[..., Any]) -> None:
+    """Two batches of unlike size, one network: the share of all images that are right under attack, in percent."""
+    network = small(per_class=2)
+    robustness = Robustness(lengths=(0.05, 0.2), steps=5)
+    module: Any = Shallow(network, 3, Margin(0.3), robustness)
+    network.mean.fill_(0.0)
+    network.std.fill_(1.0)
+    x, y = torch.rand(90, 5), torch.randint(3, (90,))
+    expected = robustness.measure(network, x, y)["robust_acc@0.05"]
+    assert 0 < int(expected.sum()) < 90
+
+    seen: dict[str, float] = {}
+    module.log_dict = lambda values, **_: seen.update({name: float(value) for name, value in values.items()})
+    with torch.inference_mode():
+        for rows in (slice(0, 70), slice(70, 90)):
+            module.validation_step((x[rows].view(-1, 1, 1, 5), y[rows]), 0)
+        module.on_validation_epoch_end()
+    assert seen["val/robust_acc@0.05"] == pytest.approx(100 * float(expected.double().mean()))
+    assert seen["val/top1"] >= seen["val/robust_acc@0.05"]
+
+
 def test_a_network_without_certificate_is_attacked_alone() -> None:
     network = published(LinearRBF)
     assert not network.certified
