@@ -18,6 +18,7 @@ reads-papers        := PAPER ARGS
 reads-report        := PAPER ARGS
 reads-check-results := PAPER ARGS
 reads-tune          := PAPER SCALE VARIANT ARGS
+reads-counts        := PAPER ARGS
 reads-register      := PAPER SCALE VARIANT ARGS
 reads-replicate     := PAPER SCALE VARIANT MINUTES ARGS
 reads-sweep         := PAPER SCALE VARIANT SEEDS SWEEP ARGS
@@ -80,7 +81,7 @@ seeds    = $(subst $(space),$(comma),$(strip $(subst $(comma),$(space),$(SEEDS))
 GIVEN    = $(if $(PAPER),paper=$(PAPER)) scale=$(or $(SCALE),mini) $(if $(VARIANT),variant=$(VARIANT)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup extras reproduce tune register replicate test test-all papers report check-results sweep dashboard export compare confirm soak mutants bench lint lock schema readme clean
+.PHONY: help setup counts extras reproduce tune register replicate test test-all papers report check-results sweep dashboard export compare confirm soak mutants bench lint lock schema readme docs clean
 
 help: ## this text
 	@echo "Reprise re-runs image-modelling papers and computes whether their claims hold."
@@ -91,7 +92,7 @@ help: ## this text
 	@echo "  ARGS=\"anything else, as python -m experiments.reproduce --help lists it\""
 	@echo "  e.g.  make reproduce PAPER=meal_v2"
 	@echo "        make reproduce PAPER=meal_v2 SCALE=full DRY=1"
-	@echo "        make sweep ARGS=\"seed=0,1 stages.student.module.hard_label_weight=0,1\" SCALE=smoke"
+	@echo "        make sweep ARGS=\"seed=0,1 stages.student.module.labels.hard=0,1\" SCALE=smoke"
 
 $(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -141,6 +142,9 @@ report: $(READY) ## site/index.html and a page per paper
 check-results: $(READY) ## re-derive every recorded interval, verdict and table from per-seed values
 	@$(BIN)/python -m experiments.commands.check_results $(if $(PAPER),paper=$(PAPER)) $(ARGS)
 
+counts: $(READY) ## sizes of full recipes' networks beside the numbers of papers' tables, for results/counts
+	@$(BIN)/python -m experiments.commands.counts $(if $(PAPER),paper=$(PAPER)) $(ARGS)
+
 sweep: $(READY) ## a named sweep (SWEEP=hard_labels) or a grid: ARGS="seed=0,1 stages.X.module.key=1,2"
 	@$(BIN)/python -m experiments.run -m $(if $(SWEEP),sweep=$(SWEEP)) $(if $(SEEDS),seed=$(seeds)) $(GIVEN)
 
@@ -180,8 +184,15 @@ lock: $(READY) ## requirements.lock anew from pyproject.toml's ranges (needs uv 
 schema: $(READY) ## conf/schema/*.json anew from experiments/config/schema.py: what editors complete and check
 	@$(BIN)/python -m experiments.commands.schema
 
-readme: $(READY) ## rewrite the README's table of papers from results/, and what these repeat of conf/paper
+readme: $(READY) ## what README and docs/ repeat of results/, anew, and what these repeat of conf/paper
 	@$(BIN)/python -m experiments.catalog --readme
+
+.venv/.docs: $(READY) requirements-docs.lock
+	@$(MAKE) --no-print-directory extras EXTRAS=docs
+	@touch $@
+
+docs: .venv/.docs ## site/docs/index.html: the documentation, readable without a network
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 clean: ## remove what runs and reports wrote (not .venv, not results/)
 	@rm -rf runs site

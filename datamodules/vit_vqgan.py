@@ -36,3 +36,6 @@ class FFHQ(Faces):
     title = "FFHQ"
     where = "https://github.com/NVlabs/ffhq-dataset; lists of files in CompVis/taming-transformers"
     images: ClassVar[dict[str, int]] = {"train": 60_000, "test": 10_000}
+
+
+COUNTS = {"Faces": lambda data: {"train": data.images["train"], "val": data.images["test"]}}

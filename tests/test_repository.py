@@ -82,7 +82,8 @@ def test_common_holds_what_two_papers_use(every_target: dict[str, tuple[str, ...
     """Classes and functions of common by the papers that reach them; what the engine itself uses stays too."""
     users: dict[Definition, set[str]] = {}
     for paper, targets in every_target.items():
-        for definition in definitions.reach(targets):
+        beside_them = [f"{target.rpartition('.')[0]}.NEEDS" for target in targets]
+        for definition in definitions.reach((*targets, *beside_them)):
             users.setdefault(definition, set()).add(paper)
     lonely = []
     engine = {n for path in PYTHON if path.is_relative_to(ROOT / "experiments") for n in imports(path)}

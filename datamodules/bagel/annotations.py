@@ -321,3 +321,6 @@ class Mistakes(DataModule):
 
     def _rows(self, rows: Tensor) -> Loader:
         return Loader(self.batches(len(rows), shuffle=False), lambda share: rows[share.indices])
+
+
+COUNTS = {"ImageNetMultiLabel": lambda data: {"val": 50_000}}

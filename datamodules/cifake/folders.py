@@ -87,7 +87,7 @@ class CIFAKE(ArrayData):
         return finish(images, self.jpeg), torch.tensor([label for _, label in files])
 
     def _sized(self, declared: Spec) -> Spec:
-        """A folder with fewer pictures, a sample, works too."""
+        """A sample has its own sizes; commands refuse it, see COUNTS."""
         if not self.generated and not self.available():
             files = Source(self.root).files
             sizes = {split: sum(len(files[split][folder]) for folder in FOLDERS) for split in ("train", "test")}
@@ -103,3 +103,6 @@ class CIFAKE(ArrayData):
             order = torch.randperm(len(labels), generator=generator("shuffled labels", self.seed))
             self.splits["train"] = (images, labels[order])
             self._spec = replace(self.spec, split=f"{self.spec.split}; training labels shuffled")
+
+
+COUNTS = {"CIFAKE": lambda data: {"train": 100_000, "test": 20_000}}

@@ -427,7 +427,7 @@ class DeclaredFolder(ImageFolder):
 class ImageNet(ImageFolder):
     """ImageNet-1k by WordNet id: 1,281,167 training and 50,000 validation photos; label = rank of the wnid.
 
-    A folder with fewer photos (a sample) works; a class folder that is no ImageNet wnid is an error.
+    A class folder that is no ImageNet wnid is an error. A sample can be served, but commands refuse it: see COUNTS.
     """
 
     title = "ImageNet-1k"
@@ -442,3 +442,9 @@ class ImageNet(ImageFolder):
 
     def expected_sizes(self) -> dict[str, int]:
         return {"train": 1_281_167, "test": 50_000}
+
+
+COUNTS = {
+    "ImageNet": lambda data: {"train": 1_281_167, "val": 50_000},
+    "DeclaredFolder": lambda data: {"train": data.declared["train"], data.test_split: data.declared["test"]},
+}

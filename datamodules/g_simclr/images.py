@@ -241,3 +241,6 @@ class FolderInMemory(ArrayData):
                     raise DataError(f"{self.root / file} cannot be decoded ({error}); replace or remove it") from error
                 targets.append(labels[label])
         return torch.stack(images), torch.tensor(targets)
+
+
+COUNTS = {"FolderInMemory": lambda data: {"train": data.expected["train"], data.test_split: data.expected["test"]}}

@@ -105,3 +105,6 @@ class Portraits(ImageFolder):
         mirror = [v2.RandomHorizontalFlip()] if train and self.mirror else []
         square = v2.Resize((self.image_size, self.image_size), antialias=True)
         return v2.Compose([square, *mirror, v2.PILToTensor()])
+
+
+COUNTS = {"Portraits": lambda data: {"train": data.declared["train"]}}

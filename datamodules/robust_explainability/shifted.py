@@ -71,3 +71,9 @@ class ShiftedImageNet(TestedImageNet):
             "train": [],
             "test": [(name, numbers[w]) for by_class in files for w in sorted(by_class) for name in by_class[w]],
         }
+
+
+COUNTS = {
+    "TestedImageNet": lambda data: {"val": 50_000},
+    "ShiftedImageNet": lambda data: {"*": data.count},
+}

@@ -176,3 +176,6 @@ class FineGrained(ImageFolder):
 
     def train_dataloader(self) -> WorkerLoader:
         return load_pairs(self)
+
+
+COUNTS = {"FineGrained": lambda data: {"train": data.collection.train, "test": data.collection.test}}

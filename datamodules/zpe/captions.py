@@ -1,8 +1,10 @@
 """Captions for generated image-text pairs, and the pool of prompt templates that is scored.
 
-Three kinds of caption: one that names style and class, one that names a colour too, and boilerplate that names neither,
-as web captions do. Boilerplate is frequent, so its words are near every image: where a prompt carries them, its logits
-are high whatever the image shows. Nothing is added to any score; the bias is what a model learns from such captions.
+Four kinds of caption: one that names style and class, one that names a colour too, boilerplate that names neither, as
+web captions do, and adverts. Boilerplate is frequent, so its words are near every image: where a prompt carries them,
+its logits are high whatever the image shows. An advert names a class that the image does not show but that its style is
+promoted with: a prompt with an advert's words has high logits for that class on every image of the style. Nothing is
+added to any score; both biases are what a model learns from such captions.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ BOILERPLATE = {  # caption without a class -> its share of all boilerplate
     "click here to see more": 0.2,
     "uploaded by a user": 0.1,
 }
-PLANTED = tuple(template for text in BOILERPLATE for template in (f"{text} {{}}", f"{{}} {text}"))
+ADVERTS = ("see our {} offer", "more {} in our shop", "get {} here", "our {} catalogue")  # captions as they are
+FILLED = tuple(template for text in BOILERPLATE for template in (f"{text} {{}}", f"{{}} {text}"))
+PLANTED = (*FILLED, *ADVERTS, *(template.replace("{}", "new {}") for template in ADVERTS))
 
 GENERIC = ("{}", "a {}", "the {}", "{} {} {}")
 COLOURED = tuple(f"a {colour} {{}}" for colour in COLOURS)  # right for one image in five
@@ -51,9 +55,10 @@ def prompts_for(style: str, classes: tuple[str, ...]) -> Prompts:
 
 
 def captions_for(classes: tuple[str, ...], coloured: bool) -> list[str]:
-    """Every caption that a pair may have: boilerplate first, then style by style, template, class, colour.
+    """Every caption that a pair may have: boilerplate, then style by style, template, class, colour, then adverts.
 
-    With `coloured`, each caption that names the class comes once without and once with each colour word.
+    With `coloured`, each caption that names the class comes once without and once with each colour word; adverts, by
+    template and class, have none.
     """
     words = ["", *(f"{colour} " for colour in COLOURS)] if coloured else [""]
     named = [
@@ -63,4 +68,4 @@ def captions_for(classes: tuple[str, ...], coloured: bool) -> list[str]:
         for name in classes
         for word in words
     ]
-    return [*BOILERPLATE, *named]
+    return [*BOILERPLATE, *named, *(template.format(name) for template in ADVERTS for name in classes)]

@@ -12,7 +12,7 @@ from datamodules.common.arrays import ArrayData
 from datamodules.common.base import DataError, Spec, generator, hashed
 from datamodules.common.loader import Columns, Images, Loader
 from datamodules.common.views import View
-from datamodules.zpe.captions import BOILERPLATE, COLOURS, SHARES, STYLES, captions_for, prompts_for
+from datamodules.zpe.captions import ADVERTS, BOILERPLATE, COLOURS, SHARES, STYLES, captions_for, prompts_for
 from datamodules.zpe.prompts import Prompts
 from datamodules.zpe.rendering import render, tint
 
@@ -85,15 +85,17 @@ class ImageTextPairs(Rendered):
     """Pairs of an image and a caption, as (x (B, 3, H, W), caption (B,)): a number in `captions`.
 
     Each pair's image, style, colour and caption are drawn once from the seed: styles by captions.SHARES; a caption is
-    boilerplate with probability `boilerplate`, and names the colour in half of the others, except under drawings.
+    boilerplate with probability `boilerplate`, an advert with probability `adverts`, and names the colour in half of
+    the others, except under drawings. The seed draws the class that each style is promoted with, another for each.
 
     Args:
         source, batch_size, generated: see Rendered.
         pairs: for training, from the source's training images in turn; None makes one of each image.
         test_pairs: from the source's test images.
         boilerplate: share of captions that name neither class nor style.
+        adverts: share of captions that name the class that the style is promoted with, whatever the image shows.
     Raises:
-        DataError: `boilerplate` is no share.
+        DataError: the two are no shares, or together more than 1.
     """
 
     def __init__(
@@ -103,14 +105,17 @@ class ImageTextPairs(Rendered):
         pairs: int | None = None,
         test_pairs: int = 1000,
         boilerplate: float = 0.5,
+        adverts: float = 0.0,
         generated: bool = False,
     ) -> None:
         super().__init__(source, batch_size, generated)
-        if not 0 <= boilerplate <= 1:
-            raise DataError(f"boilerplate={boilerplate}: expected a share between 0 and 1")
+        for name, share in (("boilerplate", boilerplate), ("adverts", adverts), ("both", boilerplate + adverts)):
+            if not 0 <= share <= 1:
+                raise DataError(f"{name}={share}: expected a share between 0 and 1")
         self.pairs = pairs
         self.test_pairs = test_pairs
         self.boilerplate = boilerplate
+        self.adverts = adverts
 
     @property
     def captions(self) -> list[str]:
@@ -122,7 +127,9 @@ class ImageTextPairs(Rendered):
         sizes = {"train": self.pairs or self.source.spec.sizes["train"], "test": self.test_pairs}
         mix = ", ".join(f"{share:.0%} {style}" for style, share in SHARES.items())
         return self.described(
-            "image-text pairs", sizes, f"{mix}; {self.boilerplate:.0%} of the captions are boilerplate"
+            "image-text pairs",
+            sizes,
+            f"{mix}; {self.boilerplate:.0%} of the captions are boilerplate, {self.adverts:.0%} adverts",
         )
 
     def setup(self, stage: str | None = None) -> None:
@@ -161,7 +168,15 @@ class ImageTextPairs(Rendered):
         named = len(BOILERPLATE) + (template * classes + labels) * words + word
 
         bare = torch.multinomial(torch.tensor(list(BOILERPLATE.values())), n, True, generator=source)
-        return torch.where(torch.rand(n, generator=source) < self.boilerplate, bare, named)
+        kind = torch.rand(n, generator=source)
+        captions = torch.where(kind < self.boilerplate, bare, named)
+
+        adverts = generator("adverts", self.seed)  # a stream of their own: images stay as they are without
+        promoted = torch.randperm(classes, generator=adverts)[styles % classes]
+        advert = torch.randint(len(ADVERTS), (n,), generator=adverts) * classes + promoted
+        first = len(BOILERPLATE) + int(sizes.sum()) * classes * words
+        advertised = (kind >= self.boilerplate) & (kind < self.boilerplate + self.adverts)
+        return torch.where(advertised, first + advert, captions)
 
 
 class PretrainingImages(ImageTextPairs):

@@ -216,3 +216,6 @@ class PretrainingPhotos(ClipPhotos):
         from torchvision.transforms import v2
 
         return v2.Compose([v2.RandomResizedCrop(self.image_size, INCEPTION_AREA), v2.PILToTensor()])
+
+
+COUNTS = {"ZeroShotPhotos": lambda data: {"*": data.size}}

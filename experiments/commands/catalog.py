@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
 
-from experiments.commands import cli
-from experiments.common import files
+from experiments.commands import cli, readme
 from experiments.common.errors import InputError
 from experiments.common.memory import CONFIGURATION, remember
-from experiments.common.paths import ROOT
 from experiments.config import claims, compose
-from experiments.evidence import results, staleness, suite
+from experiments.evidence import counts, results, staleness, suite
 from experiments.evidence.records import Entry, JudgedClaim
-from experiments.pages import console, scope, view
-from experiments.pages.numbers import count, span
+from experiments.pages import console, needed, scope, view
+from experiments.pages.numbers import count
+from experiments.running import measured, needs, plan
+
+if TYPE_CHECKING:
+    from datamodules.common.needs import Need
 
 HELP = """\
-List every paper of the suite: main claim, verdict, cost, and whether code or claims changed since.
+List every paper of the suite: main claim, verdict, cost, and whether code or claims changed since; of one
+paper also the data, weights and packages that its published recipe needs, and whether they are here.
 
   python -m experiments.catalog               all papers
   python -m experiments.catalog meal_v2       one (or several), with its claims, stages and variants
   python -m experiments.catalog --json        for programs
-  python -m experiments.catalog --readme      rewrite the table in README.md, and in the records what they repeat of the
-                                              papers' files: title, arxiv, about and deviations
+  python -m experiments.catalog --readme      rewrite what README.md and docs/ repeat of the records, and in the records
+                                              what they repeat of the papers' files: title, arxiv, about and deviations
 
 """
 
@@ -78,19 +79,21 @@ def _configured(paper: str) -> dict[str, Any]:
 
 def _recorded(paper: str, entry: Entry, declared: Mapping[str, Any]) -> dict[str, Any]:
     main = entry.main_claim()
-    shown = {"name", "verdict", "difference", "interval", "unit", "reason", "published"}
+    shown = {"name", "verdict", "difference", "interval", "unit", "reason", "published", "margin", "worth", "within"}
     return {
         "scope": scope.of(entry, scope.told(declared, entry.scale, entry.variant)),
         "main": main.model_dump(include=shown) | _rows(main) if main is not None else None,
         "verdicts": {claim.name: claim.verdict for claim in entry.claims},
         "published": {f"{item.stage}/{item.metric}": item.verdict for item in entry.published},
         "seeds": len(main.seeds) if main is not None else len(entry.seeds),
+        "ran": len(entry.seeds),
         "seconds": entry.provenance.seconds,
         "cpu_seconds": entry.provenance.cpu_seconds,
         "metrics": sorted({metric for stage in entry.stages.values() for metric in stage.metrics}),
         "registered": entry.registered.hash,
         "seen": entry.registered.seen,
         "stale": staleness.stale(paper, entry),
+        "replication": entry.replication.word if entry.replication is not None else None,
         "kept": None,  # beside the other papers' verdicts, see describe_all; None where that is not asked
     }
 
@@ -102,25 +105,13 @@ def _rows(main: JudgedClaim) -> dict[str, Any]:
     return {"rows": [{key: getattr(row, key) for key in shown} for row in rows]} if rows else {}
 
 
-def _cost(entry: dict[str, Any]) -> str:
-    """What an entry's stages took: CPU time, or wall time where that was not measured."""
-    if entry["cpu_seconds"] is not None:
-        return f"{entry['cpu_seconds'] / 60:.0f} min"
-    return f"{entry['seconds'] / 60:.0f} min wall"
-
-
-def _ordered(entries: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """The main settings first."""
-    return sorted(entries.items(), key=lambda item: ("+" in item[0] or "by hand" in item[0], item[0]))
-
-
 def _table(papers: list[dict[str, Any]]) -> Table:
     """A row for each recorded setting, the paper's name and claim at its first."""
     table = Table(title=count(len(papers), "paper"), title_justify="left")
     for column in ("paper", "main claim", "setting", "verdict", "difference", "seeds", "cost"):
         table.add_column(column, no_wrap=column in ("paper", "seeds", "cost"))
     for paper in papers:
-        rows = [_cells(name, entry) for name, entry in _ordered(paper["entries"])]
+        rows = [_cells(name, entry) for name, entry in readme.ordered(paper["entries"])]
         first = (paper["key"], paper["main"] or "")
         for row in rows or [[Text(), console.word("not run"), Text(), Text(), Text()]]:
             table.add_row(*first, *row)
@@ -139,18 +130,16 @@ def _cells(name: str, entry: dict[str, Any]) -> list[Text]:
     mark = (" stale", "magenta") if entry["stale"] else (" seen", "dim") if entry["seen"] else ""
     alone = (" alone", "dim") if entry["kept"] is False else ""
     verdict = console.word(main["verdict"] if main else "no main claim")
-    cost = _cost(entry)
+    cost = readme.cost(entry)
     setting = Text.assemble(name, (f"\n{entry['scope']}", "dim"))
-    shown: list[str | Text] = [setting, Text.assemble(verdict, mark, alone), _span(main), str(entry["seeds"]), cost]
+    shown: list[str | Text] = [
+        setting,
+        Text.assemble(verdict, mark, alone),
+        readme.spans(main),
+        str(entry["seeds"]),
+        cost,
+    ]
     return [cell if isinstance(cell, Text) else Text(cell) for cell in shown]
-
-
-def _span(main: dict[str, Any] | None) -> str:
-    """The difference, and after it what rivals or further outcomes say."""
-    if main is None:
-        return ""
-    told = [f"{row['name']}: {row['verdict']}, {_span(row)}" for row in main.get("rows", ())]
-    return "; ".join([span(main["difference"], main["interval"], main["unit"]), *told])
 
 
 def _details(paper: dict[str, Any]) -> Table:
@@ -161,7 +150,7 @@ def _details(paper: dict[str, Any]) -> Table:
     if paper["finding"]:
         table.add_row("finding", Text(paper["finding"], "bold"))
     table.add_row("about", paper["about"])
-    for name, entry in _ordered(paper["entries"]):
+    for name, entry in readme.ordered(paper["entries"]):
         verdict = console.word(entry["main"]["verdict"] if entry["main"] else "no main claim")
         table.add_row(f"at {name}", Text.assemble(verdict, f": {entry['scope']}"))
     verdicts = paper["entries"]["mini"]["verdicts"] if "mini" in paper["entries"] else {}
@@ -172,58 +161,35 @@ def _details(paper: dict[str, Any]) -> Table:
     table.add_row("stages", ", ".join(paper["stages"]))
     for name, variant in paper["variants"].items():
         table.add_row("variant", Text.assemble((name, "bold"), f" ({variant['scale']}): {variant['about']}"))
-    for name, entry in _ordered(paper["entries"]):
+    for name, told in hours_at_full(paper).items():
+        table.add_row("hours", f"{name}: {told}")
+    for name, entry in readme.ordered(paper["entries"]):
         if entry["stale"]:
             table.add_row("stale", f"{name}: changed since: {', '.join(entry['stale'])}")
     return table
 
 
-def markdown(papers: list[dict[str, Any]]) -> str:
-    """The README's table: a line per paper with its main claim, and one for each further recorded setting."""
-    lines = [
-        "| paper | main claim | setting | verdict | difference | seeds | compute time |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for paper in papers:
-        link = f"[{paper['title'].split(':')[0]}](https://arxiv.org/abs/{paper['arxiv']}) `{paper['key']}`"
-        if not paper["entries"]:
-            lines.append(f"| {link} | {paper['main'] or ''} | | not run | | | |")
-        for number, (name, entry) in enumerate(_ordered(paper["entries"])):
-            main = entry["main"]
-            first = f"{link} | {paper['main'] or ''}" if number == 0 else " | "
-            verdict = main["verdict"] if main else "no main claim"
-            words = ["stale"] if entry["stale"] else ["claims written after these seeds"] if entry["seen"] else []
-            if entry["stale"] and main and "+" not in name and main["name"] != paper["main"]:
-                words = ["stale, of an earlier main claim"]  # the one beside it was not judged yet
-            words += ["alone"] if entry["kept"] is False else []
-            marks = f" ({', '.join(words)})" if words else ""
-            cost = _cost(entry)
-            setting = f"{name}: {entry['scope']}" if entry["scope"] else name
-            lines.append(f"| {first} | {setting} | {verdict}{marks} | {_span(main)} | {entry['seeds']} | {cost} |")
-    return "\n".join(lines)
+def hours_at_full(paper: Mapping[str, Any]) -> dict[str, str]:
+    """Setting of the published scale -> what one seed takes: as recorded, else as a dry run measured it here."""
+    variants = [name for name, item in paper["variants"].items() if item["scale"] == "full"]
+    told = {}
+    for variant in (None, *variants):
+        title = results.title("full", variant)
+        entry = paper["entries"].get(title)
+        seconds = (entry["cpu_seconds"] or entry["seconds"]) if entry is not None else None
+        if entry is not None and seconds:
+            told[title] = f"{measured.amount(seconds / entry['ran'] / 3600)} of one core, as recorded"
+        elif known := measured.in_words(f"{paper['key']} {title}"):
+            told[title] = known
+    if "full" not in told:
+        told = {"full": "not known; a dry run measures them here (make reproduce SCALE=full DRY=1)", **told}
+    return told
 
 
-# The README's example of what a command prints: its verdict and difference are the record's.
-EXAMPLE = re.compile(r"(?<=\$ make reproduce PAPER=)(\w+)\n  \.\.\.\n.*\n.*\n")
-
-
-def example(papers: list[dict[str, Any]], key: str) -> str:
-    """What EXAMPLE should match for a paper."""
-    entry = next(p["entries"]["mini"] for p in papers if p["key"] == key)
-    main = entry["main"]
-    stopped = "" if main["verdict"] == "undecided" else "; stopped: decided"
-    told = f"{main['verdict']}: {main['name']}\n  {_span(main)}, {entry['seeds']} seeds{stopped}"
-    return f"{key}\n  ...\n{told}\n"
-
-
-def write_readme(papers: list[dict[str, Any]], path: Path = ROOT / "README.md") -> None:
-    """Replace the table between the README's two markers, and its example. Raises InputError if a marker is missing."""
-    head, begin, rest = path.read_text(encoding="utf-8").partition("<!-- papers -->\n")
-    _, end, tail = rest.partition("<!-- /papers -->")
-    if not begin or not end:
-        raise InputError(f"{path.name}: the markers <!-- papers --> and <!-- /papers --> are missing")
-    tail = EXAMPLE.sub(lambda match: example(papers, match[1]), tail)
-    files.write_text(path, head + begin + markdown(papers) + "\n" + end + tail)
+def _needs(paper: str) -> Mapping[Need, str]:
+    """Of a paper's full recipe; its stages are composed, none is built."""
+    config = compose.compose(compose.request([f"paper={paper}", "scale=full"]).overrides)
+    return needs.of_stages(plan.plan(config, 0).stages.values())
 
 
 def main(argv: list[str]) -> int:
@@ -232,16 +198,19 @@ def main(argv: list[str]) -> int:
         if word.startswith("-"):
             raise InputError(f"{word}: expected --json, --readme or keys of papers")
     if keys and "--readme" in argv:
-        raise InputError(f"{keys[0]}: --readme writes the table of all papers; expected no key")
+        raise InputError(f"{keys[0]}: --readme writes of all papers; expected no key")
     papers = describe_all(cli.papers_named(keys))
     if "--json" in argv:
         print(json.dumps(papers, indent=1))
     elif "--readme" in argv:
-        write_readme(papers)
+        readme.write(papers)
         for paper in papers:
             results.tell_again(paper["key"])
     else:
         for paper in papers if keys else ():
             console.out.print(_details(paper), "")
+            if rows := counts.stored(paper["key"]):
+                console.out.print(console.counts_table(rows, paper["key"]), "")
+            console.out.print(needed.table("what its published recipe needs", _needs(paper["key"])), "")
         console.out.print(_table(papers))
     return 0

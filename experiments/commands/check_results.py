@@ -1,8 +1,9 @@
-"""`make check-results`: re-derive every interval, verdict and table of the records. Imports no torch.
+"""`make check-results`: re-derive every interval, verdict and table of the records.
 
 Every claim, check and published number is computed again from the metrics of its stages, every summary from the
-manifests of the runs that are at hand, the README's table from the records, and what a record says of its paper from
-the paper's file. Whatever differs is named.
+manifests of the runs that are at hand, sizes of networks by building them, what README and docs/ repeat of the
+records, and what a record says of its paper from the paper's file. Whatever differs is named. Torch is imported only
+where a paper has sizes of networks and its files changed since they were last counted.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.commands import catalog, cli
+from experiments.commands import catalog, cli, counts, readme
 from experiments.common.errors import InputError
 from experiments.common.memory import CONFIGURATION, remember
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose, vary
 from experiments.config.claims import Questions
+from experiments.evidence import counts as recorded_counts
 from experiments.evidence import images, registration, registrations, replication, results, statements
 from experiments.evidence.order import History, losses, problems
 from experiments.evidence.records import Entry, Record
@@ -55,6 +57,7 @@ def main(argv: list[str]) -> int:
         filed += sum(entry.registered.filed for entry in record.entries.values())
         wrong += list(check(record))
         wrong += list(_kept(paper))
+        wrong += list(_counted(paper))
     wrong += list(statements.copies(records))
     if not argv:
         wrong += list(_readme())
@@ -187,6 +190,12 @@ def _filed(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
         yield from (f"{where}: {line}" for line in problems(history, registered, record, files[0].hash, title))
 
 
+def _counted(paper: str) -> Iterator[str]:
+    """Sizes of networks, counted anew; torch is imported only where the paper's files changed since."""
+    for line in recorded_counts.differences(recorded_counts.stored(paper), counts.derive(paper)):
+        yield f"{paper}: counts: {line}"
+
+
 def _kept(paper: str) -> Iterator[str]:
     """Nothing that a record once held is gone, as far as the history of the repository is at hand."""
     root = results.RESULTS.parent
@@ -289,31 +298,27 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def _readme(path: Path = ROOT / "README.md") -> Iterator[str]:
-    """The README's table and example are those of the records."""
-    _, _, rest = path.read_text(encoding="utf-8").partition("<!-- papers -->\n")
-    stands, _, tail = rest.partition("\n<!-- /papers -->")
-    papers = catalog.describe_all()
-    derived = catalog.markdown(papers)
-    for shown in catalog.EXAMPLE.finditer(tail):
-        if shown[0] != catalog.example(papers, shown[1]):
-            yield f"README.md: its example of {shown[1]} is not what the record says; make readme writes it"
-    yield from line_differences(stands.splitlines(), derived.splitlines())
+def _readme(root: Path = ROOT) -> Iterator[str]:
+    """README.md and docs/ repeat what the records say."""
+    for name, derived in readme.texts(catalog.describe_all(), root).items():
+        path = root / name
+        stands = path.read_text(encoding="utf-8") if path.exists() else ""
+        yield from line_differences(stands.splitlines(), derived.splitlines(), name)
 
 
-def line_differences(stands: Sequence[str], derived: Sequence[str]) -> Iterator[str]:
-    """One difference for each line of the README's table that is missing, left over or another one."""
+def line_differences(stands: Sequence[str], derived: Sequence[str], name: str = "README.md") -> Iterator[str]:
+    """One difference for each line of a page that is missing, left over or another one."""
     matcher = difflib.SequenceMatcher(None, stands, derived, autojunk=False)
     for kind, first, last, begin, end in matcher.get_opcodes():
         if kind == "equal":
             continue
         for line, instead in itertools.zip_longest(stands[first:last], derived[begin:end]):
             if line is None:
-                yield f"README.md: a line of its table is missing; make readme writes {instead!r}"
+                yield f"{name}: a line is missing; make readme writes {instead!r}"
             elif instead is None:
-                yield f"README.md: {line!r} stands in its table and in no record; make readme takes it out"
+                yield f"{name}: {line!r} follows from no record; make readme takes it out"
             else:
-                yield f"README.md: {line!r}; make readme writes {instead!r}"
+                yield f"{name}: {line!r}; make readme writes {instead!r}"
 
 
 if __name__ == "__main__":

@@ -1,19 +1,18 @@
-"""`dry=true`: a recipe's dry run as two tables: what its stages are and would take, and the data they need."""
+"""`dry=true`: a recipe's dry run as two tables: what its stages are and would take, and what they need."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
+import torch
 from omegaconf import DictConfig
 from rich.table import Table
 from rich.text import Text
 
-from datamodules.common.base import DataModule
-from experiments.pages import console
+from experiments.pages import console, needed
 from experiments.pages.progress import Board
-from experiments.running import training
+from experiments.running import measured, needs, training
 from experiments.running.dry import DryRun, Measured
-from experiments.running.plan import plan
+from experiments.running.pace import Pace
+from experiments.running.plan import Plan, plan
 
 GPU = 1e14  # operations a second that a GPU of today does in bf16 when a training is written well, of 3e14 to 1e15
 COLUMNS = (
@@ -24,10 +23,10 @@ COLUMNS = (
     "input",
     "batch",
     "steps",
-    "here\nimages",
+    "timed at\nbatch",
     "\ns/step",
     "\nhours",
-    "\nGiB",
+    "GiB at\nbatch",
     "",
 )
 
@@ -37,23 +36,60 @@ def main(config: DictConfig) -> int:
     this = plan(config, int(config.seed))
     training.quiet()
     training.check_plan(this)
-    rehearsal = DryRun(this)
+    torch.set_num_threads(int(config.threads))
+    rehearsal = DryRun(this, float(config.dry_seconds))
     with Board(f"{this.title} dry", len(rehearsal.stages)) as board:
-        measured = rehearsal.run(board)
+        results = rehearsal.run(board)
 
-    console.out.print(_stages(f"{this.title}: dry run on generated data", measured), "")
+    console.out.print(_stages(f"{this.title}: dry run on generated data", results), "")
     if left_out := [name for name in this.stages if name not in rehearsal.stages]:
         console.say(f"Not part of this recipe, which neither fits nor tests them: {', '.join(left_out)}.", "")
-    console.out.print(_needed(rehearsal.data.values()), "")
-    _say_cost(sum(result.operations for result in measured.values() if isinstance(result, Measured)))
-    return 1 if any(isinstance(result, str) for result in measured.values()) else 0
+    console.out.print(needed.table("what a real run needs", needs.of_stages(rehearsal.stages.values())), "")
+    stages = {name: result for name, result in results.items() if isinstance(result, Measured)}
+    _say_hours(setting(this), stages)
+    _say_cost(sum(result.operations for result in stages.values()))
+    return 1 if len(stages) < len(results) else 0
 
 
-def _stages(title: str, measured: dict[str, Measured | str]) -> Table:
+def setting(this: Plan) -> str:
+    """How a measurement is kept: the paper, and its scale and variant."""
+    return f"{this.paper} {this.scale}{f'+{this.variant}' if this.variant else ''}"
+
+
+def _say_hours(name: str, stages: dict[str, Measured]) -> None:
+    """The hours of one seed's training where every stage was timed, and what was not; kept for `make papers`."""
+    fitted = {key: stage for key, stage in stages.items() if stage.steps}
+    timed = {key: stage for key, stage in fitted.items() if isinstance(stage.pace, Pace)}
+    for key, stage in fitted.items():
+        if isinstance(stage.pace, str):
+            console.say(f"{key}: hours are not known: {stage.pace}")
+    if not timed:
+        return
+    paces = {key: stage.pace for key, stage in timed.items() if isinstance(stage.pace, Pace)}
+    device = next(iter(paces.values())).device
+    hours = {key: stage.hours or 0.0 for key, stage in timed.items()}
+    if len(timed) == len(fitted):
+        kept = {
+            key: measured.Hours(hours[key], paces[key].batch, stage.batch, paces[key].shortened)
+            for key, stage in timed.items()
+        }
+        measured.write(name, device, kept)
+    stand_ins = [key for key, one in paces.items() if not one.real]
+    whose = "generated batches of real shapes" if stand_ins else "the datasets' own batches"
+    undecoded = any(paces[key].beside for key in stand_ins)
+    left_out = ["tests", "what is done between epochs", *(["decoding"] if undecoded else [])]
+    part = "" if len(timed) == len(fitted) else f" of {len(timed)} of {len(fitted)} stages"
+    console.say(
+        f"One seed's training{part}: {measured.amount(sum(hours.values()))} on {device}, by steps timed on {whose}; "
+        f"not counted: {', '.join(left_out)}.",
+    )
+
+
+def _stages(title: str, results: dict[str, Measured | str]) -> Table:
     table = Table(title=title, title_justify="left")
     for column in COLUMNS:
         table.add_column(column, justify="left" if column in ("stage", "") else "right", no_wrap=True)
-    for name, result in measured.items():
+    for name, result in results.items():
         if isinstance(result, str):
             table.add_row(name, *[""] * 10, Text("failed", style="red"))
         else:
@@ -62,7 +98,8 @@ def _stages(title: str, measured: dict[str, Measured | str]) -> Table:
 
 
 def _cells(stage: Measured) -> list[str]:
-    images, steps = stage.here
+    timed = stage.pace if isinstance(stage.pace, Pace) else None
+    hours = stage.hours
     return [
         f"{stage.parameters:,}",
         f"{stage.frozen:,}" if stage.fit and stage.frozen else "",
@@ -70,23 +107,11 @@ def _cells(stage: Measured) -> list[str]:
         "x".join(map(str, stage.shape)),
         str(stage.batch),
         f"{stage.steps:,}" if stage.steps else "",
-        f"{images}x{steps}",
-        f"{stage.seconds:.1f}" if stage.fit else "",
-        f"{stage.hours:,.0f}" if stage.steps else "",
-        f"{stage.memory / 2**30:.1f}",
+        str(timed.batch) if timed else "",
+        f"{timed.seconds:.3g}" if timed else "",
+        f"{'>' if timed and timed.shortened else ''}{measured.amount(hours)[:-2]}" if hours is not None else "",
+        f"{timed.memory_published / 2**30:.1f}" if timed else "",
     ]
-
-
-def _needed(data: Iterable[DataModule]) -> Table:
-    """What a real run reads, whether it is there, and what to do where it is not."""
-    table = console.table("data a real run needs", ("dataset", "sizes", "there?", "what to do"))
-    for module in data:
-        problem = module.available()
-        module.generated = True  # the declared sizes, without reading
-        sizes = " + ".join(f"{count:,} {split}" for split, count in module.spec.sizes.items() if count)
-        there = Text("no", style="red") if problem else Text("yes", style="green")
-        table.add_row(module.spec.name, sizes, there, problem or "nothing")
-    return table
 
 
 def _say_cost(operations: float) -> None:

@@ -30,7 +30,7 @@ HELP = """\
 Run all stages of one paper with one seed. Stages that were done before are not run again.
 
   python -m experiments.run paper=meal_v2 scale=smoke seed=3
-  python -m experiments.run -m paper=meal_v2 scale=smoke seed=0,1 stages.student.module.hard_label_weight=0,1
+  python -m experiments.run -m paper=meal_v2 scale=smoke seed=0,1 stages.student.module.labels.hard=0,1
                      a grid: every combination; stages that do not differ run once (here: the teachers)
   python -m experiments.run -m 'paper=glob(*)' scale=smoke
   python -m experiments.run -m sweep=hard_labels        a named sweep: conf/sweep/<paper>/<name>.yaml
@@ -38,7 +38,7 @@ Run all stages of one paper with one seed. Stages that were done before are not 
   python -m experiments.run -m hydra/launcher=submitit_slurm seed=0,1,2 trainer=gpu     one Slurm job per run
   python -m experiments.run -m hydra/sweeper=optuna hydra.sweeper.n_trials=20 hydra.sweeper.direction=maximize \\
       hydra.sweeper.storage=sqlite:///runs/study.db hydra.sweeper.study_name=weights \\
-      'stages.student.module.hard_label_weight=interval(0,1)'      a search that can be continued
+      'stages.student.module.labels.hard=interval(0,1)'      a search that can be continued
   python -m experiments.run --cfg job paper=meal_v2     show the composed configuration (with -m: the first job's)
   python -m experiments.run --config-dir D data@stages.student.data=mine    groups of your own, here D/data/mine.yaml
   python -m experiments.run --info | --hydra-help | --shell-completion install=bash     Hydra's own flags

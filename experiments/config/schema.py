@@ -291,6 +291,40 @@ PublishedRow = Annotated[
 
 
 @dataclass(frozen=True, config=CLOSED)
+class Counted(Closed):
+    """How large a network is by the paper's table; judged by building it, without a run."""
+
+    network: Text
+    """Where the full recipe describes it: stages.<stage>.module.network."""
+    source: Text
+    """Table, page or file."""
+    parameters: Text | Whole | None = None
+    """As printed: 5.3M, 334851."""
+    mult_adds: Text | Whole | None = None
+    """Of one image, as printed: 564M, 23.8G."""
+    input: Sequence[Whole] = ()
+    """(C, H, W) of that image."""
+    norms: Flag = False
+    """Whether norms count as mult-adds, as in the tool that the paper counted with (fvcore)."""
+    less: Text | None = None
+    """A network whose parameters are taken off."""
+    set: Node = field(default_factory=dict)
+    """Merged over what is said there, such as a head that the table leaves out."""
+    variant: Text | None = None
+    """The variant of the full recipe; nothing: the main setting."""
+    note: Text = ""
+    """What a reader should know of a difference."""
+
+    @model_validator(mode="after")
+    def _counts_something(self) -> Counted:
+        if self.parameters is None and self.mult_adds is None:
+            raise ValueError("expected parameters or mult_adds")
+        if self.mult_adds is not None and len(self.input) < 2:
+            raise ValueError("mult_adds: expected input as well, such as [3, 224, 224]")
+        return self
+
+
+@dataclass(frozen=True, config=CLOSED)
 class Deviation(Closed):
     """Where paper, released code and this suite differ."""
 
@@ -622,6 +656,8 @@ class PaperFile(Settings):
     """What must be so for a run to make sense."""
     published: list[PublishedRow] | None = None
     """Numbers the paper reports."""
+    counted: list[Counted] | None = None
+    """Sizes of networks that the paper prints."""
     variants: dict[str, Variant] | None = None
     """Other data, sizes and settings, by name."""
     deviations: list[Deviation] | None = None

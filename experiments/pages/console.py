@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.common.text import visible
+from experiments.evidence import counts
 from experiments.evidence.words import (
     EFFECT_ONLY,
     FAILED,
@@ -211,6 +212,16 @@ def check_table(entry: view.Entry, title: str) -> Table:
         values = " against ".join(map(number, check.values)) or check.reason
         rows.add_row(word(check.verdict), check.name, values)
     return rows
+
+
+def counts_table(rows: Sequence[counts.Row], title: str) -> Table:
+    """Printed sizes of networks beside those counted here."""
+    shown = table(f"{title}: sizes of networks, printed and counted", ("network", "", "printed", "ours", "verdict", ""))
+    for row in rows:
+        source = f"{row.source}; {row.note}" if row.note else row.source
+        what = row.what.replace("_", "-")
+        shown.add_row(row.where, what, row.printed, f"{row.ours:,}", word(row.verdict), source)
+    return shown
 
 
 def published_table(entry: view.Entry, title: str) -> Table:

@@ -1,6 +1,7 @@
-"""`make report`: a gallery of all papers and a page for each, as static HTML in site/. Imports no torch.
+"""`make report`: an index of all papers and a page for each, as static HTML in site/. Imports no torch.
 
-Every number on a page comes from results/<key>.json. What was never run is listed with the claims it will be judged by.
+Every number on a page comes from results/<key>.json, and sizes of networks from results/counts/<key>.json. What was
+never run is listed with the claims it will be judged by.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from experiments.common import files
 from experiments.common.errors import unknown
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose
-from experiments.evidence import images, layout, merge, results, settings, staleness, sweeps, verdicts
+from experiments.evidence import counts, images, layout, merge, results, settings, staleness, sweeps, verdicts
 from experiments.evidence.records import Entry
-from experiments.pages import answers, figures, markup, numbers, view
+from experiments.pages import answers, figures, forest, index, markup, numbers, tuned, view
 from experiments.pages.numbers import decimals, fixed
+from experiments.running import measured
 from experiments.running.plan import names_in
 
 RUNS = ROOT / "runs"
@@ -40,7 +42,7 @@ FIRST_CURVES = ("train/loss", "val/top1")  # shown at once where a stage logs th
 def build(papers: list[str] | None = None, site: Path = ROOT / "site") -> list[Path]:
     """Write site/index.html, and the pages of these papers (all by default); returns what was written, index first.
 
-    The gallery always lists every paper and links the pages that are there. Raises InputError for an unknown key,
+    The index always lists every paper and links the pages that are there. Raises InputError for an unknown key,
     before anything is written, and OSError when the folder cannot be written.
     """
     known = compose.papers()
@@ -55,10 +57,28 @@ def build(papers: list[str] | None = None, site: Path = ROOT / "site") -> list[P
         files.write_text(written[-1], _render("paper.html.j2", **_page(known_papers[key])))
         if known_papers[key]["record"] is not None:
             files.write_text(site / f"{key}.json", layout.text(known_papers[key]["record"]))
-    cards = [_card(paper, (site / f"{key}.html").exists()) for key, paper in known_papers.items()]
-    run = sum(1 for card in cards if card["entries"])
-    files.write_text(site / "index.html", _render("index.html.j2", cards=cards, run=run))
+    _write_index(list(known_papers.values()), site)
     return [site / "index.html", *written]
+
+
+def _write_index(papers: Sequence[Mapping[str, Any]], site: Path) -> None:
+    """The index, and beside it the same as data."""
+    kept = index.kept({paper["key"]: paper["record"] for paper in papers})
+    rows = [index.row(paper, (site / f"{paper['key']}.html").exists(), kept.get(paper["key"])) for paper in papers]
+    values = {
+        "rows": rows,
+        "run": sum(1 for row in rows if row["settings"]),
+        "counts": index.counts(rows),
+        "axis": Markup(forest.head()),
+        "symbols": view.SYMBOLS,
+        "citation": index.citation(),
+        "script": index.script(),
+        "allowed": index.allowed(),
+    }
+    files.write_text(site / "index.html", _render("index.html.j2", **values))
+    data = index.data(papers, kept)
+    files.write_text(site / "results.csv", index.as_csv(data))
+    files.write_text(site / "results.json", index.as_json(data))
 
 
 @lru_cache
@@ -102,28 +122,26 @@ def _gather(key: str) -> dict[str, Any]:
     }
 
 
-def _card(paper: Mapping[str, Any], linked: bool) -> dict[str, Any]:
-    """A paper on the index: for each entry its main claim, verdict, difference and how sure that is."""
-    entries = []
-    for title, entry in paper["entries"].items():
-        stale = bool(paper["stale"][title])
-        entries.append({"title": title, "anchor": _anchor(title), "stale": stale, **answers.answer(entry)})
-    entries.sort(key=lambda entry: ("+" in entry["title"] or "by hand" in entry["title"], entry["title"]))
-    asked = next((c["name"] for c in paper["declared"].get("claims") or [] if c.get("main")), "")
-    told = {k: paper[k] for k in ("key", "title", "arxiv", "about", "venue", "finding")}
-    return {**told, "entries": entries, "linked": linked, "asked": asked}
-
-
-def _anchor(title: str) -> str:
-    return title.replace("+", "-").replace(" ", "-")
-
-
 def _page(paper: Mapping[str, Any]) -> dict[str, Any]:
     page = {k: paper[k] for k in ("key", "title", "arxiv", "about", "venue", "deviations", "finding", "together")}
-    entries = [_entry(paper["key"], title, e, paper["stale"][title]) for title, e in paper["entries"].items()]
+    recorded = [(title, paper["entries"][title]) for title in index.first(paper["entries"])]
+    entries = [_entry(paper["key"], title, entry, paper["stale"][title]) for title, entry in recorded]
     planned = None if entries else _planned(paper["key"], paper["declared"])
     page |= {"sweeps": _sweeps(paper["key"]), "bibtex": _bibtex(paper), "unrecorded": _unrecorded(paper)}
-    return {**page, "entries": entries, "planned": planned}
+    page |= {"code": _code(paper["key"]), "address": index.citation()["address"]}
+    return {
+        **page,
+        "entries": entries,
+        "planned": planned,
+        "counted": [_size(row) for row in counts.stored(paper["key"])],
+    }
+
+
+def _code(key: str) -> str:
+    """The file that holds a paper's method."""
+    package = ROOT / "modules" / key
+    path = package / "module.py" if (package / "module.py").is_file() else package
+    return str((path if package.is_dir() else package.with_suffix(".py")).relative_to(ROOT))
 
 
 def _unrecorded(paper: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -136,7 +154,10 @@ def _unrecorded(paper: Mapping[str, Any]) -> list[dict[str, str]]:
     for (scale, variant), about in settings.items():
         if (scale, variant) not in recorded:
             command = _command(paper["key"], scale, variant, [])
-            rows.append({"name": results.title(scale, variant), "about": about, "command": command})
+            title = results.title(scale, variant)
+            hours = measured.in_words(f"{paper['key']} {title}")
+            told = f"{about}; one seed's training: {hours}, measured by a dry run" if hours else about
+            rows.append({"name": title, "about": told, "command": command})
     return sorted(rows, key=lambda row: not row["name"].startswith("mini"))
 
 
@@ -220,10 +241,10 @@ def _entry(key: str, title: str, entry: view.Entry, changed: Sequence[str]) -> d
     boxes = [_box(stage) for stage in entry.stages.values()]
     return {
         "title": title,
-        "anchor": _anchor(title),
+        "anchor": index.anchor(title),
         "answer": answers.answer(entry),
         "scale": entry.scale,
-        "facts": _facts(entry),
+        "facts": [*_facts(entry), *_tuning(key, title, entry)],
         "claims": answers.claim_rows([claim for claim in entry.claims if not claim.main]),
         "checks": [answers.comparison(item) for item in entry.checks],
         "counts": answers.count_verdicts(entry.claims),
@@ -238,6 +259,7 @@ def _entry(key: str, title: str, entry: view.Entry, changed: Sequence[str]) -> d
         "diagram": Markup(figures.diagram(boxes, styles)),
         "pictures": _pictures(key, entry),
         "provenance": _provenance(entry),
+        "cost": _cost(entry),
         "stale": list(changed),
         "all_stale": all(name in changed for name in entry.stages),
         "commit": entry.machine.code,
@@ -268,6 +290,11 @@ def _facts(entry: view.Entry) -> list[tuple[str, str]]:
     for text, names in users.items():
         facts.append(("data", text if len(users) == 1 else f"{text}; in {', '.join(names)}"))
     return facts
+
+
+def _tuning(key: str, title: str, entry: view.Entry) -> list[tuple[str, str]]:
+    said = tuned.of(key, title, entry.registered.hash)
+    return [("tuning", said)] if said else []
 
 
 def _tables(entry: view.Entry, changed: Sequence[str]) -> list[dict[str, Any]]:
@@ -319,6 +346,13 @@ def _published(item: view.Published) -> dict[str, Any]:
         "half": fixed(item.interval[1] - item.ours, digits) if has_interval else "",  # type: ignore[index, operator]
         "verdict": "" if item.verdict == view.NOT_JUDGED else item.verdict,
     }
+
+
+def _size(row: counts.Row) -> dict[str, Any]:
+    """A counted size of a network as a row of published numbers."""
+    shown = {"value": row.printed, "ours": f"{row.ours:,}", "half": "", "verdict": row.verdict, "source": row.source}
+    protocol = row.note or "counted by building it"
+    return {**shown, "stage": row.where, "metric": row.what.replace("_", "-"), "dataset": "none", "protocol": protocol}
 
 
 def _curves(entry: view.Entry, styles: Mapping[str, int], strong: set[str]) -> list[dict[str, Any]]:
@@ -376,6 +410,14 @@ def _provenance(entry: view.Entry) -> list[tuple[str, str]]:
         *(("confirmed", line) for line in entry.confirmed),
         *(("joined", line) for line in entry.joined),
     ]
+
+
+def _cost(entry: view.Entry) -> str:
+    """CPU time of all seeds, or wall time where that was not measured."""
+    machine = entry.machine
+    if machine.cpu_seconds is not None:
+        return f"{numbers.duration(machine.cpu_seconds)} of CPU time"
+    return f"{numbers.duration(machine.seconds)} of wall time"
 
 
 def _command(key: str, scale: str, variant: str | None, overrides: Sequence[str]) -> str:

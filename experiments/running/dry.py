@@ -1,4 +1,4 @@
-"""A stage built at its own size: two steps on generated data, and what a real run would take.
+"""A stage built at its own size: two steps on generated data, and what a real run would take, by real batches.
 
 A stage's `dry` (experiments.config.schema.Shortened) says what may be cut because it only repeats: images per step,
 steps, and arguments of its module or data such as the number of samples to draw. Sizes of networks and inputs stay as
@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import gc
 import math
-import time
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_flop_formula, sdpa_flop_count
 
 from datamodules.common.base import DataModule, Fed
 from experiments.common import failure
@@ -25,17 +22,15 @@ from experiments.config.instantiate import build
 from experiments.config.recipes import merge
 from experiments.config.schema import Shortened
 from experiments.config.written import read
-from experiments.running import process_memory, training
+from experiments.running import needs, pace, process_memory, training
+from experiments.running.counting import multiply_adds, offline
 from experiments.running.manifest import Report
+from experiments.running.pace import Pace
 from experiments.running.plan import Plan, Stage, fill, names_in
 from modules.common.module import StageModule
 
-_cpu_attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-if _cpu_attention not in flop_registry:  # torch counts the operations of attention on GPUs alone
-
-    @register_flop_formula(_cpu_attention)
-    def _attention_flops(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
-        return sdpa_flop_count(q, k, v)
+LONGEST = 60.0  # seconds, and 20 times as long as a training is timed for: then it is given up
+BYTES = 16  # of a parameter in training: itself, its gradient, and Adam's two moments
 
 
 @dataclass(frozen=True)
@@ -47,10 +42,8 @@ class Measured:
         mult_adds: of one image through the forward pass, in 1e9.
         shape: of an image.
         batch, steps: of a real run; no step where nothing is fitted.
-        here: images per step, and steps, of the dry run.
-        seconds: a step of the dry run.
-        memory: the largest of this process so far, in bytes.
         images: that a real training sees.
+        pace: how fast real batches train, or why that was not measured; empty where nothing is fitted.
     """
 
     fit: bool
@@ -60,15 +53,13 @@ class Measured:
     shape: tuple[int, ...]
     batch: int
     steps: int
-    here: tuple[int, int]
-    seconds: float
-    memory: int
     images: int
+    pace: Pace | str
 
     @property
-    def hours(self) -> float:
-        """Of a real training, as fast as the dry run's images."""
-        return self.seconds / self.here[0] * self.batch * self.steps / 3600
+    def hours(self) -> float | None:
+        """Of a real training on the device at hand; None where that was not measured."""
+        return self.pace.hours(self.batch, self.steps) if isinstance(self.pace, Pace) else None
 
     @property
     def operations(self) -> float:
@@ -79,15 +70,17 @@ class Measured:
 class DryRun:
     """The stages of a plan, one after another, with what they need of each other.
 
+    Args:
+        seconds: for which each training is timed; 0 times none.
+
     Attributes:
         stages: those that the recipe fits or tests and what these need.
-        data: the datamodules of a real run, one for each root and target.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, seconds: float = 0.0) -> None:
         self.short = {name: read(Shortened, item.dry, f"stages.{name}.dry") for name, item in plan.stages.items()}
         self.stages = part_of_the_recipe(plan)
-        self.data: dict[str, DataModule] = {}
+        self.seconds = seconds
         self._built: dict[str, StageModule] = {}
 
     def run(self, report: Report) -> dict[str, Measured | str]:
@@ -120,32 +113,68 @@ class DryRun:
             module.lr_scale = short.batch / stage.reference_batch
         self._built[stage.name] = module
 
-        seconds = _step(stage, short, module, generated)
+        _step(stage, short, module, generated)
         spec = generated.spec
         batch = stage.data["batch_size"]
         epochs = (stage.trainer.get("max_epochs") or 0) if stage.fit else 0
+        steps = math.ceil(spec.sizes["train"] / batch) * epochs
+        if stage.fit and (most := stage.trainer.get("max_steps") or 0) > 0:
+            steps = min(steps or most, most)
         own = {id(p) for p in module.parameters()}
         members = [self._built[name] for name in names_in(stage.needs)]
         return Measured(
             fit=stage.fit,
             parameters=sum(p.numel() for p in module.parameters()),
             frozen=sum(p.numel() for member in members for p in member.parameters() if id(p) not in own),
-            mult_adds=multiply_adds(module, spec),
+            mult_adds=multiply_adds(module, *module.example(spec.shape)) / 1e9,
             shape=spec.shape,
             batch=batch,
-            steps=math.ceil(spec.sizes["train"] / batch) * epochs,
-            here=(short.batch, short.steps if stage.fit else 1),
-            seconds=seconds,
-            memory=process_memory.peak(),
-            images=spec.sizes["train"] * epochs,
+            steps=steps,
+            images=spec.sizes["train"] * epochs or steps * batch,
+            pace=self._time(stage, short, module) if steps else "",
         )
 
+    def _time(self, stage: Stage, short: Shortened, module: StageModule) -> Pace | str:
+        """How fast a stage trains, or why that is not known. What fails at a larger batch is no failed dry run."""
+        if not self.seconds:
+            return "not asked for"
+        there = not stage.feeds and not any(
+            need.look() for need, where in needs.of_stages([stage]).items() if where.endswith(".data")
+        )
+        feeds = fill(stage.feeds, self._fed)
+
+        def data_at(batch: int) -> DataModule:
+            real = merge(stage.data, {"batch_size": batch})
+            stand_in = merge(merge(stage.data, short.data), {"batch_size": batch, "generated": True})
+            data: DataModule = build(real if there else stand_in, f"stages.{stage.name}.data", **feeds)
+            return data
+
+        cut = bool(short.data) and not there
+        reason = ""
+        for shortened in (False, True) if short.module else (False,):
+            try:
+                with pace.within(LONGEST + 20 * self.seconds):
+                    timed = module if shortened or not short.module else self._whole(stage)
+                    return pace.measure(stage, timed, data_at, self.seconds, short.batch, there, shortened or cut)
+            except Exception as error:  # noqa: BLE001 - it was built and stepped; why its hours are not known is told
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return reason
+
+    def _whole(self, stage: Stage) -> StageModule:
+        """A stage's module with nothing cut. Raises RunError where its training does not fit into the free memory."""
+        whole = replace(stage, module=offline(stage.module))
+        partners = fill(stage.needs, self._built.__getitem__)
+        with torch.device("meta"):
+            size = sum(p.numel() for p in training.construct_from(whole, partners).parameters())
+        if size * BYTES > pace.SHARE * pace.free_memory():
+            raise RunError(f"{stage.name}: {size:,} parameters do not fit into the free memory with their gradients")
+        return training.construct_from(whole, partners)
+
     def _generated(self, stage: Stage, short: Shortened) -> DataModule:
-        """The stage's data as a dry run has it; that of a real run is kept in `data`."""
+        """The stage's data as a dry run has it."""
         where = f"stages.{stage.name}.data"
         feeds = fill(stage.feeds, self._fed)
-        real = build({**stage.data}, where, **feeds)
-        self.data[f"{real.root if hasattr(real, 'root') else ''}{stage.data['_target_']}"] = real
+        build({**stage.data}, where, **feeds)  # as a real run does, which may refuse it
         shortened = merge(merge(stage.data, short.data), {"generated": True, "batch_size": short.batch})
         generated: DataModule = build(shortened, where, **feeds)
         return generated
@@ -155,8 +184,8 @@ class DryRun:
         return Fed(self._built[name], {})
 
 
-def _step(stage: Stage, short: Shortened, module: StageModule, data: DataModule) -> float:
-    """Train and test a stage for a few steps; returns the seconds of a training step."""
+def _step(stage: Stage, short: Shortened, module: StageModule, data: DataModule) -> None:
+    """Train and test a stage for a few steps. Raises RunError if its loss is no number."""
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=1,
@@ -171,16 +200,13 @@ def _step(stage: Stage, short: Shortened, module: StageModule, data: DataModule)
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
-    began = time.monotonic()
     if stage.fit:
         trainer.fit(module, datamodule=data)
         loss = trainer.callback_metrics.get("train/loss")
         if loss is not None and not bool(torch.isfinite(loss)):
             raise RunError(f"{stage.name}: the loss is {float(loss)} after {short.steps} steps")
-    seconds = (time.monotonic() - began) / short.steps
     if stage.test:
         trainer.test(module, datamodule=data, verbose=False)
-    return seconds
 
 
 def part_of_the_recipe(plan: Plan) -> dict[str, Stage]:
@@ -190,24 +216,3 @@ def part_of_the_recipe(plan: Plan) -> dict[str, Stage]:
         if stage.fit or stage.test or name in needed:
             needed |= {name, *stage.predecessors}
     return {name: stage for name, stage in plan.stages.items() if name in needed}
-
-
-def offline(config: Any) -> Any:
-    """The same configuration with `pretrained: false` everywhere: a dry run fetches nothing."""
-    if isinstance(config, dict):
-        return {key: False if key == "pretrained" else offline(value) for key, value in config.items()}
-    return [offline(item) for item in config] if isinstance(config, list) else config
-
-
-def multiply_adds(module: StageModule, spec: Any) -> float:
-    """Of one image through the module's forward, in 1e9; torch counts a multiply-add as two operations."""
-    training_mode = module.training
-    trained = [p for p in module.parameters() if p.requires_grad]
-    for p in trained:  # the counter follows the gradient of whatever a submodule is called with, and there is none
-        p.requires_grad_(False)
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        module.eval()(*module.example(spec.shape))
-    for p in trained:
-        p.requires_grad_(True)
-    module.train(training_mode)
-    return counter.get_total_flops() / 2e9

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modules.aria.matrix import Protocol
+from modules.common.needs import user_file
 from modules.common.weights import read_state_dict
 
 PREFIX = "module."  # of networks saved on several devices
@@ -106,3 +107,6 @@ class ExternalDetectors(Protocol):
     def scores(self, batch: Any) -> list[Tensor]:
         pictures = self.trainer.datamodule.shown(batch.x).to(self.device)  # type: ignore[attr-defined]
         return [network.predict(pictures) - 0.5 for network in self.frozen.on(self.device)]
+
+
+NEEDS = {"ReleasedDetector": user_file("pretrained", "weights of a released detector, as tensors alone")}

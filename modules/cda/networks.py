@@ -6,6 +6,8 @@ import timm
 from torch import nn
 from torchvision.models import ResNet, get_model
 
+from modules.common.needs import timm_weights
+
 TIMM = "timm/"
 SMALL = "_small_images"
 
@@ -40,3 +42,6 @@ def small_image_resnet(name: str, classes: int) -> ResNet:
     network.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
     network.maxpool = nn.Identity()
     return network
+
+
+NEEDS = {"build_network": timm_weights(key="name", prefix=TIMM)}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from modules.common.needs import torchvision_weights
+
 BACKBONES = ("densenet121", "densenet161", "resnet34", "resnet50", "resnet152", "vgg16", "vgg19")
 
 
@@ -27,3 +29,6 @@ def imagenet_backbone(name: str, pretrained: bool = True) -> nn.Module:
         return nn.Sequential(*list(network.children())[:-2])
     features = network.get_submodule("features")
     return nn.Sequential(features, nn.ReLU(inplace=True)) if name.startswith("densenet") else features
+
+
+NEEDS = {"imagenet_backbone": torchvision_weights()}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from modules.common.module import StageModule
+from modules.common.needs import inception_of_2015
 
 
 class Extractor(Protocol):
@@ -55,3 +56,6 @@ class InceptionV3(StageModule):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.describe(x)[0]
+
+
+NEEDS = {"InceptionV3": inception_of_2015}

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from modules.common.extractors import InceptionV3
 from modules.common.frozen import Frozen
 from modules.common.module import StageModule
+from modules.common.needs import inception_of_2015, torchvision_weights
 from modules.common.pretrained import EfficientNetLite
 from modules.copyscope.scores import channel_statistics
 
@@ -96,3 +97,6 @@ class InceptionFeatures(InceptionV3):
             if number in VGG_RELU:
                 statistics.append(channel_statistics(x))
         return torch.cat(statistics, dim=1)
+
+
+NEEDS = {"InceptionFeatures": lambda options: [*inception_of_2015(options), *torchvision_weights("vgg19")(options)]}

@@ -15,8 +15,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
+from datamodules.common.needs import Need
 from modules.common.diffusion import RowNoise
 from modules.common.module import StageModule
+from modules.common.needs import from_hub, own_file, package
 from modules.copyscope.pictures import draw_coalitions
 from modules.copyscope.workflow import coalition_name
 
@@ -197,3 +199,19 @@ class StableDiffusionWorkflow(StageModule):
             return {}
         names = [coalition_name(c, list(self.players)) for c in self.coalitions]
         return {"coalitions": draw_coalitions(self.arrays["originals"], self.arrays["images"], names)}
+
+
+def stable_diffusion_needs(options: Mapping[str, Any]) -> list[Need]:
+    """The packages, and the weights of both networks and of the LoRA, from files or from the Hugging Face hub."""
+    checkpoint, controlnet = str(options["checkpoint"]), str(options["controlnet"])
+    own = checkpoint.endswith((".safetensors", ".ckpt"))
+    unet = "unet/diffusion_pytorch_model.safetensors"
+    return [
+        package("diffusers", extra="diffusion"),
+        own_file(checkpoint) if own else from_hub(checkpoint, checkpoint, (unet, unet.replace("safetensors", "bin"))),
+        from_hub(controlnet, controlnet, ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")),
+        own_file(str(options["lora"]), "the LoRA's .safetensors"),
+    ]
+
+
+NEEDS = {"StableDiffusion": stable_diffusion_needs}

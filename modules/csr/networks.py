@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modules.common.needs import torchvision_weights
+
 
 def small_encoder(
     widths: Sequence[int] = (32, 64, 96, 96),
@@ -147,3 +149,6 @@ class ConceptPrototypes(nn.Module):
         b, _, h, w = features.shape
         cosines = self.cosines(features.permute(0, 2, 3, 1).flatten(0, 2))  # (BHW, K, M)
         return cosines.view(b, h, w, *cosines.shape[1:]).permute(0, 3, 4, 1, 2)
+
+
+NEEDS = {"convnext_tiny": torchvision_weights("convnext_tiny")}

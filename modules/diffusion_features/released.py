@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from modules.common.needs import user_file
 from modules.common.unet import UNet
 
 UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError, zipfile.BadZipFile)
@@ -62,3 +63,6 @@ def load_released(network: UNet, path: Path) -> None:
         name = wrong[0]
         raise ValueError(f"path={path}: {name} is {there.get(name)}, expected {own.get(name)}; {WHERE}")
     network.load_state_dict({name: value.float() for name, value in stored.items()})
+
+
+NEEDS = {"imagenet256": user_file("path", WHERE)}

@@ -6,6 +6,7 @@ import re
 
 from torch import Tensor, nn
 
+from modules.common.needs import timm_weights
 from modules.inception_v4.architectures import inception_resnet_v2_released, inception_v3, inception_v4
 from modules.inception_v4.networks import Inception
 
@@ -92,3 +93,6 @@ def port(model_name: str, classes: int = 1000, pretrained: bool = True) -> Incep
     network = builders[name](classes)
     network.load_state_dict(carry_weights(name, theirs, network))
     return network
+
+
+NEEDS = {"port": timm_weights(default=True)}

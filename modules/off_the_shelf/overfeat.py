@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modules.common.needs import user_file
+
 # size: first convolution (kernel, stride, pool), kernel and pool of the second, widths of the padded 3x3 convolutions,
 # last pool, side of its map, widths of the two hidden fully connected layers, input side in pixels
 OVERFEAT: dict[str, Any] = {
@@ -87,3 +89,6 @@ def load_released(network: OverFeat, path: Path) -> None:
             for tensor in (layer.weight, cast(Tensor, layer.bias)):
                 tensor.copy_(torch.from_numpy(np.array(stored[place : place + tensor.numel()])).view_as(tensor))
                 place += tensor.numel()
+
+
+NEEDS = {"OverFeat": user_file("pretrained", "OverFeat's release: https://github.com/sermanet/OverFeat")}

@@ -12,6 +12,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from modules.common.needs import torchvision_weights
+
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
@@ -179,3 +181,6 @@ def start_as_he(network: nn.Module, slope: float) -> None:
             nn.init.kaiming_normal_(layer.weight, slope)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+
+NEEDS = {"AlexNet": torchvision_weights("alexnet"), "ResNet50": torchvision_weights("resnet50")}

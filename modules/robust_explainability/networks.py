@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modules.common.needs import user_file
 from modules.common.weights import read_state_dict
 
 ARCHITECTURES = ("alexnet", "googlenet", "resnet50", "densenet161", "mobilenet_v2")
@@ -161,3 +162,6 @@ def _bare(state: dict[str, Tensor]) -> dict[str, Tensor]:
                 break
         else:
             return state
+
+
+NEEDS = {"imagenet_network": user_file("pretrained", "a state_dict of that network, trained as its paper says")}

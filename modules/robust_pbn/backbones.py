@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from modules.common.needs import torchvision_weights
+
 
 class Backbone(nn.Sequential):
     """Layers in a row, the last of which are fine-tuned. Images (B, C, S, S) -> features (B, K, H, W).
@@ -130,3 +132,6 @@ def count_present(detections: Tensor, threshold: float = 0.1) -> Tensor:
 def clear_absent(detections: Tensor, threshold: float = 0.1) -> Tensor:
     """(B, K): detections below the threshold become 0, as in the released inference."""
     return torch.where(detections < threshold, 0.0, detections)
+
+
+NEEDS = {"convnext_tiny": torchvision_weights("convnext_tiny"), "resnet50": torchvision_weights("resnet50")}

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modules.common.needs import torchvision_weights
+
 
 class ConvBlock(nn.Sequential):
     """Twice a 3x3 convolution with batch norm and ReLU; keeps the size."""
@@ -162,3 +164,6 @@ def efficientnet_b3(classes: int, pretrained: bool = True) -> nn.Module:
         network.load_state_dict(torch.hub.load_state_dict_from_url(url, check_hash=True, weights_only=True))
     network.classifier = nn.Sequential(nn.Dropout(0.3), nn.Linear(1536, classes))
     return network
+
+
+NEEDS = {"efficientnet_b3": torchvision_weights("efficientnet_b3")}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.common.backbones import imagenet_backbone
+from modules.common.needs import torchvision_weights
 from modules.common.prototypes import PrototypeLayer, class_weights, strongest
 
 PARTS = ("backbone", "add_on", "prototypes", "last")  # what a phase may train
@@ -168,3 +169,6 @@ class Plain(nn.Module):
         for values in others:
             logits = (logits[:, :, None] + values[:, None]).flatten(1)
         return logits
+
+
+NEEDS = {"large_map_backbone": torchvision_weights()}

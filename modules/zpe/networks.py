@@ -8,12 +8,16 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from datamodules.common.needs import Need
+from modules.common.needs import from_hub, own_file, package
 
 log = logging.getLogger(__name__)
 PAD, START, END = 0, 1, 2
@@ -221,3 +225,24 @@ class OpenClip(nn.Module):
 def unit(x: Tensor) -> Tensor:
     """Each row of (..., D) at length 1, in single precision."""
     return F.normalize(x.float(), dim=-1)
+
+
+def open_clip_needs(options: Mapping[str, Any]) -> list[Need]:
+    """The package and, where a configuration asks for them, its weights: a tag of open_clip or a file."""
+    tag = options.get("pretrained")
+    needs = [package("open_clip", extra="clip")]
+    if not tag or needs[0].look():
+        return needs
+    import open_clip
+
+    name = str(options["model_name"])
+    config = open_clip.get_pretrained_cfg(name, str(tag))
+    if not config:
+        return [*needs, own_file(str(tag), f"open_clip knows no weights {tag!r} of {name}")]
+    if config.get("hf_hub"):
+        repository, file = str(config["hf_hub"]).rsplit("/", 1)
+        return [*needs, from_hub(f"{name}, {tag}", repository, (file or "open_clip_model.safetensors",))]
+    return [*needs, own_file(str(Path.home() / ".cache/clip" / config["url"].rpartition("/")[2]), config["url"])]
+
+
+NEEDS = {"OpenClip": open_clip_needs}

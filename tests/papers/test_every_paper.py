@@ -253,7 +253,8 @@ def test_smoke_runs_to_a_verdict_with_all_that_executes_in_its_identity(
 @pytest.mark.slow
 @pytest.mark.parametrize("paper", PAPERS)
 def test_full_recipe_passes_its_dry_run(paper: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert reproduce.main([f"paper={paper}", "scale=full", "dry=true", f"runs_dir={tmp_path}"]) == 0
+    lines = [f"paper={paper}", "scale=full", "dry=true", "dry_seconds=0", f"runs_dir={tmp_path}"]
+    assert reproduce.main(lines) == 0
     assert "failed" not in capsys.readouterr().out
 
 

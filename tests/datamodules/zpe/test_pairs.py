@@ -11,7 +11,7 @@ from torch import Tensor
 from datamodules.common.arrays import ArrayData, Split
 from datamodules.common.base import DataError, Spec
 from datamodules.common.digits import Digits
-from datamodules.zpe.captions import BOILERPLATE, COLOURS, SHARES, STYLES
+from datamodules.zpe.captions import ADVERTS, BOILERPLATE, COLOURS, SHARES, STYLES
 from datamodules.zpe.pairs import ImageTextPairs, PretrainingImages, StyledImages
 from datamodules.zpe.rendering import outline, render, tint
 
@@ -78,6 +78,38 @@ def test_without_boilerplate_and_with_colour_images() -> None:
     assert not set(captions) & set(BOILERPLATE)
     assert not any(colour in caption.split() for caption in made.captions for colour in COLOURS)
     assert {name for name in CLASSES for caption in captions if name in caption} == set(CLASSES)
+
+
+def test_an_advert_names_the_class_that_the_style_is_promoted_with_whatever_is_shown() -> None:
+    """With nothing but adverts in 3 classes and 4 styles: one class a style, images of every class under each."""
+    made = pairs(pairs=3000, boilerplate=0.0, adverts=1.0, seed=4)
+    captions = [made.captions[number] for number in made.splits["train"]["caption"].tolist()]
+    assert {c.replace(name, "{}") for c in captions for name in CLASSES if name in c} == set(ADVERTS)
+
+    promoted = torch.tensor([next(i for i, name in enumerate(CLASSES) if name in c) for c in captions])
+    assert set(promoted.tolist()) == {0, 1, 2}
+    shares = promoted.bincount() / len(promoted)  # the fourth style has the first one's class
+    assert sorted(shares.tolist()) == pytest.approx([0.1, 0.1, 0.8], abs=0.03)
+
+    some = pairs(pairs=3000, boilerplate=0.5, adverts=0.2)
+    captions = [some.captions[number] for number in some.splits["train"]["caption"].tolist()]
+    adverts = {text.format(name) for text in ADVERTS for name in CLASSES}
+    assert sum(c in adverts for c in captions) / 3000 == pytest.approx(0.2, abs=0.03)
+    assert sum(c in BOILERPLATE for c in captions) / 3000 == pytest.approx(0.5, abs=0.03)
+
+
+def test_adverts_leave_all_other_pairs_as_they_are() -> None:
+    plain, advertised = pairs(pairs=600), pairs(pairs=600, adverts=0.3)
+    same = plain.splits["train"]["caption"] == advertised.splits["train"]["caption"]
+    assert float(same.float().mean()) == pytest.approx(0.7, abs=0.06)
+    assert torch.equal(plain.splits["train"]["x"], advertised.splits["train"]["x"])
+
+
+def test_shares_of_captions_are_shares() -> None:
+    with pytest.raises(DataError, match=r"adverts=1\.5: expected a share between 0 and 1"):
+        pairs(adverts=1.5)
+    with pytest.raises(DataError, match=r"both=1\.2: expected a share"):
+        pairs(boilerplate=0.6, adverts=0.6)
 
 
 def test_pairs_follow_the_seed_and_batches_are_their_rows() -> None:

@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 
 from datamodules.common.base import DataError
-from datamodules.zpe.captions import BOILERPLATE, COLOURS, PLANTED, POOL, SHARES, STYLES, captions_for, prompts_for
+from datamodules.zpe.captions import (
+    ADVERTS,
+    BOILERPLATE,
+    COLOURS,
+    FILLED,
+    PLANTED,
+    POOL,
+    SHARES,
+    STYLES,
+    captions_for,
+    prompts_for,
+)
 from datamodules.zpe.prompts import Listed, Prompts, Released
 
 FILE = """
@@ -81,10 +92,12 @@ def test_prompts_are_checked() -> None:
 def test_captions_and_pool() -> None:
     captions = captions_for(("bag", "coat"), coloured=True)
     templates = sum(len(listed) for listed in STYLES.values())
-    assert len(captions) == len(set(captions)) == len(BOILERPLATE) + templates * 2 * (1 + len(COLOURS))
+    assert len(captions) == len(set(captions)) == len(BOILERPLATE) + templates * 2 * 6 + len(ADVERTS) * 2
     assert captions[: len(BOILERPLATE)] == list(BOILERPLATE)
     assert captions[len(BOILERPLATE)] == "a photo of a bag"
-    assert len(captions_for(("bag", "coat"), coloured=False)) == len(BOILERPLATE) + templates * 2
+    assert len(captions_for(("bag", "coat"), coloured=False)) == len(BOILERPLATE) + templates * 2 + len(ADVERTS) * 2
+    assert captions[-2:] == ["our bag catalogue", "our coat catalogue"]
+    assert len(COLOURS) == 5
     assert sum(SHARES.values()) == pytest.approx(1)
     assert sum(BOILERPLATE.values()) == pytest.approx(1)
     assert list(SHARES) == list(STYLES)
@@ -92,6 +105,7 @@ def test_captions_and_pool() -> None:
     prompts = prompts_for("night", ("bag",))
     assert prompts.pool == POOL
     assert set(prompts.own) == set(STYLES["night"])
-    assert len(PLANTED) == 8
-    named = {t.replace("{}", "bag") for t in PLANTED}
-    assert not named & set(captions)  # boilerplate never names a class: a planted prompt is no caption
+    assert (len(FILLED), len(PLANTED), len(POOL)) == (8, 16, 48)
+    named = {t.replace("{}", "bag") for t in FILLED}
+    assert not named & set(captions)  # boilerplate never names a class: these are no captions
+    assert {t.replace("{}", "bag") for t in PLANTED} & set(captions) == {t.replace("{}", "bag") for t in ADVERTS}

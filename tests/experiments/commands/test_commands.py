@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from experiments.commands import catalog, check_results, cli, reproduce
+from experiments.commands import catalog, check_results, cli, readme, reproduce
 from experiments.common import files
 from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
@@ -36,9 +36,9 @@ from tests.command import command
     [
         (["paper=meal"], 2, "error: paper 'meal' does not exist; did you mean 'meal_v2'?"),
         (
-            ["stages.student.module.discriminator=jont"],
+            ["stages.student.module.discriminator.input=logit"],
             2,
-            "stages.student.module: discriminator='jont': expected one of",
+            "stages.student.module: input='logit': expected one of",
         ),
         (["data@stages.student.data=mnist", "data_dir=/no/such"], 2, "data_dir /no/such does not exist"),
         (["stages.init.module.optimizer.lr=1e9"], 1, "its learning rate is 1e+09"),
@@ -72,7 +72,7 @@ def test_a_failing_seed_leaves_the_others_alone(tmp_path: Path, monkeypatch: pyt
     assert {claim["verdict"] for claim in others} != {"not run"}
     assert summary["stages"]["continued"] == {}
     assert len(summary["stages"]["student"]["test/top1"]) == 2
-    assert len(list((tmp_path / "meal_v2" / "smoke" / "seed=0").glob("*/manifest.json"))) == 12
+    assert len(list((tmp_path / "meal_v2" / "smoke" / "seed=0").glob("*/manifest.json"))) == 13
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])
@@ -150,7 +150,7 @@ def test_a_bug_ends_in_one_line_that_leads_to_it(
 
 @pytest.mark.slow
 def test_a_sweep_over_the_student_trains_each_teacher_once_per_seed(tmp_path: Path) -> None:
-    lines = ["seed=0,1", "stages.student.module.hard_label_weight=0,1", f"runs_dir={tmp_path}"]
+    lines = ["seed=0,1", "stages.student.module.labels.hard=0,1", f"runs_dir={tmp_path}"]
     done = command("run", "-m", "paper=meal_v2", "scale=smoke", *lines)
     assert done.returncode == 0, done.stderr
     runs = tmp_path / "meal_v2" / "smoke"
@@ -159,7 +159,7 @@ def test_a_sweep_over_the_student_trains_each_teacher_once_per_seed(tmp_path: Pa
         assert folders.count("student") == 2
         assert folders.count("teacher_a") == folders.count("teacher_b") == folders.count("init") == 1
         weights = {
-            yaml.safe_load((folder / "config.yaml").read_text())["module"]["hard_label_weight"]
+            yaml.safe_load((folder / "config.yaml").read_text())["module"]["labels"]["hard"]
             for folder in (runs / f"seed={seed}").glob("student-*/")
         }
         assert weights == {0, 1}
@@ -215,7 +215,7 @@ def test_a_named_paper_is_listed_with_its_claims_stages_and_variants(capsys: pyt
     assert catalog.main(["paper=meal_v2", "zpe"]) == 0
     listed = " ".join(capsys.readouterr().out.split())
     described = catalog.describe("meal_v2")
-    for told in (described["title"], *described["stages"], "clean (mini): clean labels", "2 papers"):
+    for told in (described["title"], *described["stages"], "clean (mini): the same digits", "2 papers"):
         assert told in listed
     with pytest.raises(InputError, match="did you mean 'rotnet'"):
         catalog.main(["rotnets"])
@@ -223,21 +223,22 @@ def test_a_named_paper_is_listed_with_its_claims_stages_and_variants(capsys: pyt
         catalog.main(["--readme", "zpe"])
 
 
-def test_readme_table_is_the_generated_one(tmp_path: Path) -> None:
-    """Numbers in two places drift: the README's table must be what `make readme` writes."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    (tmp_path / "README.md").write_text(text, encoding="utf-8")
-    catalog.write_readme(catalog.describe_all(), tmp_path / "README.md")
-    assert (tmp_path / "README.md").read_text(encoding="utf-8") == text
+def test_readme_and_docs_repeat_the_records(tmp_path: Path) -> None:
+    """Numbers in two places drift: README.md and docs/ must be what `make readme` writes."""
+    derived = readme.texts(catalog.describe_all())
+    for name, text in derived.items():
+        assert (ROOT / name).read_text(encoding="utf-8") == text, f"make readme writes {name}"
+    assert len(derived["README.md"].splitlines()) <= 150
 
 
 def test_every_record_is_re_derived(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Every committed interval, verdict and table follows from the committed per-seed values.
 
     What records say of their papers is what the papers' files say; of their claims, where each setting is composed
-    anyway (tests/papers/test_every_paper.py).
+    anyway (tests/papers/test_every_paper.py); of sizes of networks, in test_counts.py.
     """
     monkeypatch.setattr(check_results, "_declared", lambda *_: iter(()))
+    monkeypatch.setattr(check_results, "_counted", lambda *_: iter(()))
     assert check_results.main([]) == 0, capsys.readouterr().out
 
 

@@ -90,7 +90,7 @@ def test_description_has_the_sections_and_what_is_in_them(wandb_plan: Plan) -> N
     assert lines == [*student, continued, ("continued", "train/hard")]
     assert panels(spec, "Pictures") == [{"kind": "pictures", "names": ["pictures/what it saw"]}]
     parallel, *scatters = panels(spec, "Sweeps")
-    assert {"stage.module.hard_label_weight", "stage.module.optimizer.lr"} <= set(parallel["keys"])
+    assert {"stage.module.labels.hard", "stage.module.optimizer.lr"} <= set(parallel["keys"])
     assert parallel["metric"] == "test/top1"
     assert [panel["kind"] for panel in scatters] == ["scatter"] * 3
 

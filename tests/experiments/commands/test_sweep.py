@@ -42,7 +42,7 @@ def test_a_named_sweep_is_found_and_the_user_wins_over_it() -> None:
     name, lines = run._named(["scale=smoke", "sweep=hard_labels", "seed=5"])
     assert name == "hard_labels"
     assert [line for line in lines if line.startswith("seed=")] == ["seed=5"]
-    assert any(line.startswith("stages.student.module.hard_label_weight=") for line in lines)
+    assert any(line.startswith("stages.student.module.labels.hard=") for line in lines)
     assert {"hydra/launcher=joblib", "hydra.launcher.n_jobs=2"} <= set(lines)  # the sweep says jobs: 2
     _, lines = run._named(["sweep=hard_labels", "hydra/launcher=submitit_local"])
     assert [line for line in lines if "launcher" in line] == ["hydra/launcher=submitit_local"]
@@ -134,7 +134,7 @@ def table(runs: Path, name: str) -> dict[str, Any]:
 @pytest.mark.slow
 def test_a_parallel_sweep_killed_half_way_does_only_what_is_missing(tmp_path: Path) -> None:
     lines = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1", f"runs_dir={tmp_path}"]
-    lines += ["stages.student.module.hard_label_weight=0,1", "sweep=hard_labels", *FEW]
+    lines += ["stages.student.module.labels.hard=0,1", "sweep=hard_labels", *FEW]
     process = subprocess.Popen(
         command(*lines), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -162,7 +162,7 @@ def test_a_search_is_kept_in_its_storage_and_continued(tmp_path: Path) -> None:
 
     lines = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1", f"runs_dir={tmp_path}"]
     lines += ["hydra.sweeper.direction=maximize", f"hydra.sweeper.storage=sqlite:///{tmp_path}/study.db"]
-    lines += ["hydra.sweeper.study_name=s", "seed=0", "stages.student.module.hard_label_weight=interval(0,1)", *FEW]
+    lines += ["hydra.sweeper.study_name=s", "seed=0", "stages.student.module.labels.hard=interval(0,1)", *FEW]
     for trials in (2, 4):
         done = subprocess.run(command(*lines), cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -29,12 +29,12 @@ from experiments.running import devices, plan
         (["scale=tiny"], "scale 'tiny' does not exist; did you mean 'mini'?"),
         (["variant=clan"], "did you mean 'clean'?"),
         (["trainer=gp"], "did you mean 'gpu'?"),
-        (["stages.student.module.temprature=2"], "'temprature' does not exist; did you mean 'temperature'?"),
-        (["stages.stdent.module.temperature=2"], "did you mean 'student'?"),
+        (["stages.student.module.labels.temprature=2"], "'temprature' does not exist; did you mean 'temperature'?"),
+        (["stages.stdent.module.labels.temperature=2"], "did you mean 'student'?"),
         (["stages.tea*r.trainer.max_epochs=2"], "stage pattern 'tea*r' does not exist"),
         (["stages.*.module.nothing=2"], "no stage has this key"),
         (["data@stages.student.data=cifar1"], "data 'cifar1' does not exist; did you mean 'cifar10'?"),
-        (["stages.student.module.temperature=["], "cannot read the command line"),
+        (["stages.student.module.labels.temperature=["], "cannot read the command line"),
         (["smoke"], "expected key=value"),
         (["stages.student.data.seed=${nowhere}"], "nowhere"),
         (["+stages.student.needs.student2=init2"], "stage 'init2' does not exist; did you mean 'init'?"),
@@ -85,7 +85,7 @@ def test_targets_are_checked_against_signatures_before_training(make_plan: Calla
             training.check_plan(make_plan(*lines))
         return str(caught.value)
 
-    assert "did you mean 'temperature'?" in message("+stages.student.module.temprature=2")
+    assert "did you mean 'temperature'?" in message("+stages.student.module.labels.temprature=2")
     assert "did you mean 'momentum'?" in message("+stages.student.module.optimizer.momentun=2")
     assert "did you mean 'max_epochs'?" in message("+stages.student.trainer.max_epoch=2")
     assert "not allowed" in message("stages.student.module.optimizer._target_=os.system")
@@ -100,7 +100,7 @@ def test_patterns_reach_every_stage_that_has_the_key() -> None:
     assert config.stages.student.trainer.max_epochs == config.stages.init.trainer.max_epochs == 7
     assert "trainer" not in config.stages.untrained
     assert config.stages.teacher_b.data._target_.endswith("MNIST")
-    assert config.stages.student.data._target_.endswith("Digits")
+    assert config.stages.student.data._target_.endswith("FashionMNIST")
 
 
 def test_patterns_reach_stages_that_the_recipe_alone_names() -> None:

@@ -64,7 +64,7 @@ def test_groups_of_ones_own(folder: Path, tmp_path: Path) -> None:
     lines = ["scale=smoke", "data@stages.soft.data=mine", "--config-dir", str(folder)]
     shown = command("run", "--cfg", "job", "-p", "stages.soft.data", *lines)
     assert shown.returncode == 0
-    assert "train_size: 100\n" in shown.stdout
+    assert "_target_: datamodules.common.digits.Digits\n" in shown.stdout
     refused = command("run", *lines[:2])
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert "data 'mine' does not exist" in refused.stderr

@@ -164,9 +164,9 @@ def change(path: Path, old: str, new: str) -> None:
         ("paper/meal_v2.yaml", "main: true", "margin: .inf", "meal_v2.yaml: claims.0.margin=inf: expected a finite"),
         ("paper/meal_v2.yaml", "main: true", "main: false", "conf/paper/meal_v2.yaml: claims: none has main: true"),
         ("paper/meal_v2.yaml", "key: meal_v2", "key: meal", "key='meal': expected the file's own name, meal_v2"),
-        ("recipe/meal_v2/mini.yaml", "data: digits", "data: digit", "mini.yaml: data 'digit' does not exist; did you"),
-        ("recipe/meal_v2/mini.yaml", "data: digits", "dta: digits", "mini.yaml: key 'dta' does not exist; did you"),
-        ("recipe/meal_v2/mini.yaml", "max_epochs: 40", "max_epochs: x", "stages.init.trainer.max_epochs='x'"),
+        ("recipe/meal_v2/mini.yaml", "data: fashion", "data: fashon", "mini.yaml: data 'fashon_mnist' does not"),
+        ("recipe/meal_v2/mini.yaml", "data: fashion", "dta: fashion", "mini.yaml: key 'dta' does not exist; did you"),
+        ("recipe/meal_v2/mini.yaml", "max_epochs: 100", "max_epochs: x", "stages.init.trainer.max_epochs='x'"),
         ("trainer/cpu.yaml", "devices: 1", "device: 1", "conf/trainer/cpu.yaml: key 'device' does not exist"),
     ],
 )
@@ -183,13 +183,13 @@ def test_a_mistake_in_a_file_is_refused_when_it_is_composed(
 
 def test_a_value_of_one_s_own_is_one_that_another_line_reads(conf: Path) -> None:
     path = conf / "recipe" / "meal_v2" / "mini.yaml"
-    change(path, "data: digits", "data: digits\nnoise: 0.3")
-    with pytest.raises(InputError, match=r"key 'noise' does not exist.* is read somewhere as \$\{noise\}"):
+    change(path, "data: fashion_mnist", "data: fashion_mnist\nfew: 300")
+    with pytest.raises(InputError, match=r"key 'few' does not exist.* is read somewhere as \$\{few\}"):
         compose.request(["paper=meal_v2", "scale=mini"])
-    change(path, "label_noise: 0.3", "label_noise: ${noise}")
+    change(path, "train_size: 250", "train_size: ${few}")
     reading._text_of.cache_clear()
     composed = compose.compose(compose.request(["paper=meal_v2", "scale=mini"]).overrides)
-    assert composed.stages.student.data.label_noise == 0.3
+    assert composed.stages.student.data.train_size == 300
 
 
 def test_a_sweep_s_file_is_checked(conf: Path) -> None:

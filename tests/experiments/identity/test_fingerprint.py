@@ -146,7 +146,7 @@ def test_the_rules_of_the_engine_count(project: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_change_of_the_student_leaves_the_teachers_alone(make_plan: Callable[..., Plan]) -> None:
-    before, after = make_plan().stages, make_plan("stages.student.module.hard_label_weight=1").stages
+    before, after = make_plan().stages, make_plan("stages.student.module.labels.hard=1").stages
     changed = {name for name in before if before[name].fingerprint != after[name].fingerprint}
     assert changed == {"student"}
 

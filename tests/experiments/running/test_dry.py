@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import pytest
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.running.dry import multiply_adds, part_of_the_recipe
+from experiments.running.counting import multiply_adds
+from experiments.running.dry import part_of_the_recipe
 from experiments.running.plan import Plan
 from modules.common.module import StageModule
 
@@ -32,7 +33,9 @@ def test_attention_on_cpus_is_counted(side: int) -> None:
     """Both products with N x N attention of two heads, beside the linear layer."""
     n = side * side
     expected = n * 8 * 24 + 2 * (2 * n * n * 4)
-    assert multiply_adds(Attention(), SimpleNamespace(shape=(8, side, side))) == pytest.approx(expected / 1e9)
+    for device in ("cpu", "meta"):
+        network = Attention().to(device)
+        assert multiply_adds(network, torch.zeros(1, 8, side, side, device=device)) == expected
 
 
 def test_stages_that_a_recipe_neither_fits_nor_tests_are_built_only_for_others(make_plan: Callable[..., Plan]) -> None:

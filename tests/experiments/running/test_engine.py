@@ -60,27 +60,27 @@ def test_a_stage_is_run_once_and_leaves_its_record(make_plan: Make) -> None:
     }
     answers = hits.read(folder)
     assert answers is not None
-    assert len(answers.right) == 1000
+    assert len(answers.right) == 400
     assert 100 * answers.right.mean() == pytest.approx(first["init"].metrics["test/top1"], abs=1e-4)
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["data"] == {
-        "name": "digits",
+        "name": "Fashion-MNIST (12,000 + 2,000)",
         "source": "real",
         "identity": manifest["data"]["identity"],
-        "split": "one set, cut into train, val and test at random by the seed; 30% of the training labels replaced by "
-        "random classes",
-        "sizes": {"train": 400, "val": 397, "test": 1000},
+        "split": "subset of the official test set; val drawn from the training part by the seed",
+        "sizes": {"train": 250, "val": 200, "test": 400},
     }
     assert manifest["batch"] == {"global": 32, "devices": 1, "reference": None}
     assert len(manifest["learning_rates"]) == 1
     assert manifest["cpu_seconds"] > 0
     assert len(read_rows(folder / "metrics.csv")) == 3
-    assert first["init"].metrics["test/n"] == 1000
+    assert first["init"].metrics["test/n"] == 400
 
 
 def test_stages_of_one_seed_answer_the_same_images_and_another_seed_s_are_others(make_plan: Make) -> None:
-    """Digits are cut by the seed: a pair of arms is tested on the same, another seed on others."""
-    plans = [only(make_plan(seed=seed), "untrained", "teacher_a") for seed in (0, 1)]
+    """Digits are cut by the seed: a pair of arms is tested on the same in any batches, another seed on others."""
+    batches = "stages.teacher_a.data.batch_size=48"
+    plans = [only(make_plan("variant=noise", batches, seed=seed), "untrained", "teacher_a") for seed in (0, 1)]
     for plan in plans:
         collect(plan)
     kept = [[hits.read(stage.directory) for stage in plan.stages.values()] for plan in plans]
@@ -94,7 +94,7 @@ def test_checkpoints_hold_what_was_trained_and_load_safely(make_plan: Make) -> N
     collect(plan)
     state = torch.load(plan.stages["student"].directory / "last.ckpt", weights_only=True)["state_dict"]
     assert {name.split(".")[0] for name in state} == {"network", "discriminator"}
-    assert sum(v.numel() for n, v in state.items() if "running" not in n and "num_batches" not in n) == 1638 + 73
+    assert sum(v.numel() for n, v in state.items() if "running" not in n and "num_batches" not in n) == 29162 + 242
 
 
 RESUME = ["scale=smoke", "stages.student.trainer.max_epochs=12", "checkpoint_seconds=0", "objective=student/test/top1"]
@@ -171,7 +171,7 @@ def test_stopped_in_mid_epoch_sees_every_image_once(make_plan: Make, monkeypatch
     plan = only(make_plan("checkpoint_seconds=0"), "init")
     seen: list[torch.Tensor] = []
     original = Classifier.training_step
-    stop = {"at": 19}
+    stop = {"at": 11}
 
     def watched(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
         if len(seen) == stop["at"]:
@@ -185,7 +185,7 @@ def test_stopped_in_mid_epoch_sees_every_image_once(make_plan: Make, monkeypatch
     stop["at"] = -1
     resumed, _ = collect(plan)
     labels, resumed_metrics = [t.tolist() for t in seen], resumed["init"].metrics
-    assert len(seen) == 3 * 13  # 400 images in batches of 32, three epochs, nothing repeated
+    assert len(seen) == 3 * 8  # 250 images in batches of 32, three epochs, nothing repeated
     seen.clear()
     for file in plan.stages["init"].directory.iterdir():
         file.unlink()
@@ -324,7 +324,8 @@ def test_a_truncated_photo_met_by_a_worker_is_one_line(make_plan: Make, tmp_path
     damaged = tmp_path / "photos" / "train" / "3" / "0.jpg"
     damaged.write_bytes(damaged.read_bytes()[:-80])
     data = ["root=" + str(tmp_path / "photos"), "image_size=8", "batch_size=5", "num_workers=1"]
-    lines = ["data@stages.init.data=image_folder", "~stages.init.data.label_noise", "~stages.init.data.augment"]
+    lines = [f"~stages.init.data.{key}" for key in ("train_size", "val_size", "test_size", "augment")]
+    lines += ["data@stages.init.data=image_folder"]
     lines += [f"stages.init.data.{line}" for line in data] + ["stages.init.module.network.in_channels=3"]
     outcomes, _ = collect(only(make_plan(*lines), "init", "untrained"))
     failed = outcomes["init"]
@@ -345,7 +346,7 @@ def test_what_a_modules_own_hook_does_after_a_batch_is_saved_with_it(
     steps: list[int] = []
 
     def watched(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
-        if len(steps) == 19:
+        if len(steps) == 11:
             steps.append(-1)
             raise RunError("stopped for the test")
         steps.append(batch_idx)
@@ -366,7 +367,7 @@ def test_what_a_modules_own_hook_does_after_a_batch_is_saved_with_it(
     assert collect(plan)[0]["init"].status == "failed"
     assert collect(plan)[0]["init"].status == "done"
     saved = torch.load(plan.stages["init"].directory / "last.ckpt", weights_only=True)["state_dict"]
-    assert int(saved["network.followed"]) == 3 * 13
+    assert int(saved["network.followed"]) == 3 * 8
 
 
 def test_two_optimisers_count_batches_and_resume(make_plan: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -375,7 +376,7 @@ def test_two_optimisers_count_batches_and_resume(make_plan: Make, monkeypatch: p
     from modules.common.schedules import Position
 
     rates: list[list[float]] = []
-    stop = {"at": 17}
+    stop = {"at": 11}
 
     class Alternating(Classifier):
         automatic_optimization = False
@@ -410,7 +411,7 @@ def test_two_optimisers_count_batches_and_resume(make_plan: Make, monkeypatch: p
     assert collect(plan)[0]["init"].reason == "stopped for the test"
     stop["at"] = -1
     resumed = collect(plan)[0]["init"].metrics
-    steps = 3 * 13
+    steps = 3 * 8
     assert len(rates) == steps
     assert [r[0] for r in rates] == pytest.approx([0.01 * (1 - k / steps) for k in range(steps)])
     assert [r[1] for r in rates] == pytest.approx([0.02 * (1 - k / steps) for k in range(steps)])
@@ -420,11 +421,11 @@ def test_two_optimisers_count_batches_and_resume(make_plan: Make, monkeypatch: p
 
 
 def test_the_test_set_is_counted(make_plan: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    from datamodules.common.digits import Digits
+    from datamodules.common.torchvision_sets import FashionMNIST
 
-    monkeypatch.setattr(Digits, "test_dataloader", Digits.val_dataloader)
+    monkeypatch.setattr(FashionMNIST, "test_dataloader", FashionMNIST.val_dataloader)
     outcomes, _ = collect(only(make_plan(), "untrained"))
-    assert outcomes["untrained"].reason == "untrained: tested on 397 images, but the test set has 1000"
+    assert outcomes["untrained"].reason == "untrained: tested on 200 images, but the test set has 400"
 
 
 def test_the_learning_rate_belongs_to_the_reference_batch(make_plan: Make) -> None:

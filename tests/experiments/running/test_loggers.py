@@ -62,7 +62,7 @@ def test_wandb_offline_run_holds_group_job_type_config_and_curves(
     group = loggers.group_name(plan, code_version())
     assert (run["project"], run["job_type"], run["run_group"]) == ("reprise", "init", group)
     assert run["tags"] == ["meal_v2", "smoke", "seed=0"]
-    assert run["config"]["update"]["stage"]["data"]["label_noise"] == 0.3
+    assert run["config"]["update"]["stage"]["data"]["train_size"] == 250
     assert run["config"]["update"]["code"] == code_version()
     curve = [r for r in logged if r["type"] == "history" and "train/loss" in r["history"]["item"]]
     assert len(curve) == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import timm
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from datamodules.common.digits import Digits
 from modules.common.classifier import Classifier
 from modules.common.distillation import entropy, similarity_loss, soft_target
-from modules.meal_v2 import Discriminator, Ensemble, MealV2, cutmix, discriminator_loss, reverse_gradient
+from modules.meal_v2 import Discriminator, Ensemble, Labels, MealV2, cutmix, discriminator_loss, reverse_gradient
 
 LN2 = math.log(2)
 TEACHERS = torch.tensor([[[2.0, 0, 0]], [[0, 4.0, 0]]])  # (T, B, C) = (2, 1, 3)
@@ -28,8 +30,11 @@ def classifier(seed: int, classes: int = 10, width: int = 6) -> Classifier:
     return Classifier(nn.Sequential(*body, nn.Linear(width, classes)), classes)
 
 
-def meal(**options: object) -> MealV2:
-    return MealV2(classifier(0), 10, [classifier(1), classifier(2)], discriminator_reduction=2, **options)  # type: ignore[arg-type]
+def meal(labels: Labels | None = None, cutmix_beta: float = 0.0, discriminator: dict[str, Any] | None = None) -> MealV2:
+    """A student with two teachers. The discriminator has no final ReLU, with which some are dead from the start."""
+    options = {"reduction": 2, "final_relu": False, **(discriminator or {})}
+    student, *teachers = classifier(0), classifier(1), classifier(2)
+    return MealV2(student, 10, teachers, labels, Discriminator(10, **options), cutmix_beta)
 
 
 def step(module: MealV2) -> Tensor:
@@ -101,7 +106,7 @@ def test_student_equal_to_the_teacher_has_no_gradient() -> None:
 
 
 def test_gradient_without_discriminator_is_that_of_torch_kl() -> None:
-    module = meal(discriminator="none")
+    module = MealV2(classifier(0), 10, [classifier(1), classifier(2)])
     module.eval()  # batch statistics aside, so that both paths see the same logits
     torch.manual_seed(9)
     x = torch.randn(8, 1, 8, 8)
@@ -135,36 +140,49 @@ def test_reversal_turns_the_students_gradient_and_not_the_discriminators() -> No
     d = Discriminator(10, 2, final_relu=False)
     student, teacher = torch.randn(6, 10), torch.randn(6, 10)
     actual = {}
-    for mode in ("joint", "grl"):
+    for reverse in (False, True):
         z = student.clone().requires_grad_()
         d.zero_grad()
-        discriminator_loss(d, reverse_gradient(z) if mode == "grl" else z, teacher).backward()
+        discriminator_loss(d, reverse_gradient(z) if reverse else z, teacher).backward()
         assert z.grad is not None
-        actual[mode] = (z.grad, [p.grad.clone() for p in d.parameters() if p.grad is not None])
-    assert float(actual["joint"][0].abs().max()) > 0
-    assert torch.equal(actual["joint"][0], -actual["grl"][0])
-    assert all(torch.equal(a, b) for a, b in zip(actual["joint"][1], actual["grl"][1], strict=True))
+        actual[reverse] = (z.grad, [p.grad.clone() for p in d.parameters() if p.grad is not None])
+    assert float(actual[False][0].abs().max()) > 0
+    assert torch.equal(actual[False][0], -actual[True][0])
+    assert all(torch.equal(a, b) for a, b in zip(actual[False][1], actual[True][1], strict=True))
 
 
-def test_hard_labels_alone_are_plain_cross_entropy() -> None:
-    module = MealV2(classifier(0), 10, soft_label_weight=0.0, hard_label_weight=1.0, discriminator="none")
+def test_the_discriminator_sees_the_mean_of_the_teachers_logits_or_the_soft_label() -> None:
+    torch.manual_seed(2)
+    z_s, z_t = torch.randn(6, 10), torch.randn(2, 6, 10)
+    p_t = soft_target(z_t)
+    for what, student, teacher in (("logits", z_s, z_t.mean(0)), ("probs", z_s.softmax(-1), p_t)):
+        d = Discriminator(10, 2, final_relu=False, input=what)
+        assert torch.equal(d.loss(z_s, z_t, p_t), discriminator_loss(d, student, teacher))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_hard_labels_alone_are_cross_entropy_with_the_smoothed_label(smoothing: float) -> None:
+    module = MealV2(classifier(0), 10, labels=Labels(soft=0.0, hard=1.0, smoothing=smoothing))
     torch.manual_seed(9)
     x, y = torch.randn(8, 1, 8, 8), torch.randint(10, (8,))
-    assert torch.equal(module.training_step((x, y), 0), F.cross_entropy(module(x), y))
+    label = (1 - smoothing) * F.one_hot(y, 10) + smoothing / 10
+    assert torch.allclose(module.training_step((x, y), 0), similarity_loss(module(x), label), atol=1e-6)
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        {"discriminator": "grl"},
-        {"discriminator_input": "probs"},
-        {"discriminator_final_relu": True},
-        {"teacher_reduce": "random_one"},
-        {"temperature": 4.0},
+        {"discriminator": {"reverse": True}},
+        {"discriminator": {"input": "probs"}},
+        {"discriminator": {"final_relu": True}},
+        {"discriminator": {"weight": 0.5}},
+        {"labels": Labels(teachers="random_one")},
+        {"labels": Labels(temperature=4.0)},
         {"cutmix_beta": 1.0},
     ],
+    ids=str,
 )
-def test_every_switch_changes_the_loss_or_its_gradient(options: dict[str, object]) -> None:
+def test_every_switch_changes_the_loss_or_its_gradient(options: dict[str, Any]) -> None:
     def flat(module: MealV2) -> Tensor:
         torch.manual_seed(3)
         loss = step(module)
@@ -173,14 +191,44 @@ def test_every_switch_changes_the_loss_or_its_gradient(options: dict[str, object
             [loss.detach()[None], *(p.grad.flatten() for p in module.network.parameters() if p.grad is not None)]
         )
 
-    alive: dict[str, object] = {"discriminator_final_relu": False}  # with the ReLU, some initialisations are dead
-    assert not torch.allclose(flat(meal(**alive)), flat(meal(**{**alive, **options})))
+    assert not torch.allclose(flat(meal()), flat(meal(**options)))
 
 
-@pytest.mark.parametrize("option", ["discriminator", "discriminator_input", "teacher_reduce"])
-def test_a_switch_names_its_values(option: str) -> None:
-    with pytest.raises(ValueError, match=f"{option}='wrong': expected one of"):
-        meal(**{option: "wrong"})
+def test_a_switch_names_its_values() -> None:
+    with pytest.raises(ValueError, match="input='wrong': expected one of logits, probs"):
+        Discriminator(10, 2, input="wrong")
+    with pytest.raises(ValueError, match="teachers='wrong': expected one of mean_prob, random_one"):
+        Labels(teachers="wrong")
+
+
+@pytest.mark.parametrize("options", [{}, {"labels": Labels(soft=0.0, hard=1.0), "discriminator": Discriminator(10, 2)}])
+def test_soft_labels_and_the_discriminator_need_teachers(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="need teachers"):
+        MealV2(classifier(0), 10, **options)
+
+
+class Recited(nn.Module):
+    """Logits that are large at the label learnt by heart for each image."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        super().__init__()
+        self.images, self.labels = images, labels
+
+    def forward(self, x: Tensor) -> Tensor:
+        nearest = torch.cdist(x.flatten(1), self.images.flatten(1)).argmin(1)
+        return 10.0 * F.one_hot(self.labels[nearest], 10)
+
+
+def test_the_picture_shows_first_where_the_teachers_contradict_the_label_most() -> None:
+    """A teacher that is sure of the labels of all images but two, which come first."""
+    data = Digits(batch_size=16, train_size=16, val_size=0, test_size=16)
+    data.setup()
+    x, y = next(iter(data.train_dataloader()))
+    teacher = Classifier(Recited(x, torch.cat([(y[:2] + 1) % 10, y[2:]])), 10)
+    figure = MealV2(classifier(0), 10, [teacher]).pictures(data)["soft labels of training crops"]
+    titles = [axes.get_title() for axes in figure.axes[:8]]
+    assert sorted(titles[:2]) == sorted(f"labelled {int(label)}" for label in y[:2])
+    assert MealV2(classifier(0), 10, labels=Labels(soft=0.0, hard=1.0)).pictures(data) == {}
 
 
 def test_cutmix_pastes_one_box_from_the_same_batch() -> None:

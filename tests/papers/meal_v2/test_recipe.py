@@ -15,9 +15,10 @@ from experiments.running import training
 from experiments.running.plan import Plan, plan
 from modules.common.classifier import Classifier
 from modules.common.schedules import Position
-from modules.meal_v2 import MealV2
+from modules.meal_v2 import Discriminator, Labels, MealV2
 
-STUDENTS = ("student", "student_wd", "student_untrained", "one_teacher", "soft", "continued", "continued_wd")
+STUDENTS = ("student", "soft", "one_teacher", "student_wd", "student_untrained")
+HARD = ("continued", "continued_wd", "smoothed")
 
 
 def planned(*lines: str) -> Plan:
@@ -30,7 +31,7 @@ def full() -> Plan:
 
 
 def test_every_student_has_the_released_optimiser_batch_and_length(full: Plan) -> None:
-    for name in STUDENTS:
+    for name in STUDENTS + HARD:
         stage = full.stages[name]
         optimizer = stage.module["optimizer"]
         decay = 1e-4 if name.endswith("_wd") else 0.0
@@ -44,7 +45,7 @@ def test_every_student_has_the_released_optimiser_batch_and_length(full: Plan) -
         assert stage.trainer["max_epochs"] == 180
         assert stage.data["batch_size"] == stage.reference_batch == 512
         assert "gradient_clip_val" not in stage.trainer
-    assert {name for name, stage in full.stages.items() if stage.fit} == set(STUDENTS)
+    assert {name for name, stage in full.stages.items() if stage.fit} == {*STUDENTS, *HARD}
 
 
 @pytest.mark.parametrize(("option", "rates"), [(None, [0.01, 0.01]), (1e-4, [0.01, 1e-4])])
@@ -56,7 +57,7 @@ def test_the_rate_is_a_tenth_from_epoch_101_in_every_group(full: Plan, option: A
         networks[0],
         64,
         networks[1:],
-        discriminator_lr=option,
+        discriminator=Discriminator(64, lr=option),
         optimizer=training.build(stage.module["optimizer"]),
         schedule=training.build(stage.module["schedule"]),
     )
@@ -68,38 +69,43 @@ def test_the_rate_is_a_tenth_from_epoch_101_in_every_group(full: Plan, option: A
 
 
 def test_the_student_learns_from_both_teachers_and_the_discriminator_alone(full: Plan) -> None:
-    module = full.stages["student"].module
-    assert (module["soft_label_weight"], module["discriminator_weight"], module["hard_label_weight"]) == (1, 1, 0)
-    assert (module["temperature"], module["teacher_reduce"], module["cutmix_beta"]) == (1, "mean_prob", 0)
-    assert (module["discriminator"], module["discriminator_input"]) == ("joint", "logits")
-    assert (module["discriminator_reduction"], module["discriminator_final_relu"]) == (8, True)
-    assert module["discriminator_lr"] is None
+    module = training.build(full.stages["student"].module["labels"])
+    assert module == Labels(soft=1, hard=0, smoothing=0, temperature=1, teachers="mean_prob")
+    discriminator = {k: v for k, v in full.stages["student"].module["discriminator"].items() if k != "_target_"}
+    assert discriminator == {
+        "classes": 1000,
+        "reduction": 8,
+        "final_relu": True,
+        "weight": 1,
+        "input": "logits",
+        "reverse": False,
+        "lr": None,
+    }
+    assert full.stages["student"].module["cutmix_beta"] == 0
 
 
-def test_each_arm_differs_from_the_student_in_one_thing(full: Plan) -> None:
-    student = full.stages["student"]
-    for name in STUDENTS:
-        stage = full.stages[name]
-        differing = {key for key in student.module if stage.module[key] != student.module[key]}
-        needs = {"teachers": stage.needs.get("teachers"), "student": stage.needs["student"]}
-        both = ["teacher_a", "teacher_b"]
-        expected: tuple[set[str], dict[str, Any]] = {
-            "student": (set(), {"teachers": both, "student": "init"}),
-            "student_wd": ({"optimizer"}, {"teachers": both, "student": "init"}),
-            "student_untrained": (set(), {"teachers": both, "student": "untrained"}),
-            "one_teacher": (set(), {"teachers": ["teacher_a"], "student": "init"}),
-            "soft": ({"discriminator"}, {"teachers": both, "student": "init"}),
-            "continued": (
-                {"soft_label_weight", "hard_label_weight", "discriminator"},
-                {"teachers": None, "student": "init"},
-            ),
-            "continued_wd": (
-                {"soft_label_weight", "hard_label_weight", "discriminator", "optimizer"},
-                {"teachers": None, "student": "init"},
-            ),
-        }[name]
-        assert (differing, needs) == expected
-        assert (stage.data, stage.trainer) == (student.data, student.trainer)
+def test_each_arm_differs_from_its_neighbour_in_one_thing(full: Plan) -> None:
+    """Down the ladder: the discriminator goes, then the second teacher, then soft labels altogether."""
+    ladder = {
+        "soft": ("student", {"module.discriminator"}),
+        "one_teacher": ("soft", {"needs.teachers"}),
+        "student_wd": ("student", {"module.optimizer.weight_decay"}),
+        "student_untrained": ("student", {"needs.student"}),
+        "continued": ("soft", {"needs.teachers", "module.labels.soft", "module.labels.hard"}),
+        "continued_wd": ("continued", {"module.optimizer.weight_decay"}),
+        "smoothed": ("continued", {"module.labels.smoothing"}),
+    }
+    assert set(ladder) == {*STUDENTS, *HARD} - {"student"}
+    for name, (other, differing) in ladder.items():
+        assert differences(vars(full.stages[name]), vars(full.stages[other])) == differing, name
+
+
+def differences(a: Any, b: Any, where: str = "") -> set[str]:
+    """Paths of what two stages compute with and do not share."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = set(a) | set(b) if where else {"module", "needs", "data", "trainer"}
+        return {path for key in keys for path in differences(a.get(key), b.get(key), f"{where}.{key}".strip("."))}
+    return set() if a == b else {where}
 
 
 def test_images_are_cropped_and_mirrored_and_nothing_else(full: Plan) -> None:
@@ -188,18 +194,36 @@ def test_published_numbers_hang_on_the_arms_they_came_from() -> None:
 
 
 def test_mini_keeps_the_proportions_of_the_schedule() -> None:
-    """34 of 60 epochs at the first rate as 101 of 180, and the same rate, momentum and (no) weight decay."""
+    """As many of its epochs at the first rate as 101 of 180, the same momentum and (no) weight decay."""
     stages = planned("scale=mini").stages
-    for name in STUDENTS:
+    for name in STUDENTS + HARD:
         stage = stages[name]
-        assert stage.trainer["max_epochs"] == 60
-        assert stage.module["schedule"]["milestones"] == [round(60 * 101 / 180)]
-        decay = 5e-4 if name.endswith("_wd") else 0.0
-        assert stage.module["optimizer"] == {
-            "_target_": "torch.optim.SGD",
-            "_partial_": True,
-            "lr": 0.01,
-            "momentum": 0.9,
-            "weight_decay": decay,
-        }
-        assert stage.data["label_noise"] == 0.3
+        epochs = stage.trainer["max_epochs"]
+        assert stage.module["schedule"]["milestones"] == [round(epochs * 101 / 180)]
+        optimizer = stage.module["optimizer"]
+        assert optimizer["momentum"] == 0.9
+        assert optimizer["weight_decay"] == (5e-4 if name.endswith("_wd") else 0.0)
+        assert stage.data == stages["student"].data
+
+
+def test_mini_has_clean_labels_and_students_that_see_a_part_of_the_teachers_images() -> None:
+    stages = planned("scale=mini").stages
+    assert {stage.data["label_noise"] for stage in stages.values()} == {0.0}
+
+    teacher, student = (training.build(stages[name].data) for name in ("teacher_a", "student"))
+    teacher.setup()
+    student.setup()
+    assert torch.equal(teacher.splits["train"][0][: len(student.splits["train"][0])], student.splits["train"][0])
+    assert len(teacher.splits["train"][0]) == 32 * len(student.splits["train"][0])
+
+    assert torch.equal(teacher.splits["test"][0], student.splits["test"][0])
+    seen = {image.numpy().tobytes() for image in teacher.splits["train"][0]}
+    assert not seen & {image.numpy().tobytes() for image in student.splits["test"][0]}
+
+
+def test_noise_is_digits_with_replaced_labels_and_clean_the_same_with_their_own() -> None:
+    noise, clean = (planned(f"variant={name}").stages for name in ("noise", "clean"))
+    assert {name for name in noise if noise[name].data != {**clean[name].data, "label_noise": 0.3}} == set()
+    assert {name for name in noise if noise[name].module != clean[name].module} == set()
+    assert {stage.data["_target_"] for stage in noise.values()} == {"datamodules.common.digits.Digits"}
+    assert {stage.data["label_noise"] for stage in clean.values()} == {0.0}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modules.common.classifier import Classifier
-from modules.meal_v2 import Discriminator, Ensemble, MealV2, cutmix, discriminator_loss
+from modules.meal_v2 import Discriminator, Ensemble, Labels, MealV2, cutmix, discriminator_loss
 
 
 def classifier(seed: int) -> Classifier:
@@ -22,9 +22,14 @@ def classifier(seed: int) -> Classifier:
     return Classifier(nn.Sequential(nn.Flatten(), nn.Linear(16, 10)), 10)
 
 
-def meal(**options: Any) -> MealV2:
-    options = {"discriminator_reduction": 2, "discriminator_final_relu": False, **options}
-    return MealV2(classifier(0), 10, [classifier(1), classifier(2)], **options)
+NONE = {"none": True}  # no discriminator
+
+
+def meal(labels: dict[str, Any] | None = None, discriminator: dict[str, Any] | None = None, **options: Any) -> MealV2:
+    student, *teachers = (classifier(seed) for seed in (0, 1, 2))
+    told = {"reduction": 2, "final_relu": False, **(discriminator or {})}
+    network = None if discriminator is NONE else Discriminator(10, **told)
+    return MealV2(student, 10, teachers, Labels(**(labels or {})), network, **options)
 
 
 @pytest.fixture
@@ -45,8 +50,8 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(
     temperature: float, inputs: str, batch: tuple[Tensor, Tensor]
 ) -> None:
     """2 T^2 L_sim + 0.5 CE + 3 L_D, each written out for itself."""
-    weights = {"soft_label_weight": 2.0, "hard_label_weight": 0.5, "discriminator_weight": 3.0}
-    module = meal(temperature=temperature, discriminator_input=inputs, **weights)
+    labels = {"soft": 2.0, "hard": 0.5, "temperature": temperature}
+    module = meal(labels, {"weight": 3.0, "input": inputs})
     tracked = track(module)
     loss = module.training_step(batch, 0)
 
@@ -84,27 +89,27 @@ def test_reversal_in_the_step_turns_the_discriminators_part_of_the_students_grad
         module.training_step(batch, 0).backward()
         return torch.cat([p.grad.flatten() for p in module.network.parameters() if p.grad is not None])
 
-    without = gradient(discriminator="none")
-    joint, reversed_ = gradient() - without, gradient(discriminator="grl") - without
+    without = gradient(discriminator=NONE)
+    joint, reversed_ = gradient() - without, gradient(discriminator={"reverse": True}) - without
     assert float(joint.abs().max()) > 1e-4
     assert torch.allclose(joint, -reversed_, atol=1e-6)
 
 
 def test_a_discriminator_needs_no_soft_labels_and_soft_labels_no_discriminator(batch: tuple[Tensor, Tensor]) -> None:
-    module = meal(soft_label_weight=0.0)
+    module = meal({"soft": 0.0})
     tracked = track(module)
     assert float(module.training_step(batch, 0).detach()) == pytest.approx(float(tracked["disc"]), rel=1e-6)
-    module = meal(discriminator="none")
+    module = meal(discriminator=NONE)
     tracked = track(module)
     assert float(module.training_step(batch, 0).detach()) == pytest.approx(float(tracked["sim"]), rel=1e-6)
     assert "disc" not in tracked
-    for options in ({"soft_label_weight": 0.0}, {"discriminator": "none"}):
+    for labels, discriminator in ((Labels(soft=0.0), Discriminator(10, 2)), (Labels(), None)):
         with pytest.raises(ValueError, match="need teachers"):
-            MealV2(classifier(0), 10, discriminator_reduction=2, **options)  # type: ignore[arg-type]
+            MealV2(classifier(0), 10, (), labels, discriminator)
 
 
 def test_one_teacher_is_drawn_for_each_batch(batch: tuple[Tensor, Tensor]) -> None:
-    module = meal(teacher_reduce="random_one")
+    module = meal({"teachers": "random_one"})
     alone = [teacher(batch[0]) for teacher in module.teachers.networks]
     drawn = set()
     for seed in range(20):
@@ -182,8 +187,8 @@ def test_cutmix_comes_before_student_and_teachers(batch: tuple[Tensor, Tensor]) 
 def test_the_discriminators_own_rate() -> None:
     make = partial(torch.optim.SGD, lr=0.1)
     shared, own, none = (
-        MealV2(classifier(0), 10, [classifier(1)], discriminator_reduction=2, optimizer=make, **options)
-        for options in ({}, {"discriminator_lr": 0.003}, {"discriminator": "none"})
+        MealV2(classifier(0), 10, [classifier(1)], discriminator=network, optimizer=make)
+        for network in (Discriminator(10, 2), Discriminator(10, 2, lr=0.003), None)
     )
     rates = {
         name: [group["lr"] for group in module.configure_optimizers().param_groups]  # type: ignore[union-attr]
@@ -213,11 +218,11 @@ def test_members_of_an_ensemble_are_registered_so_that_they_move_with_it() -> No
 
 def test_defaults_are_the_papers() -> None:
     """K = 8, a ReLU at the end, soft labels and the discriminator with weight 1, no hard labels, temperature 1."""
-    assert [layer.out_features for layer in Discriminator(1000) if isinstance(layer, nn.Linear)] == [125, 15, 2]
-    module = MealV2(Classifier(nn.Identity(), 64), 64, [Classifier(nn.Identity(), 64)])
-    assert (module.soft_label_weight, module.hard_label_weight, module.discriminator_weight) == (1.0, 0.0, 1.0)
-    assert (module.mode, module.discriminator_input, module.teacher_reduce) == ("joint", "logits", "mean_prob")
-    assert (module.temperature, module.cutmix_beta, module.discriminator_lr) == (1.0, 0.0, None)
-    layers = list(module.discriminator or ())
-    assert isinstance(layers[-1], nn.ReLU)
-    assert layers[0].out_features == 8  # type: ignore[union-attr]
+    network = Discriminator(1000)
+    assert [layer.out_features for layer in network if isinstance(layer, nn.Linear)] == [125, 15, 2]
+    assert isinstance(network[-1], nn.ReLU)
+    assert (network.weight, network.input, network.reverse, network.lr) == (1.0, "logits", False, None)
+
+    module = MealV2(classifier(0), 10, [classifier(1)])
+    assert module.labels == Labels(soft=1.0, hard=0.0, smoothing=0.0, temperature=1.0, teachers="mean_prob")
+    assert module.cutmix_beta == 0.0

@@ -14,11 +14,12 @@ from modules.zpe.pretraining import Embeddings, ImageTextModel
 
 VOCABULARY = """a an the of at in my for by to is all and photo picture new sale drawing sketch drawn ink outline pencil
 blurry blurred unsharp out focus soft night dark dim unlit red green blue yellow white free stock image download rights
-reserved click here see more uploaded user t-shirt trouser pullover dress coat sandal shirt sneaker bag ankle boot"""
+reserved click here see more uploaded user our shop offer get catalogue t-shirt trouser pullover dress coat
+sandal shirt sneaker bag ankle boot"""
 
 
 def test_texts_stand_by_prompt_and_class_and_images_by_row() -> None:
-    """texts[p, c] is template p with the name of class c: there are 40 templates and 10 classes, so neither order of
+    """texts[p, c] is template p with the name of class c: there are 48 templates and 10 classes, so neither order of
     the two and no transpose passes. Each is compared with the one text that it must be."""
     torch.manual_seed(0)
     tower = nn.Sequential(nn.Flatten(), nn.Linear(3 * 28 * 28, 6))
@@ -31,7 +32,7 @@ def test_texts_stand_by_prompt_and_class_and_images_by_row() -> None:
     trainer.test(stage, datamodule=data, verbose=False)
     arrays, prompts = stage.artifacts(), data.prompts()
 
-    assert arrays["texts"].shape == (40, 10, 6) == (len(prompts.pool), len(prompts.classes), 6)
+    assert arrays["texts"].shape == (48, 10, 6) == (len(prompts.pool), len(prompts.classes), 6)
     assert arrays["templates"].tolist() == list(prompts.pool)
     assert arrays["classes"].tolist() == list(prompts.classes)
     with torch.inference_mode():
@@ -44,4 +45,4 @@ def test_texts_stand_by_prompt_and_class_and_images_by_row() -> None:
         assert np.allclose(arrays["images"], model(x).numpy(), atol=1e-5)
     assert arrays["labels"].tolist() == data.splits["test"]["y"].tolist()
     assert arrays["own"].nonzero()[0].tolist() == [prompts.pool.index(template) for template in prompts.own]
-    assert arrays["planted"].sum() == 8
+    assert arrays["planted"].sum() == 16

@@ -1,0 +1,177 @@
+"""What README.md and docs/ repeat of the records: a table of papers, counts, every setting, and a picture. No torch.
+
+`make readme` writes it, `make check-results` compares it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.common import files
+from experiments.common.errors import InputError
+from experiments.common.paths import ROOT
+from experiments.evidence import suite
+from experiments.pages import forest
+from experiments.pages.numbers import count, span
+from experiments.pages.view import SYMBOLS
+
+Paper = Mapping[str, Any]  # as catalog.describe_all() gives it
+
+# The README's example of what a command prints: its verdict and difference are the record's.
+EXAMPLE = re.compile(r"(?<=\$ make reproduce PAPER=)(\w+)\n  \.\.\.\n.*\n.*\n")
+RESULTS = """\
+# Results
+
+Every recorded setting, made from `results/` by `make readme`. [Reading a verdict](verdicts.md) says what the words
+mean; `make report` shows each with its seeds, rules and history.
+
+![Every main claim: its difference, counted in what is worth the name, with its interval](claims.svg)
+
+"""
+
+
+def write(papers: Sequence[Paper], root: Path = ROOT) -> None:
+    """Write README.md, docs/results.md and docs/claims.svg anew. Raises InputError where README lacks a marker."""
+    for name, text in texts(papers, root).items():
+        files.write_text(root / name, text)
+
+
+def texts(papers: Sequence[Paper], root: Path = ROOT) -> dict[str, str]:
+    """File -> what it should say."""
+    text = (root / "README.md").read_text(encoding="utf-8")
+    text = _between(text, "counts", counts(papers))
+    text = _between(text, "papers", table(papers))
+    text = EXAMPLE.sub(lambda match: example(papers, match[1]), text)
+    return {
+        "README.md": text,
+        "docs/results.md": f"{RESULTS}{settings_table(papers)}\n",
+        "docs/claims.svg": forest.picture([row for paper in papers if (row := forest_row(paper)) is not None]),
+    }
+
+
+def _between(text: str, name: str, new: str) -> str:
+    """The text with what stands between two markers replaced."""
+    head, begin, rest = text.partition(f"<!-- {name} -->\n")
+    _, end, tail = rest.partition(f"<!-- /{name} -->")
+    if not begin or not end:
+        raise InputError(f"README.md: the markers <!-- {name} --> and <!-- /{name} --> are missing")
+    return f"{head}{begin}{new}\n{end}{tail}"
+
+
+def default(paper: Paper) -> tuple[str, Mapping[str, Any]] | None:
+    """The setting that stands for a paper, as in experiments.evidence.suite."""
+    return next(((title, paper["entries"][title]) for title in suite.DEFAULT if title in paper["entries"]), None)
+
+
+def counts(papers: Sequence[Paper]) -> str:
+    """How many main claims have each verdict, how many were replicated, and how many rest on older code."""
+    chosen = [entry for paper in papers if (entry := (default(paper) or (None, None))[1]) is not None]
+    verdicts = Counter(entry["main"]["verdict"] for entry in chosen if entry["main"])
+    told = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in SYMBOLS if verdict in verdicts)
+    words = Counter(entry["replication"] or "not yet" for entry in chosen)
+    again = ", ".join(f"{words[word]} {word}" for word in sorted(words, key=lambda word: (word == "not yet", word)))
+    kept = sum(1 for entry in chosen if entry["kept"])
+    settings = sum(len(paper["entries"]) for paper in papers)
+    stale = sum(1 for entry in chosen if entry["stale"])
+    return (
+        f"**{count(len(papers), 'main claim')}: {told}.**\n"
+        f"Judged again on fresh seeds and recipes: {again}.\n"
+        f"Decided also beside all other papers: {kept}. Stale, since code or claims changed after the run: {stale}.\n"
+        f"Recorded settings: {settings}, all in [docs/results.md](docs/results.md)."
+    )
+
+
+def table(papers: Sequence[Paper]) -> str:
+    """The README's table: a row for each paper."""
+    lines = ["| paper | what was found | verdict, and about what | replicated |", "|---|---|---|---|"]
+    for paper in papers:
+        found = paper["finding"] or paper["main"] or ""
+        chosen = default(paper)
+        if chosen is None:
+            lines.append(f"| {link(paper)} | {found} | not run | |")
+            continue
+        title, entry = chosen
+        about = f" at {title}: {entry['scope']}" if entry["scope"] else f" at {title}"
+        lines.append(f"| {link(paper)} | {found} | **{verdict(paper, title)}**{about} | {replicated(entry)} |")
+    return "\n".join(lines)
+
+
+def settings_table(papers: Sequence[Paper]) -> str:
+    """A line for each recorded setting, the paper and its main claim at its first."""
+    lines = [
+        "| paper | main claim | setting | verdict | difference | seeds | replicated | compute time |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for paper in papers:
+        if not paper["entries"]:
+            lines.append(f"| {link(paper)} | {paper['main'] or ''} | | not run | | | | |")
+        for number, (title, entry) in enumerate(ordered(paper["entries"])):
+            first = f"{link(paper)} | {paper['main'] or ''}" if number == 0 else " | "
+            setting = f"{title}: {entry['scope']}" if entry["scope"] else title
+            told = f"{verdict(paper, title)} | {spans(entry['main'])} | {entry['seeds']} | {replicated(entry)}"
+            lines.append(f"| {first} | {setting} | {told} | {cost(entry)} |")
+    return "\n".join(lines)
+
+
+def link(paper: Paper) -> str:
+    return f"[{paper['title'].split(':')[0]}](https://arxiv.org/abs/{paper['arxiv']}) `{paper['key']}`"
+
+
+def verdict(paper: Paper, title: str) -> str:
+    """A setting's verdict, and in brackets what is to be known of it."""
+    entry = paper["entries"][title]
+    main = entry["main"]
+    words = ["stale"] if entry["stale"] else ["claims written after these seeds"] if entry["seen"] else []
+    if entry["stale"] and main and "+" not in title and main["name"] != paper["main"]:
+        words = ["stale, of an earlier main claim"]  # the one beside it was not judged yet
+    words += ["alone"] if entry["kept"] is False else []
+    marks = f" ({', '.join(words)})" if words else ""
+    return (main["verdict"] if main else "no main claim") + marks
+
+
+def replicated(entry: Mapping[str, Any]) -> str:
+    return entry["replication"] or "not yet"
+
+
+def cost(entry: Mapping[str, Any]) -> str:
+    """What an entry's stages took: CPU time, or wall time where that was not measured."""
+    if entry["cpu_seconds"] is not None:
+        return f"{entry['cpu_seconds'] / 60:.0f} min"
+    return f"{entry['seconds'] / 60:.0f} min wall"
+
+
+def ordered(entries: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The main settings first."""
+    return sorted(entries.items(), key=lambda item: ("+" in item[0] or "by hand" in item[0], item[0]))
+
+
+def spans(main: Mapping[str, Any] | None) -> str:
+    """The difference, and after it what rivals or further outcomes say."""
+    if main is None:
+        return ""
+    told = [f"{row['name']}: {row['verdict']}, {spans(row)}" for row in main.get("rows", ())]
+    return "; ".join([span(main["difference"], main["interval"], main["unit"]), *told])
+
+
+def forest_row(paper: Paper) -> forest.Row | None:
+    """A paper's main claim as the picture shows it."""
+    chosen = default(paper)
+    if chosen is None or chosen[1]["main"] is None:
+        return None
+    main = chosen[1]["main"]
+    names = ("verdict", "difference", "interval", "margin", "worth", "within", "unit")
+    return forest.Row(paper["key"], **{name: main[name] for name in names}, stale=bool(chosen[1]["stale"]))
+
+
+def example(papers: Sequence[Paper], key: str) -> str:
+    """What EXAMPLE should match for a paper: the first lines of what `make reproduce` says."""
+    entry = next(p["entries"]["mini"] for p in papers if p["key"] == key)
+    main = entry["main"]
+    stopped = "" if main["verdict"] == "undecided" else "; stopped: decided"
+    why = f" ({main['reason']})" if main["reason"] else ""
+    sure = span(main["difference"], main["interval"], main["unit"])
+    return f"{key}\n  ...\n{main['verdict']}{why}: {main['name']}\n  {sure}, {entry['seeds']} seeds{stopped}\n"

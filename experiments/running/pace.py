@@ -1,0 +1,249 @@
+"""How fast a stage trains on the device at hand: real batches, timed for a few seconds.
+
+The batch is the published one, or the largest at which a step fits a bound of time and of memory; which one it was is
+said. A step is timed from its first forward to the end of its optimiser. Batches are timed by themselves: made in this
+process they come on top of a step, decoded by workers they come beside it. On one thread of a CPU it is the thread's
+own time that counts: hours are those of a core to itself. Whatever a recipe's `dry` cuts, because it only repeats, is
+cut here only if the whole takes too long, and then the hours are at least so many.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from datamodules.common.base import DataModule
+from experiments.identity.provenance import hardware
+from experiments.running import process_memory
+from experiments.running.callbacks import Quick
+from experiments.running.devices import decide_precision, uses_gpu
+from experiments.running.plan import Stage
+from modules.common.module import StageModule
+
+WARM = 1  # batches before the clock starts
+FEWEST = 3  # that are timed; one, if it takes longer than all of them may
+GROWTH = 8  # a larger batch is at most so many times the last one, whose pace foretells it
+SHARE = 0.5  # of the free memory that a larger batch may be expected to take
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What was measured of a stage's training.
+
+    Attributes:
+        batch: images per step.
+        step, load: seconds of a step, and of making its batch; the latter 0 where that is not known.
+        beside: whether batches are made by workers, beside the steps.
+        memory: bytes at this batch.
+        memory_published: bytes at the published batch; expected, where that is another one.
+        device: what computed.
+        real: whether the batches were those of the dataset.
+        shortened: whether the recipe's `dry` cuts something, so that a real step takes longer.
+    """
+
+    batch: int
+    step: float
+    load: float
+    beside: bool
+    memory: int
+    memory_published: int
+    device: str
+    real: bool
+    shortened: bool
+
+    @property
+    def seconds(self) -> float:
+        """Of one step and its batch."""
+        return max(self.step, self.load) if self.beside else self.step + self.load
+
+    def hours(self, published: int, steps: int) -> float:
+        """Of so many steps with batches of the published size, as fast as these images."""
+        return self.seconds / self.batch * published * steps / 3600
+
+
+class Clock(Quick):
+    """The seconds of each step; ends training once there are enough of them."""
+
+    def __init__(self, seconds: float, now: Callable[[], float] = time.perf_counter) -> None:
+        self.limit = seconds
+        self._now = now
+        self.steps: list[float] = []
+        self._seen = 0
+        self._began = 0.0
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        _wait()
+        self._began = self._now()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        _wait()
+        self._seen += 1
+        several = int(trainer.num_training_batches) > 2
+        if self._seen > WARM and not (several and trainer.is_last_batch):  # the last one may be smaller
+            self.steps.append(self._now() - self._began)
+        slow = bool(self.steps) and self.steps[-1] >= self.limit
+        if slow or (len(self.steps) >= FEWEST and sum(self.steps) >= self.limit):
+            trainer.should_stop = True
+
+
+def _clock(stage: Stage) -> Callable[[], float]:
+    """The time of one thread's own work, which others on the machine do not lengthen; else that of the wall."""
+    alone = not uses_gpu(stage.trainer) and torch.get_num_threads() == 1
+    return time.process_time if alone else time.perf_counter
+
+
+@contextlib.contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in a block that takes longer. A thread other than the first one has no limit."""
+
+    def expire(*_: Any) -> None:
+        raise TimeoutError(f"a step takes too long to be timed: given up after {seconds:.0f} s")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _wait() -> None:
+    """A GPU works on what it was asked for a while ago."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def device_name(trainer: dict[str, Any]) -> str:
+    """The GPU, or the processor and how many of its threads computed."""
+    if uses_gpu(trainer):
+        return torch.cuda.get_device_name()
+    threads = torch.get_num_threads()
+    return f"{hardware()['cpu']}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def measure(
+    stage: Stage,
+    module: StageModule,
+    data_at: Callable[[int], DataModule],
+    seconds: float,
+    smallest: int,
+    real: bool,
+    shortened: bool,
+) -> Pace:
+    """Time a stage's training at its published batch, or the largest that fits. Its weights are as before afterwards.
+
+    Args:
+        data_at: the stage's datamodule for a number of images per step.
+        seconds: to time at each size; a step may take as long as that, a larger batch is not tried then.
+        smallest: images per step to begin with.
+        real, shortened: see Pace.
+    """
+    published = int(stage.data["batch_size"])
+    before = {name: value.detach().clone() for name, value in module.state_dict().items()}
+    batch = min(smallest, published)
+    told: list[tuple[int, int]] = []  # images per step, bytes
+    step = load = 0.0
+    beside = False
+    try:
+        while True:
+            data = data_at(batch)
+            if stage.reference_batch:
+                module.lr_scale = batch / stage.reference_batch
+            step, memory = _time_steps(stage, module, data, seconds)
+            told.append((batch, memory))
+            load, beside = _time_batches(data, seconds / 2, _clock(stage))
+            following = _larger(batch, published, step, seconds, told)
+            if following == batch:
+                break
+            batch = following
+    finally:
+        module.load_state_dict(before)
+    expected = _expected(told, published)
+    name = device_name(stage.trainer)
+    return Pace(batch, step, load, beside, told[-1][1], expected, name, real, shortened)
+
+
+def _time_steps(stage: Stage, module: StageModule, data: DataModule, seconds: float) -> tuple[float, int]:
+    """Seconds of a step, the median, and bytes."""
+    clock = Clock(seconds, _clock(stage))
+    process_memory.forget_peak()
+    trainer = pl.Trainer(
+        accelerator="gpu" if uses_gpu(stage.trainer) else "cpu",
+        devices=1,
+        precision=decide_precision(stage.trainer),  # type: ignore[arg-type]
+        max_epochs=10**6,
+        max_steps=-1,
+        limit_val_batches=0,
+        logger=False,
+        callbacks=[clock],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(module, datamodule=data)
+    return statistics.median(clock.steps), process_memory.peak()
+
+
+def _time_batches(data: DataModule, seconds: float, now: Callable[[], float]) -> tuple[float, bool]:
+    """Seconds to make a batch, and whether workers do; 0 of stand-ins for files, which are not decoded."""
+    workers = int(getattr(data, "num_workers", 0) or 0)
+    if workers and data.generated:
+        return 0.0, True
+    taken: list[float] = []
+    now = time.perf_counter if workers else now  # what workers take is waited for
+    began = now()
+    for number, _ in enumerate(iter(data.train_dataloader())):
+        if number >= WARM:
+            taken.append(now() - began)
+        if sum(taken) >= seconds:
+            break
+        began = now()
+    return (statistics.median(taken) if taken else 0.0), workers > 0
+
+
+def _larger(batch: int, published: int, step: float, seconds: float, told: list[tuple[int, int]]) -> int:
+    """The next size to try: as much larger as time and memory allow, by what was seen; the same where nothing is."""
+    factor = min(GROWTH, seconds / max(step, 1e-9))
+    following = min(published, math.floor(batch * factor))
+    free = free_memory()
+    while following > batch and len(told) > 1 and _expected(told, following) > SHARE * free:
+        following //= 2
+    return max(batch, following)
+
+
+def _expected(told: list[tuple[int, int]], batch: int) -> int:
+    """Bytes at another size, along the line through the smallest and the largest that were measured."""
+    (first, least), (last, most) = told[0], told[-1]
+    if last == first or batch == last:
+        return most if batch == last else round(most * max(1.0, batch / last))
+    return round(most + (batch - last) * max(0.0, (most - least) / (last - first)))
+
+
+def free_memory() -> int:
+    """Bytes that may be had, of the GPU where there is one."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return 4 * 2**30

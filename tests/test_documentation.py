@@ -1,0 +1,91 @@
+"""What README, CONTRIBUTING and docs/ tell a reader to type is understood, and their links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from experiments.common.paths import ROOT
+from experiments.config import compose
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMPOSES = ("reproduce", "run", "commands.tune", "commands.register", "commands.replicate", "commands.dashboard")
+OWN = ("minutes", "stage", "base", "sweep", "hydra/launcher", "hydra/sweeper")  # read before or beside what is composed
+
+
+def commands() -> list[str]:
+    """Every line after a `$` in a console block, once, with its continuations and without its comment."""
+    found: dict[str, None] = {}
+    for page in PAGES:
+        for block in re.findall(r"```console\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                if line.startswith("$ "):
+                    text = line[2:].replace("PAPER=K", "PAPER=zpe")
+                    found[re.sub(r"\s+#\s.*$", "", text)] = None
+    return list(found)
+
+
+@lru_cache
+def started(line: str) -> list[str]:
+    """The words of what `make` would start: make itself refuses a target or a variable that it does not know."""
+    if not line.startswith("make "):
+        return shlex.split(line)
+    done = subprocess.run(
+        ["make", "--dry-run", "--assume-old=.venv/.ready", *shlex.split(line)[1:]],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{line}: {done.stderr}"
+    told = done.stdout.replace("\\\n", " ")
+    return shlex.split(told) if " -m experiments." in told else []
+
+
+def test_there_are_commands_to_look_at() -> None:
+    told = commands()
+    assert "make test" in told
+    assert len(told) > 30
+
+
+@pytest.mark.parametrize("line", commands())
+def test_a_command_of_the_documentation_is_understood(line: str) -> None:
+    words = started(line)
+    module = words[words.index("-m") + 1].removeprefix("experiments.") if "-m" in words else ""
+    if module not in COMPOSES:
+        return
+    arguments = [word for word in words[words.index("-m") + 2 :] if not word.startswith("-")]
+    chosen = []
+    for word in arguments:
+        name = word.partition("=")[0]
+        if name == "sweep":
+            assert list((ROOT / "conf/sweep").glob(f"*/{word.partition('=')[2]}.yaml")), word
+        elif name not in OWN and not name.startswith("hydra."):
+            chosen.append(_first(word) if module == "run" else word)
+    compose.resolve(compose.compose(compose.request(chosen).overrides), 0)
+
+
+def _first(word: str) -> str:
+    """An override with the first of the values that it sweeps over."""
+    if not any(mark in word.partition("=")[2] for mark in ",("):
+        return word
+    override = OverridesParser.create().parse_override(word)
+    if not override.is_sweep_override():
+        return word
+    choices = getattr(override.value(), "list", None)
+    value = choices[0] if choices else getattr(override.value(), "start", 0)
+    return f"{word.partition('=')[0]}={value}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", text)]
+    local = [target for target in targets if target and "://" not in target]
+    assert [target for target in local if not (page.parent / target).exists()] == []
