@@ -12,6 +12,7 @@ from timm.scheduler import CosineLRScheduler
 from torch import nn
 
 from experiments.config import claims, compose
+from experiments.evidence import verdicts
 from experiments.running import training
 from experiments.running.plan import Plan
 from modules.common.schedules import Position
@@ -126,8 +127,36 @@ def test_the_ablation_has_the_papers_arms_and_no_fine_tuning(make_plan: Callable
     planned = make_plan("paper=iformer", "scale=full", "variant=ablation")
     assert set(planned.stages) == {"ramp", "attention", "pool", "constant", "reversed"}
     assert {stage.trainer["max_epochs"] for stage in planned.stages.values()} == {110}
-    compared = {claim.than for claim in claims.read(planned.config).claims}
+    compared = {str(each.than) for claim in claims.read(planned.config).claims for each in claim.against().values()}
     assert compared >= {f"{name}/test/top1" for name in set(planned.stages) - {"ramp"}}
+
+
+@pytest.mark.parametrize("lines", [["scale=mini"], ["scale=mini", "variant=cifar10"], ["scale=full"]])
+def test_the_ramp_has_to_beat_the_same_mixers_otherwise(lines: list[str], make_plan: Callable[..., Plan]) -> None:
+    """Baseline first; every arm gets the same images in the same order, as many updates, and the same optimiser."""
+    planned = make_plan("paper=iformer", *lines)
+    (main,) = (claim for claim in claims.read(planned.config).claims if claim.main)
+    assert [each.than for each in main.against().values()] == [
+        "attention/test/top1",
+        "reversed/test/top1",
+        "constant/test/top1",
+    ]
+    ramp = planned.stages["ramp"]
+    for name in ("attention", "reversed", "constant"):
+        rival = planned.stages[name]
+        assert (rival.data, rival.trainer) == (ramp.data, ramp.trainer)
+        assert rival.module["optimizer"] == ramp.module["optimizer"]
+        assert rival.module["schedule"] == ramp.module["schedule"]
+
+
+@pytest.mark.parametrize(("attention", "pool", "fits"), [(-2.4, -2.7, True), (-1.9, -2.7, False), (-2.4, -3.5, False)])
+def test_the_claim_needs_a_split_of_frequencies(attention: float, pool: float, fits: bool) -> None:
+    """With convolution at -1.6: attention must lie under the mean of the two, -2.15 or -2.55."""
+    (claim,) = (c for c in compose.paper_file("iformer")["claims"] if c.get("main") and c["scale"] == "mini")
+    metrics = {"conv_high": -1.6, "pool_high": pool, "attention_high": attention}
+    table = {"ramp": {f"test/{name}": {1: value - 0.1, 2: value + 0.1} for name, value in metrics.items()}}
+    (text,) = claim["requires"]
+    assert verdicts.holds(text, table, [1, 2]).holds is fits
 
 
 @pytest.mark.parametrize("lines", [["scale=mini"], ["scale=mini", "variant=cifar10"]])

@@ -12,6 +12,7 @@ from timm.scheduler import CosineLRScheduler
 from torch import nn
 
 from experiments.config import claims, compose
+from experiments.evidence import verdicts
 from experiments.running import training
 from experiments.running.plan import Plan
 from modules.common.schedules import Position
@@ -117,6 +118,43 @@ def test_speed_is_of_the_published_size_and_of_what_the_full_recipe_trains(
             else:
                 assert (counts["inception"], counts["convnext"]) == (COUNTS["tiny"], CONVNEXT["tiny"])
         assert not any(item["channels_last"] for item in speed.values())  # the stage tries both layouts
+
+
+@pytest.mark.parametrize(
+    ("faster", "less_accurate", "no_mixer", "verdict"),
+    [
+        (0.18, 0.0, 7.0, "supported"),
+        (0.18, 0.5, 7.0, "supported"),  # half a point less is within the point
+        (0.18, 2.0, 7.0, "refuted"),
+        (-0.18, 0.0, 7.0, "refuted"),
+        (0.01, 0.0, 7.0, "no gain"),  # 0.7% of speed
+        (0.18, 0.0, 1.0, "untested"),  # ConvNeXt without a mixer is as good
+    ],
+)
+def test_the_main_claim_asks_for_speed_and_accuracy_together(
+    make_plan: Callable[..., Plan], faster: float, less_accurate: float, no_mixer: float, verdict: str
+) -> None:
+    main = claims.read(make_plan("paper=inception_next", "scale=mini").config).main
+    assert main is not None
+    noise = dict(enumerate([-0.02, 0.01, 0.02, -0.01, 0.01, -0.01]))  # half of the interval is 0.03
+    table = {
+        "convnext": {"test/top1": dict.fromkeys(noise, 76.0)},
+        "inception": {"test/top1": {seed: 76.0 - less_accurate + value for seed, value in noise.items()}},
+        "identity": {"test/top1": {seed: 76.0 - no_mixer + value for seed, value in noise.items()}},
+        "speed": {"test/train_log2_convnext": {seed: faster + value for seed, value in noise.items()}},
+    }
+    assert verdicts.judge(main, table, range(6), 6).verdict == verdict
+
+
+@pytest.mark.parametrize("variant", ["default", "small", "base_384", "atto", "isotropic"])
+def test_every_setting_of_both_networks_has_one_main_claim(make_plan: Callable[..., Plan], variant: str) -> None:
+    lines = [] if variant == "default" else [f"variant={variant}"]
+    main = claims.read(make_plan("paper=inception_next", "scale=full", *lines).config).main
+    assert main is not None
+    assert [outcome.name for outcome in main.all] == ["faster", "at most a point less accurate"]
+    accuracy = main.all[1]
+    arm = "finetuned" if variant == "base_384" else "inception"
+    assert (accuracy.better, accuracy.margin) == (f"{arm}/test/top1", -1)
 
 
 SPEEDS = {  # images a second: InceptionNeXt's and ConvNeXt's, trained and inferred

@@ -23,10 +23,10 @@ CLASSES = 3
 def make_sparse(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Sparse]:
     """SPARSE for 8x8 images of three classes, the same weights each time, whose steps need no trainer."""
 
-    def make(images: int = 40, **options: Any) -> Sparse:
+    def make(images: int = 40, kind: type[Sparse] = Sparse, **options: Any) -> Sparse:
         torch.manual_seed(0)
         adamw = torch.optim.AdamW
-        module = Sparse(
+        module = kind(
             Translator(CLASSES, channels=1, widths=[4, 8]),
             Critic(CLASSES, channels=1, widths=[4, 8], side=8),
             ConvNet(1, 8, [4, 8], [2, 1], CLASSES, grid=1, dropout=0.2),

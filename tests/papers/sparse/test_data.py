@@ -13,6 +13,7 @@ import torch
 
 from datamodules.common.base import DataError
 from datamodules.common.digits import Digits
+from datamodules.sparse.equal_updates import EqualUpdates, equal_passes
 from datamodules.sparse.few_shot import UNLABELLED, FewShot, JudgeImages, Turns, framed
 from datamodules.sparse.medmnist import SETS, MedMNIST
 
@@ -72,6 +73,34 @@ def test_labelled_batches_are_the_same_with_and_without_unlabelled_ones() -> Non
         turns.set_epoch(5)
         served.append([(share.indices.tolist(), share.seed) for share in turns if int(share.indices[0]) < 50])
     assert served[0] == served[1]
+
+
+@pytest.mark.parametrize(
+    ("labelled", "unlabelled", "mu", "passes", "expected"),
+    [
+        (2, 12, 10, 20, 32),  # mini: 24 unlabelled batches beside 40, as many as 12 passes
+        (1, 498, 10, 10, 508),  # BloodMNIST, 5 labels a class
+        (3, 10, 2, 2, 6),  # 10 batches are 3 1/3 passes: rounded up
+        (3, 10, 0, 2, 2),
+    ],
+)
+def test_passes_with_as_many_batches(labelled: int, unlabelled: int, mu: int, passes: int, expected: int) -> None:
+    assert equal_passes(labelled, unlabelled, mu, passes) == expected
+
+
+def test_as_many_updates_are_labelled_ones_alone_and_begin_as_few_shots_do() -> None:
+    """Four passes of two batches and two of 200 // 24 = 8 are 24 batches: 12 passes."""
+    settings = {"per_class": 5, "unlabelled": 200, "mu": 2, "passes": 4}
+    both, alone = few(), EqualUpdates(Digits(32, 1000, 100, 600, seed=3), 24, **settings)
+    served = []
+    for data in (both, alone):
+        data.setup()
+        served.append([*data.train_dataloader()])
+    assert [len(batches) for batches in served] == [24, 24]
+    assert all(bool((batch.y >= 0).all()) for batch in served[1])
+    first = [batch for batch in served[0] if int(batch.y[0]) >= 0]
+    assert len(first) == 8
+    assert all(torch.equal(a.x, b.x) and torch.equal(a.y, b.y) for a, b in zip(first, served[1][:8], strict=True))
 
 
 def test_turns_go_on_after_a_kill_and_are_shared_out() -> None:

@@ -83,7 +83,9 @@ def test_the_networks_are_the_released_ones(sparse: Stage) -> None:
 
 
 def test_the_released_codes_numbers(make_plan: Make) -> None:
-    stage = make_plan("paper=sparse", "scale=full", "variant=code_compat").stages["sparse"]
+    stages = make_plan("paper=sparse", "scale=full", "variant=code_compat").stages
+    stage = stages["sparse"]
+    assert {stages[rival].data["mu"] for rival in ("updates", "pseudo", "generated")} == {stage.data["mu"]}
     module = stage.module
     ours = [module["supervision"][key] for key in ("alpha", "beta", "gamma", "kl", "temperature")]
     assert ours == [0.1, 0.1, 1.0, 0.1, 0.1]

@@ -13,7 +13,7 @@ from experiments.running import engine, training
 from experiments.running.plan import Plan
 
 Make = Callable[..., Plan]
-ARMS = ("sparse", "supervised", "generated")
+ARMS = ("sparse", "supervised", "updates", "pseudo", "generated")
 
 
 def differences(one: Any, other: Any, path: str = "") -> set[str]:
@@ -28,7 +28,12 @@ def differences(one: Any, other: Any, path: str = "") -> set[str]:
 @pytest.mark.parametrize("scale", ["full", "mini", "smoke"])
 def test_arms_differ_in_one_number_each(make_plan: Make, scale: str) -> None:
     stages = make_plan("paper=sparse", f"scale={scale}").stages
-    expected = {"supervised": {"data.mu"}, "generated": {"module.translating.from_noise"}}
+    expected = {
+        "supervised": {"data.mu"},
+        "updates": {"data._target_"},
+        "pseudo": {"module._target_"},
+        "generated": {"module.translating.from_noise"},
+    }
     for name, paths in expected.items():
         ours, theirs = (
             {part: getattr(stages[n], part) for part in ("data", "module", "trainer")} for n in (name, "sparse")
@@ -76,7 +81,20 @@ def test_each_setting_has_its_main_claim(make_plan: Make) -> None:
         main = claims.read(make_plan("paper=sparse", f"scale={scale}", *lines).config).main
         assert main is not None, (scale, variant)
         assert str(main.better) == f"sparse/test/{metric}"
-        assert str(main.than) == f"supervised/test/{metric}"
+        against = [str(each.than) for each in main.against().values()]
+        assert against == [f"{arm}/test/{metric}" for arm in ("supervised", "updates", "pseudo")]
+
+
+def test_arms_have_sparses_updates_but_the_papers_control(make_plan: Make) -> None:
+    """40 labelled batches an epoch and 24 unlabelled ones; the supervised part has the 40 alone, as in the paper."""
+    plan = make_plan("paper=sparse", "scale=mini")
+    batches = {}
+    for name in ("sparse", "supervised", "updates", "pseudo"):
+        data = training.construct_data(plan, plan.stages[name])
+        data.setup()
+        batches[name] = len(data.train_dataloader())
+    assert batches == {"sparse": 64, "supervised": 40, "updates": 64, "pseudo": 64}
+    assert len({plan.stages[name].trainer["max_epochs"] for name in batches}) == 1
 
 
 @pytest.mark.slow
