@@ -16,6 +16,8 @@ from modules.noprop.evaluation import RepeatedAccuracy, SavedBytes
 from modules.noprop.label_diffusion import LabelSpace
 from modules.noprop.pictures import draw_chain_accuracy, draw_labels_on_their_way
 
+BATCH = 500  # training images that are classified at a time
+
 
 class Arm(StageModule):
     """A classifier with stochastic inference whose `descend` is the training method.
@@ -29,19 +31,26 @@ class Arm(StageModule):
         pool: average pooling before anything else sees the image.
         stations: names of the guesses that `infer` returns.
         optimizer: see StageModule.
+        notes: names of what `explain` returns.
     """
 
     partial_backward = True
 
     def __init__(
-        self, classes: int, inference_runs: int, pool: int, stations: Sequence[str], optimizer: OptimizerFactory | None
+        self,
+        classes: int,
+        inference_runs: int,
+        pool: int,
+        stations: Sequence[str],
+        optimizer: OptimizerFactory | None,
+        notes: Sequence[str] = (),
     ) -> None:
         super().__init__(optimizer)
         self.automatic_optimization = False
         self.inference_runs = inference_runs
         self.pool = pool
         self.stations = list(stations)
-        self.accuracy = RepeatedAccuracy(classes, inference_runs, self.stations)
+        self.accuracy = RepeatedAccuracy(classes, inference_runs, self.stations, notes)
         self.saved = SavedBytes()
         self.scores: dict[str, float] = {}  # of the test, in this process
 
@@ -52,6 +61,10 @@ class Arm(StageModule):
     def descend(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Update the parameters on one batch; x is pooled. Returns means to track, `loss` among them."""
         raise NotImplementedError
+
+    def explain(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """What is to be known of each test image beside its answers, (B,) in [0, 1]; nothing unless an arm says so."""
+        return {}
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, m) of one inference run."""
@@ -87,10 +100,19 @@ class Arm(StageModule):
         self.log("val/top1", 100 * self.accuracy.validation.compute())
         self.accuracy.validation.reset()
 
+    def on_test_epoch_start(self) -> None:
+        """Classify the training images once, each process its share: how far training went, whatever the method."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        images, labels = (tensor[self.global_rank :: self.trainer.world_size] for tensor in data.splits["train"])
+        for some, y in zip(images.split(BATCH), labels.split(BATCH), strict=True):
+            answers = self(data.normalised(some).to(self.device)).argmax(-1)
+            self.accuracy.training_images.update(answers, y.to(self.device))
+
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         x, y = batch
         logits, guesses = self.infer(x, self.inference_runs)
         self.accuracy.update(logits.argmax(-1), guesses, y)
+        self.accuracy.note(self.explain(x, y))
 
     def on_test_epoch_end(self) -> None:
         self.scores = self.accuracy.compute() | self.saved.compute()

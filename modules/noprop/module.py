@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -117,7 +118,9 @@ class NoProp(Stack):
             pool=pool,
             stations=stations,
             optimizer=optimizer,
+            notes=["block1_p", f"block{blocks}_p", "quiet_top1"],
         )
+        self.noise = 1.0  # what eps of Eq. 3 is multiplied by
         abar = cosine_schedule(blocks, cap=abar_cap)
         self.register_buffer("abar", abar.float(), persistent=False)
         self.transitions = torch.stack(transitions(abar), -1).tolist()  # (T, 3)
@@ -156,7 +159,30 @@ class NoProp(Stack):
 
     def move(self, t: int, z: Tensor, u_hat: Tensor) -> Tensor:
         a, b, c = self.transitions[t - 1]
-        return a * u_hat + b * z + math.sqrt(c) * torch.randn_like(z)  # Eq. 3
+        return a * u_hat + b * z + self.noise * math.sqrt(c) * torch.randn_like(z)  # Eq. 3
+
+    def explain(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Why one run answers as it does: the chain is the reverse of q, so that its class is a draw from p(y | x).
+
+        - block1_p, block<T>_p: the probability that the first and the last block give the true class. Were the blocks'
+          posteriors exact, both would be the share of runs that answer it.
+        - quiet_top1: whether a run is right whose steps add no noise to that of z_0.
+        """
+        z_0 = torch.randn(len(x), self.label.dim, device=x.device)
+        p = [logits.softmax(-1).gather(1, y[:, None])[:, 0] for logits, _ in self.chain(self.pooled(x), z_0)]
+
+        with self.without_noise():
+            quiet = self(x).argmax(-1) == y
+        return {"block1_p": p[0], f"block{len(p)}_p": p[-1], "quiet_top1": quiet.float()}
+
+    @contextmanager
+    def without_noise(self) -> Iterator[None]:
+        """Steps of the chain are their means in here."""
+        self.noise = 0.0
+        try:
+            yield
+        finally:
+            self.noise = 1.0
 
     def pictures(self, data: Any) -> dict[str, Figure]:
         schedule = draw_schedule(range(len(self.abar)), self.abar.tolist(), [math.nan, *self.weights])

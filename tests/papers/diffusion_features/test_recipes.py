@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from experiments.config import claims
 from experiments.running import engine, training
 from experiments.running.plan import Plan
 
@@ -79,3 +80,19 @@ def test_a_stage_on_two_processes_is_the_stage_on_one(make_plan: Callable[..., P
     # a bias before a batch norm has no gradient: Adam makes steps of its rounding
     compared = [key for key in weights[0] if not (name == "bigan" and key.endswith(".0.bias"))]
     assert all(float((weights[0][key] - weights[1][key]).double().abs().mean()) < 2e-5 for key in compared)
+
+
+def test_the_main_claim_has_its_rivals_and_equal_passes(make_plan: Callable[..., Plan]) -> None:
+    """The GAN is the baseline; the lowest time step of the sweep is the lowest that there is."""
+    plan = make_plan("paper=diffusion_features", "scale=mini")
+    main = claims.read(plan.config).main
+    assert main is not None
+    assert isinstance(main.than, dict)
+    arms = ["sweep_bigan", "sweep_untrained", "sweep_random", "sweep_pixels"]
+    assert list(main.than.values()) == [f"{arm}/test/top1" for arm in arms]
+
+    stages = plan.stages
+    assert stages["bigan"].trainer["max_epochs"] == stages["diffusion"].trainer["max_epochs"]
+    assert stages["bigan"].data == stages["diffusion"].data
+    assert min(stages["sweep"].module["steps"]) == 0
+    assert 90 in stages["sweep"].module["steps"]  # the paper's

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from modules.noprop.arms import Arm
 from modules.noprop.baselines import EndToEnd
-from modules.noprop.evaluation import shuffled_top1
+from modules.noprop.evaluation import RepeatedAccuracy, majority, shuffled_top1
 from modules.noprop.module import NoProp
 
 
@@ -67,6 +67,7 @@ def test_answers_are_scored_over_runs_and_beside_images_of_other_classes(shown: 
         module.test_step((shown(y), y), label)
     module.on_test_epoch_end()
     expected = {"top1": 50, "top1_std": 100 / math.sqrt(2), "shuffled_top1": 10, "block1_top1": 100, "n": 40}
+    expected["vote_top1"] = 90  # of two answers the lower class: wrong for the last, whose other answer is 0
     assert logged == pytest.approx({f"test/{name}": value for name, value in expected.items()})
 
 
@@ -75,3 +76,41 @@ def test_images_dealt_out_at_random_score_by_the_margins() -> None:
     confusion = torch.zeros(3, 3).index_put((labels, answers), torch.ones(6), accumulate=True)
     every_order = [(answers.roll(shift) == labels).float().mean() for shift in range(6)]  # each pair once
     assert shuffled_top1(confusion) == pytest.approx(100 * float(torch.stack(every_order).mean()))
+
+
+def test_majority_by_hand() -> None:
+    answers = torch.tensor([[2, 0, 1, 1], [2, 1, 0, 0], [0, 1, 2, 1]])  # (runs, B)
+    assert majority(answers, 3).tolist() == [2, 1, 0, 1]  # three different answers: the lowest class
+
+
+def test_vote_and_notes_by_hand() -> None:
+    """Two runs of three are right on the first image, one on the second; notes count each image once."""
+    accuracy = RepeatedAccuracy(3, 3, [], notes=["p"])
+    answers = torch.tensor([[2, 0], [2, 1], [0, 0]])
+    accuracy.update(answers, [], torch.tensor([2, 1]))
+    accuracy.note({"p": torch.tensor([0.5, 0.1])})
+    accuracy.update(torch.tensor([[1], [1], [1]]), [], torch.tensor([1]))
+    accuracy.note({"p": torch.tensor([0.9])})
+    scores = accuracy.compute()
+    assert scores["vote_top1"] == pytest.approx(200 / 3)
+    assert scores["top1"] == pytest.approx(100 * (2 + 1 + 3) / 9)
+    assert scores["p"] == pytest.approx(50)
+    assert "train_top1" not in scores  # no training image was classified
+
+
+def test_training_images_are_classified_once(shown: Callable[..., Tensor]) -> None:
+    """By an arm that reads the class off the image, and answers wrongly where it is 9."""
+
+    class Known(Arm):
+        def infer(self, x: Tensor, runs: int) -> tuple[Tensor, list[Tensor]]:
+            return x.flatten(1)[None, :, :9], []
+
+    labels = torch.arange(10).repeat_interleave(60)
+    module: Any = Known(10, 1, 1, [], None)
+    data = type("Data", (), {"splits": {"train": (shown(labels), labels)}, "normalised": staticmethod(lambda x: x)})
+    module._trainer = type("Trainer", (), {"datamodule": data, "world_size": 1, "global_rank": 0})()
+    module.on_test_epoch_start()
+    module.accuracy.update(labels[None], [], labels)
+    assert module.accuracy.compute()["train_top1"] == pytest.approx(90)
+    module.accuracy.reset()
+    assert not module.accuracy.training_images.update_called

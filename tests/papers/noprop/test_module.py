@@ -155,3 +155,42 @@ def test_inference_runs_share_the_batch_and_differ_in_noise(
     z = torch.randn(64, 10)
     *_, (_, last) = module.chain(torch.cat([x, x]), z)
     assert torch.allclose(one.flatten(0, 1), module.label(last), atol=1e-5)
+
+
+def test_a_run_is_a_draw_from_what_the_blocks_believe(stack: Callable[..., NoProp]) -> None:
+    """Blocks that find two classes possible answer each as often as they find it probable, not the likelier one always.
+
+    The exact posterior given z and x is p(y | x) reweighed by how well each class explains z: the chain is then the
+    reverse of q, and its class is drawn from p(y | x).
+    """
+
+    class Posterior(nn.Module):
+        def __init__(self, abar: float) -> None:
+            super().__init__()
+            self.abar = abar
+
+        def image(self, x: Tensor) -> Tensor:
+            return x.flatten(1)[:, :10]  # log p(y | x)
+
+        def forward(self, z: Tensor, features: Tensor) -> Tensor:
+            u = torch.eye(10)
+            distance = (z[:, None] - math.sqrt(self.abar) * u).square().sum(-1)
+            return features - distance / (2 * (1 - self.abar))
+
+    module = stack(10).eval()
+    module.blocks = nn.ModuleList(Posterior(float(abar)) for abar in module.abar[:-1])
+    p = torch.tensor([0.7, 0.3, *[1e-9] * 8])
+    x = F.pad(p.log(), (0, 54)).view(1, 1, 8, 8).expand(400, -1, -1, -1)
+    y = torch.zeros(400, dtype=torch.long)
+
+    torch.manual_seed(0)
+    logits, guesses = module.infer(x, 25)
+    right = (logits.argmax(-1) == 0).float().mean()
+    assert float(right) == pytest.approx(0.7, abs=0.04)  # steps use the mean of p, which is exact for many of them
+    assert float((guesses[0] == 0).float().mean()) > 0.95  # the first block's guess is the likelier class
+
+    notes = module.explain(x, y)
+    assert float(notes["block1_p"].mean()) == pytest.approx(0.7, abs=0.02)
+    assert float(notes["block10_p"].mean()) == pytest.approx(0.7, abs=0.1)
+    assert float(notes["quiet_top1"].mean()) > float(right) + 0.1
+    assert module.noise == 1

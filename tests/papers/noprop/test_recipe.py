@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from experiments.config import compose
+from experiments.config import claims, compose
 from experiments.config.instantiate import build
 from experiments.running import training
 from experiments.running.plan import Plan, plan
@@ -97,3 +97,29 @@ def test_published_numbers_are_table_1(full: Plan) -> None:
     assert rows == {
         (arm, variant): value for variant, values in table.items() for arm, value in zip(arms, values, strict=False)
     }
+
+
+def test_main_claim_is_in_the_papers_regime_and_has_its_rivals(make_plan: Callable[..., Plan]) -> None:
+    """Parity with back-propagation, and a gain over what needs no chain; training accuracy is measured, not assumed."""
+    for setting in ("scale=mini", "scale=full"):
+        main = claims.read(make_plan("paper=noprop", setting).config).main
+        assert main is not None
+        parity, gain = main.all
+        assert (parity.better, parity.than, parity.margin) == ("noprop/test/top1", "backprop/test/top1", -1)
+        assert isinstance(gain.than, dict)
+        assert list(gain.than.values()) == ["greedy/test/top1", "single/test/block1_top1"]
+        assert len(main.preconditions()) == 2
+        assert all("train_top1" in text for text in main.preconditions())
+
+
+def test_mini_trains_until_it_is_sure(make_plan: Callable[..., Plan]) -> None:
+    """Without dropout in each arm of the blocks; the paper's 0.2 stays at full scale and in continuous time."""
+    mini = make_plan("paper=noprop").stages
+    for name in ("untrained", "noprop", "backprop", "single"):
+        assert mini[name].module["network"]["dropout"] == 0
+    for stage in (
+        *make_plan("paper=noprop", "scale=full").stages.values(),
+        *make_plan("paper=noprop", "variant=continuous").stages.values(),
+    ):
+        if "network" in stage.module:
+            assert stage.module["network"]["dropout"] == 0.2

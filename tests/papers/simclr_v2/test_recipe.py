@@ -17,7 +17,14 @@ from modules.common.schedules import Position
 from modules.simclr_v2.lars import LARS
 
 Make = Callable[..., Plan]
-SMALL = ("supervised", "distilled", "distilled_supervised", "self_distilled", "self_distilled_labels")
+SMALL = (
+    "supervised",
+    "distilled",
+    "distilled_small",
+    "distilled_supervised",
+    "self_distilled",
+    "self_distilled_labels",
+)
 
 
 @pytest.fixture(scope="module")
@@ -129,12 +136,12 @@ def test_networks_of_the_full_recipe(make_plan: Make) -> None:
         return {name: (item["depth"], item["width"], item["selective"]) for name, item in used.items()}
 
     plain = networks()
-    assert plain.pop("pretrained_big") == (50, 2, True)
+    assert plain.pop("pretrained_big") == plain.pop("supervised_big") == (50, 2, True)
     assert set(plain.values()) == {(50, 1, False)}
     assert networks("variant=resnet50_2x")["pretrained_big"] == (50, 2, False)
     biggest = networks("variant=resnet152_3x")
     big = {name for name, network in biggest.items() if network == (152, 3, True)}
-    assert big == {"pretrained_big", "self_distilled_big", "self_distilled_big_more"}
+    assert big == {"pretrained_big", "supervised_big", "self_distilled_big", "self_distilled_big_more"}
     assert biggest["distilled"] == (50, 1, False)
 
 
@@ -162,12 +169,13 @@ def test_arms_share_data_rates_and_lengths(make_plan: Make) -> None:
     stages = make_plan("paper=simclr_v2", "scale=mini", seed=3).stages
     updates = {
         name: stages[name].trainer["max_epochs"] * stages[name].data["draws"] // stages[name].data["batch_size"]
-        for name in ("supervised", "tuned", "tuned_0", "tuned_big", "supervised_more", "tuned_more")
+        for name in ("supervised", "supervised_big", "tuned", "tuned_0", "tuned_big", "supervised_more", "tuned_more")
     }
     assert len(set(updates.values())) == 1, updates
-    for name in ("tuned", "tuned_0", "tuned_big"):
+    for name in ("supervised_big", "tuned", "tuned_0", "tuned_big"):
         assert stages[name].data == stages["supervised"].data
-    for first, second in (("pretrained", "pretrained_big"), ("distilled", "distilled_supervised")):
+    alike = (("pretrained", "pretrained_big"), ("distilled", "distilled_small"), ("distilled", "distilled_supervised"))
+    for first, second in alike:
         assert stages[first].data == stages[second].data
         assert stages[first].trainer == stages[second].trainer
         assert stages[first].module["optimizer"] == stages[second].module["optimizer"]
@@ -205,6 +213,7 @@ def test_students_share_initial_weights(make_plan: Make, monkeypatch: pytest.Mon
     assert not torch.equal(first, weights("supervised", 4))
     for name in (*SMALL, "pretrained", "tuned", "tuned_0"):
         assert torch.equal(weights(name), first), name
+    assert torch.equal(weights("supervised_big"), weights("pretrained_big"))
 
 
 def test_the_recipes_train_with_lars(make_plan: Make) -> None:
@@ -212,3 +221,25 @@ def test_the_recipes_train_with_lars(make_plan: Make) -> None:
         for name, stage in make_plan("paper=simclr_v2", f"scale={scale}").stages.items():
             factory = training.build(stage.module["optimizer"])
             assert (factory.func is LARS) == (not name.startswith("linear")), name
+
+
+def test_rivals_differ_from_the_method_in_their_teacher_alone(make_plan: Make) -> None:
+    """One teacher is smaller, the other was not pretrained."""
+    for scale in ("mini", "full"):
+        plan = make_plan("paper=simclr_v2", f"scale={scale}")
+        stages = plan.stages
+        taught = [stages[name] for name in ("distilled", "distilled_small", "distilled_supervised")]
+        assert [stage.needs["teacher"] for stage in taught] == ["tuned_big", "tuned", "supervised_big"]
+        assert taught[0].module == taught[1].module == taught[2].module
+        assert stages["tuned"].needs["pretrained"] == "pretrained"
+        assert stages["tuned_big"].needs["pretrained"] == "pretrained_big"
+        assert stages["supervised_big"].module["network"] == stages["pretrained_big"].module["network"]
+
+        main = claims.read(plan.config).main
+        assert main is not None
+        assert isinstance(main.than, dict)
+        assert list(main.than.values()) == [
+            "supervised/test/top1",
+            "distilled_small/test/top1",
+            "distilled_supervised/test/top1",
+        ]
