@@ -107,7 +107,7 @@ def test_tables_and_figures_that_a_text_names(text: str, marks: set[str]) -> Non
         ([{"what": "w", "asked": "full", "by": ["counted", "a"]}], "by counted stands alone, asked full"),
         ([{"what": "w", "asked": "smoke"}], "'smoke' does not exist"),
         ([{"what": "w", "asked": "mini", "by": "b beats"}], "no claim, check or source begins so"),
-        ([{"what": "w", "asked": "mini", "by": "counted"}], "no claim, check or source begins so"),
+        ([{"what": "w", "asked": "full", "by": "counted"}], "no claim, check or source begins so"),
         ([{"what": "Table 1", "asked": "mini"}], "source 's' is in none of them; expected it in what or by"),
     ],
 )
