@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -39,6 +40,7 @@ def started(line: str) -> list[str]:
     done = subprocess.run(
         ["make", "--dry-run", "--assume-old=.venv/.ready", *shlex.split(line)[1:]],
         cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))},
         capture_output=True,
         text=True,
         check=False,

@@ -51,6 +51,7 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("copy")
     for folder in ("conf", "experiments", "modules", "datamodules"):
         shutil.copytree(ROOT / folder, root / folder)
+    shutil.copy(ROOT / "CITATION.cff", root)
     for name, places in PLACES.items():
         for place in places:
             assert not (root / place).exists()

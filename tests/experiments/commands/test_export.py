@@ -84,7 +84,7 @@ def test_a_record_as_tables(tmp_path: Path) -> None:
     assert record is not None
     main = record.entries["mini"].main_claim()
     assert main is not None
-    seen = [float(r["difference"]) for r in rows if r["entry"] == "mini" and r["main"] == "True"]
+    seen = [float(r["difference"]) for r in rows if r["entry"] == "mini" and r["claim"] == main.name]
     assert seen == main.per_seed
     with (tmp_path / "tables" / "metrics.csv").open() as file:
         stages = {row["stage"] for row in csv.DictReader(file) if row["entry"] == "mini"}

@@ -112,7 +112,7 @@ def test_patterns_reach_stages_that_the_recipe_alone_names() -> None:
 def test_a_variant_adds_no_recipe_that_smoke_holds_already() -> None:
     smoke = compose.compose(compose.request(["paper=noprop", "scale=smoke", "variant=continuous"]).overrides)
     assert set(smoke.stages) == {"untrained_ct", "ct", "fm", "adjoint"}
-    assert smoke.stages.ct.data.train_size == 256
+    assert smoke.stages.ct.data.train_size == 128
 
 
 def test_patterns_pass_over_stages_that_are_taken_away() -> None:
@@ -219,11 +219,11 @@ def by_hydra_alone(overrides: Sequence[str]) -> DictConfig:
 @pytest.mark.parametrize(
     "given",
     [
-        ["stages.student.module.temperature=3"],
+        ["stages.student.module.labels.temperature=3"],
         ["variant=clean", "stages.*.trainer.max_epochs=2", "why=two words, and a comma"],
         ["~stages.soft", "~claims", "+stages.student.trainer.max_steps=7", "seeds=[1,2]"],
         ["data@stages.student.data=mnist", "logger=wandb", "logger.project=mine", "trainer=gpu"],
-        ["stages.student.module={temperature: 2}"],
+        ["stages.student.module.labels={temperature: 2}"],
     ],
 )
 def test_values_on_options_of_before_are_what_hydra_composes(given: list[str]) -> None:

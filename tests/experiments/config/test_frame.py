@@ -107,7 +107,7 @@ def _text_launcher(conf: Path) -> None:
 
 
 def _override_launcher(conf: Path) -> None:
-    add(conf, "data/digits.yaml", "", defaults=[{"override /hydra/launcher": "joblib"}])
+    add(conf, "data/fashion_mnist.yaml", "", defaults=[{"override /hydra/launcher": "joblib"}])
 
 
 def _nested_defaults(conf: Path) -> None:
