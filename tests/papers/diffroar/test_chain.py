@@ -45,7 +45,7 @@ def test_two_processes_train_and_measure_what_one_does(make_plan: Callable[..., 
     """An adversarially trained network with batch norms, whose attack looks at one image at a time."""
     seen = []
     for trainer in ("cpu", "ddp_cpu"):
-        network = "{_target_:modules.common.networks.ConvNet,in_channels:1,input_size:28,widths:[4,8],strides:[2,2]}"
+        network = "{_target_:modules.common.networks.ConvNet,in_channels:1,input_size:40,widths:[4,8],strides:[2,2]}"
         plan = make_plan(
             "paper=diffroar",
             f"trainer={trainer}",
