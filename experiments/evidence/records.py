@@ -314,6 +314,34 @@ class CheckResult(Part):
     reason: str
 
 
+class Restart(Part):
+    """A further try of a seed in which an arm that the main claim compares was dead: all its stages with another seed.
+
+    Attributes:
+        of: the seed of the entry.
+        attempt: which further try this is, from 1.
+        seed: what it ran with.
+        fingerprints, seconds: by stage; None where it did not finish.
+        metrics: stage -> metric -> value; nothing of a stage that did not finish.
+        under: as of a stage's record.
+    """
+
+    of: int
+    attempt: Annotated[int, Field(ge=1)]
+    seed: int
+    fingerprints: Annotated[dict[str, str | None], Field(max_length=MOST_ITEMS)]
+    seconds: Annotated[dict[str, float | None], Field(max_length=MOST_ITEMS)]
+    metrics: Annotated[dict[str, dict[str, float]], Field(max_length=MOST_ITEMS)]
+    under: Names = []
+
+    def table(self) -> Table:
+        """Its metrics under its own seed: stage -> metric -> seed -> value."""
+        return {
+            stage: {metric: {self.seed: value} for metric, value in values.items()}
+            for stage, values in self.metrics.items()
+        }
+
+
 class PublishedDifference(Part):
     difference: Number
     source: str
@@ -353,6 +381,9 @@ class JudgedClaim(Part):
         found: of exploratory claims, whether e-BH over all of them lets it be called found.
         against: the comparisons, of a claim with rivals.
         parts: each of several outcomes, judged as a claim of its own.
+        restarted, still_dead: seeds whose arms started again since one was dead, and those of them in which one was in
+            the last try too.
+        without_restarts: what the first tries alone would say; None where none started again.
     The others are those of experiments.config.claims.Claim.
     """
 
@@ -386,6 +417,10 @@ class JudgedClaim(Part):
     requires_each: list[SeedsThatHold] = []
     against: Annotated[list[Against], Field(max_length=MOST_ITEMS)] = []
     parts: Annotated[list[JudgedClaim], Field(max_length=MOST_ITEMS)] = []
+    dead: str = ""
+    restarted: Seeds = []
+    still_dead: Seeds = []
+    without_restarts: Verdict | None = None
 
     @model_validator(mode="after")
     def _can_be_asked(self) -> JudgedClaim:
@@ -461,6 +496,7 @@ class Replication(Part):
         drawn: of each seed, knob -> factor or value.
         metrics: stage -> metric of the main claim -> one value for each seed.
         claim: the main claim, judged by these seeds.
+        restarts: further tries of seeds in which an arm was dead.
         word: replicated, not replicated, open or not applicable.
     """
 
@@ -471,6 +507,7 @@ class Replication(Part):
     claim: JudgedClaim
     word: str
     stopped: str = ""
+    restarts: Annotated[list[Restart], Field(max_length=MOST_SEEDS)] = []
 
 
 class Entry(Part):
@@ -481,6 +518,7 @@ class Entry(Part):
         overrides: what the user gave beyond paper, scale and variant.
         place: of that, where it ran: the trainer and its devices, which are in fingerprints and in no registration.
         stopped: why no further seed was run.
+        restarts: further tries of seeds in which an arm of the main claim was dead; `stages` has the first ones.
         next: a registration that has begun and has no finished record yet.
         seal: a hash of all the rest, see results.seal.
     """
@@ -500,6 +538,7 @@ class Entry(Part):
     published: list[PublishedResult]
     stages: Annotated[dict[str, StageRecord], Field(max_length=MOST_ITEMS)]
     provenance: Provenance
+    restarts: Annotated[list[Restart], Field(max_length=MOST_SEEDS)] = []
     joined: list[Joined] = []
     confirmed: dict[str, Confirmation] = {}
     replication: Replication | None = None
