@@ -9,7 +9,9 @@ from experiments.config.schema import Grid
 
 
 def test_the_best_value_of_an_arm_is_bold_and_brackets_in_names_are_not_markup() -> None:
-    grid = Grid(arms=["a[b]"], keys=["stages.*.module.optimizer.lr"], values=[0.1, 0.2, 0.3], by="val/top1", seeds=[1])
+    grid = Grid(
+        arms=["a[b]", "c"], keys=["stages.*.module.optimizer.lr"], values=[0.1, 0.2, 0.3], by="val/top1", seeds=[1, 2]
+    )
     found = {"chosen": {"a[b]": {"value": 0.2, "means": [None, 71.25, 70.0]}}}
     written = io.StringIO()
 
