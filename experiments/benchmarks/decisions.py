@@ -315,6 +315,9 @@ def page(runs: int) -> str:
         "them makes it wrong more often. What needs one of several, `effect only` of many rivals and `refuted` of",
         "many outcomes, adds their errors up, against the paper's idea and not for it. An effect of exactly worth is",
         "often called no gain where recipes differ: one recipe's mean lies below worth as often as above.",
+        "Starting dead seeds again takes out what dead networks decide, and does harm in one case: a generous limit",
+        "cuts off the worse runs of an arm that scatters more and calls that arm better. The first tries, which stand",
+        "beside, do not; so a limit lies where no living network is.",
         "",
     ]
     return "\n".join(lines)

@@ -15,10 +15,12 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from experiments.config import expressions
-from experiments.config.claims import Claim, watched
+from experiments.config.claims import watched
+from experiments.config.comparisons import Claim
 from experiments.config.expressions import Missing, Table
 from experiments.evidence import rules, verdicts
-from experiments.evidence.records import JudgedClaim, Restart
+from experiments.evidence.judged import JudgedClaim
+from experiments.evidence.records import Restart
 from experiments.evidence.words import NOT_RUN
 from experiments.running.manifest import finished
 from experiments.running.plan import AGAIN, Plan

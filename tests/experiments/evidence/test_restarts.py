@@ -9,11 +9,13 @@ import pytest
 
 from experiments.common.errors import InputError
 from experiments.config import claims
-from experiments.config.claims import Claim, Questions
+from experiments.config.claims import Questions
+from experiments.config.comparisons import Claim
 from experiments.config.expressions import Missing, Table
 from experiments.config.written import read
 from experiments.evidence import layout, order, registration, restarts, results, statements, verdicts
-from experiments.evidence.records import Entry, JudgedClaim, Record, Restart
+from experiments.evidence.judged import JudgedClaim
+from experiments.evidence.records import Entry, Record, Restart
 from experiments.running.plan import AGAIN
 from tests import example
 
