@@ -24,7 +24,7 @@ from experiments.common.paths import ROOT
 from experiments.config import claims, compose, vary
 from experiments.config.claims import Questions
 from experiments.evidence import counts as recorded_counts
-from experiments.evidence import images, registration, registrations, replication, results, statements
+from experiments.evidence import images, registration, registrations, replication, restarts, results, statements
 from experiments.evidence.order import History, losses, problems
 from experiments.evidence.records import Entry, Record
 from experiments.running.plan import SEEDS
@@ -88,6 +88,9 @@ def check(record: Record) -> Iterator[str]:
         for part in ("claims", "checks", "published"):
             recorded, derived = ([item.model_dump() for item in getattr(e, part)] for e in (entry, again))
             yield from differences(recorded, derived, f"{where}: {part}")
+        main = questions(entry).main
+        for line in restarts.problems(main, entry.stages, entry.table(), entry.seeds, entry.restarts):
+            yield f"{where}: restarts: {line}"
         yield from _registered(paper, title, entry, where)
         yield from (f"{where}: {line}" for line in _stated(entry))
         yield from _declared(paper, title, entry, where)

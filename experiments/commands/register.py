@@ -13,7 +13,7 @@ from experiments.commands import cli
 from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose
-from experiments.evidence import registration, registrations, results, tuning
+from experiments.evidence import registration, registrations, restarts, results, tuning
 from experiments.evidence.registrations import Filed
 from experiments.identity import definitions
 from experiments.identity.fingerprint import targets
@@ -109,8 +109,9 @@ def _check_is_new(filed: Filed, runs: Path) -> None:
         raise InputError(f"{filed.path.relative_to(ROOT)}: this is registered; make reproduce runs it")
     scale = filed.setting.partition("+")[0]
     registered = registrations.as_recorded(filed)
-    for index in range(SEEDS):
-        seed = registration.seed(registered, index)
+    first = [registration.seed(registered, index) for index in range(SEEDS)]
+    further = [again for seed in first for again in restarts.seeds(seed)]
+    for seed in [*first, *further]:
         if (folder := runs / filed.paper / scale / f"seed={seed}").exists():
             raise InputError(
                 f"{folder}: seed {seed} of this registration was run before it was registered; change what is wrong "

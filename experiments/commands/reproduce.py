@@ -108,7 +108,7 @@ def _run(asked: Setting, schedulers: Schedulers) -> int:
     console.say(console.main_line(shown, asked.name), "")
     for table in console.tables(shown, asked.name):
         console.out.print(table, "")
-    recording.write(asked, entry, seeds.registered, seeds.plans)
+    recording.write(asked, entry, seeds.registered, seeds.judged_plans())
     wandb_verdict.log_verdict(seeds.plans[0], shown)
     _show_end(seeds)
     return max((engine.exit_code(outcomes) for outcomes in seeds.outcomes.values()), default=0)
@@ -123,7 +123,7 @@ def _until_decided(seeds: Seeds) -> Entry:
             entry = seeds.look()
     except KeyboardInterrupt:
         interrupted = entry.model_copy(update={"stopped": stopping.INTERRUPTED})
-        recording.write(seeds.setting, interrupted, seeds.registered, seeds.plans)
+        recording.write(seeds.setting, interrupted, seeds.registered, seeds.judged_plans())
         raise
     return entry.model_copy(update={"stopped": stopped})
 

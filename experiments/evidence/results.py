@@ -19,7 +19,7 @@ from experiments.common.paths import ROOT
 from experiments.common.tables import read_rows
 from experiments.config import claims, compose, expressions
 from experiments.config.comparisons import Claim
-from experiments.evidence import layout, record_old, registration, rules, verdicts
+from experiments.evidence import layout, record_old, registration, restarts, rules, verdicts
 from experiments.evidence.judged import JudgedClaim
 from experiments.evidence.part import first_mistake
 from experiments.evidence.ran import Code, Curve, Dataset, Hardware, Provenance, StageRecord
@@ -29,6 +29,7 @@ from experiments.running.manifest import finished
 from experiments.running.plan import Plan
 
 RESULTS = ROOT / "results"
+RESTARTED = ("restarted", "still_dead", "without_restarts")  # of a claim, where an arm was dead
 POINTS = 60  # a stored curve has at most about this many
 LOCAL = {  # of one machine or one command; they change no number
     "jobs",
@@ -81,6 +82,7 @@ def build(
     overrides: Sequence[str],
     reasons: Mapping[str, str],
     registered: Registration | None = None,
+    tries: Mapping[int, Sequence[Plan]] | None = None,
 ) -> Entry:
     """Everything known about one (paper, scale, variant), from the records of its runs, judged.
 
@@ -90,6 +92,7 @@ def build(
         overrides: what the user gave beyond paper, scale and variant.
         reasons: stage -> why it did not finish, for those that did not.
         registered: under what the seeds ran; None where whoever ran them chose them.
+        tries: by seed, further ones with all stages of the main claim, where an arm was dead.
     """
     first = plans[0]
     stages = {name: _stage(plans, name, looked, reasons.get(name, "")) for name in first.stages}
@@ -108,6 +111,7 @@ def build(
         published=[],
         stages=stages,
         provenance=_provenance(plans, stages),
+        restarts=restarts.gather(tries or {}),
         history=[],
         elsewhere=[],
     )
@@ -192,7 +196,10 @@ def judge(
     """
     values, seeds = entry.table(), entry.seeds
     by_image = outcomes or {}
-    judged = [verdicts.judge(c, values, seeds, entry.looked, by_image.get(c.name)) for c in questions.claims]
+    judged = [
+        restarts.judge(claim, values, seeds, entry.looked, entry.restarts, by_image.get(claim.name))
+        for claim in questions.claims
+    ]
     return entry.model_copy(
         update={
             "claims": verdicts.find(judged),
@@ -416,5 +423,5 @@ def write_summary(entry: Entry, plan_: Plan) -> Path:
 def _short(claim: JudgedClaim) -> dict[str, Any]:
     """Of a claim what the short form tells: rivals, outcomes and counted seeds only where there are any."""
     told = {"name", "main", "verdict", "difference", "interval", "per_seed", "reason"}
-    several = {key for key in ("against", "parts", "requires_each") if getattr(claim, key)}
+    several = {key for key in ("against", "parts", "requires_each", *RESTARTED) if getattr(claim, key)}
     return claim.model_dump(include=told | several)

@@ -94,6 +94,7 @@ def main_line(entry: display.Entry, title: str) -> Text:
         part for row in claim.rows for part in (f"\n  {row.name}: ", word(row.verdict), f", {row.span}")
     ]
     rows += [f"\n  needs {item.text}: {item.verdict}, {item.counted}" for item in claim.requires if item.counted]
+    rows += [f"\n  {claim.restarts}"] if claim.restarts else []
     named = (word(claim.verdict, "bold"), f"{why}: ", (claim.name, "bold"))
     return Text.assemble(*named, how_sure, *rows, about, published)
 

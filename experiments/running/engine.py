@@ -145,6 +145,7 @@ def _train(plan: Plan, stage: Stage, report: Report) -> dict[str, Any]:
         "seed": stage.seed,
         "fingerprint": stage.fingerprint,
         "registered": plan.registered,
+        **({} if plan.try_of is None else {"try_of": plan.try_of, "attempt": plan.attempt}),
         "content": content.digest(stage.data),
         "metrics_hash": hash_metrics(result["metrics"]),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
