@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -22,7 +22,19 @@ from experiments.common import files
 from experiments.common.errors import unknown
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose
-from experiments.evidence import counts, coverage, images, layout, merge, results, settings, staleness, sweeps, verdicts
+from experiments.evidence import (
+    counts,
+    coverage,
+    images,
+    layout,
+    merge,
+    pictures,
+    results,
+    settings,
+    staleness,
+    sweeps,
+    verdicts,
+)
 from experiments.evidence.records import Entry
 from experiments.pages import answers, figures, forest, index, markup, numbers, tuned, view
 from experiments.pages.numbers import decimals, fixed
@@ -124,10 +136,13 @@ def _gather(key: str) -> dict[str, Any]:
 
 def _page(paper: Mapping[str, Any]) -> dict[str, Any]:
     page = {k: paper[k] for k in ("key", "title", "arxiv", "about", "venue", "deviations", "finding", "together")}
-    recorded = [(title, paper["entries"][title]) for title in index.first(paper["entries"])]
-    entries = [_entry(paper["key"], title, entry, paper["stale"][title]) for title, entry in recorded]
+    recorded = _recorded(paper)
+    entries = [
+        _entry(paper["key"], title, paper["entries"][title], recorded[title], paper["stale"][title])
+        for title in index.first(paper["entries"])
+    ]
     planned = None if entries else _planned(paper["key"], paper["declared"])
-    covers = coverage.rows(paper["declared"], _recorded(paper), counts.stored(paper["key"]))
+    covers = coverage.rows(paper["declared"], recorded, counts.stored(paper["key"]))
     page |= {"sweeps": _sweeps(paper["key"]), "bibtex": _bibtex(paper), "unrecorded": _unrecorded(paper)}
     page |= {"code": _code(paper["key"]), "address": index.citation()["address"]}
     return {
@@ -240,7 +255,7 @@ def _with_found_here(key: str, title: str, recorded: Entry, declared: Mapping[st
     return replace(entry, elsewhere=[*entry.elsewhere, found_here])
 
 
-def _entry(key: str, title: str, entry: view.Entry, changed: Sequence[str]) -> dict[str, Any]:
+def _entry(key: str, title: str, entry: view.Entry, recorded: Entry, changed: Sequence[str]) -> dict[str, Any]:
     """One (scale, variant) as the page shows it: everything formatted, nothing left to compute."""
     styles = {name: index for index, name in enumerate(entry.stages)}
     main = entry.main
@@ -265,7 +280,7 @@ def _entry(key: str, title: str, entry: view.Entry, changed: Sequence[str]) -> d
         "curves": curves[: len(FIRST_CURVES)],
         "more_curves": curves[len(FIRST_CURVES) :],
         "diagram": Markup(figures.diagram(boxes, styles)),
-        "pictures": _pictures(key, entry),
+        "pictures": _pictures(key, title, entry, recorded),
         "provenance": _provenance(entry),
         "cost": _cost(entry),
         "stale": list(changed),
@@ -381,9 +396,19 @@ def _box(stage: view.Stage) -> figures.Box:
     return figures.Box(stage.name, stage.needs, stage.fit, note if stage.metrics else "did not finish")
 
 
-def _pictures(key: str, entry: view.Entry) -> list[dict[str, str]]:
-    """What the stages of the first seed drew, inside the page: files of the run's own folder, none that is a link."""
-    shown = []
+def _pictures(key: str, title: str, entry: view.Entry, recorded: Entry) -> list[dict[str, str]]:
+    """What the stages of the first seed drew, inside the page: as the record keeps it, else as the run left it here.
+
+    Raises InputError where a kept picture is not the record's.
+    """
+    kept = pictures.of(key, title, recorded)
+    if kept:
+        return [_picture(item.stage, item.name, content, "webp") for item, content in kept]
+    return list(_drawn_here(key, entry))
+
+
+def _drawn_here(key: str, entry: view.Entry) -> Iterator[dict[str, str]]:
+    """Files of the run's own folder, none that is a link."""
     for stage in entry.stages.values():
         names = (key, entry.scale, f"seed={entry.seeds[0]}", f"{stage.name}-{stage.fingerprints[0]}", "pictures")
         folder = files.inside(RUNS, *names)
@@ -392,9 +417,11 @@ def _pictures(key: str, entry: view.Entry) -> list[dict[str, str]]:
         for path in sorted(folder.glob("*.png")):
             if files.inside(folder, path.name) is None or not path.is_file() or path.stat().st_size > MOST_PICTURE:
                 continue
-            data = base64.b64encode(path.read_bytes()).decode()
-            shown.append({"stage": stage.name, "name": path.stem, "data": f"data:image/png;base64,{data}"})
-    return shown
+            yield _picture(stage.name, path.stem, path.read_bytes(), "png")
+
+
+def _picture(stage: str, name: str, content: bytes, kind: str) -> dict[str, str]:
+    return {"stage": stage, "name": name, "data": f"data:image/{kind};base64,{base64.b64encode(content).decode()}"}
 
 
 def _provenance(entry: view.Entry) -> list[tuple[str, str]]:

@@ -399,6 +399,20 @@ def test_pictures_of_the_first_seed_are_embedded(build: Any, tmp_path: Path) -> 
     assert "soft_labels" in (images[0]["alt"] or "")
 
 
+def test_pictures_of_the_record_are_shown_without_its_runs(build: Any, tmp_path: Path) -> None:
+    kept = tmp_path / "results/pictures/meal_v2/mini/student-map.webp"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"not looked into")
+    told = {"stage": "student", "name": "map", "fingerprint": "f0", "file": kept.name, "sha256": files.sha256(kept)}
+    record = sample()
+    mark = record.entries["mini"].registered.hash
+    files.write_json(kept.parent.with_suffix(".json"), {"registration": mark, "seed": 0, "pictures": [told]})
+    page = Seen(build(record)["meal_v2"])
+    (image,) = [a for tag, a in page.elements if tag == "img"]
+    assert image == {"src": "data:image/webp;base64,bm90IGxvb2tlZCBpbnRv", "alt": "map, drawn by student"}
+    assert "Drawn by the stages of the first recorded seed" in page.text
+
+
 def test_a_linked_picture_and_one_outside_the_run_are_left_out(build: Any, tmp_path: Path) -> None:
     """By a link at any step, a stage's name that climbs, or a file that is no picture's size."""
     secret = tmp_path / "secret.png"
