@@ -8,7 +8,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal
 
 # What may be said on the command line; a misspelt word would otherwise train something else.
-VARIABLES := PYTHON TORCH_INDEX EXTRAS PAPER SCALE VARIANT SEEDS MINUTES DRY SWEEP STAGE BASE FILE ARGS
+VARIABLES := PYTHON TORCH_INDEX UV EXTRAS PAPER SCALE VARIANT SEEDS MINUTES DRY SWEEP STAGE FORMAT BASE FILE ARGS
 # What each target reads of them, besides PYTHON and TORCH_INDEX; it would pass over the others in silence.
 reads-extras        := EXTRAS
 reads-reproduce     := PAPER SCALE VARIANT SEEDS MINUTES DRY ARGS
@@ -23,7 +23,7 @@ reads-register      := PAPER SCALE VARIANT ARGS
 reads-replicate     := PAPER SCALE VARIANT MINUTES ARGS
 reads-sweep         := PAPER SCALE VARIANT SEEDS SWEEP ARGS
 reads-dashboard     := PAPER SCALE VARIANT ARGS
-reads-export        := PAPER SCALE VARIANT STAGE ARGS
+reads-export        := PAPER SCALE VARIANT STAGE FORMAT ARGS
 reads-pack          := PAPER SCALE VARIANT ARGS
 reads-unpack        := FILE ARGS
 reads-compare       := PAPER SCALE VARIANT SEEDS BASE ARGS
@@ -153,8 +153,8 @@ sweep: $(READY) ## a named sweep (SWEEP=hard_labels) or a grid: ARGS="seed=0,1 s
 dashboard: $(READY) ## sync a paper's offline W&B runs and build its W&B workspace from code
 	@$(BIN)/python -m experiments.commands.dashboard $(GIVEN)
 
-export: $(READY) ## weights of a finished stage with a card (STAGE=student), or the record as CSV (no STAGE)
-	@$(BIN)/python -m experiments.commands.export $(if $(STAGE),stage=$(STAGE)) $(GIVEN)
+export: $(READY) ## weights of a finished stage with a card (STAGE=student), or the record as tables (FORMAT=csv, latex)
+	@$(BIN)/python -m experiments.commands.export $(if $(STAGE),stage=$(STAGE)) $(if $(FORMAT),format=$(FORMAT)) $(GIVEN)
 
 pack: $(READY) ## a setting's runs, finished and half-done, in one file to go on with elsewhere (exports/)
 	@$(BIN)/python -m experiments.commands.pack $(GIVEN)

@@ -20,7 +20,7 @@ from experiments.common.paths import ROOT
 from experiments.evidence import suite
 from experiments.evidence.records import Entry, Record
 from experiments.evidence.words import NOT_RUN
-from experiments.pages import answers, forest, view
+from experiments.pages import answers, forest, scatter, view
 
 SCRIPT = Path(__file__).parent / "templates" / "index.js"
 NOT_YET = "not yet"
@@ -98,6 +98,19 @@ def _setting(paper: Mapping[str, Any], title: str) -> dict[str, Any]:
         "stale": bool(paper["stale"][title]),
         "replication": word,
     }
+
+
+def points(papers: Sequence[Mapping[str, Any]]) -> list[scatter.Point]:
+    """The main claims of the settings that stand for papers, where paper and record both have a difference."""
+    found = []
+    for paper in papers:
+        entry = paper["record"].entries[first(paper["entries"])[0]] if paper["entries"] else None
+        main = entry.main_claim() if entry is not None else None
+        if main is None or main.published is None or main.difference is None:
+            continue
+        row = _forest(paper["key"], main, bool(paper["stale"][first(paper["entries"])[0]]))
+        found.append(scatter.Point(row, float(main.published.difference)))
+    return found
 
 
 def _forest(key: str, main: Any, stale: bool) -> forest.Row:

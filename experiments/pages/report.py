@@ -36,7 +36,7 @@ from experiments.evidence import (
     verdicts,
 )
 from experiments.evidence.records import Entry
-from experiments.pages import answers, figures, forest, index, markup, numbers, tuned, view
+from experiments.pages import answers, figures, forest, index, markup, numbers, scatter, tuned, view
 from experiments.pages.numbers import decimals, fixed
 from experiments.running import measured
 from experiments.running.plan import names_in
@@ -73,12 +73,21 @@ def build(papers: list[str] | None = None, site: Path = ROOT / "site") -> list[P
     return [site / "index.html", *written]
 
 
+def main_claims() -> list[dict[str, Any]]:
+    """Every recorded main claim as plain values: what results.csv and results.json hold."""
+    papers = [_gather(key) for key in compose.papers()]
+    return index.data(papers, index.kept({paper["key"]: paper["record"] for paper in papers}))
+
+
 def _write_index(papers: Sequence[Mapping[str, Any]], site: Path) -> None:
     """The index, and beside it the same as data."""
     kept = index.kept({paper["key"]: paper["record"] for paper in papers})
     rows = [index.row(paper, (site / f"{paper['key']}.html").exists(), kept.get(paper["key"])) for paper in papers]
+    points = index.points(papers)
     values = {
         "rows": rows,
+        "published": scatter.sentence(points),
+        "scatter": Markup(scatter.picture(points)),
         "run": sum(1 for row in rows if row["settings"]),
         "counts": index.counts(rows),
         "axis": Markup(forest.head()),

@@ -118,7 +118,7 @@ def test_each_target_uses_the_variables_that_it_is_said_to_read() -> None:
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     given = {"PAPER": "zpe", "VARIANT": "mnist", "SCALE": "smoke", "SEEDS": "5,6", "MINUTES": "77", "DRY": "1"}
     given |= {"SWEEP": "wide", "STAGE": "pool", "BASE": "v0", "ARGS": "--said", "EXTRAS": "clip"}
-    given |= {"FILE": "moved.runs"}
+    given |= {"FILE": "moved.runs", "FORMAT": "latex"}
     for line in re.findall(r"^reads-.*", text, re.MULTILINE):
         target, names = re.fullmatch(r"reads-(\S+) *:= (.*)", line).groups()  # type: ignore[union-attr]
         whole = {name: given[name] for name in names.split()}
