@@ -173,4 +173,5 @@ def citation() -> dict[str, str]:
     address = str(told.get("repository-code") or told.get("url") or "")
     fields = {"title": f"{{{told['title']}}}", "author": f"{{{authors}}}", "version": told["version"], "url": address}
     lines = [f"  {name} = {{{value}}}" for name, value in fields.items() if value]
-    return {"bibtex": "@software{reprise,\n" + ",\n".join(lines) + "\n}", "address": address}
+    bibtex = "@software{reprise,\n" + ",\n".join(lines) + "\n}"
+    return {"bibtex": bibtex, "address": address, "version": str(told["version"])}

@@ -185,7 +185,7 @@ def _unrecorded(paper: Mapping[str, Any]) -> list[dict[str, str]]:
     rows = []
     for (scale, variant), about in settings.items():
         if (scale, variant) not in recorded:
-            command = _command(paper["key"], scale, variant, [])
+            command = command_line(paper["key"], scale, variant, [])
             title = results.title(scale, variant)
             hours = measured.in_words(f"{paper['key']} {title}")
             told = f"{about}; one seed's training: {hours}, measured by a dry run" if hours else about
@@ -234,7 +234,7 @@ def _planned(key: str, declared: Mapping[str, Any]) -> dict[str, Any]:
         "claims": answers.claim_rows([view.claim(claim.model_copy(update={"reason": ""})) for claim in asked]),
         "published": [_published(view.published(item, "full", {}, 0)) for item in reported],
         "diagram": Markup(figures.diagram(boxes, {box.name: i for i, box in enumerate(boxes)})),
-        "command": _command(key, "mini", None, []),
+        "command": command_line(key, "mini", None, []),
     }
 
 
@@ -290,12 +290,12 @@ def _entry(key: str, title: str, entry: view.Entry, recorded: Entry, changed: Se
         "more_curves": curves[len(FIRST_CURVES) :],
         "diagram": Markup(figures.diagram(boxes, styles)),
         "pictures": _pictures(key, title, entry, recorded),
-        "provenance": _provenance(entry),
+        "provenance": provenance(entry),
         "cost": _cost(entry),
         "stale": list(changed),
         "all_stale": all(name in changed for name in entry.stages),
         "commit": entry.machine.code,
-        "command": _command(key, entry.scale, entry.variant, entry.overrides),
+        "command": command_line(key, entry.scale, entry.variant, entry.overrides),
     }
 
 
@@ -433,7 +433,7 @@ def _picture(stage: str, name: str, content: bytes, kind: str) -> dict[str, str]
     return {"stage": stage, "name": name, "data": f"data:image/{kind};base64,{base64.b64encode(content).decode()}"}
 
 
-def _provenance(entry: view.Entry) -> list[tuple[str, str]]:
+def provenance(entry: view.Entry) -> list[tuple[str, str]]:
     """Where the numbers come from, as (term, description)."""
     machine = entry.machine
     dirty = {True: " with uncommitted changes", False: "", None: " (changes unknown)"}[machine.dirty]
@@ -464,7 +464,7 @@ def _cost(entry: view.Entry) -> str:
     return f"{numbers.duration(machine.seconds)} of wall time"
 
 
-def _command(key: str, scale: str, variant: str | None, overrides: Sequence[str]) -> str:
+def command_line(key: str, scale: str, variant: str | None, overrides: Sequence[str]) -> str:
     """The line that runs an entry again, quoted for make and the two shells it passes through."""
     line = f"make reproduce PAPER={key}" + (f" SCALE={scale}" if scale != "mini" else "")
     line += f" VARIANT={shlex.quote(variant)}" if variant else ""

@@ -550,13 +550,13 @@ def test_diagram_arrows_point_right_and_all_are_drawn() -> None:
     ],
 )
 def test_command(variant: str | None, overrides: list[str], expected: str) -> None:
-    assert report._command("k", "mini", variant, overrides) == expected
+    assert report.command_line("k", "mini", variant, overrides) == expected
 
 
 @pytest.mark.parametrize("override", ["a=1", "a='x y'", 'a="b"', "a=${b}", "a=$HOME", "a=[1,{b:2}]", "a=b\\c"])
 def test_command_survives_make_and_the_shell(override: str, tmp_path: Path) -> None:
     (tmp_path / "Makefile").write_text("reproduce:\n\t@printf '%s\\n' $(ARGS)\n")
-    line = report._command("k", "mini", None, [override])
+    line = report.command_line("k", "mini", None, [override])
     # The suite itself is started by make, whose variables would make this one talk about folders.
     alone = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     done = subprocess.run(["sh", "-c", line], cwd=tmp_path, env=alone, capture_output=True, text=True, check=True)
