@@ -33,6 +33,7 @@ reads-compare       := PAPER SCALE VARIANT SEEDS BASE ARGS
 reads-confirm       := PAPER SCALE VARIANT ARGS
 reads-soak          := PAPER ARGS
 reads-mutants       := PAPER ARGS
+reads-full-scale    := PAPER ARGS
 reads-bench         := PAPER ARGS
 # A shell reads these values, and make itself does before each call of a shell: this comes before the first one. What
 # either would act on is no name; ARGS alone are words of a shell.
@@ -86,7 +87,7 @@ seeds    = $(subst $(space),$(comma),$(strip $(subst $(comma),$(space),$(SEEDS))
 GIVEN    = $(if $(PAPER),paper=$(PAPER)) scale=$(or $(SCALE),mini) $(if $(VARIANT),variant=$(VARIANT)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup counts extras reproduce tune register replicate test test-all papers report check-results sweep dashboard export logbook pack unpack compare confirm soak mutants bench lint lock schema readme docs clean
+.PHONY: help setup counts extras reproduce tune register replicate test test-all papers report check-results sweep dashboard export logbook pack unpack compare confirm soak mutants bench lint lock schema full-scale readme docs clean
 
 help: ## this text
 	@echo "Reprise re-runs image-modelling papers and computes whether their claims hold."
@@ -202,6 +203,9 @@ lock: $(READY) ## requirements.lock anew from pyproject.toml's ranges (needs uv 
 
 schema: $(READY) ## conf/schema/*.json anew from experiments/config/schema.py: what editors complete and check
 	@$(BIN)/python -m experiments.commands.schema
+
+full-scale: $(READY) ## docs/full/ anew: for each paper what its published recipe needs, and what it is judged by
+	@$(BIN)/python -m experiments.commands.full_scale $(if $(PAPER),paper=$(PAPER)) $(ARGS)
 
 readme: $(READY) ## what README and docs/ repeat of results/, anew, and what these repeat of conf/paper
 	@$(BIN)/python -m experiments.catalog --readme

@@ -68,8 +68,8 @@ def picture(points: Sequence[Point]) -> str:
         label = _label(x, y, len(point.row.key) * LETTER, taken)
         text = f'<text x="{label[0]:g}" y="{label[1]:g}">{escape(point.row.key)}</text>'
         body.append(
-            f'<g class="{point.row.verdict.replace(" ", "-")}" fill="currentColor"{pale}><title>{escape(point.told)}'
-            f'</title>{_interval(point, x)}<circle cx="{x:g}" cy="{y:g}" r="4"/>{text}</g>'
+            f'<g class="{point.row.verdict.replace(" ", "-")}" fill="currentColor"><title>{escape(point.told)}</title>'
+            f'<g{pale}>{_interval(point, x)}<circle cx="{x:g}" cy="{y:g}" r="4"/></g>{text}</g>'
         )
     wide = LEFT + SIDE + 100
     return (
