@@ -17,7 +17,7 @@ from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
 from experiments.common.tables import read_rows
 from experiments.config import compose, vary
-from experiments.config.schema import Grid, Knob
+from experiments.config.trials import Grid, Knob
 from experiments.evidence import results, tuning
 from experiments.identity.provenance import code_version
 from experiments.pages import console

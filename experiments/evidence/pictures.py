@@ -22,7 +22,9 @@ from experiments.common import files
 from experiments.common.errors import InputError
 from experiments.config import expressions
 from experiments.evidence import results, suite
-from experiments.evidence.records import Entry, JudgedClaim, Part
+from experiments.evidence.judged import JudgedClaim
+from experiments.evidence.part import Part
+from experiments.evidence.records import Entry
 from experiments.running.plan import Plan
 
 MOST_BYTES = 300_000  # of a paper's pictures

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from experiments.evidence.records import Entry, JudgedClaim, Record
-from experiments.pages import index, view
+from experiments.evidence.judged import JudgedClaim
+from experiments.evidence.records import Entry, Record
+from experiments.pages import display, index, view
 
 NAME = "ro-crate-metadata.json"
 CONTEXT = "https://w3id.org/ro/crate/1.1/context"
@@ -23,7 +24,7 @@ KINDS = {".md": "text/markdown", ".yaml": "application/yaml", ".webp": "image/we
 
 
 def metadata(
-    record: Record, entries: Mapping[str, view.Entry], finding: str, paths: Mapping[str, int], version: str
+    record: Record, entries: Mapping[str, display.Entry], finding: str, paths: Mapping[str, int], version: str
 ) -> dict[str, Any]:
     """The crate of a record.
 
@@ -111,7 +112,7 @@ def _claim(record: Record, title: str, claim: JudgedClaim) -> dict[str, Any]:
     return told
 
 
-def _action(record: Record, title: str, entry: Entry, shown: view.Entry) -> dict[str, Any]:
+def _action(record: Record, title: str, entry: Entry, shown: display.Entry) -> dict[str, Any]:
     """The runs that a setting's numbers come from."""
     claims = _references(_claim_id(record, title, number) for number in range(len(entry.claims)))
     return {

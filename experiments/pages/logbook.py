@@ -16,7 +16,7 @@ from typing import Any
 
 from experiments.common.text import visible
 from experiments.evidence.records import Entry, Record
-from experiments.pages import answers, index, report, view
+from experiments.pages import answers, display, index, report
 
 SCHEMA = 2
 ROOT = ".trackio"
@@ -24,7 +24,7 @@ LONGEST = 60  # letters of a page's name in addresses
 FENCE = "````"
 
 
-def files(record: Record, entries: Mapping[str, view.Entry], finding: str) -> dict[str, str]:
+def files(record: Record, entries: Mapping[str, display.Entry], finding: str) -> dict[str, str]:
     """Path below the logbook's folder -> text. The same record gives the same text.
 
     Args:
@@ -62,7 +62,7 @@ def _ordered(record: Record) -> list[str]:
     return index.first(record.entries)
 
 
-def _sorted(entry: view.Entry) -> list[view.Claim]:
+def _sorted(entry: display.Entry) -> list[display.Claim]:
     """Its claims, the main one first."""
     return sorted(entry.claims, key=lambda claim: not claim.main)
 
@@ -92,7 +92,7 @@ def _cell(kind: str, title: str, when: str, body: str) -> str:
 
 
 def _index_page(
-    record: Record, entries: Mapping[str, view.Entry], head: str, finding: str, pages: Mapping[str, tuple[str, str]]
+    record: Record, entries: Mapping[str, display.Entry], head: str, finding: str, pages: Mapping[str, tuple[str, str]]
 ) -> str:
     """What was found, and a table of the claims with their verdicts."""
     rows = []
@@ -104,7 +104,7 @@ def _index_page(
     return f"# {head}\n\n{about}The paper{source}: {_inline(record.about)}\n\n{table}\n"
 
 
-def _status(record: Record, entries: Mapping[str, view.Entry], name: str) -> str:
+def _status(record: Record, entries: Mapping[str, display.Entry], name: str) -> str:
     """A claim's verdict in each setting that asks it."""
     told = []
     for title in _ordered(record):
@@ -112,7 +112,7 @@ def _status(record: Record, entries: Mapping[str, view.Entry], name: str) -> str
     return _inline("; ".join(told))
 
 
-def _claim_page(record: Record, entries: Mapping[str, view.Entry], name: str) -> Iterator[str]:
+def _claim_page(record: Record, entries: Mapping[str, display.Entry], name: str) -> Iterator[str]:
     """What is claimed, then how it stands in each setting that asks it: in words, as a picture, as the command."""
     told_rule = False
     for title in _ordered(record):
@@ -141,7 +141,7 @@ def _rule(row: Mapping[str, Any]) -> str:
     return f"{kind}, asked by {asked}: **{_inline(row['name'])}**\n\n{_inline(rule)}{published}"
 
 
-def _verdict(row: Mapping[str, Any], entry: view.Entry) -> str:
+def _verdict(row: Mapping[str, Any], entry: display.Entry) -> str:
     lines = [f"**{row['verdict']}**" + (f" ({_inline(row['reason'])})" if row["reason"] else ""), _inline(entry.scope)]
     if row["difference"]:
         ends = f", 95% interval {row['interval']}" if row["interval"] else ""
@@ -156,7 +156,7 @@ def _verdict(row: Mapping[str, Any], entry: view.Entry) -> str:
     return "\n\n".join(lines)
 
 
-def _settings_page(record: Record, entries: Mapping[str, view.Entry]) -> Iterator[str]:
+def _settings_page(record: Record, entries: Mapping[str, display.Entry]) -> Iterator[str]:
     """For each setting: registration, seeds, code, machine and cost."""
     for title in _ordered(record):
         recorded: Entry = record.entries[title]

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from experiments.common.paths import ROOT
-from experiments.pages import figures, forest
+from experiments.pages import drawing, forest
 
 Colour = tuple[float, float, float]
 TEXT, GRAPHIC = 4.5, 3.0
@@ -57,7 +57,7 @@ def test_every_ink_of_the_pages_can_be_read(kind: str) -> None:
     for ink in INKS:
         for ground in ("page", "raised"):
             assert contrast(parse(colours[ink]), parse(colours[ground])) >= TEXT, f"{ink} on {ground}"
-    for line in figures.LIGHT if kind == "light" else figures.DARK:
+    for line in drawing.LIGHT if kind == "light" else drawing.DARK:
         assert contrast(parse(line), parse(colours["page"])) >= GRAPHIC, line
 
 
