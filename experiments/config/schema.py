@@ -130,6 +130,8 @@ class PaperFile(Settings):
     """The main claim first."""
     about: Text = ""
     """What the paper does, in two or three sentences."""
+    released: Annotated[Text, Field(pattern=r"^([\w.-]+/[\w.-]+)?$"), Written("a repository, as owner/name")] = ""
+    """The authors' own code on GitHub, as owner/name; nothing where none is known."""
     venue: Text = ""
     """Where it was published."""
     finding: Finding | None = None

@@ -47,6 +47,7 @@ from experiments.pages import (
     index,
     markup,
     numbers,
+    replications,
     scatter,
     tuned,
     view,
@@ -154,11 +155,13 @@ def _gather(key: str) -> dict[str, Any]:
         "about": declared.get("about") or "",
         "deviations": declared.get("deviations") or [],
         "venue": declared.get("venue") or "",
+        "released": declared.get("released") or "",
     }
 
 
 def _page(paper: Mapping[str, Any]) -> dict[str, Any]:
-    page = {k: paper[k] for k in ("key", "title", "arxiv", "about", "venue", "deviations", "finding", "together")}
+    page = {k: paper[k] for k in ("key", "title", "arxiv", "about", "venue", "released", "deviations", "finding")}
+    page["together"] = paper["together"]
     recorded = _recorded(paper)
     entries = [
         _entry(paper["key"], title, paper["entries"][title], recorded[title], paper["stale"][title])
@@ -309,6 +312,8 @@ def _entry(key: str, title: str, entry: display.Entry, recorded: Entry, changed:
         "stale": list(changed),
         "all_stale": all(name in changed for name in entry.stages),
         "commit": entry.machine.code,
+        "commits": entry.machine.commits[0] if len(entry.machine.commits) == 1 else "",
+        "replication": replications.of(entry, recorded),
         "command": command_line(key, entry.scale, entry.variant, entry.overrides),
     }
 
@@ -324,8 +329,8 @@ def _facts(entry: display.Entry) -> list[tuple[str, str]]:
     if entry.variant:
         facts.append(("variant", entry.variant + (f": {entry.about}" if entry.about else "")))
     facts.append(("seeds", _listed(entry.seeds)))
-    if entry.replication:
-        facts.append(("replication", entry.replication))
+    if entry.replication == index.NOT_YET:
+        facts.append(("replication", index.NOT_YET))
 
     users: dict[str, list[str]] = {}
     for stage in entry.stages.values():

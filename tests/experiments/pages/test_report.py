@@ -26,7 +26,7 @@ from experiments.config import claims, compose
 from experiments.evidence import layout, results, staleness
 from experiments.evidence.judged import Against, CheckResult, SeedsThatHold
 from experiments.evidence.ran import Dataset, StageRecord
-from experiments.evidence.records import Record
+from experiments.evidence.records import Record, Replication
 from experiments.pages import curves, diagram, differences, display, drawing, index, report, view
 from tests import example
 
@@ -594,3 +594,24 @@ def test_sweeps_are_shown_with_every_setting(build: Any, tmp_path: Path) -> None
     assert "w=2" in page
     assert "the loss is nan" in page
     assert "<script>" not in page
+
+
+def test_a_replication_is_drawn_with_what_each_seed_drew(build: Any) -> None:
+    record = sample()
+    entry = record.entries["mini"]
+    claims = [judged("the student is better", "supported", [0.5, 1.5, 2.5], [0.1, 2.9], main=True)]
+    claims[0].seeds = [10, 11, 12]
+    drawn = [{"lr": 0.51234, "epochs": 12}, {"lr": 1.9}, {"lr": 1.0, "epochs": 7}]
+    told = {"registered": "ab", "seeds": [10, 11, 12], "drawn": drawn, "metrics": {}, "claim": claims[0]}
+    entry.replication = Replication(**told, word="replicated")
+    page = Seen(build(record)["meal_v2"])
+    assert "replicated over recipes: supported, +1.50 [+0.100, +2.90] points; 3 of 3 draws" in page.text
+    assert "11 1.9 – +1.50" in page.text  # this seed drew no epochs
+    assert "10 0.512 12 +0.500" in page.text
+    assert "Replication" in page.text
+
+
+def test_a_page_links_the_authors_code(build: Any) -> None:
+    page = Seen(build(sample())["meal_v2"])
+    assert "https://github.com/szq0214/MEAL-V2" in [a.get("href") for tag, a in page.elements if tag == "a"]
+    assert "modules/meal_v2" in page.text
