@@ -68,7 +68,7 @@ def row(paper: Mapping[str, Any], linked: bool, is_kept: bool | None) -> dict[st
     titles = first(paper["entries"])
     settings = [_setting(paper, title) for title in titles]
     asked = next((c["name"] for c in paper["declared"].get("claims") or [] if c.get("main")), "")
-    told = {name: paper[name] for name in ("key", "title", "arxiv", "venue", "finding")}
+    told = {name: paper[name] for name in ("key", "title", "arxiv", "venue", "topic", "finding")}
     told |= {"short": paper["title"].split(":")[0], "linked": linked, "asked": asked, "settings": settings}
     if not settings:
         return {**told, "verdict": NOT_RUN, "stale": False, "kept": None, "replication": "", "cell": "", "place": ""}
@@ -124,6 +124,7 @@ def counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "verdicts": [(verdict, verdicts[verdict]) for verdict in display.SYMBOLS if verdict in verdicts],
         "replications": sorted(Counter(row["replication"] for row in rows if row["replication"]).items()),
+        "topics": sorted({row["topic"] for row in rows if row["topic"]}),
         "scales": sorted({setting["scale"] for row in rows for setting in row["settings"]}),
         "settings": sum(len(row["settings"]) for row in rows),
         "stale": sum(row["stale"] for row in rows),

@@ -156,6 +156,7 @@ def _gather(key: str) -> dict[str, Any]:
         "deviations": declared.get("deviations") or [],
         "venue": declared.get("venue") or "",
         "released": declared.get("released") or "",
+        "topic": declared.get("topic") or "",
     }
 
 

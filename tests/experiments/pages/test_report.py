@@ -344,6 +344,7 @@ def test_rows_can_be_filtered_by_what_stands_in_them(build: Any) -> None:
     row = next(attributes for tag, attributes in elements if tag == "tr" and attributes.get("id") == "meal_v2")
     assert row["data-verdict"] == "supported stale"
     assert row["data-replication"] == "not-yet"
+    assert row["data-topic"] == "distillation"
     assert (row["data-scale"] or "").split() == ["mini"]
     wanted = {a["data-sort"] for tag, a in elements if tag == "td" and "data-sort" in a}
     assert "2.0000" in wanted  # the difference of 2, counted in a worth of 1
