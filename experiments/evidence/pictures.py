@@ -25,7 +25,6 @@ from experiments.evidence import results, suite
 from experiments.evidence.judged import JudgedClaim
 from experiments.evidence.part import Part
 from experiments.evidence.records import Entry
-from experiments.running.plan import Plan
 
 MOST_BYTES = 300_000  # of a paper's pictures
 MOST_OF_DEFAULT = 120_000  # of the setting that stands for the paper
@@ -59,10 +58,14 @@ def list_of(paper: str, title: str) -> Path:
     return results.RESULTS / "pictures" / paper / f"{title}.json"
 
 
-def keep(paper: str, title: str, entry: Entry, plans: Sequence[Plan]) -> None:
-    """Keep the pictures of a recorded entry's first seed, where its run is here; those of another registration go."""
+def keep(paper: str, title: str, entry: Entry, runs: Path) -> None:
+    """Keep the pictures of a recorded entry's first seed, where its run is here; those of another registration go.
+
+    Args:
+        runs: the folder of all runs.
+    """
     path = list_of(paper, title)
-    chosen = _choose(paper, title, entry, plans)
+    chosen = _choose(paper, title, entry, runs) if entry.seeds else []
     if chosen:
         pictures = [item for item, _ in chosen]
         _write(path, Pictures(registration=entry.registered.hash, seed=entry.seeds[0], pictures=pictures), chosen)
@@ -71,26 +74,18 @@ def keep(paper: str, title: str, entry: Entry, plans: Sequence[Plan]) -> None:
         _leave(path.with_suffix(""), set())
 
 
-def _choose(paper: str, title: str, entry: Entry, plans: Sequence[Plan]) -> list[tuple[Kept, bytes]]:
+def _choose(paper: str, title: str, entry: Entry, runs: Path) -> list[tuple[Kept, bytes]]:
     """The first of an entry's drawings that fit, each with its small content."""
-    first = next((plan for plan in plans if entry.seeds and plan.seed == entry.seeds[0]), None)
-    if first is None:
-        return []
     room = _room(paper, title)
     chosen: dict[str, tuple[Kept, bytes]] = {}
-    for stage, path in _drawn(entry, first):
+    for stage, mark, path in _drawn(paper, entry, runs):
         small = shrink(path, min(room, MOST_OF_ONE)) if len(chosen) < MOST_PICTURES else None
         if small is None:
             continue
-        item = Kept(
-            stage=stage,
-            name=path.stem,
-            fingerprint=first.stages[stage].fingerprint,
-            file=_file(f"{stage}-{path.stem}"),
-            sha256=hashlib.sha256(small).hexdigest(),
-        )
-        if item.file not in chosen:
-            chosen[item.file] = item, small
+        file = _file(f"{stage}-{path.stem}")
+        digest = hashlib.sha256(small).hexdigest()
+        if file not in chosen and digest not in {item.sha256 for item, _ in chosen.values()}:  # arms may see the same
+            chosen[file] = Kept(stage=stage, name=path.stem, fingerprint=mark, file=file, sha256=digest), small
             room -= len(small)
     return list(chosen.values())
 
@@ -106,17 +101,23 @@ def _room(paper: str, title: str) -> int:
     return max(0, min(MOST_OF_DEFAULT if title in suite.DEFAULT else MOST_OF_OTHER, MOST_BYTES - others))
 
 
-def _drawn(entry: Entry, plan: Plan) -> Iterator[tuple[str, Path]]:
-    """What a seed's stages drew: a picture of each stage in turns, those of the main claim's stages first."""
+def _drawn(paper: str, entry: Entry, runs: Path) -> Iterator[tuple[str, str, Path]]:
+    """What the first seed's runs drew: a picture of each stage in turns, those of the main claim's stages first.
+
+    The runs are those that the record's fingerprints name; a link leads out of them and is passed over.
+    """
     main = entry.main_claim()
     compared = _compared(main) if main is not None else []
-    order = [name for wanted in compared for name in fnmatch.filter(plan.stages, wanted)]
-    order = list(dict.fromkeys([*order, *plan.stages]))
-    folders = [plan.stages[name].directory / "pictures" for name in order]
-    for turn in zip_longest(*(sorted(folder.glob("*.png")) for folder in folders)):
-        for name, path in zip(order, turn, strict=True):
+    order = [name for wanted in compared for name in fnmatch.filter(entry.stages, wanted)]
+    marks = {name: entry.stages[name].fingerprints[0] for name in dict.fromkeys([*order, *entry.stages])}
+    known = [(name, mark) for name, mark in marks.items() if mark is not None]
+    seed = f"seed={entry.seeds[0]}"
+    folders = [files.inside(runs, paper, entry.scale, seed, f"{name}-{mark}", "pictures") for name, mark in known]
+    drawn = [sorted(folder.glob("*.png")) if folder is not None else [] for folder in folders]
+    for turn in zip_longest(*drawn):
+        for (name, mark), path in zip(known, turn, strict=True):
             if path is not None and path.is_file() and not path.is_symlink() and path.stat().st_size <= MOST_READ:
-                yield name, path
+                yield name, mark, path
 
 
 def _compared(main: JudgedClaim) -> list[str]:

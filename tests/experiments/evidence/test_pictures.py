@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import shutil
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +18,10 @@ from tests import example
 
 
 def draw(path: Path, noise: bool = False, side: int = 300) -> None:
-    """A plain red picture, or one of noise, which no format makes small."""
+    """A picture of one colour that no other path has, or one of noise, which no format makes small."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.full((side, side, 3), (200, 20, 20), np.uint8)
+    colour = list(hashlib.sha256(str(path).encode()).digest()[:3])
+    pixels = np.full((side, side, 3), colour, np.uint8)
     if noise:
         pixels = np.random.default_rng(0).integers(0, 256, pixels.shape, np.uint8)
     Image.fromarray(pixels).save(path, "PNG")
@@ -33,32 +34,24 @@ def entry() -> Entry:
 
 
 @pytest.fixture
-def plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Two seeds' runs of three stages; the first seed's folders may hold pictures."""
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of runs of two seeds and three stages; the record has folders of its own."""
     monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
-    return [
-        SimpleNamespace(
-            seed=seed,
-            stages={
-                name: SimpleNamespace(directory=tmp_path / f"runs/{seed}/{name}", fingerprint=f"f{seed}")
-                for name in ("init", "other", "student")
-            },
-        )
-        for seed in (0, 1)
-    ]
+    return tmp_path / "runs"
 
 
-def folder(plans: list[Any], stage: str, seed: int = 0) -> Path:
-    directory: Path = plans[seed].stages[stage].directory / "pictures"
-    return directory
+def folder(runs: Path, stage: str, seed: int = 0) -> Path:
+    return runs / f"toy/mini/seed={seed}/{stage}-f{seed}/pictures"
 
 
-def test_the_claim_s_stages_come_first_and_each_has_a_turn(plans: list[Any]) -> None:
+def test_the_claim_s_stages_come_first_and_each_has_a_turn(runs: Path) -> None:
     for stage in ("init", "other", "student"):
-        draw(folder(plans, stage) / "a map.png")
-    draw(folder(plans, "student") / "b.png")
-    draw(folder(plans, "student", seed=1) / "of another seed.png")
-    pictures.keep("toy", "mini", entry(), plans)
+        draw(folder(runs, stage) / "a map.png")
+    draw(folder(runs, "student") / "b.png")
+    draw(folder(runs, "student", seed=1) / "of another seed.png")
+    draw(runs / "toy/mini/seed=0/student-other/pictures/of another run.png")
+    (folder(runs, "init") / "link.png").symlink_to(folder(runs, "student") / "b.png")
+    pictures.keep("toy", "mini", entry(), runs)
     shown = pictures.of("toy", "mini", entry())
     told = [(item.stage, item.name) for item, _ in shown]
     assert told == [("student", "a map"), ("init", "a map"), ("other", "a map"), ("student", "b")]
@@ -68,22 +61,22 @@ def test_the_claim_s_stages_come_first_and_each_has_a_turn(plans: list[Any]) -> 
     assert not list(pictures.problems("toy"))
 
 
-def test_a_setting_and_a_paper_have_a_limit(plans: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_setting_and_a_paper_have_a_limit(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(9):
-        draw(folder(plans, "student") / f"{number}.png")
-    draw(folder(plans, "init") / "noise.png", noise=True, side=200)
+        draw(folder(runs, "student") / f"{number}.png")
+    draw(folder(runs, "init") / "noise.png", noise=True, side=200)
     monkeypatch.setattr(pictures, "MOST_OF_ONE", 5_000)
-    pictures.keep("toy", "mini", entry(), plans)
+    pictures.keep("toy", "mini", entry(), runs)
     shown = pictures.of("toy", "mini", entry())
     assert [item.name for item, _ in shown] == list("012345")  # noise does not get small enough
-    one = len(shown[0][1])
-    monkeypatch.setattr(pictures, "MOST_BYTES", 8 * one + one // 2)
-    pictures.keep("toy", "mini+other", entry(), plans)
-    assert len(pictures.of("toy", "mini+other", entry())) == 2  # six of eight and a half are taken
+    sizes = [len(content) for _, content in shown]
+    monkeypatch.setattr(pictures, "MOST_BYTES", sum(sizes) + sizes[0] + sizes[1] + sizes[2] // 2)
+    pictures.keep("toy", "mini+other", entry(), runs)
+    assert len(pictures.of("toy", "mini+other", entry())) == 2  # six and two and a half find room
     assert not list(pictures.problems("toy"))
-    monkeypatch.setattr(pictures, "MOST_BYTES", one)
+    monkeypatch.setattr(pictures, "MOST_BYTES", 100)
     (line,) = pictures.problems("toy")
-    assert line.endswith(f"{8 * one:,} bytes of pictures; a paper has at most {one:,}")
+    assert line.endswith(f"{sum(sizes) + sizes[0] + sizes[1]:,} bytes of pictures; a paper has at most 100")
 
 
 def test_a_wide_drawing_is_made_smaller_on_white(tmp_path: Path) -> None:
@@ -98,24 +91,24 @@ def test_a_wide_drawing_is_made_smaller_on_white(tmp_path: Path) -> None:
     assert pictures.shrink(path, pictures.MOST_OF_ONE) is None
 
 
-def test_pictures_stay_until_another_registration_is_recorded(plans: list[Any]) -> None:
-    draw(folder(plans, "student") / "a.png")
-    pictures.keep("toy", "mini", entry(), plans)
-    (folder(plans, "student") / "a.png").unlink()
-    pictures.keep("toy", "mini", entry(), plans)  # its runs are no longer here: what was kept stays
+def test_pictures_stay_until_another_registration_is_recorded(runs: Path) -> None:
+    draw(folder(runs, "student") / "a.png")
+    pictures.keep("toy", "mini", entry(), runs)
+    (folder(runs, "student") / "a.png").unlink()
+    pictures.keep("toy", "mini", entry(), runs)  # its runs are no longer here: what was kept stays
     assert len(pictures.of("toy", "mini", entry())) == 1
     again = entry()
     again.registered = again.registered.model_copy(update={"hash": "def"})
     assert not pictures.of("toy", "mini", again)
-    pictures.keep("toy", "mini", again, plans)
+    pictures.keep("toy", "mini", again, runs)
     path = pictures.list_of("toy", "mini")
     assert not path.exists()
     assert not list(path.with_suffix("").iterdir())
 
 
-def test_a_picture_that_is_not_the_record_s_is_told(plans: list[Any]) -> None:
-    draw(folder(plans, "student") / "a.png")
-    pictures.keep("toy", "mini", entry(), plans)
+def test_a_picture_that_is_not_the_record_s_is_told(runs: Path) -> None:
+    draw(folder(runs, "student") / "a.png")
+    pictures.keep("toy", "mini", entry(), runs)
     other = entry()
     other.stages["student"].fingerprints = ["another run", "f1"]
     with pytest.raises(InputError, match=r"student-a.webp is of no run of seed 0 of the record"):
@@ -130,3 +123,10 @@ def test_a_picture_that_is_not_the_record_s_is_told(plans: list[Any]) -> None:
     pictures.list_of("toy", "mini").write_text("{")
     with pytest.raises(InputError, match="damaged"):
         pictures.of("toy", "mini", entry())
+
+
+def test_two_stages_that_draw_the_same_have_one_picture(runs: Path) -> None:
+    draw(folder(runs, "student") / "a.png")
+    shutil.copytree(folder(runs, "student"), folder(runs, "init"))
+    pictures.keep("toy", "mini", entry(), runs)
+    assert [item.stage for item, _ in pictures.of("toy", "mini", entry())] == ["student"]
