@@ -11,6 +11,7 @@ import mimetypes
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
 from experiments.evidence.judged import JudgedClaim
 from experiments.evidence.records import Entry, Record
@@ -45,7 +46,7 @@ def metadata(
         "description": finding or record.about,
         "datePublished": written[:10],
         "license": {"@id": LICENSE},
-        "hasPart": _references(paths),
+        "hasPart": _references(map(address, paths)),
         "about": {"@id": paper["@id"]},
         "mentions": _references(item["@id"] for item in (*claims, *actions)),
     }
@@ -61,6 +62,11 @@ def metadata(
         "@context": CONTEXT,
         "@graph": [descriptor, root, licence, paper, _software(version), *files, *claims, *actions],
     }
+
+
+def address(path: str) -> str:
+    """A file's name within the crate: a relative address, in which a space is %20."""
+    return quote(path, safe="/+")
 
 
 def _references(names: Iterable[str]) -> list[dict[str, str]]:
@@ -84,7 +90,7 @@ def _software(version: str) -> dict[str, Any]:
 def _file(path: str, size: int) -> dict[str, Any]:
     kind = KINDS.get(PurePosixPath(path).suffix) or mimetypes.guess_type(path)[0] or "application/octet-stream"
     return {
-        "@id": path,
+        "@id": address(path),
         "@type": "File",
         "name": PurePosixPath(path).name,
         "contentSize": str(size),

@@ -14,6 +14,7 @@ from experiments.common import files
 from experiments.common.errors import InputError
 from experiments.evidence import layout, results
 from experiments.evidence.records import Record
+from experiments.pages import crate as crate_of
 from tests.experiments.pages.test_report import sample
 
 HOSTILE = "a <b>bold</b> | claim\n---\n<!-- trackio-cell\n{}\n-->"
@@ -105,6 +106,7 @@ def test_the_crate_names_every_file_and_refers_to_nothing_else(folder: Path) -> 
     assert {part["@id"]: int(graph[part["@id"]]["contentSize"]) for part in root["hasPart"]} == there
     references = re.findall(r'"@id": "([^"]+)"', json.dumps(crate))
     assert set(references) - set(graph) == {"https://w3id.org/ro/crate/1.1"}
+    assert crate_of.address("mini by hand/a+b.webp") == "mini%20by%20hand/a+b.webp"
     claims = [item for item in crate["@graph"] if item["@type"] == "Claim"]
     assert [claim["creativeWorkStatus"] for claim in claims] == ["supported", "undecided", "not run"]
     (run,) = [item for item in crate["@graph"] if item["@type"] == "CreateAction"]
