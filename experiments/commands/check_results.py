@@ -24,7 +24,16 @@ from experiments.common.paths import ROOT
 from experiments.config import claims, compose, vary
 from experiments.config.claims import Questions
 from experiments.evidence import counts as recorded_counts
-from experiments.evidence import images, registration, registrations, replication, restarts, results, statements
+from experiments.evidence import (
+    images,
+    pictures,
+    registration,
+    registrations,
+    replication,
+    restarts,
+    results,
+    statements,
+)
 from experiments.evidence.order import History, losses, problems
 from experiments.evidence.records import Entry, Record
 from experiments.running.plan import SEEDS
@@ -57,6 +66,7 @@ def main(argv: list[str]) -> int:
         filed += sum(entry.registered.filed for entry in record.entries.values())
         wrong += list(check(record))
         wrong += list(_kept(paper))
+        wrong += list(pictures.problems(paper))
         wrong += list(_counted(paper))
     wrong += list(statements.copies(records))
     if not argv:
@@ -141,11 +151,12 @@ def _stated(entry: Entry) -> Iterator[str]:
 
 
 def differing_images(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
-    """The answers on single images that were kept of an entry give the differences that it holds."""
-    try:
-        images.of(paper, title, entry)
-    except InputError as error:
-        yield f"{where}: {error}"
+    """The answers on single images give the differences that an entry holds, and its pictures are of its own runs."""
+    for look in (images.of, pictures.of):
+        try:
+            look(paper, title, entry)
+        except InputError as error:
+            yield f"{where}: {error}"
 
 
 def _registered(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:

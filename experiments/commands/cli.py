@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from experiments.common import failure
 from experiments.common.errors import InputError, RunError, unknown
-from experiments.common.paths import ROOT
+from experiments.common.paths import CONF, ROOT
 from experiments.common.text import visible
 from experiments.config import compose
 from experiments.running.processes import end_as_interrupted, requeue_when_asked
@@ -59,6 +59,9 @@ def main(
         shown = (text + _options() if composes else text).rstrip()
         print(f"{shown}\n\nExit code: {exits}.")
         return 0
+    if not CONF.is_dir():
+        _say(f"{CONF} is missing: Reprise is used from a checkout (git clone, then make setup), not from a wheel")
+        return InputError.exit_code
     end_as_interrupted()
     requeue_when_asked()
     try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
@@ -31,9 +31,23 @@ from experiments.config.written import (
     Text,
     Whole,
     Written,
+    choice_of,
     read,
 )
 
+Topic = choice_of(
+    Literal[
+        "architectures",
+        "distillation",
+        "generated images",
+        "generation",
+        "interpretability",
+        "labels and evaluation",
+        "medical images",
+        "representations",
+        "training and theory",
+    ]
+)
 SomeStages = Annotated[list[Text], Field(min_length=1), Written("a list of stages")]
 
 
@@ -130,8 +144,12 @@ class PaperFile(Settings):
     """The main claim first."""
     about: Text = ""
     """What the paper does, in two or three sentences."""
+    released: Annotated[Text, Field(pattern=r"^([\w.-]+/[\w.-]+)?$"), Written("a repository, as owner/name")] = ""
+    """The authors' own code on GitHub, as owner/name; nothing where none is known."""
     venue: Text = ""
     """Where it was published."""
+    topic: Topic | None = None  # type: ignore[valid-type]
+    """What the paper is about, by which the index filters."""
     finding: Finding | None = None
     """What was found over all recorded settings."""
     covers: list[Covered] | None = None

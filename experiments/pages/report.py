@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -22,7 +22,19 @@ from experiments.common import files
 from experiments.common.errors import unknown
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose
-from experiments.evidence import counts, coverage, images, layout, merge, results, settings, staleness, sweeps, verdicts
+from experiments.evidence import (
+    counts,
+    coverage,
+    images,
+    layout,
+    merge,
+    pictures,
+    results,
+    settings,
+    staleness,
+    sweeps,
+    verdicts,
+)
 from experiments.evidence.records import Entry
 from experiments.pages import (
     answers,
@@ -35,6 +47,8 @@ from experiments.pages import (
     index,
     markup,
     numbers,
+    replications,
+    scatter,
     tuned,
     view,
 )
@@ -74,12 +88,21 @@ def build(papers: list[str] | None = None, site: Path = ROOT / "site") -> list[P
     return [site / "index.html", *written]
 
 
+def main_claims() -> list[dict[str, Any]]:
+    """Every recorded main claim as plain values: what results.csv and results.json hold."""
+    papers = [_gather(key) for key in compose.papers()]
+    return index.data(papers, index.kept({paper["key"]: paper["record"] for paper in papers}))
+
+
 def _write_index(papers: Sequence[Mapping[str, Any]], site: Path) -> None:
     """The index, and beside it the same as data."""
     kept = index.kept({paper["key"]: paper["record"] for paper in papers})
     rows = [index.row(paper, (site / f"{paper['key']}.html").exists(), kept.get(paper["key"])) for paper in papers]
+    points = index.points(papers)
     values = {
         "rows": rows,
+        "published": scatter.sentence(points),
+        "scatter": Markup(scatter.picture(points)),
         "run": sum(1 for row in rows if row["settings"]),
         "counts": index.counts(rows),
         "axis": Markup(forest.head()),
@@ -132,15 +155,21 @@ def _gather(key: str) -> dict[str, Any]:
         "about": declared.get("about") or "",
         "deviations": declared.get("deviations") or [],
         "venue": declared.get("venue") or "",
+        "released": declared.get("released") or "",
+        "topic": declared.get("topic") or "",
     }
 
 
 def _page(paper: Mapping[str, Any]) -> dict[str, Any]:
-    page = {k: paper[k] for k in ("key", "title", "arxiv", "about", "venue", "deviations", "finding", "together")}
-    recorded = [(title, paper["entries"][title]) for title in index.first(paper["entries"])]
-    entries = [_entry(paper["key"], title, entry, paper["stale"][title]) for title, entry in recorded]
+    page = {k: paper[k] for k in ("key", "title", "arxiv", "about", "venue", "released", "deviations", "finding")}
+    page["together"] = paper["together"]
+    recorded = _recorded(paper)
+    entries = [
+        _entry(paper["key"], title, paper["entries"][title], recorded[title], paper["stale"][title])
+        for title in index.first(paper["entries"])
+    ]
     planned = None if entries else _planned(paper["key"], paper["declared"])
-    covers = coverage.rows(paper["declared"], _recorded(paper), counts.stored(paper["key"]))
+    covers = coverage.rows(paper["declared"], recorded, counts.stored(paper["key"]))
     page |= {"sweeps": _sweeps(paper["key"]), "bibtex": _bibtex(paper), "unrecorded": _unrecorded(paper)}
     page |= {"code": _code(paper["key"]), "address": index.citation()["address"]}
     return {
@@ -174,7 +203,7 @@ def _unrecorded(paper: Mapping[str, Any]) -> list[dict[str, str]]:
     rows = []
     for (scale, variant), about in settings.items():
         if (scale, variant) not in recorded:
-            command = _command(paper["key"], scale, variant, [])
+            command = command_line(paper["key"], scale, variant, [])
             title = results.title(scale, variant)
             hours = measured.in_words(f"{paper['key']} {title}")
             told = f"{about}; one seed's training: {hours}, measured by a dry run" if hours else about
@@ -223,7 +252,7 @@ def _planned(key: str, declared: Mapping[str, Any]) -> dict[str, Any]:
         "claims": answers.claim_rows([view.claim(claim.model_copy(update={"reason": ""})) for claim in asked]),
         "published": [_published(view.published(item, "full", {}, 0)) for item in reported],
         "diagram": Markup(diagram.draw(boxes, {box.name: i for i, box in enumerate(boxes)})),
-        "command": _command(key, "mini", None, []),
+        "command": command_line(key, "mini", None, []),
     }
 
 
@@ -253,7 +282,7 @@ def _with_found_here(key: str, title: str, recorded: Entry, declared: Mapping[st
     return replace(entry, elsewhere=[*entry.elsewhere, found_here])
 
 
-def _entry(key: str, title: str, entry: display.Entry, changed: Sequence[str]) -> dict[str, Any]:
+def _entry(key: str, title: str, entry: display.Entry, recorded: Entry, changed: Sequence[str]) -> dict[str, Any]:
     """One (scale, variant) as the page shows it: everything formatted, nothing left to compute."""
     styles = {name: index for index, name in enumerate(entry.stages)}
     main = entry.main
@@ -278,13 +307,15 @@ def _entry(key: str, title: str, entry: display.Entry, changed: Sequence[str]) -
         "curves": curves[: len(FIRST_CURVES)],
         "more_curves": curves[len(FIRST_CURVES) :],
         "diagram": Markup(diagram.draw(boxes, styles)),
-        "pictures": _pictures(key, entry),
-        "provenance": _provenance(entry),
+        "pictures": _pictures(key, title, entry, recorded),
+        "provenance": provenance(entry),
         "cost": _cost(entry),
         "stale": list(changed),
         "all_stale": all(name in changed for name in entry.stages),
         "commit": entry.machine.code,
-        "command": _command(key, entry.scale, entry.variant, entry.overrides),
+        "commits": entry.machine.commits[0] if len(entry.machine.commits) == 1 else "",
+        "replication": replications.of(entry, recorded),
+        "command": command_line(key, entry.scale, entry.variant, entry.overrides),
     }
 
 
@@ -299,8 +330,8 @@ def _facts(entry: display.Entry) -> list[tuple[str, str]]:
     if entry.variant:
         facts.append(("variant", entry.variant + (f": {entry.about}" if entry.about else "")))
     facts.append(("seeds", _listed(entry.seeds)))
-    if entry.replication:
-        facts.append(("replication", entry.replication))
+    if entry.replication == index.NOT_YET:
+        facts.append(("replication", index.NOT_YET))
 
     users: dict[str, list[str]] = {}
     for stage in entry.stages.values():
@@ -394,9 +425,19 @@ def _box(stage: display.Stage) -> diagram.Box:
     return diagram.Box(stage.name, stage.needs, stage.fit, note if stage.metrics else "did not finish")
 
 
-def _pictures(key: str, entry: display.Entry) -> list[dict[str, str]]:
-    """What the stages of the first seed drew, inside the page: files of the run's own folder, none that is a link."""
-    shown = []
+def _pictures(key: str, title: str, entry: display.Entry, recorded: Entry) -> list[dict[str, str]]:
+    """What the stages of the first seed drew, inside the page: as the record keeps it, else as the run left it here.
+
+    Raises InputError where a kept picture is not the record's.
+    """
+    kept = pictures.of(key, title, recorded)
+    if kept:
+        return [_picture(item.stage, item.name, content, "webp") for item, content in kept]
+    return list(_drawn_here(key, entry))
+
+
+def _drawn_here(key: str, entry: display.Entry) -> Iterator[dict[str, str]]:
+    """Files of the run's own folder, none that is a link."""
     for stage in entry.stages.values():
         names = (key, entry.scale, f"seed={entry.seeds[0]}", f"{stage.name}-{stage.fingerprints[0]}", "pictures")
         folder = files.inside(RUNS, *names)
@@ -405,12 +446,14 @@ def _pictures(key: str, entry: display.Entry) -> list[dict[str, str]]:
         for path in sorted(folder.glob("*.png")):
             if files.inside(folder, path.name) is None or not path.is_file() or path.stat().st_size > MOST_PICTURE:
                 continue
-            data = base64.b64encode(path.read_bytes()).decode()
-            shown.append({"stage": stage.name, "name": path.stem, "data": f"data:image/png;base64,{data}"})
-    return shown
+            yield _picture(stage.name, path.stem, path.read_bytes(), "png")
 
 
-def _provenance(entry: display.Entry) -> list[tuple[str, str]]:
+def _picture(stage: str, name: str, content: bytes, kind: str) -> dict[str, str]:
+    return {"stage": stage, "name": name, "data": f"data:image/{kind};base64,{base64.b64encode(content).decode()}"}
+
+
+def provenance(entry: display.Entry) -> list[tuple[str, str]]:
     """Where the numbers come from, as (term, description)."""
     machine = entry.machine
     dirty = {True: " with uncommitted changes", False: "", None: " (changes unknown)"}[machine.dirty]
@@ -441,7 +484,7 @@ def _cost(entry: display.Entry) -> str:
     return f"{numbers.duration(machine.seconds)} of wall time"
 
 
-def _command(key: str, scale: str, variant: str | None, overrides: Sequence[str]) -> str:
+def command_line(key: str, scale: str, variant: str | None, overrides: Sequence[str]) -> str:
     """The line that runs an entry again, quoted for make and the two shells it passes through."""
     line = f"make reproduce PAPER={key}" + (f" SCALE={scale}" if scale != "mini" else "")
     line += f" VARIANT={shlex.quote(variant)}" if variant else ""
