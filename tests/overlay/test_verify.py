@@ -17,6 +17,7 @@ from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose, overlay
 from experiments.evidence import overlays, registration, registrations, results
+from experiments.evidence.order import History
 from experiments.evidence.records import Entry
 from experiments.identity.provenance import code_version, commits
 from experiments.running.plan import plan
@@ -315,3 +316,18 @@ def test_the_suites_records_are_what_they_were(theirs: Path, capsys: pytest.Capt
         ["git", "status", "--porcelain", "--", "results"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert again.stdout == done.stdout
+
+
+def test_a_folder_inside_another_repository_says_that_order_is_not_checked(
+    theirs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Paths of a commit begin at its repository's top: what came first would be looked for elsewhere."""
+    shutil.rmtree(theirs / ".git")
+    git(theirs.parent, "init", "--quiet")
+    git(theirs.parent, "add", "mine")
+    git(theirs.parent, "commit", "--quiet", "-m", "A folder of mine")
+    code, out = run(theirs, capsys)
+    assert code == 0
+    assert "is not checked: not a git checkout" in out  # what was copied has no repository
+    with overlay.opened(str(theirs)):
+        assert History(results.base().parent).unknown() == "a folder inside of another repository"
