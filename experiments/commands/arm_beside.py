@@ -17,7 +17,8 @@ from experiments.commands.schedulers import Schedulers
 from experiments.commands.setting import Setting
 from experiments.config import reading
 from experiments.evidence import results
-from experiments.evidence.records import Entry, StageRecord
+from experiments.evidence.ran import StageRecord
+from experiments.evidence.records import Entry
 from experiments.pages import console, view
 from experiments.pages.progress import Board
 from experiments.running import cost, engine, preconditions
@@ -140,7 +141,7 @@ def _announce(asked: Setting, beside: Beside) -> str:
     trains = ", ".join(beside.own)
     changed = [name for name in beside.own if name in beside.entry.stages]
     why = f" ({', '.join(changed)}: not as recorded any more)" if changed else ""
-    return f"exploring {asked.name} on {seeds}: {told}; {trains} and what it needs trains here{why}. {KNOWN}"
+    return f"exploring {asked.name} on {seeds}: {told}; {trains} and what it needs trains here{why}; {KNOWN}"
 
 
 def binding(asked: Setting) -> str:
