@@ -1,8 +1,8 @@
 """`make verify`: somebody else's overlay, checked as `make check-results` checks the suite. Runs none of its code.
 
 What is looked at is a copy of what they committed, made by `git clone`: git warns of running its other commands in a
-repository whose configuration somebody else wrote. Nothing is written in their folder, and nothing that they could
-have written counts as remembered.
+repository whose configuration somebody else wrote. Nothing is written in their folder, nothing that they could have
+written counts as remembered, and no file of this machine is read because their configuration names it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from experiments.evidence import overlays, registrations, results, staleness, st
 from experiments.evidence.order import History
 from experiments.evidence.overlays import Listed, Verified
 from experiments.evidence.records import Record
+from experiments.identity.content import nothing_read
 from experiments.identity.provenance import commits
 from experiments.pages import console
 from experiments.pages.numbers import number
@@ -60,9 +61,10 @@ def main(argv: list[str]) -> int:
 
     with copied(Path(own["folder"])) as copy, nothing_remembered(), overlay.opened(str(copy)) as theirs:
         assert theirs is not None
-        records = _records()
-        wrong = list(differences(records, trust))
-        shown = [_verified(paper, title, record) for paper, record in records.items() for title in record.entries]
+        with contextlib.nullcontext() if trust else nothing_read():
+            records = _records()
+            wrong = list(differences(records, trust))
+            shown = [_verified(paper, title, record) for paper, record in records.items() for title in record.entries]
         if trust:
             console.say("their code runs now, as you")
             for item in shown:

@@ -179,10 +179,12 @@ def check_code(overlay: Overlay) -> None:
 
 def _check_imports(overlay: Overlay, path: Path) -> None:
     where = f"{overlay.name}/{path.relative_to(overlay.folder)}"
+    if (size := path.stat().st_size) > limits.MOST_BYTES:
+        raise InputError(f"{where}: {size} bytes; expected at most {limits.MOST_BYTES}")
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"), where)
-    except (SyntaxError, ValueError) as error:
-        raise InputError(f"{where}: no Python: {error}") from error
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise InputError(f"{where}: no Python: {str(error) or type(error).__name__}") from error
     for node in ast.walk(tree):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and not node.level and node.module:

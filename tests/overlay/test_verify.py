@@ -14,11 +14,13 @@ import yaml
 
 from experiments.commands import run_anew, verify
 from experiments.common.errors import InputError
+from experiments.common.memory import nothing_remembered
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose, overlay
-from experiments.evidence import overlays, registration, registrations, results
+from experiments.evidence import overlays, registration, registrations, results, staleness
 from experiments.evidence.order import History
 from experiments.evidence.records import Entry
+from experiments.identity import content
 from experiments.identity.provenance import code_version, commits
 from experiments.running.plan import plan
 from tests import example
@@ -243,6 +245,26 @@ def test_what_they_could_have_written_as_remembered_does_not_count(
     git(theirs, "commit", "--quiet", "-am", "Other code")
     _, out = run(theirs, capsys)
     assert "changed since: arm_1, arm_2" in out
+
+
+def test_no_file_of_this_machine_is_read_because_their_configuration_names_it(
+    theirs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(entry: dict[str, object]) -> None:
+        for stage in entry["stages"].values():  # type: ignore[attr-defined]
+            stage["content"] = "0" * 12
+
+    edit(theirs, change)
+    recipe = theirs / "conf" / "recipe" / "toy" / "mini.yaml"
+    recipe.write_text(recipe.read_text(encoding="utf-8").replace("batch_size: 50", f"batch_size: 50, root: {tmp_path}"))
+    git(theirs, "commit", "--quiet", "-am", "A root of yours")
+    looked: list[object] = []
+    monkeypatch.setattr(content, "_digest", lambda data: looked.append(data) or "")
+    run(theirs, capsys)
+    assert not looked
+    with overlay.opened(str(theirs)), nothing_remembered():
+        staleness.stale("toy", results.entries("toy")["mini"])
+    assert looked  # as check-results looks at one's own
 
 
 def test_without_a_repository_the_order_is_said_not_to_be_checked(
