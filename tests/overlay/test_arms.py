@@ -165,6 +165,23 @@ def test_an_arm_of_no_paper_is_refused(with_arm: Callable[..., Path]) -> None:
         pytest.fail("it was opened")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("paper", compose.papers())
+def test_every_paper_takes_an_arm_like_one_of_its_own(with_arm: Callable[..., Path], paper: str) -> None:
+    """An arm like the first trained stage, judged against it: the same stage under another name, and what it needs."""
+    stages = plan(compose.compose(compose.request([f"paper={paper}"]).overrides), 1).stages
+    model = next(stage for stage in stages.values() if stage.fit)
+    claim = {**ARM["claim"], "better": "mine_arm/test/top1", "than": f"{model.name}/test/top1"}
+    folder = with_arm(paper=paper, like=model.name, needs=None, module=None, claim=claim)
+    with overlay.opened(str(folder)):
+        config = compose.compose(compose.request([f"paper={paper}", "variant=mine_arm"]).overrides)
+        joined = plan(config, 1).stages
+    assert joined[model.name].fingerprint == model.fingerprint
+    assert joined["mine_arm"].module == model.module
+    assert joined["mine_arm"].data == model.data
+    assert set(joined) <= {*stages, "mine_arm"}
+
+
 # --- beside recorded arms ---------------------------------------------------------------------------------------------
 
 SEEDS = [2_000_000, 2_000_001, 2_000_002]
