@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +19,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from experiments.common.paths import ROOT
-from experiments.config import compose
+from experiments.config import compose, overlay
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FULL = sorted((ROOT / "docs/full").glob("*.md"))  # made by `make full-scale`, whose test looks at their commands
@@ -63,7 +64,7 @@ def test_there_are_commands_to_look_at() -> None:
 
 
 @pytest.mark.parametrize("line", commands())
-def test_a_command_of_the_documentation_is_understood(line: str) -> None:
+def test_a_command_of_the_documentation_is_understood(line: str, tmp_path: Path) -> None:
     words = started(line)
     module = words[words.index("-m") + 1].removeprefix("experiments.") if "-m" in words else ""
     if module not in COMPOSES:
@@ -76,7 +77,11 @@ def test_a_command_of_the_documentation_is_understood(line: str) -> None:
             assert list((ROOT / "conf/sweep").glob(f"*/{word.partition('=')[2]}.yaml")), word
         elif name not in OWN and not name.startswith("hydra."):
             chosen.append(_first(word) if module == "run" else word)
-    compose.resolve(compose.compose(compose.request(chosen).overrides), 0)
+    extra = [word for word in chosen if word.startswith("extra=")]
+    folder = str(shutil.copytree(ROOT / "tests" / "overlay" / "mine", tmp_path / "mine")) if extra else None
+    with overlay.opened(folder):
+        asked = [word for word in chosen if word not in extra]
+        compose.resolve(compose.compose(compose.request(asked).overrides), 0)
 
 
 def _first(word: str) -> str:

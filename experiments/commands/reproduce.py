@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 
-from experiments.commands import outlook, recording, setting, stopping
+from experiments.commands import arm_beside, outlook, recording, setting, stopping
 from experiments.commands.schedulers import Schedulers
 from experiments.commands.seeds import Seeds, begin, unfinished
 from experiments.commands.setting import Setting
 from experiments.common.errors import InputError
-from experiments.common.paths import ROOT
+from experiments.common.overlay import home
 from experiments.config import compose, flags
 from experiments.evidence import results
 from experiments.evidence.records import Entry
@@ -84,6 +84,8 @@ def _paper(argv: list[str], schedulers: Schedulers, ends: list[Ended]) -> int:
         from experiments.commands import dry
 
         return dry.main(asked.config)
+    if arm_beside.is_asked(asked):
+        return arm_beside.explore(asked, schedulers)
     settings = [asked, *(setting.read([*argv, f"variant={variant}"]) for variant in _companions(asked))]
     console.say(*outlook.lines(settings), "")
     codes = []
@@ -111,7 +113,7 @@ def _write_page(paper: str) -> None:
 
     if results.read(paper) is not None:
         page = next(path for path in report.build([paper]) if path.stem == paper)
-        console.say(f"report:  {page.relative_to(ROOT)}")
+        console.say(f"report:  {page.relative_to(home())}")
 
 
 def _run(asked: Setting, schedulers: Schedulers) -> tuple[int, Ended]:

@@ -55,7 +55,7 @@ class Pictures(Part):
 
 def list_of(paper: str, title: str) -> Path:
     """The file that says which pictures a setting has; they lie in the folder of the same name."""
-    return results.RESULTS / "pictures" / paper / f"{title}.json"
+    return results.base() / "pictures" / paper / f"{title}.json"
 
 
 def keep(paper: str, title: str, entry: Entry, runs: Path) -> None:
@@ -197,7 +197,7 @@ def _is_of(item: Kept, seed: int, entry: Entry) -> bool:
 
 def problems(paper: str) -> Iterator[str]:
     """Pictures that no list names, and more bytes than a paper may have."""
-    folder = results.RESULTS / "pictures" / paper
+    folder = results.base() / "pictures" / paper
     there = sorted(folder.glob("*/*"))
     for path in there:
         told = path.parent.with_name(f"{path.parent.name}.json")

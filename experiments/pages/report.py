@@ -7,6 +7,7 @@ never run is listed with the claims it will be judged by.
 from __future__ import annotations
 
 import base64
+import os
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from experiments.common import files
+from experiments.common import files, overlay
 from experiments.common.errors import unknown
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose
@@ -28,6 +29,7 @@ from experiments.evidence import (
     images,
     layout,
     merge,
+    overlays,
     pictures,
     results,
     settings,
@@ -56,7 +58,7 @@ from experiments.pages.numbers import decimals, fixed
 from experiments.running import measured
 from experiments.running.plan import names_in
 
-RUNS = ROOT / "runs"
+RUNS = ROOT / "runs"  # the suite's; `_runs` says where they are now
 SCALES = {
     "full": "the recipe as published",
     "mini": "the embedded default: a smaller recipe for two CPU cores",
@@ -66,12 +68,14 @@ MOST_PICTURE = 2**23  # bytes of one inside a page
 FIRST_CURVES = ("train/loss", "val/top1")  # shown at once where a stage logs them; the others unfold
 
 
-def build(papers: list[str] | None = None, site: Path = ROOT / "site") -> list[Path]:
-    """Write site/index.html, and the pages of these papers (all by default); returns what was written, index first.
+def build(papers: list[str] | None = None, site: Path | None = None) -> list[Path]:
+    """Write index.html, and the pages of these papers (all by default); returns what was written, index first.
 
-    The index always lists every paper and links the pages that are there. Raises InputError for an unknown key,
-    before anything is written, and OSError when the folder cannot be written.
+    They go to site/ of the suite, or of the open overlay. The index always lists every paper and links the pages that
+    are there. Raises InputError for an unknown key, before anything is written, and OSError when the folder cannot be
+    written.
     """
+    site = site or overlay.home() / "site"
     known = compose.papers()
     for key in papers or []:
         if key not in known:
@@ -94,6 +98,10 @@ def main_claims() -> list[dict[str, Any]]:
     return index.data(papers, index.kept({paper["key"]: paper["record"] for paper in papers}))
 
 
+def _runs() -> Path:
+    return RUNS if overlay.current() is None else overlay.home() / "runs"
+
+
 def _write_index(papers: Sequence[Mapping[str, Any]], site: Path) -> None:
     """The index, and beside it the same as data."""
     kept = index.kept({paper["key"]: paper["record"] for paper in papers})
@@ -108,6 +116,7 @@ def _write_index(papers: Sequence[Mapping[str, Any]], site: Path) -> None:
         "axis": Markup(forest.head()),
         "symbols": display.SYMBOLS,
         "citation": index.citation(),
+        "overlays": overlays.read_all() if overlay.current() is None else [],
         "script": index.script(),
         "allowed": index.allowed(),
     }
@@ -189,9 +198,10 @@ def _recorded(paper: Mapping[str, Any]) -> Mapping[str, Entry]:
 
 def _code(key: str) -> str:
     """The file that holds a paper's method."""
-    package = ROOT / "modules" / key
+    root = ROOT if (ROOT / "conf" / "paper" / f"{key}.yaml").exists() else overlay.home()
+    package = root / "modules" / key
     path = package / "module.py" if (package / "module.py").is_file() else package
-    return str((path if package.is_dir() else package.with_suffix(".py")).relative_to(ROOT))
+    return str((path if package.is_dir() else package.with_suffix(".py")).relative_to(root))
 
 
 def _unrecorded(paper: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -222,7 +232,9 @@ def _bibtex(paper: Mapping[str, Any]) -> str:
 
 def _sweeps(key: str) -> list[dict[str, Any]]:
     """The sweeps that were run here, the newest first: each setting with its mean, interval and seeds."""
-    swept = [sweep for path in sorted(RUNS.glob(f"{key}/*/sweeps/*.json")) if (sweep := sweeps.read(path)) is not None]
+    swept = [
+        sweep for path in sorted(_runs().glob(f"{key}/*/sweeps/*.json")) if (sweep := sweeps.read(path)) is not None
+    ]
     return [_sweep(sweep) for sweep in sorted(swept, key=lambda sweep: sweep.written, reverse=True)]
 
 
@@ -440,7 +452,7 @@ def _drawn_here(key: str, entry: display.Entry) -> Iterator[dict[str, str]]:
     """Files of the run's own folder, none that is a link."""
     for stage in entry.stages.values():
         names = (key, entry.scale, f"seed={entry.seeds[0]}", f"{stage.name}-{stage.fingerprints[0]}", "pictures")
-        folder = files.inside(RUNS, *names)
+        folder = files.inside(_runs(), *names)
         if folder is None:
             continue
         for path in sorted(folder.glob("*.png")):
@@ -488,6 +500,8 @@ def command_line(key: str, scale: str, variant: str | None, overrides: Sequence[
     """The line that runs an entry again, quoted for make and the two shells it passes through."""
     line = f"make reproduce PAPER={key}" + (f" SCALE={scale}" if scale != "mini" else "")
     line += f" VARIANT={shlex.quote(variant)}" if variant else ""
+    extra = overlay.current()
+    line += f" EXTRA={shlex.quote(os.path.relpath(extra.folder, ROOT))}" if extra is not None else ""
     inner = " ".join(shlex.quote(override) for override in overrides)
     if not inner:
         return line
