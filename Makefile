@@ -8,10 +8,11 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal
 
 # What may be said on the command line; a misspelt word would otherwise train something else.
-VARIABLES := PYTHON TORCH_INDEX EXTRAS PAPER SCALE VARIANT SEEDS MINUTES DRY SWEEP STAGE BASE FILE ARGS
+VARIABLES := PYTHON TORCH_INDEX EXTRAS PAPER SCALE VARIANT SEEDS MINUTES DRY SWEEP STAGE BASE FILE ARXIV ARGS
 # What each target reads of them, besides PYTHON and TORCH_INDEX; it would pass over the others in silence.
 reads-extras        := EXTRAS
 reads-reproduce     := PAPER SCALE VARIANT SEEDS MINUTES DRY ARGS
+reads-new           := PAPER ARXIV ARGS
 reads-test          := PAPER ARGS
 reads-test-all      := ARGS
 reads-papers        := PAPER ARGS
@@ -83,7 +84,7 @@ seeds    = $(subst $(space),$(comma),$(strip $(subst $(comma),$(space),$(SEEDS))
 GIVEN    = $(if $(PAPER),paper=$(PAPER)) scale=$(or $(SCALE),mini) $(if $(VARIANT),variant=$(VARIANT)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup counts extras reproduce tune register replicate test test-all papers report check-results sweep dashboard export pack unpack compare confirm soak mutants bench lint lock schema readme docs clean
+.PHONY: help setup counts extras new reproduce tune register replicate test test-all papers report check-results sweep dashboard export pack unpack compare confirm soak mutants bench lint lock schema readme docs clean
 
 help: ## this text
 	@echo "Reprise re-runs image-modelling papers and computes whether their claims hold."
@@ -128,6 +129,9 @@ register: $(READY) ## fix claims, recipe, code and data of a setting in a commit
 
 replicate: $(READY) ## the main claim on fresh seeds that each draw a recipe of their own (after make reproduce)
 	@$(BIN)/python -m experiments.commands.replicate $(if $(MINUTES),minutes=$(MINUTES)) $(GIVEN)
+
+new: $(READY) ## a paper's room with a working example in it: PAPER=mixup ARXIV=1710.09412 (ARGS="title='...'")
+	@$(BIN)/python -m experiments.commands.new $(if $(PAPER),paper=$(PAPER)) $(if $(ARXIV),arxiv=$(ARXIV)) $(ARGS)
 
 test: $(READY) ## before each commit: units, every paper's smoke run, faults (minutes); PAPER=K: what its files reach
 	@$(PYTEST) -m "not slow" $(if $(PAPER),--paper $(PAPER)) $(ARGS)

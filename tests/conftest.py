@@ -20,6 +20,8 @@ from experiments.config import compose
 from experiments.running.plan import Plan, plan
 from tests import selection
 
+collect_ignore = ["overlay/mixup"]  # the tests of an overlay, which run where it is open
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:

@@ -21,12 +21,14 @@ from experiments.config.expressions import Expression
 from experiments.config.written import (
     CLOSED,
     OPEN,
+    Arxiv,
     Closed,
     Count,
     Devices,
     Flag,
     Fraction,
     FromZero,
+    Key,
     Node,
     Number,
     Positive,
@@ -694,11 +696,11 @@ def printed(text: str) -> set[str]:
 class PaperFile(Settings):
     """conf/paper/<key>.yaml: what a paper claims, and its stages. Other keys are values that another line reads."""
 
-    key: Text
+    key: Key
     """The file's own name."""
     title: Text
     """Of the paper."""
-    arxiv: Text
+    arxiv: Arxiv
     """Its number there, in quotes."""
     claims: list[Claim]
     """The main claim first."""
