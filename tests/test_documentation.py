@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from functools import lru_cache
 from pathlib import Path
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from experiments.commands import cli
 from experiments.common.paths import ROOT
-from experiments.config import compose
+from experiments.config import compose, overlay
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMPOSES = ("reproduce", "run", "commands.tune", "commands.register", "commands.replicate", "commands.dashboard")
@@ -56,8 +58,16 @@ def test_there_are_commands_to_look_at() -> None:
     assert len(told) > 30
 
 
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the documentation calls ../mine, outside of the project: the worked example."""
+    folder = tmp_path_factory.mktemp("beside") / "mine"
+    shutil.copytree(ROOT / "tests/overlay/mixup", folder)
+    return folder
+
+
 @pytest.mark.parametrize("line", commands())
-def test_a_command_of_the_documentation_is_understood(line: str) -> None:
+def test_a_command_of_the_documentation_is_understood(line: str, example: Path) -> None:
     words = started(line)
     module = words[words.index("-m") + 1].removeprefix("experiments.") if "-m" in words else ""
     if module not in COMPOSES:
@@ -70,7 +80,9 @@ def test_a_command_of_the_documentation_is_understood(line: str) -> None:
             assert list((ROOT / "conf/sweep").glob(f"*/{word.partition('=')[2]}.yaml")), word
         elif name not in OWN and not name.startswith("hydra."):
             chosen.append(_first(word) if module == "run" else word)
-    compose.resolve(compose.compose(compose.request(chosen).overrides), 0)
+    own, chosen = cli.take(chosen, ["extra"])
+    with overlay.opened(str(example) if own else None):
+        compose.resolve(compose.compose(compose.request(chosen).overrides), 0)
 
 
 def _first(word: str) -> str:

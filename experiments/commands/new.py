@@ -2,68 +2,48 @@
 
 from __future__ import annotations
 
-import json
 import keyword
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
-import textwrap
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import jinja2
-import yaml
-
-from experiments.commands import cli
+from experiments.commands import cli, writing
 from experiments.common.errors import InputError, unknown
-from experiments.common.paths import CONF, ROOT
+from experiments.common.paths import ROOT
 from experiments.common.text import ACTING
-from experiments.config import compose, schema, unfilled, written
+from experiments.config import compose, overlay, unfilled, written
 
 HELP = """\
 Write a paper's room: a module with an example step that works, the paper's file with claims to fill in, three recipes,
 and tests. It runs as it is written. What is left to say begins with FILL IN:, and make register refuses what is not
 filled in.
 
-  python -m experiments.commands.new paper=mixup arxiv=1710.09412
+  python -m experiments.commands.new paper=mixup arxiv=1710.09412 extra=../mine
   python -m experiments.commands.new paper=mixup arxiv=1710.09412 title='mixup: Beyond Empirical Risk Minimization'
+
+  extra=FOLDER       into an overlay, a folder of your own; one that is not there, or is empty, becomes a git repository
+                     with a first commit. Without it, into this project. Without paper=, the folder alone is made
+  name=mine          what the new overlay's code is imported as; by itself, the folder's name
 
 """
 
-WORDS = ("paper", "arxiv", "title")
+WORDS = ("paper", "arxiv", "title", "extra", "name")
 RESERVED = ("all", "common")  # what commands and folders mean by these
-FILES = {  # template -> where it goes
-    "paper.yaml.j2": "conf/paper/{key}.yaml",
-    "full.yaml.j2": "conf/recipe/{key}/full.yaml",
-    "mini.yaml.j2": "conf/recipe/{key}/mini.yaml",
-    "smoke.yaml.j2": "conf/recipe/{key}/smoke.yaml",
-    "module.py.j2": "modules/{key}.py",
-    "test_module.py.j2": "tests/papers/{key}/test_module.py",
-    "test_recipe.py.j2": "tests/papers/{key}/test_recipe.py",
-}
 LONGEST = 300  # letters of a title
-WIDTH = 120  # of a line
 
 
 def main(argv: list[str]) -> int:
     words = _read(argv)
-    key = words["paper"]
-    _check_is_free(ROOT, key)
-    _check_is_a_checkout()
-    texts = render(words)
-    check(texts, key)
-    place(texts, ROOT)
-    for name in texts:
-        print(f"written: {name}")
-    left = len(unfilled.find(ROOT, [ROOT / name for name in texts]))
-    print(f"\n{left} places are left to fill in: grep -rn '{unfilled.MARK}' {' '.join(roots(texts))}")
-    print(f"it runs as it is: git add {' '.join(roots(texts))} && make reproduce PAPER={key} SCALE=smoke")
-    return 0
+    if "extra" not in words:
+        return _into_the_suite(words)
+    folder = Path(words["extra"]).resolve()
+    if _is_taken(folder):
+        return _into_an_overlay(words, folder)
+    return _as_a_new_overlay(words, folder)
 
 
 def _read(argv: list[str]) -> dict[str, str]:
@@ -71,8 +51,11 @@ def _read(argv: list[str]) -> dict[str, str]:
     words, others = cli.take(argv, WORDS)
     for word in others:
         raise unknown("argument", word.partition("=")[0], WORDS)
+    words = {name: value for name, value in words.items() if value}
+    if "paper" not in words and "extra" in words:
+        return words
     for name, example in (("paper", "mixup"), ("arxiv", "1710.09412")):
-        if not words.get(name):
+        if name not in words:
             raise InputError(f"{name} is missing; expected it, as in {name}={example}")
     written.read(written.Key, words["paper"], "paper")
     written.read(written.Arxiv, words["arxiv"], "arxiv")
@@ -84,103 +67,102 @@ def _read(argv: list[str]) -> dict[str, str]:
     return words
 
 
-def _check_is_free(root: Path, key: str) -> None:
+def _into_the_suite(words: Mapping[str, str]) -> int:
+    if "name" in words:
+        raise InputError(f"name={words['name']}: is of a new overlay; expected extra=FOLDER as well")
+    if _git(ROOT, "rev-parse", "HEAD") is None:
+        raise InputError("not a git checkout with a commit: a registration is a commit; git clone the project first")
+    _check_is_free(words["paper"], [ROOT])
+    texts = writing.paper(words["paper"], words["arxiv"], words["title"], ROOT)
+    writing.place(texts, ROOT)
+    _tell(texts, ROOT, words)
+    return 0
+
+
+def _into_an_overlay(words: Mapping[str, str], folder: Path) -> int:
+    """One more paper in an overlay that is there."""
+    if "paper" not in words or "name" in words:
+        raise InputError(f"extra={words['extra']}: is there already; expected paper=K and arxiv=..., and no name=")
+    with overlay.opened(words["extra"]) as extra:
+        assert extra is not None
+        _check_is_free(words["paper"], [ROOT, folder])
+        texts = _in_overlay(words, extra.name, folder)
+        said = (folder / overlay.FILE).read_text(encoding="utf-8")
+        writing.place(texts, folder, {overlay.FILE: writing.allow(said, _target(words["paper"], extra.name))})
+    _tell(texts, folder, words)
+    return 0
+
+
+def _as_a_new_overlay(words: Mapping[str, str], folder: Path) -> int:
+    """An overlay with or without a paper in it, as a repository: put together beside its place, then moved there."""
+    if folder.is_relative_to(ROOT) or not folder.parent.is_dir():
+        raise InputError(f"extra={words['extra']}: expected a folder beside {ROOT}, in one that is there")
+    if re.fullmatch(r"[\w./+-]+", str(folder)) is None:
+        raise InputError(f"extra={folder}: expected a path of letters, digits and . _ + - alone")
+    if _git(folder.parent, "var", "GIT_AUTHOR_IDENT") is None:
+        raise InputError(
+            "git is not installed or knows no author: git config --global user.name '...' and git config --global "
+            "user.email '...'"
+        )
+    name = words.get("name", folder.name)
+    texts = writing.overlay(name)
+    if "paper" in words:
+        _check_is_free(words["paper"], [ROOT])
+        texts[overlay.FILE] = writing.allow(texts[overlay.FILE], _target(words["paper"], name))
+        texts |= _in_overlay(words, name, folder)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as temporary:
+        inside = Path(temporary, "overlay")
+        writing.write(texts, inside)
+        overlay.load(inside)
+        told = f"Overlay {name}" + (f", with what make new writes of {words['paper']}" if "paper" in words else "")
+        for command in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-qm", told]):
+            if _git(inside, *command) is None:
+                raise InputError(f"git {command[0]} failed in a folder beside {folder}; nothing was written")
+        os.rename(inside, folder)
+    _tell(texts, folder, words, fresh=True)
+    return 0
+
+
+def _in_overlay(words: Mapping[str, str], name: str, folder: Path) -> dict[str, str]:
+    return writing.paper(words["paper"], words["arxiv"], words["title"], folder, f"{name}.modules")
+
+
+def _target(key: str, name: str) -> str:
+    """What an overlay's configuration builds of a paper's module."""
+    return f"{name}.modules.{key}.{writing.class_name(key)}"
+
+
+def _is_taken(folder: Path) -> bool:
+    """Whether something is at this place, besides an empty folder."""
+    return folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
+
+
+def _check_is_free(key: str, folders: Sequence[Path]) -> None:
     """Raises InputError where a paper or anything of this name is there."""
     if key in compose.papers():
         raise InputError(f"paper={key}: there is such a paper (conf/paper/{key}.yaml); expected a new key")
-    for folder in ("conf/recipe", "conf/data", "modules", "datamodules", "tests/papers"):
-        for path in (root / folder / key, root / folder / f"{key}.py"):
-            if path.exists():
-                raise InputError(f"{path.relative_to(root)}: exists; expected a key of which nothing is there")
+    for root in folders:
+        for place in ("conf/recipe", "conf/data", "modules", "datamodules", "tests/papers"):
+            for path in (root / place / key, root / place / f"{key}.py"):
+                if path.exists():
+                    raise InputError(f"{path.relative_to(root)}: exists; expected a key of which nothing is there")
 
 
-def _check_is_a_checkout() -> None:
-    """Raises InputError unless what is written can be committed, as a registration is."""
-    if _git(ROOT, "rev-parse", "HEAD") is None:
-        raise InputError("not a git checkout with a commit: a registration is a commit; git clone the project first")
-
-
-def render(words: Mapping[str, str], package: str = "modules") -> dict[str, str]:
-    """File, from the folder that holds conf/ -> its text.
-
-    Args:
-        words: paper (the key), arxiv and title.
-        package: what the paper's module lies in.
-    """
-    key = words["paper"]
-    values = {
-        "key": key,
-        "name": "".join(part.capitalize() for part in key.split("_")),
-        "arxiv": words["arxiv"],
-        "title": words["title"],
-        "package": package,
-    }
-    texts = {}
-    for template, place in FILES.items():
-        name = place.format(key=key)
-        up = os.path.relpath(CONF / "schema", (ROOT / name).parent)
-        texts[name] = _templates().get_template(template).render(**values, schema=up)
-    return texts
-
-
-@lru_cache
-def _templates() -> jinja2.Environment:
-    """What makes YAML and Python; neither is HTML, whose escapes would be wrong in them."""
-    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
-    options: dict[str, Any] = {"keep_trailing_newline": True, "undefined": jinja2.StrictUndefined}
-    environment = jinja2.Environment(loader=loader, autoescape=False, **options)  # noqa: S701 - see above
-    environment.filters.update(quoted=_quoted, wrapped=_wrapped)
-    return environment
-
-
-def _quoted(text: str) -> str:
-    """A text as a value of YAML, on lines no longer than the screen."""
-    short = json.dumps(text, ensure_ascii=False)
-    return short if len(short) < WIDTH - len("title: ") else ">-\n" + textwrap.fill(text, WIDTH - 2, **_by(2))
-
-
-def _wrapped(text: str, first: int) -> str:
-    """A text as the first line of a docstring, or its first lines."""
-    ending = "" if text[-1] in ".!?" else "."
-    return "\n".join(textwrap.wrap(text + ending, first, break_long_words=False))
-
-
-def _by(indent: int) -> dict[str, Any]:
-    return {"initial_indent": " " * indent, "subsequent_indent": " " * indent, "break_long_words": False}
-
-
-def check(texts: Mapping[str, str], key: str) -> None:
-    """Raises InputError where the schema would refuse what was written."""
-    for name, kind in ((f"conf/paper/{key}.yaml", schema.PaperFile), (f"conf/recipe/{key}/mini.yaml", schema.Recipe)):
-        written.read(kind, yaml.safe_load(texts[name]), name, later=True)
-
-
-def roots(texts: Mapping[str, str]) -> list[str]:
-    """The files and folders that hold nothing else."""
-    return list(dict.fromkeys(re.sub(r"((?:recipe|papers)/[^/]+)/.*", r"\1", name) for name in texts))
-
-
-def place(texts: Mapping[str, str], root: Path) -> None:
-    """Write all files or none: into a folder beside them first, each part of which is then moved to its place.
-
-    Raises InputError where a part cannot be moved; those that were are taken away again.
-    """
-    with tempfile.TemporaryDirectory(dir=root, prefix=".new-") as folder:
-        for name, text in texts.items():
-            path = Path(folder, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-        moved: list[Path] = []
-        try:
-            for name in roots(texts):
-                target = root / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.rename(Path(folder, name), target)
-                moved.append(target)
-        except OSError as error:
-            for target in moved:
-                shutil.rmtree(target) if target.is_dir() else target.unlink()
-            raise InputError(f"{error.filename2 or error.filename}: {error.strerror}; nothing was written") from error
+def _tell(texts: Mapping[str, str], root: Path, words: Mapping[str, str], fresh: bool = False) -> None:
+    """What was written, and what comes next; all of a fresh overlay is committed."""
+    for name in texts:
+        print(f"written: {os.path.relpath(root / name)}")
+    if "paper" not in words:
+        return
+    left = len(unfilled.find(root, [root / name for name in texts if name.endswith((".py", ".yaml"))]))
+    extra, paths = words.get("extra"), " ".join(writing.roots(texts))
+    where, at = (f" EXTRA={extra}", f"git -C {extra}") if extra else ("", "git")
+    print(f"\nit runs as it is: make reproduce PAPER={words['paper']} SCALE=smoke{where}")
+    print(
+        f"{left} places are left to fill in: {at} grep --untracked -n '{unfilled.MARK}'{'' if extra else ' ' + paths}"
+    )
+    if not fresh:
+        print(f"git should know of it: {at} add {'.' if extra else paths}")
 
 
 def _git(root: Path, *words: str) -> str | None:
@@ -193,4 +175,4 @@ def _git(root: Path, *words: str) -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(main, HELP, exits="0 written, 2 it cannot be"))
+    sys.exit(cli.main(main, HELP, makes_overlays=True, exits="0 written, 2 it cannot be"))

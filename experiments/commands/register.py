@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
     config = compose.compose(request.overrides)
     resolved = compose.resolve(config, 0)
     plan_ = plan(config, 0)
-    unfilled.check(ROOT, request.paper, request.scale)
+    unfilled.check(home(), request.paper, request.scale)
     setting = results.title(request.scale, request.variant)
     filed = registrations.describe(setting, resolved, plan_)
     tuned = _tuned(request.paper, setting, resolved)

@@ -41,10 +41,11 @@ def own_files(root: Path, paper: str, scale: str) -> list[Path]:
     """The files of a paper's own that a setting of this scale is judged by, tests included; other scales' recipes not.
 
     Args:
-        root: the folder that holds conf/, modules/ and tests/.
+        root: the folder that holds conf/, modules/ and tests/; an overlay's own file is one of them.
     """
     recipes = [p for p in (root / "conf/recipe" / paper).glob("*.yaml") if p.stem == scale or p.stem not in SCALES]
     listed = [root / "conf/paper" / f"{paper}.yaml", *recipes, *(root / "conf/data" / paper).glob("*.yaml")]
+    listed.append(root / "overlay.yaml")
     for folder in ("modules", "datamodules", "tests/papers"):
         rooms = [root / folder / f"{paper}.py", root / folder / f"test_{paper}.py"]
         listed += [*rooms, *(root / folder / paper).rglob("*.py")]
