@@ -8,7 +8,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal
 
 # What may be said on the command line; a misspelt word would otherwise train something else.
-VARIABLES := PYTHON TORCH_INDEX EXTRAS PAPER SCALE VARIANT SEEDS MINUTES DRY SWEEP STAGE BASE FILE ARXIV EXTRA ARGS
+VARIABLES := PYTHON TORCH_INDEX EXTRAS PAPER SCALE VARIANT SEEDS MINUTES DRY SWEEP STAGE BASE FILE ARXIV EXTRA FOLDER ARGS
 # What each target reads of them, besides PYTHON and TORCH_INDEX; it would pass over the others in silence.
 reads-extras        := EXTRAS
 reads-reproduce     := PAPER SCALE VARIANT SEEDS MINUTES DRY EXTRA ARGS
@@ -29,6 +29,7 @@ reads-pack          := PAPER SCALE VARIANT EXTRA ARGS
 reads-unpack        := FILE EXTRA ARGS
 reads-compare       := PAPER SCALE VARIANT SEEDS BASE ARGS
 reads-confirm       := PAPER SCALE VARIANT EXTRA ARGS
+reads-verify        := FOLDER ARGS
 reads-soak          := PAPER ARGS
 reads-mutants       := PAPER ARGS
 reads-bench         := PAPER ARGS
@@ -87,7 +88,7 @@ OVERLAY  = $(if $(EXTRA),extra=$(EXTRA))
 OF_EXTRA = --extra $(EXTRA) -c pyproject.toml --rootdir . tests/papers/test_every_paper.py $(wildcard $(EXTRA)/tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup counts extras new reproduce tune register replicate test test-all papers report check-results sweep dashboard export pack unpack compare confirm soak mutants bench lint lock schema readme docs clean
+.PHONY: help setup counts extras new reproduce tune register replicate test test-all papers report check-results sweep dashboard export pack unpack compare confirm verify soak mutants bench lint lock schema readme docs clean
 
 help: ## this text
 	@echo "Reprise re-runs image-modelling papers and computes whether their claims hold."
@@ -176,6 +177,9 @@ compare: $(READY) ## which numbers a change of the code moved: BASE=main, PAPER=
 confirm: $(READY) ## is a stale record still what the code gives? One recorded seed anew, every number compared
 	@$(BIN)/python -m experiments.commands.confirm $(if $(PAPER),paper=$(PAPER)) $(if $(SCALE),scale=$(SCALE)) \
 		$(if $(VARIANT),variant=$(VARIANT)) $(OVERLAY) $(ARGS)
+
+verify: $(READY) ## somebody else's overlay, checked as check-results does: FOLDER=../theirs; none of its code runs
+	@$(BIN)/python -m experiments.commands.verify $(if $(FOLDER),folder=$(FOLDER)) $(ARGS)
 
 soak: $(READY) ## kill, corrupt, refuse, race, fill the disk: does anything get lost? (minutes)
 	@$(BIN)/python -m tests.reliability.soak $(if $(PAPER),paper=$(PAPER)) $(ARGS)

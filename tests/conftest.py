@@ -20,7 +20,7 @@ from experiments.config import compose, overlay
 from experiments.running.plan import Plan, plan
 from tests import selection
 
-collect_ignore = ["overlay/mixup"]  # the tests of an overlay, which run where it is open
+collect_ignore = ["overlay/mine"]  # the tests of an overlay, which run where it is open
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from experiments.commands import cli
 from experiments.common.paths import ROOT
 from experiments.config import compose, overlay
 
@@ -58,16 +57,8 @@ def test_there_are_commands_to_look_at() -> None:
     assert len(told) > 30
 
 
-@pytest.fixture(scope="module")
-def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the documentation calls ../mine, outside of the project: the worked example."""
-    folder = tmp_path_factory.mktemp("beside") / "mine"
-    shutil.copytree(ROOT / "tests/overlay/mixup", folder)
-    return folder
-
-
 @pytest.mark.parametrize("line", commands())
-def test_a_command_of_the_documentation_is_understood(line: str, example: Path) -> None:
+def test_a_command_of_the_documentation_is_understood(line: str, tmp_path: Path) -> None:
     words = started(line)
     module = words[words.index("-m") + 1].removeprefix("experiments.") if "-m" in words else ""
     if module not in COMPOSES:
@@ -80,9 +71,11 @@ def test_a_command_of_the_documentation_is_understood(line: str, example: Path) 
             assert list((ROOT / "conf/sweep").glob(f"*/{word.partition('=')[2]}.yaml")), word
         elif name not in OWN and not name.startswith("hydra."):
             chosen.append(_first(word) if module == "run" else word)
-    own, chosen = cli.take(chosen, ["extra"])
-    with overlay.opened(str(example) if own else None):
-        compose.resolve(compose.compose(compose.request(chosen).overrides), 0)
+    extra = [word for word in chosen if word.startswith("extra=")]
+    folder = str(shutil.copytree(ROOT / "tests" / "overlay" / "mine", tmp_path / "mine")) if extra else None
+    with overlay.opened(folder):
+        asked = [word for word in chosen if word not in extra]
+        compose.resolve(compose.compose(compose.request(asked).overrides), 0)
 
 
 def _first(word: str) -> str:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.commands import cli, readme
+from experiments.common import overlay
 from experiments.common.errors import InputError
 from experiments.common.memory import CONFIGURATION, remember
 from experiments.common.overlay import home
@@ -217,6 +218,8 @@ def main(argv: list[str]) -> int:
             raise InputError(f"{word}: expected --json, --readme or keys of papers")
     if keys and "--readme" in argv:
         raise InputError(f"{keys[0]}: --readme writes of all papers; expected no key")
+    if "--readme" in argv and overlay.current() is not None:
+        raise InputError("--readme: README and docs/ tell the suite's records; expected it without extra=")
     papers = describe_all(cli.papers_named(keys))
     if "--json" in argv:
         print(json.dumps(papers, indent=1))

@@ -57,8 +57,8 @@ def main(argv: list[str]) -> int:
         entries += len(record.entries)
         filed += sum(entry.registered.filed for entry in record.entries.values())
         wrong += list(check(record))
-        wrong += list(_kept(paper))
-        wrong += list(_counted(paper))
+        wrong += list(kept(paper))
+        wrong += list(counted(paper))
     wrong += list(statements.copies(records))
     if not argv and current() is None:
         wrong += list(_readme())
@@ -191,13 +191,13 @@ def _filed(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
         yield from (f"{where}: {line}" for line in problems(history, registered, record, files[0].hash, title))
 
 
-def _counted(paper: str) -> Iterator[str]:
+def counted(paper: str) -> Iterator[str]:
     """Sizes of networks, counted anew; torch is imported only where the paper's files changed since."""
     for line in recorded_counts.differences(recorded_counts.stored(paper), counts.derive(paper)):
         yield f"{paper}: counts: {line}"
 
 
-def _kept(paper: str) -> Iterator[str]:
+def kept(paper: str) -> Iterator[str]:
     """Nothing that a record once held is gone, as far as the history of the repository is at hand."""
     root = results.base().parent
     history = History(root)

@@ -130,6 +130,8 @@ def _check_checkout(filed: Filed, plan_: Plan) -> None:
         raise InputError(
             f"{home()}: not a git checkout with a commit: a registration is a commit; run `git init` and commit first"
         )
+    if prefix := _git("rev-parse", "--show-prefix"):
+        raise InputError(f"{home()}: lies at {prefix} of another repository; expected one of its own: git init")
     if _git("rev-parse", "HEAD", root=ROOT) is None:
         raise InputError(f"{ROOT}: not a git checkout: a registration names the commit of the suite beside its own")
     for name, what in (("MERGE_HEAD", "a merge"), ("rebase-merge", "a rebase"), ("rebase-apply", "a rebase")):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from experiments.commands import recording, setting, stopping
+from experiments.commands import arm_beside, recording, setting, stopping
 from experiments.commands.schedulers import Schedulers
 from experiments.commands.seeds import Seeds, begin, unfinished
 from experiments.commands.setting import Setting
@@ -76,6 +76,8 @@ def _paper(argv: list[str], schedulers: Schedulers) -> int:
         from experiments.commands import dry
 
         return dry.main(asked.config)
+    if arm_beside.is_asked(asked):
+        return arm_beside.explore(asked, schedulers)
     codes = [_run(asked, schedulers)]
     for variant in _companions(asked):
         codes.append(_run(setting.read([*argv, f"variant={variant}"]), schedulers))

@@ -90,6 +90,7 @@ def build(
     overrides: Sequence[str],
     reasons: Mapping[str, str],
     registered: Registration | None = None,
+    recorded: Mapping[str, StageRecord] | None = None,
 ) -> Entry:
     """Everything known about one (paper, scale, variant), from the records of its runs, judged.
 
@@ -99,9 +100,11 @@ def build(
         overrides: what the user gave beyond paper, scale and variant.
         reasons: stage -> why it did not finish, for those that did not.
         registered: under what the seeds ran; None where whoever ran them chose them.
+        recorded: stages whose numbers come from a record of the same seeds instead of from runs, see `of_seeds`.
     """
     first = plans[0]
-    stages = {name: _stage(plans, name, looked, reasons.get(name, "")) for name in first.stages}
+    known = recorded or {}
+    stages = {name: known.get(name) or _stage(plans, name, looked, reasons.get(name, "")) for name in first.stages}
     variant = (first.config.get("variants") or {}).get(first.variant, {}) if first.variant else {}
     entry = Entry(
         scale=first.scale,
@@ -156,6 +159,14 @@ def _stage(plans: Sequence[Plan], name: str, looked: int, failed: str) -> StageR
         under=under(done),
         curves=_curves(plans, name) if stage.fit and complete else {},
     )
+
+
+def of_seeds(stage: StageRecord, positions: Sequence[int]) -> StageRecord:
+    """What is recorded of a stage for some of an entry's seeds, by their positions in it; without curves."""
+    per_seed = {name: [getattr(stage, name)[i] for i in positions] for name in ("fingerprints", "seconds")}
+    per_seed["cpu_seconds"] = [stage.cpu_seconds[i] for i in positions] if stage.cpu_seconds else []
+    metrics = {name: [values[i] for i in positions] for name, values in stage.metrics.items()}
+    return stage.model_copy(update={**per_seed, "metrics": metrics, "curves": {}})
 
 
 def under(manifests: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -7,6 +7,7 @@ never run is listed with the claims it will be judged by.
 from __future__ import annotations
 
 import base64
+import os
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,19 @@ from experiments.common import files, overlay
 from experiments.common.errors import unknown
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose
-from experiments.evidence import counts, coverage, images, layout, merge, results, settings, staleness, sweeps, verdicts
+from experiments.evidence import (
+    counts,
+    coverage,
+    images,
+    layout,
+    merge,
+    overlays,
+    results,
+    settings,
+    staleness,
+    sweeps,
+    verdicts,
+)
 from experiments.evidence.records import Entry
 from experiments.pages import answers, figures, forest, index, markup, numbers, tuned, view
 from experiments.pages.numbers import decimals, fixed
@@ -78,6 +91,7 @@ def _write_index(papers: Sequence[Mapping[str, Any]], site: Path) -> None:
         "axis": Markup(forest.head()),
         "symbols": view.SYMBOLS,
         "citation": index.citation(),
+        "overlays": overlays.read_all() if overlay.current() is None else [],
         "script": index.script(),
         "allowed": index.allowed(),
     }
@@ -441,6 +455,8 @@ def _command(key: str, scale: str, variant: str | None, overrides: Sequence[str]
     """The line that runs an entry again, quoted for make and the two shells it passes through."""
     line = f"make reproduce PAPER={key}" + (f" SCALE={scale}" if scale != "mini" else "")
     line += f" VARIANT={shlex.quote(variant)}" if variant else ""
+    extra = overlay.current()
+    line += f" EXTRA={shlex.quote(os.path.relpath(extra.folder, ROOT))}" if extra is not None else ""
     inner = " ".join(shlex.quote(override) for override in overrides)
     if not inner:
         return line

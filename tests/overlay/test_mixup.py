@@ -14,7 +14,7 @@ from experiments.common.paths import ROOT
 from experiments.config import unfilled
 from tests.preloaded import server
 
-EXAMPLE = Path(__file__).parent / "mixup"
+EXAMPLE = Path(__file__).parent / "mine"
 
 
 @pytest.fixture(scope="module")
