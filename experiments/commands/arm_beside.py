@@ -17,7 +17,8 @@ from experiments.commands.schedulers import Schedulers
 from experiments.commands.setting import Setting
 from experiments.config import reading
 from experiments.evidence import results
-from experiments.evidence.records import Entry, StageRecord
+from experiments.evidence.ran import StageRecord
+from experiments.evidence.records import Entry
 from experiments.pages import console, view
 from experiments.pages.progress import Board
 from experiments.running import cost, engine, preconditions

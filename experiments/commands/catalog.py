@@ -16,7 +16,8 @@ from experiments.common.memory import CONFIGURATION, remember
 from experiments.common.overlay import home
 from experiments.config import claims, compose, unfilled
 from experiments.evidence import counts, coverage, results, staleness, suite
-from experiments.evidence.records import Entry, JudgedClaim
+from experiments.evidence.judged import JudgedClaim
+from experiments.evidence.records import Entry
 from experiments.pages import console, needed, scope, view
 from experiments.pages.numbers import count
 from experiments.running import measured, needs, plan

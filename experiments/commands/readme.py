@@ -17,8 +17,8 @@ from experiments.common.paths import ROOT
 from experiments.evidence import suite
 from experiments.evidence.words import NOT_RUN
 from experiments.pages import forest
+from experiments.pages.display import SYMBOLS
 from experiments.pages.numbers import count, span
-from experiments.pages.view import SYMBOLS
 
 Paper = Mapping[str, Any]  # as catalog.describe_all() gives it
 

@@ -13,9 +13,10 @@ from experiments.commands.seeds import Seeds
 from experiments.commands.setting import Setting
 from experiments.common.errors import InputError
 from experiments.config import compose, vary
-from experiments.config.schema import Knob
+from experiments.config.trials import Knob
 from experiments.evidence import replication, results
-from experiments.evidence.records import Entry, JudgedClaim, Replication
+from experiments.evidence.judged import JudgedClaim
+from experiments.evidence.records import Entry, Replication
 from experiments.pages import console, view
 from experiments.running import preconditions
 from experiments.running.plan import Plan, only, plan

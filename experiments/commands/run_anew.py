@@ -12,7 +12,8 @@ from experiments.commands.schedulers import Schedulers
 from experiments.common.errors import InputError
 from experiments.config import compose
 from experiments.evidence import merge, results
-from experiments.evidence.records import Entry, Hardware
+from experiments.evidence.ran import Hardware
+from experiments.evidence.records import Entry
 from experiments.identity.provenance import hardware, versions
 from experiments.pages.numbers import number
 from experiments.pages.progress import Board

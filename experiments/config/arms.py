@@ -27,8 +27,9 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from experiments.common.errors import InputError, unknown
 from experiments.config import expressions, recipes
-from experiments.config.schema import Claim, Scale, Trainer, Wiring
-from experiments.config.written import CLOSED, Closed, Flag, Node, Text, read
+from experiments.config.comparisons import Claim
+from experiments.config.stages import Trainer, Wiring
+from experiments.config.written import CLOSED, Closed, Flag, Node, Scale, Text, read
 
 REFERENCE = re.compile(r"\$\{stages\.(\w+)")
 ALONE = re.compile(r"\$\{(stages\.[\w.]+)\}")

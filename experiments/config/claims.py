@@ -9,22 +9,9 @@ from typing import Any, TypeVar
 
 from experiments.common.errors import InputError, unknown
 from experiments.config import compose, expressions
-from experiments.config.schema import Check, Claim, Published
+from experiments.config.comparisons import Check, Claim
+from experiments.config.published import Published
 from experiments.config.written import read as read_as
-
-__all__ = [
-    "MOST",
-    "Check",
-    "Claim",
-    "Published",
-    "Questions",
-    "applies",
-    "check_reported",
-    "fits",
-    "published",
-    "read",
-    "stages_of",
-]
 
 T = TypeVar("T")
 MOST = 8  # claims of a paper in one setting: one main and seven others

@@ -27,6 +27,7 @@ from experiments.common import overlay
 from experiments.common.errors import InputError, unknown
 from experiments.common.paths import CONF
 from experiments.config import arms, limits, recipes, schema, written
+from experiments.config.stages import Trainer
 
 # Of a paper's file: most of it, and no part of a composition.
 TEXTS = ("variants", "published", "deviations", "groups", "finding", "scope", "covers")
@@ -294,7 +295,7 @@ def _for_hydra(parts: tuple[str, ...], path: Path, changed: int) -> tuple[dict[s
     if parts[0] in ("paper", "recipe"):
         content = _written_out(parts, content)
     elif parts[0] == "trainer":
-        written.read(schema.Trainer, {key: value for key, value in content.items() if key != "defaults"}, where)
+        written.read(Trainer, {key: value for key, value in content.items() if key != "defaults"}, where)
     if parts[0] == "paper":
         content = {key: STANDS_ASIDE if key in TEXTS else value for key, value in content.items()}
     return header, pickle.dumps(OmegaConf.create(content))

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -103,6 +103,8 @@ Fraction = Annotated[
     float, Strict(), AllowInfNan(False), Field(gt=0, lt=1), Written("a number between 0 and 1, without both")
 ]
 Node = Annotated[dict[str, Any], Written("a mapping")]
+Names = Text | Sequence[Text]  # one, or several
+Scale = choice_of(Literal["full", "mini", "smoke"])
 
 
 @pydantic_dataclass(frozen=True, config=CLOSED)

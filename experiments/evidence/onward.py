@@ -13,7 +13,8 @@ from typing import Any
 from experiments.common.errors import InputError
 from experiments.config.claims import Questions
 from experiments.evidence import merge, results, staleness
-from experiments.evidence.records import Code, Entry, Hardware, Joined, Provenance, Registration, StageRecord
+from experiments.evidence.ran import Code, Hardware, Joined, Provenance, StageRecord
+from experiments.evidence.records import Entry, Registration
 from experiments.running.manifest import finished
 from experiments.running.plan import Plan
 

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 from experiments.common import files
 from experiments.common.errors import InputError
 from experiments.evidence import results
-from experiments.evidence.records import Names, Part, first_mistake
+from experiments.evidence.part import Names, Part, first_mistake
 
 MOST_BYTES = 2**20
 

@@ -12,11 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.config import expressions, vary
-from experiments.config.claims import Claim, Questions
+from experiments.config.claims import Questions
+from experiments.config.comparisons import Claim
 from experiments.config.expressions import Table
-from experiments.config.schema import Knob
+from experiments.config.trials import Knob
 from experiments.evidence import registration, verdicts
-from experiments.evidence.records import Entry, JudgedClaim, Registration, Replication
+from experiments.evidence.judged import JudgedClaim
+from experiments.evidence.records import Entry, Registration, Replication
 from experiments.evidence.words import DECIDED
 from experiments.running.manifest import finished
 from experiments.running.plan import Plan

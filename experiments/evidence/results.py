@@ -18,21 +18,12 @@ from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
 from experiments.common.tables import read_rows
 from experiments.config import claims, compose, expressions
+from experiments.config.comparisons import Claim
 from experiments.evidence import layout, record_old, registration, rules, verdicts
-from experiments.evidence.records import (
-    FORMAT,
-    Code,
-    Curve,
-    Dataset,
-    Entry,
-    Hardware,
-    JudgedClaim,
-    Provenance,
-    Record,
-    Registration,
-    StageRecord,
-    first_mistake,
-)
+from experiments.evidence.judged import JudgedClaim
+from experiments.evidence.part import first_mistake
+from experiments.evidence.ran import Code, Curve, Dataset, Hardware, Provenance, StageRecord
+from experiments.evidence.records import FORMAT, Entry, Record, Registration
 from experiments.identity.provenance import code_version, hardware, versions
 from experiments.running.manifest import finished
 from experiments.running.plan import Plan
@@ -183,7 +174,7 @@ def times(stages: Mapping[str, StageRecord]) -> tuple[float, float | None]:
     return seconds, round(sum(measured), 1) if ran and len(measured) == len(cpu) else None
 
 
-def image_outcomes(claim: claims.Claim, plan_: Plan) -> rules.Outcomes | None:
+def image_outcomes(claim: Claim, plan_: Plan) -> rules.Outcomes | None:
     """The differences of single images that two fixed networks make; None where a stage left no outcomes."""
     import numpy as np
 

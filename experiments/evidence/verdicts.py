@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 from experiments.config import expressions
-from experiments.config.claims import Check, Claim, Published
+from experiments.config.comparisons import Check, Claim
 from experiments.config.expressions import Missing, Table
+from experiments.config.published import Published
 from experiments.evidence import joint, rules, sequences
-from experiments.evidence.records import (
+from experiments.evidence.judged import (
     Against,
     CheckResult,
     Comparison,

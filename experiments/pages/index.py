@@ -20,7 +20,7 @@ from experiments.common.paths import ROOT
 from experiments.evidence import suite
 from experiments.evidence.records import Entry, Record
 from experiments.evidence.words import NOT_RUN
-from experiments.pages import answers, forest, view
+from experiments.pages import answers, display, forest
 
 SCRIPT = Path(__file__).parent / "templates" / "index.js"
 NOT_YET = "not yet"
@@ -85,7 +85,7 @@ def row(paper: Mapping[str, Any], linked: bool, is_kept: bool | None) -> dict[st
 
 def _setting(paper: Mapping[str, Any], title: str) -> dict[str, Any]:
     """A recorded setting: its answer, and how it stands."""
-    entry: view.Entry = paper["entries"][title]
+    entry: display.Entry = paper["entries"][title]
     recorded: Entry = paper["record"].entries[title]
     answer = answers.answer(entry)
     word = recorded.replication.word if recorded.replication is not None else NOT_YET
@@ -109,7 +109,7 @@ def counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """How many papers have each verdict, replication and scale, in the order in which words are explained."""
     verdicts = Counter(row["verdict"] for row in rows if row["verdict"])
     return {
-        "verdicts": [(verdict, verdicts[verdict]) for verdict in view.SYMBOLS if verdict in verdicts],
+        "verdicts": [(verdict, verdicts[verdict]) for verdict in display.SYMBOLS if verdict in verdicts],
         "replications": sorted(Counter(row["replication"] for row in rows if row["replication"]).items()),
         "scales": sorted({setting["scale"] for row in rows for setting in row["settings"]}),
         "settings": sum(len(row["settings"]) for row in rows),

@@ -37,7 +37,20 @@ from experiments.evidence import (
     verdicts,
 )
 from experiments.evidence.records import Entry
-from experiments.pages import answers, figures, forest, index, markup, numbers, tuned, view
+from experiments.pages import (
+    answers,
+    curves,
+    diagram,
+    differences,
+    display,
+    drawing,
+    forest,
+    index,
+    markup,
+    numbers,
+    tuned,
+    view,
+)
 from experiments.pages.numbers import decimals, fixed
 from experiments.running import measured
 from experiments.running.plan import names_in
@@ -89,7 +102,7 @@ def _write_index(papers: Sequence[Mapping[str, Any]], site: Path) -> None:
         "run": sum(1 for row in rows if row["settings"]),
         "counts": index.counts(rows),
         "axis": Markup(forest.head()),
-        "symbols": view.SYMBOLS,
+        "symbols": display.SYMBOLS,
         "citation": index.citation(),
         "overlays": overlays.read_all() if overlay.current() is None else [],
         "script": index.script(),
@@ -106,7 +119,7 @@ def _templates() -> jinja2.Environment:
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
     environment = jinja2.Environment(loader=loader, autoescape=True, finalize=markup.finalize, **options)
-    environment.globals.update(chip=_chip, light=figures.LIGHT, dark=figures.DARK)
+    environment.globals.update(chip=_chip, light=drawing.LIGHT, dark=drawing.DARK)
     return environment
 
 
@@ -114,7 +127,7 @@ def _chip(verdict: str, count: int | None = None) -> Markup:
     """A verdict as a small label: symbol, count if given, word."""
     shown = verdict if count is None else f"{count} {verdict}"
     text = '<span class="chip {}"><span aria-hidden="true">{}</span> {}</span>'
-    return Markup(text).format(verdict.replace(" ", "-"), view.SYMBOLS[verdict], shown)
+    return Markup(text).format(verdict.replace(" ", "-"), display.SYMBOLS[verdict], shown)
 
 
 def _render(template: str, **values: Any) -> str:
@@ -209,12 +222,12 @@ def _sweeps(key: str) -> list[dict[str, Any]]:
 
 def _sweep(sweep: sweeps.Sweep) -> dict[str, Any]:
     digits = decimals([row.mean for row in sweep.settings], two_from=10)
-    extent = figures.reach([row.values for row in sweep.settings])
+    extent = differences.reach([row.values for row in sweep.settings])
     rows = []
     for row in sweep.settings:
         mean = "–" if row.mean is None else fixed(row.mean, digits)
         ends = " to ".join(fixed(end, digits) for end in row.interval or ())
-        drawn = Markup(figures.values(vars(row), extent)) if row.mean is not None else ""
+        drawn = Markup(differences.draw_setting(vars(row), extent)) if row.mean is not None else ""
         rows.append({"setting": row.setting, "failed": row.failed, "mean": mean, "interval": ends, "figure": drawn})
     return {"name": sweep.name, "scale": sweep.scale, "objective": sweep.objective, "rows": rows}
 
@@ -226,13 +239,13 @@ def _planned(key: str, declared: Mapping[str, Any]) -> dict[str, Any]:
     for name, stage in composed["stages"].items():
         trained = stage.get("fit", True)
         needs = names_in(stage.get("needs") or {})
-        boxes.append(figures.Box(name, needs, trained, "trained" if trained else "only tested"))
+        boxes.append(diagram.Box(name, needs, trained, "trained" if trained else "only tested"))
     asked = [verdicts.judge(claim, {}, [], 0) for claim in claims.read(composed).claims]
     reported = [verdicts.compare(item, {}, [], "full") for item in claims.published({**declared, "scale": "full"})]
     return {
         "claims": answers.claim_rows([view.claim(claim.model_copy(update={"reason": ""})) for claim in asked]),
         "published": [_published(view.published(item, "full", {}, 0)) for item in reported],
-        "diagram": Markup(figures.diagram(boxes, {box.name: i for i, box in enumerate(boxes)})),
+        "diagram": Markup(diagram.draw(boxes, {box.name: i for i, box in enumerate(boxes)})),
         "command": _command(key, "mini", None, []),
     }
 
@@ -250,7 +263,7 @@ def _together(recorded: Mapping[str, Entry]) -> str:
     )
 
 
-def _with_found_here(key: str, title: str, recorded: Entry, declared: Mapping[str, Any]) -> view.Entry:
+def _with_found_here(key: str, title: str, recorded: Entry, declared: Mapping[str, Any]) -> display.Entry:
     """An entry with what a run on this machine found for it, see results.here."""
     entry = view.of(recorded, declared)
     answers = images.of(key, title, recorded)
@@ -263,7 +276,7 @@ def _with_found_here(key: str, title: str, recorded: Entry, declared: Mapping[st
     return replace(entry, elsewhere=[*entry.elsewhere, found_here])
 
 
-def _entry(key: str, title: str, entry: view.Entry, changed: Sequence[str]) -> dict[str, Any]:
+def _entry(key: str, title: str, entry: display.Entry, changed: Sequence[str]) -> dict[str, Any]:
     """One (scale, variant) as the page shows it: everything formatted, nothing left to compute."""
     styles = {name: index for index, name in enumerate(entry.stages)}
     main = entry.main
@@ -287,7 +300,7 @@ def _entry(key: str, title: str, entry: view.Entry, changed: Sequence[str]) -> d
         "published": [_published(item) for item in entry.published],
         "curves": curves[: len(FIRST_CURVES)],
         "more_curves": curves[len(FIRST_CURVES) :],
-        "diagram": Markup(figures.diagram(boxes, styles)),
+        "diagram": Markup(diagram.draw(boxes, styles)),
         "pictures": _pictures(key, entry),
         "provenance": _provenance(entry),
         "cost": _cost(entry),
@@ -302,7 +315,7 @@ def _listed(values: Sequence[Any]) -> str:
     return ", ".join(map(str, values))
 
 
-def _facts(entry: view.Entry) -> list[tuple[str, str]]:
+def _facts(entry: display.Entry) -> list[tuple[str, str]]:
     """What was run, as (term, description); one line for each different data set, with the stages that use it."""
     about_scale = f": {SCALES[entry.scale]}" if entry.scale in SCALES else ""
     facts = [("scale", entry.scale + about_scale)]
@@ -323,12 +336,12 @@ def _facts(entry: view.Entry) -> list[tuple[str, str]]:
     return facts
 
 
-def _tuning(key: str, title: str, entry: view.Entry) -> list[tuple[str, str]]:
+def _tuning(key: str, title: str, entry: display.Entry) -> list[tuple[str, str]]:
     said = tuned.of(key, title, entry.registered.hash)
     return [("tuning", said)] if said else []
 
 
-def _tables(entry: view.Entry, changed: Sequence[str]) -> list[dict[str, Any]]:
+def _tables(entry: display.Entry, changed: Sequence[str]) -> list[dict[str, Any]]:
     """The stage tables: stages that report the same metrics stand in one, so that no column is empty."""
     metrics = entry.metrics()
     digits = {}
@@ -348,7 +361,7 @@ def _tables(entry: view.Entry, changed: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _stage_row(stage: view.Stage, digits: Mapping[str, int]) -> dict[str, Any]:
+def _stage_row(stage: display.Stage, digits: Mapping[str, int]) -> dict[str, Any]:
     """A stage's row of a table; its metrics with their decimals."""
     return {
         "name": stage.name,
@@ -367,7 +380,7 @@ def _cell(values: Sequence[float | None], digits: int) -> tuple[str, str]:
     return mean or "–", half
 
 
-def _published(item: view.Published) -> dict[str, Any]:
+def _published(item: display.Published) -> dict[str, Any]:
     digits = decimals([item.value, item.ours], two_from=10)
     has_interval = item.ours is not None and item.interval is not None
     return {
@@ -375,7 +388,7 @@ def _published(item: view.Published) -> dict[str, Any]:
         "value": fixed(item.value, digits),
         "ours": "–" if item.ours is None else fixed(item.ours, digits),
         "half": fixed(item.interval[1] - item.ours, digits) if has_interval else "",  # type: ignore[index, operator]
-        "verdict": "" if item.verdict == view.NOT_JUDGED else item.verdict,
+        "verdict": "" if item.verdict == display.NOT_JUDGED else item.verdict,
     }
 
 
@@ -386,25 +399,25 @@ def _size(row: counts.Row) -> dict[str, Any]:
     return {**shown, "stage": row.where, "metric": row.what.replace("_", "-"), "dataset": "none", "protocol": protocol}
 
 
-def _curves(entry: view.Entry, styles: Mapping[str, int], strong: set[str]) -> list[dict[str, Any]]:
+def _curves(entry: display.Entry, styles: Mapping[str, int], strong: set[str]) -> list[dict[str, Any]]:
     """A figure for each metric that any stage logged, the most telling first."""
     metrics = list(dict.fromkeys(metric for stage in entry.stages.values() for metric in stage.curves))
     metrics.sort(key=lambda metric: FIRST_CURVES.index(metric) if metric in FIRST_CURVES else len(FIRST_CURVES))
     drawn = []
     for metric in metrics:
         series = {name: stage.curves[metric] for name, stage in entry.stages.items() if metric in stage.curves}
-        drawn.append({"metric": metric, "figure": Markup(figures.curves(metric, series, styles, strong))})
+        drawn.append({"metric": metric, "figure": Markup(curves.draw(metric, series, styles, strong))})
     return drawn
 
 
-def _box(stage: view.Stage) -> figures.Box:
+def _box(stage: display.Stage) -> diagram.Box:
     note = "trained" if stage.fit else "only tested"
     if stage.fit and stage.epochs:
         note += f", {numbers.count(stage.epochs, 'epoch')}"
-    return figures.Box(stage.name, stage.needs, stage.fit, note if stage.metrics else "did not finish")
+    return diagram.Box(stage.name, stage.needs, stage.fit, note if stage.metrics else "did not finish")
 
 
-def _pictures(key: str, entry: view.Entry) -> list[dict[str, str]]:
+def _pictures(key: str, entry: display.Entry) -> list[dict[str, str]]:
     """What the stages of the first seed drew, inside the page: files of the run's own folder, none that is a link."""
     shown = []
     for stage in entry.stages.values():
@@ -420,7 +433,7 @@ def _pictures(key: str, entry: view.Entry) -> list[dict[str, str]]:
     return shown
 
 
-def _provenance(entry: view.Entry) -> list[tuple[str, str]]:
+def _provenance(entry: display.Entry) -> list[tuple[str, str]]:
     """Where the numbers come from, as (term, description)."""
     machine = entry.machine
     dirty = {True: " with uncommitted changes", False: "", None: " (changes unknown)"}[machine.dirty]
@@ -443,7 +456,7 @@ def _provenance(entry: view.Entry) -> list[tuple[str, str]]:
     ]
 
 
-def _cost(entry: view.Entry) -> str:
+def _cost(entry: display.Entry) -> str:
     """CPU time of all seeds, or wall time where that was not measured."""
     machine = entry.machine
     if machine.cpu_seconds is not None:

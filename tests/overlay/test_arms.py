@@ -15,7 +15,7 @@ from experiments.commands import arm_beside, setting
 from experiments.commands.schedulers import Schedulers
 from experiments.common.errors import InputError
 from experiments.config import claims, compose, instantiate, overlay, vary
-from experiments.config.schema import Knob
+from experiments.config.trials import Knob
 from experiments.evidence import registrations, results
 from experiments.evidence.records import Record
 from experiments.running.manifest import hash_metrics

@@ -9,7 +9,7 @@ import pytest
 
 from experiments.benchmarks import decisions
 from experiments.common.paths import ROOT
-from experiments.config.claims import Claim
+from experiments.config.comparisons import Claim
 from experiments.config.written import read
 from experiments.evidence import sequences, verdicts
 

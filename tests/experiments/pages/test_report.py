@@ -24,8 +24,10 @@ from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose
 from experiments.evidence import layout, results, staleness
-from experiments.evidence.records import Against, CheckResult, Dataset, Record, SeedsThatHold, StageRecord
-from experiments.pages import figures, index, report, view
+from experiments.evidence.judged import Against, CheckResult, SeedsThatHold
+from experiments.evidence.ran import Dataset, StageRecord
+from experiments.evidence.records import Record
+from experiments.pages import curves, diagram, differences, display, drawing, index, report, view
 from tests import example
 
 HOSTILE = "<script>alert(1)</script>\"'&"
@@ -47,7 +49,7 @@ def stage(needs: list[str], top1: list[float], **more: Any) -> StageRecord:
 judged = example.claim
 
 
-def claim(name: str, verdict: str, values: list[float], interval: list[float] | None) -> view.Claim:
+def claim(name: str, verdict: str, values: list[float], interval: list[float] | None) -> display.Claim:
     return view.claim(judged(name, verdict, values, interval))
 
 
@@ -303,11 +305,11 @@ def test_hostile_text_is_escaped_everywhere(build: Any) -> None:
 
 
 def test_figures_escape_and_are_well_formed() -> None:
-    boxes = [figures.Box("a", [], True, HOSTILE), figures.Box(HOSTILE, ["a"], False, "only tested")]
+    boxes = [diagram.Box("a", [], True, HOSTILE), diagram.Box(HOSTILE, ["a"], False, "only tested")]
     drawn = [
-        figures.difference(claim(HOSTILE, "supported", [1.0], [-1.0, math.inf]), (-2.0, 3.0)),
-        figures.curves(HOSTILE, {HOSTILE: example.curve().plain()}, {HOSTILE: 0}),
-        figures.diagram(boxes, {"a": 0, HOSTILE: 1}),
+        differences.draw_claim(claim(HOSTILE, "supported", [1.0], [-1.0, math.inf]), (-2.0, 3.0)),
+        curves.draw(HOSTILE, {HOSTILE: example.curve().plain()}, {HOSTILE: 0}),
+        diagram.draw(boxes, {"a": 0, HOSTILE: 1}),
     ]
     for text in drawn:
         tags = {element.tag.rpartition("}")[2] for element in ElementTree.fromstring(text).iter()}
@@ -378,7 +380,7 @@ def test_links_lead_somewhere(build: Any) -> None:
 def test_same_data_same_strings(build: Any) -> None:
     assert build(sample()) == build(sample())
     first, second = (view.claim(sample().entries["mini"].claims[0]) for _ in range(2))
-    assert figures.difference(first, (-1, 5)) == figures.difference(second, (-1, 5))
+    assert differences.draw_claim(first, (-1, 5)) == differences.draw_claim(second, (-1, 5))
 
 
 def test_every_svg_is_labelled_and_every_table_has_a_caption(build: Any) -> None:
@@ -432,7 +434,7 @@ def test_a_name_from_elsewhere_is_one_step(name: str, inside: bool, tmp_path: Pa
 
 def test_seeds_and_settings_in_figures_are_escaped() -> None:
     row = {"setting": HOSTILE, "seeds": [HOSTILE], "values": [1.0], "mean": 1.0, "interval": None}
-    drawn = figures.values(row, (0.0, 2.0))
+    drawn = differences.draw_setting(row, (0.0, 2.0))
     tags = [element.tag.rpartition("}")[2] for element in ElementTree.fromstring(drawn).iter()]
     assert "script" not in tags
 
@@ -486,12 +488,12 @@ def dots(text: str) -> list[float]:
 
 
 def test_dots_lie_where_the_axis_says() -> None:
-    drawn = figures.difference(claim("c", "supported", [-1.0, 1.0, 3.0], None), (-1.0, 3.0))
+    drawn = differences.draw_claim(claim("c", "supported", [-1.0, 1.0, 3.0], None), (-1.0, 3.0))
     assert dots(drawn) == [10.0, 130.0, 250.0]  # left edge, middle, right edge of a 260 px figure with 10 px margins
 
 
 def test_a_huge_interval_does_not_hide_the_seeds() -> None:
-    low, high = figures.limits([claim("c", "undecided", [0.1, 0.3], [-900.0, 900.0])])
+    low, high = differences.limits([claim("c", "undecided", [0.1, 0.3], [-900.0, 900.0])])
     assert low < 0.0 < 0.3 < high
     assert high - low < 1.2  # three times the range of zero and the seeds, and the margin around it
 
@@ -499,28 +501,28 @@ def test_a_huge_interval_does_not_hide_the_seeds() -> None:
 def test_claims_of_a_metric_share_an_axis_unless_one_would_vanish() -> None:
     near, twice = claim("a", "supported", [1.0, 2.0], None), claim("b", "supported", [1.0, 4.0], None)
     far = claim("c", "supported", [1.0, 90.0], None)
-    assert figures.span(near, [near, twice]) == figures.span(twice, [near, twice])
-    assert figures.span(near, [near, far]) == figures.limits([near])
+    assert differences.span(near, [near, twice]) == differences.span(twice, [near, twice])
+    assert differences.span(near, [near, far]) == differences.limits([near])
 
 
 def test_a_curve_may_have_holes() -> None:
     holes = {**example.curve().plain(), "mean": [2.0, math.nan, 1.0]}
-    drawn = figures.curves("val/auroc", {"a": holes}, {"a": 0})
+    drawn = curves.draw("val/auroc", {"a": holes}, {"a": 0})
     assert "nan" not in drawn
 
 
 def test_no_two_stages_look_the_same() -> None:
-    strokes = {figures._stroke(index) for index in range(24)}
+    strokes = {drawing.stroke(index) for index in range(24)}
     assert len(strokes) == 24
 
 
 def test_diagram_arrows_point_right_and_all_are_drawn() -> None:
     boxes = [
-        figures.Box("a", [], True, "trained"),
-        figures.Box("b", ["a"], True, "trained"),
-        figures.Box("c", ["a", "b"], False, "only tested"),
+        diagram.Box("a", [], True, "trained"),
+        diagram.Box("b", ["a"], True, "trained"),
+        diagram.Box("c", ["a", "b"], False, "only tested"),
     ]
-    root = ElementTree.fromstring(figures.diagram(boxes, {"a": 0, "b": 1, "c": 2}))
+    root = ElementTree.fromstring(diagram.draw(boxes, {"a": 0, "b": 1, "c": 2}))
     rects = [e for e in root.iter() if e.tag.endswith("rect")]
     assert [float(r.attrib["x"]) for r in rects] == sorted(float(r.attrib["x"]) for r in rects)
     assert ["stroke-dasharray" in r.attrib for r in rects] == [False, False, True]
