@@ -155,14 +155,13 @@ def _tell(texts: Mapping[str, str], root: Path, words: Mapping[str, str], fresh:
     if "paper" not in words:
         return
     left = len(unfilled.find(root, [root / name for name in texts if name.endswith((".py", ".yaml"))]))
-    extra, paths = words.get("extra"), " ".join(writing.roots(texts))
-    where, at = (f" EXTRA={extra}", f"git -C {extra}") if extra else ("", "git")
+    where, git, added = "", "git", " ".join(writing.roots(texts))
+    if extra := words.get("extra"):
+        where, git, added = f" EXTRA={extra}", f"git -C {extra}", "."
     print(f"\nit runs as it is: make reproduce PAPER={words['paper']} SCALE=smoke{where}")
-    print(
-        f"{left} places are left to fill in: {at} grep --untracked -n '{unfilled.MARK}'{'' if extra else ' ' + paths}"
-    )
+    print(f"{left} places are left to fill in: {git} grep --untracked -n '{unfilled.MARK}' {added}")
     if not fresh:
-        print(f"git should know of it: {at} add {'.' if extra else paths}")
+        print(f"git should know of it: {git} add {added}")
 
 
 def _git(root: Path, *words: str) -> str | None:

@@ -208,6 +208,13 @@ def test_a_folder_of_one_s_own_becomes_a_repository_with_a_first_commit(copied: 
     assert listed(copied) == before
 
 
+def test_a_folder_without_a_paper_is_an_overlay_that_opens(copied: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "beside"
+    command(copied, "experiments.commands.new", f"extra={mine}", "name=mine", **NAMED)
+    assert yaml.safe_load((mine / "overlay.yaml").read_text())["name"] == "mine"
+    assert "0 differences" in command(copied, "experiments.commands.check_results", f"extra={mine}")
+
+
 @pytest.mark.parametrize(
     ("folder", "words", "environment", "told"),
     [
