@@ -10,11 +10,12 @@ VENV    = $(if $(UV),uv venv --quiet --seed --python $(PYTHON) .venv,$(PYTHON) -
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal
 
 # What may be said on the command line; a misspelt word would otherwise train something else.
-VARIABLES := PYTHON TORCH_INDEX UV EXTRAS PAPER SCALE VARIANT SEEDS MINUTES DRY SWEEP STAGE FORMAT BASE FILE EXTRA FOLDER ARGS
+VARIABLES := PYTHON TORCH_INDEX UV EXTRAS PAPER SCALE VARIANT SEEDS MINUTES DRY SWEEP STAGE FORMAT BASE FILE ARXIV EXTRA FOLDER ARGS
 # What each target reads of them, besides PYTHON, TORCH_INDEX and UV; it would pass over the others in silence.
 reads-extras        := EXTRAS
 reads-reproduce     := PAPER SCALE VARIANT SEEDS MINUTES DRY EXTRA ARGS
-reads-test          := PAPER ARGS
+reads-new           := PAPER ARXIV EXTRA ARGS
+reads-test          := PAPER EXTRA ARGS
 reads-test-all      := ARGS
 reads-papers        := PAPER EXTRA ARGS
 reads-report        := PAPER EXTRA ARGS
@@ -87,9 +88,11 @@ space   := $(nothing) $(nothing)
 seeds    = $(subst $(space),$(comma),$(strip $(subst $(comma),$(space),$(SEEDS))))
 GIVEN    = $(if $(PAPER),paper=$(PAPER)) scale=$(or $(SCALE),mini) $(if $(VARIANT),variant=$(VARIANT)) $(OVERLAY) $(ARGS)
 OVERLAY  = $(if $(EXTRA),extra=$(EXTRA))
+# The tests of an overlay, and what every paper is asked, of its papers.
+OF_EXTRA = --extra $(EXTRA) -c pyproject.toml --rootdir . tests/papers/test_every_paper.py $(wildcard $(EXTRA)/tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup counts extras reproduce tune register replicate test test-all papers report check-results sweep dashboard export logbook pack unpack compare confirm verify soak mutants bench lint lock schema full-scale readme docs clean
+.PHONY: help setup counts extras new reproduce tune register replicate test test-all papers report check-results sweep dashboard export logbook pack unpack compare confirm verify soak mutants bench lint lock schema full-scale readme docs clean
 
 help: ## this text
 	@echo "Reprise re-runs image-modelling papers and computes whether their claims hold."
@@ -141,8 +144,11 @@ register: $(READY) ## fix claims, recipe, code and data of a setting in a commit
 replicate: $(READY) ## the main claim on fresh seeds that each draw a recipe of their own (after make reproduce)
 	@$(BIN)/python -m experiments.commands.replicate $(if $(MINUTES),minutes=$(MINUTES)) $(GIVEN)
 
+new: $(READY) ## a paper's room with an example that runs: PAPER=mixup ARXIV=1710.09412 EXTRA=../mine (or without EXTRA)
+	@$(BIN)/python -m experiments.commands.new $(if $(PAPER),paper=$(PAPER)) $(if $(ARXIV),arxiv=$(ARXIV)) $(OVERLAY) $(ARGS)
+
 test: $(READY) ## before each commit: units, every paper's smoke run, faults (minutes); PAPER=K: what its files reach
-	@$(PYTEST) -m "not slow" $(if $(PAPER),--paper $(PAPER)) $(ARGS)
+	@$(PYTEST) -m "not slow" $(if $(PAPER),--paper $(PAPER)) $(if $(EXTRA),$(OF_EXTRA)) $(ARGS)
 
 test-all: $(READY) ## everything: also full recipes' dry runs, kills, sweeps, devices (about half an hour)
 	@$(PYTEST) $(ARGS)

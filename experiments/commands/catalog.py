@@ -13,7 +13,8 @@ from experiments.commands import cli, readme
 from experiments.common import overlay
 from experiments.common.errors import InputError
 from experiments.common.memory import CONFIGURATION, remember
-from experiments.config import claims, compose
+from experiments.common.overlay import home
+from experiments.config import claims, compose, unfilled
 from experiments.evidence import counts, coverage, results, staleness, suite
 from experiments.evidence.judged import JudgedClaim
 from experiments.evidence.records import Entry
@@ -162,6 +163,8 @@ def _details(paper: dict[str, Any]) -> Table:
     if paper["finding"]:
         table.add_row("finding", Text(paper["finding"], "bold"))
     table.add_row("about", paper["about"])
+    if left := unfilled.find(home(), unfilled.own_files(home(), paper["key"], "mini")):
+        table.add_row("to fill in", f"{count(len(left), 'place')}; make register names each")
     for name, entry in readme.ordered(paper["entries"]):
         verdict = console.word(entry["main"]["verdict"] if entry["main"] else "no main claim")
         table.add_row(f"at {name}", Text.assemble(verdict, f": {entry['scope']}"))

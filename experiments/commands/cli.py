@@ -47,6 +47,7 @@ def main(
     *,
     composes: bool = False,
     overlays: bool = False,
+    makes_overlays: bool = False,
     exits: str = "0 it ran (whatever the verdict), 1 a stage failed, 2 wrong input",
 ) -> int:
     """Run a command with its arguments; --help, errors, Ctrl-C and SIGTERM end in one place.
@@ -56,6 +57,7 @@ def main(
         text: what --help begins with.
         composes: the command takes everything that a configuration is composed of; --help lists it.
         overlays: the command takes `extra=FOLDER`, and runs with that overlay open.
+        makes_overlays: the command reads `extra=FOLDER` itself, which need not be there yet.
         exits: what the exit codes say.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -69,6 +71,8 @@ def main(
     end_as_interrupted()
     requeue_when_asked()
     try:
+        if makes_overlays:
+            return command(arguments)
         return _run(command, arguments, overlays)
     except (InputError, RunError) as error:
         _say(str(error))

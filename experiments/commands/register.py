@@ -14,7 +14,7 @@ from experiments.common import overlay
 from experiments.common.errors import InputError
 from experiments.common.overlay import home
 from experiments.common.paths import ROOT
-from experiments.config import claims, compose
+from experiments.config import claims, compose, unfilled
 from experiments.evidence import registration, registrations, restarts, results, tuning
 from experiments.evidence.registrations import Filed
 from experiments.identity import definitions
@@ -34,7 +34,8 @@ follow from its hash. `make reproduce` then runs them and records; without a reg
   why='...'          one sentence, asked for once a setting has a record or an earlier registration
   runs_dir=FOLDER    where runs are: a stream of which a seed was run before is refused
 
-What it rests on must be committed, git must know an author, and no merge or rebase may be under way.
+What it rests on must be committed, git must know an author, no merge or rebase may be under way, and the paper's own
+files must leave nothing to fill in (make new marks such places with FILL IN:).
 """
 
 
@@ -47,6 +48,7 @@ def main(argv: list[str]) -> int:
     config = compose.compose(request.overrides)
     resolved = compose.resolve(config, 0)
     plan_ = plan(config, 0)
+    unfilled.check(home(), request.paper, request.scale)
     setting = results.title(request.scale, request.variant)
     filed = registrations.describe(setting, resolved, plan_)
     tuned = _tuned(request.paper, setting, resolved)

@@ -24,9 +24,11 @@ from experiments.config.trials import Grid, Knob
 from experiments.config.written import (
     CLOSED,
     OPEN,
+    Arxiv,
     Closed,
     Flag,
     FromZero,
+    Key,
     Scale,
     Text,
     Whole,
@@ -134,11 +136,11 @@ class Recipe(Settings):
 class PaperFile(Settings):
     """conf/paper/<key>.yaml: what a paper claims, and its stages. Other keys are values that another line reads."""
 
-    key: Text
+    key: Key
     """The file's own name."""
     title: Text
     """Of the paper."""
-    arxiv: Text
+    arxiv: Arxiv
     """Its number there, in quotes."""
     claims: list[Claim]
     """The main claim first."""

@@ -104,6 +104,10 @@ def test_no_value_and_no_target_is_run_by_a_shell(word: str) -> None:
         ),
         (["compare", "BASE=main", "PAPER=zpe"], "experiments.commands.compare base=main paper=zpe scale=smoke"),
         (["confirm", "PAPER=zpe", "VARIANT=mnist"], "experiments.commands.confirm paper=zpe variant=mnist"),
+        (
+            ["new", "PAPER=mixup", "ARXIV=1710.09412", "EXTRA=../mine"],
+            "experiments.commands.new paper=mixup arxiv=1710.09412 extra=../mine",
+        ),
         (["check-results", "PAPER=zpe"], "experiments.commands.check_results paper=zpe"),
         (["verify", "FOLDER=../theirs"], "experiments.commands.verify folder=../theirs"),
         (
@@ -137,7 +141,7 @@ def test_each_target_uses_the_variables_that_it_is_said_to_read() -> None:
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     given = {"PAPER": "zpe", "VARIANT": "mnist", "SCALE": "smoke", "SEEDS": "5,6", "MINUTES": "77", "DRY": "1"}
     given |= {"SWEEP": "wide", "STAGE": "pool", "BASE": "v0", "ARGS": "--said", "EXTRAS": "clip"}
-    given |= {"FILE": "moved.runs", "FORMAT": "latex", "EXTRA": "../mine", "FOLDER": "../theirs"}
+    given |= {"FILE": "moved.runs", "FORMAT": "latex", "ARXIV": "1710.09412", "EXTRA": "../mine", "FOLDER": "../theirs"}
     for line in re.findall(r"^reads-.*", text, re.MULTILINE):
         target, names = re.fullmatch(r"reads-(\S+) *:= (.*)", line).groups()  # type: ignore[union-attr]
         whole = {name: given[name] for name in names.split()}
