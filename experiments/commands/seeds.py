@@ -121,6 +121,15 @@ class Seeds:
             return ""
         return stopping.late(self.minutes(), config.minutes)
 
+    def cpu_seconds(self) -> float:
+        """CPU time of the stages that this command ran, where they say it."""
+        total = 0.0
+        for plan_ in self.plans:
+            for name, outcome in self.outcomes.get(plan_.seed, {}).items():
+                manifest = finished(plan_.stages[name]) if outcome.status == "done" and not outcome.cached else None
+                total += float((manifest or {}).get("cpu_seconds") or 0.0)
+        return total
+
     def minutes(self) -> float:
         """Since it began."""
         return (time.monotonic() - self.began) / 60
@@ -188,7 +197,9 @@ class Seeds:
                     self._check_reported(event["stage"], event["metrics"])
 
             for seed, outcomes in self.scheduler.run(open_plans, report).items():
-                self.outcomes[seed] = {**self.outcomes.get(seed, {}), **outcomes}
+                before = self.outcomes.get(seed, {})
+                news = {name: made for name, made in outcomes.items() if not (made.cached and name in before)}
+                self.outcomes[seed] = {**before, **news}  # what this command ran it did not find done
         return True
 
     def _check_reported(self, stage: str, metrics: Mapping[str, float]) -> None:
@@ -218,17 +229,11 @@ def begin(setting: Setting, schedulers: Schedulers) -> Seeds:
     if setting.from_record:
         return _begin_from_record(setting, schedulers)
     began = time.monotonic()
-    count = int(setting.config.first)
-    if setting.registered is not None:
-        numbers = [registration.seed(setting.registered, index) for index in range(count)]
-    elif setting.explores:
-        numbers = list(range(1, count + 1))
+    if setting.registered is None and setting.explores:
         console.say(exploring.announce(setting))
-    else:
-        numbers = setting.seeds or list(range(count))
-        if setting.seeds is not None and (told := registration.told_of_one(setting.seeds)):
-            console.say(told)
-    plans = _plans(setting, numbers)
+    elif setting.registered is None and setting.seeds is not None and (told := registration.told_of_one(setting.seeds)):
+        console.say(told)
+    plans = first_plans(setting)
     preconditions.check(plans, here=setting.runs_here)
 
     if setting.explores:
@@ -238,6 +243,16 @@ def begin(setting: Setting, schedulers: Schedulers) -> Seeds:
     seeds = Seeds(setting, registered, plans, scheduler, began=began)
     seeds.train_first()
     return seeds
+
+
+def first_plans(setting: Setting) -> list[Plan]:
+    """A plan for each seed of the first look: of the registration, pilots, or those given by hand."""
+    count = int(setting.config.first)
+    if setting.registered is not None:
+        return _plans(setting, [registration.seed(setting.registered, index) for index in range(count)])
+    if setting.explores:
+        return _plans(setting, list(range(1, count + 1)))
+    return _plans(setting, setting.seeds or list(range(count)))
 
 
 def _begin_from_record(setting: Setting, schedulers: Schedulers) -> Seeds:

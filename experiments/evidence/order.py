@@ -40,6 +40,8 @@ class History:
         """Why order cannot be told here; empty if it can."""
         if self.git("rev-parse", "HEAD") is None:
             return "not a git checkout"
+        if self.git("rev-parse", "--show-prefix"):
+            return "a folder inside of another repository"
         if self.git("rev-parse", "--is-shallow-repository") == "true":
             return "a shallow clone; git fetch --unshallow brings the rest"
         if self.git("rev-list", "--count", "HEAD") == "1":

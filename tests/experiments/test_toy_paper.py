@@ -176,6 +176,10 @@ def test_the_main_claim_is_told_before_other_stages_run(copied: Path) -> None:
     lines = out.splitlines()
     (told,) = [number for number, line in enumerate(lines) if line.startswith("main claim after 2 seeds")]
     assert lines[told].endswith("4 other stages follow")
+    (plan,) = [line for line in lines if " for each of 2 seeds: " in line]
+    stages = int(plan.split()[1])
+    assert f"{2 * stages} stages run, {2 * stages} in all" in out  # the main claim's and the others
+    assert "what came out" in out.partition("stages run")[2]
     ends = {
         name: [n for n, line in enumerate(lines) if f" {name} " in line and "/" in line]
         for name in ("golden", "golden_too", "arm_2")
