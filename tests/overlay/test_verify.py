@@ -22,6 +22,7 @@ from experiments.evidence.order import History
 from experiments.evidence.records import Entry
 from experiments.identity import content
 from experiments.identity.provenance import code_version, commits
+from experiments.pages import report
 from experiments.running.plan import plan
 from tests import example
 from tests.overlay.conftest import git
@@ -302,6 +303,12 @@ def test_what_was_verified_is_listed_on_the_index_and_nowhere_else(
     assert [(item.paper, item.setting, item.verdict, item.seeds) for item in listed.settings] == [
         ("toy", "mini", "undecided", 6)
     ]
+    overlays.write(listed.model_copy(update={"about": "<script>of others</script>"}))
+    report._write_index([], tmp_path / "site")
+    page = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
+    assert "toy mini: undecided, 6 seeds: learners of the maker" in page
+    assert "&lt;script&gt;of others" in page
+    assert "<script>of others" not in page
     (tmp_path / "suite" / "results" / "overlays" / "mine.json").write_text('{"name": 1}')
     with pytest.raises(InputError, match=r"mine\.json"):
         overlays.read_all()
