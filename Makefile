@@ -37,6 +37,7 @@ reads-soak          := PAPER ARGS
 reads-mutants       := PAPER ARGS
 reads-full-scale    := PAPER ARGS
 reads-bench         := PAPER ARGS
+reads-gpu           := PAPER MINUTES ARGS
 # A shell reads these values, and make itself does before each call of a shell: this comes before the first one. What
 # either would act on is no name; ARGS alone are words of a shell.
 said      := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(v)))),$(v)))
@@ -92,7 +93,7 @@ OVERLAY  = $(if $(EXTRA),extra=$(EXTRA))
 OF_EXTRA = --extra $(EXTRA) -c pyproject.toml --rootdir . tests/papers/test_every_paper.py $(wildcard $(EXTRA)/tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup counts extras new reproduce tune register replicate test test-all papers report check-results sweep dashboard export logbook pack unpack compare confirm verify soak mutants bench lint lock schema full-scale readme docs clean
+.PHONY: help setup counts extras new reproduce tune register replicate test test-all papers report check-results sweep dashboard export logbook pack unpack compare confirm verify soak mutants bench gpu lint lock schema full-scale readme docs clean
 
 help: ## this text
 	@echo "Reprise re-runs image-modelling papers and computes whether their claims hold."
@@ -202,6 +203,9 @@ mutants: $(READY) ## would PAPER=K's own tests notice wrong code? 100 changes, o
 
 bench: $(READY) ## speed ratios against plain PyTorch loops; PAPER=K: its networks against independent ones
 	@$(BIN)/python -m experiments.benchmarks.networks $(if $(PAPER),paper=$(PAPER)) $(ARGS)
+
+gpu: $(READY) ## on a machine with a GPU: does all of it run there, and how fast? In pieces of ten minutes (MINUTES=)
+	@$(BIN)/python -m experiments.benchmarks.gpu $(if $(PAPER),paper=$(PAPER)) $(if $(MINUTES),minutes=$(MINUTES)) $(ARGS)
 
 lint: $(READY) ## style, format, types, unsafe calls, installed packages against each other and the lock
 	@$(BIN)/ruff check .

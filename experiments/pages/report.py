@@ -46,6 +46,7 @@ from experiments.pages import (
     display,
     drawing,
     forest,
+    hardware,
     index,
     markup,
     numbers,
@@ -188,6 +189,7 @@ def _page(paper: Mapping[str, Any]) -> dict[str, Any]:
         "counted": [_size(row) for row in counts.stored(paper["key"])],
         "covers": covers,
         "covered": coverage.summary(covers),
+        "cards": hardware.of_paper(paper["key"]),
     }
 
 

@@ -108,6 +108,7 @@ def test_no_value_and_no_target_is_run_by_a_shell(word: str) -> None:
             ["new", "PAPER=mixup", "ARXIV=1710.09412", "EXTRA=../mine"],
             "experiments.commands.new paper=mixup arxiv=1710.09412 extra=../mine",
         ),
+        (["gpu", "PAPER=zpe", "MINUTES=5"], "experiments.benchmarks.gpu paper=zpe minutes=5"),
         (["check-results", "PAPER=zpe"], "experiments.commands.check_results paper=zpe"),
         (["verify", "FOLDER=../theirs"], "experiments.commands.verify folder=../theirs"),
         (
