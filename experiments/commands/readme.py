@@ -116,7 +116,8 @@ def patterns(papers: Sequence[Paper]) -> str:
         f"- **Rivals decide.** Of {count(rivals, 'recorded setting')} with rivals, {effect} beat the baseline and not "
         "every rival.\n"
         f"- **The side lasts, the size does not.** {count(signs, 'paper')} report the difference that is "
-        f"claimed; {same} lie on the same side of the claim's margin here. The index of `make report` has both, side by side."
+        f"claimed; {same} lie on the same side of the claim's margin here. The index of `make report` has "
+        "both, side by side."
     )
 
 
