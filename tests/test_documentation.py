@@ -146,14 +146,6 @@ def test_python_of_the_documentation_imports_what_is_there() -> None:
                 assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == [], text
 
 
-def test_the_note_quotes_the_simulation() -> None:
-    """Each row of its tables of numbers stands in decisions.md too."""
-    quoted = [line for line in (ROOT / "docs/method.md").read_text(encoding="utf-8").splitlines() if line[:2] == "| "]
-    rows = (ROOT / "docs/decisions.md").read_text(encoding="utf-8").splitlines()
-    assert len(quoted) == 8
-    assert [line for line in quoted if line not in rows] == []
-
-
 @pytest.mark.parametrize("page", [*PAGES, *FULL], ids=lambda page: page.name)
 def test_links_lead_to_files(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)

@@ -24,6 +24,9 @@ Paper = Mapping[str, Any]  # as catalog.describe_all() gives it
 
 # The README's example of what a command prints: its verdict and difference are the record's.
 EXAMPLE = re.compile(r"(?<=\$ make reproduce PAPER=)(\w+)\n  \.\.\.\n.*\n.*\n")
+# The rows of docs/decisions.md that docs/method.md repeats.
+NO_EFFECT = re.compile(r"\| (normal \| 0(\.5)?|heavy tails \(t, 3\) \| 0|skewed to the left \| 0) \|")
+EFFECT = re.compile(r"\| normal \| \S+ \| 2 x worth \|")
 RESULTS = """\
 # Results
 
@@ -47,16 +50,41 @@ def texts(papers: Sequence[Paper], root: Path = ROOT) -> dict[str, str]:
     text = _between(text, "counts", counts(papers))
     text = _between(text, "papers", table(papers))
     text = EXAMPLE.sub(lambda match: example(papers, match[1]), text)
-    note = (root / "docs/method.md").read_text(encoding="utf-8")
     return {
         "README.md": text,
-        "docs/method.md": _between(
-            _between(note, "counts", counts(papers).replace("(docs/", "("), "docs/method.md"),
-            *("patterns", patterns(papers), "docs/method.md"),
-        ),
+        "docs/method.md": note(papers, root),
         "docs/results.md": f"{RESULTS}{settings_table(papers)}\n",
         "docs/claims.svg": forest.picture([row for paper in papers if (row := forest_row(paper)) is not None]),
     }
+
+
+def note(papers: Sequence[Paper], root: Path) -> str:
+    """docs/method.md with what it repeats of the records and of the simulation in docs/decisions.md."""
+    path = "docs/method.md"
+    simulated = (root / "docs/decisions.md").read_text(encoding="utf-8")
+    parts = {
+        "no effect": rows_of(simulated, "There is no effect", NO_EFFECT),
+        "effect": rows_of(simulated, "There is an effect", EFFECT),
+        "counts": counts(papers).replace("(docs/", "("),
+        "patterns": patterns(papers),
+    }
+    text = (root / path).read_text(encoding="utf-8")
+    for name, new in parts.items():
+        text = _between(text, name, new, path)
+    return text
+
+
+def rows_of(text: str, section: str, wanted: re.Pattern[str]) -> str:
+    """The table of a section of docs/decisions.md: its head, and the rows that begin as wanted.
+
+    Raises InputError where the section has no such row.
+    """
+    _, _, rest = text.partition(f"## {section}")
+    table = [line for line in rest.partition("\n## ")[0].splitlines() if line.startswith("|")]
+    rows = [line for line in table[2:] if wanted.match(line)]
+    if not rows:
+        raise InputError(f"docs/decisions.md: {section}: no row that begins with {wanted.pattern}")
+    return "\n".join([*table[:2], *rows])
 
 
 def _between(text: str, name: str, new: str, where: str = "README.md") -> str:
