@@ -28,7 +28,7 @@ from experiments.common.paths import CONF
 from experiments.config import limits, recipes, schema, written
 
 # Of a paper's file: most of it, and no part of a composition.
-TEXTS = ("variants", "published", "deviations", "groups", "finding", "scope", "covers")
+TEXTS = ("variants", "published", "deviations", "groups", "finding", "scope", "covers", "own_data")
 STANDS_ASIDE = "conf/paper"  # what stands for each of them there, so that an override can take it away
 
 _searched: list[Path] = []  # besides CONF
@@ -51,6 +51,11 @@ def state() -> tuple[int, ...]:
     folders = [entry for root in (CONF, *_searched) for entry in os.walk(root)]
     paths = [os.path.join(folder, name) for folder, _, names in sorted(folders) for name in sorted(names)]
     return tuple(os.stat(path).st_mtime_ns for path in paths)
+
+
+def folders() -> list[Path]:
+    """Where configuration is looked for, the suite's own first."""
+    return [CONF, *_searched]
 
 
 def options(group: str) -> list[str]:

@@ -690,6 +690,17 @@ def printed(text: str) -> set[str]:
     return marks
 
 
+@dataclass(frozen=True, config=CLOSED)
+class OwnData(Closed):
+    """What a paper's stages need besides plain labelled images, where these stand in place of its data."""
+
+    overrides: list[Text] | None = None
+    """Lines as on the command line; {classes}, {channels}, {side}, {pixels}, {mean}, {std} and {names} stand for what
+    the images are."""
+    classes: Whole | None = None
+    """How many classes there have to be."""
+
+
 @dataclass(frozen=True, kw_only=True, config=OPEN)
 class PaperFile(Settings):
     """conf/paper/<key>.yaml: what a paper claims, and its stages. Other keys are values that another line reads."""
@@ -728,6 +739,8 @@ class PaperFile(Settings):
     """Where paper, released code and this suite differ; on the report page."""
     bench: list[Pair] | None = None
     """Networks to time beside independent ones."""
+    own_data: Text | OwnData | None = None
+    """Of `data=NAME`: why the question makes no sense on plain labelled images, or what it needs besides."""
 
     @model_validator(mode="after")
     def _asks_something(self) -> PaperFile:

@@ -1,0 +1,300 @@
+"""`data=NAME`: other images in place of a paper's own, as lines that Hydra gets after all others. Imports no torch
+unless such a line is there.
+
+Every node of the composed configuration that reads plain labelled images is taken away and put anew: what `NAME` says,
+and of the old node only what belongs to the recipe (KEPT). What stands on top of it, views and canvases, stays. Sizes
+are the recipe's as long as there are so many images, else smaller in the same proportion; classes and channels of
+networks follow. What a paper needs besides, or why its question makes no sense on plain images, its file says under
+`own_data` (experiments.config.schema.OwnData).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.common.errors import InputError, unknown
+from experiments.config import overrides, reading, schema, written
+from experiments.config.instantiate import build
+
+# What reads plain labelled images into memory. Each takes KEPT, declares what it holds before it reads, and keeps its
+# images in `splits`; an overlay's own class is taken too if it does (see `_is_plain`).
+SETS = "datamodules.common.torchvision_sets"
+PLAIN = (
+    "datamodules.common.digits.Digits",
+    *(f"{SETS}.{name}" for name in ("MNIST", "FashionMNIST", "CIFAR10", "CIFAR100")),
+    *(f"datamodules.common.own.{name}" for name in ("PhotoFolder", "PhotoTable", "PhotoArrays", "HuggingFace")),
+)
+KEPT = ("batch_size", "label_noise", "augment", "seed", "generated", "views", "rows")  # of the node that is replaced
+SIZES = ("train_size", "val_size", "test_size")
+CLASSES = ("classes", "num_classes")  # keys that follow, where they hold what the replaced data has
+CHANNELS = ("in_channels", "channels")
+SHAPES = ("shape",)  # lists of channels, height, width
+EVEN = 0.8  # of an even share: what a class of a well-known set has at least in a random draw
+A_CLASS = ("per_class",)  # images of each class, which there have to be
+
+
+@dataclass(frozen=True)
+class Images:
+    """What a node declares: how many there are and what they look like."""
+
+    classes: tuple[str, ...]
+    channels: int
+    side: int
+    train: int
+    test: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    smallest: int  # training images of the smallest class
+
+
+def lines(name: str, paper: str, config: DictConfig) -> list[str]:
+    """The lines that put `name` in place of the data of a composed configuration.
+
+    Args:
+        name: of a file in conf/data, or in the same folder of a user's own configuration.
+        paper: key.
+        config: composed without it; it is not changed.
+    Raises:
+        InputError: no such data, a paper that has no use for plain labelled images, or one that needs more than these.
+    """
+    own = _own_node(name)
+    asked = _asked(paper, name)
+    raw: Any = OmegaConf.to_container(config, resolve=False)
+    places = list(_places(raw))
+    if not places:
+        first = next(iter(config.stages.values())).data
+        raise InputError(
+            f"data={name}: {paper} at scale={config.scale} reads {first.get('_target_')}, which holds no plain labelled "
+            "images in memory; expected another scale"
+        )
+    replaced = {path: _resolved(config, path) for path in places}
+    old = {path: _declared(node, f"{paper}: {path}") for path, node in replaced.items()}
+    put = {path: _put(own, node, old[path], name) for path, node in replaced.items()}
+    new = {path: _declared(_as_composed(node, config), f"data={name}") for path, node in put.items()}
+    one = next(iter(new.values()))
+    _check_least(asked, one, name, paper)
+
+    sizes = {path: _sizes(node, old[path]) for path, node in replaced.items()}
+    share = _share(sizes, new)
+    for path, node in put.items():
+        node |= _scaled(sizes[path], new[path], share)
+    least = {path: max(1, int(node["train_size"] * one.smallest / one.train) - 1) for path, node in put.items()}
+
+    return [
+        *(line for path, node in put.items() for line in (f"~{path}", f"+{path}={text(node)}")),
+        *_following(raw, places, _agreed(old, paper, name), one),
+        *_enough(config, raw, places, least),
+        *_said(asked, paper, config, one),
+        f"data_name={text(name)}",
+    ]
+
+
+# --- what is said of it -----------------------------------------------------------------------------------------------
+
+
+def _own_node(name: str) -> dict[str, Any]:
+    """The node that a data file holds. Raises InputError for one that is no plain set of labelled images."""
+    folder = next((f for f in reading.folders() if (f / "data" / f"{name}.yaml").is_file()), None)
+    if folder is None:
+        raise unknown("data", name, reading.options("data"))
+    node = reading.load(folder / "data" / f"{name}.yaml")
+    target = str(node.get("_target_"))
+    if target not in PLAIN:
+        raise InputError(
+            f"data={name}: {target} does not hold plain labelled images in memory; expected one of "
+            f"{', '.join(each.rpartition('.')[2] for each in PLAIN)}"
+        )
+    return node
+
+
+def _asked(paper: str, name: str) -> schema.OwnData:
+    """What the paper's file says of own data. Raises InputError with its reason where there is no use for any."""
+    said = reading.paper_file(paper).get("own_data")
+    if isinstance(said, str):
+        raise InputError(f"data={name}: {paper} {said}")
+    return written.read(schema.OwnData, said or {}, f"conf/paper/{paper}.yaml: own_data")
+
+
+def _check_least(asked: schema.OwnData, images: Images, name: str, paper: str) -> None:
+    if asked.classes is not None and len(images.classes) < asked.classes:
+        raise InputError(f"data={name}: {len(images.classes)} classes; {paper} needs {asked.classes} or more")
+
+
+# --- where it goes ----------------------------------------------------------------------------------------------------
+
+
+def _places(value: Any, path: str = "") -> Iterator[str]:
+    """Where nodes of PLAIN stand in a configuration, unresolved: what is referred to stands once."""
+    if not isinstance(value, Mapping):
+        return
+    if value.get("_target_") in PLAIN:
+        yield path
+        return
+    for key, item in value.items():
+        yield from _places(item, f"{path}.{key}" if path else str(key))
+
+
+def _resolved(config: DictConfig, path: str) -> dict[str, Any]:
+    plain: Any = OmegaConf.to_container(OmegaConf.select(config, path), resolve=True)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _as_composed(node: Mapping[str, Any], config: DictConfig) -> dict[str, Any]:
+    """A node as it is once it stands in the configuration."""
+    inside = OmegaConf.create({"node": dict(node)})
+    inside._set_parent(config)
+    plain: Any = OmegaConf.to_container(inside.node, resolve=True)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _put(own: Mapping[str, Any], replaced: Mapping[str, Any], old: Images, name: str) -> dict[str, Any]:
+    """The new node: what the data file says, and of the old one what is the recipe's."""
+    node = {**own, **{key: replaced[key] for key in KEPT if key in replaced}, "seed": "${seed}"}
+    for key in SIZES:
+        node.pop(key, None)
+    if str(own["_target_"]).startswith("datamodules.common.own."):
+        node = {"side": old.side, "title": name, **node}
+    return node
+
+
+def _declared(node: Mapping[str, Any], where: str) -> Images:
+    """Raises InputError where the data is not there."""
+    from datamodules.common.base import DataError
+
+    try:
+        data = build({key: value for key, value in node.items() if key not in SIZES}, where)
+        spec = data.declared()
+    except DataError as error:
+        raise InputError(f"{where}: {error}") from error
+    channels, side, _ = spec.shape
+    train, test = spec.sizes["train"], spec.sizes.get("test", 0)
+    even = int(EVEN * train / len(spec.classes))
+    smallest = data.smallest_class() if hasattr(data, "smallest_class") else even
+    return Images(spec.classes, channels, side, train, test, spec.mean, spec.std, smallest)
+
+
+# --- how much of it ---------------------------------------------------------------------------------------------------
+
+
+def _sizes(replaced: Mapping[str, Any], old: Images) -> dict[str, int]:
+    """What the recipe takes of the replaced data for training, validation and test, all said."""
+    val = int(replaced.get("val_size") or 0)
+    test = replaced.get("test_size")
+    test = old.test if test is None else int(test)
+    left = old.train - val - (0 if old.test else test)
+    train = replaced.get("train_size")
+    return {"train_size": left if train is None else int(train), "val_size": val, "test_size": test}
+
+
+def _share(asked: Mapping[str, Mapping[str, int]], new: Mapping[str, Images]) -> tuple[float, float]:
+    """Which part of the recipe's training and test images there are, at most 1: of the stage that asks for most."""
+    train = min(new[path].train / (sizes["train_size"] + sizes["val_size"]) for path, sizes in asked.items())
+    test = min(new[path].test / max(1, sizes["test_size"]) for path, sizes in asked.items())
+    return min(1.0, train), min(1.0, test)
+
+
+def _scaled(asked: Mapping[str, int], new: Images, share: tuple[float, float]) -> dict[str, int]:
+    """The recipe's sizes in proportion to what there is; none that was asked for becomes nothing."""
+    val = max(min(asked["val_size"], 2), int(asked["val_size"] * share[0]))
+    train = max(min(asked["train_size"], len(new.classes)), int(asked["train_size"] * share[0]))
+    return {
+        "train_size": min(train, new.train - val),
+        "val_size": val,
+        "test_size": max(min(asked["test_size"], 2), int(asked["test_size"] * share[1])),
+    }
+
+
+# --- what follows from it ----------------------------------------------------------------------------------------------
+
+
+def _agreed(old: Mapping[str, Images], paper: str, name: str) -> Images:
+    """What the replaced data has in common. Raises InputError where a value of the recipe could mean either."""
+    kinds = {(len(images.classes), images.channels) for images in old.values()}
+    if len(kinds) > 1:
+        raise InputError(f"data={name}: {paper} reads sets of different classes or channels, which none can replace")
+    return next(iter(old.values()))
+
+
+def _following(config: Mapping[str, Any], places: Sequence[str], old: Images, new: Images) -> Iterator[str]:
+    """Lines for keys that hold the replaced data's classes or channels."""
+    for path, value in _leaves(config, places):
+        key = path.rpartition(".")[2]
+        if key in CLASSES and value == len(old.classes):
+            yield f"{path}={len(new.classes)}"
+        elif key in CHANNELS and value == old.channels:
+            yield f"{path}={new.channels}"
+        elif key in SHAPES and isinstance(value, list) and len(value) == 3 and value[0] == old.channels:
+            yield f"{path}={text([new.channels, *value[1:]])}"
+
+
+def _enough(config: DictConfig, raw: Any, places: Sequence[str], least: Mapping[str, int]) -> Iterator[str]:
+    """Lines for numbers of images of each class that are more than there are.
+
+    Args:
+        config, raw: composed, and the same unresolved.
+        places: of replaced nodes.
+        least: of each of them, how many training images every class has.
+    """
+    for path, value in _leaves(raw, places):
+        if path.rpartition(".")[2] not in A_CLASS or value is None:
+            continue
+        stage = ".".join(path.split(".")[:2])
+        here = [count for place, count in least.items() if place.startswith(f"{stage}.")] or list(least.values())
+        asked = OmegaConf.select(config, path)
+        several = [min(int(each), min(here)) for each in asked] if OmegaConf.is_list(asked) else None
+        fewer = several if several is not None else min(int(asked), min(here))
+        if fewer != asked:
+            yield f"{path}={text(fewer)}"
+
+
+def _leaves(value: Any, places: Sequence[str], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Values by their path, of stages, parts and the recipe's own keys; none of a replaced node's."""
+    for key, item in value.items():
+        inside = f"{path}.{key}" if path else str(key)
+        if inside in places or not path and key not in _read_by_stages(value):
+            continue
+        if isinstance(item, Mapping):
+            yield from _leaves(item, places, inside)
+        else:
+            yield inside, item
+
+
+def _read_by_stages(config: Mapping[str, Any]) -> set[str]:
+    return {"stages", "parts", *reading.own_values(config)}
+
+
+def _said(asked: schema.OwnData, paper: str, config: DictConfig, new: Images) -> list[str]:
+    """The paper file's own lines, filled in, once for each stage that has the key."""
+    stages = [str(name) for name in config.stages]
+    facts = {
+        "classes": str(len(new.classes)),
+        "channels": str(new.channels),
+        "side": str(new.side),
+        "pixels": str(new.channels * new.side**2),
+        "mean": str(new.mean[0]),
+        "std": str(new.std[0]),
+        "names": text(list(new.classes)),
+    }
+    said = []
+    for line in asked.overrides or []:
+        filled = re.sub(r"\{(\w+)\}", lambda found: facts.get(found[1], found[0]), line)
+        said += overrides.for_each_stage(filled, stages, reading.groups(paper))
+    return said
+
+
+def text(value: Any) -> str:
+    """A plain value in Hydra's grammar; an interpolation in a text stays one."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{text(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(text, value)) + "]"
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return overrides.quoted(value) if isinstance(value, str) else repr(value)
