@@ -8,26 +8,26 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal
 
 # What may be said on the command line; a misspelt word would otherwise train something else.
-VARIABLES := PYTHON TORCH_INDEX EXTRAS PAPER SCALE VARIANT SEEDS MINUTES DRY SWEEP STAGE BASE FILE ARGS
+VARIABLES := PYTHON TORCH_INDEX EXTRAS PAPER SCALE VARIANT SEEDS MINUTES DRY SWEEP STAGE BASE FILE EXTRA ARGS
 # What each target reads of them, besides PYTHON and TORCH_INDEX; it would pass over the others in silence.
 reads-extras        := EXTRAS
-reads-reproduce     := PAPER SCALE VARIANT SEEDS MINUTES DRY ARGS
+reads-reproduce     := PAPER SCALE VARIANT SEEDS MINUTES DRY EXTRA ARGS
 reads-test          := PAPER ARGS
 reads-test-all      := ARGS
-reads-papers        := PAPER ARGS
-reads-report        := PAPER ARGS
-reads-check-results := PAPER ARGS
-reads-tune          := PAPER SCALE VARIANT ARGS
+reads-papers        := PAPER EXTRA ARGS
+reads-report        := PAPER EXTRA ARGS
+reads-check-results := PAPER EXTRA ARGS
+reads-tune          := PAPER SCALE VARIANT EXTRA ARGS
 reads-counts        := PAPER ARGS
-reads-register      := PAPER SCALE VARIANT ARGS
-reads-replicate     := PAPER SCALE VARIANT MINUTES ARGS
-reads-sweep         := PAPER SCALE VARIANT SEEDS SWEEP ARGS
+reads-register      := PAPER SCALE VARIANT EXTRA ARGS
+reads-replicate     := PAPER SCALE VARIANT MINUTES EXTRA ARGS
+reads-sweep         := PAPER SCALE VARIANT SEEDS SWEEP EXTRA ARGS
 reads-dashboard     := PAPER SCALE VARIANT ARGS
-reads-export        := PAPER SCALE VARIANT STAGE ARGS
-reads-pack          := PAPER SCALE VARIANT ARGS
-reads-unpack        := FILE ARGS
+reads-export        := PAPER SCALE VARIANT STAGE EXTRA ARGS
+reads-pack          := PAPER SCALE VARIANT EXTRA ARGS
+reads-unpack        := FILE EXTRA ARGS
 reads-compare       := PAPER SCALE VARIANT SEEDS BASE ARGS
-reads-confirm       := PAPER SCALE VARIANT ARGS
+reads-confirm       := PAPER SCALE VARIANT EXTRA ARGS
 reads-soak          := PAPER ARGS
 reads-mutants       := PAPER ARGS
 reads-bench         := PAPER ARGS
@@ -80,7 +80,8 @@ comma   := ,
 nothing :=
 space   := $(nothing) $(nothing)
 seeds    = $(subst $(space),$(comma),$(strip $(subst $(comma),$(space),$(SEEDS))))
-GIVEN    = $(if $(PAPER),paper=$(PAPER)) scale=$(or $(SCALE),mini) $(if $(VARIANT),variant=$(VARIANT)) $(ARGS)
+GIVEN    = $(if $(PAPER),paper=$(PAPER)) scale=$(or $(SCALE),mini) $(if $(VARIANT),variant=$(VARIANT)) $(OVERLAY) $(ARGS)
+OVERLAY  = $(if $(EXTRA),extra=$(EXTRA))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup counts extras reproduce tune register replicate test test-all papers report check-results sweep dashboard export pack unpack compare confirm soak mutants bench lint lock schema readme docs clean
@@ -136,13 +137,13 @@ test-all: $(READY) ## everything: also full recipes' dry runs, kills, sweeps, de
 	@$(PYTEST) $(ARGS)
 
 papers: $(READY) ## every paper: main claim, verdict, scale, cost, stale or not; PAPER=K: its claims, stages, variants
-	@$(BIN)/python -m experiments.catalog $(if $(PAPER),paper=$(PAPER)) $(ARGS)
+	@$(BIN)/python -m experiments.catalog $(if $(PAPER),paper=$(PAPER)) $(OVERLAY) $(ARGS)
 
 report: $(READY) ## site/index.html and a page per paper
-	@$(BIN)/python -m experiments.commands.report $(if $(PAPER),paper=$(PAPER)) $(ARGS)
+	@$(BIN)/python -m experiments.commands.report $(if $(PAPER),paper=$(PAPER)) $(OVERLAY) $(ARGS)
 
 check-results: $(READY) ## re-derive every recorded interval, verdict and table from per-seed values
-	@$(BIN)/python -m experiments.commands.check_results $(if $(PAPER),paper=$(PAPER)) $(ARGS)
+	@$(BIN)/python -m experiments.commands.check_results $(if $(PAPER),paper=$(PAPER)) $(OVERLAY) $(ARGS)
 
 counts: $(READY) ## sizes of full recipes' networks beside the numbers of papers' tables, for results/counts
 	@$(BIN)/python -m experiments.commands.counts $(if $(PAPER),paper=$(PAPER)) $(ARGS)
@@ -160,7 +161,7 @@ pack: $(READY) ## a setting's runs, finished and half-done, in one file to go on
 	@$(BIN)/python -m experiments.commands.pack $(GIVEN)
 
 unpack: $(READY) ## packed runs into this clone, checked; the same command goes on: FILE=exports/K-mini.runs
-	@$(BIN)/python -m experiments.commands.unpack $(if $(FILE),file=$(FILE)) $(ARGS)
+	@$(BIN)/python -m experiments.commands.unpack $(if $(FILE),file=$(FILE)) $(OVERLAY) $(ARGS)
 
 compare: $(READY) ## which numbers a change of the code moved: BASE=main, PAPER=K1,K2 (default: all), SCALE=smoke | mini
 	@$(BIN)/python -m experiments.commands.compare $(if $(BASE),base=$(BASE)) $(if $(PAPER),paper=$(PAPER)) \
@@ -168,7 +169,7 @@ compare: $(READY) ## which numbers a change of the code moved: BASE=main, PAPER=
 
 confirm: $(READY) ## is a stale record still what the code gives? One recorded seed anew, every number compared
 	@$(BIN)/python -m experiments.commands.confirm $(if $(PAPER),paper=$(PAPER)) $(if $(SCALE),scale=$(SCALE)) \
-		$(if $(VARIANT),variant=$(VARIANT)) $(ARGS)
+		$(if $(VARIANT),variant=$(VARIANT)) $(OVERLAY) $(ARGS)
 
 soak: $(READY) ## kill, corrupt, refuse, race, fill the disk: does anything get lost? (minutes)
 	@$(BIN)/python -m tests.reliability.soak $(if $(PAPER),paper=$(PAPER)) $(ARGS)

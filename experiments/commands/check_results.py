@@ -20,6 +20,7 @@ from typing import Any
 from experiments.commands import catalog, cli, counts, readme
 from experiments.common.errors import InputError
 from experiments.common.memory import CONFIGURATION, remember
+from experiments.common.overlay import current, home
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose, vary
 from experiments.config.claims import Questions
@@ -45,13 +46,13 @@ def main(argv: list[str]) -> int:
 
     required = "--require-history" in argv
     argv = [word for word in argv if word != "--require-history"]
-    papers = cli.papers_named(argv) or [path.stem for path in sorted(results.RESULTS.glob("*.json"))]
+    papers = cli.papers_named(argv) or [path.stem for path in sorted(results.base().glob("*.json"))]
     wrong, entries, filed = [], 0, 0
     records: dict[str, Record] = {}
     for paper in papers:
         record = results.read(paper)
         if record is None:
-            raise InputError(f"{paper} has no record in {results.RESULTS}")
+            raise InputError(f"{paper} has no record in {results.base()}")
         records[paper] = record
         entries += len(record.entries)
         filed += sum(entry.registered.filed for entry in record.entries.values())
@@ -59,12 +60,12 @@ def main(argv: list[str]) -> int:
         wrong += list(_kept(paper))
         wrong += list(_counted(paper))
     wrong += list(statements.copies(records))
-    if not argv:
+    if not argv and current() is None:
         wrong += list(_readme())
     for line in wrong:
         console.say(console.Text.assemble(("differs", "red"), f" {line}"))
     console.say(f"{entries} entries of {len(papers)} papers re-derived, {len(wrong)} differences")
-    unknown = History(ROOT).unknown()
+    unknown = History(home()).unknown()
     if unknown:
         console.say(
             f"whether {filed} registrations came before their results, what records held before and whether their "
@@ -132,7 +133,7 @@ def _stated(entry: Entry) -> Iterator[str]:
     yield from statements.shapes(entry)
     if not entry.registered.by_hand:
         yield from statements.under(entry)
-    history = History(results.RESULTS.parent)
+    history = History(results.base().parent if current() is None else ROOT)  # an overlay's code is the suite's too
     if not history.unknown():
         yield from statements.commits(entry, history)
 
@@ -182,11 +183,11 @@ def _filed(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
     yield from (f"{where}: {line}" for line in statements.registered(entry, files[0]))
     knobs = vary.read({"vary": files[0].bound["vary"]})
     yield from (f"{where}: {line}" for line in replication.problems(entry, questions(entry), knobs))
-    root = results.RESULTS.parent
+    root = results.base().parent
     history = History(root)
     if not history.unknown():
         registered = str(files[0].path.relative_to(root))
-        record = str((results.RESULTS / f"{paper}.json").relative_to(root))
+        record = str((results.base() / f"{paper}.json").relative_to(root))
         yield from (f"{where}: {line}" for line in problems(history, registered, record, files[0].hash, title))
 
 
@@ -198,10 +199,10 @@ def _counted(paper: str) -> Iterator[str]:
 
 def _kept(paper: str) -> Iterator[str]:
     """Nothing that a record once held is gone, as far as the history of the repository is at hand."""
-    root = results.RESULTS.parent
+    root = results.base().parent
     history = History(root)
     if not history.unknown():
-        yield from losses(history, str((results.RESULTS / f"{paper}.json").relative_to(root)))
+        yield from losses(history, str((results.base() / f"{paper}.json").relative_to(root)))
 
 
 def _declared(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
@@ -254,7 +255,7 @@ def _runs(paper: str, entry: Entry, where: str) -> Iterator[str]:
 
     for name, stage in entry.stages.items():
         for position, (seed, mark) in enumerate(zip(entry.seeds, stage.fingerprints, strict=False)):
-            folder = files.inside(ROOT / "runs", paper, entry.scale, f"seed={seed}", f"{name}-{mark}")
+            folder = files.inside(home() / "runs", paper, entry.scale, f"seed={seed}", f"{name}-{mark}")
             if folder is None:
                 continue
             manifest, metrics = files.read_json(folder / "manifest.json"), files.read_json(folder / "metrics.json")
@@ -322,4 +323,4 @@ def line_differences(stands: Sequence[str], derived: Sequence[str], name: str = 
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(main, HELP, exits="0 everything follows, 1 something differs, 2 wrong input"))
+    sys.exit(cli.main(main, HELP, overlays=True, exits="0 everything follows, 1 something differs, 2 wrong input"))

@@ -301,4 +301,4 @@ def _metrics(name: str, entry: Entry) -> Iterator[tuple[Any, ...]]:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(main, HELP, composes=True))
+    sys.exit(cli.main(main, HELP, overlays=True, composes=True))

@@ -56,4 +56,4 @@ def _seeds(any_: Plan, registered: Registration | None) -> list[int]:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(main, HELP, exits="0 packed, 2 wrong input, or nothing to pack"))
+    sys.exit(cli.main(main, HELP, overlays=True, exits="0 packed, 2 wrong input, or nothing to pack"))

@@ -41,6 +41,6 @@ def where(setting: Setting) -> str:
     """The file that write() wrote to, and how to write to the other one."""
     if setting.explores:
         return f"none, since nothing is registered: {exploring.command(setting)}"
-    folder = results.RESULTS if setting.writes_on else results.here()
+    folder = results.base() if setting.writes_on else results.here()
     path = os.path.relpath(folder / f"{setting.paper}.json", ROOT)
     return path if setting.writes_on else f"{path} (results/ stays as it is; record=true writes it on)"

@@ -107,7 +107,7 @@ def _replicate(asked: Setting, schedulers: Schedulers) -> None:
     written = base.model_copy(update={"replication": found})
     path = results.update(asked.paper, asked.title, lambda _: written, folder)
     console.say(f"{asked.name}: {view.replication(found, recorded)}")
-    console.say(f"results: {path.relative_to(results.RESULTS.parent)}")
+    console.say(f"results: {path.relative_to(results.base().parent)}")
 
 
 def _recorded(asked: Setting) -> tuple[Entry, JudgedClaim]:
@@ -135,4 +135,4 @@ def _as_entry(entry: Entry, found: Replication) -> Entry:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(main, HELP, composes=True))
+    sys.exit(cli.main(main, HELP, overlays=True, composes=True))

@@ -9,7 +9,7 @@ from experiments.commands.schedulers import Schedulers
 from experiments.commands.seeds import Seeds, begin, unfinished
 from experiments.commands.setting import Setting
 from experiments.common.errors import InputError
-from experiments.common.paths import ROOT
+from experiments.common.overlay import home
 from experiments.config import compose, flags
 from experiments.evidence import results
 from experiments.evidence.records import Entry
@@ -97,7 +97,7 @@ def _write_page(paper: str) -> None:
 
     if results.read(paper) is not None:
         page = next(path for path in report.build([paper]) if path.stem == paper)
-        console.say(f"report:  {page.relative_to(ROOT)}")
+        console.say(f"report:  {page.relative_to(home())}")
 
 
 def _run(asked: Setting, schedulers: Schedulers) -> int:

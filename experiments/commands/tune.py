@@ -14,7 +14,7 @@ from rich.table import Table
 from experiments.commands import cli
 from experiments.commands.schedulers import Schedulers
 from experiments.common.errors import InputError
-from experiments.common.paths import ROOT
+from experiments.common.overlay import home
 from experiments.common.tables import read_rows
 from experiments.config import compose, vary
 from experiments.config.schema import Grid, Knob
@@ -65,7 +65,7 @@ def main(argv: list[str]) -> int:
     for line in _notes(table):
         console.out.print(line, markup=False, soft_wrap=True)
     path = tuning.write(request.paper, setting, table)
-    console.out.print(f"tuning: {path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}")
+    console.out.print(f"tuning: {path.relative_to(home()) if path.is_relative_to(home()) else path}")
     return 0
 
 
@@ -130,4 +130,4 @@ def _notes(found: Mapping[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(main, HELP, composes=True))
+    sys.exit(cli.main(main, HELP, overlays=True, composes=True))

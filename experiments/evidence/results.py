@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock
 from pydantic import ValidationError
 
-from experiments.common import files
+from experiments.common import files, overlay
 from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
 from experiments.common.tables import read_rows
@@ -37,7 +37,7 @@ from experiments.identity.provenance import code_version, hardware, versions
 from experiments.running.manifest import finished
 from experiments.running.plan import Plan
 
-RESULTS = ROOT / "results"
+RESULTS = ROOT / "results"  # the suite's; `base` says where records are now
 POINTS = 60  # a stored curve has at most about this many
 LOCAL = {  # of one machine or one command; they change no number
     "jobs",
@@ -294,9 +294,14 @@ def _nowhere() -> Provenance:
 # --- the record ------------------------------------------------------------------------------------------------------
 
 
+def base() -> Path:
+    """The folder of records: the open overlay's, or else the suite's."""
+    return RESULTS if overlay.current() is None else overlay.home() / "results"
+
+
 def here() -> Path:
     """Where a run leaves what it found for a setting that is recorded: beside the record, and not in the repository."""
-    return RESULTS / "here"
+    return base() / "here"
 
 
 def read(paper: str, folder: Path | None = None) -> Record | None:
@@ -304,7 +309,7 @@ def read(paper: str, folder: Path | None = None) -> Record | None:
 
     Raises InputError naming file, entry and key where it is damaged.
     """
-    path = (folder or RESULTS) / f"{paper}.json"
+    path = (folder or base()) / f"{paper}.json"
     if not path.is_file():
         return None
     record = parse(path)
@@ -377,7 +382,7 @@ def tell_again(paper: str) -> None:
 @contextlib.contextmanager
 def _locked(paper: str, folder: Path | None = None) -> Iterator[Path]:
     """A record's file, which no other process writes meanwhile."""
-    path = (folder or RESULTS) / f"{paper}.json"
+    path = (folder or base()) / f"{paper}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
         for part in path.parent.glob(f".{path.name}.*.part"):

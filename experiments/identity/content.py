@@ -38,7 +38,7 @@ def _digest(data: str) -> str:
     for node in targets(json.loads(data)):
         shipped = definitions.attribute(str(node["_target_"]), "shipped")
         if isinstance(shipped, str):
-            there[shipped] = ROOT / shipped
+            there[shipped] = definitions.root_of(str(node["_target_"])) / shipped
         if isinstance(node.get("root"), str) and reads_files(node):
             fetched = dict(_below_root(node))
             if not fetched:

@@ -18,7 +18,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from experiments.common import files
+from experiments.common import files, overlay
 from experiments.common.errors import unknown
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose
@@ -29,7 +29,7 @@ from experiments.pages.numbers import decimals, fixed
 from experiments.running import measured
 from experiments.running.plan import names_in
 
-RUNS = ROOT / "runs"
+RUNS = ROOT / "runs"  # the suite's; `_runs` says where they are now
 SCALES = {
     "full": "the recipe as published",
     "mini": "the embedded default: a smaller recipe for two CPU cores",
@@ -39,12 +39,14 @@ MOST_PICTURE = 2**23  # bytes of one inside a page
 FIRST_CURVES = ("train/loss", "val/top1")  # shown at once where a stage logs them; the others unfold
 
 
-def build(papers: list[str] | None = None, site: Path = ROOT / "site") -> list[Path]:
-    """Write site/index.html, and the pages of these papers (all by default); returns what was written, index first.
+def build(papers: list[str] | None = None, site: Path | None = None) -> list[Path]:
+    """Write index.html, and the pages of these papers (all by default); returns what was written, index first.
 
-    The index always lists every paper and links the pages that are there. Raises InputError for an unknown key,
-    before anything is written, and OSError when the folder cannot be written.
+    They go to site/ of the suite, or of the open overlay. The index always lists every paper and links the pages that
+    are there. Raises InputError for an unknown key, before anything is written, and OSError when the folder cannot be
+    written.
     """
+    site = site or overlay.home() / "site"
     known = compose.papers()
     for key in papers or []:
         if key not in known:
@@ -59,6 +61,10 @@ def build(papers: list[str] | None = None, site: Path = ROOT / "site") -> list[P
             files.write_text(site / f"{key}.json", layout.text(known_papers[key]["record"]))
     _write_index(list(known_papers.values()), site)
     return [site / "index.html", *written]
+
+
+def _runs() -> Path:
+    return RUNS if overlay.current() is None else overlay.home() / "runs"
 
 
 def _write_index(papers: Sequence[Mapping[str, Any]], site: Path) -> None:
@@ -147,9 +153,10 @@ def _recorded(paper: Mapping[str, Any]) -> Mapping[str, Entry]:
 
 def _code(key: str) -> str:
     """The file that holds a paper's method."""
-    package = ROOT / "modules" / key
+    root = ROOT if (ROOT / "conf" / "paper" / f"{key}.yaml").exists() else overlay.home()
+    package = root / "modules" / key
     path = package / "module.py" if (package / "module.py").is_file() else package
-    return str((path if package.is_dir() else package.with_suffix(".py")).relative_to(ROOT))
+    return str((path if package.is_dir() else package.with_suffix(".py")).relative_to(root))
 
 
 def _unrecorded(paper: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -180,7 +187,9 @@ def _bibtex(paper: Mapping[str, Any]) -> str:
 
 def _sweeps(key: str) -> list[dict[str, Any]]:
     """The sweeps that were run here, the newest first: each setting with its mean, interval and seeds."""
-    swept = [sweep for path in sorted(RUNS.glob(f"{key}/*/sweeps/*.json")) if (sweep := sweeps.read(path)) is not None]
+    swept = [
+        sweep for path in sorted(_runs().glob(f"{key}/*/sweeps/*.json")) if (sweep := sweeps.read(path)) is not None
+    ]
     return [_sweep(sweep) for sweep in sorted(swept, key=lambda sweep: sweep.written, reverse=True)]
 
 
@@ -386,7 +395,7 @@ def _pictures(key: str, entry: view.Entry) -> list[dict[str, str]]:
     shown = []
     for stage in entry.stages.values():
         names = (key, entry.scale, f"seed={entry.seeds[0]}", f"{stage.name}-{stage.fingerprints[0]}", "pictures")
-        folder = files.inside(RUNS, *names)
+        folder = files.inside(_runs(), *names)
         if folder is None:
             continue
         for path in sorted(folder.glob("*.png")):
