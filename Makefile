@@ -8,26 +8,26 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal
 
 # What may be said on the command line; a misspelt word would otherwise train something else.
-VARIABLES := PYTHON TORCH_INDEX EXTRAS PAPER SCALE VARIANT SEEDS MINUTES DRY SWEEP STAGE BASE FILE EXTRA ARGS
+VARIABLES := PYTHON TORCH_INDEX EXTRAS PAPER SCALE VARIANT SEEDS MINUTES DRY SWEEP STAGE BASE FILE DATA EXTRA ARGS
 # What each target reads of them, besides PYTHON and TORCH_INDEX; it would pass over the others in silence.
 reads-extras        := EXTRAS
-reads-reproduce     := PAPER SCALE VARIANT SEEDS MINUTES DRY EXTRA ARGS
+reads-reproduce     := PAPER SCALE VARIANT SEEDS MINUTES DRY DATA EXTRA ARGS
 reads-test          := PAPER ARGS
 reads-test-all      := ARGS
 reads-papers        := PAPER EXTRA ARGS
 reads-report        := PAPER EXTRA ARGS
 reads-check-results := PAPER EXTRA ARGS
-reads-tune          := PAPER SCALE VARIANT EXTRA ARGS
+reads-tune          := PAPER SCALE VARIANT DATA EXTRA ARGS
 reads-counts        := PAPER ARGS
-reads-register      := PAPER SCALE VARIANT EXTRA ARGS
-reads-replicate     := PAPER SCALE VARIANT MINUTES EXTRA ARGS
-reads-sweep         := PAPER SCALE VARIANT SEEDS SWEEP EXTRA ARGS
+reads-register      := PAPER SCALE VARIANT DATA EXTRA ARGS
+reads-replicate     := PAPER SCALE VARIANT MINUTES DATA EXTRA ARGS
+reads-sweep         := PAPER SCALE VARIANT SEEDS SWEEP DATA EXTRA ARGS
 reads-dashboard     := PAPER SCALE VARIANT ARGS
 reads-export        := PAPER SCALE VARIANT STAGE EXTRA ARGS
 reads-pack          := PAPER SCALE VARIANT EXTRA ARGS
 reads-unpack        := FILE EXTRA ARGS
 reads-compare       := PAPER SCALE VARIANT SEEDS BASE ARGS
-reads-confirm       := PAPER SCALE VARIANT EXTRA ARGS
+reads-confirm       := PAPER SCALE VARIANT DATA EXTRA ARGS
 reads-soak          := PAPER ARGS
 reads-mutants       := PAPER ARGS
 reads-bench         := PAPER ARGS
@@ -80,7 +80,7 @@ comma   := ,
 nothing :=
 space   := $(nothing) $(nothing)
 seeds    = $(subst $(space),$(comma),$(strip $(subst $(comma),$(space),$(SEEDS))))
-GIVEN    = $(if $(PAPER),paper=$(PAPER)) scale=$(or $(SCALE),mini) $(if $(VARIANT),variant=$(VARIANT)) $(OVERLAY) $(ARGS)
+GIVEN    = $(if $(PAPER),paper=$(PAPER)) scale=$(or $(SCALE),mini) $(if $(VARIANT),variant=$(VARIANT)) $(if $(DATA),data=$(DATA)) $(OVERLAY) $(ARGS)
 OVERLAY  = $(if $(EXTRA),extra=$(EXTRA))
 
 .DEFAULT_GOAL := help
@@ -169,7 +169,7 @@ compare: $(READY) ## which numbers a change of the code moved: BASE=main, PAPER=
 
 confirm: $(READY) ## is a stale record still what the code gives? One recorded seed anew, every number compared
 	@$(BIN)/python -m experiments.commands.confirm $(if $(PAPER),paper=$(PAPER)) $(if $(SCALE),scale=$(SCALE)) \
-		$(if $(VARIANT),variant=$(VARIANT)) $(OVERLAY) $(ARGS)
+		$(if $(VARIANT),variant=$(VARIANT)) $(if $(DATA),data=$(DATA)) $(OVERLAY) $(ARGS)
 
 soak: $(READY) ## kill, corrupt, refuse, race, fill the disk: does anything get lost? (minutes)
 	@$(BIN)/python -m tests.reliability.soak $(if $(PAPER),paper=$(PAPER)) $(ARGS)

@@ -84,7 +84,7 @@ class Seeds:
                 if outcome.status != "done":
                     reasons[name] = f"seed {seed}: {outcome.reason}"
         if self.recorded is None:
-            return results.build(self.plans, self.looked, self.setting.request.given, reasons, self.registered)
+            return results.build(self.plans, self.looked, self.setting.request.told, reasons, self.registered)
         from experiments.evidence import onward
 
         further = self.plans[len(self.recorded.seeds) :]

@@ -90,6 +90,11 @@ class Request:
     overrides: tuple[str, ...]  # expanded, ready for Hydra
     data: str | None = None  # what stands in place of the paper's own
 
+    @property
+    def told(self) -> tuple[str, ...]:
+        """What a record says of the command line beyond paper, scale and variant."""
+        return (*self.given, *([f"data={self.data}"] if self.data else []))
+
 
 def request(argv: Sequence[str]) -> Request:
     """Read and expand a command line.

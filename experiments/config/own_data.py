@@ -69,8 +69,8 @@ def lines(name: str, paper: str, config: DictConfig) -> list[str]:
     if not places:
         first = next(iter(config.stages.values())).data
         raise InputError(
-            f"data={name}: {paper} at scale={config.scale} reads {first.get('_target_')}, which holds no plain labelled "
-            "images in memory; expected another scale"
+            f"data={name}: {paper} at scale={config.scale} reads {first.get('_target_')}, which holds no plain "
+            "labelled images in memory; expected another scale"
         )
     replaced = {path: _resolved(config, path) for path in places}
     old = {path: _declared(node, f"{paper}: {path}") for path, node in replaced.items()}
@@ -98,11 +98,17 @@ def lines(name: str, paper: str, config: DictConfig) -> list[str]:
 
 
 def _own_node(name: str) -> dict[str, Any]:
-    """The node that a data file holds. Raises InputError for one that is no plain set of labelled images."""
-    folder = next((f for f in reading.folders() if (f / "data" / f"{name}.yaml").is_file()), None)
-    if folder is None:
+    """The node that a data file holds, its root a whole path.
+
+    Raises InputError for one that is no plain set of labelled images.
+    """
+    path = reading.data_file(name)
+    if path is None:
         raise unknown("data", name, reading.options("data"))
-    node = reading.load(folder / "data" / f"{name}.yaml")
+    node = reading.load(path)
+    root = node.get("root")
+    if isinstance(root, str) and "${" not in root:  # beside the folder of configuration that names it
+        node["root"] = str(path.parents[2] / root)
     target = str(node.get("_target_"))
     if target not in PLAIN:
         raise InputError(
@@ -200,16 +206,16 @@ def _share(asked: Mapping[str, Mapping[str, int]], new: Mapping[str, Images]) ->
 
 def _scaled(asked: Mapping[str, int], new: Images, share: tuple[float, float]) -> dict[str, int]:
     """The recipe's sizes in proportion to what there is; none that was asked for becomes nothing."""
-    val = max(min(asked["val_size"], 2), int(asked["val_size"] * share[0]))
+    val = max(min(asked["val_size"], len(new.classes)), int(asked["val_size"] * share[0]))
     train = max(min(asked["train_size"], len(new.classes)), int(asked["train_size"] * share[0]))
     return {
         "train_size": min(train, new.train - val),
         "val_size": val,
-        "test_size": max(min(asked["test_size"], 2), int(asked["test_size"] * share[1])),
+        "test_size": max(min(asked["test_size"], len(new.classes)), int(asked["test_size"] * share[1])),
     }
 
 
-# --- what follows from it ----------------------------------------------------------------------------------------------
+# --- what follows from it ---------------------------------------------------------------------------------------------
 
 
 def _agreed(old: Mapping[str, Images], paper: str, name: str) -> Images:
@@ -256,7 +262,7 @@ def _leaves(value: Any, places: Sequence[str], path: str = "") -> Iterator[tuple
     """Values by their path, of stages, parts and the recipe's own keys; none of a replaced node's."""
     for key, item in value.items():
         inside = f"{path}.{key}" if path else str(key)
-        if inside in places or not path and key not in _read_by_stages(value):
+        if inside in places or (not path and key not in _read_by_stages(value)):
             continue
         if isinstance(item, Mapping):
             yield from _leaves(item, places, inside)
@@ -271,14 +277,17 @@ def _read_by_stages(config: Mapping[str, Any]) -> set[str]:
 def _said(asked: schema.OwnData, paper: str, config: DictConfig, new: Images) -> list[str]:
     """The paper file's own lines, filled in, once for each stage that has the key."""
     stages = [str(name) for name in config.stages]
+    count = len(new.classes)
     facts = {
-        "classes": str(len(new.classes)),
+        "classes": str(count),
         "channels": str(new.channels),
         "side": str(new.side),
         "pixels": str(new.channels * new.side**2),
         "mean": str(new.mean[0]),
         "std": str(new.std[0]),
         "names": text(list(new.classes)),
+        "words": text("".join(f" {name.lower()}" for name in new.classes)),
+        "identity": text([[int(row == column) for column in range(count)] for row in range(count)]),
     }
     said = []
     for line in asked.overrides or []:

@@ -76,9 +76,10 @@ def state() -> tuple[int, ...]:
     return tuple(os.stat(path).st_mtime_ns for path in paths)
 
 
-def folders() -> list[Path]:
-    """Where configuration is looked for, the suite's own first."""
-    return [CONF, *_searched]
+def data_file(name: str) -> Path | None:
+    """Where a data set of this name is said, in the suite's folder first; None where nobody says it."""
+    paths = [root / "data" / f"{name}.yaml" for root in _roots()]
+    return next((path for path in paths if path.is_file()), None)
 
 
 def options(group: str) -> list[str]:

@@ -695,8 +695,9 @@ class OwnData(Closed):
     """What a paper's stages need besides plain labelled images, where these stand in place of its data."""
 
     overrides: list[Text] | None = None
-    """Lines as on the command line; {classes}, {channels}, {side}, {pixels}, {mean}, {std} and {names} stand for what
-    the images are."""
+    """Lines as on the command line. {classes}, {channels}, {side}, {pixels}, {mean} and {std} stand for numbers of the
+    images, {names} for the list of their classes, {words} for these as one text with a blank before each, {identity}
+    for the rows of an identity matrix of as many classes."""
     classes: Whole | None = None
     """How many classes there have to be."""
 

@@ -17,7 +17,7 @@ SHORTEST, LONGEST = 40, 96  # sides of a crop
 def write_photos(folder: Path, per_class: int = 16, *, grey: bool = False) -> Path:
     """folder/<class>/<number>.png of four classes, the same each time."""
     for name, photo in _photos():
-        drawn = random.Random(name)  # noqa: S311 - test pictures
+        drawn = random.Random(name)
         (folder / name).mkdir(parents=True, exist_ok=True)
         for number in range(per_class):
             width, height = drawn.randint(SHORTEST, LONGEST), drawn.randint(SHORTEST, LONGEST)
