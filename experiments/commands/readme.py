@@ -14,6 +14,7 @@ from typing import Any
 from experiments.common import files
 from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
+from experiments.config import compose
 from experiments.evidence import suite
 from experiments.evidence.words import NOT_RUN
 from experiments.pages import forest
@@ -36,7 +37,7 @@ mean; `make report` shows each with its seeds, rules and history.
 
 
 def write(papers: Sequence[Paper], root: Path = ROOT) -> None:
-    """Write README.md, docs/results.md and docs/claims.svg anew. Raises InputError where README lacks a marker."""
+    """Write README.md, docs/results.md, docs/own-data.md and docs/claims.svg anew. Raises InputError where README lacks a marker."""
     for name, text in texts(papers, root).items():
         files.write_text(root / name, text)
 
@@ -47,7 +48,13 @@ def texts(papers: Sequence[Paper], root: Path = ROOT) -> dict[str, str]:
     text = _between(text, "counts", counts(papers))
     text = _between(text, "papers", table(papers))
     text = EXAMPLE.sub(lambda match: example(papers, match[1]), text)
+    own = root / "docs" / "own-data.md"
     return {
+        **(
+            {"docs/own-data.md": _between(own.read_text("utf-8"), "own data", own_data_table())}
+            if own.is_file()
+            else {}
+        ),
         "README.md": text,
         "docs/results.md": f"{RESULTS}{settings_table(papers)}\n",
         "docs/claims.svg": forest.picture([row for paper in papers if (row := forest_row(paper)) is not None]),
@@ -99,6 +106,15 @@ def table(papers: Sequence[Paper]) -> str:
         title, entry = chosen
         about = f" at {title}: {entry['scope']}" if entry["scope"] else f" at {title}"
         lines.append(f"| {link(paper)} | {found} | **{verdict(paper, title)}**{about} | {replicated(entry)} |")
+    return "\n".join(lines)
+
+
+def own_data_table() -> str:
+    """A row for each paper: whether plain labelled images can stand in place of its data, or why not."""
+    lines = ["| paper | with `DATA=` |", "|---|---|"]
+    for paper in compose.papers():
+        said = compose.paper_file(paper).get("own_data")
+        lines.append(f"| `{paper}` | {said if isinstance(said, str) else 'works'} |")
     return "\n".join(lines)
 
 

@@ -74,10 +74,10 @@ def lines(name: str, paper: str, config: DictConfig) -> list[str]:
         )
     replaced = {path: _resolved(config, path) for path in places}
     old = {path: _declared(node, f"{paper}: {path}") for path, node in replaced.items()}
-    put = {path: _put(own, node, old[path], name) for path, node in replaced.items()}
+    put = {path: _put(own, node, old[path], name, grey=asked.grey) for path, node in replaced.items()}
     new = {path: _declared(_as_composed(node, config), f"data={name}") for path, node in put.items()}
     one = next(iter(new.values()))
-    _check_least(asked, one, name, paper)
+    _check_needs(asked, one, name, paper)
 
     sizes = {path: _sizes(node, old[path]) for path, node in replaced.items()}
     share = _share(sizes, new)
@@ -87,7 +87,7 @@ def lines(name: str, paper: str, config: DictConfig) -> list[str]:
 
     return [
         *(line for path, node in put.items() for line in (f"~{path}", f"+{path}={text(node)}")),
-        *_following(raw, places, _agreed(old, paper, name), one),
+        *_following(config, raw, places, _agreed(old, paper, name), one),
         *_enough(config, raw, places, least),
         *_said(asked, paper, config, one),
         f"data_name={text(name)}",
@@ -126,7 +126,10 @@ def _asked(paper: str, name: str) -> schema.OwnData:
     return written.read(schema.OwnData, said or {}, f"conf/paper/{paper}.yaml: own_data")
 
 
-def _check_least(asked: schema.OwnData, images: Images, name: str, paper: str) -> None:
+def _check_needs(asked: schema.OwnData, images: Images, name: str, paper: str) -> None:
+    """Raises InputError for images that a paper's stages cannot take."""
+    if asked.grey and images.channels != 1:
+        raise InputError(f"data={name}: {images.channels} channels; {paper} needs grey images")
     if asked.classes is not None and len(images.classes) < asked.classes:
         raise InputError(f"data={name}: {len(images.classes)} classes; {paper} needs {asked.classes} or more")
 
@@ -158,13 +161,15 @@ def _as_composed(node: Mapping[str, Any], config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def _put(own: Mapping[str, Any], replaced: Mapping[str, Any], old: Images, name: str) -> dict[str, Any]:
+def _put(own: Mapping[str, Any], replaced: Mapping[str, Any], old: Images, name: str, *, grey: bool) -> dict[str, Any]:
     """The new node: what the data file says, and of the old one what is the recipe's."""
     node = {**own, **{key: replaced[key] for key in KEPT if key in replaced}, "seed": "${seed}"}
     for key in SIZES:
         node.pop(key, None)
     if str(own["_target_"]).startswith("datamodules.common.own."):
         node = {"side": old.side, "title": name, **node}
+        if grey and not node.get("grey"):
+            node = {key: value for key, value in node.items() if key not in ("mean", "std")} | {"grey": True}
     return node
 
 
@@ -226,16 +231,24 @@ def _agreed(old: Mapping[str, Images], paper: str, name: str) -> Images:
     return next(iter(old.values()))
 
 
-def _following(config: Mapping[str, Any], places: Sequence[str], old: Images, new: Images) -> Iterator[str]:
-    """Lines for keys that hold the replaced data's classes or channels."""
-    for path, value in _leaves(config, places):
+def _following(config: DictConfig, raw: Any, places: Sequence[str], old: Images, new: Images) -> Iterator[str]:
+    """Lines for keys that hold the replaced data's classes or channels, of stages that read it and of the recipe's own
+    values."""
+    others = {f"stages.{name}" for name in config.stages if not _reads_images(config, str(name))}
+    for path, value in _leaves(raw, places):
         key = path.rpartition(".")[2]
+        if ".".join(path.split(".")[:2]) in others:
+            continue
         if key in CLASSES and value == len(old.classes):
             yield f"{path}={len(new.classes)}"
         elif key in CHANNELS and value == old.channels:
             yield f"{path}={new.channels}"
         elif key in SHAPES and isinstance(value, list) and len(value) == 3 and value[0] == old.channels:
             yield f"{path}={text([new.channels, *value[1:]])}"
+
+
+def _reads_images(config: DictConfig, stage: str) -> bool:
+    return any(True for _ in _places(_resolved(config, f"stages.{stage}.data")))
 
 
 def _enough(config: DictConfig, raw: Any, places: Sequence[str], least: Mapping[str, int]) -> Iterator[str]:
@@ -259,7 +272,7 @@ def _enough(config: DictConfig, raw: Any, places: Sequence[str], least: Mapping[
 
 
 def _leaves(value: Any, places: Sequence[str], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Values by their path, of stages, parts and the recipe's own keys; none of a replaced node's."""
+    """Values by their path, of stages and the recipe's own keys; none of a replaced node's."""
     for key, item in value.items():
         inside = f"{path}.{key}" if path else str(key)
         if inside in places or (not path and key not in _read_by_stages(value)):
@@ -271,7 +284,7 @@ def _leaves(value: Any, places: Sequence[str], path: str = "") -> Iterator[tuple
 
 
 def _read_by_stages(config: Mapping[str, Any]) -> set[str]:
-    return {"stages", "parts", *reading.own_values(config)}
+    return {"stages", *reading.own_values(config)}
 
 
 def _said(asked: schema.OwnData, paper: str, config: DictConfig, new: Images) -> list[str]:
@@ -292,8 +305,15 @@ def _said(asked: schema.OwnData, paper: str, config: DictConfig, new: Images) ->
     said = []
     for line in asked.overrides or []:
         filled = re.sub(r"\{(\w+)\}", lambda found: facts.get(found[1], found[0]), line)
-        said += overrides.for_each_stage(filled, stages, reading.groups(paper))
+        each = overrides.for_each_stage(filled, stages, reading.groups(paper))
+        said += [line for line in each if len(each) == 1 or _has(config, overrides.split(line)[0])]
     return said
+
+
+def _has(config: DictConfig, key: str) -> bool:
+    head, _, last = key.rpartition(".")
+    parent = OmegaConf.select(config, head)
+    return OmegaConf.is_dict(parent) and last in parent
 
 
 def text(value: Any) -> str:

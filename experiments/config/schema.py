@@ -700,6 +700,8 @@ class OwnData(Closed):
     for the rows of an identity matrix of as many classes."""
     classes: Whole | None = None
     """How many classes there have to be."""
+    grey: Flag = False
+    """Its networks or canvases take one channel: photos are made grey."""
 
 
 @dataclass(frozen=True, kw_only=True, config=OPEN)

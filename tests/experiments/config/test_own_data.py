@@ -1,0 +1,140 @@
+"""data=NAME: whole nodes are replaced, sizes, classes and channels follow, and a paper that needs more says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from experiments.common.errors import InputError
+from experiments.config import compose, own_data
+from tests.overlay.photos import write_photos
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_photos(tmp_path_factory.mktemp("own") / "photos")
+
+
+@pytest.fixture
+def mine(photos: Path, tmp_path: Path) -> Iterator[Path]:
+    """A folder of configuration whose data my_photos is four classes of 12 + 4 colour photos each."""
+    (tmp_path / "conf" / "data").mkdir(parents=True)
+    said = f"_target_: datamodules.common.own.PhotoFolder\nroot: {photos}\n"
+    (tmp_path / "conf" / "data" / "my_photos.yaml").write_text(said, encoding="utf-8")
+    compose.search(str(tmp_path / "conf"))
+    yield tmp_path / "conf"
+    compose.search(None)
+
+
+def resolved(*lines: str) -> dict[str, Any]:
+    return compose.resolve(compose.compose(compose.request(["scale=smoke", *lines]).overrides), 3)
+
+
+@pytest.mark.usefixtures("mine")
+def test_a_node_is_replaced_as_a_whole_and_classes_and_channels_follow(photos: Path) -> None:
+    config = resolved("paper=meal_v2", "data=my_photos")
+    student, teacher = (config["stages"][name] for name in ("student", "teacher_a"))
+    assert config["data_name"] == "my_photos"
+    assert student["data"]["_target_"] == "datamodules.common.own.PhotoFolder"
+    assert student["data"]["root"] == str(photos)
+    assert "subset" not in student["data"], "an option of the data that was there"
+    assert student["data"]["seed"] == 3
+    assert [item["_target_"].rpartition(".")[2] for item in student["data"]["augment"]] == [
+        "RandomResizedCrop",
+        "HorizontalFlip",
+    ]
+    assert student["module"]["classes"] == 4
+    assert (
+        student["module"]["network"] | {"in_channels": 3, "input_size": 28, "classes": 4}
+        == student["module"]["network"]
+    )
+
+    # 640 + 200 are the most that a stage asks for, and there are 48 to train on
+    assert teacher["data"]["train_size"] == int(640 * 48 / 840)
+    assert student["data"]["train_size"] == int(250 * 48 / 840)
+    assert student["data"]["val_size"] == teacher["data"]["val_size"] == int(200 * 48 / 840)
+    assert student["data"]["test_size"] == 16
+
+
+@pytest.mark.usefixtures("mine")
+def test_what_stands_on_top_of_the_data_stays_and_asks_for_no_more_images_than_there_are() -> None:
+    stage = resolved("paper=rotnet", "data=my_photos")["stages"]["conv"]
+    assert stage["data"]["_target_"] == "datamodules.common.subsets.Subset"
+    assert stage["data"]["source"]["_target_"] == "datamodules.common.own.PhotoFolder"
+    assert stage["data"]["source"]["train_size"] == 48
+    assert stage["data"]["per_class"] == 5  # of the 12 there are
+
+
+@pytest.mark.usefixtures("mine")
+def test_the_data_file_and_the_command_line_say_the_side() -> None:
+    config = resolved("paper=inception_next", "data=my_photos")
+    assert config["stages"]["inception"]["data"]["side"] == 28, "what the recipe's own data has"
+
+
+def test_the_suites_own_data_goes_in_as_well() -> None:
+    """CIFAR-10 has enough images: the recipe's sizes stay."""
+    config = resolved("paper=meal_v2", "data=cifar10")
+    data = config["stages"]["student"]["data"]
+    assert data["_target_"] == "datamodules.common.torchvision_sets.CIFAR10"
+    assert (data["train_size"], data["val_size"], data["test_size"]) == (250, 200, 400)
+    assert config["stages"]["student"]["module"]["network"]["in_channels"] == 3
+    assert config["stages"]["student"]["module"]["classes"] == 10
+
+
+def test_without_it_nothing_is_named() -> None:
+    request = compose.request(["paper=meal_v2", "scale=smoke"])
+    assert request.data is None
+    assert not [line for line in request.overrides if "data" in line]
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (["paper=meal_v2", "data=my_photo"], "data 'my_photo' does not exist; did you mean 'my_photos'?"),
+        (["paper=csr", "data=my_photos"], "data=my_photos: csr needs concepts beside the classes"),
+        (["paper=mswal", "data=my_photos"], "data=my_photos: mswal needs volumes"),
+        (["paper=meal_v2", "data=imagenet"], "data=imagenet: datamodules.common.folders.ImageNet does not hold plain"),
+        (["paper=meal_v2", "data=digits,mnist"], "expected one name, for one paper and scale"),
+        (["paper=meal_v2", "scale=full", "data=my_photos"], "at scale=full reads datamodules."),
+        (["paper=meal_v2", "data=gone"], "gone: no such folder; expected"),
+    ],
+)
+def test_what_cannot_be_is_told_in_one_line(mine: Path, lines: list[str], words: str) -> None:
+    gone = "_target_: datamodules.common.own.PhotoFolder\nroot: gone\n"
+    (mine / "data" / "gone.yaml").write_text(gone, encoding="utf-8")
+    with pytest.raises(InputError) as told:
+        resolved(*lines)
+    assert words in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_a_root_is_beside_the_configuration_that_names_it(mine: Path) -> None:
+    write_photos(mine.parent / "beside", 2)
+    said = "_target_: datamodules.common.own.PhotoFolder\nroot: beside\n"
+    (mine / "data" / "beside.yaml").write_text(said, encoding="utf-8")
+    config = resolved("paper=meal_v2", "data=beside")
+    assert config["stages"]["init"]["data"]["root"] == str(mine.parent / "beside")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"_target_": "a.B", "x": [1, 2.5, None, True], "text": "it's, {braces}: and = signs", "deep": {"y": []}},
+        [-1, 1e-05, "", "${seed}"],
+    ],
+)
+def test_a_value_comes_back_from_hydras_grammar_as_it_was(value: Any) -> None:
+    (parsed,) = OverridesParser.create().parse_overrides([f"+key={own_data.text(value)}"])
+    assert OmegaConf.to_container(OmegaConf.create({"key": parsed.value()}), resolve=False) == {"key": value}
+
+
+@pytest.mark.parametrize("paper", compose.papers())
+def test_every_paper_says_why_not_in_a_sentence_that_goes_on_from_its_name(paper: str) -> None:
+    said = compose.paper_file(paper).get("own_data")
+    if isinstance(said, str):
+        assert said.split()[0] in ("needs", "counts", "chooses"), said
