@@ -37,7 +37,7 @@ mean; `make report` shows each with its seeds, rules and history.
 
 
 def write(papers: Sequence[Paper], root: Path = ROOT) -> None:
-    """Write README.md, docs/results.md, docs/own-data.md and docs/claims.svg anew. Raises InputError where README lacks a marker."""
+    """Write README.md, the pages of docs/ and the picture anew. Raises InputError where README lacks a marker."""
     for name, text in texts(papers, root).items():
         files.write_text(root / name, text)
 
@@ -48,13 +48,9 @@ def texts(papers: Sequence[Paper], root: Path = ROOT) -> dict[str, str]:
     text = _between(text, "counts", counts(papers))
     text = _between(text, "papers", table(papers))
     text = EXAMPLE.sub(lambda match: example(papers, match[1]), text)
-    own = root / "docs" / "own-data.md"
+    page = (root / "docs" / "own-data.md").read_text(encoding="utf-8")
     return {
-        **(
-            {"docs/own-data.md": _between(own.read_text("utf-8"), "own data", own_data_table())}
-            if own.is_file()
-            else {}
-        ),
+        "docs/own-data.md": _between(page, "own data", own_data_table()),
         "README.md": text,
         "docs/results.md": f"{RESULTS}{settings_table(papers)}\n",
         "docs/claims.svg": forest.picture([row for paper in papers if (row := forest_row(paper)) is not None]),

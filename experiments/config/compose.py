@@ -34,7 +34,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.common import overlay
 from experiments.common.errors import InputError, unknown
-from experiments.config import frame, own_data, reading, recipes
+from experiments.config import flags, frame, own_data, reading, recipes
 from experiments.config import overrides as lines
 from experiments.config.overrides import split
 from experiments.config.reading import (
@@ -133,7 +133,7 @@ def request(argv: Sequence[str]) -> Request:
     if data:
         if any(mark in word for word in (paper, scale, data) for mark in ",("):
             raise InputError(f"data={data}: expected one name, for one paper and scale")
-        overrides += own_data.lines(data, paper, compose(overrides))
+        overrides += own_data.lines(data, paper, compose(flags.first_of_each(overrides)))
     return Request(paper, scale, variant, tuple(given), tuple(overrides), data)
 
 

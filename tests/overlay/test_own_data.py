@@ -1,0 +1,104 @@
+"""A user's photos in an overlay: every paper that takes plain labelled images runs on them, recorded in the overlay."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from experiments.commands import register, reproduce, setting
+from experiments.common.errors import InputError
+from experiments.common.overlay import make_current
+from experiments.common.paths import ROOT
+from experiments.config import compose, overlay
+from experiments.evidence import results
+from tests.overlay.conftest import git
+from tests.overlay.photos import write_photos
+
+QUICK = ("semiotics", "ntk_optimality")  # of grey and of colour photos, seconds each
+PAPERS = [paper for paper in compose.papers() if not isinstance(compose.paper_file(paper).get("own_data"), str)]
+SAID = "_target_: datamodules.common.own.PhotoFolder\nroot: photos\n"
+
+
+@pytest.fixture(scope="session")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An overlay as docs/own-data.md says to make one, committed: four classes of 16 photos."""
+    folder = tmp_path_factory.mktemp("overlay") / "mine"
+    write_photos(folder / "photos")
+    (folder / "conf" / "data").mkdir(parents=True)
+    (folder / "conf" / "data" / "my_photos.yaml").write_text(SAID, encoding="utf-8")
+    (folder / "overlay.yaml").write_text("name: mine\n", encoding="utf-8")
+    (folder / ".gitignore").write_text("runs/\nsite/\nresults/here/\n", encoding="utf-8")
+    git(folder, "init", "--quiet")
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "-m", "My photos")
+    return folder
+
+
+@pytest.fixture
+def mine(shown: Path) -> Iterator[Path]:
+    """The overlay, open."""
+    with overlay.opened(str(shown)):
+        yield shown
+    make_current(None)
+
+
+def run(paper: str, runs: Path) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """A paper at smoke on the photos; its short form."""
+    lines = [f"paper={paper}", "scale=smoke", "data=my_photos", "seeds=[0]", f"runs_dir={runs}", "jobs=1"]
+    assert reproduce.main(lines) == 0
+    summary = json.loads((runs / paper / "smoke" / "summary-my_photos.json").read_text(encoding="utf-8"))
+    assert all(summary["stages"].values())
+    assert "not run" not in {claim["verdict"] for claim in summary["claims"]}
+    return dict(summary)
+
+
+@pytest.mark.usefixtures("mine")
+@pytest.mark.parametrize("paper", QUICK)
+def test_a_paper_runs_on_a_users_photos(paper: str, tmp_path: Path) -> None:
+    run(paper, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("mine")
+@pytest.mark.parametrize("paper", [paper for paper in PAPERS if paper not in QUICK])
+def test_every_other_paper_runs_on_a_users_photos(paper: str, tmp_path: Path) -> None:
+    run(paper, tmp_path)
+
+
+def test_at_least_twenty_papers_take_plain_labelled_images() -> None:
+    assert len(PAPERS) >= 20
+    assert set(QUICK) <= set(PAPERS)
+
+
+@pytest.mark.usefixtures("mine")
+def test_it_is_a_setting_of_its_own_that_explores_until_it_is_registered() -> None:
+    asked = setting.read(["paper=semiotics", "data=my_photos"])
+    assert asked.title == "mini+data=my_photos"
+    assert asked.explores
+    assert not asked.by_hand
+    assert asked.request.told == ("data=my_photos",)
+
+
+def test_an_entry_says_what_stood_in_place_of_the_papers_data() -> None:
+    """Its name and the line that composes it again follow from what it holds."""
+    entry = next(iter(results.entries("semiotics").values()))
+    other = entry.model_copy(update={"overrides": ["data=my_photos"]})
+    assert results.data_of(entry) is None
+    assert results.title_of(other) == f"{results.title_of(entry)}+data=my_photos"
+
+
+def test_the_suites_records_take_in_the_suites_data_alone(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    write_photos(tmp_path / "photos", 4)
+    said = SAID.replace("root: photos", f"root: {tmp_path / 'photos'}")
+    (tmp_path / "data" / "my_photos.yaml").write_text(said, encoding="utf-8")
+    compose.search(str(tmp_path))
+    try:
+        with pytest.raises(InputError, match=r"data=my_photos: not one of the suite's; extra=FOLDER registers it"):
+            register.main(["paper=semiotics", "data=my_photos"])
+    finally:
+        compose.search(None)
+    assert not list((ROOT / "results" / "registrations" / "semiotics").glob("*my_photos*"))
