@@ -33,6 +33,8 @@ KEPT = ("batch_size", "label_noise", "augment", "seed", "generated", "views", "r
 SIZES = ("train_size", "val_size", "test_size")
 CLASSES = ("classes", "num_classes")  # keys that follow, where they hold what the replaced data has
 CHANNELS = ("in_channels", "channels")
+SIDES = ("input_size", "image_size", "side", "size")
+TIMES = (1, 2, 0.5)  # canvases are two images wide, and some networks shrink images first
 SHAPES = ("shape",)  # lists of channels, height, width
 EVEN = 0.8  # of an even share: what a class of a well-known set has at least in a random draw
 A_CLASS = ("per_class",)  # images of each class, which there have to be
@@ -87,7 +89,7 @@ def lines(name: str, paper: str, config: DictConfig) -> list[str]:
 
     return [
         *(line for path, node in put.items() for line in (f"~{path}", f"+{path}={text(node)}")),
-        *_following(config, raw, places, _agreed(old, paper, name), one),
+        *_following(config, raw, places, old, new, _agreed(old, paper, name)),
         *_enough(config, raw, places, least),
         *_said(asked, paper, config, one),
         f"data_name={text(name)}",
@@ -149,7 +151,8 @@ def _places(value: Any, path: str = "") -> Iterator[str]:
 
 
 def _resolved(config: DictConfig, path: str) -> dict[str, Any]:
-    plain: Any = OmegaConf.to_container(OmegaConf.select(config, path), resolve=True)
+    """The node at a path, or the whole where that is empty, as plain data."""
+    plain: Any = OmegaConf.to_container(OmegaConf.select(config, path) if path else config, resolve=True)
     return {str(key): value for key, value in plain.items()}
 
 
@@ -231,24 +234,55 @@ def _agreed(old: Mapping[str, Images], paper: str, name: str) -> Images:
     return next(iter(old.values()))
 
 
-def _following(config: DictConfig, raw: Any, places: Sequence[str], old: Images, new: Images) -> Iterator[str]:
-    """Lines for keys that hold the replaced data's classes or channels, of stages that read it and of the recipe's own
-    values."""
-    others = {f"stages.{name}" for name in config.stages if not _reads_images(config, str(name))}
+def _following(
+    config: DictConfig,
+    raw: Any,
+    places: Sequence[str],
+    old: Mapping[str, Images],
+    new: Mapping[str, Images],
+    one: Images,
+) -> Iterator[str]:
+    """Lines for keys that hold the replaced data's classes, channels or side, of stages that read it and of the
+    recipe's own values.
+
+    Args:
+        config, raw: composed, and the same unresolved.
+        places, old, new: of replaced nodes, and what stood and stands there.
+        one: what the replaced data has in common.
+    """
+    now = next(iter(new.values()))
+    sides = {old[place].side: new[place].side for place in places}
+    read = {f"stages.{name}": _sides_read(config, str(name)) for name in config.stages}
     for path, value in _leaves(raw, places):
         key = path.rpartition(".")[2]
-        if ".".join(path.split(".")[:2]) in others:
+        stage = ".".join(path.split(".")[:2])
+        before = read[stage] if path.startswith("stages.") else set(sides)
+        moved = {side: sides[side] for side in before if side in sides}
+        if not before:
             continue
-        if key in CLASSES and value == len(old.classes):
-            yield f"{path}={len(new.classes)}"
-        elif key in CHANNELS and value == old.channels:
-            yield f"{path}={new.channels}"
-        elif key in SHAPES and isinstance(value, list) and len(value) == 3 and value[0] == old.channels:
-            yield f"{path}={text([new.channels, *value[1:]])}"
+        if key in CLASSES and value == len(one.classes):
+            yield f"{path}={len(now.classes)}"
+        elif key in CHANNELS and value == one.channels:
+            yield f"{path}={now.channels}"
+        elif key in SIDES and _resized(value, moved) != value:
+            yield f"{path}={_resized(value, moved)}"
+        elif key in SHAPES and isinstance(value, list) and len(value) == 3 and value[0] == one.channels:
+            yield f"{path}={text([now.channels, *(_resized(side, moved) for side in value[1:])])}"
 
 
-def _reads_images(config: DictConfig, stage: str) -> bool:
-    return any(True for _ in _places(_resolved(config, f"stages.{stage}.data")))
+def _sides_read(config: DictConfig, stage: str) -> set[int]:
+    """Sides of the replaced images that a stage reads; none where it reads none."""
+    data = _resolved(config, f"stages.{stage}.data")
+    return {_declared(_resolved(OmegaConf.create(data), path), stage).side for path in _places(data)}
+
+
+def _resized(value: Any, sides: Mapping[int, int]) -> Any:
+    """A side that is the replaced images' or in a TIMES proportion to it, in the same proportion to the new ones'."""
+    for before, after in sides.items():
+        for times in TIMES:
+            if type(value) is int and value == before * times:
+                return int(after * times)
+    return value
 
 
 def _enough(config: DictConfig, raw: Any, places: Sequence[str], least: Mapping[str, int]) -> Iterator[str]:
