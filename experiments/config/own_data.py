@@ -21,8 +21,7 @@ from experiments.common.errors import InputError, unknown
 from experiments.config import overrides, reading, schema, written
 from experiments.config.instantiate import build
 
-# What reads plain labelled images into memory. Each takes KEPT, declares what it holds before it reads, and keeps its
-# images in `splits`; an overlay's own class is taken too if it does (see `_is_plain`).
+# What reads plain labelled images into memory: each takes KEPT and SIZES, and declares what it holds before it reads.
 SETS = "datamodules.common.torchvision_sets"
 PLAIN = (
     "datamodules.common.digits.Digits",
@@ -89,7 +88,7 @@ def lines(name: str, paper: str, config: DictConfig) -> list[str]:
 
     return [
         *(line for path, node in put.items() for line in (f"~{path}", f"+{path}={text(node)}")),
-        *_following(config, raw, places, old, new, _agreed(old, paper, name)),
+        *_following(config, raw, old, new, _agreed(old, paper, name)),
         *_enough(config, raw, places, least),
         *_said(asked, paper, config, one),
         f"data_name={text(name)}",
@@ -235,25 +234,20 @@ def _agreed(old: Mapping[str, Images], paper: str, name: str) -> Images:
 
 
 def _following(
-    config: DictConfig,
-    raw: Any,
-    places: Sequence[str],
-    old: Mapping[str, Images],
-    new: Mapping[str, Images],
-    one: Images,
+    config: DictConfig, raw: Any, old: Mapping[str, Images], new: Mapping[str, Images], one: Images
 ) -> Iterator[str]:
     """Lines for keys that hold the replaced data's classes, channels or side, of stages that read it and of the
     recipe's own values.
 
     Args:
         config, raw: composed, and the same unresolved.
-        places, old, new: of replaced nodes, and what stood and stands there.
+        old, new: what stood and stands in each replaced place.
         one: what the replaced data has in common.
     """
     now = next(iter(new.values()))
-    sides = {old[place].side: new[place].side for place in places}
+    sides = {old[place].side: new[place].side for place in old}
     read = {f"stages.{name}": _sides_read(config, str(name)) for name in config.stages}
-    for path, value in _leaves(raw, places):
+    for path, value in _leaves(raw, list(old)):
         key = path.rpartition(".")[2]
         stage = ".".join(path.split(".")[:2])
         before = read[stage] if path.startswith("stages.") else set(sides)

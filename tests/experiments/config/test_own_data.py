@@ -80,8 +80,36 @@ def test_the_suites_own_data_goes_in_as_well() -> None:
     data = config["stages"]["student"]["data"]
     assert data["_target_"] == "datamodules.common.torchvision_sets.CIFAR10"
     assert (data["train_size"], data["val_size"], data["test_size"]) == (250, 200, 400)
-    assert config["stages"]["init"]["module"]["network"]["in_channels"] == 3
+    network = config["stages"]["init"]["module"]["network"]
+    assert (network["in_channels"], network["input_size"]) == (3, 32)
     assert config["stages"]["init"]["module"]["classes"] == 10
+
+
+def test_sides_of_canvases_and_of_networks_that_shrink_images_follow_in_proportion() -> None:
+    canvases = resolved("paper=bagel", "data=cifar10")["stages"]["weak"]
+    assert canvases["module"]["network"]["input_size"] == 64
+    assert canvases["data"]["train_size"] == 600, "counts canvases, not images"
+    shrunk = resolved("paper=noprop", "data=cifar10")["stages"]["noprop"]
+    assert shrunk["module"]["network"]["size"] == 16
+    assert shrunk["module"]["label"] | {"classes": 10, "dim": 10} == shrunk["module"]["label"]
+
+
+def test_a_side_that_the_user_says_is_followed(mine: Path, photos: Path) -> None:
+    said = f"_target_: datamodules.common.own.PhotoFolder\nroot: {photos}\nside: 40\ngrey: true\n"
+    (mine / "data" / "larger.yaml").write_text(said, encoding="utf-8")
+    stages = resolved("paper=meal_v2", "data=larger")["stages"]
+    assert stages["init"]["data"]["side"] == 40
+    network = stages["init"]["module"]["network"]
+    assert (network["in_channels"], network["input_size"]) == (1, 40)
+
+
+@pytest.mark.usefixtures("mine")
+def test_a_paper_of_grey_networks_makes_photos_grey() -> None:
+    stage = resolved("paper=robust_pbn", "data=my_photos")["stages"]["cbc_robust"]
+    assert stage["data"]["grey"] is True
+    assert stage["module"]["network"]["components"]["features"] == 28**2
+    with pytest.raises(InputError, match="data=cifar10: 3 channels; robust_pbn needs grey images"):
+        resolved("paper=robust_pbn", "data=cifar10")
 
 
 def test_without_it_nothing_is_named() -> None:
