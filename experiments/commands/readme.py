@@ -110,7 +110,10 @@ def own_data_table() -> str:
     lines = ["| paper | with `DATA=` |", "|---|---|"]
     for paper in compose.papers():
         said = compose.paper_file(paper).get("own_data")
-        lines.append(f"| `{paper}` | {said if isinstance(said, str) else 'works'} |")
+        if not isinstance(said, str):
+            asked = " and ".join(f"`{key}=`" for key in (said or {}).get("needs") or ())
+            said = f"works, with {asked}" if asked else "works"
+        lines.append(f"| `{paper}` | {said} |")
     return "\n".join(lines)
 
 

@@ -133,7 +133,7 @@ def request(argv: Sequence[str]) -> Request:
     if data:
         if any(mark in word for word in (paper, scale, data) for mark in ",("):
             raise InputError(f"data={data}: expected one name, for one paper and scale")
-        overrides += own_data.lines(data, paper, compose(flags.first_of_each(overrides)))
+        overrides += own_data.lines(data, paper, compose(flags.first_of_each(overrides)), given)
     return Request(paper, scale, variant, tuple(given), tuple(overrides), data)
 
 

@@ -53,20 +53,23 @@ class Images:
     smallest: int  # training images of the smallest class
 
 
-def lines(name: str, paper: str, config: DictConfig) -> list[str]:
+def lines(name: str, paper: str, config: DictConfig, given: Sequence[str] = ()) -> list[str]:
     """The lines that put `name` in place of the data of a composed configuration.
 
     Args:
         name: of a file in conf/data, or in the same folder of a user's own configuration.
         paper: key.
         config: composed without it; it is not changed.
+        given: the user's other lines, as typed.
     Raises:
         InputError: no such data, a paper that has no use for plain labelled images, or one that needs more than these.
     """
     own = _own_node(name)
     asked = _asked(paper, name)
+    _check_given(asked, given, name, paper)
     raw: Any = OmegaConf.to_container(config, resolve=False)
-    places = list(_places(raw))
+    kinds = (*PLAIN, *(asked.replaces or ()))
+    places = list(_places(raw, kinds))
     if not places:
         first = next(iter(config.stages.values())).data
         raise InputError(
@@ -88,7 +91,7 @@ def lines(name: str, paper: str, config: DictConfig) -> list[str]:
 
     return [
         *(line for path, node in put.items() for line in (f"~{path}", f"+{path}={text(node)}")),
-        *_following(config, raw, old, new, _agreed(old, paper, name)),
+        *_following(config, raw, old, new, _agreed(old, paper, name), kinds),
         *_enough(config, raw, places, least),
         *_said(asked, paper, config, one),
         f"data_name={text(name)}",
@@ -127,6 +130,14 @@ def _asked(paper: str, name: str) -> schema.OwnData:
     return written.read(schema.OwnData, said or {}, f"conf/paper/{paper}.yaml: own_data")
 
 
+def _check_given(asked: schema.OwnData, given: Sequence[str], name: str, paper: str) -> None:
+    """Raises InputError for what the paper needs beside images and the user did not say."""
+    said = {overrides.split(line)[0].lstrip("+") for line in given}
+    for key, what in (asked.needs or {}).items():
+        if key not in said:
+            raise InputError(f"data={name}: {paper} needs {key}=..., {what}")
+
+
 def _check_needs(asked: schema.OwnData, images: Images, name: str, paper: str) -> None:
     """Raises InputError for images that a paper's stages cannot take."""
     if asked.grey and images.channels != 1:
@@ -138,15 +149,15 @@ def _check_needs(asked: schema.OwnData, images: Images, name: str, paper: str) -
 # --- where it goes ----------------------------------------------------------------------------------------------------
 
 
-def _places(value: Any, path: str = "") -> Iterator[str]:
-    """Where nodes of PLAIN stand in a configuration, unresolved: what is referred to stands once."""
+def _places(value: Any, kinds: Sequence[str], path: str = "") -> Iterator[str]:
+    """Where nodes of these kinds stand in a configuration, unresolved: what is referred to stands once."""
     if not isinstance(value, Mapping):
         return
-    if value.get("_target_") in PLAIN:
+    if value.get("_target_") in kinds:
         yield path
         return
     for key, item in value.items():
-        yield from _places(item, f"{path}.{key}" if path else str(key))
+        yield from _places(item, kinds, f"{path}.{key}" if path else str(key))
 
 
 def _resolved(config: DictConfig, path: str) -> dict[str, Any]:
@@ -234,7 +245,12 @@ def _agreed(old: Mapping[str, Images], paper: str, name: str) -> Images:
 
 
 def _following(
-    config: DictConfig, raw: Any, old: Mapping[str, Images], new: Mapping[str, Images], one: Images
+    config: DictConfig,
+    raw: Any,
+    old: Mapping[str, Images],
+    new: Mapping[str, Images],
+    one: Images,
+    kinds: Sequence[str],
 ) -> Iterator[str]:
     """Lines for keys that hold the replaced data's classes, channels or side, of stages that read it and of the
     recipe's own values.
@@ -243,10 +259,11 @@ def _following(
         config, raw: composed, and the same unresolved.
         old, new: what stood and stands in each replaced place.
         one: what the replaced data has in common.
+        kinds: of nodes that are replaced.
     """
     now = next(iter(new.values()))
     sides = {old[place].side: new[place].side for place in old}
-    read = {f"stages.{name}": _sides_read(config, str(name)) for name in config.stages}
+    read = {f"stages.{name}": _sides_read(config, str(name), kinds) for name in config.stages}
     for path, value in _leaves(raw, list(old)):
         key = path.rpartition(".")[2]
         stage = ".".join(path.split(".")[:2])
@@ -264,10 +281,10 @@ def _following(
             yield f"{path}={text([now.channels, *(_resized(side, moved) for side in value[1:])])}"
 
 
-def _sides_read(config: DictConfig, stage: str) -> set[int]:
+def _sides_read(config: DictConfig, stage: str, kinds: Sequence[str]) -> set[int]:
     """Sides of the replaced images that a stage reads; none where it reads none."""
     data = _resolved(config, f"stages.{stage}.data")
-    return {_declared(_resolved(OmegaConf.create(data), path), stage).side for path in _places(data)}
+    return {_declared(_resolved(OmegaConf.create(data), path), stage).side for path in _places(data, kinds)}
 
 
 def _resized(value: Any, sides: Mapping[int, int]) -> Any:

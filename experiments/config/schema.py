@@ -698,6 +698,10 @@ class OwnData(Closed):
     """Lines as on the command line. {classes}, {channels}, {side}, {pixels}, {mean} and {std} stand for numbers of the
     images, {names} for the list of their classes, {words} for these as one text with a blank before each, {identity}
     for the rows of an identity matrix of as many classes."""
+    replaces: list[Text] | None = None
+    """Its own generated images that own data replaces, by their whole names, besides the well-known sets."""
+    needs: dict[Text, Text] | None = None
+    """Keys that have to be said on the command line, as stages.*.data.hierarchy, and what each is."""
     classes: Whole | None = None
     """How many classes there have to be."""
     grey: Flag = False

@@ -19,6 +19,21 @@ from tests.overlay.photos import write_photos
 
 QUICK = ("semiotics", "ntk_optimality")  # of grey and of colour photos, seconds each
 PAPERS = [paper for paper in compose.papers() if not isinstance(compose.paper_file(paper).get("own_data"), str)]
+TREE = """\
+\"\"\"Coarse classes of my photos.\"\"\"
+
+from datamodules.transhp.hierarchies import Written
+
+
+def photos() -> Written:
+    return Written({"grown": ("flower", "trees"), "other": ("person", "roof")}, ("flower", "person", "roof", "trees"))
+"""
+ASKED = {  # what papers need beside images
+    "transhp": [
+        "stages.*.data.hierarchy._target_=mine.datamodules.tree.photos",
+        "stages.*.module.network.levels=[[3,2]]",
+    ]
+}
 SAID = "_target_: datamodules.common.own.PhotoFolder\nroot: photos\n"
 
 
@@ -29,7 +44,10 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_photos(folder / "photos")
     (folder / "conf" / "data").mkdir(parents=True)
     (folder / "conf" / "data" / "my_photos.yaml").write_text(SAID, encoding="utf-8")
-    (folder / "overlay.yaml").write_text("name: mine\n", encoding="utf-8")
+    (folder / "datamodules").mkdir()
+    (folder / "datamodules" / "tree.py").write_text(TREE, encoding="utf-8")
+    allowed = "name: mine\nallow: [mine.datamodules.tree.photos]\n"
+    (folder / "overlay.yaml").write_text(allowed, encoding="utf-8")
     (folder / ".gitignore").write_text("runs/\nsite/\nresults/here/\n", encoding="utf-8")
     git(folder, "init", "--quiet")
     git(folder, "add", ".")
@@ -48,6 +66,7 @@ def mine(shown: Path) -> Iterator[Path]:
 def run(paper: str, runs: Path) -> dict[str, dict[str, dict[str, list[float]]]]:
     """A paper at smoke on the photos; its short form."""
     lines = [f"paper={paper}", "scale=smoke", "data=my_photos", "seeds=[0]", f"runs_dir={runs}", "jobs=1"]
+    lines += ASKED.get(paper, [])
     assert reproduce.main(lines) == 0
     summary = json.loads((runs / paper / "smoke" / "summary-my_photos.json").read_text(encoding="utf-8"))
     assert all(summary["stages"].values())
@@ -66,6 +85,22 @@ def test_a_paper_runs_on_a_users_photos(paper: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("paper", [paper for paper in PAPERS if paper not in QUICK])
 def test_every_other_paper_runs_on_a_users_photos(paper: str, tmp_path: Path) -> None:
     run(paper, tmp_path)
+
+
+@pytest.mark.usefixtures("mine")
+def test_what_a_paper_needs_beside_images_is_asked_for_by_name() -> None:
+    with pytest.raises(
+        InputError, match=r"data=my_photos: transhp needs stages\.\*\.data\.hierarchy\._target_=\.\.\., a"
+    ):
+        compose.request(["paper=transhp", "scale=smoke", "data=my_photos"])
+    config = compose.compose(
+        compose.request(["paper=transhp", "scale=smoke", "data=my_photos", *ASKED["transhp"]]).overrides
+    )
+    stage = compose.resolve(config, 0)["stages"]["transhp"]
+    assert stage["data"]["hierarchy"]["_target_"] == "mine.datamodules.tree.photos"
+    assert stage["module"]["network"]["levels"] == [[3, 2]]
+    assert (stage["module"]["classes"], stage["module"]["network"]["in_channels"]) == (4, 3)
+    assert stage["data"]["source"]["side"] == stage["module"]["network"]["image_size"] == 20
 
 
 def test_at_least_twenty_papers_take_plain_labelled_images() -> None:
