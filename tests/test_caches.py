@@ -49,6 +49,8 @@ KEPT_IN_MEMORY = {
 
 # Lists of a module that are no caches: what was asked for, and what came out.
 ELSE = {
+    "experiments.common.memory._off",
+    "experiments.identity.content._off",
     "experiments.commands.run.CODES",
     "experiments.commands.run.ERRORS",
     "experiments.config.reading._searched",

@@ -25,7 +25,16 @@ from experiments.common.paths import ROOT
 from experiments.config import claims, compose, vary
 from experiments.config.claims import Questions
 from experiments.evidence import counts as recorded_counts
-from experiments.evidence import images, registration, registrations, replication, results, statements
+from experiments.evidence import (
+    images,
+    pictures,
+    registration,
+    registrations,
+    replication,
+    restarts,
+    results,
+    statements,
+)
 from experiments.evidence.order import History, losses, problems
 from experiments.evidence.records import Entry, Record
 from experiments.running.plan import SEEDS
@@ -57,8 +66,9 @@ def main(argv: list[str]) -> int:
         entries += len(record.entries)
         filed += sum(entry.registered.filed for entry in record.entries.values())
         wrong += list(check(record))
-        wrong += list(_kept(paper))
-        wrong += list(_counted(paper))
+        wrong += list(kept(paper))
+        wrong += list(pictures.problems(paper))
+        wrong += list(counted(paper))
     wrong += list(statements.copies(records))
     if not argv and current() is None:
         wrong += list(_readme())
@@ -89,6 +99,9 @@ def check(record: Record) -> Iterator[str]:
         for part in ("claims", "checks", "published"):
             recorded, derived = ([item.model_dump() for item in getattr(e, part)] for e in (entry, again))
             yield from differences(recorded, derived, f"{where}: {part}")
+        main = questions(entry).main
+        for line in restarts.problems(main, entry.stages, entry.table(), entry.seeds, entry.restarts):
+            yield f"{where}: restarts: {line}"
         yield from _registered(paper, title, entry, where)
         yield from (f"{where}: {line}" for line in _stated(entry))
         yield from _declared(paper, title, entry, where)
@@ -139,11 +152,12 @@ def _stated(entry: Entry) -> Iterator[str]:
 
 
 def differing_images(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
-    """The answers on single images that were kept of an entry give the differences that it holds."""
-    try:
-        images.of(paper, title, entry)
-    except InputError as error:
-        yield f"{where}: {error}"
+    """The answers on single images give the differences that an entry holds, and its pictures are of its own runs."""
+    for look in (images.of, pictures.of):
+        try:
+            look(paper, title, entry)
+        except InputError as error:
+            yield f"{where}: {error}"
 
 
 def _registered(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
@@ -191,13 +205,13 @@ def _filed(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
         yield from (f"{where}: {line}" for line in problems(history, registered, record, files[0].hash, title))
 
 
-def _counted(paper: str) -> Iterator[str]:
+def counted(paper: str) -> Iterator[str]:
     """Sizes of networks, counted anew; torch is imported only where the paper's files changed since."""
     for line in recorded_counts.differences(recorded_counts.stored(paper), counts.derive(paper)):
         yield f"{paper}: counts: {line}"
 
 
-def _kept(paper: str) -> Iterator[str]:
+def kept(paper: str) -> Iterator[str]:
     """Nothing that a record once held is gone, as far as the history of the repository is at hand."""
     root = results.base().parent
     history = History(root)

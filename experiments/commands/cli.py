@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from experiments.common import failure
 from experiments.common.errors import InputError, RunError, unknown
 from experiments.common.overlay import home
+from experiments.common.paths import CONF
 from experiments.common.text import visible
 from experiments.config import compose, overlay
 from experiments.running.processes import end_as_interrupted, requeue_when_asked
@@ -46,6 +47,7 @@ def main(
     *,
     composes: bool = False,
     overlays: bool = False,
+    makes_overlays: bool = False,
     exits: str = "0 it ran (whatever the verdict), 1 a stage failed, 2 wrong input",
 ) -> int:
     """Run a command with its arguments; --help, errors, Ctrl-C and SIGTERM end in one place.
@@ -55,6 +57,7 @@ def main(
         text: what --help begins with.
         composes: the command takes everything that a configuration is composed of; --help lists it.
         overlays: the command takes `extra=FOLDER`, and runs with that overlay open.
+        makes_overlays: the command reads `extra=FOLDER` itself, which need not be there yet.
         exits: what the exit codes say.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -62,9 +65,14 @@ def main(
         shown = (text + _options() if composes else text).rstrip()
         print(f"{shown}\n\nExit code: {exits}.")
         return 0
+    if not CONF.is_dir():
+        _say(f"{CONF} is missing: Reprise is used from a checkout (git clone, then make setup), not from a wheel")
+        return InputError.exit_code
     end_as_interrupted()
     requeue_when_asked()
     try:
+        if makes_overlays:
+            return command(arguments)
         return _run(command, arguments, overlays)
     except (InputError, RunError) as error:
         _say(str(error))

@@ -23,7 +23,8 @@ from experiments.commands.schedulers import Schedulers
 from experiments.common.errors import InputError, RunError, unknown
 from experiments.config import compose
 from experiments.evidence import merge, registration, results, staleness
-from experiments.evidence.records import Confirmation, Entry, Hardware, StageRecord
+from experiments.evidence.ran import Confirmation, Hardware, StageRecord
+from experiments.evidence.records import Entry
 from experiments.identity.provenance import code_version, hardware, versions
 from experiments.pages import console
 from experiments.pages.progress import Board

@@ -14,8 +14,8 @@ from experiments.common import overlay
 from experiments.common.errors import InputError
 from experiments.common.overlay import home
 from experiments.common.paths import ROOT
-from experiments.config import claims, compose
-from experiments.evidence import registration, registrations, results, tuning
+from experiments.config import claims, compose, unfilled
+from experiments.evidence import registration, registrations, restarts, results, tuning
 from experiments.evidence.registrations import Filed
 from experiments.identity import definitions
 from experiments.identity.fingerprint import targets
@@ -34,7 +34,8 @@ follow from its hash. `make reproduce` then runs them and records; without a reg
   why='...'          one sentence, asked for once a setting has a record or an earlier registration
   runs_dir=FOLDER    where runs are: a stream of which a seed was run before is refused
 
-What it rests on must be committed, git must know an author, and no merge or rebase may be under way.
+What it rests on must be committed, git must know an author, no merge or rebase may be under way, and the paper's own
+files must leave nothing to fill in (make new marks such places with FILL IN:).
 """
 
 
@@ -49,6 +50,7 @@ def main(argv: list[str]) -> int:
     plan_ = plan(config, 0)
     if request.data is not None and not _may_register(request.data):
         raise InputError(f"data={request.data}: not one of the suite's; extra=FOLDER registers it in a folder of yours")
+    unfilled.check(home(), request.paper, request.scale)
     setting = results.title(request.scale, request.variant, data=request.data)
     filed = registrations.describe(setting, resolved, plan_)
     tuned = _tuned(request.paper, setting, resolved)
@@ -121,8 +123,9 @@ def _check_is_new(filed: Filed, runs: Path) -> None:
         raise InputError(f"{filed.path.relative_to(home())}: this is registered; make reproduce runs it")
     scale = filed.setting.partition("+")[0]
     registered = registrations.as_recorded(filed)
-    for index in range(SEEDS):
-        seed = registration.seed(registered, index)
+    first = [registration.seed(registered, index) for index in range(SEEDS)]
+    further = [again for seed in first for again in restarts.seeds(seed)]
+    for seed in [*first, *further]:
         if (folder := runs / filed.paper / scale / f"seed={seed}").exists():
             raise InputError(
                 f"{folder}: seed {seed} of this registration was run before it was registered; change what is wrong "
@@ -136,6 +139,8 @@ def _check_checkout(filed: Filed, plan_: Plan) -> None:
         raise InputError(
             f"{home()}: not a git checkout with a commit: a registration is a commit; run `git init` and commit first"
         )
+    if prefix := _git("rev-parse", "--show-prefix"):
+        raise InputError(f"{home()}: lies at {prefix} of another repository; expected one of its own: git init")
     if _git("rev-parse", "HEAD", root=ROOT) is None:
         raise InputError(f"{ROOT}: not a git checkout: a registration names the commit of the suite beside its own")
     for name, what in (("MERGE_HEAD", "a merge"), ("rebase-merge", "a rebase"), ("rebase-apply", "a rebase")):

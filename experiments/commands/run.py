@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from experiments.commands import sweep
 from experiments.common import failure, files, overlay
 from experiments.common.errors import RunError, unknown
-from experiments.config import compose, flags, frame
+from experiments.config import compose, flags, frame, reading
 from experiments.config.overrides import chooses_option
 from experiments.running import engine
 from experiments.running.manifest import finished
@@ -74,6 +74,7 @@ def _run(config: DictConfig, job: Any) -> float:
     from experiments.pages.progress import Board
     from experiments.running import preconditions, training
 
+    reading.place_arm(config)  # Hydra composed it; what is composed elsewhere has its arm already
     this = _planned(config)
     objective = sweep.objective(this, needed=job.mode == RunMode.MULTIRUN)
     if any(finished(stage) is None for stage in this.stages.values()):

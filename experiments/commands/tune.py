@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from omegaconf import DictConfig
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from experiments.commands import cli
 from experiments.commands.schedulers import Schedulers
@@ -17,7 +17,7 @@ from experiments.common.errors import InputError
 from experiments.common.overlay import home
 from experiments.common.tables import read_rows
 from experiments.config import compose, vary
-from experiments.config.schema import Grid, Knob
+from experiments.config.trials import Grid, Knob
 from experiments.evidence import results, tuning
 from experiments.identity.provenance import code_version
 from experiments.pages import console
@@ -105,16 +105,14 @@ def _score(plan_: Plan, arm: str, metric: str) -> float | None:
 
 def _show(grid: Grid, found: Mapping[str, Any], title: str) -> Table:
     seeds = ", ".join(map(str, grid.seeds))
-    shown = Table(title=f"{escape(title)}: {escape(grid.by)}, mean of pilot seeds {seeds}", title_justify="left")
-    shown.add_column("arm")
-    for value in grid.values:
-        shown.add_column(escape(str(value)), justify="right")
+    values = [str(value) for value in grid.values]
+    shown = console.table(f"{title}: {grid.by}, mean of pilot seeds {seeds}", ["arm", *values], right=values)
     for arm, chosen in found["chosen"].items():
         cells = []
         for value, mean in zip(grid.values, chosen["means"], strict=True):
             text = "failed" if mean is None else number(mean)
-            cells.append(f"[bold]{text}[/]" if value == chosen["value"] else text)
-        shown.add_row(escape(arm), *cells)
+            cells.append(Text(text, "bold" if value == chosen["value"] else ""))
+        shown.add_row(arm, *cells)
     return shown
 
 

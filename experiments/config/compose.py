@@ -237,7 +237,9 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(reading.CONF), version_base="1.3"):
         try:
-            return _composed(overrides)
+            config = _composed(overrides)
+            reading.place_arm(config)
+            return config
         except HydraException as error:
             raise _explain(error, overrides) from error
         except OmegaConfBaseException as error:

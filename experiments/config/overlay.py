@@ -143,9 +143,20 @@ def _check_conf(overlay: Overlay) -> None:
             continue
         if path.suffix != ".yaml" or len(parts) == 1:
             raise InputError(f"{overlay.name}/{name}: expected a file conf/<group>/<name>.yaml")
+        if parts[0] == "arms":
+            _check_arm(overlay, parts, name)
         owner = parts[1] if len(parts) > 2 and parts[0] in ("recipe", "sweep") else None
         if CONF.joinpath(*parts).exists() or (owner and (CONF / "paper" / f"{owner}.yaml").exists()):
             raise InputError(f"{overlay.name}/{name}: shadows the suite's; expected a name that the suite has not")
+
+
+def _check_arm(overlay: Overlay, parts: tuple[str, ...], name: str) -> None:
+    """Raises InputError for an arm that is in no paper's folder."""
+    if len(parts) != 3:
+        raise InputError(f"{overlay.name}/{name}: expected conf/arms/<paper>/<name>.yaml")
+    papers = sorted(path.stem for conf in (CONF, overlay.conf) for path in (conf / "paper").glob("*.yaml"))
+    if parts[1] not in papers:
+        raise unknown(f"{overlay.name}/{name}: paper", parts[1], papers)
 
 
 def check_code(overlay: Overlay) -> None:
@@ -168,14 +179,16 @@ def check_code(overlay: Overlay) -> None:
 
 def _check_imports(overlay: Overlay, path: Path) -> None:
     where = f"{overlay.name}/{path.relative_to(overlay.folder)}"
+    if (size := path.stat().st_size) > limits.MOST_BYTES:
+        raise InputError(f"{where}: {size} bytes; expected at most {limits.MOST_BYTES}")
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"), where)
-    except (SyntaxError, ValueError) as error:
-        raise InputError(f"{where}: no Python: {error}") from error
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise InputError(f"{where}: no Python: {str(error) or type(error).__name__}") from error
     for node in ast.walk(tree):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and not node.level and node.module:
             names = [node.module]
         for name in names:
             if name.split(".")[0] == "experiments":
-                raise InputError(f"{where}:{node.lineno}: imports {name}; expected modules, datamodules and libraries")
+                raise InputError(f"{where}: imports {name}; expected modules, datamodules and libraries")

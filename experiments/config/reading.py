@@ -20,13 +20,14 @@ from hydra._internal.core_plugins import file_config_source
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult, ConfigSource
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import get_yaml_loader
 
 from experiments.common import overlay
 from experiments.common.errors import InputError, unknown
 from experiments.common.paths import CONF
-from experiments.config import limits, recipes, schema, written
+from experiments.config import arms, limits, recipes, schema, written
+from experiments.config.stages import Trainer
 
 # Of a paper's file: most of it, and no part of a composition.
 TEXTS = ("variants", "published", "deviations", "groups", "finding", "scope", "covers", "own_data")
@@ -117,7 +118,20 @@ def paper_file(paper: str) -> dict[str, Any]:
     path = _place("paper", f"{paper}.yaml")
     if not path.exists():
         raise unknown("paper", paper, papers())
-    return _written_out(("paper", paper), load(path))
+    own = arm_files(paper)
+    return arms.join(_written_out(("paper", paper), load(path)), own, {name: _arm_place(paper, name) for name in own})
+
+
+def arm_files(paper: str) -> dict[str, dict[str, Any]]:
+    """What the open overlay's arms of a paper say, by name."""
+    extra = overlay.current()
+    folder = extra.conf / "arms" / paper if extra is not None else None
+    return {path.stem: load(path) for path in sorted(folder.glob("*.yaml"))} if folder is not None else {}
+
+
+def _arm_place(paper: str, name: str) -> str:
+    extra = overlay.current()
+    return shown(extra.conf / "arms" / paper / f"{name}.yaml") if extra is not None else name
 
 
 def recipe_file(paper: str, scale: str) -> dict[str, Any]:
@@ -142,7 +156,15 @@ def known_stages(paper: str) -> tuple[str, ...]:
     names = list(paper_file(paper).get("stages") or {})
     for recipe in recipe_files(paper).values():
         names += recipe.get("stages") or {}
-    return tuple(dict.fromkeys(names))
+    return tuple(dict.fromkeys([*names, *arm_files(paper)]))
+
+
+def place_arm(config: DictConfig) -> None:
+    """Add the arm that a configuration's variant stands for, in place; nothing where it stands for none."""
+    paper, variant = str(config.get("key")), config.get("variant")
+    own = arm_files(paper) if variant is not None else {}
+    if variant in own:
+        arms.place(config, variant, own[variant], groups(paper), _arm_place(paper, variant))
 
 
 def groups(paper: str) -> recipes.Groups:
@@ -279,7 +301,7 @@ def _for_hydra(parts: tuple[str, ...], path: Path, changed: int) -> tuple[dict[s
     if parts[0] in ("paper", "recipe"):
         content = _written_out(parts, content)
     elif parts[0] == "trainer":
-        written.read(schema.Trainer, {key: value for key, value in content.items() if key != "defaults"}, where)
+        written.read(Trainer, {key: value for key, value in content.items() if key != "defaults"}, where)
     if parts[0] == "paper":
         content = {key: STANDS_ASIDE if key in TEXTS else value for key, value in content.items()}
     return header, pickle.dumps(OmegaConf.create(content))

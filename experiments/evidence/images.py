@@ -26,7 +26,9 @@ from experiments.common import files
 from experiments.common.errors import InputError
 from experiments.config.expressions import Metric
 from experiments.evidence import results
-from experiments.evidence.records import MOST_SEEDS, Entry, JudgedClaim, Part
+from experiments.evidence.judged import JudgedClaim
+from experiments.evidence.part import MOST_SEEDS, Part
+from experiments.evidence.records import Entry
 from experiments.evidence.sequences import ALPHA, Estimate
 from experiments.running.plan import Plan
 

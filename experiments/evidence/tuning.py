@@ -21,7 +21,7 @@ from typing import Any
 from experiments.common import files
 from experiments.common.errors import unknown
 from experiments.config import written
-from experiments.config.schema import Grid
+from experiments.config.trials import Grid
 from experiments.evidence import results
 
 Scores = Mapping[str, Sequence[Sequence[float | None]]]  # arm -> value -> pilot seed -> score

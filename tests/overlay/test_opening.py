@@ -193,6 +193,12 @@ def test_code_that_imports_the_engine_is_refused(changed: Callable[[str, str, st
     refuse(mine, "imports experiments.evidence; expected modules, datamodules and libraries")
 
 
+@pytest.mark.parametrize("text", ["def broken(:\n", "x = " + "(" * 5000 + ")" * 5000, "\0"])
+def test_code_that_is_no_python_is_refused(mine: Path, text: str) -> None:
+    (mine / "modules" / "broken.py").write_text(text, encoding="utf-8")
+    refuse(mine, "mine/modules/broken.py: no Python")
+
+
 def test_a_misspelt_key_of_the_overlays_file_is_told_with_the_nearest(changed: Callable[[str, str, str], Path]) -> None:
     refuse(changed("overlay.yaml", "allow:", "alow:"), "did you mean 'allow'?")
 
