@@ -217,20 +217,24 @@ def _sizes(replaced: Mapping[str, Any], old: Images) -> dict[str, int]:
 
 def _share(asked: Mapping[str, Mapping[str, int]], new: Mapping[str, Images]) -> tuple[float, float]:
     """Which part of the recipe's training and test images there are, at most 1: of the stage that asks for most."""
-    train = min(new[path].train / (sizes["train_size"] + sizes["val_size"]) for path, sizes in asked.items())
-    test = min(new[path].test / max(1, sizes["test_size"]) for path, sizes in asked.items())
-    return min(1.0, train), min(1.0, test)
+    shares = [(1.0, 1.0)]
+    for path, sizes in asked.items():
+        train, test = sizes["train_size"] + sizes["val_size"], max(1, sizes["test_size"])
+        if new[path].test:
+            shares.append((new[path].train / train, new[path].test / test))
+        else:  # one set, from which the test is drawn too
+            shares.append((new[path].train / (train + test),) * 2)
+    return min(train for train, _ in shares), min(test for _, test in shares)
 
 
 def _scaled(asked: Mapping[str, int], new: Images, share: tuple[float, float]) -> dict[str, int]:
     """The recipe's sizes in proportion to what there is; none that was asked for becomes nothing."""
-    val = max(min(asked["val_size"], len(new.classes)), int(asked["val_size"] * share[0]))
-    train = max(min(asked["train_size"], len(new.classes)), int(asked["train_size"] * share[0]))
-    return {
-        "train_size": min(train, new.train - val),
-        "val_size": val,
-        "test_size": max(min(asked["test_size"], len(new.classes)), int(asked["test_size"] * share[1])),
-    }
+    least = len(new.classes)
+    val = max(min(asked["val_size"], least), int(asked["val_size"] * share[0]))
+    test = max(min(asked["test_size"], least), int(asked["test_size"] * share[1]))
+    train = max(min(asked["train_size"], least), int(asked["train_size"] * share[0]))
+    left = new.train - val - (0 if new.test else test)
+    return {"train_size": min(train, left), "val_size": val, "test_size": test}
 
 
 # --- what follows from it ---------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from experiments.common.overlay import make_current
 from experiments.common.paths import ROOT
 from experiments.config import compose, overlay
 from experiments.evidence import results
+from experiments.pages import scope
 from tests.overlay.conftest import git
 from tests.overlay.photos import write_photos
 
@@ -123,6 +124,9 @@ def test_an_entry_says_what_stood_in_place_of_the_papers_data() -> None:
     other = entry.model_copy(update={"overrides": ["data=my_photos"]})
     assert results.data_of(entry) is None
     assert results.title_of(other) == f"{results.title_of(entry)}+data=my_photos"
+    about_its_own = {"scope": {"mini": "digits of eight pixels"}}
+    assert scope.told(about_its_own, "mini", None) == "digits of eight pixels"
+    assert scope.told(about_its_own, "mini", None, "my_photos") == "on my_photos"
 
 
 def test_the_suites_records_take_in_the_suites_data_alone(tmp_path: Path) -> None:

@@ -85,6 +85,31 @@ def test_the_suites_own_data_goes_in_as_well() -> None:
     assert config["stages"]["init"]["module"]["classes"] == 10
 
 
+def images(train: int, test: int) -> own_data.Images:
+    return own_data.Images(("a", "b"), 3, 28, train, test, (0.5,), (0.5,), train // 2)
+
+
+@pytest.mark.parametrize(
+    ("there", "sizes"),
+    [
+        ((1000, 500), [(800, 100, 400), (80, 100, 400)]),  # enough
+        ((450, 100), [(400, 50, 100), (40, 50, 100)]),  # half and a quarter
+        ((650, 0), [(400, 50, 200), (40, 50, 200)]),  # half of 900 + 400, one set for all three
+        ((12, 2), [(10, 2, 2), (2, 2, 2)]),  # an image of each class at least
+    ],
+)
+def test_all_stages_get_the_same_share_of_the_images_that_their_recipe_asks_for(
+    there: tuple[int, int], sizes: list[tuple[int, int, int]]
+) -> None:
+    asked = {
+        "teacher": {"train_size": 800, "val_size": 100, "test_size": 400},
+        "student": {"train_size": 80, "val_size": 100, "test_size": 400},
+    }
+    share = own_data._share(asked, dict.fromkeys(asked, images(*there)))
+    scaled = [tuple(own_data._scaled(each, images(*there), share).values()) for each in asked.values()]
+    assert scaled == sizes
+
+
 def test_sides_of_canvases_and_of_networks_that_shrink_images_follow_in_proportion() -> None:
     canvases = resolved("paper=bagel", "data=cifar10")["stages"]["weak"]
     assert canvases["module"]["network"]["input_size"] == 64
