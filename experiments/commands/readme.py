@@ -144,7 +144,10 @@ def own_data_table() -> str:
         said = compose.paper_file(paper).get("own_data")
         if not isinstance(said, str):
             asked = " and ".join(f"`{key}=`" for key in (said or {}).get("needs") or ())
-            said = f"works, with {asked}" if asked else "works"
+            images = (said or {}).get("images")
+            said = (
+                "works" + (f", with {asked}" if asked else "") + (f", from {images} training images" if images else "")
+            )
         lines.append(f"| `{paper}` | {said} |")
     return "\n".join(lines)
 

@@ -144,6 +144,8 @@ def _check_needs(asked: schema.OwnData, images: Images, name: str, paper: str) -
         raise InputError(f"data={name}: {images.channels} channels; {paper} needs grey images")
     if asked.classes is not None and len(images.classes) < asked.classes:
         raise InputError(f"data={name}: {len(images.classes)} classes; {paper} needs {asked.classes} or more")
+    if asked.images is not None and images.train < asked.images:
+        raise InputError(f"data={name}: {images.train} training images; {paper} needs {asked.images} or more")
 
 
 # --- where it goes ----------------------------------------------------------------------------------------------------

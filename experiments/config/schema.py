@@ -146,6 +146,8 @@ class OwnData(Closed):
     """Keys that have to be said on the command line, as stages.*.data.hierarchy, and what each is."""
     classes: Whole | None = None
     """How many classes there have to be."""
+    images: Whole | None = None
+    """How many training images there have to be."""
     grey: Flag = False
     """Its networks or canvases take one channel: photos are made grey."""
 

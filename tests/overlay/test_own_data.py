@@ -36,6 +36,7 @@ ASKED = {  # what papers need beside images
     ]
 }
 SAID = "_target_: datamodules.common.own.PhotoFolder\nroot: photos\n"
+FEW = 48  # training images of my_photos; many_photos has 256
 
 
 @pytest.fixture(scope="session")
@@ -43,8 +44,11 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An overlay as docs/own-data.md says to make one, committed: four classes of 16 photos."""
     folder = tmp_path_factory.mktemp("overlay") / "mine"
     write_photos(folder / "photos")
+    write_photos(folder / "many", 86)
     (folder / "conf" / "data").mkdir(parents=True)
     (folder / "conf" / "data" / "my_photos.yaml").write_text(SAID, encoding="utf-8")
+    many = SAID.replace("root: photos", "root: many")
+    (folder / "conf" / "data" / "many_photos.yaml").write_text(many, encoding="utf-8")
     (folder / "datamodules").mkdir()
     (folder / "datamodules" / "tree.py").write_text(TREE, encoding="utf-8")
     allowed = "name: mine\nallow: [mine.datamodules.tree.photos]\n"
@@ -66,10 +70,12 @@ def mine(shown: Path) -> Iterator[Path]:
 
 def run(paper: str, runs: Path) -> dict[str, dict[str, dict[str, list[float]]]]:
     """A paper at smoke on the photos; its short form."""
-    lines = [f"paper={paper}", "scale=smoke", "data=my_photos", "seeds=[0]", f"runs_dir={runs}", "jobs=1"]
+    least = (compose.paper_file(paper).get("own_data") or {}).get("images") or 0
+    data = "my_photos" if least <= FEW else "many_photos"
+    lines = [f"paper={paper}", "scale=smoke", f"data={data}", "seeds=[0]", f"runs_dir={runs}", "jobs=1"]
     lines += ASKED.get(paper, [])
     assert reproduce.main(lines) == 0
-    summary = json.loads((runs / paper / "smoke" / "summary-my_photos.json").read_text(encoding="utf-8"))
+    summary = json.loads((runs / paper / "smoke" / f"summary-{data}.json").read_text(encoding="utf-8"))
     assert all(summary["stages"].values())
     assert "not run" not in {claim["verdict"] for claim in summary["claims"]}
     return dict(summary)
@@ -102,6 +108,12 @@ def test_what_a_paper_needs_beside_images_is_asked_for_by_name() -> None:
     assert stage["module"]["network"]["levels"] == [[3, 2]]
     assert (stage["module"]["classes"], stage["module"]["network"]["in_channels"]) == (4, 3)
     assert stage["data"]["source"]["side"] == stage["module"]["network"]["image_size"] == 20
+
+
+@pytest.mark.usefixtures("mine")
+def test_too_few_images_are_told() -> None:
+    with pytest.raises(InputError, match="data=my_photos: 48 training images; g_simclr needs 256 or more"):
+        compose.request(["paper=g_simclr", "scale=smoke", "data=my_photos"])
 
 
 def test_at_least_twenty_papers_take_plain_labelled_images() -> None:
