@@ -143,11 +143,9 @@ def own_data_table() -> str:
     for paper in compose.papers():
         said = compose.paper_file(paper).get("own_data")
         if not isinstance(said, str):
-            asked = " and ".join(f"`{key}=`" for key in (said or {}).get("needs") or ())
-            images = (said or {}).get("images")
-            said = (
-                "works" + (f", with {asked}" if asked else "") + (f", from {images} training images" if images else "")
-            )
+            needs, images = (said or {}).get("needs"), (said or {}).get("images")
+            words = ["works", *([" and ".join(f"`{key}=`" for key in needs)] if needs else [])]
+            said = ", with ".join(words) + (f", from {images} training images" if images else "")
         lines.append(f"| `{paper}` | {said} |")
     return "\n".join(lines)
 
