@@ -30,6 +30,7 @@ PLAIN = (
 )
 KEPT = ("batch_size", "label_noise", "augment", "seed", "generated", "views", "rows")  # of the node that is replaced
 SIZES = ("train_size", "val_size", "test_size")
+ALL = -1  # a training size: what validation leaves
 CLASSES = ("classes", "num_classes")  # keys that follow, where they hold what the replaced data has
 CHANNELS = ("in_channels", "channels")
 SIDES = ("input_size", "image_size", "side", "size")
@@ -84,9 +85,8 @@ def lines(name: str, paper: str, config: DictConfig, given: Sequence[str] = ()) 
     _check_needs(asked, one, name, paper)
 
     sizes = {path: _sizes(node, old[path]) for path, node in replaced.items()}
-    share = _share(sizes, new)
-    for path, node in put.items():
-        node |= _scaled(sizes[path], new[path], share)
+    for path, fitting in _scaled(sizes, old, new).items():
+        put[path] |= fitting
     least = {path: max(1, int(node["train_size"] * one.smallest / one.train) - 1) for path, node in put.items()}
 
     return [
@@ -208,35 +208,51 @@ def _declared(node: Mapping[str, Any], where: str) -> Images:
 
 
 def _sizes(replaced: Mapping[str, Any], old: Images) -> dict[str, int]:
-    """What the recipe takes of the replaced data for training, validation and test, all said."""
-    val = int(replaced.get("val_size") or 0)
-    test = replaced.get("test_size")
-    test = old.test if test is None else int(test)
-    left = old.train - val - (0 if old.test else test)
-    train = replaced.get("train_size")
-    return {"train_size": left if train is None else int(train), "val_size": val, "test_size": test}
+    """What the recipe takes of the replaced data for training (ALL: what is left), validation and test."""
+    train, test = replaced.get("train_size"), replaced.get("test_size")
+    return {
+        "train_size": ALL if train is None else int(train),
+        "val_size": int(replaced.get("val_size") or 0),
+        "test_size": old.test if test is None else int(test),
+    }
 
 
-def _share(asked: Mapping[str, Mapping[str, int]], new: Mapping[str, Images]) -> tuple[float, float]:
-    """Which part of the recipe's training and test images there are, at most 1: of the stage that asks for most."""
-    shares = [(1.0, 1.0)]
+def _scaled(
+    asked: Mapping[str, Mapping[str, int]], old: Mapping[str, Images], new: Mapping[str, Images]
+) -> dict[str, dict[str, int]]:
+    """The recipe's sizes as long as there are so many images, else smaller; none that was asked for becomes nothing.
+
+    Where a stage asks for more training images than there are, validation images become as small a part of all as they
+    were, and all stages that say how many they train on get the same share of it. One that takes all there is gets all.
+    """
+    one_set = any(not images.test for images in new.values())  # from which the test is drawn too
+    whole = {path: sum(size for size in sizes.values() if size != ALL) for path, sizes in asked.items()}
+    needed = {path: whole[path] - (0 if one_set else sizes["test_size"]) for path, sizes in asked.items()}
+    crowded = any(needed[path] > new[path].train for path in asked)
+    part = min([1.0, *(new[path].train / (needed[path] if one_set else old[path].train) for path in asked)])
+    tested = part if one_set else min([1.0, *(new[path].test / max(1, asked[path]["test_size"]) for path in asked)])
+
+    made: dict[str, dict[str, int]] = {}
     for path, sizes in asked.items():
-        train, test = sizes["train_size"] + sizes["val_size"], max(1, sizes["test_size"])
-        if new[path].test:
-            shares.append((new[path].train / train, new[path].test / test))
-        else:  # one set, from which the test is drawn too
-            shares.append((new[path].train / (train + test),) * 2)
-    return min(train for train, _ in shares), min(test for _, test in shares)
+        least = len(new[path].classes)
+        val = _part(sizes["val_size"], part if crowded or sizes["train_size"] == ALL else 1.0, least)
+        made[path] = {"val_size": val, "test_size": _part(sizes["test_size"], tested, least)}
+    left = {
+        path: new[path].train - sum(each.values()) + (0 if one_set else each["test_size"])
+        for path, each in made.items()
+    }
+    share = min(
+        [1.0, *(left[path] / sizes["train_size"] for path, sizes in asked.items() if sizes["train_size"] != ALL)]
+    )
+    for path, sizes in asked.items():
+        train = _part(sizes["train_size"], share, len(new[path].classes))
+        made[path]["train_size"] = left[path] if sizes["train_size"] == ALL else min(train, left[path])
+    return made
 
 
-def _scaled(asked: Mapping[str, int], new: Images, share: tuple[float, float]) -> dict[str, int]:
-    """The recipe's sizes in proportion to what there is; none that was asked for becomes nothing."""
-    least = len(new.classes)
-    val = max(min(asked["val_size"], least), int(asked["val_size"] * share[0]))
-    test = max(min(asked["test_size"], least), int(asked["test_size"] * share[1]))
-    train = max(min(asked["train_size"], least), int(asked["train_size"] * share[0]))
-    left = new.train - val - (0 if new.test else test)
-    return {"train_size": min(train, left), "val_size": val, "test_size": test}
+def _part(size: int, share: float, least: int) -> int:
+    """A share of a size: all of what is no more than `least`."""
+    return max(min(size, least), int(size * share))
 
 
 # --- what follows from it ---------------------------------------------------------------------------------------------

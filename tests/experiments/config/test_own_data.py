@@ -52,10 +52,10 @@ def test_a_node_is_replaced_as_a_whole_and_classes_and_channels_follow(photos: P
     network = teacher["module"]["network"]
     assert (network["in_channels"], network["input_size"], network["classes"]) == (3, 28, 4)
 
-    # 640 + 200 are the most that a stage asks for, and there are 48 to train on
-    assert teacher["data"]["train_size"] == int(640 * 48 / 840)
-    assert student["data"]["train_size"] == int(250 * 48 / 840)
-    assert student["data"]["val_size"] == teacher["data"]["val_size"] == int(200 * 48 / 840)
+    # 640 are the most that a stage trains on, and there are 48, of which 4 are for validation
+    assert teacher["data"]["train_size"] == 44
+    assert student["data"]["train_size"] == int(250 * 44 / 640)
+    assert student["data"]["val_size"] == teacher["data"]["val_size"] == 4
     assert student["data"]["test_size"] == 16
 
 
@@ -64,7 +64,7 @@ def test_what_stands_on_top_of_the_data_stays_and_asks_for_no_more_images_than_t
     stage = resolved("paper=rotnet", "data=my_photos")["stages"]["conv"]
     assert stage["data"]["_target_"] == "datamodules.common.subsets.Subset"
     assert stage["data"]["source"]["_target_"] == "datamodules.common.own.PhotoFolder"
-    assert stage["data"]["source"]["train_size"] == 48
+    assert stage["data"]["source"]["train_size"] == 40  # 48 without 8 for validation
     assert stage["data"]["per_class"] == 5  # of the 12 there are
 
 
@@ -89,25 +89,33 @@ def images(train: int, test: int) -> own_data.Images:
     return own_data.Images(("a", "b"), 3, 28, train, test, (0.5,), (0.5,), train // 2)
 
 
+def scaled(asked: dict[str, tuple[int, int, int]], there: tuple[int, int]) -> list[tuple[int, int, int]]:
+    """Sizes for training, validation and test where the paper's data has 12,000 + 2,000 images."""
+    names = ("train_size", "val_size", "test_size")
+    sizes = {name: dict(zip(names, each, strict=True)) for name, each in asked.items()}
+    old, new = (dict.fromkeys(asked, images(*counts)) for counts in ((12000, 2000), there))
+    made = own_data._scaled(sizes, old, new)
+    return [(each["train_size"], each["val_size"], each["test_size"]) for each in made.values()]
+
+
 @pytest.mark.parametrize(
     ("there", "sizes"),
     [
-        ((1000, 500), [(800, 100, 400), (80, 100, 400)]),  # enough
-        ((450, 100), [(400, 50, 100), (40, 50, 100)]),  # half and a quarter
-        ((650, 0), [(400, 50, 200), (40, 50, 200)]),  # half of 900 + 400, one set for all three
+        ((1000, 500), [(800, 120, 400), (80, 120, 400)]),  # enough
+        ((500, 100), [(495, 5, 100), (49, 5, 100)]),  # a hundredth for validation as before, 495 of 800, a quarter
+        ((670, 0), [(407, 60, 203), (40, 60, 203)]),  # 670 of 800 + 120 + 400: one set for all three
         ((12, 2), [(10, 2, 2), (2, 2, 2)]),  # an image of each class at least
     ],
 )
 def test_all_stages_get_the_same_share_of_the_images_that_their_recipe_asks_for(
     there: tuple[int, int], sizes: list[tuple[int, int, int]]
 ) -> None:
-    asked = {
-        "teacher": {"train_size": 800, "val_size": 100, "test_size": 400},
-        "student": {"train_size": 80, "val_size": 100, "test_size": 400},
-    }
-    share = own_data._share(asked, dict.fromkeys(asked, images(*there)))
-    scaled = [tuple(own_data._scaled(each, images(*there), share).values()) for each in asked.values()]
-    assert scaled == sizes
+    assert scaled({"teacher": (800, 120, 400), "student": (80, 120, 400)}, there) == sizes
+
+
+def test_a_stage_that_takes_all_there_is_makes_the_others_no_smaller() -> None:
+    asked = {"all": (own_data.ALL, 1200, 25), "some": (30, 10, 50)}
+    assert scaled(asked, (50, 50)) == [(45, 5, 25), (30, 2, 50)]
 
 
 def test_sides_of_canvases_and_of_networks_that_shrink_images_follow_in_proportion() -> None:
