@@ -18,7 +18,7 @@ from experiments.pages import scope
 from tests.overlay.conftest import git
 from tests.overlay.photos import write_photos
 
-QUICK = ("semiotics", "ntk_optimality")  # of grey and of colour photos, seconds each
+QUICK = ("case_based_prototypes", "meal_v2")  # seconds each
 PAPERS = [paper for paper in compose.papers() if not isinstance(compose.paper_file(paper).get("own_data"), str)]
 TREE = """\
 \"\"\"Coarse classes of my photos.\"\"\"
@@ -44,7 +44,6 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An overlay as docs/own-data.md says to make one, committed: four classes of 16 photos."""
     folder = tmp_path_factory.mktemp("overlay") / "mine"
     write_photos(folder / "photos")
-    write_photos(folder / "many", 86)
     (folder / "conf" / "data").mkdir(parents=True)
     (folder / "conf" / "data" / "my_photos.yaml").write_text(SAID, encoding="utf-8")
     many = SAID.replace("root: photos", "root: many")
@@ -68,10 +67,12 @@ def mine(shown: Path) -> Iterator[Path]:
     make_current(None)
 
 
-def run(paper: str, runs: Path) -> dict[str, dict[str, dict[str, list[float]]]]:
+def run(paper: str, folder: Path, runs: Path) -> dict[str, dict[str, dict[str, list[float]]]]:
     """A paper at smoke on the photos; its short form."""
     least = (compose.paper_file(paper).get("own_data") or {}).get("images") or 0
     data = "my_photos" if least <= FEW else "many_photos"
+    if data == "many_photos":
+        write_photos(folder / "many", 86)
     lines = [f"paper={paper}", "scale=smoke", f"data={data}", "seeds=[0]", f"runs_dir={runs}", "jobs=1"]
     lines += ASKED.get(paper, [])
     assert reproduce.main(lines) == 0
@@ -81,17 +82,15 @@ def run(paper: str, runs: Path) -> dict[str, dict[str, dict[str, list[float]]]]:
     return dict(summary)
 
 
-@pytest.mark.usefixtures("mine")
 @pytest.mark.parametrize("paper", QUICK)
-def test_a_paper_runs_on_a_users_photos(paper: str, tmp_path: Path) -> None:
-    run(paper, tmp_path)
+def test_a_paper_runs_on_a_users_photos(paper: str, mine: Path, tmp_path: Path) -> None:
+    run(paper, mine, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("mine")
 @pytest.mark.parametrize("paper", [paper for paper in PAPERS if paper not in QUICK])
-def test_every_other_paper_runs_on_a_users_photos(paper: str, tmp_path: Path) -> None:
-    run(paper, tmp_path)
+def test_every_other_paper_runs_on_a_users_photos(paper: str, mine: Path, tmp_path: Path) -> None:
+    run(paper, mine, tmp_path)
 
 
 @pytest.mark.usefixtures("mine")
