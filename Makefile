@@ -175,7 +175,7 @@ export: $(READY) ## weights of a finished stage with a card (STAGE=student), or 
 	@$(BIN)/python -m experiments.commands.export $(if $(STAGE),stage=$(STAGE)) $(if $(FORMAT),format=$(FORMAT)) $(GIVEN)
 
 logbook: $(READY) ## a paper's record for others: claim by claim in Trackio's format, and an RO-Crate (exports/)
-	@$(BIN)/python -m experiments.commands.logbook $(if $(PAPER),paper=$(PAPER)) $(ARGS)
+	@$(BIN)/python -m experiments.commands.logbook $(if $(PAPER),paper=$(PAPER)) $(OVERLAY) $(ARGS)
 
 pack: $(READY) ## a setting's runs, finished and half-done, in one file to go on with elsewhere (exports/)
 	@$(BIN)/python -m experiments.commands.pack $(GIVEN)

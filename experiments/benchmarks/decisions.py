@@ -415,7 +415,7 @@ def _dead_networks(worth: float, runs: int) -> list[str]:
         "A network dies now and then: its outcome falls by ten deviations. With `dead:` both arms of such a seed",
         f"start again together, at most {restarts.MOST} times. The effect is that of living networks, in worths; at 0",
         "support is wrong. A generous limit also catches living networks more than 0.9 deviations below their mean, by",
-        "a metric that tells the outcome.",
+        f"a metric that tells the outcome. {runs:,} runs each.",
         "",
         "| noise of seeds | what dies | 0: without | 0: with | 1: without | 1: with | 2: without | 2: with |",
         "|---|---|---|---|---|---|---|---|",

@@ -80,4 +80,4 @@ def _copy(source: Path, folder: Path, name: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(main, HELP, exits="0, or 2 on wrong input"))
+    sys.exit(cli.main(main, HELP, exits="0, or 2 on wrong input", overlays=True))

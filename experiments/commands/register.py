@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -74,9 +73,7 @@ def main(argv: list[str]) -> int:
     variant = f" VARIANT={request.variant}" if request.variant else ""
     scale = f" SCALE={request.scale}" if request.scale != "mini" else ""
     data = f" DATA={request.data}" if request.data else ""
-    extra = overlay.current()
-    own = f" EXTRA={os.path.relpath(extra.folder)}" if extra is not None else ""
-    print(f"next:       make reproduce PAPER={filed.paper}{scale}{variant}{data}{own}")
+    print(f"next:       make reproduce PAPER={filed.paper}{scale}{variant}{data}{overlay.typed()}")
     return 0
 
 
