@@ -14,6 +14,7 @@ from typing import Any
 from experiments.common import files
 from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
+from experiments.config import compose
 from experiments.evidence import suite
 from experiments.evidence.words import EFFECT_ONLY, NOT_RUN
 from experiments.pages import forest
@@ -50,7 +51,9 @@ def texts(papers: Sequence[Paper], root: Path = ROOT) -> dict[str, str]:
     text = _between(text, "counts", counts(papers))
     text = _between(text, "papers", table(papers))
     text = EXAMPLE.sub(lambda match: example(papers, match[1]), text)
+    page = (root / "docs/own-data.md").read_text(encoding="utf-8")
     return {
+        "docs/own-data.md": _between(page, "own data", own_data_table(), "docs/own-data.md"),
         "README.md": text,
         "docs/method.md": note(papers, root),
         "docs/results.md": f"{RESULTS}{settings_table(papers)}\n",
@@ -161,6 +164,19 @@ def table(papers: Sequence[Paper]) -> str:
         title, entry = chosen
         about = f" at {title}: {entry['scope']}" if entry["scope"] else f" at {title}"
         lines.append(f"| {link(paper)} | {found} | **{verdict(paper, title)}**{about} | {replicated(entry)} |")
+    return "\n".join(lines)
+
+
+def own_data_table() -> str:
+    """A row for each paper: whether plain labelled images can stand in place of its data, or why not."""
+    lines = ["| paper | with `DATA=` |", "|---|---|"]
+    for paper in compose.papers():
+        said = compose.paper_file(paper).get("own_data")
+        if not isinstance(said, str):
+            needs, images = (said or {}).get("needs"), (said or {}).get("images")
+            words = ["works", *([" and ".join(f"`{key}=`" for key in needs)] if needs else [])]
+            said = ", with ".join(words) + (f", from {images} training images" if images else "")
+        lines.append(f"| `{paper}` | {said} |")
     return "\n".join(lines)
 
 
