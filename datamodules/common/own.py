@@ -449,7 +449,7 @@ class HuggingFace(OwnImages):
 
     @property
     def place(self) -> str:
-        return self.name
+        return str(self.name)
 
     def list_rows(self) -> Rows:
         load = _load_dataset()
