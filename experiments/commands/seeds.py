@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from experiments.commands import exploring, stopping
 from experiments.commands.schedulers import Schedulers, jobs
@@ -18,7 +17,7 @@ from experiments.identity.provenance import cores
 from experiments.pages import console, view
 from experiments.pages.progress import Board
 from experiments.running import cost, engine, preconditions
-from experiments.running.manifest import finished
+from experiments.running.manifest import Event, finished
 from experiments.running.plan import Plan, only, plan_each
 from experiments.running.pool import Scheduler
 
@@ -133,7 +132,7 @@ class Seeds:
             console.say(f"about {cost.in_words(seconds)}, as far as can be told from what its stages took before")
         with Board(setting.name, len(names), expected).plan(names) as board:
 
-            def report(event: dict[str, Any]) -> None:
+            def report(event: Event) -> None:
                 board(event)
                 if event["event"] == "stage" and event["status"] == "done":
                     self._check_reported(event["stage"], event["metrics"])
