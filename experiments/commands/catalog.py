@@ -11,10 +11,12 @@ from rich.text import Text
 
 from experiments.commands import cli, readme
 from experiments.commands.described import Compared, Configured, Covered, Main, Paper, Setting
+from experiments.common import overlay
 from experiments.common.errors import InputError
 from experiments.common.memory import CONFIGURATION, remember
+from experiments.common.overlay import home
 from experiments.common.plain import Plain
-from experiments.config import claims, compose
+from experiments.config import claims, compose, unfilled
 from experiments.evidence import counts, coverage, results, staleness, suite
 from experiments.evidence.judged import JudgedClaim
 from experiments.evidence.records import Entry
@@ -165,6 +167,8 @@ def _details(paper: Paper) -> Table:
     if paper["finding"]:
         table.add_row("finding", Text(paper["finding"], "bold"))
     table.add_row("about", paper["about"])
+    if left := unfilled.find(home(), unfilled.own_files(home(), paper["key"], "mini")):
+        table.add_row("to fill in", f"{count(len(left), 'place')}; make register names each")
     for name, entry in readme.ordered(paper["entries"]):
         verdict = console.word(entry["main"]["verdict"] if entry["main"] else "no main claim")
         table.add_row(f"at {name}", Text.assemble(verdict, f": {entry['scope']}"))
@@ -221,6 +225,8 @@ def main(argv: list[str]) -> int:
             raise InputError(f"{word}: expected --json, --readme or keys of papers")
     if keys and "--readme" in argv:
         raise InputError(f"{keys[0]}: --readme writes of all papers; expected no key")
+    if "--readme" in argv and overlay.current() is not None:
+        raise InputError("--readme: README and docs/ tell the suite's records; expected it without extra=")
     papers = describe_all(cli.papers_named(keys))
     if "--json" in argv:
         print(json.dumps(papers, indent=1))

@@ -216,4 +216,4 @@ def _table(moved: Sequence[states.Difference]) -> Table:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(main, HELP, exits=EXITS))
+    sys.exit(cli.main(main, HELP, overlays=True, exits=EXITS))

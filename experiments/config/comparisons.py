@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Annotated, Literal
 
@@ -32,6 +33,7 @@ HASHED = {
     *("name", "better", "than", "worth", "unit", "main", "asked_by", "kind", "margin", "within", "lower_is_better"),
     *("requires", "published", "scale", "variant", "range", "test_over_train"),
 }
+DEAD = r"train/[\w.@+-]*[\w@+] (<|<=|>|>=) -?(\d[\d.]*|\.\d+)(e[+-]?\d+)?"  # a training metric and a limit
 EXPLAINS = {"worth_reason"}  # fields for readers, which change no verdict and are in no hash
 Rivals = Annotated[
     dict[Text, Number | Text],
@@ -130,6 +132,10 @@ class Claim(Question):
     seeds that fulfil one is shown to be less than `share_of_seeds`. Seeds that do not stay in the difference."""
     share_of_seeds: Fraction = 0.9
     """Of `requires_each`."""
+    dead: Text = ""
+    """Of a main claim: when an arm that it compares has learnt nothing, as train/top1 < 12. A training metric and a
+    limit, the same for all of them. All arms of a seed in which one is dead start again together, at most twice; leave
+    it out where stability is the claim."""
     published: Annotated[Reported, keys_of("difference", "source")] | None = None
     """What the paper reports of it."""
     scale: Names | None = None
@@ -154,6 +160,18 @@ class Claim(Question):
             raise ValueError(f"{self.name!r}: kind images is judged by itself, not among several outcomes")
         return self
 
+    @model_validator(mode="after")
+    def _can_start_again(self) -> Claim:
+        if not self.dead:
+            return self
+        if re.fullmatch(DEAD, self.dead) is None:
+            raise ValueError(f"dead={self.dead!r}: expected a training metric and a limit, as in train/top1 < 12")
+        if not self.main:
+            raise ValueError(f"{self.name!r}: dead is said with the main claim, whose arms start again")
+        if kinds := {part.kind for part in self.all or (self,)} - {"normal", "bounded"}:
+            raise ValueError(f"{self.name!r}: kind {min(kinds)} has no seeds that start again; leave out dead")
+        return self
+
     def _is_joint(self) -> bool:
         return bool(self.all)
 
@@ -175,6 +193,12 @@ class Claim(Question):
     def preconditions(self) -> list[str]:
         """The comparisons without which nothing is judged."""
         return [*self.requires, *self.requires_each]
+
+    def arms(self, stages: Iterable[str]) -> list[str]:
+        """The stages, of these, whose metrics it compares."""
+        known = list(stages)
+        named = [metric for side in self.sides(self.name) for metric in expressions.metrics(side)]
+        return list(dict.fromkeys(stage for metric in named for stage in expressions.fitting(metric, known)))
 
     def expression(self, where: str = "claims") -> tuple[Expression, Expression]:
         """Both sides, of a claim that compares one thing with one other. Raises InputError naming `where`."""

@@ -31,6 +31,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.common import overlay
 from experiments.common.errors import InputError, unknown
 from experiments.common.plain import Config
 from experiments.config import frame, reading, recipes
@@ -49,6 +50,7 @@ from experiments.config.reading import (
     papers,
     recipe_files,
     search,
+    search_path,
     sweep_file,
 )
 
@@ -70,6 +72,7 @@ __all__ = [
     "resolve",
     "resolve_each",
     "search",
+    "search_path",
     "sweep_file",
 ]
 
@@ -118,6 +121,8 @@ def request(argv: Sequence[str]) -> Request:
     overrides = [*chosen, *last.values()]
     if variant:
         overrides.append(f"variant={variant}")
+    if overlay.current() is not None and "runs_dir" not in last:
+        overrides.append(f"runs_dir={overlay.home() / 'runs'}")
     lines.check_options(overrides)
     return Request(paper, scale, variant, tuple(typed), tuple(overrides))
 
@@ -177,7 +182,7 @@ def _expand(typed: Sequence[str], chosen: Sequence[str], stages: Sequence[str], 
     for index, each in enumerate(expanded):
         if len(each) > 1 and not lines.chooses_option(each[0]):
             lines.check_options(options_chosen)
-            base = _without_values(reading.CONF, (*chosen, *options_chosen))
+            base = _without_values((reading.CONF, *reading.search_path()), (*chosen, *options_chosen))
             expanded[index] = [line for line in each if _has(base, split(line)[0])]
             if not expanded[index]:
                 raise InputError(f"{typed[index]}: no stage has this key")
@@ -185,10 +190,10 @@ def _expand(typed: Sequence[str], chosen: Sequence[str], stages: Sequence[str], 
 
 
 @lru_cache(maxsize=8)
-def _without_values(folder: Path, overrides: tuple[str, ...]) -> DictConfig:
+def _without_values(folders: tuple[Any, ...], overrides: tuple[str, ...]) -> DictConfig:
     """What the groups alone compose to, to look up keys in: the same for many variants of a paper.
 
-    `folder` is where the configuration is, so that another one is not answered from this one.
+    `folders` are where the configuration is, so that another one is not answered from this one.
     """
     return compose(overrides)
 
@@ -221,7 +226,9 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(reading.CONF), version_base="1.3"):
         try:
-            return _composed(overrides)
+            config = _composed(overrides)
+            reading.place_arm(config)
+            return config
         except HydraException as error:
             raise _explain(error, overrides) from error
         except OmegaConfBaseException as error:

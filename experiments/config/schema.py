@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
@@ -24,16 +24,32 @@ from experiments.config.trials import Grid, Knob
 from experiments.config.written import (
     CLOSED,
     OPEN,
+    Arxiv,
     Closed,
     Flag,
     FromZero,
+    Key,
     Scale,
     Text,
     Whole,
     Written,
+    choice_of,
     read,
 )
 
+Topic = choice_of(
+    Literal[
+        "architectures",
+        "distillation",
+        "generated images",
+        "generation",
+        "interpretability",
+        "labels and evaluation",
+        "medical images",
+        "representations",
+        "training and theory",
+    ]
+)
 SomeStages = Annotated[list[Text], Field(min_length=1), Written("a list of stages")]
 
 
@@ -120,18 +136,22 @@ class Recipe(Settings):
 class PaperFile(Settings):
     """conf/paper/<key>.yaml: what a paper claims, and its stages. Other keys are values that another line reads."""
 
-    key: Text
+    key: Key
     """The file's own name."""
     title: Text
     """Of the paper."""
-    arxiv: Text
+    arxiv: Arxiv
     """Its number there, in quotes."""
     claims: list[Claim]
     """The main claim first."""
     about: Text = ""
     """What the paper does, in two or three sentences."""
+    released: Annotated[Text, Field(pattern=r"^([\w.-]+/[\w.-]+)?$"), Written("a repository, as owner/name")] = ""
+    """The authors' own code on GitHub, as owner/name; nothing where none is known."""
     venue: Text = ""
     """Where it was published."""
+    topic: Topic | None = None  # type: ignore[valid-type]
+    """What the paper is about, by which the index filters."""
     finding: Finding | None = None
     """What was found over all recorded settings."""
     covers: list[Covered] | None = None

@@ -29,8 +29,8 @@ Wiring = Annotated[dict[str, Text | list[Text]], Written("stages by argument, as
 class Trainer(Closed):
     """pytorch_lightning.Trainer's arguments that a configuration may set; the engine sets the rest."""
 
-    accelerator: choice_of(Literal["auto", "cpu", "gpu", "cuda", "mps"]) = "auto"  # type: ignore[valid-type]
-    """What computes."""
+    accelerator: choice_of(Literal["auto", "cpu", "gpu", "cuda"]) = "auto"  # type: ignore[valid-type]
+    """What computes; auto is one of NVIDIA's GPUs where there is one. Apple's MPS was compared with nothing here."""
     devices: Devices | list[Count] | Annotated[Literal["auto"], Written("auto")] = 1
     """How many devices, which of them, or -1 for all."""
     num_nodes: Whole | None = None

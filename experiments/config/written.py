@@ -81,6 +81,16 @@ def choice_of(literal: Any) -> Any:
 
 
 Text = Annotated[str, Written("a text")]
+Key = Annotated[
+    str,
+    Field(pattern="^[a-z][a-z0-9]*(_[a-z0-9]+)*$", max_length=40),
+    Written("a name of small letters, digits and _, as in st_protopnet"),
+]
+Arxiv = Annotated[
+    str,
+    Field(pattern=r"^(\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\d{7})(v\d+)?$"),
+    Written('a text that is an arXiv number, as in "1710.09412"'),
+]
 Flag = Annotated[bool, Strict(), Written("true or false")]
 Whole = Annotated[int, Strict(), Field(ge=1), Written("a whole number from 1")]
 Count = Annotated[int, Strict(), Field(ge=0), Written("a whole number from 0")]

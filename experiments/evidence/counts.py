@@ -82,7 +82,7 @@ def judge(asked: Counted, what: str, ours: int) -> Row:
 
 
 def path(paper: str) -> Path:
-    return results.RESULTS / "counts" / f"{paper}.json"
+    return results.base() / "counts" / f"{paper}.json"
 
 
 def stored(paper: str) -> list[Row]:

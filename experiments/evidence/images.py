@@ -199,7 +199,7 @@ def _differs(answers: Answers, main: JudgedClaim) -> str:
 
 
 def path_of(paper: str, title: str) -> Path:
-    return results.RESULTS / "images" / paper / f"{title}.json"
+    return results.base() / "images" / paper / f"{title}.json"
 
 
 def keep(paper: str, title: str, entry: Entry, plans: Sequence[Plan]) -> None:

@@ -129,6 +129,9 @@ class JudgedClaim(Part):
         found: of exploratory claims, whether e-BH over all of them lets it be called found.
         against: the comparisons, of a claim with rivals.
         parts: each of several outcomes, judged as a claim of its own.
+        restarted, still_dead: seeds whose arms started again since one was dead, and those of them in which one was in
+            the last try too.
+        without_restarts: what the first tries alone would say; None where none started again.
     The others are those of experiments.config.comparisons.Claim.
     """
 
@@ -162,6 +165,10 @@ class JudgedClaim(Part):
     requires_each: list[SeedsThatHold] = []
     against: Annotated[list[Against], Field(max_length=MOST_ITEMS)] = []
     parts: Annotated[list[JudgedClaim], Field(max_length=MOST_ITEMS)] = []
+    dead: str = ""
+    restarted: Seeds = []
+    still_dead: Seeds = []
+    without_restarts: Verdict | None = None
 
     @model_validator(mode="after")
     def _can_be_asked(self) -> JudgedClaim:

@@ -73,6 +73,34 @@ class Elsewhere(Part):
     claims: dict[str, Verdict]
 
 
+class Restart(Part):
+    """A further try of a seed in which an arm that the main claim compares was dead: all its stages with another seed.
+
+    Attributes:
+        of: the seed of the entry.
+        attempt: which further try this is, from 1.
+        seed: what it ran with.
+        fingerprints, seconds: by stage; None where it did not finish.
+        metrics: stage -> metric -> value; nothing of a stage that did not finish.
+        under: as of a stage's record.
+    """
+
+    of: int
+    attempt: Annotated[int, Field(ge=1)]
+    seed: int
+    fingerprints: Annotated[dict[str, str | None], Field(max_length=MOST_ITEMS)]
+    seconds: Annotated[dict[str, float | None], Field(max_length=MOST_ITEMS)]
+    metrics: Annotated[dict[str, dict[str, float]], Field(max_length=MOST_ITEMS)]
+    under: Names = []
+
+    def table(self) -> Table:
+        """Its metrics under its own seed: stage -> metric -> seed -> value."""
+        return {
+            stage: {metric: {self.seed: value} for metric, value in values.items()}
+            for stage, values in self.metrics.items()
+        }
+
+
 class Replication(Part):
     """The main claim on fresh seeds that each drew a recipe of their own (see experiments.config.vary).
 
@@ -81,6 +109,7 @@ class Replication(Part):
         drawn: of each seed, knob -> factor or value.
         metrics: stage -> metric of the main claim -> one value for each seed.
         claim: the main claim, judged by these seeds.
+        restarts: further tries of seeds in which an arm was dead.
         word: replicated, not replicated, open or not applicable.
     """
 
@@ -91,6 +120,7 @@ class Replication(Part):
     claim: JudgedClaim
     word: str
     stopped: str = ""
+    restarts: Annotated[list[Restart], Field(max_length=MOST_SEEDS)] = []
 
 
 class Entry(Part):
@@ -101,6 +131,7 @@ class Entry(Part):
         overrides: what the user gave beyond paper, scale and variant.
         place: of that, where it ran: the trainer and its devices, which are in fingerprints and in no registration.
         stopped: why no further seed was run.
+        restarts: further tries of seeds in which an arm of the main claim was dead; `stages` has the first ones.
         next: a registration that has begun and has no finished record yet.
         seal: a hash of all the rest, see results.seal.
     """
@@ -120,6 +151,7 @@ class Entry(Part):
     published: list[PublishedResult]
     stages: Annotated[dict[str, StageRecord], Field(max_length=MOST_ITEMS)]
     provenance: Provenance
+    restarts: Annotated[list[Restart], Field(max_length=MOST_SEEDS)] = []
     joined: list[Joined] = []
     confirmed: dict[str, Confirmation] = {}
     replication: Replication | None = None

@@ -18,7 +18,7 @@ from typing import Any, cast
 import yaml
 from typing_extensions import TypedDict
 
-from experiments.common import files
+from experiments.common import files, overlay
 from experiments.common.errors import InputError
 from experiments.common.plain import Config
 from experiments.config import limits
@@ -29,6 +29,7 @@ from experiments.identity import content, definitions
 from experiments.identity.fingerprint import ENGINE, targets
 from experiments.running.plan import Plan, Stage
 
+OF_OVERLAY = "overlay"  # likewise, of a registration in an overlay alone: its name
 BOUND = ("claims", "stages", "trainer", "rule", "vary", "tune", "data")  # what a registration binds, besides code
 
 
@@ -46,6 +47,7 @@ class About(TypedDict, total=False):
     why: str
     tried: list[Tried]
     tuning: Tuning | Untuned
+    commits: dict[str, str | None]  # of an overlay's: those of the suite and of the overlay
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Filed:
 
     def changed(self, now: Filed) -> list[str]:
         """What of a setting is not as it was registered, in words; nothing if the registration stands."""
-        parts = [part for part in BOUND if self.bound.get(part) != now.bound.get(part)]
+        parts = [part for part in (*BOUND, OF_OVERLAY) if self.bound.get(part) != now.bound.get(part)]
         stages = [name for name in now.code if self.code.get(name) != now.code[name]]
         if stages and "stages" not in parts:
             parts.append(f"code of {', '.join(stages)}")
@@ -81,7 +83,7 @@ class Filed:
 
 
 def folder(paper: str) -> Path:
-    return results.RESULTS / "registrations" / paper
+    return results.base() / "registrations" / paper
 
 
 def as_recorded(filed: Filed, digest: str | None = None) -> Registration:
@@ -117,6 +119,8 @@ def describe(setting: str, config: Mapping[str, Any], plan: Plan) -> Filed:
         "tune": _plain(config.get("tune") or {}),
         "data": {name: content.digest(stage.data) for name, stage in plan.stages.items()},
     }
+    if (extra := overlay.current()) is not None:
+        bound[OF_OVERLAY] = extra.name
     code = {name: _code(stage) for name, stage in plan.stages.items()}
     return Filed(plan.paper, setting, _hash(bound, code), _plain(bound), code, {})
 
@@ -153,7 +157,7 @@ def read(path: Path) -> Filed:
     """A registration's file. Raises InputError if it is damaged or is not what its name says."""
     raw = limits.read(path, str(path))
     try:
-        bound = {part: raw[part] for part in BOUND}
+        bound = {part: raw[part] for part in (*BOUND, *([OF_OVERLAY] if OF_OVERLAY in raw else []))}
         about = cast(About, {key: raw[key] for key in About.__annotations__ if key in raw})
         filed = Filed(raw["paper"], raw["setting"], raw["hash"], bound, dict(raw["code"]), about)
     except (TypeError, KeyError, ValueError, AttributeError) as error:

@@ -100,7 +100,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def path(paper: str, setting: str) -> Path:
-    return results.RESULTS / "tuning" / paper / f"{setting}.json"
+    return results.base() / "tuning" / paper / f"{setting}.json"
 
 
 def write(paper: str, setting: str, table: Tuned) -> Path:

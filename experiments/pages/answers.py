@@ -32,6 +32,7 @@ class ClaimRow:
 
     name: str
     anchor: str  # where it stands on the page, after the setting's
+    main: bool
     asked_by: str
     verdict: str
     reason: str
@@ -46,6 +47,7 @@ class ClaimRow:
     published: str
     found: bool | None
     requires: Sequence[ComparisonRow]
+    restarts: str
     rows: Sequence[ClaimRow]
 
 
@@ -94,6 +96,7 @@ def _claim_row(claim: display.Claim, together: Sequence[display.Claim]) -> Claim
     return ClaimRow(
         name=claim.name,
         anchor=re.sub(r"[^a-z0-9]+", "-", claim.name.lower()).strip("-")[:60],
+        main=claim.main,
         asked_by=claim.asked_by,
         verdict=claim.verdict,
         reason=claim.reason,
@@ -108,5 +111,6 @@ def _claim_row(claim: display.Claim, together: Sequence[display.Claim]) -> Claim
         published=claim.paper_says,
         found=claim.found,
         requires=[comparison(item) for item in claim.requires],
+        restarts=claim.restarts,
         rows=[_claim_row(row, [claim, *claim.rows]) for row in claim.rows],
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -94,6 +95,7 @@ def main_line(entry: display.Entry, title: str) -> Text:
         part for row in claim.rows for part in (f"\n  {row.name}: ", word(row.verdict), f", {row.span}")
     ]
     rows += [f"\n  needs {item.text}: {item.verdict}, {item.counted}" for item in claim.requires if item.counted]
+    rows += [f"\n  {claim.restarts}"] if claim.restarts else []
     named = (word(claim.verdict, "bold"), f"{why}: ", (claim.name, "bold"))
     return Text.assemble(*named, how_sure, *rows, about, published)
 
@@ -131,6 +133,29 @@ def beside(recorded: display.Entry, entry: display.Entry, differs: str) -> str:
     if differs:
         lines.append(f"{'differs:':<10}{differs}")
     return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A setting that a command ran: how it stands, and what that took now, by the clock and in CPU time."""
+
+    name: str
+    entry: display.Entry
+    seconds: float
+    cpu_seconds: float
+
+
+def closing_table(ends: Sequence[Ended]) -> Table:
+    """The last thing a command says: each setting's verdict, what it is about, and what it took."""
+    rows = table(
+        "what came out", ("setting", "verdict", "about", "seeds", "wall", "CPU"), right=("seeds", "wall", "CPU")
+    )
+    for ended in ends:
+        claim = ended.entry.main
+        verdict = word(claim.verdict, "bold") if claim is not None else "no main claim"
+        spent = cost.in_words(ended.seconds), cost.in_words(ended.cpu_seconds)
+        rows.add_row(Text(ended.name), verdict, Text(ended.entry.scope), str(len(ended.entry.seeds)), *spent)
+    return rows
 
 
 def tables(entry: display.Entry, title: str) -> Iterator[Table]:

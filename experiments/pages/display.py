@@ -90,6 +90,7 @@ class Claim:
     needed: int | None = None
     found: bool | None = None  # among the exploratory claims, all looked at together
     requires: Sequence[Comparison] = ()
+    restarts: str = ""  # which seeds started again since an arm was dead; empty where none did
     rows: Sequence[Claim] = ()
 
     @property

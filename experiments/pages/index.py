@@ -22,7 +22,7 @@ from experiments.evidence import suite
 from experiments.evidence.judged import JudgedClaim
 from experiments.evidence.records import Entry, Record
 from experiments.evidence.words import NOT_RUN
-from experiments.pages import answers, display, forest
+from experiments.pages import answers, display, forest, scatter
 
 SCRIPT = Path(__file__).parent / "templates" / "index.js"
 NOT_YET = "not yet"
@@ -37,6 +37,8 @@ class Paper:
     arxiv: str | None
     about: str
     venue: str
+    released: str  # where the authors' code is
+    topic: str
     finding: str
     deviations: Sequence[Plain]  # of the paper's file, each as config.summary.Deviation says
     together: str  # the main claim over all settings that ask it, in a sentence
@@ -73,7 +75,7 @@ class Row:
 
     key: str
     title: str
-    venue: str
+    topic: str
     finding: str
     asked: str  # its main claim
     linked: bool  # its page is there
@@ -92,10 +94,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Counts:
-    """How many papers have each verdict, replication and scale, in the order in which words are explained."""
+    """How many papers have each verdict and replication, in the order in which words are explained; what to choose."""
 
     verdicts: Sequence[tuple[str, int]]
     replications: Sequence[tuple[str, int]]
+    topics: Sequence[str]
     scales: Sequence[str]
     settings: int
     stale: int
@@ -163,7 +166,7 @@ def row(paper: Paper, linked: bool, is_kept: bool | None) -> Row:
     titles = first(paper.entries)
     settings = [_setting(paper, title) for title in titles]
     asked = next((claim["name"] for claim in paper.declared.get("claims") or [] if claim.get("main")), "")
-    about = Row(paper.key, paper.title, paper.venue, paper.finding, asked, linked, settings)
+    about = Row(paper.key, paper.title, paper.topic, paper.finding, asked, linked, settings)
     if not settings:
         return about
     top = settings[0]
@@ -198,6 +201,19 @@ def _replicated(entry: Entry) -> str:
     return entry.replication.word if entry.replication is not None else NOT_YET
 
 
+def points(papers: Sequence[Paper]) -> list[scatter.Point]:
+    """The main claims of the settings that stand for papers, where paper and record both have a difference."""
+    found = []
+    for paper in papers:
+        title = next(iter(first(paper.entries)), None)
+        main = paper.recorded[title].main_claim() if title is not None else None
+        if title is None or main is None or main.published is None or main.difference is None:
+            continue
+        row = _forest(paper.key, main, bool(paper.stale[title]))
+        found.append(scatter.Point(row, float(main.published.difference)))
+    return found
+
+
 def _forest(key: str, main: JudgedClaim, stale: bool) -> forest.Row:
     names = ("verdict", "difference", "interval", "margin", "worth", "within", "unit")
     return forest.Row(key, **{name: getattr(main, name) for name in names}, stale=stale)
@@ -209,6 +225,7 @@ def counts(rows: Sequence[Row]) -> Counts:
     return Counts(
         verdicts=[(verdict, verdicts[verdict]) for verdict in display.SYMBOLS if verdict in verdicts],
         replications=sorted(Counter(row.replication for row in rows if row.replication).items()),
+        topics=sorted({row.topic for row in rows if row.topic}),
         scales=sorted({setting.scale for row in rows for setting in row.settings}),
         settings=sum(len(row.settings) for row in rows),
         stale=sum(row.stale for row in rows),
@@ -268,7 +285,7 @@ def citation() -> dict[str, str]:
     authors = " and ".join(author.get("name") or author.get("family-names", "") for author in told["authors"])
     address = str(told.get("repository-code") or told.get("url") or "")
     facts = {"title": f"{{{told['title']}}}", "author": f"{{{authors}}}", "version": told["version"], "url": address}
-    return {"bibtex": bibtex("software", "reprise", facts), "address": address}
+    return {"bibtex": bibtex("software", "reprise", facts), "address": address, "version": str(told["version"])}
 
 
 def bibtex(kind: str, key: str, facts: Mapping[str, str | None]) -> str:

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from experiments.common.plain import Plain
 from experiments.evidence import coverage
-from experiments.pages import answers, display
+from experiments.pages import answers, display, replications
 
 Facts = Sequence[tuple[str, str]]  # term, description
 
@@ -106,6 +106,8 @@ class Section:
     stale: Sequence[str]  # the stages that changed since
     all_stale: bool
     commit: str
+    commits: str  # the whole commit where there is one alone; else empty
+    replication: replications.Replicated | None
     command: str
 
 
@@ -158,6 +160,7 @@ class Page:
     arxiv: str | None
     about: str
     venue: str
+    released: str  # where the authors' code is
     finding: str
     deviations: Sequence[Plain]  # as config.summary.Deviation says
     together: str

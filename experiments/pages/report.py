@@ -15,12 +15,24 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from experiments.common import files
+from experiments.common import files, overlay
 from experiments.common.errors import unknown
 from experiments.common.paths import ROOT
 from experiments.common.plain import Plain
 from experiments.config import claims, compose
-from experiments.evidence import counts, coverage, images, layout, merge, results, settings, staleness, sweeps, verdicts
+from experiments.evidence import (
+    counts,
+    coverage,
+    images,
+    layout,
+    merge,
+    overlays,
+    results,
+    settings,
+    staleness,
+    sweeps,
+    verdicts,
+)
 from experiments.evidence.records import Entry
 from experiments.pages import (
     answers,
@@ -32,6 +44,7 @@ from experiments.pages import (
     index,
     markup,
     numbers,
+    scatter,
     section,
     view,
 )
@@ -46,16 +59,18 @@ from experiments.pages.page import (
 from experiments.running import measured
 from experiments.running.plan import names_in
 
-RUNS = ROOT / "runs"
+RUNS = ROOT / "runs"  # the suite's; `_runs` says where they are now
 PUBLISHED_RECIPE = "the published recipe; with DRY=1 it is built, steps once and says what data and memory it needs"
 
 
-def build(papers: list[str] | None = None, site: Path = ROOT / "site") -> list[Path]:
-    """Write site/index.html, and the pages of these papers (all by default); returns what was written, index first.
+def build(papers: list[str] | None = None, site: Path | None = None) -> list[Path]:
+    """Write index.html, and the pages of these papers (all by default); returns what was written, index first.
 
-    The index always lists every paper and links the pages that are there. Raises InputError for an unknown key,
-    before anything is written, and OSError when the folder cannot be written.
+    They go to site/ of the suite, or of the open overlay. The index always lists every paper and links the pages that
+    are there. Raises InputError for an unknown key, before anything is written, and OSError when the folder cannot be
+    written.
     """
+    site = site or overlay.home() / "site"
     known = compose.papers()
     for key in papers or []:
         if key not in known:
@@ -73,18 +88,32 @@ def build(papers: list[str] | None = None, site: Path = ROOT / "site") -> list[P
     return [site / "index.html", *written]
 
 
+def main_claims() -> list[index.Result]:
+    """Every recorded main claim: what results.csv and results.json hold."""
+    papers = [_gather(key) for key in compose.papers()]
+    return index.data(papers, index.kept({paper.key: paper.record for paper in papers}))
+
+
+def _runs() -> Path:
+    return RUNS if overlay.current() is None else overlay.home() / "runs"
+
+
 def _write_index(papers: Sequence[index.Paper], site: Path) -> None:
     """The index, and beside it the same as data."""
     is_kept = index.kept({paper.key: paper.record for paper in papers})
     rows = [index.row(paper, (site / f"{paper.key}.html").exists(), is_kept.get(paper.key)) for paper in papers]
+    points = index.points(papers)
     page = _render(
         "index.html.j2",
         rows=rows,
+        published=scatter.sentence(points),
+        scatter=Markup(scatter.picture(points)),
         run=sum(1 for row in rows if row.settings),
         counts=index.counts(rows),
         axis=Markup(forest.head()),
         symbols=display.SYMBOLS,
         citation=index.citation(),
+        overlays=overlays.read_all() if overlay.current() is None else [],
         script=index.script(),
         allowed=index.allowed(),
     )
@@ -131,6 +160,8 @@ def _gather(key: str) -> index.Paper:
         arxiv=declared.get("arxiv"),
         about=declared.get("about") or "",
         venue=declared.get("venue") or "",
+        released=declared.get("released") or "",
+        topic=declared.get("topic") or "",
         finding=((declared.get("finding") or {}).get("text") or "") if recorded else "",
         deviations=declared.get("deviations") or [],
         together=_together(recorded),
@@ -144,7 +175,10 @@ def _gather(key: str) -> index.Paper:
 def _page(paper: index.Paper) -> Page:
     key = paper.key
     titles = index.first(paper.entries)
-    entries = [section.describe(key, title, paper.entries[title], paper.stale[title], RUNS) for title in titles]
+    entries = [
+        section.describe(key, title, paper.entries[title], paper.recorded[title], paper.stale[title], _runs())
+        for title in titles
+    ]
     sizes = counts.stored(key)
     covers = coverage.rows(paper.declared, paper.recorded, sizes)
     return Page(
@@ -153,6 +187,7 @@ def _page(paper: index.Paper) -> Page:
         arxiv=paper.arxiv,
         about=paper.about,
         venue=paper.venue,
+        released=paper.released,
         finding=paper.finding,
         deviations=paper.deviations,
         together=paper.together,
@@ -171,9 +206,10 @@ def _page(paper: index.Paper) -> Page:
 
 def _code(key: str) -> str:
     """The file that holds a paper's method."""
-    package = ROOT / "modules" / key
+    root = ROOT if (ROOT / "conf" / "paper" / f"{key}.yaml").exists() else overlay.home()
+    package = root / "modules" / key
     path = package / "module.py" if (package / "module.py").is_file() else package
-    return str((path if package.is_dir() else package.with_suffix(".py")).relative_to(ROOT))
+    return str((path if package.is_dir() else package.with_suffix(".py")).relative_to(root))
 
 
 def _unrecorded(paper: index.Paper) -> list[Unrecorded]:
@@ -185,7 +221,7 @@ def _unrecorded(paper: index.Paper) -> list[Unrecorded]:
     rows = []
     for (scale, variant), about in settings.items():
         if (scale, variant) not in recorded:
-            command = section.command(paper.key, scale, variant, [])
+            command = section.command_line(paper.key, scale, variant, [])
             title = results.title(scale, variant)
             hours = measured.in_words(f"{paper.key} {title}")
             told = f"{about}; one seed's training: {hours}, measured by a dry run" if hours else about
@@ -203,7 +239,8 @@ def _bibtex(paper: index.Paper) -> str:
 
 def _sweeps(key: str) -> list[SweepTable]:
     """The sweeps that were run here, the newest first: each setting with its mean, interval and seeds."""
-    swept = [sweep for path in sorted(RUNS.glob(f"{key}/*/sweeps/*.json")) if (sweep := sweeps.read(path)) is not None]
+    paths = sorted(_runs().glob(f"{key}/*/sweeps/*.json"))
+    swept = [sweep for path in paths if (sweep := sweeps.read(path)) is not None]
     return [_sweep(sweep) for sweep in sorted(swept, key=lambda sweep: sweep.written, reverse=True)]
 
 
@@ -233,7 +270,7 @@ def _planned(key: str, declared: Plain) -> Planned:
         claims=answers.claim_rows([view.claim(claim.model_copy(update={"reason": ""})) for claim in asked]),
         published=[section.published_row(view.published(item, "full", {}, 0)) for item in reported],
         diagram=Markup(diagram.draw(boxes, {box.name: i for i, box in enumerate(boxes)})),
-        command=section.command(key, "mini", None, []),
+        command=section.command_line(key, "mini", None, []),
     )
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import base64
+import os
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from experiments.common import files
-from experiments.evidence import counts
-from experiments.pages import answers, curves, diagram, display, index, numbers, tuned
+from experiments.common import files, overlay
+from experiments.common.paths import ROOT
+from experiments.evidence import counts, pictures
+from experiments.evidence.records import Entry
+from experiments.pages import answers, curves, diagram, display, index, numbers, replications, tuned
 from experiments.pages.numbers import decimals, fixed
 from experiments.pages.page import (
     Earlier,
@@ -34,13 +37,16 @@ MOST_PICTURE = 2**23  # bytes of one inside a page
 FIRST_CURVES = ("train/loss", "val/top1")  # shown at once where a stage logs them; the others unfold
 
 
-def describe(key: str, title: str, entry: display.Entry, changed: Sequence[str], runs: Path) -> Section:
+def describe(
+    key: str, title: str, entry: display.Entry, recorded: Entry, changed: Sequence[str], runs: Path
+) -> Section:
     """One (scale, variant) as the page shows it.
 
     Args:
         key: of the paper.
         title: of the setting.
-        entry: what is recorded.
+        entry: what is shown of it.
+        recorded: the record's.
         changed: the stages that changed since.
         runs: the folder with what its stages drew.
     """
@@ -63,16 +69,18 @@ def describe(key: str, title: str, entry: display.Entry, changed: Sequence[str],
         curves=figures[: len(FIRST_CURVES)],
         more_curves=figures[len(FIRST_CURVES) :],
         diagram=Markup(diagram.draw(boxes, styles)),
-        pictures=_pictures(key, entry, runs),
+        pictures=_pictures(key, title, entry, recorded, runs),
         registered=entry.registration,
         history=[_earlier(item) for item in entry.history],
         elsewhere=entry.elsewhere,
-        provenance=_provenance(entry),
+        provenance=provenance(entry),
         cost=_cost(entry),
         stale=changed,
         all_stale=all(name in changed for name in entry.stages),
         commit=entry.machine.code,
-        command=command(key, entry.scale, entry.variant, entry.overrides),
+        commits=entry.machine.commits[0] if len(entry.machine.commits) == 1 else "",
+        replication=replications.of(entry, recorded),
+        command=command_line(key, entry.scale, entry.variant, entry.overrides),
     )
 
 
@@ -91,8 +99,8 @@ def _facts(entry: display.Entry) -> list[tuple[str, str]]:
     if entry.variant:
         facts.append(("variant", entry.variant + (f": {entry.about}" if entry.about else "")))
     facts.append(("seeds", _listed(entry.seeds)))
-    if entry.replication:
-        facts.append(("replication", entry.replication))
+    if entry.replication == index.NOT_YET:
+        facts.append(("replication", index.NOT_YET))
 
     users: dict[str, list[str]] = {}
     for stage in entry.stages.values():
@@ -197,9 +205,19 @@ def _box(stage: display.Stage) -> diagram.Box:
     return diagram.Box(stage.name, stage.needs, stage.fit, note if stage.metrics else "did not finish")
 
 
-def _pictures(key: str, entry: display.Entry, runs: Path) -> list[Picture]:
-    """What the stages of the first seed drew, inside the page: files of the run's own folder, none that is a link."""
-    shown = []
+def _pictures(key: str, title: str, entry: display.Entry, recorded: Entry, runs: Path) -> list[Picture]:
+    """What the stages of the first seed drew, inside the page: as the record keeps it, else as the run left it here.
+
+    Raises InputError where a kept picture is not the record's.
+    """
+    of_record = pictures.of(key, title, recorded)
+    if of_record:
+        return [_picture(item.stage, item.name, content, "webp") for item, content in of_record]
+    return list(_drawn_here(key, entry, runs))
+
+
+def _drawn_here(key: str, entry: display.Entry, runs: Path) -> Iterator[Picture]:
+    """Files of the run's own folder, none that is a link."""
     for stage in entry.stages.values():
         names = (key, entry.scale, f"seed={entry.seeds[0]}", f"{stage.name}-{stage.fingerprints[0]}", "pictures")
         folder = files.inside(runs, *names)
@@ -208,12 +226,14 @@ def _pictures(key: str, entry: display.Entry, runs: Path) -> list[Picture]:
         for path in sorted(folder.glob("*.png")):
             if files.inside(folder, path.name) is None or not path.is_file() or path.stat().st_size > MOST_PICTURE:
                 continue
-            data = base64.b64encode(path.read_bytes()).decode()
-            shown.append(Picture(stage.name, path.stem, f"data:image/png;base64,{data}"))
-    return shown
+            yield _picture(stage.name, path.stem, path.read_bytes(), "png")
 
 
-def _provenance(entry: display.Entry) -> list[tuple[str, str]]:
+def _picture(stage: str, name: str, content: bytes, kind: str) -> Picture:
+    return Picture(stage, name, f"data:image/{kind};base64,{base64.b64encode(content).decode()}")
+
+
+def provenance(entry: display.Entry) -> list[tuple[str, str]]:
     """Where the numbers come from, as (term, description)."""
     machine = entry.machine
     dirty = {True: " with uncommitted changes", False: "", None: " (changes unknown)"}[machine.dirty]
@@ -244,10 +264,12 @@ def _cost(entry: display.Entry) -> str:
     return f"{numbers.duration(machine.seconds)} of wall time"
 
 
-def command(key: str, scale: str, variant: str | None, overrides: Sequence[str]) -> str:
+def command_line(key: str, scale: str, variant: str | None, overrides: Sequence[str]) -> str:
     """The line that runs an entry again, quoted for make and the two shells it passes through."""
     line = f"make reproduce PAPER={key}" + (f" SCALE={scale}" if scale != "mini" else "")
     line += f" VARIANT={shlex.quote(variant)}" if variant else ""
+    extra = overlay.current()
+    line += f" EXTRA={shlex.quote(os.path.relpath(extra.folder, ROOT))}" if extra is not None else ""
     inner = " ".join(shlex.quote(override) for override in overrides)
     if not inner:
         return line

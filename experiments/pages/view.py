@@ -105,13 +105,13 @@ def claim(item: judged.JudgedClaim) -> Claim:
     """A claim of a record's entry."""
     requires = [_comparison(required.text, required) for required in item.requires]
     requires += [_counted(required) for required in item.requires_each]
-    shown = Claim(**{**_known(Claim, item), "requires": requires})
+    shown = Claim(**{**_known(Claim, item), "requires": requires, "restarts": _restarts(item)})
     return replace(shown, rows=[*_against(item, shown, "against "), *_outcomes(item)])
 
 
 def _against(item: judged.JudgedClaim, shown: Claim, before: str) -> list[Claim]:
     """A row for the comparison with the baseline and with each rival."""
-    fixed = {"published": None, "needed": None, "found": None, "requires": ()}
+    fixed = {"published": None, "needed": None, "found": None, "requires": (), "restarts": ""}
     rows = []
     for compared in item.against:
         told = {"name": before + compared.name, **_known(Claim, compared, without=("name",))}
@@ -126,6 +126,19 @@ def _outcomes(item: judged.JudgedClaim) -> list[Claim]:
         shown = replace(claim(part), rows=())
         rows += [shown, *_against(part, shown, f"{part.name}, against ")]
     return rows
+
+
+def _restarts(item: judged.JudgedClaim) -> str:
+    """Which seeds started again, whether an arm stayed dead, and what the first tries alone would say."""
+    if item.without_restarts is None:
+        return ""
+    first = item.without_restarts
+    seeds = ", ".join(map(str, item.restarted))
+    count = numbers.count(len(item.restarted), "seed")
+    dead = f"; an arm was dead in the last try too in {', '.join(map(str, item.still_dead))}" if item.still_dead else ""
+    span = numbers.span(first.difference, first.interval, item.unit)
+    told = f"{count} of {len(item.seeds)} started again, an arm had {item.dead}: {seeds}{dead}"
+    return f"{told}. Without restarts: {first.verdict}, {span}"
 
 
 def _known(kind: type, item: BaseModel, without: Sequence[str] = ()) -> Arguments:

@@ -82,6 +82,8 @@ class Manifest(Measured):
     seed: int
     fingerprint: str
     registered: NotRequired[str | None]
+    try_of: NotRequired[int]  # the seed of which it is a further try, see experiments.evidence.restarts
+    attempt: NotRequired[int]
     content: NotRequired[str]
     metrics_hash: str
     finished: str

@@ -23,6 +23,7 @@ from experiments.running.devices import decide_precision
 PILOTS = 1000  # seeds below are for pilots and play: never recorded
 REGISTERED = 1_000_000  # seeds from here follow from the hash of a registration's file
 SEEDS = 64  # of one such registration
+AGAIN = 1_100_000_000  # seeds from here are further tries of others, above all that registrations have
 NO_CONTENT = ("fingerprint", "seed", "needs", "feeds", "dry", "exclusive")  # of a stage's identity, or apart in it
 
 
@@ -83,6 +84,8 @@ class Plan:
     stages: dict[str, Stage]  # in the order they run
     config: Config
     registered: str | None = None  # hash of the registration that its seed follows from
+    try_of: int | None = None  # the seed whose arms start again with this one
+    attempt: int = 0  # which further try of it this is, from 1
 
     @property
     def title(self) -> str:

@@ -85,6 +85,8 @@ def put(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("claims.0.published", {"diference": 1, "source": "s"}, "claims.0.published: key 'diference' does not exist"),
         ("claims", {"a": 1}, "claims={'a': 1}: expected a list"),
         ("arxiv", 2404.14581, "arxiv=2404.14581: expected a text"),
+        ("arxiv", "24041.4581", "arxiv='24041.4581': expected a text that is an arXiv number"),
+        ("key", "K-1", "key='K-1': expected a name of small letters, digits and _"),
         ("title", None, "title is missing"),
         ("stages.a.nedes", {}, "stages.a: key 'nedes' does not exist; did you mean 'needs'?"),
         ("stages.a.needs", ["b"], "stages.a.needs=['b']: expected stages by argument, as in {teachers: [a, b]}"),

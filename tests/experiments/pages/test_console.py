@@ -34,6 +34,13 @@ def test_names_that_look_like_markup_are_shown(entry: display.Entry) -> None:
         console.say(console.look_line(entry, 0.0, 1.0), console.beside(entry, entry, NAME))
     assert captured.get().count(NAME) == 10
 
+    closing = console.closing_table([console.Ended(NAME, entry, 75.0, 130.0)])
+    with console.out.capture() as captured:
+        console.out.print(closing)
+    assert "acc[0]" in captured.get()
+    assert "75 s" in captured.get()
+    assert "2 min" in captured.get()
+
     for table in console.tables(entry, NAME):
         with console.out.capture() as captured:
             console.out.print(table)

@@ -26,7 +26,7 @@ from experiments.config import claims, compose
 from experiments.evidence import layout, results, staleness
 from experiments.evidence.judged import Against, CheckResult, SeedsThatHold
 from experiments.evidence.ran import Dataset, StageRecord
-from experiments.evidence.records import Record
+from experiments.evidence.records import Record, Replication
 from experiments.evidence.sweeps import Swept
 from experiments.pages import curves, diagram, differences, display, drawing, index, report, section, view
 from tests import example
@@ -345,6 +345,7 @@ def test_rows_can_be_filtered_by_what_stands_in_them(build: Any) -> None:
     row = next(attributes for tag, attributes in elements if tag == "tr" and attributes.get("id") == "meal_v2")
     assert row["data-verdict"] == "supported stale"
     assert row["data-replication"] == "not-yet"
+    assert row["data-topic"] == "distillation"
     assert (row["data-scale"] or "").split() == ["mini"]
     wanted = {a["data-sort"] for tag, a in elements if tag == "td" and "data-sort" in a}
     assert "2.0000" in wanted  # the difference of 2, counted in a worth of 1
@@ -400,6 +401,20 @@ def test_pictures_of_the_first_seed_are_embedded(build: Any, tmp_path: Path) -> 
     images = [a for tag, a in Seen(build(sample())["meal_v2"]).elements if tag == "img"]
     assert [a["src"] for a in images] == ["data:image/png;base64,bm90IGxvb2tlZCBpbnRv"]
     assert "soft_labels" in (images[0]["alt"] or "")
+
+
+def test_pictures_of_the_record_are_shown_without_its_runs(build: Any, tmp_path: Path) -> None:
+    kept = tmp_path / "results/pictures/meal_v2/mini/student-map.webp"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"not looked into")
+    told = {"stage": "student", "name": "map", "fingerprint": "f0", "file": kept.name, "sha256": files.sha256(kept)}
+    record = sample()
+    mark = record.entries["mini"].registered.hash
+    files.write_json(kept.parent.with_suffix(".json"), {"registration": mark, "seed": 0, "pictures": [told]})
+    page = Seen(build(record)["meal_v2"])
+    (image,) = [a for tag, a in page.elements if tag == "img"]
+    assert image == {"src": "data:image/webp;base64,bm90IGxvb2tlZCBpbnRv", "alt": "map, drawn by student"}
+    assert "Drawn by the stages of the first recorded seed" in page.text
 
 
 def test_a_linked_picture_and_one_outside_the_run_are_left_out(build: Any, tmp_path: Path) -> None:
@@ -539,13 +554,13 @@ def test_diagram_arrows_point_right_and_all_are_drawn() -> None:
     ],
 )
 def test_command(variant: str | None, overrides: list[str], expected: str) -> None:
-    assert section.command("k", "mini", variant, overrides) == expected
+    assert section.command_line("k", "mini", variant, overrides) == expected
 
 
 @pytest.mark.parametrize("override", ["a=1", "a='x y'", 'a="b"', "a=${b}", "a=$HOME", "a=[1,{b:2}]", "a=b\\c"])
 def test_command_survives_make_and_the_shell(override: str, tmp_path: Path) -> None:
     (tmp_path / "Makefile").write_text("reproduce:\n\t@printf '%s\\n' $(ARGS)\n")
-    line = section.command("k", "mini", None, [override])
+    line = section.command_line("k", "mini", None, [override])
     # The suite itself is started by make, whose variables would make this one talk about folders.
     alone = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     done = subprocess.run(["sh", "-c", line], cwd=tmp_path, env=alone, capture_output=True, text=True, check=True)
@@ -581,3 +596,24 @@ def test_sweeps_are_shown_with_every_setting(build: Any, tmp_path: Path) -> None
     assert "w=2" in page
     assert "the loss is nan" in page
     assert "<script>" not in page
+
+
+def test_a_replication_is_drawn_with_what_each_seed_drew(build: Any) -> None:
+    record = sample()
+    entry = record.entries["mini"]
+    claims = [judged("the student is better", "supported", [0.5, 1.5, 2.5], [0.1, 2.9], main=True)]
+    claims[0].seeds = [10, 11, 12]
+    drawn = [{"lr": 0.51234, "epochs": 12}, {"lr": 1.9}, {"lr": 1.0, "epochs": 7}]
+    told = {"registered": "ab", "seeds": [10, 11, 12], "drawn": drawn, "metrics": {}, "claim": claims[0]}
+    entry.replication = Replication(**told, word="replicated")
+    page = Seen(build(record)["meal_v2"])
+    assert "replicated over recipes: supported, +1.50 [+0.100, +2.90] points; 3 of 3 draws" in page.text
+    assert "11 1.9 – +1.50" in page.text  # this seed drew no epochs
+    assert "10 0.512 12 +0.500" in page.text
+    assert "Replication" in page.text
+
+
+def test_a_page_links_the_authors_code(build: Any) -> None:
+    page = Seen(build(sample())["meal_v2"])
+    assert "https://github.com/szq0214/MEAL-V2" in [a.get("href") for tag, a in page.elements if tag == "a"]
+    assert "modules/meal_v2" in page.text
