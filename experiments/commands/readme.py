@@ -110,14 +110,16 @@ def patterns(papers: Sequence[Paper]) -> str:
         published = chosen.get("published")
         if published and chosen["difference"] is not None:
             signs += 1
-            same += published["difference"] * chosen["difference"] > 0
+            margin = chosen["margin"]
+            same += (published["difference"] - margin) * (chosen["difference"] - margin) > 0
     return (
         f"- **Data decide.** {several} papers were asked the same in several settings; in {other} of them two settings "
         "give different verdicts.\n"
         f"- **Rivals decide.** Of {count(rivals, 'recorded setting')} with rivals, {effect} beat the baseline and not "
         "every rival.\n"
-        f"- **Signs last, sizes do not.** {count(signs, 'paper')} report the difference that is claimed; {same} have "
-        "the same sign here. The index of `make report` has both, side by side."
+        f"- **The side lasts, the size does not.** {count(signs, 'paper')} report the difference that is "
+        f"claimed; {same} lie on the same side of the claim's margin here. The index of `make report` has "
+        "both, side by side."
     )
 
 

@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
     print(f"registered: {path.relative_to(home())}, seeds {first}, {first + 1}, ...")
     variant = f" VARIANT={request.variant}" if request.variant else ""
     scale = f" SCALE={request.scale}" if request.scale != "mini" else ""
-    print(f"next:       make reproduce PAPER={filed.paper}{scale}{variant}")
+    print(f"next:       make reproduce PAPER={filed.paper}{scale}{variant}{overlay.typed()}")
     return 0
 
 

@@ -170,8 +170,8 @@ def _needed(config: DictConfig, name: str, claim: Mapping[str, Any], where: str)
 
 def _predecessors(stage: DictConfig) -> Iterator[str]:
     for key in ("needs", "feeds"):
-        wired = OmegaConf.to_container(stage[key], resolve=True) if stage.get(key) else {}
-        for names in wired.values():  # type: ignore[union-attr]
+        wired: Any = OmegaConf.to_container(stage[key], resolve=True) if stage.get(key) else {}
+        for names in wired.values():
             yield from [names] if isinstance(names, str) else names
 
 

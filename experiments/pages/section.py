@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +13,6 @@ from typing import Any
 from markupsafe import Markup
 
 from experiments.common import files, overlay
-from experiments.common.paths import ROOT
 from experiments.evidence import counts, pictures
 from experiments.evidence.records import Entry
 from experiments.pages import answers, curves, diagram, display, index, numbers, replications, tuned
@@ -268,8 +266,7 @@ def command_line(key: str, scale: str, variant: str | None, overrides: Sequence[
     """The line that runs an entry again, quoted for make and the two shells it passes through."""
     line = f"make reproduce PAPER={key}" + (f" SCALE={scale}" if scale != "mini" else "")
     line += f" VARIANT={shlex.quote(variant)}" if variant else ""
-    extra = overlay.current()
-    line += f" EXTRA={shlex.quote(os.path.relpath(extra.folder, ROOT))}" if extra is not None else ""
+    line += overlay.typed()
     inner = " ".join(shlex.quote(override) for override in overrides)
     if not inner:
         return line

@@ -62,7 +62,7 @@ def test_patterns_are_counted_over_all_settings() -> None:
     told = readme.patterns(papers)
     assert "1 papers were asked the same in several settings; in 1 of them" in told
     assert "Of 1 recorded setting with rivals, 1 beat the baseline" in told
-    assert "2 papers report the difference that is claimed; 1 have the same sign" in told
+    assert "2 papers report the difference that is claimed; 1 lie on the same side" in told
 
 
 def test_every_setting_has_a_line_in_the_results() -> None:
