@@ -126,7 +126,7 @@ class Seeds:
         for plan_ in self.plans:
             for name, outcome in self.outcomes.get(plan_.seed, {}).items():
                 manifest = finished(plan_.stages[name]) if outcome.status == "done" and not outcome.cached else None
-                total += float((manifest or {}).get("cpu_seconds") or 0.0)
+                total += manifest.get("cpu_seconds") or 0.0 if manifest is not None else 0.0
         return total
 
     def minutes(self) -> float:

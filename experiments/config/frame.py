@@ -88,8 +88,8 @@ class Loader(ConfigLoaderImpl):
             raise InputError(f"{composer.origin(path, files)}: {path!r} is not allowed; {HINT}")
 
         # A sweep composes each of its jobs with these lines, which a file could have added to.
-        overrides: Any = OmegaConf.to_container(config.hydra.overrides, resolve=False)
-        if sorted(str(line) for part in overrides.values() for line in part) != sorted(
+        told: Any = OmegaConf.to_container(config.hydra.overrides, resolve=False)
+        if sorted(str(line) for part in told.values() for line in part) != sorted(
             str(each.input_line) for each in parsed
         ):
             raise InputError(f"{composer.origin('hydra.overrides', files)}: 'hydra.overrides' is not allowed; {HINT}")

@@ -15,7 +15,7 @@ from typing import Any, Required
 from typing_extensions import TypedDict
 
 from experiments.common.errors import RunError, explain
-from experiments.common.plain import Arguments, Config
+from experiments.common.plain import Arguments
 from experiments.config import claims
 from experiments.pages import display, numbers, wandb_verdict
 from experiments.running import loggers
@@ -136,7 +136,7 @@ def _sweep(plan_: Plan, metrics: Sequence[str]) -> list[Panel]:
     return panels
 
 
-def _numbers(values: Config, where: str) -> Iterator[str]:
+def _numbers(values: Mapping[str, Any], where: str) -> Iterator[str]:
     """The dotted names of the numbers in a configuration, as W&B's config has them."""
     for key, value in values.items():
         if isinstance(value, Mapping):

@@ -153,8 +153,8 @@ def _plan(resolved: Config, seed: int, precisions: Mapping[str, str] | None) -> 
     stages: dict[str, Stage] = {}
     for name in _order(described):
         stage = described[name]
-        wiring = {**stage.needs, **{f"data.{argument}": names for argument, names in stage.feeds.items()}}
-        needs = {argument: [stages[n].fingerprint for n in names_in({"": names})] for argument, names in wiring.items()}
+        wired = {**stage.needs, **{f"data.{argument}": names for argument, names in stage.feeds.items()}}
+        needs = {argument: [stages[n].fingerprint for n in names_in({"": names})] for argument, names in wired.items()}
         content = {k: v for k, v in stage.config().items() if k not in NO_CONTENT}
         mark = fingerprint(content, seed, needs)
         stages[name] = replace(stage, fingerprint=mark, directory=base / f"{name}-{mark}")
