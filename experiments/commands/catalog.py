@@ -96,7 +96,7 @@ def _recorded(paper: str, entry: Entry, declared: Plain) -> Setting:
     main = entry.main_claim()
     shown = {"name", "verdict", "difference", "interval", "unit", "reason", "published", "margin", "worth", "within"}
     return {
-        "scope": scope.of(entry, scope.told(declared, entry.scale, entry.variant)),
+        "scope": scope.of(entry, scope.told(declared, entry.scale, entry.variant, results.data_of(entry))),
         "main": cast(Main, main.model_dump(include=shown) | _rows(main)) if main is not None else None,
         "verdicts": {claim.name: claim.verdict for claim in entry.claims},
         "published": {f"{item.stage}/{item.metric}": item.verdict for item in entry.published},

@@ -164,8 +164,8 @@ def differing_images(paper: str, title: str, entry: Entry, where: str) -> Iterat
 def _registered(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
     """Registered entries have exactly the seeds of their registration, in order; none of them twice in the history."""
     registered = entry.registered
-    if title != results.title(entry.scale, entry.variant, registered.by_hand):
-        yield f"{where}: is an entry of {results.title(entry.scale, entry.variant, registered.by_hand)}"
+    if title != results.title_of(entry):
+        yield f"{where}: is an entry of {results.title_of(entry)}"
     if registered.seen:
         yield f"{where}: says that its claims were written after its seeds had run; record it under a registration"
     if registered.seen or registered.by_hand:

@@ -27,7 +27,8 @@ def command(setting: Setting) -> str:
     """The line that registers a setting."""
     scale = f" SCALE={setting.request.scale}" if setting.request.scale != "mini" else ""
     variant = f" VARIANT={setting.request.variant}" if setting.request.variant else ""
-    return f"make register PAPER={setting.paper}{scale}{variant}{overlay.typed()}"
+    data = f" DATA={setting.request.data}" if setting.request.data else ""
+    return f"make register PAPER={setting.paper}{scale}{variant}{data}{overlay.typed()}"
 
 
 def check_time(setting: Setting, plans: Sequence[Plan]) -> None:

@@ -15,6 +15,7 @@ from experiments.commands.described import Compared, Main, Paper, Setting
 from experiments.common import files
 from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
+from experiments.config import compose
 from experiments.evidence import suite
 from experiments.evidence.words import EFFECT_ONLY, NOT_RUN
 from experiments.pages import forest
@@ -23,6 +24,9 @@ from experiments.pages.numbers import count, span
 
 # The README's example of what a command prints: its verdict and difference are the record's.
 EXAMPLE = re.compile(r"(?<=\$ make reproduce PAPER=)(\w+)\n  \.\.\.\n.*\n.*\n")
+# The rows of docs/decisions.md that docs/method.md repeats.
+NO_EFFECT = re.compile(r"\| (normal \| 0(\.5)?|heavy tails \(t, 3\) \| 0|skewed to the left \| 0) \|")
+EFFECT = re.compile(r"\| normal \| \S+ \| 2 x worth \|")
 RESULTS = """\
 # Results
 
@@ -46,16 +50,43 @@ def texts(papers: Sequence[Paper], root: Path = ROOT) -> dict[str, str]:
     text = _between(text, "counts", counts(papers))
     text = _between(text, "papers", table(papers))
     text = EXAMPLE.sub(lambda match: example(papers, match[1]), text)
-    note = (root / "docs/method.md").read_text(encoding="utf-8")
+    page = (root / "docs/own-data.md").read_text(encoding="utf-8")
     return {
+        "docs/own-data.md": _between(page, "own data", own_data_table(), "docs/own-data.md"),
         "README.md": text,
-        "docs/method.md": _between(
-            _between(note, "counts", counts(papers).replace("(docs/", "("), "docs/method.md"),
-            *("patterns", patterns(papers), "docs/method.md"),
-        ),
+        "docs/method.md": note(papers, root),
         "docs/results.md": f"{RESULTS}{settings_table(papers)}\n",
         "docs/claims.svg": forest.picture([row for paper in papers if (row := forest_row(paper)) is not None]),
     }
+
+
+def note(papers: Sequence[Paper], root: Path) -> str:
+    """docs/method.md with what it repeats of the records and of the simulation in docs/decisions.md."""
+    path = "docs/method.md"
+    simulated = (root / "docs/decisions.md").read_text(encoding="utf-8")
+    parts = {
+        "no effect": rows_of(simulated, "There is no effect", NO_EFFECT),
+        "effect": rows_of(simulated, "There is an effect", EFFECT),
+        "counts": counts(papers).replace("(docs/", "("),
+        "patterns": patterns(papers),
+    }
+    text = (root / path).read_text(encoding="utf-8")
+    for name, new in parts.items():
+        text = _between(text, name, new, path)
+    return text
+
+
+def rows_of(text: str, section: str, wanted: re.Pattern[str]) -> str:
+    """The table of a section of docs/decisions.md: its head, and the rows that begin as wanted.
+
+    Raises InputError where the section has no such row.
+    """
+    _, _, rest = text.partition(f"## {section}")
+    table = [line for line in rest.partition("\n## ")[0].splitlines() if line.startswith("|")]
+    rows = [line for line in table[2:] if wanted.match(line)]
+    if not rows:
+        raise InputError(f"docs/decisions.md: {section}: no row that begins with {wanted.pattern}")
+    return "\n".join([*table[:2], *rows])
 
 
 def _between(text: str, name: str, new: str, where: str = "README.md") -> str:
@@ -135,6 +166,19 @@ def table(papers: Sequence[Paper]) -> str:
         title, entry = chosen
         about = f" at {title}: {entry['scope']}" if entry["scope"] else f" at {title}"
         lines.append(f"| {link(paper)} | {found} | **{verdict(paper, title)}**{about} | {replicated(entry)} |")
+    return "\n".join(lines)
+
+
+def own_data_table() -> str:
+    """A row for each paper: whether plain labelled images can stand in place of its data, or why not."""
+    lines = ["| paper | with `DATA=` |", "|---|---|"]
+    for paper in compose.papers():
+        said = compose.paper_file(paper).get("own_data")
+        if not isinstance(said, str):
+            needs, images = (said or {}).get("needs"), (said or {}).get("images")
+            words = ["works", *([" and ".join(f"`{key}=`" for key in needs)] if needs else [])]
+            said = ", with ".join(words) + (f", from {images} training images" if images else "")
+        lines.append(f"| `{paper}` | {said} |")
     return "\n".join(lines)
 
 

@@ -50,8 +50,10 @@ def main(argv: list[str]) -> int:
     config = compose.compose(request.overrides)
     resolved = compose.resolve(config, 0)
     plan_ = plan(config, 0)
+    if request.data is not None and not _may_register(request.data):
+        raise InputError(f"data={request.data}: not one of the suite's; extra=FOLDER registers it in a folder of yours")
     unfilled.check(home(), request.paper, request.scale)
-    setting = results.title(request.scale, request.variant)
+    setting = results.title(request.scale, request.variant, data=request.data)
     filed = registrations.describe(setting, resolved, plan_)
     tuned = _tuned(request.paper, setting, resolved)
     about: About = {**_told(filed, config.why), "tuning": tuned}
@@ -73,8 +75,14 @@ def main(argv: list[str]) -> int:
     print(f"registered: {path.relative_to(home())}, seeds {first}, {first + 1}, ...")
     variant = f" VARIANT={request.variant}" if request.variant else ""
     scale = f" SCALE={request.scale}" if request.scale != "mini" else ""
-    print(f"next:       make reproduce PAPER={filed.paper}{scale}{variant}{overlay.typed()}")
+    data = f" DATA={request.data}" if request.data else ""
+    print(f"next:       make reproduce PAPER={filed.paper}{scale}{variant}{data}{overlay.typed()}")
     return 0
+
+
+def _may_register(data: str) -> bool:
+    """Whether a record on this data has a place: the suite's records are of the suite's data."""
+    return overlay.current() is not None or (ROOT / "conf" / "data" / f"{data}.yaml").is_file()
 
 
 def _told(filed: Filed, why: Any) -> About:

@@ -102,7 +102,7 @@ class Seeds:
                 if outcome.status != "done":
                     reasons[name] = f"seed {seed}: {outcome.reason}"
         if self.recorded is None:
-            given = self.setting.request.given
+            given = self.setting.request.told
             return results.build(self.plans, self.looked, given, reasons, self.registered, self.tries)
         from experiments.evidence import onward
 

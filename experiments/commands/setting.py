@@ -82,7 +82,7 @@ def read(argv: list[str]) -> Setting:
     recorded = is_recorded(request.scale)
     seeds = None if config.seeds is None else registration.check_seeds(config.seeds)
     by_hand = recorded and (seeds is not None or bool(results.personal(request.given)))
-    title = results.title(request.scale, request.variant, by_hand)
+    title = results.title(request.scale, request.variant, by_hand, request.data)
     resolved = compose.resolve(config, 0)
     schema.check_settings(resolved)
     if config.only is not None:

@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
                 scheduler.run(plans[number * len(grid.seeds) : (number + 1) * len(grid.seeds)], board)
 
     table = _gather(grid, plans)
-    setting = results.title(request.scale, request.variant)
+    setting = results.title(request.scale, request.variant, data=request.data)
     console.out.print(_show(grid, table, f"{request.paper}/{setting}"))
     for line in _notes(table):
         console.out.print(line, markup=False, soft_wrap=True)

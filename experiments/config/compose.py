@@ -1,10 +1,11 @@
 """From a command line to one resolved configuration. Imports no torch, so that --help and listings are instant.
 
-Three things are added to Hydra's override grammar, all before Hydra sees the line:
+Four things are added to Hydra's override grammar, all before Hydra sees the line:
 
 - `variant=NAME`: the overrides listed under `variants: NAME:` in the paper's file; what the user gives wins over them.
 - `stages.*.key=value` and `data@stages.*.data=name`: one override for every stage that fits the pattern or belongs to
   the group, and that no `~stages.name` takes away (see experiments.config.overrides).
+- `data=NAME`: other images in place of the paper's own (see experiments.config.own_data).
 - a wrong name ends in one line with the nearest valid one, instead of a trace.
 
 Files are read by experiments.config.reading; what other rooms ask of them they may ask here.
@@ -34,7 +35,7 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.common import overlay
 from experiments.common.errors import InputError, unknown
 from experiments.common.plain import Config
-from experiments.config import frame, reading, recipes
+from experiments.config import flags, frame, own_data, reading, recipes
 from experiments.config import overrides as lines
 from experiments.config.overrides import split
 from experiments.config.reading import (
@@ -86,8 +87,14 @@ class Request:
     paper: str
     scale: str
     variant: str | None
-    given: tuple[str, ...]  # as typed, without paper, scale and variant
+    given: tuple[str, ...]  # as typed, without paper, scale, variant and data
     overrides: tuple[str, ...]  # expanded, ready for Hydra
+    data: str | None = None  # what stands in place of the paper's own
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """What a record says of the command line beyond paper, scale and variant."""
+        return (*self.given, *([f"data={self.data}"] if self.data else []))
 
 
 def request(argv: Sequence[str]) -> Request:
@@ -95,7 +102,7 @@ def request(argv: Sequence[str]) -> Request:
 
     Raises InputError for an unknown paper, scale, variant or group option, and for a line that does not parse.
     """
-    paper, scale, variant, typed = _chosen(argv)
+    paper, scale, variant, data, typed = _chosen(argv)
     swept = any(mark in paper for mark in ",(")  # then each paper is looked at by itself, once it is composed
     about = {} if swept else paper_file(paper)
     _check_setting(paper, scale, variant, about.get("variants") or {})
@@ -124,24 +131,29 @@ def request(argv: Sequence[str]) -> Request:
     if overlay.current() is not None and "runs_dir" not in last:
         overrides.append(f"runs_dir={overlay.home() / 'runs'}")
     lines.check_options(overrides)
-    return Request(paper, scale, variant, tuple(typed), tuple(overrides))
+    if data:
+        if any(mark in word for word in (paper, scale, data) for mark in ",("):
+            raise InputError(f"data={data}: expected one name, for one paper and scale")
+        overrides += own_data.lines(data, paper, compose(flags.first_of_each(overrides)), typed)
+    return Request(paper, scale, variant, tuple(typed), tuple(overrides), data)
 
 
-def _chosen(argv: Sequence[str]) -> tuple[str, str, str | None, list[str]]:
-    """Paper, scale and variant of a command line, and its other lines. Raises InputError for a key nothing reads."""
-    chosen = {"paper": default("paper"), "scale": default("scale"), "variant": ""}
+def _chosen(argv: Sequence[str]) -> tuple[str, str, str | None, str | None, list[str]]:
+    """Paper, scale, variant and data of a command line, and its other lines.
+
+    Raises InputError for a key that nothing reads.
+    """
+    chosen = {"paper": default("paper"), "scale": default("scale"), "variant": "", "data": ""}
     typed = []
     for line in argv:
         key, value = split(line)
         if key.lstrip("+") in chosen:
             chosen[key.lstrip("+")] = value
-        elif key.lstrip("+~") == "data":
-            raise InputError(f"{line}: each stage has data of its own; data@stages.*.data={value} sets that of all")
         elif key.startswith("+") and not set("./@") & set(key):
             raise InputError(f"{key}: nothing reads such a key; one of a stage is added as +stages.NAME.KEY=value")
         else:
             typed.append(f"{key}={lines.quoted(value)}" if key in lines.SENTENCES else line)
-    return chosen["paper"], chosen["scale"], chosen["variant"] or None, typed
+    return chosen["paper"], chosen["scale"], chosen["variant"] or None, chosen["data"] or None, typed
 
 
 def _check_setting(paper: str, scale: str, variant: str | None, variants: Mapping[str, Any]) -> None:

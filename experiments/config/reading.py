@@ -31,7 +31,7 @@ from experiments.config import arms, limits, recipes, schema, written
 from experiments.config.stages import Trainer
 
 # Of a paper's file: most of it, and no part of a composition.
-TEXTS = ("variants", "published", "deviations", "groups", "finding", "scope", "covers")
+TEXTS = ("variants", "published", "deviations", "groups", "finding", "scope", "covers", "own_data")
 STANDS_ASIDE = "conf/paper"  # what stands for each of them there, so that an override can take it away
 
 _searched: list[Path] = []  # besides CONF and the open overlay's
@@ -76,6 +76,12 @@ def state() -> tuple[int, ...]:
     folders = [entry for root in _roots() for entry in os.walk(root)]
     paths = [os.path.join(folder, name) for folder, _, names in sorted(folders) for name in sorted(names)]
     return tuple(os.stat(path).st_mtime_ns for path in paths)
+
+
+def data_file(name: str) -> Path | None:
+    """Where a data set of this name is said, in the suite's folder first; None where nobody says it."""
+    paths = [root / "data" / f"{name}.yaml" for root in _roots()]
+    return next((path for path in paths if path.is_file()), None)
 
 
 def options(group: str) -> list[str]:

@@ -51,9 +51,19 @@ LOCAL = {  # of one machine or one command; they change no number
 MOST_BYTES = 2**26  # of one file
 
 
-def title(scale: str, variant: str | None, by_hand: bool = False) -> str:
-    """An entry's name among a paper's."""
-    return (f"{scale}+{variant}" if variant else scale) + (" by hand" if by_hand else "")
+def title(scale: str, variant: str | None, by_hand: bool = False, data: str | None = None) -> str:
+    """An entry's name among a paper's, as mini+clean or mini+data=my_photos."""
+    return "+".join(filter(None, [scale, variant, data and f"data={data}"])) + (" by hand" if by_hand else "")
+
+
+def title_of(entry: Entry) -> str:
+    """The name that an entry has to have."""
+    return title(entry.scale, entry.variant, entry.registered.by_hand, data_of(entry))
+
+
+def data_of(entry: Entry) -> str | None:
+    """What stood in place of the paper's own data, if anything did."""
+    return next((line.removeprefix("data=") for line in entry.overrides if line.startswith("data=")), None)
 
 
 def is_recorded(scale: str) -> bool:
@@ -436,7 +446,7 @@ def update(paper: str, name: str, change: Callable[[Entry | None], Entry], folde
 
 def write_summary(entry: Entry, plan_: Plan) -> Path:
     """The short form that stands beside the runs."""
-    name = f"summary-{plan_.variant}.json" if plan_.variant else "summary.json"
+    name = "-".join(filter(None, ["summary", plan_.variant, plan_.config.get("data_name")])) + ".json"
     path = Path(plan_.config["runs_dir"]) / plan_.paper / plan_.scale / name
     short = {
         "paper": plan_.paper,

@@ -31,11 +31,14 @@ def of(entry: Entry, added: str = "") -> str:
     return "; ".join(part for part in parts if part)
 
 
-def told(declared: Mapping[str, Any], scale: str, variant: str | None) -> str:
+def told(declared: Mapping[str, Any], scale: str, variant: str | None, data: str | None = None) -> str:
     """What a paper's file, or a resolved configuration, adds to a setting's scope: the variant's text, or the scale's.
 
-    What a variant that has gone said is not known: then nothing is added.
+    What a variant that has gone said is not known: then nothing is added. With other data in place of the paper's, its
+    name is said instead: the file's words are about the paper's.
     """
+    if data is not None:
+        return f"on {data}"
     of_scale = str((declared.get("scope") or {}).get(scale) or "")
     if variant is None:
         return of_scale

@@ -51,8 +51,9 @@ def of(entry: records.Entry, declared: Mapping[str, Any] | None = None) -> Entry
 
 def _scope(entry: records.Entry, declared: Mapping[str, Any]) -> str:
     """As in `at mini+clean: digits, 400 for training, ...`."""
-    told = scope.of(entry, scope.told(declared, entry.scale, entry.variant))
-    return f"at {results.title(entry.scale, entry.variant)}" + (f": {told}" if told else "")
+    data = results.data_of(entry)
+    told = scope.of(entry, scope.told(declared, entry.scale, entry.variant, data))
+    return f"at {results.title(entry.scale, entry.variant, data=data)}" + (f": {told}" if told else "")
 
 
 def _worth_reason(entry: records.Entry, declared: Mapping[str, Any]) -> str:
