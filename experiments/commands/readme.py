@@ -9,8 +9,9 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
+from experiments.commands.described import Compared, Main, Paper, Setting
 from experiments.common import files
 from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
@@ -20,8 +21,6 @@ from experiments.evidence.words import EFFECT_ONLY, NOT_RUN
 from experiments.pages import forest
 from experiments.pages.display import SYMBOLS
 from experiments.pages.numbers import count, span
-
-Paper = Mapping[str, Any]  # as catalog.describe_all() gives it
 
 # The README's example of what a command prints: its verdict and difference are the record's.
 EXAMPLE = re.compile(r"(?<=\$ make reproduce PAPER=)(\w+)\n  \.\.\.\n.*\n.*\n")
@@ -99,26 +98,27 @@ def _between(text: str, name: str, new: str, where: str = "README.md") -> str:
     return f"{head}{begin}{new}\n{end}{tail}"
 
 
-def default(paper: Paper) -> tuple[str, Mapping[str, Any]] | None:
+def default(paper: Paper) -> tuple[str, Setting] | None:
     """The setting that stands for a paper, as in experiments.evidence.suite."""
     return next(((title, paper["entries"][title]) for title in suite.DEFAULT if title in paper["entries"]), None)
 
 
 def counts(papers: Sequence[Paper]) -> str:
     """How many main claims have each verdict, how many were replicated, and how many rest on older code."""
-    chosen = [entry for paper in papers if (entry := (default(paper) or (None, None))[1]) is not None]
+    chosen = [found[1] for paper in papers if (found := default(paper)) is not None]
     verdicts = Counter(entry["main"]["verdict"] for entry in chosen if entry["main"])
     verdicts[NOT_RUN] += len(papers) - len(chosen)
     told = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in SYMBOLS if verdicts[verdict])
     words = Counter(entry["replication"] or "not yet" for entry in chosen)
     again = ", ".join(f"{words[word]} {word}" for word in sorted(words, key=lambda word: (word == "not yet", word)))
-    kept = sum(1 for entry in chosen if entry["kept"])
+    standing = sum(1 for entry in chosen if entry["kept"])
     settings = sum(len(paper["entries"]) for paper in papers)
     stale = sum(1 for entry in chosen if entry["stale"])
     return (
         f"**{count(len(papers), 'main claim')}: {told}.**\n"
         f"Judged again on fresh seeds and recipes: {again}.\n"
-        f"Decided also beside all other papers: {kept}. Stale, since code or claims changed after the run: {stale}.\n"
+        f"Decided also beside all other papers: {standing}. "
+        f"Stale, since code or claims changed after the run: {stale}.\n"
         f"Recorded settings: {settings}, all in [docs/results.md](docs/results.md)."
     )
 
@@ -128,19 +128,21 @@ def patterns(papers: Sequence[Paper]) -> str:
     several = other = rivals = effect = signs = same = 0
     for paper in papers:
         mains = [entry["main"] for entry in paper["entries"].values() if entry["main"]]
-        with_rivals = [m for m in mains if any(row["name"].startswith("against ") for row in m.get("rows", ()))]
+        with_rivals = [m for m in mains if any(row["name"].startswith("against ") for row in m.get("rows", []))]
         rivals += len(with_rivals)
         effect += sum(main["verdict"] == EFFECT_ONLY for main in with_rivals)
-        chosen = (default(paper) or ("", {"main": None}))[1]["main"]
+        found = default(paper)
+        chosen = found[1]["main"] if found is not None else None
         if chosen is None:
             continue
         alike = [main["verdict"] for main in mains if main["name"] == chosen["name"]]
         several += len(alike) > 1
         other += len(set(alike)) > 1
-        if chosen.get("published") and chosen["difference"] is not None:
+        published = chosen.get("published")
+        if published and chosen["difference"] is not None:
             signs += 1
             margin = chosen["margin"]
-            same += (chosen["published"]["difference"] - margin) * (chosen["difference"] - margin) > 0
+            same += (published["difference"] - margin) * (chosen["difference"] - margin) > 0
     return (
         f"- **Data decide.** {several} papers were asked the same in several settings; in {other} of them two settings "
         "give different verdicts.\n"
@@ -213,27 +215,28 @@ def verdict(paper: Paper, title: str) -> str:
     return (main["verdict"] if main else "no main claim") + marks
 
 
-def replicated(entry: Mapping[str, Any]) -> str:
+def replicated(entry: Setting) -> str:
     return entry["replication"] or "not yet"
 
 
-def cost(entry: Mapping[str, Any]) -> str:
+def cost(entry: Setting) -> str:
     """What an entry's stages took: CPU time, or wall time where that was not measured."""
     if entry["cpu_seconds"] is not None:
         return f"{entry['cpu_seconds'] / 60:.0f} min"
     return f"{entry['seconds'] / 60:.0f} min wall"
 
 
-def ordered(entries: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def ordered(entries: Mapping[str, Setting]) -> list[tuple[str, Setting]]:
     """The main settings first."""
     return sorted(entries.items(), key=lambda item: ("+" in item[0] or "by hand" in item[0], item[0]))
 
 
-def spans(main: Mapping[str, Any] | None) -> str:
+def spans(main: Main | Compared | None) -> str:
     """The difference, and after it what rivals or further outcomes say."""
     if main is None:
         return ""
-    told = [f"{row['name']}: {row['verdict']}, {spans(row)}" for row in main.get("rows", ())]
+    rows = cast(Main, main).get("rows", [])
+    told = [f"{row['name']}: {row['verdict']}, {spans(row)}" for row in rows]
     return "; ".join([span(main["difference"], main["interval"], main["unit"]), *told])
 
 
@@ -243,14 +246,24 @@ def forest_row(paper: Paper) -> forest.Row | None:
     if chosen is None or chosen[1]["main"] is None:
         return None
     main = chosen[1]["main"]
-    names = ("verdict", "difference", "interval", "margin", "worth", "within", "unit")
-    return forest.Row(paper["key"], **{name: main[name] for name in names}, stale=bool(chosen[1]["stale"]))
+    return forest.Row(
+        key=paper["key"],
+        verdict=main["verdict"],
+        difference=main["difference"],
+        interval=main["interval"],
+        margin=main["margin"],
+        worth=main["worth"],
+        within=main["within"],
+        unit=main["unit"],
+        stale=bool(chosen[1]["stale"]),
+    )
 
 
 def example(papers: Sequence[Paper], key: str) -> str:
     """What EXAMPLE should match for a paper: the first lines of what `make reproduce` says."""
     entry = next(p["entries"]["mini"] for p in papers if p["key"] == key)
     main = entry["main"]
+    assert main is not None
     stopped = "" if main["verdict"] == "undecided" else "; stopped: decided"
     why = f" ({main['reason']})" if main["reason"] else ""
     sure = span(main["difference"], main["interval"], main["unit"])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from omegaconf import DictConfig
 
 from experiments.commands.schedulers import runs_here
 from experiments.common.errors import InputError
+from experiments.common.plain import Config
 from experiments.config import claims, compose, schema
 from experiments.config.claims import Questions
 from experiments.evidence import registration, registrations, results, staleness
@@ -38,7 +38,7 @@ class Setting:
 
     request: compose.Request
     config: DictConfig
-    resolved: dict[str, Any]
+    resolved: Config
     questions: Questions
     seeds: list[int] | None
     title: str
@@ -109,7 +109,7 @@ def read(argv: list[str]) -> Setting:
 
 
 def _registered(
-    request: compose.Request, config: DictConfig, resolved: dict[str, Any], title: str, entry: Entry | None
+    request: compose.Request, config: DictConfig, resolved: Config, title: str, entry: Entry | None
 ) -> tuple[Registration | None, list[str]]:
     """Under what the setting's next seeds run, and else what changed since it was registered.
 

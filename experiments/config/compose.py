@@ -34,6 +34,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.common import overlay
 from experiments.common.errors import InputError, unknown
+from experiments.common.plain import Config
 from experiments.config import flags, frame, own_data, reading, recipes
 from experiments.config import overrides as lines
 from experiments.config.overrides import split
@@ -101,7 +102,7 @@ def request(argv: Sequence[str]) -> Request:
 
     Raises InputError for an unknown paper, scale, variant or group option, and for a line that does not parse.
     """
-    paper, scale, variant, data, given = _chosen(argv)
+    paper, scale, variant, data, typed = _chosen(argv)
     swept = any(mark in paper for mark in ",(")  # then each paper is looked at by itself, once it is composed
     about = {} if swept else paper_file(paper)
     _check_setting(paper, scale, variant, about.get("variants") or {})
@@ -111,7 +112,7 @@ def request(argv: Sequence[str]) -> Request:
     of_variant = list(about["variants"][variant]["overrides"]) if variant else []
     of_variant = [line for line in of_variant if not _adds_nothing(line, recipe, paper)]
     of_variant = [each for line in of_variant for each in lines.each_removed(line, every_stage, named)]
-    of_user = [each for line in given for each in lines.each_removed(line, every_stage, named)]
+    of_user = [each for line in typed for each in lines.each_removed(line, every_stage, named)]
     removed = {line.removeprefix("~stages.") for line in [*of_variant, *of_user] if line.startswith("~stages.")}
     stages = [name for name in every_stage if name not in removed]
 
@@ -133,8 +134,8 @@ def request(argv: Sequence[str]) -> Request:
     if data:
         if any(mark in word for word in (paper, scale, data) for mark in ",("):
             raise InputError(f"data={data}: expected one name, for one paper and scale")
-        overrides += own_data.lines(data, paper, compose(flags.first_of_each(overrides)), given)
-    return Request(paper, scale, variant, tuple(given), tuple(overrides), data)
+        overrides += own_data.lines(data, paper, compose(flags.first_of_each(overrides)), typed)
+    return Request(paper, scale, variant, tuple(typed), tuple(overrides), data)
 
 
 def _chosen(argv: Sequence[str]) -> tuple[str, str, str | None, str | None, list[str]]:
@@ -143,7 +144,7 @@ def _chosen(argv: Sequence[str]) -> tuple[str, str, str | None, str | None, list
     Raises InputError for a key that nothing reads.
     """
     chosen = {"paper": default("paper"), "scale": default("scale"), "variant": "", "data": ""}
-    given = []
+    typed = []
     for line in argv:
         key, value = split(line)
         if key.lstrip("+") in chosen:
@@ -151,8 +152,8 @@ def _chosen(argv: Sequence[str]) -> tuple[str, str, str | None, str | None, list
         elif key.startswith("+") and not set("./@") & set(key):
             raise InputError(f"{key}: nothing reads such a key; one of a stage is added as +stages.NAME.KEY=value")
         else:
-            given.append(f"{key}={lines.quoted(value)}" if key in lines.SENTENCES else line)
-    return chosen["paper"], chosen["scale"], chosen["variant"] or None, chosen["data"] or None, given
+            typed.append(f"{key}={lines.quoted(value)}" if key in lines.SENTENCES else line)
+    return chosen["paper"], chosen["scale"], chosen["variant"] or None, chosen["data"] or None, typed
 
 
 def _check_setting(paper: str, scale: str, variant: str | None, variants: Mapping[str, Any]) -> None:
@@ -179,16 +180,16 @@ def _adds_nothing(line: str, recipe: Mapping[str, Any], paper: str) -> bool:
     return names.issuperset(value.strip("[]").split(","))
 
 
-def _expand(given: Sequence[str], chosen: Sequence[str], stages: Sequence[str], named: recipes.Groups) -> list[str]:
+def _expand(typed: Sequence[str], chosen: Sequence[str], stages: Sequence[str], named: recipes.Groups) -> list[str]:
     """Each line once for every stage that it means and that has its key.
 
     Args:
-        given: as typed.
+        typed: lines of the user or of a variant.
         chosen: paper and scale, which decide what keys a stage has.
         stages: stage names.
         named: the paper's groups of them.
     """
-    expanded = [lines.for_each_stage(line, stages, named) for line in given]
+    expanded = [lines.for_each_stage(line, stages, named) for line in typed]
     options_chosen = [line for each in expanded for line in each if lines.chooses_option(line)]
     for index, each in enumerate(expanded):
         if len(each) > 1 and not lines.chooses_option(each[0]):
@@ -196,7 +197,7 @@ def _expand(given: Sequence[str], chosen: Sequence[str], stages: Sequence[str], 
             base = _without_values((reading.CONF, *reading.search_path()), (*chosen, *options_chosen))
             expanded[index] = [line for line in each if _has(base, split(line)[0])]
             if not expanded[index]:
-                raise InputError(f"{given[index]}: no stage has this key")
+                raise InputError(f"{typed[index]}: no stage has this key")
     return [line for each in expanded for line in each]
 
 
@@ -298,7 +299,7 @@ def _explain(error: HydraException, overrides: Sequence[str]) -> InputError:
     return unknown(f"{key}: key of {where}", parts[0] if parts else key, names)
 
 
-def resolve(config: DictConfig, seed: int | None = None) -> dict[str, Any]:
+def resolve(config: DictConfig, seed: int | None = None) -> Config:
     """The configuration as plain data, every interpolation resolved, for one seed, with the paper's TEXTS.
 
     Raises InputError for an interpolation that leads nowhere or a value still missing (`???`).
@@ -315,14 +316,14 @@ def resolve(config: DictConfig, seed: int | None = None) -> dict[str, Any]:
             config.seed = composed_seed
     assert isinstance(value, dict)
     told = paper_file(value["key"]) if value.get("key") in papers() else {}
-    kept = [key for key in TEXTS if key in told and value.get(key) == STANDS_ASIDE]  # not after `~published`
-    return {str(key): item for key, item in value.items()} | {key: told[key] for key in kept}
+    aside = [key for key in TEXTS if key in told and value.get(key) == STANDS_ASIDE]  # not after `~published`
+    return {str(key): item for key, item in value.items()} | {key: told[key] for key in aside}
 
 
 _STAND_IN = 7_046_029_254_386_353_087  # a seed that nothing else in a configuration equals
 
 
-def resolve_each(config: DictConfig, seeds: Sequence[int]) -> list[dict[str, Any]]:
+def resolve_each(config: DictConfig, seeds: Sequence[int]) -> list[Config]:
     """resolve() for several seeds in the time of one: the seed is put in where it stands, alone or inside a text."""
     if len(seeds) < 2:
         return [resolve(config, seed) for seed in seeds]

@@ -82,12 +82,16 @@ def _data(training: Sequence[Dataset], testing: Sequence[Dataset]) -> str:
     """The names of the data and how much of it was for training and for the test."""
     trained = [(item.name, size) for item in training if (size := _sizes(item)[0])]
     tested = [(item.name, size) for item in testing if (size := _sizes(item)[1])]
-    learnt, seen = _names(trained), _names(tested)
-    told_training = f"{_range(size for _, size in trained)} for training" if trained else ""
-    told_test = f"{_range(size for _, size in tested)} for the test" if tested else ""
-    if learnt and seen and learnt != seen:
-        told_test += f": {seen}"
-    return ", ".join(part for part in (learnt or seen, told_training, told_test) if part)
+    learnt = _names(trained)
+    seen = _names(tested)
+
+    parts = [learnt or seen]
+    if trained:
+        parts.append(f"{_range(size for _, size in trained)} for training")
+    if tested:
+        others = f": {seen}" if learnt and seen and learnt != seen else ""
+        parts.append(f"{_range(size for _, size in tested)} for the test{others}")
+    return ", ".join(part for part in parts if part)
 
 
 def _sizes(data: Dataset) -> tuple[int, int]:
