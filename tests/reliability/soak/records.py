@@ -143,22 +143,27 @@ def altered(paper: str, folder: Path) -> Iterator[Trial]:
 
 
 def raced(paper: str, folder: Path) -> Iterator[Trial]:
-    """Two processes that write an entry each into one file at the same moment: both are there afterwards."""
-    entry = next(iter(results.entries(paper).values())).model_copy(update={"stages": {}})
-    folder.mkdir(parents=True, exist_ok=True)
+    """Two processes that write an entry each into one file at the same moment: both are there afterwards.
 
-    def write(number: int, start: Any) -> int:
-        results.RESULTS = folder
+    After every ten turns a new file is begun: to read and seal many entries takes longer than to write two.
+    """
+    entry = next(iter(results.entries(paper).values())).model_copy(update={"stages": {}})
+
+    def write(place: Path, number: int, start: Any) -> int:
+        results.RESULTS = place
         start.wait(PATIENCE.seconds)
         results.update(paper, f"mini+{number}", lambda stored: entry)
         return 0
 
     for turn in range(WRITERS):
+        place = folder / str(turn // 10)
+        place.mkdir(parents=True, exist_ok=True)
         start = FORK.Barrier(2)
-        numbers = (2 * turn, 2 * turn + 1)
-        children = [fork(partial(write, n, start), folder / "log", folder / "temporary") for n in numbers]
+        numbers = (2 * (turn % 10), 2 * (turn % 10) + 1)
+        children = [fork(partial(write, place, n, start), folder / "log", folder / "temporary") for n in numbers]
         for child in children:
             child.join(PATIENCE.seconds)
-        written = json.loads((folder / f"{paper}.json").read_text(encoding="utf-8"))["entries"]
-        whole = set(written) == {f"mini+{n}" for n in range(2 * turn + 2)} and all(c.exitcode == 0 for c in children)
-        yield Trial("writers", f"turn {turn}", "" if whole else f"{len(written)} entries of {2 * turn + 2}")
+        written = json.loads((place / f"{paper}.json").read_text(encoding="utf-8"))["entries"]
+        expected = {f"mini+{number}" for number in range(numbers[1] + 1)}
+        whole = set(written) == expected and all(child.exitcode == 0 for child in children)
+        yield Trial("writers", f"turn {turn}", "" if whole else f"{len(written)} entries of {len(expected)}")
