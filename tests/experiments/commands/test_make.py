@@ -43,6 +43,17 @@ def test_no_value_and_no_target_is_run_by_a_shell(word: str) -> None:
     assert shell.made(word) == ""
 
 
+@pytest.mark.parametrize("word", shell.SURROUNDINGS)
+def test_no_variable_of_the_environment_is_run_by_a_shell(word: str) -> None:
+    assert shell.made(word, typed=False) == ""
+
+
+def test_a_variable_of_the_environment_that_no_target_reads_is_let_be() -> None:
+    """Others use such names too, and with what they like."""
+    done = shell.make("reproduce", "PAPER=zpe", FORMAT="%h (%s)")
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "command"),
     [
@@ -92,7 +103,7 @@ def test_variables_reach_the_command(words: list[str], command: str) -> None:
 
 def test_uv_sets_up_from_the_same_locks() -> None:
     def commands(*words: str) -> list[str]:
-        lines = make("--always-make", "setup", *words).stdout.replace("\\\n", " ").splitlines()
+        lines = shell.make("--always-make", "setup", *words).stdout.replace("\\\n", " ").splitlines()
         return [re.sub(r"\s+", " ", line) for line in lines if "install" in line and not line.startswith("test")]
 
     by_pip, by_uv = commands(), commands("UV=1")

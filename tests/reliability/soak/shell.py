@@ -38,23 +38,38 @@ WORDS = (
     "x`touch${IFS}owned`",
     "x';touch${IFS}owned;'",
     "wrong;touch${IFS}owned=1",
+    "EXTRA=../mine;touch owned",
 )
+SURROUNDINGS = ("PAPER=zpe;touch owned", "SCALE=$(shell touch owned)", "EXTRA=`touch owned`")  # of the environment
 OPTIONS = ("partition", "account", "extra")
 
 
-def make(*words: str) -> subprocess.CompletedProcess[str]:
-    """`make -n` with these words: what it would do, with all that it expands and asks a shell for on the way."""
+def make(*words: str, **surroundings: str) -> subprocess.CompletedProcess[str]:
+    """`make -n` with these words: what it would do, with all that it expands and asks a shell for on the way.
+
+    Args:
+        words: of the command line.
+        surroundings: variables of the environment.
+    """
     # What is started by make itself would take its variables for its own.
     alone = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    known = {**alone, **surroundings}
     return subprocess.run(
-        ["make", "-n", *words], cwd=ROOT, env=alone, capture_output=True, text=True, timeout=60, check=False
+        ["make", "-n", *words], cwd=ROOT, env=known, capture_output=True, text=True, timeout=60, check=False
     )
 
 
-def made(word: str) -> str:
-    """What is wrong with the way in which make refuses a word; empty if nothing is."""
+def made(word: str, *, typed: bool = True) -> str:
+    """What is wrong with the way in which make refuses a word; empty if nothing is.
+
+    Args:
+        word: name=value, or a target.
+        typed: on the command line; else it is a variable of the environment.
+    """
     owned = ROOT / "owned"
-    done = make("reproduce", word) if word.startswith("PAPER") else make("reproduce", "PAPER=zpe", word)
+    name, _, value = word.partition("=")
+    words = ["reproduce"] if name == "PAPER" else ["reproduce", "PAPER=zpe"]
+    done = make(*words, word) if typed else make(*words, **{name: value})
     if owned.exists():
         owned.unlink()
         return "it was executed"
@@ -100,6 +115,8 @@ def attempts(folder: Path) -> Iterator[tuple[str, str]]:
     if shutil.which("make"):
         for word in WORDS:
             yield f"make reproduce {word!r}", made(word)
+        for word in SURROUNDINGS:
+            yield f"{word!r} make reproduce", made(word, typed=False)
     for option in OPTIONS:
         for text in ACTING:
             yield f"launcher.{option}={text!r}", submitted(option, text, folder / option)
