@@ -38,8 +38,10 @@ reads-mutants       := PAPER ARGS
 reads-full-scale    := PAPER ARGS
 reads-bench         := PAPER ARGS
 # A shell reads these values, and make itself does before each call of a shell: this comes before the first one. What
-# either would act on is no name; ARGS alone are words of a shell.
+# either would act on is no name; ARGS alone are words of a shell. What a target reads may come from the environment too.
 said      := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(v)))),$(v)))
+read      := $(sort $(foreach goal,$(MAKECMDGOALS),$(reads-$(goal))))
+found     := $(foreach v,$(read),$(if $(filter environment,$(firstword $(origin $(v)))),$(v)))
 open      := (
 close     := )
 define newline
@@ -47,7 +49,7 @@ define newline
 
 endef
 acting    := ; & | < > ` ' " \ ! * ? $(open) $(close) $$
-words     := $(filter-out ARGS PYTHON,$(filter $(VARIABLES),$(said)))
+words     := $(filter-out ARGS PYTHON,$(filter $(VARIABLES),$(said)) $(found))
 acts       = $(strip $(foreach c,$(acting),$(findstring $(c),$(value $(1)))) $(if $(findstring $(newline),$(value $(1))),line))
 unsafe    := $(firstword $(foreach v,$(words),$(if $(call acts,$(v)),$(v))))
 ifneq ($(unsafe),)
@@ -62,7 +64,6 @@ nearest    = $(shell $(PYTHON) -c "import difflib, sys; \
 quoted     = '$(subst ','\'',$(1))'
 wrong     := $(firstword $(filter-out $(VARIABLES),$(said)))
 aimless   := $(firstword $(filter-out $(TARGETS) .venv/%,$(MAKECMDGOALS)))
-read      := $(sort $(foreach goal,$(MAKECMDGOALS),$(reads-$(goal))))
 unread    := $(if $(MAKECMDGOALS),$(firstword $(filter-out $(read) PYTHON TORCH_INDEX UV,$(said))))
 ifneq ($(wrong),)
 $(error $(wrong) is no variable of this Makefile$(call nearest,$(wrong),$(VARIABLES)); valid: $(VARIABLES))
