@@ -80,6 +80,26 @@ def _composed_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _unpacked_once() -> Iterator[None]:
+    """The shipped garments are unpacked once: two thirds of all papers read them, anew for each of their stages."""
+    from datamodules.common.torchvision_sets import FashionMNIST
+
+    read = FashionMNIST.read
+    unpacked: list[Any] = []
+
+    def copy(self: FashionMNIST) -> Any:
+        if self.subset != "embedded":
+            return read(self)
+        if not unpacked:
+            unpacked.extend(read(self))
+        return tuple((images.clone(), labels.clone()) for images, labels in unpacked)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FashionMNIST, "read", copy)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _same_draws() -> None:
     import numpy as np
