@@ -19,9 +19,11 @@ os.environ["WANDB_MODE"] = "offline"
 
 from experiments.common import files
 from experiments.common.errors import unknown
-from experiments.config import compose
+from experiments.config import compose, overlay
 from experiments.running.plan import Plan, plan
 from tests import selection
+
+collect_ignore = ["overlay/mine"]  # the tests of an overlay, which run where it is open
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -185,6 +187,15 @@ def birds(tmp_path: Path) -> Path:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--paper", help="only the tests of what this paper's files reach: make test PAPER=K")
+    parser.addoption("--extra", help="the tests of an overlay and of its papers, with it open: make test EXTRA=../mine")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """An overlay is open for the whole session, before papers are listed."""
+    if folder := config.getoption("--extra"):
+        opened = overlay.opened(folder)
+        opened.__enter__()
+        config.add_cleanup(lambda: opened.__exit__(None, None, None))
 
 
 def pytest_collection() -> None:
@@ -205,11 +216,11 @@ def pytest_collection_finish() -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The tests of one paper, if asked; long tests first, so that two processes end at about the same time."""
-    paper = config.getoption("--paper")
-    if paper:
-        if paper not in compose.papers():
+    paper, extra = config.getoption("--paper"), config.getoption("--extra")
+    if paper or extra:
+        if paper and paper not in compose.papers():
             raise pytest.UsageError(str(unknown("paper", paper, compose.papers())))
-        kept = selection.select(items, paper)
+        kept = selection.select_of_overlay(items, paper) if extra else selection.select(items, paper)
         config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
         items[:] = kept
     items.sort(key=lambda item: (item.get_closest_marker("slow") is None, "smoke_runs" not in item.name))

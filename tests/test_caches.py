@@ -16,13 +16,14 @@ KEPT_IN_MEMORY = {
     "datamodules.common.loader.batch_type": "the columns",
     "datamodules.off_the_shelf.collection._READ": "the source's class and options; its files stay meanwhile",
     "datamodules.mswal.preprocessing.maker": "nothing: this project's code and its libraries' versions",
-    "experiments.common.memory._marks": "nothing: the content of this project's files",
+    "experiments.common.memory._marks": "nothing: the content of this project's files, until an overlay is opened",
+    "experiments.common.overlay._of": "the variable of the environment that says what is open",
     "experiments.config.compose._of_options": "the folder of the configuration, its files' times, and the lines",
-    "experiments.config.compose._without_values": "the folder of the configuration, and the lines",
+    "experiments.config.compose._without_values": "the folders of the configuration, and the lines",
     "experiments.config.frame._frames": "the lines, and the times of the frame's files",
     "experiments.config.instantiate._plain_arguments": "the class or function itself",
     "experiments.config.reading._for_hydra": "the file, and its time",
-    "experiments.config.reading._text_of": "the folder of the configuration, and the paper",
+    "experiments.config.reading._text_of": "the folders of the configuration, and the paper",
     "experiments.config.reading.default": "the group; a file of this project",
     "experiments.config.reading.known_stages": "the paper; files of this project",
     "experiments.config.reading.paper_file": "the paper; a file of this project",
@@ -48,6 +49,8 @@ KEPT_IN_MEMORY = {
 
 # Lists of a module that are no caches: what was asked for, and what came out.
 ELSE = {
+    "experiments.common.memory._off",
+    "experiments.identity.content._off",
     "experiments.commands.run.CODES",
     "experiments.commands.run.ERRORS",
     "experiments.config.reading._searched",

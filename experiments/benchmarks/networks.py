@@ -14,7 +14,7 @@ from experiments.benchmarks.alternate import alternate, spread
 from experiments.commands import cli
 from experiments.common.errors import InputError
 from experiments.config import compose, written
-from experiments.config.schema import Pair
+from experiments.config.networks import Pair
 from experiments.pages.console import out
 
 HELP = """\

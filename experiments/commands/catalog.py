@@ -10,11 +10,14 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.commands import cli, readme
+from experiments.common import overlay
 from experiments.common.errors import InputError
 from experiments.common.memory import CONFIGURATION, remember
-from experiments.config import claims, compose
+from experiments.common.overlay import home
+from experiments.config import claims, compose, unfilled
 from experiments.evidence import counts, coverage, results, staleness, suite
-from experiments.evidence.records import Entry, JudgedClaim
+from experiments.evidence.judged import JudgedClaim
+from experiments.evidence.records import Entry
 from experiments.pages import console, needed, scope, view
 from experiments.pages.numbers import count
 from experiments.running import measured, needs, plan
@@ -160,6 +163,8 @@ def _details(paper: dict[str, Any]) -> Table:
     if paper["finding"]:
         table.add_row("finding", Text(paper["finding"], "bold"))
     table.add_row("about", paper["about"])
+    if left := unfilled.find(home(), unfilled.own_files(home(), paper["key"], "mini")):
+        table.add_row("to fill in", f"{count(len(left), 'place')}; make register names each")
     for name, entry in readme.ordered(paper["entries"]):
         verdict = console.word(entry["main"]["verdict"] if entry["main"] else "no main claim")
         table.add_row(f"at {name}", Text.assemble(verdict, f": {entry['scope']}"))
@@ -214,6 +219,8 @@ def main(argv: list[str]) -> int:
             raise InputError(f"{word}: expected --json, --readme or keys of papers")
     if keys and "--readme" in argv:
         raise InputError(f"{keys[0]}: --readme writes of all papers; expected no key")
+    if "--readme" in argv and overlay.current() is not None:
+        raise InputError("--readme: README and docs/ tell the suite's records; expected it without extra=")
     papers = describe_all(cli.papers_named(keys))
     if "--json" in argv:
         print(json.dumps(papers, indent=1))

@@ -23,7 +23,8 @@ from experiments.commands.schedulers import Schedulers
 from experiments.common.errors import InputError, RunError, unknown
 from experiments.config import compose
 from experiments.evidence import merge, registration, results, staleness
-from experiments.evidence.records import Confirmation, Entry, Hardware, StageRecord
+from experiments.evidence.ran import Confirmation, Hardware, StageRecord
+from experiments.evidence.records import Entry
 from experiments.identity.provenance import code_version, hardware, versions
 from experiments.pages import console
 from experiments.pages.progress import Board
@@ -215,4 +216,4 @@ def _table(moved: Sequence[states.Difference]) -> Table:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(main, HELP, exits=EXITS))
+    sys.exit(cli.main(main, HELP, overlays=True, exits=EXITS))

@@ -15,10 +15,10 @@ from experiments.common import files
 from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
 from experiments.evidence import suite
-from experiments.evidence.words import NOT_RUN
+from experiments.evidence.words import EFFECT_ONLY, NOT_RUN
 from experiments.pages import forest
+from experiments.pages.display import SYMBOLS
 from experiments.pages.numbers import count, span
-from experiments.pages.view import SYMBOLS
 
 Paper = Mapping[str, Any]  # as catalog.describe_all() gives it
 
@@ -36,7 +36,7 @@ mean; `make report` shows each with its seeds, rules and history.
 
 
 def write(papers: Sequence[Paper], root: Path = ROOT) -> None:
-    """Write README.md, docs/results.md and docs/claims.svg anew. Raises InputError where README lacks a marker."""
+    """Write README.md and what docs/ repeats anew. Raises InputError where a file lacks a marker."""
     for name, text in texts(papers, root).items():
         files.write_text(root / name, text)
 
@@ -47,19 +47,24 @@ def texts(papers: Sequence[Paper], root: Path = ROOT) -> dict[str, str]:
     text = _between(text, "counts", counts(papers))
     text = _between(text, "papers", table(papers))
     text = EXAMPLE.sub(lambda match: example(papers, match[1]), text)
+    note = (root / "docs/method.md").read_text(encoding="utf-8")
     return {
         "README.md": text,
+        "docs/method.md": _between(
+            _between(note, "counts", counts(papers).replace("(docs/", "("), "docs/method.md"),
+            *("patterns", patterns(papers), "docs/method.md"),
+        ),
         "docs/results.md": f"{RESULTS}{settings_table(papers)}\n",
         "docs/claims.svg": forest.picture([row for paper in papers if (row := forest_row(paper)) is not None]),
     }
 
 
-def _between(text: str, name: str, new: str) -> str:
+def _between(text: str, name: str, new: str, where: str = "README.md") -> str:
     """The text with what stands between two markers replaced."""
     head, begin, rest = text.partition(f"<!-- {name} -->\n")
     _, end, tail = rest.partition(f"<!-- /{name} -->")
     if not begin or not end:
-        raise InputError(f"README.md: the markers <!-- {name} --> and <!-- /{name} --> are missing")
+        raise InputError(f"{where}: the markers <!-- {name} --> and <!-- /{name} --> are missing")
     return f"{head}{begin}{new}\n{end}{tail}"
 
 
@@ -84,6 +89,33 @@ def counts(papers: Sequence[Paper]) -> str:
         f"Judged again on fresh seeds and recipes: {again}.\n"
         f"Decided also beside all other papers: {kept}. Stale, since code or claims changed after the run: {stale}.\n"
         f"Recorded settings: {settings}, all in [docs/results.md](docs/results.md)."
+    )
+
+
+def patterns(papers: Sequence[Paper]) -> str:
+    """What the papers show together: other settings' verdicts, rivals, and the published signs."""
+    several = other = rivals = effect = signs = same = 0
+    for paper in papers:
+        mains = [entry["main"] for entry in paper["entries"].values() if entry["main"]]
+        with_rivals = [m for m in mains if any(row["name"].startswith("against ") for row in m.get("rows", ()))]
+        rivals += len(with_rivals)
+        effect += sum(main["verdict"] == EFFECT_ONLY for main in with_rivals)
+        chosen = (default(paper) or ("", {"main": None}))[1]["main"]
+        if chosen is None:
+            continue
+        alike = [main["verdict"] for main in mains if main["name"] == chosen["name"]]
+        several += len(alike) > 1
+        other += len(set(alike)) > 1
+        if chosen.get("published") and chosen["difference"] is not None:
+            signs += 1
+            same += chosen["published"]["difference"] * chosen["difference"] > 0
+    return (
+        f"- **Data decide.** {several} papers were asked the same in several settings; in {other} of them two settings "
+        "give different verdicts.\n"
+        f"- **Rivals decide.** Of {count(rivals, 'recorded setting')} with rivals, {effect} beat the baseline and not "
+        "every rival.\n"
+        f"- **Signs last, sizes do not.** {count(signs, 'paper')} report the difference that is claimed; {same} have "
+        "the same sign here. The index of `make report` has both, side by side."
     )
 
 

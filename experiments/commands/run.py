@@ -17,9 +17,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from experiments.commands import sweep
-from experiments.common import failure, files
+from experiments.common import failure, files, overlay
 from experiments.common.errors import RunError, unknown
-from experiments.config import compose, flags, frame
+from experiments.config import compose, flags, frame, reading
 from experiments.config.overrides import chooses_option
 from experiments.running import engine
 from experiments.running.manifest import finished
@@ -74,6 +74,7 @@ def _run(config: DictConfig, job: Any) -> float:
     from experiments.pages.progress import Board
     from experiments.running import preconditions, training
 
+    reading.place_arm(config)  # Hydra composed it; what is composed elsewhere has its arm already
     this = _planned(config)
     objective = sweep.objective(this, needed=job.mode == RunMode.MULTIRUN)
     if any(finished(stage) is None for stage in this.stages.values()):
@@ -122,6 +123,8 @@ def main(argv: list[str]) -> int:
     request = compose.request(lines)
     _check(request, needs_objective=bool(asked.get("multirun")))
     overrides = list(request.overrides)
+    if overlay.current() is not None:
+        overrides += compose.search_path()
     if asked.get("multirun") and any(asked.get(key) for key in flags.SHOW):
         del asked["multirun"]  # Hydra shows one job
         overrides = flags.first_of_each(overrides)
@@ -134,7 +137,7 @@ def main(argv: list[str]) -> int:
         if ERRORS:
             raise ERRORS[0]
         return max(CODES, default=0)
-    runs_dir = Path(next((line.split("=", 1)[1] for line in lines if line.startswith("runs_dir=")), "runs"))
+    runs_dir = Path(next((line.split("=", 1)[1] for line in overrides if line.startswith("runs_dir=")), "runs"))
     name = name or datetime.now(UTC).strftime("%Y-%m-%d_%H-%M-%S")
     folder = runs_dir / "sweeps" / name
     sys.argv = [sys.argv[0], *flags.written(asked), *overrides, f"hydra.sweep.dir={folder}"]

@@ -19,8 +19,8 @@ from rich.text import Text
 from experiments.common import files
 from experiments.common.errors import InputError
 from experiments.config import claims, expressions
+from experiments.config.comparisons import Claim
 from experiments.config.expressions import Call, Expression, Metric
-from experiments.config.schema import Claim
 from experiments.evidence import sequences, sweeps
 from experiments.pages import console
 from experiments.pages.numbers import number

@@ -8,16 +8,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from omegaconf import DictConfig
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from experiments.commands import cli
 from experiments.commands.schedulers import Schedulers
 from experiments.common.errors import InputError
-from experiments.common.paths import ROOT
+from experiments.common.overlay import home
 from experiments.common.tables import read_rows
 from experiments.config import compose, vary
-from experiments.config.schema import Grid, Knob
+from experiments.config.trials import Grid, Knob
 from experiments.evidence import results, tuning
 from experiments.identity.provenance import code_version
 from experiments.pages import console
@@ -65,7 +65,7 @@ def main(argv: list[str]) -> int:
     for line in _notes(table):
         console.out.print(line, markup=False, soft_wrap=True)
     path = tuning.write(request.paper, setting, table)
-    console.out.print(f"tuning: {path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}")
+    console.out.print(f"tuning: {path.relative_to(home()) if path.is_relative_to(home()) else path}")
     return 0
 
 
@@ -105,16 +105,14 @@ def _score(plan_: Plan, arm: str, metric: str) -> float | None:
 
 def _show(grid: Grid, found: Mapping[str, Any], title: str) -> Table:
     seeds = ", ".join(map(str, grid.seeds))
-    shown = Table(title=f"{escape(title)}: {escape(grid.by)}, mean of pilot seeds {seeds}", title_justify="left")
-    shown.add_column("arm")
-    for value in grid.values:
-        shown.add_column(escape(str(value)), justify="right")
+    values = [str(value) for value in grid.values]
+    shown = console.table(f"{title}: {grid.by}, mean of pilot seeds {seeds}", ["arm", *values], right=values)
     for arm, chosen in found["chosen"].items():
         cells = []
         for value, mean in zip(grid.values, chosen["means"], strict=True):
             text = "failed" if mean is None else number(mean)
-            cells.append(f"[bold]{text}[/]" if value == chosen["value"] else text)
-        shown.add_row(escape(arm), *cells)
+            cells.append(Text(text, "bold" if value == chosen["value"] else ""))
+        shown.add_row(arm, *cells)
     return shown
 
 
@@ -130,4 +128,4 @@ def _notes(found: Mapping[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(main, HELP, composes=True))
+    sys.exit(cli.main(main, HELP, overlays=True, composes=True))

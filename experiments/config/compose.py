@@ -31,6 +31,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.common import overlay
 from experiments.common.errors import InputError, unknown
 from experiments.config import frame, reading, recipes
 from experiments.config import overrides as lines
@@ -48,6 +49,7 @@ from experiments.config.reading import (
     papers,
     recipe_files,
     search,
+    search_path,
     sweep_file,
 )
 
@@ -69,6 +71,7 @@ __all__ = [
     "resolve",
     "resolve_each",
     "search",
+    "search_path",
     "sweep_file",
 ]
 
@@ -117,6 +120,8 @@ def request(argv: Sequence[str]) -> Request:
     overrides = [*chosen, *last.values()]
     if variant:
         overrides.append(f"variant={variant}")
+    if overlay.current() is not None and "runs_dir" not in last:
+        overrides.append(f"runs_dir={overlay.home() / 'runs'}")
     lines.check_options(overrides)
     return Request(paper, scale, variant, tuple(given), tuple(overrides))
 
@@ -176,7 +181,7 @@ def _expand(given: Sequence[str], chosen: Sequence[str], stages: Sequence[str], 
     for index, each in enumerate(expanded):
         if len(each) > 1 and not lines.chooses_option(each[0]):
             lines.check_options(options_chosen)
-            base = _without_values(reading.CONF, (*chosen, *options_chosen))
+            base = _without_values((reading.CONF, *reading.search_path()), (*chosen, *options_chosen))
             expanded[index] = [line for line in each if _has(base, split(line)[0])]
             if not expanded[index]:
                 raise InputError(f"{given[index]}: no stage has this key")
@@ -184,10 +189,10 @@ def _expand(given: Sequence[str], chosen: Sequence[str], stages: Sequence[str], 
 
 
 @lru_cache(maxsize=8)
-def _without_values(folder: Path, overrides: tuple[str, ...]) -> DictConfig:
+def _without_values(folders: tuple[Any, ...], overrides: tuple[str, ...]) -> DictConfig:
     """What the groups alone compose to, to look up keys in: the same for many variants of a paper.
 
-    `folder` is where the configuration is, so that another one is not answered from this one.
+    `folders` are where the configuration is, so that another one is not answered from this one.
     """
     return compose(overrides)
 
@@ -220,7 +225,9 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(reading.CONF), version_base="1.3"):
         try:
-            return _composed(overrides)
+            config = _composed(overrides)
+            reading.place_arm(config)
+            return config
         except HydraException as error:
             raise _explain(error, overrides) from error
         except OmegaConfBaseException as error:

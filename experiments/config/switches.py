@@ -7,7 +7,7 @@
     +trainer.compile=true              networks are compiled in place: checkpoints stay as they are
 
 Each is part of a stage's fingerprint and stands in its record. None is on unless a configuration says so;
-experiments.config.schema.Trainer checks their values.
+experiments.config.stages.Trainer checks their values.
 """
 
 from __future__ import annotations

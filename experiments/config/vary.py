@@ -25,7 +25,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from experiments.common.errors import InputError, unknown
 from experiments.config import reading, recipes, written
-from experiments.config.schema import Knob
+from experiments.config.trials import Knob
 
 
 def read(config: Mapping[str, Any]) -> dict[str, Knob]:

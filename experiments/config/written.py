@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -80,6 +80,16 @@ def choice_of(literal: Any) -> Any:
 
 
 Text = Annotated[str, Written("a text")]
+Key = Annotated[
+    str,
+    Field(pattern="^[a-z][a-z0-9]*(_[a-z0-9]+)*$", max_length=40),
+    Written("a name of small letters, digits and _, as in st_protopnet"),
+]
+Arxiv = Annotated[
+    str,
+    Field(pattern=r"^(\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\d{7})(v\d+)?$"),
+    Written('a text that is an arXiv number, as in "1710.09412"'),
+]
 Flag = Annotated[bool, Strict(), Written("true or false")]
 Whole = Annotated[int, Strict(), Field(ge=1), Written("a whole number from 1")]
 Count = Annotated[int, Strict(), Field(ge=0), Written("a whole number from 0")]
@@ -93,6 +103,8 @@ Fraction = Annotated[
     float, Strict(), AllowInfNan(False), Field(gt=0, lt=1), Written("a number between 0 and 1, without both")
 ]
 Node = Annotated[dict[str, Any], Written("a mapping")]
+Names = Text | Sequence[Text]  # one, or several
+Scale = choice_of(Literal["full", "mini", "smoke"])
 
 
 @pydantic_dataclass(frozen=True, config=CLOSED)

@@ -23,7 +23,7 @@ from pathlib import Path
 from experiments.common import files
 from experiments.common.errors import InputError
 from experiments.config import compose, written
-from experiments.config.schema import Counted
+from experiments.config.networks import Counted
 from experiments.evidence import results
 from experiments.evidence.words import FAILED, MATCHED
 
@@ -82,7 +82,7 @@ def judge(asked: Counted, what: str, ours: int) -> Row:
 
 
 def path(paper: str) -> Path:
-    return results.RESULTS / "counts" / f"{paper}.json"
+    return results.base() / "counts" / f"{paper}.json"
 
 
 def stored(paper: str) -> list[Row]:

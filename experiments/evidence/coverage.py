@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.config import claims, written
-from experiments.config.schema import COUNTED, Covered
+from experiments.config.summary import COUNTED, Covered
 from experiments.evidence import counts
 from experiments.evidence.records import Entry
 from experiments.evidence.words import NOT_RUN

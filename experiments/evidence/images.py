@@ -26,7 +26,9 @@ from experiments.common import files
 from experiments.common.errors import InputError
 from experiments.config.expressions import Metric
 from experiments.evidence import results
-from experiments.evidence.records import MOST_SEEDS, Entry, JudgedClaim, Part
+from experiments.evidence.judged import JudgedClaim
+from experiments.evidence.part import MOST_SEEDS, Part
+from experiments.evidence.records import Entry
 from experiments.evidence.sequences import ALPHA, Estimate
 from experiments.running.plan import Plan
 
@@ -197,7 +199,7 @@ def _differs(answers: Answers, main: JudgedClaim) -> str:
 
 
 def path_of(paper: str, title: str) -> Path:
-    return results.RESULTS / "images" / paper / f"{title}.json"
+    return results.base() / "images" / paper / f"{title}.json"
 
 
 def keep(paper: str, title: str, entry: Entry, plans: Sequence[Plan]) -> None:

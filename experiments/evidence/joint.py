@@ -29,7 +29,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from experiments.evidence.records import JudgedClaim
+from experiments.evidence.judged import JudgedClaim
 from experiments.evidence.rules import MOST_EVIDENCE, Judgement, rule_of
 from experiments.evidence.words import (
     EFFECT_ONLY,

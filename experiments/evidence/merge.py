@@ -6,7 +6,8 @@ import math
 from typing import Any
 
 from experiments.evidence import registration
-from experiments.evidence.records import Elsewhere, Entry, Provenance, Registration, Replication
+from experiments.evidence.ran import Provenance
+from experiments.evidence.records import Elsewhere, Entry, Registration, Replication
 from experiments.evidence.replication import word
 
 

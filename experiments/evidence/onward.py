@@ -12,8 +12,9 @@ from typing import Any
 
 from experiments.common.errors import InputError
 from experiments.config.claims import Questions
-from experiments.evidence import merge, results, staleness
-from experiments.evidence.records import Code, Entry, Hardware, Joined, Provenance, Registration, StageRecord
+from experiments.evidence import merge, restarts, results, staleness
+from experiments.evidence.ran import Code, Hardware, Joined, Provenance, StageRecord
+from experiments.evidence.records import Entry, Registration
 from experiments.running.manifest import finished
 from experiments.running.plan import Plan
 
@@ -35,7 +36,13 @@ def recorded(paper: str, title: str, registered: Registration, main_stages: Iter
     return entry
 
 
-def join(entry: Entry, questions: Questions, further: Sequence[Plan], reasons: Mapping[str, str]) -> Entry:
+def join(
+    entry: Entry,
+    questions: Questions,
+    further: Sequence[Plan],
+    reasons: Mapping[str, str],
+    tries: Mapping[int, Sequence[Plan]] | None = None,
+) -> Entry:
     """A recorded entry and further seeds of its main claim, judged.
 
     Args:
@@ -43,6 +50,7 @@ def join(entry: Entry, questions: Questions, further: Sequence[Plan], reasons: M
         questions: what it is judged by.
         further: a plan per further seed, all stages each.
         reasons: stage -> why it did not finish, for those that did not.
+        tries: of the further seeds, those that started again.
     """
     stages: dict[str, StageRecord] = {}
     manifests: list[dict[str, Any]] = []
@@ -61,6 +69,7 @@ def join(entry: Entry, questions: Questions, further: Sequence[Plan], reasons: M
             "seeds": [*entry.seeds, *(p.seed for p in further)],
             "stages": stages,
             "provenance": _provenance(entry.provenance, manifests, stages),
+            "restarts": [*entry.restarts, *restarts.gather(tries or {})],
             "joined": joined,
             "next": None,
             "history": [],

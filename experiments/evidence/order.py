@@ -40,6 +40,8 @@ class History:
         """Why order cannot be told here; empty if it can."""
         if self.git("rev-parse", "HEAD") is None:
             return "not a git checkout"
+        if self.git("rev-parse", "--show-prefix"):
+            return "a folder inside of another repository"
         if self.git("rev-parse", "--is-shallow-repository") == "true":
             return "a shallow clone; git fetch --unshallow brings the rest"
         if self.git("rev-list", "--count", "HEAD") == "1":
@@ -168,6 +170,7 @@ def _moved(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]
     yield from _moved_claim(before, after)
     for name, stage in before.get("stages", {}).items():
         yield from _moved_stage(name, stage, after)
+    yield from _moved_tries(before, after)
     if before.get("seeds") == after.get("seeds"):
         yield from _moved_facts(before, after)
 
@@ -204,6 +207,17 @@ def _moved_stage(name: str, stage: Mapping[str, Any], after: Mapping[str, Any]) 
         for metric, value in then.items():
             if metric not in there or not _same(value, there[metric]):
                 yield f"{name}/{metric} of seed {seed} was {value}, and is {there.get(metric)}"
+
+
+def _moved_tries(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    """What further tries of a seed gave, where an arm was dead."""
+    there = {(item["of"], item["attempt"]): item for item in after.get("restarts", [])}
+    for item in before.get("restarts", []):
+        now = there.get((item["of"], item["attempt"]))
+        if now is None:
+            yield f"try {item['attempt']} of seed {item['of']} is gone"
+        elif now != item:
+            yield f"try {item['attempt']} of seed {item['of']} is another one now"
 
 
 def _moved_facts(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:

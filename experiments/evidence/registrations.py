@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from experiments.common import files
+from experiments.common import files, overlay
 from experiments.common.errors import InputError
 from experiments.config import limits
 from experiments.evidence import registration, results, sequences, verdicts
@@ -26,6 +26,7 @@ from experiments.identity import content, definitions
 from experiments.identity.fingerprint import ENGINE, targets
 from experiments.running.plan import Plan, Stage
 
+OF_OVERLAY = "overlay"  # likewise, of a registration in an overlay alone: its name
 BOUND = ("claims", "stages", "trainer", "rule", "vary", "tune", "data")  # what a registration binds, besides code
 
 
@@ -38,7 +39,7 @@ class Filed:
         hash: of `bound` and `code`.
         bound: what was fixed (BOUND), as plain data.
         code: stage -> identity of the definitions that it reaches.
-        about: what is told beside it and enters no hash: at, why, tried, tuning.
+        about: what is told beside it and enters no hash: at, why, tried, tuning; in an overlay also commits.
     """
 
     paper: str
@@ -54,13 +55,13 @@ class Filed:
 
     def changed(self, now: Filed) -> list[str]:
         """What of a setting is not as it was registered, in words; nothing if the registration stands."""
-        parts = [part for part in BOUND if self.bound.get(part) != now.bound.get(part)]
+        parts = [part for part in (*BOUND, OF_OVERLAY) if self.bound.get(part) != now.bound.get(part)]
         stages = [name for name in now.code if self.code.get(name) != now.code[name]]
         return parts + ([f"code of {', '.join(stages)}"] if stages and "stages" not in parts else [])
 
 
 def folder(paper: str) -> Path:
-    return results.RESULTS / "registrations" / paper
+    return results.base() / "registrations" / paper
 
 
 def as_recorded(filed: Filed, digest: str | None = None) -> Registration:
@@ -96,6 +97,8 @@ def describe(setting: str, config: Mapping[str, Any], plan: Plan) -> Filed:
         "tune": _plain(config.get("tune") or {}),
         "data": {name: content.digest(stage.data) for name, stage in plan.stages.items()},
     }
+    if (extra := overlay.current()) is not None:
+        bound[OF_OVERLAY] = extra.name
     code = {name: _code(stage) for name, stage in plan.stages.items()}
     return Filed(plan.paper, setting, _hash(bound, code), _plain(bound), code, {})
 
@@ -132,8 +135,8 @@ def read(path: Path) -> Filed:
     """A registration's file. Raises InputError if it is damaged or is not what its name says."""
     raw = limits.read(path, str(path))
     try:
-        bound = {part: raw[part] for part in BOUND}
-        about = {key: raw[key] for key in ("at", "why", "tried", "tuning") if key in raw}
+        bound = {part: raw[part] for part in (*BOUND, *([OF_OVERLAY] if OF_OVERLAY in raw else []))}
+        about = {key: raw[key] for key in ("at", "why", "tried", "tuning", "commits") if key in raw}
         filed = Filed(raw["paper"], raw["setting"], raw["hash"], bound, dict(raw["code"]), about)
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: damaged ({type(error).__name__}); restore it with git") from error

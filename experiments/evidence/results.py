@@ -13,31 +13,23 @@ from typing import Any
 from filelock import FileLock
 from pydantic import ValidationError
 
-from experiments.common import files
+from experiments.common import files, overlay
 from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
 from experiments.common.tables import read_rows
 from experiments.config import claims, compose, expressions
-from experiments.evidence import layout, record_old, registration, rules, verdicts
-from experiments.evidence.records import (
-    FORMAT,
-    Code,
-    Curve,
-    Dataset,
-    Entry,
-    Hardware,
-    JudgedClaim,
-    Provenance,
-    Record,
-    Registration,
-    StageRecord,
-    first_mistake,
-)
+from experiments.config.comparisons import Claim
+from experiments.evidence import layout, record_old, registration, restarts, rules, verdicts
+from experiments.evidence.judged import JudgedClaim
+from experiments.evidence.part import first_mistake
+from experiments.evidence.ran import Code, Curve, Dataset, Hardware, Provenance, StageRecord
+from experiments.evidence.records import FORMAT, Entry, Record, Registration
 from experiments.identity.provenance import code_version, hardware, versions
 from experiments.running.manifest import finished
 from experiments.running.plan import Plan
 
-RESULTS = ROOT / "results"
+RESULTS = ROOT / "results"  # the suite's; `base` says where records are now
+RESTARTED = ("restarted", "still_dead", "without_restarts")  # of a claim, where an arm was dead
 POINTS = 60  # a stored curve has at most about this many
 LOCAL = {  # of one machine or one command; they change no number
     "jobs",
@@ -90,6 +82,8 @@ def build(
     overrides: Sequence[str],
     reasons: Mapping[str, str],
     registered: Registration | None = None,
+    tries: Mapping[int, Sequence[Plan]] | None = None,
+    recorded: Mapping[str, StageRecord] | None = None,
 ) -> Entry:
     """Everything known about one (paper, scale, variant), from the records of its runs, judged.
 
@@ -99,9 +93,12 @@ def build(
         overrides: what the user gave beyond paper, scale and variant.
         reasons: stage -> why it did not finish, for those that did not.
         registered: under what the seeds ran; None where whoever ran them chose them.
+        tries: by seed, further ones with all stages of the main claim, where an arm was dead.
+        recorded: stages whose numbers come from a record of the same seeds instead of from runs, see `of_seeds`.
     """
     first = plans[0]
-    stages = {name: _stage(plans, name, looked, reasons.get(name, "")) for name in first.stages}
+    known = recorded or {}
+    stages = {name: known.get(name) or _stage(plans, name, looked, reasons.get(name, "")) for name in first.stages}
     variant = (first.config.get("variants") or {}).get(first.variant, {}) if first.variant else {}
     entry = Entry(
         scale=first.scale,
@@ -117,6 +114,7 @@ def build(
         published=[],
         stages=stages,
         provenance=_provenance(plans, stages),
+        restarts=restarts.gather(tries or {}),
         history=[],
         elsewhere=[],
     )
@@ -158,6 +156,14 @@ def _stage(plans: Sequence[Plan], name: str, looked: int, failed: str) -> StageR
     )
 
 
+def of_seeds(stage: StageRecord, positions: Sequence[int]) -> StageRecord:
+    """What is recorded of a stage for some of an entry's seeds, by their positions in it; without curves."""
+    per_seed = {name: [getattr(stage, name)[i] for i in positions] for name in ("fingerprints", "seconds")}
+    per_seed["cpu_seconds"] = [stage.cpu_seconds[i] for i in positions] if stage.cpu_seconds else []
+    metrics = {name: [values[i] for i in positions] for name, values in stage.metrics.items()}
+    return stage.model_copy(update={**per_seed, "metrics": metrics, "curves": {}})
+
+
 def under(manifests: Iterable[Mapping[str, Any]]) -> list[str]:
     """The registrations that manifests name, or `none`; nothing of those from before they named any."""
     return sorted({str(m["registered"] or "none") for m in manifests if "registered" in m})
@@ -172,7 +178,7 @@ def times(stages: Mapping[str, StageRecord]) -> tuple[float, float | None]:
     return seconds, round(sum(measured), 1) if ran and len(measured) == len(cpu) else None
 
 
-def image_outcomes(claim: claims.Claim, plan_: Plan) -> rules.Outcomes | None:
+def image_outcomes(claim: Claim, plan_: Plan) -> rules.Outcomes | None:
     """The differences of single images that two fixed networks make; None where a stage left no outcomes."""
     import numpy as np
 
@@ -201,7 +207,10 @@ def judge(
     """
     values, seeds = entry.table(), entry.seeds
     by_image = outcomes or {}
-    judged = [verdicts.judge(c, values, seeds, entry.looked, by_image.get(c.name)) for c in questions.claims]
+    judged = [
+        restarts.judge(claim, values, seeds, entry.looked, entry.restarts, by_image.get(claim.name))
+        for claim in questions.claims
+    ]
     return entry.model_copy(
         update={
             "claims": verdicts.find(judged),
@@ -294,9 +303,14 @@ def _nowhere() -> Provenance:
 # --- the record ------------------------------------------------------------------------------------------------------
 
 
+def base() -> Path:
+    """The folder of records: the open overlay's, or else the suite's."""
+    return RESULTS if overlay.current() is None else overlay.home() / "results"
+
+
 def here() -> Path:
     """Where a run leaves what it found for a setting that is recorded: beside the record, and not in the repository."""
-    return RESULTS / "here"
+    return base() / "here"
 
 
 def read(paper: str, folder: Path | None = None) -> Record | None:
@@ -304,7 +318,7 @@ def read(paper: str, folder: Path | None = None) -> Record | None:
 
     Raises InputError naming file, entry and key where it is damaged.
     """
-    path = (folder or RESULTS) / f"{paper}.json"
+    path = (folder or base()) / f"{paper}.json"
     if not path.is_file():
         return None
     record = parse(path)
@@ -377,7 +391,7 @@ def tell_again(paper: str) -> None:
 @contextlib.contextmanager
 def _locked(paper: str, folder: Path | None = None) -> Iterator[Path]:
     """A record's file, which no other process writes meanwhile."""
-    path = (folder or RESULTS) / f"{paper}.json"
+    path = (folder or base()) / f"{paper}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
         for part in path.parent.glob(f".{path.name}.*.part"):
@@ -425,5 +439,5 @@ def write_summary(entry: Entry, plan_: Plan) -> Path:
 def _short(claim: JudgedClaim) -> dict[str, Any]:
     """Of a claim what the short form tells: rivals, outcomes and counted seeds only where there are any."""
     told = {"name", "main", "verdict", "difference", "interval", "per_seed", "reason"}
-    several = {key for key in ("against", "parts", "requires_each") if getattr(claim, key)}
+    several = {key for key in ("against", "parts", "requires_each", *RESTARTED) if getattr(claim, key)}
     return claim.model_dump(include=told | several)

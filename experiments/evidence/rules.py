@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from experiments.config.claims import Claim
+from experiments.config.comparisons import Claim
 from experiments.evidence import sequences
 from experiments.evidence.sequences import Estimate
 from experiments.evidence.words import FAILS, HOLDS, NO_GAIN, REFUTED, SUPPORTED, UNDECIDED

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from experiments.evidence.records import JudgedClaim
+from experiments.evidence.judged import JudgedClaim
 from experiments.evidence.sequences import ALPHA, deviation, mean_of
 from experiments.evidence.words import DECIDED, UNDECIDED
 

@@ -28,6 +28,10 @@ def shapes(entry: Entry) -> Iterator[str]:
         wrong = [mark for mark in stage.fingerprints if mark is not None and not FINGERPRINT.fullmatch(mark)]
         if wrong:
             yield f"{name}: {wrong[0]!r} is no fingerprint; expected twelve hex digits"
+    for item in entry.restarts:
+        wrong = [mark for mark in item.fingerprints.values() if mark is not None and not FINGERPRINT.fullmatch(mark)]
+        if wrong:
+            yield f"try {item.attempt} of seed {item.of}: {wrong[0]!r} is no fingerprint; expected twelve hex digits"
     for name, shown in entry.confirmed.items():
         if name not in entry.stages or shown.seed not in entry.seeds:
             yield f"confirmed: {name} of seed {shown.seed} is not in the record"
@@ -68,6 +72,11 @@ def under(entry: Entry) -> Iterator[str]:
         for mark in stage.under:
             if not entry.registered.binds(mark):
                 yield f"{name} ran under registration {mark[:12]}, not {entry.registered.hash}"
+    for item in entry.restarts:
+        for mark in item.under:
+            if not entry.registered.binds(mark):
+                told = f"registration {mark[:12]}, not {entry.registered.hash}"
+                yield f"try {item.attempt} of seed {item.of} ran under {told}"
 
 
 def copies(records: Mapping[str, Record]) -> Iterator[str]:

@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from experiments.evidence import joint, sequences
-from experiments.evidence.records import Entry, JudgedClaim
+from experiments.evidence.judged import JudgedClaim
+from experiments.evidence.records import Entry
 from experiments.evidence.words import EFFECT_ONLY, NO_GAIN, REFUTED, SUPPORTED
 
 DEFAULT = ("mini", "full")  # the setting that stands for a paper: the first of these that is recorded

@@ -21,7 +21,7 @@ from typing import Any
 from experiments.common import files
 from experiments.common.errors import unknown
 from experiments.config import written
-from experiments.config.schema import Grid
+from experiments.config.trials import Grid
 from experiments.evidence import results
 
 Scores = Mapping[str, Sequence[Sequence[float | None]]]  # arm -> value -> pilot seed -> score
@@ -62,7 +62,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def path(paper: str, setting: str) -> Path:
-    return results.RESULTS / "tuning" / paper / f"{setting}.json"
+    return results.base() / "tuning" / paper / f"{setting}.json"
 
 
 def write(paper: str, setting: str, table: Mapping[str, Any]) -> Path:

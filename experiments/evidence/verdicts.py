@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 from experiments.config import expressions
-from experiments.config.claims import Check, Claim, Published
+from experiments.config.comparisons import Check, Claim
 from experiments.config.expressions import Missing, Table
+from experiments.config.published import Published
 from experiments.evidence import joint, rules, sequences
-from experiments.evidence.records import (
+from experiments.evidence.judged import (
     Against,
     CheckResult,
     Comparison,
@@ -67,6 +68,8 @@ def _before(claim: Claim, outcomes: rules.Outcomes | None) -> JudgedClaim:
     """A claim and its rule, before any seed."""
     first = claim.parts()[0]
     rule, refuted_by = _in_words(claim)
+    if claim.dead:
+        rule += f"; where an arm has {claim.dead}, all arms of that seed start again together, at most twice"
     return JudgedClaim(
         name=claim.name,
         main=claim.main,
@@ -98,6 +101,7 @@ def _before(claim: Claim, outcomes: rules.Outcomes | None) -> JudgedClaim:
         requires_each=[_unseen(text, claim.share_of_seeds) for text in claim.requires_each],
         against=[_not_compared(name, each) for name, each in claim.against().items() if name],
         parts=[_before(part, None) for part in claim.parts()] if claim.all else [],
+        dead=claim.dead,
     )
 
 

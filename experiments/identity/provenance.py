@@ -8,17 +8,19 @@ import subprocess
 import sys
 from functools import lru_cache
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
+from experiments.common import overlay
 from experiments.common.paths import ROOT
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "timm", "hydra-core", "numpy", "scipy")
 CODE = ("conf", "experiments", "modules", "datamodules", "pyproject.toml")
 
 
-def _git(*arguments: str) -> str | None:
+def _git(*arguments: str, root: Path = ROOT) -> str | None:
     try:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
@@ -29,6 +31,11 @@ def code_version() -> dict[str, Any]:
     """The commit, and whether the code or configuration differed from it."""
     status = _git("status", "--porcelain", "--", *CODE)
     return {"commit": _git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
+
+
+def commits() -> dict[str, str | None]:
+    """The commits of the suite and of the open overlay; None where there is no repository with one."""
+    return {"suite": _git("rev-parse", "HEAD"), "overlay": _git("rev-parse", "HEAD", root=overlay.home())}
 
 
 @lru_cache

@@ -12,11 +12,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from experiments.pages import figures, numbers, view
+from experiments.pages import differences, display, numbers
 from experiments.pages.numbers import fixed
 
 
-def answer(entry: view.Entry) -> dict[str, Any]:
+def answer(entry: display.Entry) -> dict[str, Any]:
     """An entry's main claim as a reader wants it: the answer, how sure, from how many seeds."""
     if entry.main is None:
         return {"claim": None, "scope": entry.scope, "seen": False, "counts": count_verdicts(entry.claims)}
@@ -34,7 +34,7 @@ def answer(entry: view.Entry) -> dict[str, Any]:
     }
 
 
-def comparison(item: view.Comparison) -> dict[str, Any]:
+def comparison(item: display.Comparison) -> dict[str, Any]:
     """A precondition or check: what must hold, whether it does, and the numbers."""
     values = " against ".join(f"{value:.4g}" for value in item.values)
     return {
@@ -46,22 +46,22 @@ def comparison(item: view.Comparison) -> dict[str, Any]:
     }
 
 
-def count_verdicts(claims: Sequence[view.Claim]) -> dict[str, Any] | None:
+def count_verdicts(claims: Sequence[display.Claim]) -> dict[str, Any] | None:
     """How many claims have each verdict, in the order of the verdicts' symbols."""
     counts = Counter(claim.verdict for claim in claims)
     what = "claim" if len(claims) == 1 else "claims"
-    return {"what": what, "verdicts": [(v, counts[v]) for v in view.SYMBOLS if v in counts]} if claims else None
+    return {"what": what, "verdicts": [(v, counts[v]) for v in display.SYMBOLS if v in counts]} if claims else None
 
 
-def claim_rows(claims: Sequence[view.Claim]) -> list[dict[str, Any]]:
+def claim_rows(claims: Sequence[display.Claim]) -> list[dict[str, Any]]:
     """Claims that stand together: those of the same metric have figures of the same range."""
     return [_claim_row(claim, claims) for claim in claims]
 
 
-def _claim_row(claim: view.Claim, together: Sequence[view.Claim]) -> dict[str, Any]:
+def _claim_row(claim: display.Claim, together: Sequence[display.Claim]) -> dict[str, Any]:
     interval = claim.interval or ()
     digits = numbers.decimals([claim.difference, *interval], two_from=1)
-    figure = figures.difference(claim, figures.span(claim, together)) if claim.per_seed else ""
+    figure = differences.draw_claim(claim, differences.span(claim, together)) if claim.per_seed else ""
     return {
         **vars(claim),
         "anchor": re.sub(r"[^a-z0-9]+", "-", claim.name.lower()).strip("-")[:60],

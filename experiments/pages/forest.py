@@ -26,7 +26,7 @@ NOTES = (
     "Band: what an equivalence stays inside. Effect only: a bar against the baseline; a rival does as well.",
     "Pale: stale, since code or claims have changed after the run.",
 )
-PALE = 0.55  # opacity of a stale row
+PALE = 0.7  # opacity of a stale row's bar: three to one against either page; its word stays whole
 INK = {"light": "#1d2127", "dark": "#e4e6e9"}
 COLOURS = {  # verdict -> light, dark; the word stands beside it
     "supported": ("#17653c", "#73d29f"),
@@ -157,11 +157,11 @@ def picture(rows: Sequence[Row]) -> str:
     for index, row in enumerate(rows):
         y = TOP + HIGH * (index + 0.5)
         body.append(f'<text x="10" y="{y + 4:g}">{escape(row.key)}</text>')
-        drawn = f'<g transform="translate({LABEL} 0)">{mark(row, y)}</g>'
+        pale = f' opacity="{PALE}"' if row.stale else ""
+        drawn = f'<g transform="translate({LABEL} 0)"{pale}>{mark(row, y)}</g>'
         word = f'<text x="{LABEL + WIDE + 12}" y="{y + 4:g}">{escape(row.word)}</text>'
         title = f"<title>{escape(row.told)}</title>"
-        pale = f' opacity="{PALE}"' if row.stale else ""
-        body.append(f'<g class="{_name(row.verdict)}" fill="currentColor"{pale}>{title}{drawn}{word}</g>')
+        body.append(f'<g class="{_name(row.verdict)}" fill="currentColor">{title}{drawn}{word}</g>')
     body.append(f'<g transform="translate({LABEL} 0)">{labels(bottom + 14)}</g>')
     for number, told in enumerate(NOTES):
         body.append(f'<text x="10" y="{bottom + 36 + 16 * number:g}" opacity="0.8">{told}</text>')

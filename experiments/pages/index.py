@@ -20,7 +20,7 @@ from experiments.common.paths import ROOT
 from experiments.evidence import suite
 from experiments.evidence.records import Entry, Record
 from experiments.evidence.words import NOT_RUN
-from experiments.pages import answers, forest, view
+from experiments.pages import answers, display, forest, scatter
 
 SCRIPT = Path(__file__).parent / "templates" / "index.js"
 NOT_YET = "not yet"
@@ -68,7 +68,7 @@ def row(paper: Mapping[str, Any], linked: bool, is_kept: bool | None) -> dict[st
     titles = first(paper["entries"])
     settings = [_setting(paper, title) for title in titles]
     asked = next((c["name"] for c in paper["declared"].get("claims") or [] if c.get("main")), "")
-    told = {name: paper[name] for name in ("key", "title", "arxiv", "venue", "finding")}
+    told = {name: paper[name] for name in ("key", "title", "arxiv", "venue", "topic", "finding")}
     told |= {"short": paper["title"].split(":")[0], "linked": linked, "asked": asked, "settings": settings}
     if not settings:
         return {**told, "verdict": NOT_RUN, "stale": False, "kept": None, "replication": "", "cell": "", "place": ""}
@@ -85,7 +85,7 @@ def row(paper: Mapping[str, Any], linked: bool, is_kept: bool | None) -> dict[st
 
 def _setting(paper: Mapping[str, Any], title: str) -> dict[str, Any]:
     """A recorded setting: its answer, and how it stands."""
-    entry: view.Entry = paper["entries"][title]
+    entry: display.Entry = paper["entries"][title]
     recorded: Entry = paper["record"].entries[title]
     answer = answers.answer(entry)
     word = recorded.replication.word if recorded.replication is not None else NOT_YET
@@ -100,6 +100,19 @@ def _setting(paper: Mapping[str, Any], title: str) -> dict[str, Any]:
     }
 
 
+def points(papers: Sequence[Mapping[str, Any]]) -> list[scatter.Point]:
+    """The main claims of the settings that stand for papers, where paper and record both have a difference."""
+    found = []
+    for paper in papers:
+        entry = paper["record"].entries[first(paper["entries"])[0]] if paper["entries"] else None
+        main = entry.main_claim() if entry is not None else None
+        if main is None or main.published is None or main.difference is None:
+            continue
+        row = _forest(paper["key"], main, bool(paper["stale"][first(paper["entries"])[0]]))
+        found.append(scatter.Point(row, float(main.published.difference)))
+    return found
+
+
 def _forest(key: str, main: Any, stale: bool) -> forest.Row:
     names = ("verdict", "difference", "interval", "margin", "worth", "within", "unit")
     return forest.Row(key, **{name: getattr(main, name) for name in names}, stale=stale)
@@ -109,8 +122,9 @@ def counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """How many papers have each verdict, replication and scale, in the order in which words are explained."""
     verdicts = Counter(row["verdict"] for row in rows if row["verdict"])
     return {
-        "verdicts": [(verdict, verdicts[verdict]) for verdict in view.SYMBOLS if verdict in verdicts],
+        "verdicts": [(verdict, verdicts[verdict]) for verdict in display.SYMBOLS if verdict in verdicts],
         "replications": sorted(Counter(row["replication"] for row in rows if row["replication"]).items()),
+        "topics": sorted({row["topic"] for row in rows if row["topic"]}),
         "scales": sorted({setting["scale"] for row in rows for setting in row["settings"]}),
         "settings": sum(len(row["settings"]) for row in rows),
         "stale": sum(row["stale"] for row in rows),
@@ -160,4 +174,5 @@ def citation() -> dict[str, str]:
     address = str(told.get("repository-code") or told.get("url") or "")
     fields = {"title": f"{{{told['title']}}}", "author": f"{{{authors}}}", "version": told["version"], "url": address}
     lines = [f"  {name} = {{{value}}}" for name, value in fields.items() if value]
-    return {"bibtex": "@software{reprise,\n" + ",\n".join(lines) + "\n}", "address": address}
+    bibtex = "@software{reprise,\n" + ",\n".join(lines) + "\n}"
+    return {"bibtex": bibtex, "address": address, "version": str(told["version"])}

@@ -15,7 +15,7 @@ from rich.progress import (
 )
 
 from experiments.pages.console import Text, out
-from experiments.pages.view import FIRST
+from experiments.pages.display import FIRST
 
 
 class Board:

@@ -7,9 +7,10 @@ never run is listed with the claims it will be judged by.
 from __future__ import annotations
 
 import base64
+import os
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -18,18 +19,46 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from experiments.common import files
+from experiments.common import files, overlay
 from experiments.common.errors import unknown
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose
-from experiments.evidence import counts, coverage, images, layout, merge, results, settings, staleness, sweeps, verdicts
+from experiments.evidence import (
+    counts,
+    coverage,
+    images,
+    layout,
+    merge,
+    overlays,
+    pictures,
+    results,
+    settings,
+    staleness,
+    sweeps,
+    verdicts,
+)
 from experiments.evidence.records import Entry
-from experiments.pages import answers, figures, forest, index, markup, numbers, tuned, view
+from experiments.pages import (
+    answers,
+    curves,
+    diagram,
+    differences,
+    display,
+    drawing,
+    forest,
+    index,
+    markup,
+    numbers,
+    replications,
+    scatter,
+    tuned,
+    view,
+)
 from experiments.pages.numbers import decimals, fixed
 from experiments.running import measured
 from experiments.running.plan import names_in
 
-RUNS = ROOT / "runs"
+RUNS = ROOT / "runs"  # the suite's; `_runs` says where they are now
 SCALES = {
     "full": "the recipe as published",
     "mini": "the embedded default: a smaller recipe for two CPU cores",
@@ -39,12 +68,14 @@ MOST_PICTURE = 2**23  # bytes of one inside a page
 FIRST_CURVES = ("train/loss", "val/top1")  # shown at once where a stage logs them; the others unfold
 
 
-def build(papers: list[str] | None = None, site: Path = ROOT / "site") -> list[Path]:
-    """Write site/index.html, and the pages of these papers (all by default); returns what was written, index first.
+def build(papers: list[str] | None = None, site: Path | None = None) -> list[Path]:
+    """Write index.html, and the pages of these papers (all by default); returns what was written, index first.
 
-    The index always lists every paper and links the pages that are there. Raises InputError for an unknown key,
-    before anything is written, and OSError when the folder cannot be written.
+    They go to site/ of the suite, or of the open overlay. The index always lists every paper and links the pages that
+    are there. Raises InputError for an unknown key, before anything is written, and OSError when the folder cannot be
+    written.
     """
+    site = site or overlay.home() / "site"
     known = compose.papers()
     for key in papers or []:
         if key not in known:
@@ -61,17 +92,31 @@ def build(papers: list[str] | None = None, site: Path = ROOT / "site") -> list[P
     return [site / "index.html", *written]
 
 
+def main_claims() -> list[dict[str, Any]]:
+    """Every recorded main claim as plain values: what results.csv and results.json hold."""
+    papers = [_gather(key) for key in compose.papers()]
+    return index.data(papers, index.kept({paper["key"]: paper["record"] for paper in papers}))
+
+
+def _runs() -> Path:
+    return RUNS if overlay.current() is None else overlay.home() / "runs"
+
+
 def _write_index(papers: Sequence[Mapping[str, Any]], site: Path) -> None:
     """The index, and beside it the same as data."""
     kept = index.kept({paper["key"]: paper["record"] for paper in papers})
     rows = [index.row(paper, (site / f"{paper['key']}.html").exists(), kept.get(paper["key"])) for paper in papers]
+    points = index.points(papers)
     values = {
         "rows": rows,
+        "published": scatter.sentence(points),
+        "scatter": Markup(scatter.picture(points)),
         "run": sum(1 for row in rows if row["settings"]),
         "counts": index.counts(rows),
         "axis": Markup(forest.head()),
-        "symbols": view.SYMBOLS,
+        "symbols": display.SYMBOLS,
         "citation": index.citation(),
+        "overlays": overlays.read_all() if overlay.current() is None else [],
         "script": index.script(),
         "allowed": index.allowed(),
     }
@@ -86,7 +131,7 @@ def _templates() -> jinja2.Environment:
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
     environment = jinja2.Environment(loader=loader, autoescape=True, finalize=markup.finalize, **options)
-    environment.globals.update(chip=_chip, light=figures.LIGHT, dark=figures.DARK)
+    environment.globals.update(chip=_chip, light=drawing.LIGHT, dark=drawing.DARK)
     return environment
 
 
@@ -94,7 +139,7 @@ def _chip(verdict: str, count: int | None = None) -> Markup:
     """A verdict as a small label: symbol, count if given, word."""
     shown = verdict if count is None else f"{count} {verdict}"
     text = '<span class="chip {}"><span aria-hidden="true">{}</span> {}</span>'
-    return Markup(text).format(verdict.replace(" ", "-"), view.SYMBOLS[verdict], shown)
+    return Markup(text).format(verdict.replace(" ", "-"), display.SYMBOLS[verdict], shown)
 
 
 def _render(template: str, **values: Any) -> str:
@@ -119,15 +164,21 @@ def _gather(key: str) -> dict[str, Any]:
         "about": declared.get("about") or "",
         "deviations": declared.get("deviations") or [],
         "venue": declared.get("venue") or "",
+        "released": declared.get("released") or "",
+        "topic": declared.get("topic") or "",
     }
 
 
 def _page(paper: Mapping[str, Any]) -> dict[str, Any]:
-    page = {k: paper[k] for k in ("key", "title", "arxiv", "about", "venue", "deviations", "finding", "together")}
-    recorded = [(title, paper["entries"][title]) for title in index.first(paper["entries"])]
-    entries = [_entry(paper["key"], title, entry, paper["stale"][title]) for title, entry in recorded]
+    page = {k: paper[k] for k in ("key", "title", "arxiv", "about", "venue", "released", "deviations", "finding")}
+    page["together"] = paper["together"]
+    recorded = _recorded(paper)
+    entries = [
+        _entry(paper["key"], title, paper["entries"][title], recorded[title], paper["stale"][title])
+        for title in index.first(paper["entries"])
+    ]
     planned = None if entries else _planned(paper["key"], paper["declared"])
-    covers = coverage.rows(paper["declared"], _recorded(paper), counts.stored(paper["key"]))
+    covers = coverage.rows(paper["declared"], recorded, counts.stored(paper["key"]))
     page |= {"sweeps": _sweeps(paper["key"]), "bibtex": _bibtex(paper), "unrecorded": _unrecorded(paper)}
     page |= {"code": _code(paper["key"]), "address": index.citation()["address"]}
     return {
@@ -147,9 +198,10 @@ def _recorded(paper: Mapping[str, Any]) -> Mapping[str, Entry]:
 
 def _code(key: str) -> str:
     """The file that holds a paper's method."""
-    package = ROOT / "modules" / key
+    root = ROOT if (ROOT / "conf" / "paper" / f"{key}.yaml").exists() else overlay.home()
+    package = root / "modules" / key
     path = package / "module.py" if (package / "module.py").is_file() else package
-    return str((path if package.is_dir() else package.with_suffix(".py")).relative_to(ROOT))
+    return str((path if package.is_dir() else package.with_suffix(".py")).relative_to(root))
 
 
 def _unrecorded(paper: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -161,7 +213,7 @@ def _unrecorded(paper: Mapping[str, Any]) -> list[dict[str, str]]:
     rows = []
     for (scale, variant), about in settings.items():
         if (scale, variant) not in recorded:
-            command = _command(paper["key"], scale, variant, [])
+            command = command_line(paper["key"], scale, variant, [])
             title = results.title(scale, variant)
             hours = measured.in_words(f"{paper['key']} {title}")
             told = f"{about}; one seed's training: {hours}, measured by a dry run" if hours else about
@@ -180,18 +232,20 @@ def _bibtex(paper: Mapping[str, Any]) -> str:
 
 def _sweeps(key: str) -> list[dict[str, Any]]:
     """The sweeps that were run here, the newest first: each setting with its mean, interval and seeds."""
-    swept = [sweep for path in sorted(RUNS.glob(f"{key}/*/sweeps/*.json")) if (sweep := sweeps.read(path)) is not None]
+    swept = [
+        sweep for path in sorted(_runs().glob(f"{key}/*/sweeps/*.json")) if (sweep := sweeps.read(path)) is not None
+    ]
     return [_sweep(sweep) for sweep in sorted(swept, key=lambda sweep: sweep.written, reverse=True)]
 
 
 def _sweep(sweep: sweeps.Sweep) -> dict[str, Any]:
     digits = decimals([row.mean for row in sweep.settings], two_from=10)
-    extent = figures.reach([row.values for row in sweep.settings])
+    extent = differences.reach([row.values for row in sweep.settings])
     rows = []
     for row in sweep.settings:
         mean = "–" if row.mean is None else fixed(row.mean, digits)
         ends = " to ".join(fixed(end, digits) for end in row.interval or ())
-        drawn = Markup(figures.values(vars(row), extent)) if row.mean is not None else ""
+        drawn = Markup(differences.draw_setting(vars(row), extent)) if row.mean is not None else ""
         rows.append({"setting": row.setting, "failed": row.failed, "mean": mean, "interval": ends, "figure": drawn})
     return {"name": sweep.name, "scale": sweep.scale, "objective": sweep.objective, "rows": rows}
 
@@ -203,14 +257,14 @@ def _planned(key: str, declared: Mapping[str, Any]) -> dict[str, Any]:
     for name, stage in composed["stages"].items():
         trained = stage.get("fit", True)
         needs = names_in(stage.get("needs") or {})
-        boxes.append(figures.Box(name, needs, trained, "trained" if trained else "only tested"))
+        boxes.append(diagram.Box(name, needs, trained, "trained" if trained else "only tested"))
     asked = [verdicts.judge(claim, {}, [], 0) for claim in claims.read(composed).claims]
     reported = [verdicts.compare(item, {}, [], "full") for item in claims.published({**declared, "scale": "full"})]
     return {
         "claims": answers.claim_rows([view.claim(claim.model_copy(update={"reason": ""})) for claim in asked]),
         "published": [_published(view.published(item, "full", {}, 0)) for item in reported],
-        "diagram": Markup(figures.diagram(boxes, {box.name: i for i, box in enumerate(boxes)})),
-        "command": _command(key, "mini", None, []),
+        "diagram": Markup(diagram.draw(boxes, {box.name: i for i, box in enumerate(boxes)})),
+        "command": command_line(key, "mini", None, []),
     }
 
 
@@ -227,7 +281,7 @@ def _together(recorded: Mapping[str, Entry]) -> str:
     )
 
 
-def _with_found_here(key: str, title: str, recorded: Entry, declared: Mapping[str, Any]) -> view.Entry:
+def _with_found_here(key: str, title: str, recorded: Entry, declared: Mapping[str, Any]) -> display.Entry:
     """An entry with what a run on this machine found for it, see results.here."""
     entry = view.of(recorded, declared)
     answers = images.of(key, title, recorded)
@@ -240,7 +294,7 @@ def _with_found_here(key: str, title: str, recorded: Entry, declared: Mapping[st
     return replace(entry, elsewhere=[*entry.elsewhere, found_here])
 
 
-def _entry(key: str, title: str, entry: view.Entry, changed: Sequence[str]) -> dict[str, Any]:
+def _entry(key: str, title: str, entry: display.Entry, recorded: Entry, changed: Sequence[str]) -> dict[str, Any]:
     """One (scale, variant) as the page shows it: everything formatted, nothing left to compute."""
     styles = {name: index for index, name in enumerate(entry.stages)}
     main = entry.main
@@ -264,14 +318,16 @@ def _entry(key: str, title: str, entry: view.Entry, changed: Sequence[str]) -> d
         "published": [_published(item) for item in entry.published],
         "curves": curves[: len(FIRST_CURVES)],
         "more_curves": curves[len(FIRST_CURVES) :],
-        "diagram": Markup(figures.diagram(boxes, styles)),
-        "pictures": _pictures(key, entry),
-        "provenance": _provenance(entry),
+        "diagram": Markup(diagram.draw(boxes, styles)),
+        "pictures": _pictures(key, title, entry, recorded),
+        "provenance": provenance(entry),
         "cost": _cost(entry),
         "stale": list(changed),
         "all_stale": all(name in changed for name in entry.stages),
         "commit": entry.machine.code,
-        "command": _command(key, entry.scale, entry.variant, entry.overrides),
+        "commits": entry.machine.commits[0] if len(entry.machine.commits) == 1 else "",
+        "replication": replications.of(entry, recorded),
+        "command": command_line(key, entry.scale, entry.variant, entry.overrides),
     }
 
 
@@ -279,15 +335,15 @@ def _listed(values: Sequence[Any]) -> str:
     return ", ".join(map(str, values))
 
 
-def _facts(entry: view.Entry) -> list[tuple[str, str]]:
+def _facts(entry: display.Entry) -> list[tuple[str, str]]:
     """What was run, as (term, description); one line for each different data set, with the stages that use it."""
     about_scale = f": {SCALES[entry.scale]}" if entry.scale in SCALES else ""
     facts = [("scale", entry.scale + about_scale)]
     if entry.variant:
         facts.append(("variant", entry.variant + (f": {entry.about}" if entry.about else "")))
     facts.append(("seeds", _listed(entry.seeds)))
-    if entry.replication:
-        facts.append(("replication", entry.replication))
+    if entry.replication == index.NOT_YET:
+        facts.append(("replication", index.NOT_YET))
 
     users: dict[str, list[str]] = {}
     for stage in entry.stages.values():
@@ -300,12 +356,12 @@ def _facts(entry: view.Entry) -> list[tuple[str, str]]:
     return facts
 
 
-def _tuning(key: str, title: str, entry: view.Entry) -> list[tuple[str, str]]:
+def _tuning(key: str, title: str, entry: display.Entry) -> list[tuple[str, str]]:
     said = tuned.of(key, title, entry.registered.hash)
     return [("tuning", said)] if said else []
 
 
-def _tables(entry: view.Entry, changed: Sequence[str]) -> list[dict[str, Any]]:
+def _tables(entry: display.Entry, changed: Sequence[str]) -> list[dict[str, Any]]:
     """The stage tables: stages that report the same metrics stand in one, so that no column is empty."""
     metrics = entry.metrics()
     digits = {}
@@ -325,7 +381,7 @@ def _tables(entry: view.Entry, changed: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _stage_row(stage: view.Stage, digits: Mapping[str, int]) -> dict[str, Any]:
+def _stage_row(stage: display.Stage, digits: Mapping[str, int]) -> dict[str, Any]:
     """A stage's row of a table; its metrics with their decimals."""
     return {
         "name": stage.name,
@@ -344,7 +400,7 @@ def _cell(values: Sequence[float | None], digits: int) -> tuple[str, str]:
     return mean or "–", half
 
 
-def _published(item: view.Published) -> dict[str, Any]:
+def _published(item: display.Published) -> dict[str, Any]:
     digits = decimals([item.value, item.ours], two_from=10)
     has_interval = item.ours is not None and item.interval is not None
     return {
@@ -352,7 +408,7 @@ def _published(item: view.Published) -> dict[str, Any]:
         "value": fixed(item.value, digits),
         "ours": "–" if item.ours is None else fixed(item.ours, digits),
         "half": fixed(item.interval[1] - item.ours, digits) if has_interval else "",  # type: ignore[index, operator]
-        "verdict": "" if item.verdict == view.NOT_JUDGED else item.verdict,
+        "verdict": "" if item.verdict == display.NOT_JUDGED else item.verdict,
     }
 
 
@@ -363,41 +419,53 @@ def _size(row: counts.Row) -> dict[str, Any]:
     return {**shown, "stage": row.where, "metric": row.what.replace("_", "-"), "dataset": "none", "protocol": protocol}
 
 
-def _curves(entry: view.Entry, styles: Mapping[str, int], strong: set[str]) -> list[dict[str, Any]]:
+def _curves(entry: display.Entry, styles: Mapping[str, int], strong: set[str]) -> list[dict[str, Any]]:
     """A figure for each metric that any stage logged, the most telling first."""
     metrics = list(dict.fromkeys(metric for stage in entry.stages.values() for metric in stage.curves))
     metrics.sort(key=lambda metric: FIRST_CURVES.index(metric) if metric in FIRST_CURVES else len(FIRST_CURVES))
     drawn = []
     for metric in metrics:
         series = {name: stage.curves[metric] for name, stage in entry.stages.items() if metric in stage.curves}
-        drawn.append({"metric": metric, "figure": Markup(figures.curves(metric, series, styles, strong))})
+        drawn.append({"metric": metric, "figure": Markup(curves.draw(metric, series, styles, strong))})
     return drawn
 
 
-def _box(stage: view.Stage) -> figures.Box:
+def _box(stage: display.Stage) -> diagram.Box:
     note = "trained" if stage.fit else "only tested"
     if stage.fit and stage.epochs:
         note += f", {numbers.count(stage.epochs, 'epoch')}"
-    return figures.Box(stage.name, stage.needs, stage.fit, note if stage.metrics else "did not finish")
+    return diagram.Box(stage.name, stage.needs, stage.fit, note if stage.metrics else "did not finish")
 
 
-def _pictures(key: str, entry: view.Entry) -> list[dict[str, str]]:
-    """What the stages of the first seed drew, inside the page: files of the run's own folder, none that is a link."""
-    shown = []
+def _pictures(key: str, title: str, entry: display.Entry, recorded: Entry) -> list[dict[str, str]]:
+    """What the stages of the first seed drew, inside the page: as the record keeps it, else as the run left it here.
+
+    Raises InputError where a kept picture is not the record's.
+    """
+    kept = pictures.of(key, title, recorded)
+    if kept:
+        return [_picture(item.stage, item.name, content, "webp") for item, content in kept]
+    return list(_drawn_here(key, entry))
+
+
+def _drawn_here(key: str, entry: display.Entry) -> Iterator[dict[str, str]]:
+    """Files of the run's own folder, none that is a link."""
     for stage in entry.stages.values():
         names = (key, entry.scale, f"seed={entry.seeds[0]}", f"{stage.name}-{stage.fingerprints[0]}", "pictures")
-        folder = files.inside(RUNS, *names)
+        folder = files.inside(_runs(), *names)
         if folder is None:
             continue
         for path in sorted(folder.glob("*.png")):
             if files.inside(folder, path.name) is None or not path.is_file() or path.stat().st_size > MOST_PICTURE:
                 continue
-            data = base64.b64encode(path.read_bytes()).decode()
-            shown.append({"stage": stage.name, "name": path.stem, "data": f"data:image/png;base64,{data}"})
-    return shown
+            yield _picture(stage.name, path.stem, path.read_bytes(), "png")
 
 
-def _provenance(entry: view.Entry) -> list[tuple[str, str]]:
+def _picture(stage: str, name: str, content: bytes, kind: str) -> dict[str, str]:
+    return {"stage": stage, "name": name, "data": f"data:image/{kind};base64,{base64.b64encode(content).decode()}"}
+
+
+def provenance(entry: display.Entry) -> list[tuple[str, str]]:
     """Where the numbers come from, as (term, description)."""
     machine = entry.machine
     dirty = {True: " with uncommitted changes", False: "", None: " (changes unknown)"}[machine.dirty]
@@ -420,7 +488,7 @@ def _provenance(entry: view.Entry) -> list[tuple[str, str]]:
     ]
 
 
-def _cost(entry: view.Entry) -> str:
+def _cost(entry: display.Entry) -> str:
     """CPU time of all seeds, or wall time where that was not measured."""
     machine = entry.machine
     if machine.cpu_seconds is not None:
@@ -428,10 +496,12 @@ def _cost(entry: view.Entry) -> str:
     return f"{numbers.duration(machine.seconds)} of wall time"
 
 
-def _command(key: str, scale: str, variant: str | None, overrides: Sequence[str]) -> str:
+def command_line(key: str, scale: str, variant: str | None, overrides: Sequence[str]) -> str:
     """The line that runs an entry again, quoted for make and the two shells it passes through."""
     line = f"make reproduce PAPER={key}" + (f" SCALE={scale}" if scale != "mini" else "")
     line += f" VARIANT={shlex.quote(variant)}" if variant else ""
+    extra = overlay.current()
+    line += f" EXTRA={shlex.quote(os.path.relpath(extra.folder, ROOT))}" if extra is not None else ""
     inner = " ".join(shlex.quote(override) for override in overrides)
     if not inner:
         return line

@@ -9,7 +9,8 @@ from typing import Any
 
 from experiments.common.errors import InputError
 from experiments.config import claims
-from experiments.evidence.records import Dataset, Entry, StageRecord
+from experiments.evidence.ran import Dataset, StageRecord
+from experiments.evidence.records import Entry
 
 MOST_NAMES = 2  # of data sets that a line names; more are counted
 TRIALS = re.compile(r"train counts trials; each has ([\d,]+) train, [\d,]+ val, ([\d,]+) test")  # of a search's data

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from experiments.pages import console, numbers, view
+from experiments.pages import console, display, numbers
 from experiments.running.loggers import Table, log_media, run_arguments
 from experiments.running.plan import Plan
 
 
-def log_verdict(plan: Plan, entry: view.Entry) -> None:
+def log_verdict(plan: Plan, entry: display.Entry) -> None:
     """Mirror a results entry as a W&B run of its own (job_type `verdict`); nothing unless the logger is wandb.
 
     Its tables hold everything, its summary what the runs table can sort and filter, its config the registration.
@@ -51,7 +51,7 @@ def verdict_folder(plan: Plan) -> Path:
     return Path(plan.config["runs_dir"]) / plan.paper / plan.scale / name
 
 
-def verdict_config(entry: view.Entry) -> dict[str, Any]:
+def verdict_config(entry: display.Entry) -> dict[str, Any]:
     """Under what a results entry was recorded, and which claim each number in `verdict_scalars` means."""
     return {
         "registration": entry.registered.hash,
@@ -65,7 +65,7 @@ def verdict_config(entry: view.Entry) -> dict[str, Any]:
     }
 
 
-def _numbered(entry: view.Entry) -> dict[str, view.Claim]:
+def _numbered(entry: display.Entry) -> dict[str, display.Claim]:
     """Claims by number, from 1; the rows of a claim that has several are 1.1, 1.2 ..."""
     numbered = {}
     for number, claim in enumerate(entry.claims, 1):
@@ -75,7 +75,7 @@ def _numbered(entry: view.Entry) -> dict[str, view.Claim]:
     return numbered
 
 
-def verdict_scalars(entry: view.Entry) -> dict[str, str | int | float]:
+def verdict_scalars(entry: display.Entry) -> dict[str, str | int | float]:
     """A results entry as single values: `main/<what>` and, for every claim from 1, `claim/<n>/<what>`; for every
     comparison with a rival and every outcome `claim/<n>.<k>/<what>`.
 
@@ -90,13 +90,13 @@ def verdict_scalars(entry: view.Entry) -> dict[str, str | int | float]:
     return {key: value for key, value in values.items() if isinstance(value, str) or numbers.finite([value])}
 
 
-def _judgement(where: str, claim: view.Claim) -> dict[str, Any]:
+def _judgement(where: str, claim: display.Claim) -> dict[str, Any]:
     low, high = _ends(claim)
     values = {"verdict": claim.verdict, "difference": claim.difference, "low": low, "high": high}
     return {f"{where}/{key}": value for key, value in values.items()}
 
 
-def verdict_tables(entry: view.Entry) -> dict[str, Table]:
+def verdict_tables(entry: display.Entry) -> dict[str, Table]:
     """A results entry as tables: `claims` and `published`, with a column per seed for its difference.
 
     Published numbers have verdicts and differences at full scale only: a smaller recipe does not try to reach them.
@@ -134,7 +134,7 @@ def verdict_tables(entry: view.Entry) -> dict[str, Table]:
     }
 
 
-def _claim_row(claim: view.Claim, entry: view.Entry) -> list[Any]:
+def _claim_row(claim: display.Claim, entry: display.Entry) -> list[Any]:
     lacking = [None] * (len(entry.seeds) - len(claim.per_seed))
     return [
         claim.name,
@@ -150,7 +150,7 @@ def _claim_row(claim: view.Claim, entry: view.Entry) -> list[Any]:
     ]
 
 
-def _published_row(item: view.Published, entry: view.Entry) -> list[Any]:
+def _published_row(item: display.Published, entry: display.Entry) -> list[Any]:
     differences = [
         value - item.value if value is not None and entry.scale == "full" else None for value in item.per_seed
     ]
@@ -169,5 +169,5 @@ def _published_row(item: view.Published, entry: view.Entry) -> list[Any]:
     ]
 
 
-def _ends(judged: view.Claim | view.Published) -> list[float | None]:
+def _ends(judged: display.Claim | display.Published) -> list[float | None]:
     return list(judged.interval) if judged.interval else [None, None]

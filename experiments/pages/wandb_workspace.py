@@ -14,7 +14,7 @@ from typing import Any
 
 from experiments.common.errors import RunError, explain
 from experiments.config import claims
-from experiments.pages import numbers, view, wandb_verdict
+from experiments.pages import display, numbers, wandb_verdict
 from experiments.running import loggers
 from experiments.running.plan import Plan
 
@@ -27,7 +27,7 @@ SHOWN = {  # the columns that fit a text table; the logged tables have all
 }
 
 
-def describe(plan_: Plan, entry: view.Entry, pictures: Sequence[str]) -> dict[str, Any]:
+def describe(plan_: Plan, entry: display.Entry, pictures: Sequence[str]) -> dict[str, Any]:
     """What the dashboard shows, as plain data: where it goes, which runs it takes, and sections of panels.
 
     Args:
@@ -65,7 +65,7 @@ def describe(plan_: Plan, entry: view.Entry, pictures: Sequence[str]) -> dict[st
     }
 
 
-def _curves(plan_: Plan, entry: view.Entry) -> list[dict[str, Any]]:
+def _curves(plan_: Plan, entry: display.Entry) -> list[dict[str, Any]]:
     """A chart for each stage and each metric it logged by epoch; all its seeds are lines of that chart."""
     logged = {name: list(stage.curves) for name, stage in entry.stages.items() if stage.curves}
     if not logged:

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from experiments.common import overlay
 from experiments.common.errors import InputError, RunError
 from experiments.common.paths import ROOT
 from experiments.running import engine
@@ -208,6 +209,7 @@ class Ray(Service):
         self.ray = ray
         self.launcher = launcher
         environment = {"PYTHONPATH": str(ROOT), "RAY_DEDUP_LOGS": "0"}
+        environment |= {name: value for name, value in os.environ.items() if name == overlay.VARIABLE}
         try:
             ray.init(address=launcher["address"], runtime_env={"env_vars": environment}, log_to_driver=False)
         except ConnectionError as error:

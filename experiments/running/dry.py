@@ -1,6 +1,6 @@
 """A stage built at its own size: two steps on generated data, and what a real run would take, by real batches.
 
-A stage's `dry` (experiments.config.schema.Shortened) says what may be cut because it only repeats: images per step,
+A stage's `dry` (experiments.config.stages.Shortened) says what may be cut because it only repeats: images per step,
 steps, and arguments of its module or data such as the number of samples to draw. Sizes of networks and inputs stay as
 published.
 """
@@ -20,7 +20,7 @@ from experiments.common import failure
 from experiments.common.errors import RunError
 from experiments.config.instantiate import build
 from experiments.config.recipes import merge
-from experiments.config.schema import Shortened
+from experiments.config.stages import Shortened
 from experiments.config.written import read
 from experiments.running import needs, pace, process_memory, training
 from experiments.running.counting import multiply_adds, offline

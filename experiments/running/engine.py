@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ from experiments.common import failure, files
 from experiments.common.errors import KilledError, RunError
 from experiments.identity import content
 from experiments.identity.provenance import code_version, hardware, versions
-from experiments.running.devices import processes
+from experiments.running.devices import processes, settle_accelerator
 from experiments.running.manifest import SPENT, Damaged, Report, finished, hash_metrics, silent
 from experiments.running.plan import Plan, Stage
 from experiments.running.processes import TRIES, cpu_seconds, on_this_machine, told_to_end
@@ -128,6 +128,7 @@ def _train(plan: Plan, stage: Stage, report: Report) -> dict[str, Any]:
     from experiments.running import process_memory, training
 
     training.quiet()
+    stage = replace(stage, trainer=settle_accelerator(stage.trainer))
     if processes(stage.trainer) > 1:
         began = cpu_seconds()
         result = _train_in_processes(plan, stage, report)
@@ -145,6 +146,7 @@ def _train(plan: Plan, stage: Stage, report: Report) -> dict[str, Any]:
         "seed": stage.seed,
         "fingerprint": stage.fingerprint,
         "registered": plan.registered,
+        **({} if plan.try_of is None else {"try_of": plan.try_of, "attempt": plan.attempt}),
         "content": content.digest(stage.data),
         "metrics_hash": hash_metrics(result["metrics"]),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -13,6 +13,8 @@ from omegaconf import DictConfig
 
 from experiments.common.errors import InputError, unknown
 from experiments.config import claims, compose, schema
+from experiments.config.stages import Stage as WrittenStage
+from experiments.config.stages import Trainer
 from experiments.config.written import read
 from experiments.identity.fingerprint import fingerprint
 from experiments.running.devices import decide_precision
@@ -20,6 +22,7 @@ from experiments.running.devices import decide_precision
 PILOTS = 1000  # seeds below are for pilots and play: never recorded
 REGISTERED = 1_000_000  # seeds from here follow from the hash of a registration's file
 SEEDS = 64  # of one such registration
+AGAIN = 1_100_000_000  # seeds from here are further tries of others, above all that registrations have
 NO_CONTENT = ("fingerprint", "seed", "needs", "feeds", "dry", "exclusive")  # of a stage's identity, or apart in it
 
 
@@ -55,7 +58,7 @@ class Stage:
     exclusive: bool = False  # it measures time: no other stage of this suite runs on the machine meanwhile
     start_like: str | None = None  # construct with the random state of this name: arms that share it start alike
     reference_batch: int | None = None  # the global batch the learning rate is stated for
-    dry: dict[str, Any] = field(default_factory=dict)  # what a dry run shortens, as schema.Shortened says
+    dry: dict[str, Any] = field(default_factory=dict)  # what a dry run shortens, as config.stages.Shortened says
     fingerprint: str = ""
     seed: int = 0
     directory: Path = Path()
@@ -80,6 +83,8 @@ class Plan:
     stages: dict[str, Stage]  # in the order they run
     config: dict[str, Any]
     registered: str | None = None  # hash of the registration that its seed follows from
+    try_of: int | None = None  # the seed whose arms start again with this one
+    attempt: int = 0  # which further try of it this is, from 1
 
     @property
     def title(self) -> str:
@@ -131,12 +136,12 @@ def _plan(resolved: dict[str, Any], seed: int, precisions: Mapping[str, str] | N
         where = f"stages.{name}"
         if not re.fullmatch(r"[A-Za-z0-9_]+", str(name)):
             raise InputError(f"{where}: a stage's name may hold letters, digits and _ alone")
-        read(schema.Stage, item, where)
+        read(WrittenStage, item, where)
         for key in ("module", "data"):
             if not (item.get(key) or {}).get("_target_"):
                 raise InputError(f"{where}.{key}: the recipe {paper}/{scale} says nothing about it")
         trainer = {**resolved["trainer"], **(item.get("trainer") or {})}
-        read(schema.Trainer, trainer, f"{where}.trainer")
+        read(Trainer, trainer, f"{where}.trainer")
         if trainer["precision"] == "auto":
             trainer["precision"] = (precisions or {}).get(name) or decide_precision(trainer)
         given = {"needs": item.get("needs") or {}, "feeds": item.get("feeds") or {}}

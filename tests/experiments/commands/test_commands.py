@@ -23,7 +23,7 @@ from experiments.common import files
 from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
 from experiments.config import compose
-from experiments.config.claims import Claim
+from experiments.config.comparisons import Claim
 from experiments.evidence import layout, registration, results
 from experiments.evidence.records import Entry
 from experiments.running.plan import Plan

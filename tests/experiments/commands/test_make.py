@@ -104,7 +104,16 @@ def test_no_value_and_no_target_is_run_by_a_shell(word: str) -> None:
         ),
         (["compare", "BASE=main", "PAPER=zpe"], "experiments.commands.compare base=main paper=zpe scale=smoke"),
         (["confirm", "PAPER=zpe", "VARIANT=mnist"], "experiments.commands.confirm paper=zpe variant=mnist"),
+        (
+            ["new", "PAPER=mixup", "ARXIV=1710.09412", "EXTRA=../mine"],
+            "experiments.commands.new paper=mixup arxiv=1710.09412 extra=../mine",
+        ),
         (["check-results", "PAPER=zpe"], "experiments.commands.check_results paper=zpe"),
+        (["verify", "FOLDER=../theirs"], "experiments.commands.verify folder=../theirs"),
+        (
+            ["register", "PAPER=zpe", "EXTRA=../mine"],
+            "experiments.commands.register paper=zpe scale=mini extra=../mine",
+        ),
         (["setup", "report", "PAPER=zpe"], "experiments.commands.report paper=zpe"),
     ],
 )
@@ -114,11 +123,25 @@ def test_variables_reach_the_command(words: list[str], command: str) -> None:
     assert command in " ".join(done.stdout.replace("\\\n", " ").split())
 
 
+def test_uv_sets_up_from_the_same_locks() -> None:
+    def commands(*words: str) -> list[str]:
+        lines = make("--always-make", "setup", *words).stdout.replace("\\\n", " ").splitlines()
+        return [re.sub(r"\s+", " ", line) for line in lines if "install" in line and not line.startswith("test")]
+
+    by_pip, by_uv = commands(), commands("UV=1")
+    assert len(by_pip) == len(by_uv) == 4
+    for one, other in zip(by_pip, by_uv, strict=True):
+        start = ".venv/bin/python -m pip install --disable-pip-version-check --quiet "
+        assert one.strip().startswith(start)
+        assert other.strip() == f"uv pip install --python .venv/bin/python --quiet {one.strip().removeprefix(start)}"
+    assert sum("--require-hashes" in line for line in by_uv) == 2
+
+
 def test_each_target_uses_the_variables_that_it_is_said_to_read() -> None:
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     given = {"PAPER": "zpe", "VARIANT": "mnist", "SCALE": "smoke", "SEEDS": "5,6", "MINUTES": "77", "DRY": "1"}
     given |= {"SWEEP": "wide", "STAGE": "pool", "BASE": "v0", "ARGS": "--said", "EXTRAS": "clip"}
-    given |= {"FILE": "moved.runs"}
+    given |= {"FILE": "moved.runs", "FORMAT": "latex", "ARXIV": "1710.09412", "EXTRA": "../mine", "FOLDER": "../theirs"}
     for line in re.findall(r"^reads-.*", text, re.MULTILINE):
         target, names = re.fullmatch(r"reads-(\S+) *:= (.*)", line).groups()  # type: ignore[union-attr]
         whole = {name: given[name] for name in names.split()}

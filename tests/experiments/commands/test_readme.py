@@ -50,6 +50,21 @@ def test_counts_are_of_these_settings() -> None:
     assert "Recorded settings: 3" in told
 
 
+def test_patterns_are_counted_over_all_settings() -> None:
+    rows = [{"name": "against soft labels", "verdict": "no gain"}]
+    plain, differing = setting("supported"), setting("no gain")
+    plain["main"] |= {"published": {"difference": -1.0, "source": "Table 1"}}
+    effect = setting("effect only")
+    effect["main"] |= {"rows": rows, "published": {"difference": 3.0, "source": "Table 2"}}
+    other = setting("refuted")
+    other["main"]["name"] = "c beats d"  # another question: not compared
+    papers = [paper("a", mini=plain, **{"mini+x": differing}), paper("b", mini=effect, **{"mini+y": other})]
+    told = readme.patterns(papers)
+    assert "1 papers were asked the same in several settings; in 1 of them" in told
+    assert "Of 1 recorded setting with rivals, 1 beat the baseline" in told
+    assert "2 papers report the difference that is claimed; 1 have the same sign" in told
+
+
 def test_every_setting_has_a_line_in_the_results() -> None:
     lines = readme.settings_table(PAPERS).splitlines()[2:]
     assert len(lines) == 4
