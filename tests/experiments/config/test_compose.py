@@ -112,7 +112,7 @@ def test_patterns_reach_stages_that_the_recipe_alone_names() -> None:
 def test_a_variant_adds_no_recipe_that_smoke_holds_already() -> None:
     smoke = compose.compose(compose.request(["paper=noprop", "scale=smoke", "variant=continuous"]).overrides)
     assert set(smoke.stages) == {"untrained_ct", "ct", "fm", "adjoint"}
-    assert smoke.stages.ct.data.train_size == 128
+    assert smoke.stages.ct.data.train_size == 64
 
 
 def test_patterns_pass_over_stages_that_are_taken_away() -> None:
