@@ -18,6 +18,7 @@ from experiments.benchmarks import asked
 from experiments.benchmarks.alternate import alternate
 from experiments.benchmarks.asked import Item
 from experiments.common.errors import InputError, RunError
+from experiments.common.plain import Config
 from experiments.config import compose, switches
 from experiments.config.instantiate import build
 from experiments.evidence import hardware
@@ -143,7 +144,7 @@ def switch(paper: str, name: str, accelerator: str, key: str) -> Switch:
     matmul_precision concerns fp32 and is measured there; the others in bf16.
     """
     precision = "32-true" if key == "matmul_precision" else "bf16-mixed"
-    trainer: dict[str, Any] = {"accelerator": accelerator, "precision": precision}
+    trainer: Config = {"accelerator": accelerator, "precision": precision}
     off = _timed(paper, name, trainer)
     assert isinstance(off.pace, Pace)
     on = _timed(paper, name, {**trainer, key: "high" if key == "matmul_precision" else True}, off.pace.batch)

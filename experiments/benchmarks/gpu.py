@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 from experiments.benchmarks import asked
 from experiments.benchmarks.asked import PARTS, Item
@@ -52,7 +51,7 @@ What fails is written with its reason, and measured again once its code is anoth
 """
 LIMIT = 240.0  # seconds for one thing
 TAKES = {"paper": "", "parts": "", "minutes": "10", "total": "40", "stages": "1", "anew": "false", "accelerator": "gpu"}
-Work = Callable[[Item, str], Any]
+Work = Callable[[Item, str], Found]
 
 
 def main(argv: list[str]) -> int:
@@ -170,7 +169,7 @@ class Worker:
                 return None
             found: Found = self._pipe.recv()
         except (EOFError, OSError):
-            self._process.join(10)
+            self._process.join(60)  # its interpreter may still be ending
             return Failed(reason=how_it_ended(self._process.exitcode or 0))
         return found
 

@@ -11,7 +11,7 @@ import re
 import statistics
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
@@ -228,8 +228,7 @@ def read_all() -> Iterator[Card]:
 
 
 def write(card: Card, file: Path) -> None:
-    plain: dict[str, Any] = card.model_dump()
-    files.write_json(file, plain)
+    files.write_json(file, card.model_dump())
 
 
 def of_paper(card: Card, paper: str) -> list[Row]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from rich.table import Table
 
@@ -20,6 +20,24 @@ TITLES = {
     "beside": "networks beside independent ones",
     "switch": "switches beside off",
 }
+
+
+@dataclass(frozen=True)
+class MeasuredRow:
+    """One thing that was measured, what came of it, and when with which commit."""
+
+    what: str
+    found: str
+    measured: str
+
+
+@dataclass(frozen=True)
+class CardTable:
+    """What a card was asked about one paper."""
+
+    name: str
+    memory: str
+    rows: Sequence[MeasuredRow]
 
 
 def in_words(found: Found) -> str:
@@ -70,19 +88,17 @@ def tables(card: Card) -> Iterator[Table]:
             yield table
 
 
-def of_paper(paper: str) -> list[dict[str, Any]]:
+def of_paper(paper: str) -> list[CardTable]:
     """For each card in the repository, its rows about a paper, for the paper's page."""
     told = []
     for card in hardware.read_all():
         rows = sorted(hardware.of_paper(card, paper), key=lambda row: list(TITLES).index(row.part))
         if rows:
-            told.append(
-                {"name": card.name, "memory": f"{card.memory / GIB:.0f} GiB", "rows": [_row(row) for row in rows]}
-            )
+            told.append(CardTable(card.name, f"{card.memory / GIB:.0f} GiB", [_row(row) for row in rows]))
     return told
 
 
-def _row(row: Row) -> dict[str, str]:
+def _row(row: Row) -> MeasuredRow:
     what = ", ".join(filter(None, (TITLES[row.part], row.what, row.how)))
     commit = (row.code.commit or "")[:8] + ("+" if row.code.dirty else "")
-    return {"what": what, "found": in_words(row.found), "measured": " ".join(filter(None, (row.at[:10], commit)))}
+    return MeasuredRow(what, in_words(row.found), " ".join(filter(None, (row.at[:10], commit))))

@@ -24,6 +24,7 @@ import pytorch_lightning as pl
 import torch
 
 from datamodules.common.base import DataModule
+from experiments.common.plain import Config
 from experiments.config.switches import SWITCHES
 from experiments.config.switches import apply as apply_switches
 from experiments.identity.provenance import hardware
@@ -132,7 +133,7 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def device_name(trainer: dict[str, Any]) -> str:
+def device_name(trainer: Config) -> str:
     """The GPU, or the processor and how many of its threads computed."""
     if uses_gpu(trainer):
         return torch.cuda.get_device_name()

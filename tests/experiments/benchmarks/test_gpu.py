@@ -158,9 +158,9 @@ def test_a_page_shows_what_is_in_the_repository(tmp_path: Path, monkeypatch: pyt
     assert pages.of_paper("meal_v2") == []
     hardware.write(card(row(FIRST, STEPS, "0123456789")), hardware.path("Some"))
     (shown,) = pages.of_paper("meal_v2")
-    assert (shown["name"], shown["memory"]) == ("NVIDIA Some-100 80GB", "80 GiB")
-    assert shown["rows"][0]["what"] == "steps of full recipes, student, 32-true"
-    assert shown["rows"][0]["measured"] == "2026-11-30 01234567"
+    assert (shown.name, shown.memory) == ("NVIDIA Some-100 80GB", "80 GiB")
+    assert shown.rows[0].what == "steps of full recipes, student, 32-true"
+    assert shown.rows[0].measured == "2026-11-30 01234567"
     assert pages.of_paper("rotnet") == []
 
 
