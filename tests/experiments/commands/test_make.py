@@ -121,6 +121,7 @@ def test_each_target_uses_the_variables_that_it_is_said_to_read() -> None:
     given = {"PAPER": "zpe", "VARIANT": "mnist", "SCALE": "smoke", "SEEDS": "5,6", "MINUTES": "77", "DRY": "1"}
     given |= {"SWEEP": "wide", "STAGE": "pool", "BASE": "v0", "ARGS": "--said", "EXTRAS": "clip"}
     given |= {"FILE": "moved.runs", "FORMAT": "latex", "ARXIV": "1710.09412", "EXTRA": "../mine", "FOLDER": "../theirs"}
+    given |= {"DATA": "photos"}
     for line in re.findall(r"^reads-.*", text, re.MULTILINE):
         target, names = re.fullmatch(r"reads-(\S+) *:= (.*)", line).groups()  # type: ignore[union-attr]
         whole = {name: given[name] for name in names.split()}
