@@ -19,6 +19,16 @@ from experiments.common import errors
         (MemoryError(), "there is not enough memory", 1),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "there is not enough memory", 1),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "there is not enough memory", 1),
+        (
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),
+            "a process that reads data was killed",
+            1,
+        ),
+        (
+            RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"),
+            "a process that reads data was killed",
+            1,
+        ),
         (RuntimeError("unable to write to file </torch_1_2_3>: No space left"), "shared memory (/dev/shm) is full", 1),
         (RuntimeError("DataLoader worker is killed by signal: Bus error."), "shared memory (/dev/shm) is full", 1),
     ],
