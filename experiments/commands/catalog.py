@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -125,7 +125,7 @@ def _overview(papers: Sequence[Paper]) -> Table:
     """A line for each paper: what its default setting says, and how many others there are."""
     table = Table(title=count(len(papers), "paper"), title_justify="left", box=SIMPLE_HEAD)
     for column in ("paper", "at", "verdict", "difference", "replicated", "others", "covered", "cost"):
-        justify = "right" if column in ("others", "covered", "cost") else "left"
+        justify: Literal["left", "right"] = "right" if column in ("others", "covered", "cost") else "left"
         wide = column in ("verdict", "difference")  # these alone may take a second line
         table.add_column(column, no_wrap=not wide, max_width=38 if wide else None, justify=justify)
     for paper in papers:
