@@ -10,28 +10,28 @@ VENV    = $(if $(UV),uv venv --quiet --seed --python $(PYTHON) .venv,$(PYTHON) -
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal
 
 # What may be said on the command line; a misspelt word would otherwise train something else.
-VARIABLES := PYTHON TORCH_INDEX UV EXTRAS PAPER SCALE VARIANT SEEDS MINUTES DRY SWEEP STAGE FORMAT BASE FILE ARXIV EXTRA FOLDER ARGS
+VARIABLES := PYTHON TORCH_INDEX UV EXTRAS PAPER SCALE VARIANT SEEDS MINUTES DRY SWEEP STAGE FORMAT BASE FILE DATA ARXIV EXTRA FOLDER ARGS
 # What each target reads of them, besides PYTHON, TORCH_INDEX and UV; it would pass over the others in silence.
 reads-extras        := EXTRAS
-reads-reproduce     := PAPER SCALE VARIANT SEEDS MINUTES DRY EXTRA ARGS
+reads-reproduce     := PAPER SCALE VARIANT SEEDS MINUTES DRY DATA EXTRA ARGS
 reads-new           := PAPER ARXIV EXTRA ARGS
 reads-test          := PAPER EXTRA ARGS
 reads-test-all      := ARGS
 reads-papers        := PAPER EXTRA ARGS
 reads-report        := PAPER EXTRA ARGS
 reads-check-results := PAPER EXTRA ARGS
-reads-tune          := PAPER SCALE VARIANT EXTRA ARGS
+reads-tune          := PAPER SCALE VARIANT DATA EXTRA ARGS
 reads-counts        := PAPER ARGS
-reads-register      := PAPER SCALE VARIANT EXTRA ARGS
-reads-replicate     := PAPER SCALE VARIANT MINUTES EXTRA ARGS
-reads-sweep         := PAPER SCALE VARIANT SEEDS SWEEP EXTRA ARGS
+reads-register      := PAPER SCALE VARIANT DATA EXTRA ARGS
+reads-replicate     := PAPER SCALE VARIANT MINUTES DATA EXTRA ARGS
+reads-sweep         := PAPER SCALE VARIANT SEEDS SWEEP DATA EXTRA ARGS
 reads-dashboard     := PAPER SCALE VARIANT ARGS
 reads-export        := PAPER SCALE VARIANT STAGE FORMAT EXTRA ARGS
 reads-logbook       := PAPER EXTRA ARGS
 reads-pack          := PAPER SCALE VARIANT EXTRA ARGS
 reads-unpack        := FILE EXTRA ARGS
 reads-compare       := PAPER SCALE VARIANT SEEDS BASE ARGS
-reads-confirm       := PAPER SCALE VARIANT EXTRA ARGS
+reads-confirm       := PAPER SCALE VARIANT DATA EXTRA ARGS
 reads-verify        := FOLDER ARGS
 reads-soak          := PAPER ARGS
 reads-mutants       := PAPER ARGS
@@ -87,7 +87,7 @@ comma   := ,
 nothing :=
 space   := $(nothing) $(nothing)
 seeds    = $(subst $(space),$(comma),$(strip $(subst $(comma),$(space),$(SEEDS))))
-GIVEN    = $(if $(PAPER),paper=$(PAPER)) scale=$(or $(SCALE),mini) $(if $(VARIANT),variant=$(VARIANT)) $(OVERLAY) $(ARGS)
+GIVEN    = $(if $(PAPER),paper=$(PAPER)) scale=$(or $(SCALE),mini) $(if $(VARIANT),variant=$(VARIANT)) $(if $(DATA),data=$(DATA)) $(OVERLAY) $(ARGS)
 OVERLAY  = $(if $(EXTRA),extra=$(EXTRA))
 # The tests of an overlay, and what every paper is asked, of its papers.
 OF_EXTRA = --extra $(EXTRA) -c pyproject.toml --rootdir . tests/papers/test_every_paper.py $(wildcard $(EXTRA)/tests)
@@ -190,7 +190,7 @@ compare: $(READY) ## which numbers a change of the code moved: BASE=main, PAPER=
 
 confirm: $(READY) ## is a stale record still what the code gives? One recorded seed anew, every number compared
 	@$(BIN)/python -m experiments.commands.confirm $(if $(PAPER),paper=$(PAPER)) $(if $(SCALE),scale=$(SCALE)) \
-		$(if $(VARIANT),variant=$(VARIANT)) $(OVERLAY) $(ARGS)
+		$(if $(VARIANT),variant=$(VARIANT)) $(if $(DATA),data=$(DATA)) $(OVERLAY) $(ARGS)
 
 verify: $(READY) ## somebody else's overlay, checked as check-results does: FOLDER=../theirs; none of its code runs
 	@$(BIN)/python -m experiments.commands.verify $(if $(FOLDER),folder=$(FOLDER)) $(ARGS)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from rich.table import Table
 from rich.text import Text
 
 from experiments.commands import cli, readme
+from experiments.commands.described import Compared, Configured, Covered, Main, Paper, Setting
 from experiments.common import overlay
 from experiments.common.errors import InputError
 from experiments.common.memory import CONFIGURATION, remember
 from experiments.common.overlay import home
+from experiments.common.plain import Plain
 from experiments.config import claims, compose, unfilled
 from experiments.evidence import counts, coverage, results, staleness, suite
 from experiments.evidence.judged import JudgedClaim
@@ -38,27 +40,29 @@ paper also the data, weights and packages that its published recipe needs, and w
 """
 
 
-def describe_all(keys: Sequence[str] = ()) -> list[dict[str, Any]]:
+def describe_all(keys: Sequence[str] = ()) -> list[Paper]:
     """These papers (all by default), each default setting with whether its verdict is kept beside the others'."""
     recorded = {paper: results.entries(paper) for paper in compose.papers()}
     chosen = {paper: default for paper, entries in recorded.items() if (default := suite.default_entry(entries))}
-    kept = suite.keep({paper: entry for paper, (_, entry) in chosen.items()})
+    is_kept = suite.keep({paper: entry for paper, (_, entry) in chosen.items()})
     papers = [describe(paper) for paper in keys or compose.papers()]
     for paper in papers:
-        if paper["key"] in kept:
-            paper["entries"][chosen[paper["key"]][0]]["kept"] = kept[paper["key"]]
+        if paper["key"] in is_kept:
+            paper["entries"][chosen[paper["key"]][0]]["kept"] = is_kept[paper["key"]]
     return papers
 
 
-def describe(paper: str) -> dict[str, Any]:
+def describe(paper: str) -> Paper:
     """One paper as plain data: title, claims, stages, variants, and each recorded entry with its main claim."""
     recorded = results.entries(paper)
-    about = remember("about", paper, "", CONFIGURATION, lambda: _configured(paper))
+    about: Configured = remember("about", paper, "", CONFIGURATION, lambda: _configured(paper))
     declared = compose.paper_file(paper)
     entries = {name: _recorded(paper, entry, declared) for name, entry in recorded.items() if entry.seeds}
     finding = (declared.get("finding") or {}).get("text") or ""
     covered = coverage.rows(declared, recorded, counts.stored(paper))
-    covers = [{"what": row.what, "run": row.run, "why": row.why, "told": row.told} for row in covered]
+    covers: list[Covered] = [
+        {"what": row.what, "run": dict(row.run), "why": row.why, "told": row.told} for row in covered
+    ]
     return {
         **about,
         "finding": finding if entries else "",
@@ -68,7 +72,7 @@ def describe(paper: str) -> dict[str, Any]:
     }
 
 
-def _configured(paper: str) -> dict[str, Any]:
+def _configured(paper: str) -> Configured:
     """What a paper's configuration says of it."""
     config = compose.compose(compose.request([f"paper={paper}"]).overrides)
     resolved = compose.resolve(config, 0)
@@ -88,12 +92,12 @@ def _configured(paper: str) -> dict[str, Any]:
     }
 
 
-def _recorded(paper: str, entry: Entry, declared: Mapping[str, Any]) -> dict[str, Any]:
+def _recorded(paper: str, entry: Entry, declared: Plain) -> Setting:
     main = entry.main_claim()
     shown = {"name", "verdict", "difference", "interval", "unit", "reason", "published", "margin", "worth", "within"}
     return {
-        "scope": scope.of(entry, scope.told(declared, entry.scale, entry.variant)),
-        "main": main.model_dump(include=shown) | _rows(main) if main is not None else None,
+        "scope": scope.of(entry, scope.told(declared, entry.scale, entry.variant, results.data_of(entry))),
+        "main": cast(Main, main.model_dump(include=shown) | _rows(main)) if main is not None else None,
         "verdicts": {claim.name: claim.verdict for claim in entry.claims},
         "published": {f"{item.stage}/{item.metric}": item.verdict for item in entry.published},
         "seeds": len(main.seeds) if main is not None else len(entry.seeds),
@@ -109,14 +113,14 @@ def _recorded(paper: str, entry: Entry, declared: Mapping[str, Any]) -> dict[str
     }
 
 
-def _rows(main: JudgedClaim) -> dict[str, Any]:
+def _rows(main: JudgedClaim) -> dict[str, list[Compared]]:
     """Its comparisons with rivals or its outcomes, where there are several; the baseline's numbers are its own."""
     shown = ("name", "verdict", "difference", "interval", "unit")
     rows = view.claim(main).rows[1 if main.against else 0 :]
-    return {"rows": [{key: getattr(row, key) for key in shown} for row in rows]} if rows else {}
+    return {"rows": [cast(Compared, {key: getattr(row, key) for key in shown}) for row in rows]} if rows else {}
 
 
-def _table(papers: list[dict[str, Any]]) -> Table:
+def _table(papers: Sequence[Paper]) -> Table:
     """A row for each recorded setting, the paper's name and claim at its first."""
     table = Table(title=count(len(papers), "paper"), title_justify="left")
     for column in ("paper", "main claim", "setting", "verdict", "difference", "seeds", "cost"):
@@ -137,7 +141,7 @@ def _table(papers: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _cells(name: str, entry: dict[str, Any]) -> list[Text]:
+def _cells(name: str, entry: Setting) -> list[Text]:
     """A setting's verdict, difference, seeds and cost."""
     main = entry["main"]
     mark = (" stale", "magenta") if entry["stale"] else (" seen", "dim") if entry["seen"] else ""
@@ -155,7 +159,7 @@ def _cells(name: str, entry: dict[str, Any]) -> list[Text]:
     return [cell if isinstance(cell, Text) else Text(cell) for cell in shown]
 
 
-def _details(paper: dict[str, Any]) -> Table:
+def _details(paper: Paper) -> Table:
     """What one may ask of a paper: its claims with their recorded verdicts, its stages and its variants."""
     table = Table(title=f"{paper['title']}, arXiv {paper['arxiv']}", title_justify="left", show_header=False, box=None)
     table.add_column(style="dim", no_wrap=True)
@@ -172,12 +176,14 @@ def _details(paper: dict[str, Any]) -> Table:
     for name in paper["claims"]:
         verdict = verdicts.get(name, "not run")
         mark = ", main claim" if name == paper["main"] else ""
-        table.add_row("claim", Text.assemble(f"{name} ", (f"({verdict}{mark})", console.STYLES.get(verdict, "dim"))))
+        style = console.STYLES.get(verdict, "dim")
+        table.add_row("claim", Text.assemble(f"{name} ", (f"({verdict}{mark})", style)))
     if paper["covers"]:
         table.add_row("covered", f"{paper['covered']}: tables, figures and claims of the paper")
     for row in paper["covers"]:
         told = f"{row['told']}: {row['why']}" if row["why"] else row["told"]
-        table.add_row("", Text.assemble(f"{row['what']} ", (f"({told})", "" if any(row["run"].values()) else "dim")))
+        style = "" if any(row["run"].values()) else "dim"
+        table.add_row("", Text.assemble(f"{row['what']} ", (f"({told})", style)))
     table.add_row("stages", ", ".join(paper["stages"]))
     for name, variant in paper["variants"].items():
         table.add_row("variant", Text.assemble((name, "bold"), f" ({variant['scale']}): {variant['about']}"))
@@ -189,7 +195,7 @@ def _details(paper: dict[str, Any]) -> Table:
     return table
 
 
-def hours_at_full(paper: Mapping[str, Any]) -> dict[str, str]:
+def hours_at_full(paper: Paper) -> dict[str, str]:
     """Setting of the published scale -> what one seed takes: as recorded, else as a dry run measured it here."""
     variants = [name for name, item in paper["variants"].items() if item["scale"] == "full"]
     told = {}

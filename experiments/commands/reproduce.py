@@ -34,6 +34,7 @@ A setting that is registered (make register) runs the seeds that follow from its
 claims, recipe, data or code are others since, is told so and explores: pilot seeds, numbers shown, nothing recorded.
 Besides:
 
+  data=cifar10       other labelled images in place of the paper's, of the suite or your own (docs/own-data.md)
   minutes=15         start no further seed after that long
   most=32            leave an undecided main claim so at that many seeds
   seeds=[0,1,2]      by hand: these seeds, in an entry of its own that says so (quote it in a shell)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from experiments.commands import exploring, stopping
 from experiments.commands.schedulers import Schedulers, jobs
@@ -18,7 +17,7 @@ from experiments.identity.provenance import cores
 from experiments.pages import console, view
 from experiments.pages.progress import Board
 from experiments.running import cost, engine, preconditions
-from experiments.running.manifest import finished
+from experiments.running.manifest import Event, finished
 from experiments.running.plan import Plan, only, plan_each
 from experiments.running.pool import Scheduler
 
@@ -103,7 +102,7 @@ class Seeds:
                 if outcome.status != "done":
                     reasons[name] = f"seed {seed}: {outcome.reason}"
         if self.recorded is None:
-            given = self.setting.request.given
+            given = self.setting.request.told
             return results.build(self.plans, self.looked, given, reasons, self.registered, self.tries)
         from experiments.evidence import onward
 
@@ -127,7 +126,7 @@ class Seeds:
         for plan_ in self.plans:
             for name, outcome in self.outcomes.get(plan_.seed, {}).items():
                 manifest = finished(plan_.stages[name]) if outcome.status == "done" and not outcome.cached else None
-                total += float((manifest or {}).get("cpu_seconds") or 0.0)
+                total += manifest.get("cpu_seconds") or 0.0 if manifest is not None else 0.0
         return total
 
     def minutes(self) -> float:
@@ -191,7 +190,7 @@ class Seeds:
             console.say(f"about {cost.in_words(seconds)}, as far as can be told from what its stages took before")
         with Board(setting.name, len(names), expected).plan(names) as board:
 
-            def report(event: dict[str, Any]) -> None:
+            def report(event: Event) -> None:
                 board(event)
                 if event["event"] == "stage" and event["status"] == "done":
                     self._check_reported(event["stage"], event["metrics"])

@@ -21,6 +21,7 @@ from typing import Any
 from experiments.common import overlay
 from experiments.common.errors import InputError, RunError
 from experiments.common.paths import ROOT
+from experiments.common.plain import Arguments
 from experiments.running import engine
 from experiments.running.devices import processes, uses_gpu
 from experiments.running.engine import Outcome
@@ -164,7 +165,7 @@ class Slurm(Service):
         self.missing: dict[str, float] = {}  # since when a job is in no queue and has left nothing
 
     def submit(self, plan: Plan, stage: Stage) -> Any:
-        options: dict[str, Any] = {"name": f"{plan.paper}-{stage.name}", "timeout_min": self.launcher["timeout_min"]}
+        options: Arguments = {"name": f"{plan.paper}-{stage.name}", "timeout_min": self.launcher["timeout_min"]}
         if not self.local:
             options |= {
                 "mem_gb": self.launcher["mem_gb"],

@@ -24,6 +24,7 @@ from experiments.config.stages import Shortened
 from experiments.config.written import read
 from experiments.running import needs, pace, process_memory, training
 from experiments.running.counting import multiply_adds, offline
+from experiments.running.engine import Outcome
 from experiments.running.manifest import Report
 from experiments.running.pace import Pace
 from experiments.running.plan import Plan, Stage, fill, names_in
@@ -88,16 +89,15 @@ class DryRun:
         measured: dict[str, Measured | str] = {}
         users = Counter(needed for stage in self.stages.values() for needed in stage.predecessors)
         for name, stage in self.stages.items():
-            event = {"seed": stage.seed, "stage": name}
-            report({"event": "start", **event})
+            report({"event": "start", "seed": stage.seed, "stage": name})
             trace = stage.directory / f"dry-{failure.NAME}"
             try:
                 measured[name] = self._measure(stage, self.short[name])
                 trace.unlink(missing_ok=True)
-                report({"event": "stage", **event, "status": "done", "cached": False, "metrics": {}})
+                report(Outcome(name, "done").event(stage.seed))
             except Exception as error:  # noqa: BLE001 - every stage is reported, whatever breaks in one
                 measured[name] = reason = failure.explain(error, trace)[0]
-                report({"event": "stage", **event, "status": "failed", "reason": reason})
+                report(Outcome(name, "failed", reason=reason).event(stage.seed))
             users.subtract(stage.predecessors)
             for unused in [built for built in self._built if not users[built]]:
                 del self._built[unused]  # published sizes: all at once may not fit

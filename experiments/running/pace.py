@@ -24,6 +24,7 @@ import pytorch_lightning as pl
 import torch
 
 from datamodules.common.base import DataModule
+from experiments.common.plain import Config
 from experiments.identity.provenance import hardware
 from experiments.running import process_memory
 from experiments.running.callbacks import Quick
@@ -130,7 +131,7 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def device_name(trainer: dict[str, Any]) -> str:
+def device_name(trainer: Config) -> str:
     """The GPU, or the processor and how many of its threads computed."""
     if uses_gpu(trainer):
         return torch.cuda.get_device_name()
