@@ -60,9 +60,9 @@ def _no_power_cut() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _composed_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _composed_once(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What Hydra composed of options of groups in one of the processes that run tests, the others read."""
-    if "PYTEST_XDIST_WORKER" not in os.environ:
+    if not hasattr(pytestconfig, "workerinput"):  # it runs all tests itself
         yield
         return
     here = compose._of_options
@@ -79,6 +79,16 @@ def _composed_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compose, "_of_options", anywhere)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _plugins_once() -> Iterator[None]:
+    """Each trainer would look through every installed package for callbacks that it brings."""
+    from lightning_fabric.utilities import registry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "entry_points", lru_cache(registry.entry_points))
         yield
 
 

@@ -18,6 +18,8 @@ KEPT_IN_MEMORY = {
     "datamodules.mswal.preprocessing.maker": "nothing: this project's code and its libraries' versions",
     "experiments.common.memory._marks": "nothing: the content of this project's files, until an overlay is opened",
     "experiments.common.overlay._of": "the variable of the environment that says what is open",
+    "datamodules.common.own._open_all": "files and their times, side and colour",
+    "experiments.benchmarks.card._on_processor": "the paper; this project's code, run on this machine",
     "experiments.commands.writing._templates": "nothing: files of this project",
     "experiments.config.compose._of_options": "the folder of the configuration, its files' times, and the lines",
     "experiments.config.compose._without_values": "the folders of the configuration, and the lines",

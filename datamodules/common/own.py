@@ -442,14 +442,14 @@ class HuggingFace(OwnImages):
         **options: Any,
     ) -> None:
         super().__init__(batch_size, **options)
-        self.name, self.revision = name, revision
+        self.dataset, self.revision = name, revision
         self.train_name, self.test_name = train, test
         self.image, self.label = image, label
         self._tables: list[Any] = []
 
     @property
     def place(self) -> str:
-        return str(self.name)
+        return self.dataset
 
     def list_rows(self) -> Rows:
         load = _load_dataset()
@@ -459,12 +459,12 @@ class HuggingFace(OwnImages):
         self._tables = []
         for split in filter(None, (self.train_name, self.test_name)):
             try:
-                table = load(self.name, revision=self.revision, split=split)
+                table = load(self.dataset, revision=self.revision, split=split)
             except (OSError, ValueError, RuntimeError) as error:
-                raise DataError(f"{self.name}, split {split}: {str(error).splitlines()[0]}") from error
+                raise DataError(f"{self.dataset}, split {split}: {str(error).splitlines()[0]}") from error
             for column in (self.image, self.label):
                 if column not in table.column_names:
-                    raise DataError(f"{self.name}: no column {column!r}; it has {', '.join(table.column_names)}")
+                    raise DataError(f"{self.dataset}: no column {column!r}; it has {', '.join(table.column_names)}")
             names = getattr(table.features[self.label], "names", None)
             own = list(table[self.label])
             items += [(len(self._tables), row) for row in range(len(own))]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -21,7 +22,7 @@ from experiments.evidence import counts, coverage, results, staleness, suite
 from experiments.evidence.judged import JudgedClaim
 from experiments.evidence.records import Entry
 from experiments.pages import console, needed, scope, view
-from experiments.pages.numbers import count
+from experiments.pages.numbers import count, span
 from experiments.running import measured, needs, plan
 
 if TYPE_CHECKING:
@@ -120,43 +121,61 @@ def _rows(main: JudgedClaim) -> dict[str, list[Compared]]:
     return {"rows": [cast(Compared, {key: getattr(row, key) for key in shown}) for row in rows]} if rows else {}
 
 
-def _table(papers: Sequence[Paper]) -> Table:
-    """A row for each recorded setting, the paper's name and claim at its first."""
-    table = Table(title=count(len(papers), "paper"), title_justify="left")
-    for column in ("paper", "main claim", "setting", "verdict", "difference", "seeds", "cost"):
-        table.add_column(column, no_wrap=column in ("paper", "seeds", "cost"))
+def _overview(papers: Sequence[Paper]) -> Table:
+    """A line for each paper: what its default setting says, and how many others there are."""
+    table = Table(title=count(len(papers), "paper"), title_justify="left", box=SIMPLE_HEAD)
+    for column in ("paper", "at", "verdict", "difference", "replicated", "others", "covered", "cost"):
+        justify: Literal["left", "right"] = "right" if column in ("others", "covered", "cost") else "left"
+        wide = column in ("verdict", "difference")  # these alone may take a second line
+        table.add_column(column, no_wrap=not wide, max_width=38 if wide else None, justify=justify)
     for paper in papers:
-        rows = [_cells(name, entry) for name, entry in readme.ordered(paper["entries"])]
-        covered = (f"\n{paper['covered'].split(' run')[0]}", "dim") if paper["covered"] else ""
-        first: tuple[str | Text, str] = (Text.assemble(paper["key"], covered), paper["main"] or "")
-        for row in rows or [[Text(), console.word("not run"), Text(), Text(), Text()]]:
-            table.add_row(*first, *row)
-            first = ("", "")
-        table.add_section()
+        covered = paper["covered"].split(" run")[0]
+        told: list[str | Text]
+        chosen = readme.default(paper)
+        if chosen is None:
+            told = ["", console.word("not run"), "", "", "", covered, ""]
+        else:
+            name, entry = chosen
+            main = entry["main"]
+            difference = span(main["difference"], main["interval"], main["unit"]) if main is not None else ""
+            others = str(len(paper["entries"]) - 1)
+            told = [name, _verdict(entry), difference, entry["replication"] or "", others, covered, readme.cost(entry)]
+        table.add_row(paper["key"], *told)
+    table.caption_justify = "left"
     table.caption = (
-        "5 of 12: run here, of what the paper shows and claims (make papers PAPER=K lists it); "
-        "stale: code, configuration or claims changed since; seen: claims were written after these seeds; alone: "
-        "decided by itself, not kept by e-BH over all papers' main claims"
+        "make papers PAPER=K: its claims, rivals, settings, scope, stages and variants. Others: further recorded "
+        "settings. Covered: of what the paper shows and claims, run here. Stale: code, configuration or claims changed "
+        "since. Alone: decided by itself, not kept by e-BH over all papers' main claims."
     )
     return table
 
 
-def _cells(name: str, entry: Setting) -> list[Text]:
-    """A setting's verdict, difference, seeds and cost."""
+def _settings(papers: Sequence[Paper]) -> Table:
+    """A row for each recorded setting, the paper's name and claim at its first."""
+    table = Table(title=f"{count(len(papers), 'paper')}, each recorded setting", title_justify="left")
+    for column in ("paper", "main claim", "setting", "verdict", "difference", "replicated", "seeds", "cost"):
+        table.add_column(column, no_wrap=column in ("paper", "seeds", "cost"))
+    for paper in papers:
+        first = (paper["key"], paper["main"] or "")
+        rows = [_cells(name, entry) for name, entry in readme.ordered(paper["entries"])]
+        for row in rows or [["", console.word("not run"), "", "", "", ""]]:
+            table.add_row(*first, *row)
+            first = ("", "")
+        table.add_section()
+    return table
+
+
+def _cells(name: str, entry: Setting) -> list[str | Text]:
+    """A setting's verdict, difference, replication, seeds and cost."""
+    seeds = str(entry["seeds"])
+    return [name, _verdict(entry), readme.spans(entry["main"]), entry["replication"] or "", seeds, readme.cost(entry)]
+
+
+def _verdict(entry: Setting) -> Text:
     main = entry["main"]
     mark = (" stale", "magenta") if entry["stale"] else (" seen", "dim") if entry["seen"] else ""
     alone = (" alone", "dim") if entry["kept"] is False else ""
-    verdict = console.word(main["verdict"] if main else "no main claim")
-    cost = readme.cost(entry)
-    setting = Text.assemble(name, (f"\n{entry['scope']}", "dim"))
-    shown: list[str | Text] = [
-        setting,
-        Text.assemble(verdict, mark, alone),
-        readme.spans(main),
-        str(entry["seeds"]),
-        cost,
-    ]
-    return [cell if isinstance(cell, Text) else Text(cell) for cell in shown]
+    return Text.assemble(console.word(main["verdict"] if main else "no main claim"), mark, alone)
 
 
 def _details(paper: Paper) -> Table:
@@ -170,8 +189,9 @@ def _details(paper: Paper) -> Table:
     if left := unfilled.find(home(), unfilled.own_files(home(), paper["key"], "mini")):
         table.add_row("to fill in", f"{count(len(left), 'place')}; make register names each")
     for name, entry in readme.ordered(paper["entries"]):
-        verdict = console.word(entry["main"]["verdict"] if entry["main"] else "no main claim")
-        table.add_row(f"at {name}", Text.assemble(verdict, f": {entry['scope']}"))
+        main = entry["main"]
+        found = console.word(main["verdict"] if main else "no main claim")
+        table.add_row(f"at {name}", Text.assemble(found, f": {entry['scope']}"))
     verdicts = paper["entries"]["mini"]["verdicts"] if "mini" in paper["entries"] else {}
     for name in paper["claims"]:
         verdict = verdicts.get(name, "not run")
@@ -240,5 +260,5 @@ def main(argv: list[str]) -> int:
             if rows := counts.stored(paper["key"]):
                 console.out.print(console.counts_table(rows, paper["key"]), "")
             console.out.print(needed.table("what its published recipe needs", _needs(paper["key"])), "")
-        console.out.print(_table(papers))
+        console.out.print(_settings(papers) if keys else _overview(papers))
     return 0

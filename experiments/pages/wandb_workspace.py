@@ -212,8 +212,9 @@ def report(spec: Dashboard, entity: str) -> Any:
             drawn = [_panel(panel, spec["most_runs"]) for panel in shown]
             blocks.append(wr.PanelGrid(runsets=[runs], panels=drawn, hide_run_sets=True))
     title = f"{spec['name']}: {spec['title']}"[:128]  # no report may have a longer one
-    about = {"description": spec["about"], "width": "fluid"}
-    return wr.Report(entity=entity, project=spec["project"], title=title, blocks=blocks, **about)
+    about = spec["about"]
+    project = spec["project"]
+    return wr.Report(entity=entity, project=project, title=title, description=about, width="fluid", blocks=blocks)
 
 
 def _text(panel: Panel) -> str:

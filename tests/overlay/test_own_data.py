@@ -19,7 +19,16 @@ from tests.overlay.conftest import git
 from tests.overlay.photos import write_photos
 
 QUICK = ("case_based_prototypes", "meal_v2")  # seconds each
-PAPERS = [paper for paper in compose.papers() if not isinstance(compose.paper_file(paper).get("own_data"), str)]
+FEW, MANY = 48, 256  # training images of my_photos and many_photos
+
+
+def least(paper: str) -> int | None:
+    """How many training images a paper needs; None if it has no use for plain labelled images."""
+    said = compose.paper_file(paper).get("own_data") or {}
+    return None if isinstance(said, str) else int(said.get("images") or 0)
+
+
+PAPERS = [paper for paper in compose.papers() if (count := least(paper)) is not None and count <= MANY]
 TREE = """\
 \"\"\"Coarse classes of my photos.\"\"\"
 
@@ -36,7 +45,6 @@ ASKED = {  # what papers need beside images
     ]
 }
 SAID = "_target_: datamodules.common.own.PhotoFolder\nroot: photos\n"
-FEW = 48  # training images of my_photos; many_photos has 256
 
 
 @pytest.fixture(scope="session")
@@ -69,8 +77,7 @@ def mine(shown: Path) -> Iterator[Path]:
 
 def run(paper: str, folder: Path, runs: Path) -> dict[str, dict[str, dict[str, list[float]]]]:
     """A paper at smoke on the photos; its short form."""
-    least = (compose.paper_file(paper).get("own_data") or {}).get("images") or 0
-    data = "my_photos" if least <= FEW else "many_photos"
+    data = "my_photos" if (least(paper) or 0) <= FEW else "many_photos"
     if data == "many_photos":
         write_photos(folder / "many", 86)
     lines = [f"paper={paper}", "scale=smoke", f"data={data}", "seeds=[0]", f"runs_dir={runs}", "jobs=1"]

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make
         (["test", "ARG=-x"], "ARG is no variable of this Makefile; did you mean ARGS?"),
         (["reproduce", "rotnet"], "rotnet is no target; did you mean PAPER=rotnet?"),
         (["reprodce", "PAPER=rotnet"], "reprodce is no target; did you mean reproduce?"),
-        (["reproduce", "PAPER=rotnet", "STAGE=x"], "STAGE=x would change nothing: make reproduce reads ARGS DRY"),
+        (["reproduce", "PAPER=rotnet", "STAGE=x"], "STAGE=x would change nothing: make reproduce reads ARGS DATA DRY"),
         (["soak", "SCALE=mini"], "SCALE=mini would change nothing: make soak reads ARGS PAPER"),
         (["mutants", "SEEDS=3"], "SEEDS=3 would change nothing: make mutants reads ARGS PAPER"),
         (["setup", "SCALE=full"], "SCALE=full would change nothing: make setup reads no variable"),
@@ -121,7 +121,7 @@ def test_each_target_uses_the_variables_that_it_is_said_to_read() -> None:
     given = {"PAPER": "zpe", "VARIANT": "mnist", "SCALE": "smoke", "SEEDS": "5,6", "MINUTES": "77", "DRY": "1"}
     given |= {"SWEEP": "wide", "STAGE": "pool", "BASE": "v0", "ARGS": "--said", "EXTRAS": "clip"}
     given |= {"FILE": "moved.runs", "FORMAT": "latex", "ARXIV": "1710.09412", "EXTRA": "../mine", "FOLDER": "../theirs"}
-    given |= {"DATA": "photos"}
+    given |= {"DATA": "../photos"}
     for line in re.findall(r"^reads-.*", text, re.MULTILINE):
         target, names = re.fullmatch(r"reads-(\S+) *:= (.*)", line).groups()  # type: ignore[union-attr]
         whole = {name: given[name] for name in names.split()}

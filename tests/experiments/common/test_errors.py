@@ -18,6 +18,8 @@ from experiments.common import errors
         (NotImplementedError("FileSystem does not appear to support flock"), "this file system has no locks", 2),
         (MemoryError(), "there is not enough memory", 1),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "there is not enough memory", 1),
+        (ImportError("libtorch.so: failed to map segment from shared object"), "there is not enough memory", 1),
+        (RuntimeError("can't start new thread"), "there is not enough memory", 1),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "there is not enough memory", 1),
         (
             RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),

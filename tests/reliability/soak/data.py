@@ -75,7 +75,7 @@ def _array_of(thing: Any, kind: str) -> bytes:
         np.save(buffer, objects, allow_pickle=True)
     else:
         names = [f"{part}_{what}" for part in ("train", "val", "test") for what in ("images", "labels")]
-        np.savez(buffer, **dict.fromkeys([*names, "0", "1"], objects))
+        np.savez(buffer, **dict.fromkeys([*names, "0", "1", "images", "labels"], objects))
     return buffer.getvalue()
 
 

@@ -22,6 +22,7 @@ from datamodules.cifake.folders import CIFAKE
 from datamodules.common.base import DataError
 from datamodules.common.cub import Birds
 from datamodules.common.folders import DeclaredFolder, ImageFolder, ImageNet
+from datamodules.common.own import PhotoArrays, PhotoFolder, PhotoTable
 from datamodules.common.photo_patches import PhotoPatches
 from datamodules.common.timm_photos import AugmentedImageNet
 from datamodules.common.torchvision_sets import CIFAR10, CIFAR100, MNIST, FashionMNIST
@@ -232,6 +233,17 @@ def medical(root: Path) -> None:
     np.savez(root / "breastmnist.npz", **parts)  # type: ignore[arg-type]
 
 
+def tabled(root: Path) -> None:
+    """Two photos of either class, in a table."""
+    names = [f"{kind}{number}.png" for kind in "ab" for number in range(2)]
+    photos(root, ["photos"], names)
+    listed(root, {"labels.csv": ["file,label", *(f"photos/{name},{name[0]}" for name in names)]})
+
+
+def arrays(root: Path) -> None:
+    np.savez(root / "images.npz", images=np.zeros((4, 8, 8, 3), np.uint8), labels=np.array([0, 0, 1, 1]))
+
+
 def volumes(root: Path) -> None:
     """Two scans with their labels, preprocessed when they are read first."""
     for number in range(2):
@@ -363,6 +375,9 @@ def layouts() -> dict[type, Layout]:
             lambda root: serve(Mistakes(str(root), ["m"], ["fine_grained"], ["minor"])),
         ),
         PhotoPatches: Layout(sorted_photos(["val"], WNIDS), lambda root: serve(PhotoPatches(str(root), side=16))),
+        PhotoFolder: Layout(sorted_photos(tested, ("a", "b")), lambda root: serve(PhotoFolder(2, str(root), side=16))),
+        PhotoTable: Layout(tabled, lambda root: serve(PhotoTable(2, str(root), side=16))),
+        PhotoArrays: Layout(arrays, lambda root: serve(PhotoArrays(2, str(root), side=8))),
         ZeroShotPhotos: Layout(
             prompted,
             lambda root: serve(

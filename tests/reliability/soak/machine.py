@@ -117,7 +117,7 @@ def no_memory(bench: Bench, more: int) -> Trial:
         size = pages * resource.getpagesize() + more * 2**20
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
-    return fails_then_runs(bench, "memory", f"{more} MiB more", limit, "memory", 1)
+    return fails_then_runs(bench, "memory", f"{more} MiB more", limit, "not enough memory", 1)
 
 
 def no_shared_memory(folder: Path) -> Trial | None:

@@ -55,7 +55,7 @@ def pool_worker(bench: Bench, what: str) -> Trial:
 
     child = bench.start(this, run=run)
     problem = bench.ended(child, this, *((0,) if what == "killed" else (0, 1)))
-    said = "tried once more" if what == "killed" else "memory"
+    said = "tried once more" if what == "killed" else "not enough memory"
     if not problem and said not in bench.text(this) and (what == "killed" or child.exitcode):
         problem = f"it does not say {said!r}: {bench.text(this).strip().splitlines()[-1][:150]}"
     return Trial("memory", f"a worker of a pool that is {what}", problem or bench.again(this))
