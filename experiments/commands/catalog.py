@@ -121,10 +121,15 @@ def _rows(main: JudgedClaim) -> dict[str, list[Compared]]:
     return {"rows": [cast(Compared, {key: getattr(row, key) for key in shown}) for row in rows]} if rows else {}
 
 
+NARROW = ("paper", "at", "verdict", "difference")
+WIDE = (*NARROW, "replicated", "others", "covered", "cost")
+
+
 def _overview(papers: Sequence[Paper]) -> Table:
     """A line for each paper: what its default setting says, and how many others there are."""
     table = Table(title=count(len(papers), "paper"), title_justify="left", box=SIMPLE_HEAD)
-    for column in ("paper", "at", "verdict", "difference", "replicated", "others", "covered", "cost"):
+    room = len(WIDE) if console.out.width >= 120 else len(NARROW)
+    for column in WIDE[:room]:
         justify: Literal["left", "right"] = "right" if column in ("others", "covered", "cost") else "left"
         wide = column in ("verdict", "difference")  # these alone may take a second line
         table.add_column(column, no_wrap=not wide, max_width=38 if wide else None, justify=justify)
@@ -140,7 +145,7 @@ def _overview(papers: Sequence[Paper]) -> Table:
             difference = span(main["difference"], main["interval"], main["unit"]) if main is not None else ""
             others = str(len(paper["entries"]) - 1)
             told = [name, _verdict(entry), difference, entry["replication"] or "", others, covered, readme.cost(entry)]
-        table.add_row(paper["key"], *told)
+        table.add_row(paper["key"], *told[: room - 1])
     table.caption_justify = "left"
     table.caption = (
         "make papers PAPER=K: its claims, rivals, settings, scope, stages and variants. Others: further recorded "

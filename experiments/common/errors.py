@@ -16,7 +16,7 @@ NO_SHARED_MEMORY = re.compile("insufficient shared memory|unable to allocate sha
 NO_READER = re.compile(r"DataLoader worker \(pid.*\) (is killed by signal: Killed|exited unexpectedly)")
 NO_MEMORY = re.compile(
     "can't allocate memory|CUDA out of memory|Cannot allocate memory|unable to mmap .* memory"
-    "|failed to map segment from shared object|can't start new thread"
+    "|failed to map segment from shared object|can't start new thread|could not create a primitive"
 )
 READING = ("available", "prepare_data", "setup")  # methods of a datamodule that look at files
 

@@ -30,7 +30,7 @@ from experiments.common.plain import Config
 # Top-level keys of a configuration that the command line alone may set; papers and scales may set the others.
 KEYS = (
     *("hydra", "launcher", "logger", "data_dir", "runs_dir", "jobs"),
-    *("record", "from_record", "explore", "why", "dry", "dry_seconds", "only"),
+    *("record", "from_record", "explore", "why", "dry", "dry_seconds", "only", "data_name"),
 )
 WITHOUT_PAPER = ("~paper", "~scale", "~trainer", "recipe@_global_=[]")
 HINT = "settings of Hydra, of launchers and of where a run happens go on the command line"

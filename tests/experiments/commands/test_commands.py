@@ -150,7 +150,7 @@ def test_a_bug_ends_in_one_line_that_leads_to_it(
     def broken(arguments: list[str]) -> int:
         return len(arguments) // len(arguments)
 
-    monkeypatch.setattr(cli, "ROOT", tmp_path)
+    monkeypatch.setattr(cli, "home", lambda: tmp_path)
     assert cli.main(broken, "", []) == 1
     told = capsys.readouterr().err
     assert len(told.splitlines()) == 1
@@ -219,7 +219,10 @@ def test_catalog_lists_every_paper_and_marks_what_is_stale(
     listed = json.loads(capsys.readouterr().out)
     assert [paper["key"] for paper in listed] == compose.papers()
     assert catalog.main([]) == 0
-    assert "stale" in capsys.readouterr().out
+    assert "case_based_prototypes" in capsys.readouterr().out
+    assert catalog.main(["case_based_prototypes"]) == 0
+    assert "smoke" in (told := capsys.readouterr().out)
+    assert "stale" in told
     with pytest.raises(InputError, match="--jsn"):
         catalog.main(["--jsn"])
 
@@ -253,7 +256,7 @@ def test_every_record_is_re_derived(capsys: pytest.CaptureFixture[str], monkeypa
     anyway (tests/papers/test_every_paper.py); of sizes of networks, in test_counts.py.
     """
     monkeypatch.setattr(check_results, "_declared", lambda *_: iter(()))
-    monkeypatch.setattr(check_results, "_counted", lambda *_: iter(()))
+    monkeypatch.setattr(check_results, "counted", lambda *_: iter(()))
     assert check_results.main([]) == 0, capsys.readouterr().out
 
 

@@ -46,7 +46,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copied(repository: Path) -> Iterator[Path]:
     """The repository, and what a test wrote into it taken away again."""
     yield repository
-    git(repository, "clean", "-fdq")
+    git(repository, "clean", "-fdqx")
 
 
 def command(root: Path, *arguments: str, code: int = 0, **more: str) -> str:

@@ -52,9 +52,9 @@ def test_a_node_is_replaced_as_a_whole_and_classes_and_channels_follow(photos: P
     network = teacher["module"]["network"]
     assert (network["in_channels"], network["input_size"], network["classes"]) == (3, 28, 4)
 
-    # 640 are the most that a stage trains on, and there are 48, of which 4 are for validation
-    assert teacher["data"]["train_size"] == 44
-    assert student["data"]["train_size"] == int(250 * 44 / 640)
+    # 250 are the most that a stage has, and there are 48, of which 4 are for validation
+    assert teacher["data"]["train_size"] == int(192 * 44 / 250)
+    assert student["data"]["train_size"] == int(80 * 44 / 250)
     assert student["data"]["val_size"] == teacher["data"]["val_size"] == 4
     assert student["data"]["test_size"] == 16
 
@@ -79,7 +79,7 @@ def test_the_suites_own_data_goes_in_as_well() -> None:
     config = resolved("paper=meal_v2", "data=cifar10")
     data = config["stages"]["student"]["data"]
     assert data["_target_"] == "datamodules.common.torchvision_sets.CIFAR10"
-    assert (data["train_size"], data["val_size"], data["test_size"]) == (250, 200, 400)
+    assert (data["train_size"], data["val_size"], data["test_size"]) == (80, 100, 200)
     network = config["stages"]["init"]["module"]["network"]
     assert (network["in_channels"], network["input_size"]) == (3, 32)
     assert config["stages"]["init"]["module"]["classes"] == 10
