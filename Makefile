@@ -2,38 +2,47 @@
 PYTHON ?= python3
 BIN    := .venv/bin
 READY  := .venv/.ready
-PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# UV=1 installs the same locks by uv, in seconds where pip takes minutes; uv must be on the PATH.
+PIP    := $(if $(UV),uv pip install --python,) $(BIN)/python $(if $(UV),,-m pip install --disable-pip-version-check) --quiet
+VENV    = $(if $(UV),uv venv --quiet --seed --python $(PYTHON) .venv,$(PYTHON) -m venv .venv)
 
 # Compiled files are kept whatever the environment says: to compile all tests anew takes each process ten seconds.
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal
 
 # What may be said on the command line; a misspelt word would otherwise train something else.
-VARIABLES := PYTHON TORCH_INDEX EXTRAS PAPER SCALE VARIANT SEEDS MINUTES DRY SWEEP STAGE BASE FILE ARGS
-# What each target reads of them, besides PYTHON and TORCH_INDEX; it would pass over the others in silence.
+VARIABLES := PYTHON TORCH_INDEX UV EXTRAS PAPER SCALE VARIANT SEEDS MINUTES DRY SWEEP STAGE FORMAT BASE FILE DATA ARXIV EXTRA FOLDER ARGS
+# What each target reads of them, besides PYTHON, TORCH_INDEX and UV; it would pass over the others in silence.
 reads-extras        := EXTRAS
-reads-reproduce     := PAPER SCALE VARIANT SEEDS MINUTES DRY ARGS
-reads-test          := PAPER ARGS
+reads-reproduce     := PAPER SCALE VARIANT SEEDS MINUTES DRY DATA EXTRA ARGS
+reads-new           := PAPER ARXIV EXTRA ARGS
+reads-test          := PAPER EXTRA ARGS
 reads-test-all      := ARGS
-reads-papers        := PAPER ARGS
-reads-report        := PAPER ARGS
-reads-check-results := PAPER ARGS
-reads-tune          := PAPER SCALE VARIANT ARGS
+reads-papers        := PAPER EXTRA ARGS
+reads-report        := PAPER EXTRA ARGS
+reads-check-results := PAPER EXTRA ARGS
+reads-tune          := PAPER SCALE VARIANT DATA EXTRA ARGS
 reads-counts        := PAPER ARGS
-reads-register      := PAPER SCALE VARIANT ARGS
-reads-replicate     := PAPER SCALE VARIANT MINUTES ARGS
-reads-sweep         := PAPER SCALE VARIANT SEEDS SWEEP ARGS
+reads-register      := PAPER SCALE VARIANT DATA EXTRA ARGS
+reads-replicate     := PAPER SCALE VARIANT MINUTES DATA EXTRA ARGS
+reads-sweep         := PAPER SCALE VARIANT SEEDS SWEEP DATA EXTRA ARGS
 reads-dashboard     := PAPER SCALE VARIANT ARGS
-reads-export        := PAPER SCALE VARIANT STAGE ARGS
-reads-pack          := PAPER SCALE VARIANT ARGS
-reads-unpack        := FILE ARGS
+reads-export        := PAPER SCALE VARIANT STAGE FORMAT EXTRA ARGS
+reads-logbook       := PAPER EXTRA ARGS
+reads-pack          := PAPER SCALE VARIANT EXTRA ARGS
+reads-unpack        := FILE EXTRA ARGS
 reads-compare       := PAPER SCALE VARIANT SEEDS BASE ARGS
-reads-confirm       := PAPER SCALE VARIANT ARGS
+reads-confirm       := PAPER SCALE VARIANT DATA EXTRA ARGS
+reads-verify        := FOLDER ARGS
 reads-soak          := PAPER ARGS
 reads-mutants       := PAPER ARGS
+reads-full-scale    := PAPER ARGS
 reads-bench         := PAPER ARGS
+reads-gpu           := PAPER MINUTES ARGS
 # A shell reads these values, and make itself does before each call of a shell: this comes before the first one. What
-# either would act on is no name; ARGS alone are words of a shell.
+# either would act on is no name; ARGS alone are words of a shell. What a target reads may come from the environment too.
 said      := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(v)))),$(v)))
+read      := $(sort $(foreach goal,$(MAKECMDGOALS),$(reads-$(goal))))
+found     := $(foreach v,$(read),$(if $(filter environment,$(firstword $(origin $(v)))),$(v)))
 open      := (
 close     := )
 define newline
@@ -41,7 +50,7 @@ define newline
 
 endef
 acting    := ; & | < > ` ' " \ ! * ? $(open) $(close) $$
-words     := $(filter-out ARGS PYTHON,$(filter $(VARIABLES),$(said)))
+words     := $(filter-out ARGS PYTHON,$(filter $(VARIABLES),$(said)) $(found))
 acts       = $(strip $(foreach c,$(acting),$(findstring $(c),$(value $(1)))) $(if $(findstring $(newline),$(value $(1))),line))
 unsafe    := $(firstword $(foreach v,$(words),$(if $(call acts,$(v)),$(v))))
 ifneq ($(unsafe),)
@@ -56,8 +65,7 @@ nearest    = $(shell $(PYTHON) -c "import difflib, sys; \
 quoted     = '$(subst ','\'',$(1))'
 wrong     := $(firstword $(filter-out $(VARIABLES),$(said)))
 aimless   := $(firstword $(filter-out $(TARGETS) .venv/%,$(MAKECMDGOALS)))
-read      := $(sort $(foreach goal,$(MAKECMDGOALS),$(reads-$(goal))))
-unread    := $(if $(MAKECMDGOALS),$(firstword $(filter-out $(read) PYTHON TORCH_INDEX,$(said))))
+unread    := $(if $(MAKECMDGOALS),$(firstword $(filter-out $(read) PYTHON TORCH_INDEX UV,$(said))))
 ifneq ($(wrong),)
 $(error $(wrong) is no variable of this Makefile$(call nearest,$(wrong),$(VARIABLES)); valid: $(VARIABLES))
 endif
@@ -80,10 +88,13 @@ comma   := ,
 nothing :=
 space   := $(nothing) $(nothing)
 seeds    = $(subst $(space),$(comma),$(strip $(subst $(comma),$(space),$(SEEDS))))
-GIVEN    = $(if $(PAPER),paper=$(PAPER)) scale=$(or $(SCALE),mini) $(if $(VARIANT),variant=$(VARIANT)) $(ARGS)
+GIVEN    = $(if $(PAPER),paper=$(PAPER)) scale=$(or $(SCALE),mini) $(if $(VARIANT),variant=$(VARIANT)) $(if $(DATA),data=$(DATA)) $(OVERLAY) $(ARGS)
+OVERLAY  = $(if $(EXTRA),extra=$(EXTRA))
+# The tests of an overlay, and what every paper is asked, of its papers.
+OF_EXTRA = --extra $(EXTRA) -c pyproject.toml --rootdir . tests/papers/test_every_paper.py $(wildcard $(EXTRA)/tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup counts extras reproduce tune register replicate test test-all papers report check-results sweep dashboard export pack unpack compare confirm soak mutants bench lint lock schema readme docs clean
+.PHONY: help setup counts extras new reproduce tune register replicate test test-all papers report check-results sweep dashboard export logbook pack unpack compare confirm verify soak mutants bench gpu lint lock schema full-scale readme docs clean
 
 help: ## this text
 	@echo "Reprise re-runs image-modelling papers and computes whether their claims hold."
@@ -91,6 +102,7 @@ help: ## this text
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 	@echo
 	@echo "  PAPER=meal_v2 (or all)   SCALE=mini | smoke | full   VARIANT=clean   MINUTES=15   SEEDS=0,1 (by hand)   DRY=1"
+	@echo "  EXTRA=../mine: a folder of your own with papers, arms, data and code, where what is found with it stays"
 	@echo "  ARGS=\"anything else, as python -m experiments.reproduce --help lists it\""
 	@echo "  e.g.  make reproduce PAPER=meal_v2"
 	@echo "        make reproduce PAPER=meal_v2 SCALE=full DRY=1"
@@ -99,18 +111,23 @@ help: ## this text
 $(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "error: $(PYTHON) is older than 3.11; call make with PYTHON=/path/to/python3.11 or newer"; exit 2; }
-	@echo "setting up .venv (about 1 GB, a few minutes, once)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -z "$(UV)" || command -v uv > /dev/null \
+		|| { echo "error: UV=$(UV): uv is not on the PATH; see https://docs.astral.sh/uv, or leave UV out"; exit 2; }
+	@echo "setting up .venv, once: 1.7 GB with torch for CPUs, several more with CUDA's libraries; some minutes"
+	@test -x $(BIN)/python || $(VENV)
 	@awk '/^setuptools==/ {on = 1} on; on && !/\\$$/ {exit}' requirements.lock > .venv/build.lock
 	@$(PIP) --require-hashes --no-deps --requirement .venv/build.lock
+	@echo "1 of 3: $$(grep -c '^[a-z]' requirements.lock) packages by their hashes"
 	@$(PIP) --require-hashes --no-deps --no-build-isolation --requirement requirements.lock
-	@$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH) # in this machine's build, from one index alone
+	@echo "2 of 3: $(TORCH), the largest part, in this machine's build"
+	@$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH) # from one index alone
+	@echo "3 of 3: this project itself"
 	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-setup: $(READY) ## create .venv and install what is needed (TORCH_INDEX=https://...: where torch's build comes from)
+setup: $(READY) ## create .venv and install what is needed (UV=1: by uv; TORCH_INDEX=https://...: whence torch comes)
 
-extras: $(READY) ## add packages that some full recipes need, by their locks: EXTRAS=attacks,clip,diffusion,ray
+extras: $(READY) ## add packages that some full recipes need, by their locks: EXTRAS=attacks,clip,diffusion,mlflow,ray,trackio
 	@test -n "$(EXTRAS)" || { echo "error: name some, as in make extras EXTRAS=clip; there are: $(LOCKED)"; exit 2; }
 	@for extra in $(subst $(comma),$(space),$(EXTRAS)); do \
 		test -f requirements-$$extra.lock || { echo "error: no extra $$extra; there are: $(LOCKED)"; exit 2; }; \
@@ -129,20 +146,23 @@ register: $(READY) ## fix claims, recipe, code and data of a setting in a commit
 replicate: $(READY) ## the main claim on fresh seeds that each draw a recipe of their own (after make reproduce)
 	@$(BIN)/python -m experiments.commands.replicate $(if $(MINUTES),minutes=$(MINUTES)) $(GIVEN)
 
+new: $(READY) ## a paper's room with an example that runs: PAPER=mixup ARXIV=1710.09412 EXTRA=../mine (or without EXTRA)
+	@$(BIN)/python -m experiments.commands.new $(if $(PAPER),paper=$(PAPER)) $(if $(ARXIV),arxiv=$(ARXIV)) $(OVERLAY) $(ARGS)
+
 test: $(READY) ## before each commit: units, every paper's smoke run, faults (minutes); PAPER=K: what its files reach
-	@$(PYTEST) -m "not slow" $(if $(PAPER),--paper $(PAPER)) $(ARGS)
+	@$(PYTEST) -m "not slow" $(if $(PAPER),--paper $(PAPER)) $(if $(EXTRA),$(OF_EXTRA)) $(ARGS)
 
 test-all: $(READY) ## everything: also full recipes' dry runs, kills, sweeps, devices (about half an hour)
 	@$(PYTEST) $(ARGS)
 
 papers: $(READY) ## every paper: main claim, verdict, scale, cost, stale or not; PAPER=K: its claims, stages, variants
-	@$(BIN)/python -m experiments.catalog $(if $(PAPER),paper=$(PAPER)) $(ARGS)
+	@$(BIN)/python -m experiments.catalog $(if $(PAPER),paper=$(PAPER)) $(OVERLAY) $(ARGS)
 
 report: $(READY) ## site/index.html and a page per paper
-	@$(BIN)/python -m experiments.commands.report $(if $(PAPER),paper=$(PAPER)) $(ARGS)
+	@$(BIN)/python -m experiments.commands.report $(if $(PAPER),paper=$(PAPER)) $(OVERLAY) $(ARGS)
 
 check-results: $(READY) ## re-derive every recorded interval, verdict and table from per-seed values
-	@$(BIN)/python -m experiments.commands.check_results $(if $(PAPER),paper=$(PAPER)) $(ARGS)
+	@$(BIN)/python -m experiments.commands.check_results $(if $(PAPER),paper=$(PAPER)) $(OVERLAY) $(ARGS)
 
 counts: $(READY) ## sizes of full recipes' networks beside the numbers of papers' tables, for results/counts
 	@$(BIN)/python -m experiments.commands.counts $(if $(PAPER),paper=$(PAPER)) $(ARGS)
@@ -153,14 +173,17 @@ sweep: $(READY) ## a named sweep (SWEEP=hard_labels) or a grid: ARGS="seed=0,1 s
 dashboard: $(READY) ## sync a paper's offline W&B runs and build its W&B workspace from code
 	@$(BIN)/python -m experiments.commands.dashboard $(GIVEN)
 
-export: $(READY) ## weights of a finished stage with a card (STAGE=student), or the record as CSV (no STAGE)
-	@$(BIN)/python -m experiments.commands.export $(if $(STAGE),stage=$(STAGE)) $(GIVEN)
+export: $(READY) ## weights of a finished stage with a card (STAGE=student), or the record as tables (FORMAT=csv, latex)
+	@$(BIN)/python -m experiments.commands.export $(if $(STAGE),stage=$(STAGE)) $(if $(FORMAT),format=$(FORMAT)) $(GIVEN)
+
+logbook: $(READY) ## a paper's record for others: claim by claim in Trackio's format, and an RO-Crate (exports/)
+	@$(BIN)/python -m experiments.commands.logbook $(if $(PAPER),paper=$(PAPER)) $(OVERLAY) $(ARGS)
 
 pack: $(READY) ## a setting's runs, finished and half-done, in one file to go on with elsewhere (exports/)
 	@$(BIN)/python -m experiments.commands.pack $(GIVEN)
 
 unpack: $(READY) ## packed runs into this clone, checked; the same command goes on: FILE=exports/K-mini.runs
-	@$(BIN)/python -m experiments.commands.unpack $(if $(FILE),file=$(FILE)) $(ARGS)
+	@$(BIN)/python -m experiments.commands.unpack $(if $(FILE),file=$(FILE)) $(OVERLAY) $(ARGS)
 
 compare: $(READY) ## which numbers a change of the code moved: BASE=main, PAPER=K1,K2 (default: all), SCALE=smoke | mini
 	@$(BIN)/python -m experiments.commands.compare $(if $(BASE),base=$(BASE)) $(if $(PAPER),paper=$(PAPER)) \
@@ -168,7 +191,10 @@ compare: $(READY) ## which numbers a change of the code moved: BASE=main, PAPER=
 
 confirm: $(READY) ## is a stale record still what the code gives? One recorded seed anew, every number compared
 	@$(BIN)/python -m experiments.commands.confirm $(if $(PAPER),paper=$(PAPER)) $(if $(SCALE),scale=$(SCALE)) \
-		$(if $(VARIANT),variant=$(VARIANT)) $(ARGS)
+		$(if $(VARIANT),variant=$(VARIANT)) $(if $(DATA),data=$(DATA)) $(OVERLAY) $(ARGS)
+
+verify: $(READY) ## somebody else's overlay, checked as check-results does: FOLDER=../theirs; none of its code runs
+	@$(BIN)/python -m experiments.commands.verify $(if $(FOLDER),folder=$(FOLDER)) $(ARGS)
 
 soak: $(READY) ## kill, corrupt, refuse, race, fill the disk: does anything get lost? (minutes)
 	@$(BIN)/python -m tests.reliability.soak $(if $(PAPER),paper=$(PAPER)) $(ARGS)
@@ -178,6 +204,9 @@ mutants: $(READY) ## would PAPER=K's own tests notice wrong code? 100 changes, o
 
 bench: $(READY) ## speed ratios against plain PyTorch loops; PAPER=K: its networks against independent ones
 	@$(BIN)/python -m experiments.benchmarks.networks $(if $(PAPER),paper=$(PAPER)) $(ARGS)
+
+gpu: $(READY) ## on a machine with a GPU: does all of it run there, and how fast? In pieces of ten minutes (MINUTES=)
+	@$(BIN)/python -m experiments.benchmarks.gpu $(if $(PAPER),paper=$(PAPER)) $(if $(MINUTES),minutes=$(MINUTES)) $(ARGS)
 
 lint: $(READY) ## style, format, types, unsafe calls, installed packages against each other and the lock
 	@$(BIN)/ruff check .
@@ -191,6 +220,9 @@ lock: $(READY) ## requirements.lock anew from pyproject.toml's ranges (needs uv 
 
 schema: $(READY) ## conf/schema/*.json anew from experiments/config/schema.py: what editors complete and check
 	@$(BIN)/python -m experiments.commands.schema
+
+full-scale: $(READY) ## docs/full/ anew: for each paper what its published recipe needs, and what it is judged by
+	@$(BIN)/python -m experiments.commands.full_scale $(if $(PAPER),paper=$(PAPER)) $(ARGS)
 
 readme: $(READY) ## what README and docs/ repeat of results/, anew, and what these repeat of conf/paper
 	@$(BIN)/python -m experiments.catalog --readme

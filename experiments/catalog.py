@@ -7,4 +7,4 @@ import sys
 from experiments.commands import catalog, cli
 
 if __name__ == "__main__":
-    sys.exit(cli.main(catalog.main, catalog.HELP, exits="0, or 2 on wrong input"))
+    sys.exit(cli.main(catalog.main, catalog.HELP, overlays=True, exits="0, or 2 on wrong input"))

@@ -7,4 +7,4 @@ import sys
 from experiments.commands import cli, reproduce
 
 if __name__ == "__main__":
-    sys.exit(cli.main(reproduce.main, reproduce.HELP, composes=True))
+    sys.exit(cli.main(reproduce.main, reproduce.HELP, overlays=True, composes=True))

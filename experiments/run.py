@@ -7,4 +7,4 @@ import sys
 from experiments.commands import cli, run
 
 if __name__ == "__main__":
-    sys.exit(cli.main(run.main, run.HELP, composes=True))
+    sys.exit(cli.main(run.main, run.HELP, overlays=True, composes=True))

@@ -4,17 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments.evidence.records import (
-    Code,
-    Curve,
-    Entry,
-    Hardware,
-    JudgedClaim,
-    Provenance,
-    PublishedResult,
-    Registration,
-    StageRecord,
-)
+from experiments.evidence.judged import JudgedClaim, PublishedResult
+from experiments.evidence.ran import Code, Curve, Hardware, Provenance, StageRecord
+from experiments.evidence.records import Entry, Registration
 
 
 def curve() -> Curve:

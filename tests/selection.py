@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from experiments.common.paths import ROOT
+from experiments.common.paths import CONF, ROOT
 from experiments.config import compose
 from experiments.identity import definitions
 from experiments.identity.fingerprint import targets
@@ -46,6 +46,16 @@ def select(items: list[pytest.Item], paper: str) -> list[pytest.Item]:
     files = {item.path for item in items}
     kept = {path for path in files if _concerns(path, paper, reached)}
     return [item for item in items if item.path in kept or _is_asked_of(item, paper)]
+
+
+def select_of_overlay(items: list[pytest.Item], paper: str | None) -> list[pytest.Item]:
+    """The tests in the open overlay, and what every paper is asked of its papers; of one paper where one is named."""
+    papers = [paper] if paper else [key for key in compose.papers() if not (CONF / "paper" / f"{key}.yaml").exists()]
+    own = [item for item in items if not item.path.is_relative_to(ROOT)]
+    if paper:
+        own = [item for item in own if paper in item.path.parts or item.path.stem == f"test_{paper}"]
+    asked = [item for item in items if item.path.is_relative_to(ROOT)]
+    return own + [item for item in asked if any(_is_asked_of(item, key) for key in papers)]
 
 
 def _concerns(path: Path, paper: str, reached: set[str]) -> bool:

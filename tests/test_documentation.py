@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
+import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from experiments.common.paths import ROOT
-from experiments.config import compose
+from experiments.config import compose, overlay
+from tests.overlay.photos import write_photos
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+FULL = sorted((ROOT / "docs/full").glob("*.md"))  # made by `make full-scale`, whose test looks at their commands
 COMPOSES = ("reproduce", "run", "commands.tune", "commands.register", "commands.replicate", "commands.dashboard")
 OWN = ("minutes", "stage", "base", "sweep", "hydra/launcher", "hydra/sweeper")  # read before or beside what is composed
 
@@ -57,7 +65,7 @@ def test_there_are_commands_to_look_at() -> None:
 
 
 @pytest.mark.parametrize("line", commands())
-def test_a_command_of_the_documentation_is_understood(line: str) -> None:
+def test_a_command_of_the_documentation_is_understood(line: str, tmp_path: Path) -> None:
     words = started(line)
     module = words[words.index("-m") + 1].removeprefix("experiments.") if "-m" in words else ""
     if module not in COMPOSES:
@@ -70,7 +78,13 @@ def test_a_command_of_the_documentation_is_understood(line: str) -> None:
             assert list((ROOT / "conf/sweep").glob(f"*/{word.partition('=')[2]}.yaml")), word
         elif name not in OWN and not name.startswith("hydra."):
             chosen.append(_first(word) if module == "run" else word)
-    compose.resolve(compose.compose(compose.request(chosen).overrides), 0)
+    extra = [word for word in chosen if word.startswith("extra=")]
+    folder = str(shutil.copytree(ROOT / "tests" / "overlay" / "mine", tmp_path / "mine")) if extra else None
+    if folder and "data=my_photos" in chosen:
+        write_photos(tmp_path / "mine" / "photos", 4)
+    with overlay.opened(folder):
+        asked = [word for word in chosen if word not in extra]
+        compose.resolve(compose.compose(compose.request(asked).overrides), 0)
 
 
 def _first(word: str) -> str:
@@ -85,7 +99,57 @@ def _first(word: str) -> str:
     return f"{word.partition('=')[0]}={value}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def blocks(language: str) -> list[tuple[str, str]]:
+    """(page, text) of every block of code in a language."""
+    found = []
+    for page in PAGES:
+        for block in re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+            found.append((page.name, block))
+    return found
+
+
+@pytest.mark.parametrize(("page", "text"), blocks("yaml"))
+def test_yaml_of_the_documentation_is_yaml_and_its_keys_are_known(page: str, text: str) -> None:
+    """Where a page teaches papers' files, a first key stands in the schema of such a file or of one of its parts."""
+    parsed = yaml.safe_load(text)
+    items = parsed if isinstance(parsed, list) else [parsed]
+    assert all(isinstance(item, dict) for item in items)
+    if page == "verdicts.md":
+        known = schema_keys(*(ROOT / "conf/schema").glob("*.json"))
+        assert [key for item in items for key in item if key not in known] == []
+
+
+def schema_keys(*paths: Path) -> set[str]:
+    """The names of all properties of JSON schemas, however deep."""
+    names: set[str] = set()
+
+    def look(node: Any) -> None:
+        if isinstance(node, dict):
+            names.update(node.get("properties") or ())
+            for value in node.values():
+                look(value)
+        elif isinstance(node, list):
+            for value in node:
+                look(value)
+
+    for path in paths:
+        look(json.loads(path.read_text(encoding="utf-8")))
+    return names
+
+
+def test_python_of_the_documentation_imports_what_is_there() -> None:
+    texts = [text for _, text in blocks("python")]
+    pages = [page.read_text(encoding="utf-8") for page in PAGES]
+    lines = [line for page in pages for line in re.findall(r"`(from experiments[^`]*)`", page)]
+    assert lines
+    for text in (*texts, *lines):
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                module = importlib.import_module(node.module)
+                assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == [], text
+
+
+@pytest.mark.parametrize("page", [*PAGES, *FULL], ids=lambda page: page.name)
 def test_links_lead_to_files(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", text)]

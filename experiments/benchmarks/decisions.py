@@ -4,8 +4,8 @@ A setting is registered and run from 6 to 32 seeds, looked at after each; a verd
 followed by another registration, at most three; a replication looks at fresh seeds, each with a recipe of its own. The
 seeds' noise is normal, skewed, heavy-tailed, or now and then of a network that died; recipes differ by a share of the
 seeds' deviation. How large worth is beside that deviation is taken from this suite's own records. A claim may name
-rivals, be about several outcomes, or have a precondition of each seed: their joint rules are simulated too. Imports no
-torch.
+rivals, be about several outcomes, have a precondition of each seed, or start seeds again in which a network died: these
+rules are simulated too. Imports no torch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from experiments.common import files
 from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
 from experiments.config import compose
-from experiments.evidence import results, sequences
+from experiments.evidence import restarts, results, sequences
 
 HELP = """\
 Simulate the decision procedure under honest and awkward noise, and write docs/decisions.md. About a minute.
@@ -167,6 +167,63 @@ def _most_that_fail(count: int, share: float) -> int:
     return max(below, default=-1)
 
 
+@dataclass(frozen=True)
+class Deaths:
+    """How networks die, and what the registered limit of their training metric catches.
+
+    Attributes:
+        method, baseline: chance that a network of that arm dies; its outcome falls by ten deviations.
+        caught: share of dead networks that the limit catches.
+        limit: outcome below which it catches a living network too, in deviations: the worst case, a training metric
+            that tells the outcome exactly.
+        spread: of the method's living networks, in those of the baseline's.
+    """
+
+    method: float = 0.0
+    baseline: float = 0.0
+    caught: float = 1.0
+    limit: float = -np.inf
+    spread: float = 1.0
+
+
+DEATHS: Mapping[str, Deaths] = {
+    "one in ten of both arms": Deaths(0.1, 0.1),
+    "one in ten of the baseline": Deaths(0, 0.1),
+    "one in ten of the method": Deaths(0.1, 0),
+    "one in ten of the baseline, half of them caught": Deaths(0, 0.1, caught=0.5),
+    "one in two of the baseline": Deaths(0, 0.5),
+    "none; the limit is generous": Deaths(limit=-0.9),
+    "none; the limit is generous, the method scatters twice as much": Deaths(limit=-0.9, spread=2.0),
+}
+
+
+def restarted(chance: np.random.Generator, noise: str, deaths: Deaths, effect: float, runs: int) -> tuple[Array, Array]:
+    """Differences, (N, 32) each, of the first tries and of the last ones, where both arms start again together.
+
+    Args:
+        effect: the true difference of living networks; the deviation of its seeds is 1 where both scatter alike.
+    """
+    first, caught = _tries(chance, noise, deaths, effect, runs)
+    last = first
+    for _ in range(restarts.MOST):
+        again, caught_again = _tries(chance, noise, deaths, effect, runs)
+        last = np.where(caught, again, last)
+        caught = caught & caught_again
+    return first, last
+
+
+def _tries(chance: np.random.Generator, noise: str, deaths: Deaths, effect: float, runs: int) -> tuple[Array, Array]:
+    """One try of each seed: the difference, and whether the limit catches a network."""
+    shape = (runs, MOST)
+    values, caught = [], np.zeros(shape, dtype=bool)
+    for dies, spread in ((deaths.method, deaths.spread), (deaths.baseline, 1.0)):
+        dead = chance.random(shape) < dies
+        value = spread * NOISES[noise](chance, shape) / np.sqrt(2.0)
+        caught |= (dead & (chance.random(shape) < deaths.caught)) | (value < deaths.limit)
+        values.append(np.where(dead, value - 10.0, value))
+    return effect + values[0] - values[1], caught
+
+
 def _stream(chance: np.random.Generator, scenario: Scenario, runs: int, own_recipe: bool) -> Array:
     """Differences of one stream of seeds; with one recipe for all of them, or one for each."""
     seeds = NOISES[scenario.noise](chance, (runs, MOST))
@@ -179,15 +236,17 @@ def simulate(scenario: Scenario, runs: int = 20_000, seed: int = 0) -> dict[str,
 
     Returns:
         once: supported under one registration. tried: under one of three, until supported. replicated: and again in
-        the replication of the last one. against: no gain or refuted under one registration.
+        the replication of the last one. against: no gain or refuted under one registration. against again: and in its
+        replication too.
     """
     chance = np.random.default_rng(seed)
     first = decide(_stream(chance, scenario, runs, own_recipe=False), scenario.worth)
     tried = first == 1
     for _ in range(REGISTRATIONS - 1):
         tried |= decide(_stream(chance, scenario, runs, own_recipe=False), scenario.worth) == 1
-    replicated = tried & (decide(_stream(chance, scenario, runs, own_recipe=True), scenario.worth) == 1)
-    shares = {"once": first == 1, "tried": tried, "replicated": replicated, "against": first == -1}
+    again = decide(_stream(chance, scenario, runs, own_recipe=True), scenario.worth)
+    shares = {"once": first == 1, "tried": tried, "replicated": tried & (again == 1)}
+    shares |= {"against": first == -1, "against again": (first == -1) & (again == -1)}
     return {name: float(np.mean(hits)) for name, hits in shares.items()}
 
 
@@ -216,7 +275,8 @@ def page(runs: int) -> str:
         "tries**: supported under one of three registrations, each made because the one before did not support it.",
         "**Replicated**: and supported again on fresh seeds that each draw a recipe of their own. Recipes differ by",
         f"the given share of the seeds' deviation. In {len(ratios)} records of this suite worth is {low:.1f} to",
-        f"{high:.1f} (quartiles; median {middle:.1f}) deviations of a seed's difference.",
+        f"{high:.1f} (quartiles; median {middle:.1f}) deviations of a seed's difference. Shares of wrong",
+        "decisions above 5% are **bold**.",
         "",
         "## There is no effect: how often is it called supported? (percent; wrong decisions)",
         "",
@@ -226,34 +286,46 @@ def page(runs: int) -> str:
     for noise in NOISES:
         for recipes in (0.0, 0.5, 1.0):
             found = simulate(Scenario(noise, recipes, 0.0, middle), runs)
-            cells = " | ".join(f"{100 * found[key]:.1f}" for key in ("once", "tried", "replicated"))
+            cells = " | ".join(_wrong(found[key]) for key in ("once", "tried", "replicated"))
             lines.append(f"| {noise} | {recipes:g} | {cells} |")
     lines += [
         "",
         "## There is an effect: how often is it found? (percent)",
         "",
-        "The effect is worth the name, once and twice over; wrong is no gain or refuted.",
+        "The effect is worth the name, once and twice over; wrong is no gain or refuted, once and in the replication",
+        "too.",
         "",
-        "| noise of seeds | worth, deviations | effect | once | in three tries, and replicated | wrong |",
-        "|---|---|---|---|---|---|",
+        "| noise of seeds | worth, deviations | effect | once | in three tries, and replicated | wrong | wrong again |",
+        "|---|---|---|---|---|---|---|",
     ]
     for noise in NOISES:
         for worth in (low, middle, high):
             for times in (1, 2):
                 found = simulate(Scenario(noise, 0.5, times * worth, worth), runs)
-                cells = " | ".join(f"{100 * found[key]:.1f}" for key in ("once", "replicated", "against"))
+                wrong = " | ".join(_wrong(found[key]) for key in ("against", "against again"))
+                cells = f"{_percent(found['once'], found['replicated'])} | {wrong}"
                 lines.append(f"| {noise} | {worth:.1f} | {times} x worth | {cells} |")
     lines += _rivals(middle, runs) + _outcomes(middle, runs) + _each(runs)
+    lines += _dead_networks(middle, runs)
     lines += [
         "",
         "What this says: seeds of one recipe are no evidence for its neighbours, and tries add up. A replication over",
         "recipes is what brings wrong decisions down, which is why a paper whose recipe was registered more than once",
         "counts as supported with a replication only. `Supported` needs every comparison and every outcome: none of",
-        "them makes it wrong more often. What needs one of several, `effect only` of many rivals and `refuted` of many",
-        "outcomes, adds their errors up, against the paper's idea and not for it.",
+        "them makes it wrong more often. What needs one of several, `effect only` of many rivals and `refuted` of",
+        "many outcomes, adds their errors up, against the paper's idea and not for it. An effect of exactly worth is",
+        "often called no gain where recipes differ: one recipe's mean lies below worth as often as above.",
+        "Starting dead seeds again takes out what dead networks decide, and does harm in one case: a generous limit",
+        "cuts off the worse runs of an arm that scatters more and calls that arm better. The first tries, which stand",
+        "beside, do not; so a limit lies where no living network is.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _wrong(share: float) -> str:
+    """A share of wrong decisions in percent, bold above 5."""
+    return f"**{100 * share:.1f}**" if share > 0.05 else f"{100 * share:.1f}"
 
 
 def _percent(*shares: float) -> str:
@@ -328,9 +400,45 @@ def _each(runs: int) -> list[str]:
         "|---|---|---|---|---|",
     ]
     for there in (0.95, 0.9, 0.8, 0.7, 0.5, 0.2):
-        cells = _percent(*called_absent(there, 0.9, runs))
+        shares = called_absent(there, 0.9, runs)
+        cells = " | ".join(map(_wrong, shares)) if there >= 0.9 else _percent(*shares)
         lines.append(f"| {100 * there:g}% of seeds | {cells} | {'wrong' if there >= 0.9 else 'right'} |")
     return lines
+
+
+def _dead_networks(worth: float, runs: int) -> list[str]:
+    """Wrong and right decisions where a network dies now and then, with and without starting again."""
+    lines = [
+        "",
+        "## Dead networks: what starting again changes (percent supported)",
+        "",
+        "A network dies now and then: its outcome falls by ten deviations. With `dead:` both arms of such a seed",
+        f"start again together, at most {restarts.MOST} times. The effect is that of living networks, in worths; at 0",
+        "support is wrong. A generous limit also catches living networks more than 0.9 deviations below their mean, by",
+        f"a metric that tells the outcome. {runs:,} runs each.",
+        "",
+        "| noise of seeds | what dies | 0: without | 0: with | 1: without | 1: with | 2: without | 2: with |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for noise in (name for name in NOISES if "dead" not in name):
+        for what, deaths in DEATHS.items():
+            shares = [
+                share
+                for times in (0, 1, 2)
+                for share in supported_with_deaths(noise, deaths, times * worth, worth, runs)
+            ]
+            cells = " | ".join([*map(_wrong, shares[:2]), _percent(*shares[2:])])
+            lines.append(f"| {noise} | {what} | {cells} |")
+    return lines
+
+
+def supported_with_deaths(
+    noise: str, deaths: Deaths, effect: float, worth: float, runs: int, seed: int = 0
+) -> tuple[float, float]:
+    """Shares of runs that end in supported, by the first tries and by the last."""
+    both = restarted(np.random.default_rng(seed), noise, deaths, effect, runs)
+    first, last = (float(np.mean(decide(differences, worth) == 1)) for differences in both)
+    return first, last
 
 
 def main(argv: list[str]) -> int:

@@ -20,11 +20,22 @@ from typing import Any
 from experiments.commands import catalog, cli, counts, readme
 from experiments.common.errors import InputError
 from experiments.common.memory import CONFIGURATION, remember
+from experiments.common.overlay import current, home
 from experiments.common.paths import ROOT
+from experiments.common.plain import Plain
 from experiments.config import claims, compose, vary
 from experiments.config.claims import Questions
 from experiments.evidence import counts as recorded_counts
-from experiments.evidence import images, registration, registrations, replication, results, statements
+from experiments.evidence import (
+    images,
+    pictures,
+    registration,
+    registrations,
+    replication,
+    restarts,
+    results,
+    statements,
+)
 from experiments.evidence.order import History, losses, problems
 from experiments.evidence.records import Entry, Record
 from experiments.running.plan import SEEDS
@@ -45,26 +56,27 @@ def main(argv: list[str]) -> int:
 
     required = "--require-history" in argv
     argv = [word for word in argv if word != "--require-history"]
-    papers = cli.papers_named(argv) or [path.stem for path in sorted(results.RESULTS.glob("*.json"))]
+    papers = cli.papers_named(argv) or [path.stem for path in sorted(results.base().glob("*.json"))]
     wrong, entries, filed = [], 0, 0
     records: dict[str, Record] = {}
     for paper in papers:
         record = results.read(paper)
         if record is None:
-            raise InputError(f"{paper} has no record in {results.RESULTS}")
+            raise InputError(f"{paper} has no record in {results.base()}")
         records[paper] = record
         entries += len(record.entries)
         filed += sum(entry.registered.filed for entry in record.entries.values())
         wrong += list(check(record))
-        wrong += list(_kept(paper))
-        wrong += list(_counted(paper))
+        wrong += list(kept(paper))
+        wrong += list(pictures.problems(paper))
+        wrong += list(counted(paper))
     wrong += list(statements.copies(records))
-    if not argv:
+    if not argv and current() is None:
         wrong += list(_readme())
     for line in wrong:
         console.say(console.Text.assemble(("differs", "red"), f" {line}"))
     console.say(f"{entries} entries of {len(papers)} papers re-derived, {len(wrong)} differences")
-    unknown = History(ROOT).unknown()
+    unknown = History(home()).unknown()
     if unknown:
         console.say(
             f"whether {filed} registrations came before their results, what records held before and whether their "
@@ -88,6 +100,9 @@ def check(record: Record) -> Iterator[str]:
         for part in ("claims", "checks", "published"):
             recorded, derived = ([item.model_dump() for item in getattr(e, part)] for e in (entry, again))
             yield from differences(recorded, derived, f"{where}: {part}")
+        main = questions(entry).main
+        for line in restarts.problems(main, entry.stages, entry.table(), entry.seeds, entry.restarts):
+            yield f"{where}: restarts: {line}"
         yield from _registered(paper, title, entry, where)
         yield from (f"{where}: {line}" for line in _stated(entry))
         yield from _declared(paper, title, entry, where)
@@ -132,38 +147,39 @@ def _stated(entry: Entry) -> Iterator[str]:
     yield from statements.shapes(entry)
     if not entry.registered.by_hand:
         yield from statements.under(entry)
-    history = History(results.RESULTS.parent)
+    history = History(results.base().parent if current() is None else ROOT)  # an overlay's code is the suite's too
     if not history.unknown():
         yield from statements.commits(entry, history)
 
 
 def differing_images(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
-    """The answers on single images that were kept of an entry give the differences that it holds."""
-    try:
-        images.of(paper, title, entry)
-    except InputError as error:
-        yield f"{where}: {error}"
+    """The answers on single images give the differences that an entry holds, and its pictures are of its own runs."""
+    for look in (images.of, pictures.of):
+        try:
+            look(paper, title, entry)
+        except InputError as error:
+            yield f"{where}: {error}"
 
 
 def _registered(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
     """Registered entries have exactly the seeds of their registration, in order; none of them twice in the history."""
-    made = entry.registered
-    if title != results.title(entry.scale, entry.variant, made.by_hand):
-        yield f"{where}: is an entry of {results.title(entry.scale, entry.variant, made.by_hand)}"
-    if made.seen:
+    registered = entry.registered
+    if title != results.title_of(entry):
+        yield f"{where}: is an entry of {results.title_of(entry)}"
+    if registered.seen:
         yield f"{where}: says that its claims were written after its seeds had run; record it under a registration"
-    if made.seen or made.by_hand:
+    if registered.seen or registered.by_hand:
         return
     if len(entry.seeds) > SEEDS:
         yield f"{where}: {len(entry.seeds)} seeds; a registration has {SEEDS}"
-    elif list(entry.seeds) != [registration.seed(made, index) for index in range(len(entry.seeds))]:
-        yield f"{where}: seeds {entry.seeds} are not the first of registration {made.hash}"
-    if made.filed:
+    elif list(entry.seeds) != [registration.seed(registered, index) for index in range(len(entry.seeds))]:
+        yield f"{where}: seeds {entry.seeds} are not the first of registration {registered.hash}"
+    if registered.filed:
         yield from _filed(paper, title, entry, where)
         return
     streams = [item.registered.stream for item in entry.history if not item.registered.seen]
-    if made.stream in streams and not any("recorded again" in item.why for item in entry.history):
-        yield f"{where}: stream {made.stream} was used before"
+    if registered.stream in streams and not any("recorded again" in item.why for item in entry.history):
+        yield f"{where}: stream {registered.stream} was used before"
 
 
 def _filed(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
@@ -173,8 +189,8 @@ def _filed(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
         yield f"{where}: registration {entry.registered.hash} has no file in {registrations.folder(paper)}"
         return
     told = registrations.as_recorded(files[0])
-    made = entry.registered
-    if (made.at, made.stream, made.why) != (told.at, told.stream, told.why):
+    said = entry.registered
+    if (said.at, said.stream, said.why) != (told.at, told.stream, told.why):
         yield f"{where}: what it says of its registration is not what {files[0].path.name} says"
     asked = [_comparable(content) for content in files[0].bound["claims"]]
     if asked != [_comparable(claim.claim().content()) for claim in entry.claims]:
@@ -182,26 +198,26 @@ def _filed(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
     yield from (f"{where}: {line}" for line in statements.registered(entry, files[0]))
     knobs = vary.read({"vary": files[0].bound["vary"]})
     yield from (f"{where}: {line}" for line in replication.problems(entry, questions(entry), knobs))
-    root = results.RESULTS.parent
+    root = results.base().parent
     history = History(root)
     if not history.unknown():
         registered = str(files[0].path.relative_to(root))
-        record = str((results.RESULTS / f"{paper}.json").relative_to(root))
+        record = str((results.base() / f"{paper}.json").relative_to(root))
         yield from (f"{where}: {line}" for line in problems(history, registered, record, files[0].hash, title))
 
 
-def _counted(paper: str) -> Iterator[str]:
+def counted(paper: str) -> Iterator[str]:
     """Sizes of networks, counted anew; torch is imported only where the paper's files changed since."""
     for line in recorded_counts.differences(recorded_counts.stored(paper), counts.derive(paper)):
         yield f"{paper}: counts: {line}"
 
 
-def _kept(paper: str) -> Iterator[str]:
+def kept(paper: str) -> Iterator[str]:
     """Nothing that a record once held is gone, as far as the history of the repository is at hand."""
-    root = results.RESULTS.parent
+    root = results.base().parent
     history = History(root)
     if not history.unknown():
-        yield from losses(history, str((results.RESULTS / f"{paper}.json").relative_to(root)))
+        yield from losses(history, str((results.base() / f"{paper}.json").relative_to(root)))
 
 
 def _declared(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
@@ -225,16 +241,18 @@ def differing_claims(entry: Entry, config: Mapping[str, Any]) -> list[str]:
         return []
     asked = {claim.name: _comparable(claim.content()) for claim in claims.read(config).claims}
     judged = {claim.name: _comparable(claim.claim().content()) for claim in entry.claims}
-    lost = [f"{name!r} is missing" for name in asked if name not in judged]
-    added = [f"{name!r} is none of the paper's file" for name in judged if name not in asked]
-    both = [name for name in asked if name in judged and asked[name] != judged[name]]
-    return [*lost, *added, *(f"{name!r}: {_first_key(asked[name], judged[name])}" for name in both)]
+    lines = [f"{name!r} is missing" for name in asked if name not in judged]
+    lines += [f"{name!r} is none of the paper's file" for name in judged if name not in asked]
+    for name, content in asked.items():
+        if name in judged and content != judged[name]:
+            lines.append(f"{name!r}: {_first_key(content, judged[name])}")
+    return lines
 
 
-def _comparable(content: Mapping[str, Any]) -> dict[str, Any]:
+def _comparable(content: Mapping[str, Any]) -> Plain:
     """What a claim says, without the settings it is about, as JSON holds it."""
     said = {key: value for key, value in content.items() if key not in ("scale", "variant")}
-    plain: dict[str, Any] = json.loads(json.dumps(said, default=dict))
+    plain: Plain = json.loads(json.dumps(said, default=dict))
     return plain
 
 
@@ -254,7 +272,7 @@ def _runs(paper: str, entry: Entry, where: str) -> Iterator[str]:
 
     for name, stage in entry.stages.items():
         for position, (seed, mark) in enumerate(zip(entry.seeds, stage.fingerprints, strict=False)):
-            folder = files.inside(ROOT / "runs", paper, entry.scale, f"seed={seed}", f"{name}-{mark}")
+            folder = files.inside(home() / "runs", paper, entry.scale, f"seed={seed}", f"{name}-{mark}")
             if folder is None:
                 continue
             manifest, metrics = files.read_json(folder / "manifest.json"), files.read_json(folder / "metrics.json")
@@ -322,4 +340,4 @@ def line_differences(stands: Sequence[str], derived: Sequence[str], name: str = 
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(main, HELP, exits="0 everything follows, 1 something differs, 2 wrong input"))
+    sys.exit(cli.main(main, HELP, overlays=True, exits="0 everything follows, 1 something differs, 2 wrong input"))

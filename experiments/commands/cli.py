@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 
 from experiments.common import failure
 from experiments.common.errors import InputError, RunError, unknown
-from experiments.common.paths import ROOT
+from experiments.common.overlay import home
+from experiments.common.paths import CONF
 from experiments.common.text import visible
-from experiments.config import compose
+from experiments.config import compose, overlay
 from experiments.running.processes import end_as_interrupted, requeue_when_asked
 
 LONGEST = 4_000  # letters of an error that are shown: what somebody typed may be part of it
@@ -21,6 +22,7 @@ COMMON = """\
   trainer=T          {trainers}
   logger=L           {loggers}
   data_dir=DIR       where datasets are that do not come with the install (or set REPRISE_DATA)
+  extra=FOLDER       an overlay: a folder of your own with papers, data, arms and code; what is found stays in it
   stages.S.key=value anything in the configuration, e.g. stages.student.trainer.max_epochs=5;
                      stages.*.data.batch_size=64 sets it for every stage
   data@stages.S.data=D
@@ -44,6 +46,8 @@ def main(
     argv: Sequence[str] | None = None,
     *,
     composes: bool = False,
+    overlays: bool = False,
+    makes_overlays: bool = False,
     exits: str = "0 it ran (whatever the verdict), 1 a stage failed, 2 wrong input",
 ) -> int:
     """Run a command with its arguments; --help, errors, Ctrl-C and SIGTERM end in one place.
@@ -52,6 +56,8 @@ def main(
         command: takes the arguments, gives the exit code.
         text: what --help begins with.
         composes: the command takes everything that a configuration is composed of; --help lists it.
+        overlays: the command takes `extra=FOLDER`, and runs with that overlay open.
+        makes_overlays: the command reads `extra=FOLDER` itself, which need not be there yet.
         exits: what the exit codes say.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -59,20 +65,34 @@ def main(
         shown = (text + _options() if composes else text).rstrip()
         print(f"{shown}\n\nExit code: {exits}.")
         return 0
+    if not CONF.is_dir():
+        _say(f"{CONF} is missing: Reprise is used from a checkout (git clone, then make setup), not from a wheel")
+        return InputError.exit_code
     end_as_interrupted()
     requeue_when_asked()
     try:
-        return command(arguments)
+        if makes_overlays:
+            return command(arguments)
+        return _run(command, arguments, overlays)
     except (InputError, RunError) as error:
         _say(str(error))
         return error.exit_code
     except Exception as error:  # noqa: BLE001 - a full disk met outside any stage, a paper's file that does not import
-        text, code = failure.explain(error, ROOT / "runs" / failure.NAME)
+        text, code = failure.explain(error, home() / "runs" / failure.NAME)
         _say(text)
         return code
     except KeyboardInterrupt:
         _say("interrupted; finished stages are kept and the same command continues from here")
         return 130
+
+
+def _run(command: Callable[[list[str]], int], argv: list[str], overlays: bool) -> int:
+    """Run a command, with the overlay open that `extra=FOLDER` names; without one, none is."""
+    own, others = take(argv, ("extra",))
+    if own and not overlays:
+        raise InputError(f"extra={own['extra']}: this command reads no overlay; it would change nothing")
+    with overlay.opened(own.get("extra")):
+        return command(others)
 
 
 def _say(text: str) -> None:

@@ -23,7 +23,8 @@ from experiments.commands.schedulers import Schedulers
 from experiments.common.errors import InputError, RunError, unknown
 from experiments.config import compose
 from experiments.evidence import merge, registration, results, staleness
-from experiments.evidence.records import Confirmation, Entry, Hardware, StageRecord
+from experiments.evidence.ran import Confirmation, Hardware, StageRecord
+from experiments.evidence.records import Entry
 from experiments.identity.provenance import code_version, hardware, versions
 from experiments.pages import console
 from experiments.pages.progress import Board
@@ -47,7 +48,7 @@ recipe or data set cannot be confirmed. Besides:
   runs_dir=DIR       where the seed is run (default: runs)
 """
 EXITS = "0 all confirmed or not stale, 1 a number differs or a stage failed, 2 wrong input"
-OWN = ("paper", "scale", "variant")
+OWN = ("paper", "scale", "variant", "data")
 
 
 def main(argv: list[str]) -> int:
@@ -77,7 +78,7 @@ def _chosen(own: Mapping[str, str]) -> Iterator[tuple[str, str]]:
         return
     compose.paper_file(own["paper"])
     entries = results.entries(own["paper"])
-    title = results.title(own.get("scale", "mini"), own.get("variant"))
+    title = results.title(own.get("scale", "mini"), own.get("variant"), data=own.get("data"))
     if title not in entries:
         raise unknown("entry", title, entries)
     yield own["paper"], title
@@ -215,4 +216,4 @@ def _table(moved: Sequence[states.Difference]) -> Table:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(main, HELP, exits=EXITS))
+    sys.exit(cli.main(main, HELP, overlays=True, exits=EXITS))

@@ -10,7 +10,7 @@ from experiments.commands import cli
 from experiments.common.memory import EVERYTHING, remember
 from experiments.common.paths import ROOT
 from experiments.config import compose
-from experiments.config.schema import Counted
+from experiments.config.networks import Counted
 from experiments.evidence import counts
 from experiments.evidence.counts import Row
 from experiments.pages import console

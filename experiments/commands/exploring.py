@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from experiments.commands.schedulers import jobs
 from experiments.commands.setting import Setting
+from experiments.common import overlay
 from experiments.common.errors import InputError
 from experiments.evidence import results
 from experiments.running import cost
@@ -26,7 +27,8 @@ def command(setting: Setting) -> str:
     """The line that registers a setting."""
     scale = f" SCALE={setting.request.scale}" if setting.request.scale != "mini" else ""
     variant = f" VARIANT={setting.request.variant}" if setting.request.variant else ""
-    return f"make register PAPER={setting.paper}{scale}{variant}"
+    data = f" DATA={setting.request.data}" if setting.request.data else ""
+    return f"make register PAPER={setting.paper}{scale}{variant}{data}{overlay.typed()}"
 
 
 def check_time(setting: Setting, plans: Sequence[Plan]) -> None:

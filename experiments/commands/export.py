@@ -18,14 +18,17 @@ import yaml
 from experiments.commands import cli
 from experiments.common import files
 from experiments.common.errors import InputError, unknown
+from experiments.common.plain import Config, Plain
 from experiments.config import compose
 from experiments.evidence import results
 from experiments.evidence.records import Entry
-from experiments.pages import console, view
-from experiments.running.manifest import finished
+from experiments.pages import console, index, latex, view
+from experiments.running.manifest import Manifest, finished
 from experiments.running.plan import PILOTS, Plan, Stage, fill, names_in, only, plan
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from modules.common.module import StageModule
 
 HELP = """\
@@ -33,35 +36,60 @@ Take what was trained, or what was recorded, somewhere else.
 
   python -m experiments.commands.export paper=meal_v2 stage=student   weights of a finished stage, a model card
   python -m experiments.commands.export paper=meal_v2                 the record as tables: claims.csv and metrics.csv
+  python -m experiments.commands.export paper=meal_v2 format=latex    the same as claims.tex and metrics.tex (booktabs)
+  python -m experiments.commands.export paper=all format=latex        every recorded main claim: main_claims.tex
 
   stage=S            whose weights; `make papers` and the paper's file name them
   seed=N             of the run; default: the first registered one that has finished the stage, else the lowest
+  format=csv         of tables: csv or latex
   to=FOLDER          default: exports/<paper>-<scale>-<stage>, or exports/<paper> for tables; must not exist yet
 
 From Python:  from experiments.commands.export import load; module = load("exports/meal_v2-mini-student").eval()
 
 """
-OWN = ("stage", "seed", "to")  # what this command takes besides what all take
+OWN = ("stage", "seed", "to", "format")  # what this command takes besides what all take
 
 
 def main(argv: list[str]) -> int:
     own, others = cli.take(argv, OWN)
+    if "format" in own and own["format"] not in FORMATS:
+        raise unknown("format", own["format"], FORMATS)
+    if "paper=all" in others:
+        return _export_all(own)
     request = compose.request(others)
     config = compose.compose(request.overrides)
     if "stage" not in own:
         if "seed" in own:
             raise InputError("seed= chooses a run's weights: name a stage too, stage=S")
         folder = _fresh(own.get("to") or f"exports/{config.key}")
-        for path in tables(str(config.key), folder):
-            console.say(str(path))
-        return 0
+        return _say_each(tables(str(config.key), folder, own.get("format", "csv")))
+    if "format" in own:
+        raise InputError(f"format={own['format']}: is of tables; weights of a stage have one format, leave stage= out")
 
     this = _finished_run(config, own["stage"], own.get("seed"))
     setting = f"{this.paper}-{this.scale}" + (f"-{this.variant}" if this.variant else "")
     folder = _fresh(own.get("to") or f"exports/{setting}-{own['stage']}")
-    for path in weights(this, own["stage"], folder):
+    return _say_each(weights(this, own["stage"], folder))
+
+
+def _say_each(paths: Iterable[Path]) -> int:
+    for path in paths:
         console.say(str(path))
     return 0
+
+
+def _export_all(own: Mapping[str, str]) -> int:
+    """Every recorded main claim in one table."""
+    for name in ("stage", "seed"):
+        if name in own:
+            raise InputError(f"{name}={own[name]}: is of one paper's weights; name the paper, as in paper=meal_v2")
+    from experiments.pages import report
+
+    rows = report.main_claims()
+    folder = _fresh(own.get("to") or "exports/all")
+    if own.get("format", "csv") == "latex":
+        return _say_each([_write(folder / "main_claims.tex", latex.main_claims(rows).encode())])
+    return _say_each([_write(folder / "main_claims.csv", index.as_csv(rows).encode())])
 
 
 def _fresh(name: str) -> Path:
@@ -108,8 +136,8 @@ def weights(this: Plan, name: str, folder: Path) -> Iterator[Path]:
         module = training.load(this, stage.name)
         state = {key: value.detach().clone().contiguous() for key, value in module.state_dict().items()}
         yield _write(folder / f"{stage.name}.safetensors", save(state))
-        if stage.name == name and (made := _as_timm(module, folder / "timm")):
-            yield made
+        if stage.name == name and (network := _as_timm(module, folder / "timm")):
+            yield network
     described = {
         "paper": this.paper,
         "scale": this.scale,
@@ -131,7 +159,7 @@ def _with_modules(this: Plan, name: str) -> list[Stage]:
     return [stage for stage in this.stages.values() if stage.name in wanted]
 
 
-def _rebuilt(stage: Stage) -> dict[str, Any]:
+def _rebuilt(stage: Stage) -> Config:
     """What `load` builds the module from: no data, no path of this machine's, and weights from the files alone."""
     config = {**stage.config(), "data": {}, "trainer": {}, "feeds": {}, "dry": {}}
     return {**config, "module": _without_downloads(stage.module)}
@@ -184,7 +212,7 @@ def load(folder: str | Path) -> StageModule:
     return built[described["stage"]]
 
 
-def read_weights(path: Path) -> dict[str, Any]:
+def read_weights(path: Path) -> dict[str, Tensor]:
     """A file of tensors by name. Raises InputError where it is missing or something else."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -241,12 +269,12 @@ module = load("{folder}").eval()
 """.replace(f"[{this.title}]", f"`{this.title}`")
 
 
-def _dataset(manifest: Mapping[str, Any]) -> str:
-    data = manifest.get("data") or {}
-    return str(data.get("name", "not said")) if isinstance(data, Mapping) else str(data)
+def _dataset(manifest: Manifest) -> str:
+    data = manifest.get("data")
+    return data["name"] if data else "not said"
 
 
-def _indexed(manifest: Mapping[str, Any], tested: Mapping[str, float]) -> dict[str, Any]:
+def _indexed(manifest: Manifest, tested: Mapping[str, float]) -> Plain:
     """One result of a model index: task, dataset, metrics."""
     task = "image-classification" if "test/top1" in tested else "other"
     name = _dataset(manifest)
@@ -259,15 +287,21 @@ def _indexed(manifest: Mapping[str, Any], tested: Mapping[str, float]) -> dict[s
 
 # Tables
 
+FORMATS = ("csv", "latex")
 CLAIM = ("entry", "claim", "main", "verdict", "better", "than", "unit", "low", "high", "seed", "difference")
 METRIC = ("entry", "stage", "metric", "seed", "value")
 
 
-def tables(paper: str, folder: Path) -> Iterator[Path]:
-    """Write the record of a paper as claims.csv and metrics.csv, a row for each seed."""
+def tables(paper: str, folder: Path, kind: str = "csv") -> Iterator[Path]:
+    """Write the record of a paper as claims and metrics: csv has a row for each seed, latex the means."""
     record = results.read(paper)
     if record is None:
         raise InputError(f"results/{paper}.json: there is no record yet; run make reproduce PAPER={paper}")
+    if kind == "latex":
+        source = f"results/{paper}.json"
+        yield _write(folder / "claims.tex", latex.claims(source, record.entries).encode())
+        yield _write(folder / "metrics.tex", latex.metrics(source, record.entries).encode())
+        return
     entries = record.entries.items()
     yield _table(folder / "claims.csv", CLAIM, (row for name, entry in entries for row in _claims(name, entry)))
     yield _table(folder / "metrics.csv", METRIC, (row for name, entry in entries for row in _metrics(name, entry)))
@@ -301,4 +335,4 @@ def _metrics(name: str, entry: Entry) -> Iterator[tuple[Any, ...]]:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(main, HELP, composes=True))
+    sys.exit(cli.main(main, HELP, overlays=True, composes=True))

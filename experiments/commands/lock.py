@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping
 from importlib import metadata
@@ -28,10 +29,14 @@ from packaging.utils import canonicalize_name
 from experiments.commands import cli
 from experiments.common.errors import InputError, RunError
 from experiments.common.paths import ROOT
+from experiments.common.plain import Plain
 
 LOCK = ROOT / "requirements.lock"
 PROJECT = ROOT / "pyproject.toml"
-INSTALLED = ("dev", "sweep", "dashboard", "nnunet")  # the extras that `make setup` installs; each other has a lock
+# The extras that `make setup` installs; each other one has a lock.
+INSTALLED = ("dev", "sweep", "dashboard", "tensorboard", "nnunet")
+# Extra -> what one of its packages holds below the locked version, and yet works with: the lock's version stands.
+LOOSENED = {"trackio": ("pillow",)}  # it asks for pillow below 13, and opens and saves pictures alone
 PYTHON = "3.11"  # the oldest that is supported; uv's universal resolution covers what is newer
 MACHINE = re.compile(r"^(torch|torchvision|triton|nvidia-.*|cuda-.*)$")
 HASH = re.compile(r"^sha256:[0-9a-f]{64}$")
@@ -78,9 +83,9 @@ def main(argv: list[str]) -> int:
     return 1 if wrong else 0
 
 
-def read_project() -> dict[str, Any]:
+def read_project() -> Plain:
     """The [project] table of pyproject.toml."""
-    project: dict[str, Any] = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
+    project: Plain = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
     return project
 
 
@@ -128,10 +133,23 @@ def _resolve(extra: str | None = None) -> list[tuple[str, list[str]]]:
     command = [uv, "pip", "compile", PROJECT.name, "--universal", "--generate-hashes", "--python-version", PYTHON]
     options = ["--no-header", "--no-annotate", "--quiet", *(word for name in wanted for word in ("--extra", name))]
     options += ["--constraint", LOCK.name] if extra else []
-    compiled = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False)
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as overrides:
+        overrides.writelines(f"{pin}\n" for pin in _loosened(extra))
+        overrides.flush()
+        options += ["--override", overrides.name]
+        compiled = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False)
     if compiled.returncode:
         raise RunError(f"uv could not resolve {PROJECT.name}: {compiled.stderr.strip()}")
     return list(entries(compiled.stdout))
+
+
+def _loosened(extra: str | None) -> Iterator[str]:
+    """The locked versions that stand whatever an extra's packages ask for."""
+    wanted = LOOSENED.get(extra or "", ())
+    for name, lines in entries(LOCK.read_text(encoding="utf-8")) if wanted else ():
+        requirement, _ = pinned(lines)
+        if name in wanted and requirement is not None:
+            yield str(requirement)
 
 
 def entries(text: str) -> Iterator[tuple[str, list[str]]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from experiments.commands import cli, setting
 from experiments.common.errors import InputError
-from experiments.evidence import registration, results
+from experiments.evidence import registration, restarts, results
 from experiments.evidence.records import Registration
 from experiments.pages import console
 from experiments.running import packing
@@ -45,15 +45,17 @@ def main(argv: list[str]) -> int:
 
 
 def _seeds(any_: Plan, registered: Registration | None) -> list[int]:
-    """The seeds that have a folder, of a registered setting those of its stream; from low to high."""
+    """The seeds that have a folder, of a registered setting those of its stream and of their further tries; from low to
+    high."""
     runs = next(iter(any_.stages.values())).directory.parent.parent
     there = {int(folder.name[5:]) for folder in runs.glob("seed=*") if folder.name[5:].isdigit()}
     if registered is not None:
-        there &= {registration.seed(registered, index) for index in range(SEEDS)}
+        stream = [registration.seed(registered, index) for index in range(SEEDS)]
+        there &= {*stream, *(seed for first in stream for seed in restarts.seeds(first))}
     if not there:
         raise InputError(f"no seed of {any_.title} in {runs}; make reproduce PAPER={any_.paper} runs some")
     return sorted(there)
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(main, HELP, exits="0 packed, 2 wrong input, or nothing to pack"))
+    sys.exit(cli.main(main, HELP, overlays=True, exits="0 packed, 2 wrong input, or nothing to pack"))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from experiments.commands import exploring
 from experiments.commands.setting import Setting
 from experiments.common.paths import ROOT
-from experiments.evidence import images, merge, results
+from experiments.evidence import images, merge, pictures, results
 from experiments.evidence.records import Entry, Registration
 from experiments.pages import console, view
 from experiments.running.plan import Plan
@@ -30,6 +31,7 @@ def write(setting: Setting, entry: Entry, registered: Registration, plans: Seque
         recorded = results.entry(setting.paper, setting.title)
         if recorded is not None:
             images.keep(setting.paper, setting.title, recorded, plans)
+            pictures.keep(setting.paper, setting.title, recorded, Path(plans[0].config["runs_dir"]))
     else:
         results.update(setting.paper, setting.title, lambda _: entry, results.here())
     if before is not None and before.seeds and before.main_claim() is not None:
@@ -41,6 +43,6 @@ def where(setting: Setting) -> str:
     """The file that write() wrote to, and how to write to the other one."""
     if setting.explores:
         return f"none, since nothing is registered: {exploring.command(setting)}"
-    folder = results.RESULTS if setting.writes_on else results.here()
+    folder = results.base() if setting.writes_on else results.here()
     path = os.path.relpath(folder / f"{setting.paper}.json", ROOT)
     return path if setting.writes_on else f"{path} (results/ stays as it is; record=true writes it on)"

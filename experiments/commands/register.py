@@ -7,16 +7,21 @@ import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from experiments.commands import cli
+from experiments.common import overlay
 from experiments.common.errors import InputError
+from experiments.common.overlay import home
 from experiments.common.paths import ROOT
-from experiments.config import claims, compose
-from experiments.evidence import registration, registrations, results, tuning
-from experiments.evidence.registrations import Filed
+from experiments.common.plain import Config
+from experiments.config import claims, compose, unfilled
+from experiments.evidence import registration, registrations, restarts, results, tuning
+from experiments.evidence.registrations import About, Filed, Tried
+from experiments.evidence.tuning import Tuning, Untuned
 from experiments.identity import definitions
 from experiments.identity.fingerprint import targets
+from experiments.identity.provenance import commits
 from experiments.running import preconditions
 from experiments.running.plan import SEEDS, Plan, plan
 
@@ -31,7 +36,8 @@ follow from its hash. `make reproduce` then runs them and records; without a reg
   why='...'          one sentence, asked for once a setting has a record or an earlier registration
   runs_dir=FOLDER    where runs are: a stream of which a seed was run before is refused
 
-What it rests on must be committed, git must know an author, and no merge or rebase may be under way.
+What it rests on must be committed, git must know an author, no merge or rebase may be under way, and the paper's own
+files must leave nothing to fill in (make new marks such places with FILL IN:).
 """
 
 
@@ -44,10 +50,14 @@ def main(argv: list[str]) -> int:
     config = compose.compose(request.overrides)
     resolved = compose.resolve(config, 0)
     plan_ = plan(config, 0)
-    setting = results.title(request.scale, request.variant)
+    if request.data is not None and not _may_register(request.data):
+        raise InputError(f"data={request.data}: not one of the suite's; extra=FOLDER registers it in a folder of yours")
+    unfilled.check(home(), request.paper, request.scale)
+    setting = results.title(request.scale, request.variant, data=request.data)
     filed = registrations.describe(setting, resolved, plan_)
     tuned = _tuned(request.paper, setting, resolved)
-    filed = replace(filed, about={**_told(filed, config.why), "tuning": tuned})
+    about: About = {**_told(filed, config.why), "tuning": tuned}
+    filed = replace(filed, about=about)
 
     _check_is_new(filed, Path(config.runs_dir))
     preconditions.check([plan_])
@@ -62,31 +72,41 @@ def main(argv: list[str]) -> int:
         path.unlink()
         raise
     first = registration.seed(registrations.as_recorded(filed), 0)
-    print(f"registered: {path.relative_to(ROOT)}, seeds {first}, {first + 1}, ...")
+    print(f"registered: {path.relative_to(home())}, seeds {first}, {first + 1}, ...")
     variant = f" VARIANT={request.variant}" if request.variant else ""
     scale = f" SCALE={request.scale}" if request.scale != "mini" else ""
-    print(f"next:       make reproduce PAPER={filed.paper}{scale}{variant}")
+    data = f" DATA={request.data}" if request.data else ""
+    print(f"next:       make reproduce PAPER={filed.paper}{scale}{variant}{data}{overlay.typed()}")
     return 0
 
 
-def _told(filed: Filed, why: Any) -> dict[str, Any]:
+def _may_register(data: str) -> bool:
+    """Whether a record on this data has a place: the suite's records are of the suite's data."""
+    return overlay.current() is not None or (ROOT / "conf" / "data" / f"{data}.yaml").is_file()
+
+
+def _told(filed: Filed, why: Any) -> About:
     """When, why, and what was tried before. Raises InputError where a reason is asked for and none is given."""
     earlier = registrations.all_of(filed.paper, filed.setting)
-    tried = [{"hash": item.hash, "why": item.about.get("why")} for item in earlier]
+    tried: list[Tried] = [{"hash": item.hash, "why": item.about.get("why")} for item in earlier]
     entry = results.entry(filed.paper, filed.setting)
     if entry is not None and entry.seeds:
         recorded = [*(item.registered for item in entry.history), entry.registered]
-        tried = [*({"hash": item.hash, "why": item.why} for item in recorded if not item.filed), *tried]
+        before: list[Tried] = [{"hash": item.hash, "why": item.why} for item in recorded if not item.filed]
+        tried = [*before, *tried]
     if tried and not why:
         raise InputError(
             f"{filed.paper}/{filed.setting}: {len(tried)} registrations of it came before; say in one sentence why "
             "another is needed, as in why='the loss lacked a term'"
         )
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"at": at, "why": str(why or "the first registration"), "tried": tried}
+    about: About = {"at": at, "why": str(why or "the first registration"), "tried": tried}
+    if overlay.current() is not None:
+        about["commits"] = commits()
+    return about
 
 
-def _tuned(paper: str, setting: str, config: dict[str, Any]) -> dict[str, Any]:
+def _tuned(paper: str, setting: str, config: Config) -> Tuning | Untuned:
     """What the arms were tuned on. Raises InputError where nothing says it."""
     grid = tuning.read(config)
     where = f"conf/recipe/{paper}"
@@ -97,20 +117,21 @@ def _tuned(paper: str, setting: str, config: dict[str, Any]) -> dict[str, Any]:
     table = tuning.stored(paper, setting)
     if table is None:
         raise InputError(f"{where}: tune: was not run yet; make tune PAPER={paper} comes before a registration")
-    parts = ("arms", "keys", "values", "seeds", "by", "chosen")
+    parts = Tuning.__annotations__
     if lacking := [key for key in parts if key not in table]:
         raise InputError(f"{tuning.path(paper, setting)}: {lacking[0]} is missing; restore it with git or tune again")
-    return {key: table[key] for key in parts}
+    return cast(Tuning, {key: table[key] for key in parts})
 
 
 def _check_is_new(filed: Filed, runs: Path) -> None:
     """Raises InputError if this is registered, or if one of its seeds was run before."""
     if filed.path.exists():
-        raise InputError(f"{filed.path.relative_to(ROOT)}: this is registered; make reproduce runs it")
+        raise InputError(f"{filed.path.relative_to(home())}: this is registered; make reproduce runs it")
     scale = filed.setting.partition("+")[0]
     registered = registrations.as_recorded(filed)
-    for index in range(SEEDS):
-        seed = registration.seed(registered, index)
+    first = [registration.seed(registered, index) for index in range(SEEDS)]
+    further = [again for seed in first for again in restarts.seeds(seed)]
+    for seed in [*first, *further]:
         if (folder := runs / filed.paper / scale / f"seed={seed}").exists():
             raise InputError(
                 f"{folder}: seed {seed} of this registration was run before it was registered; change what is wrong "
@@ -122,14 +143,21 @@ def _check_checkout(filed: Filed, plan_: Plan) -> None:
     """Raises InputError unless git can commit here, now, and what the registration rests on is committed."""
     if _git("rev-parse", "HEAD") is None:
         raise InputError(
-            "not a git checkout with a commit: a registration is a commit; run `git init` and commit first"
+            f"{home()}: not a git checkout with a commit: a registration is a commit; run `git init` and commit first"
         )
+    if prefix := _git("rev-parse", "--show-prefix"):
+        raise InputError(f"{home()}: lies at {prefix} of another repository; expected one of its own: git init")
+    if _git("rev-parse", "HEAD", root=ROOT) is None:
+        raise InputError(f"{ROOT}: not a git checkout: a registration names the commit of the suite beside its own")
     for name, what in (("MERGE_HEAD", "a merge"), ("rebase-merge", "a rebase"), ("rebase-apply", "a rebase")):
-        if (ROOT / (_git("rev-parse", "--git-path", name) or "")).exists():
+        if (home() / (_git("rev-parse", "--git-path", name) or "")).exists():
             raise InputError(f"{what} is under way; finish it first: git status says how")
     if _git("var", "GIT_AUTHOR_IDENT") is None:
         raise InputError("git knows no author: git config user.name '...' and git config user.email '...'")
-    changed = (_git("status", "--porcelain", "--", *sorted(_rests_on(filed, plan_))) or "").splitlines()
+    changed: list[str] = []
+    for root in dict.fromkeys((ROOT, home())):
+        below = sorted(str(path.relative_to(root)) for path in _rests_on(filed, plan_) if path.is_relative_to(root))
+        changed += (_git("status", "--porcelain", "--", *below, root=root) or "").splitlines()
     if changed:
         more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
         raise InputError(
@@ -137,8 +165,8 @@ def _check_checkout(filed: Filed, plan_: Plan) -> None:
         )
 
 
-def _rests_on(filed: Filed, plan_: Plan) -> set[str]:
-    """Configuration and the files of the definitions that the stages reach."""
+def _rests_on(filed: Filed, plan_: Plan) -> set[Path]:
+    """Configuration and the files of the definitions that the stages reach, the suite's and an overlay's."""
     nodes: list[Any] = [[stage.module, stage.data, stage.trainer] for stage in plan_.stages.values()]
     reached = definitions.reach(tuple(sorted(set(targets(nodes)))))
     code = {definitions.file_of(definition.module) for definition in reached}
@@ -149,28 +177,30 @@ def _rests_on(filed: Filed, plan_: Plan) -> set[str]:
         "conf/config.yaml",
         "conf/scale",
     }
-    return conf | {str(path.relative_to(ROOT)) for path in code if path is not None}
+    paths = {ROOT / name for name in conf} | {path for path in code if path is not None}
+    extra = overlay.current()
+    return paths | ({extra.conf, extra.folder / "overlay.yaml"} if extra is not None else set())
 
 
 def _commit(filed: Filed, path: Path) -> None:
     """Commit the one file, whatever else is staged. Raises InputError with git's own words."""
-    name = str(path.relative_to(ROOT))
+    name = str(path.relative_to(home()))
     message = f"Register {filed.paper}, {filed.setting}: {filed.about['why']}"
     for words in (["add", "--", name], ["commit", "--quiet", "--only", "-m", message, "--", name]):
-        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+        done = subprocess.run(["git", *words], cwd=home(), capture_output=True, text=True, check=False)
         if done.returncode:
-            subprocess.run(["git", "reset", "--quiet", "--", name], cwd=ROOT, check=False)
+            subprocess.run(["git", "reset", "--quiet", "--", name], cwd=home(), check=False)
             told = (done.stderr or done.stdout).strip().splitlines()
             raise InputError(f"git {words[0]} failed: {told[-1] if told else 'no reason given'}")
 
 
-def _git(*words: str) -> str | None:
+def _git(*words: str, root: Path | None = None) -> str | None:
     try:
-        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+        done = subprocess.run(["git", *words], cwd=root or home(), capture_output=True, text=True, check=False)
     except OSError:
         return None
     return done.stdout.rstrip("\n") if done.returncode == 0 else None
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(main, HELP, composes=True, exits="0 registered, 2 it cannot be"))
+    sys.exit(cli.main(main, HELP, overlays=True, composes=True, exits="0 registered, 2 it cannot be"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from experiments.commands import cli, setting, stopping
 from experiments.commands.schedulers import Schedulers
@@ -13,9 +12,10 @@ from experiments.commands.seeds import Seeds
 from experiments.commands.setting import Setting
 from experiments.common.errors import InputError
 from experiments.config import compose, vary
-from experiments.config.schema import Knob
-from experiments.evidence import replication, results
-from experiments.evidence.records import Entry, JudgedClaim, Replication
+from experiments.config.trials import Knob
+from experiments.evidence import replication, restarts, results
+from experiments.evidence.judged import JudgedClaim
+from experiments.evidence.records import Entry, Replication
 from experiments.pages import console, view
 from experiments.running import preconditions
 from experiments.running.plan import Plan, only, plan
@@ -44,14 +44,19 @@ class Draws(Seeds):
     def plans_of(self, numbers: Sequence[int]) -> list[Plan]:
         return [self._plan(number) for number in numbers]
 
-    def _plan(self, number: int) -> Plan:
+    def try_of(self, first: int, attempt: int) -> Plan:
+        """A further try of a seed, with the recipe that the first one drew."""
+        return replace(self._plan(first, restarts.seed(first, attempt)), try_of=first, attempt=attempt)
+
+    def _plan(self, number: int, seed: int | None = None) -> Plan:
+        """What a seed of the stream drew, run with that seed or with another one."""
         drawn = self.drawn(number)
         turned = vary.turn(self.setting.config, self.knobs, drawn, compose.groups(self.setting.paper))
-        chosen = only(plan(turned, number), self.setting.questions.main_stages)
+        chosen = only(plan(turned, number if seed is None else seed), self.setting.questions.main_stages)
         assert self.setting.registered is not None
         return replace(chosen, registered=self.setting.registered.hash)
 
-    def drawn(self, number: int) -> dict[str, Any]:
+    def drawn(self, number: int) -> vary.Drawn:
         assert self.setting.registered is not None
         return replication.draw(self.knobs, self.setting.registered, number)
 
@@ -60,6 +65,7 @@ class Draws(Seeds):
         self.plans = self.plans_of([self._seed(index) for index in range(int(self.setting.config.first))])
         preconditions.check(self.plans, here=self.setting.runs_here)
         self._train(self.plans)
+        self._start_again()
 
     def replicated(self, recorded: JudgedClaim) -> Replication:
         """How the main claim stands after the seeds so far."""
@@ -69,7 +75,7 @@ class Draws(Seeds):
         assert registered is not None
         assert registered.hash is not None
         drawn = [self.drawn(p.seed) for p in self.plans]
-        return replication.build(self.plans, drawn, main, recorded, registered.hash)
+        return replication.build(self.plans, drawn, main, recorded, registered.hash, self.tries)
 
 
 def main(argv: list[str]) -> int:
@@ -107,7 +113,7 @@ def _replicate(asked: Setting, schedulers: Schedulers) -> None:
     written = base.model_copy(update={"replication": found})
     path = results.update(asked.paper, asked.title, lambda _: written, folder)
     console.say(f"{asked.name}: {view.replication(found, recorded)}")
-    console.say(f"results: {path.relative_to(results.RESULTS.parent)}")
+    console.say(f"results: {path.relative_to(results.base().parent)}")
 
 
 def _recorded(asked: Setting) -> tuple[Entry, JudgedClaim]:
@@ -135,4 +141,4 @@ def _as_entry(entry: Entry, found: Replication) -> Entry:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(main, HELP, composes=True))
+    sys.exit(cli.main(main, HELP, overlays=True, composes=True))

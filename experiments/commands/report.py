@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from experiments.commands import cli
-from experiments.common.paths import ROOT
+from experiments.common.overlay import home
 from experiments.pages import report
 
 HELP = """\
@@ -24,13 +24,13 @@ A paper without results gets a page too, with its claims and how to run it.
 def main(argv: list[str]) -> int:
     """Prints the paths written."""
     folders = [word.removeprefix("site=") for word in argv if word.startswith("site=")]
-    site = Path(folders[-1]) if folders else ROOT / "site"
+    site = Path(folders[-1]) if folders else home() / "site"
     papers = cli.papers_named([word for word in argv if not word.startswith("site=")])
 
     for path in report.build(papers or None, site):
-        print(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+        print(path.relative_to(home()) if path.is_relative_to(home()) else path)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(main, HELP, exits="0, or 2 on wrong input"))
+    sys.exit(cli.main(main, HELP, overlays=True, exits="0, or 2 on wrong input"))

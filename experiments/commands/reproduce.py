@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 
-from experiments.commands import recording, setting, stopping
+from experiments.commands import arm_beside, outlook, recording, setting, stopping
 from experiments.commands.schedulers import Schedulers
 from experiments.commands.seeds import Seeds, begin, unfinished
 from experiments.commands.setting import Setting
 from experiments.common.errors import InputError
-from experiments.common.paths import ROOT
+from experiments.common.overlay import home
 from experiments.config import compose, flags
 from experiments.evidence import results
 from experiments.evidence.records import Entry
 from experiments.pages import console, view, wandb_verdict
+from experiments.pages.console import Ended
 from experiments.running import engine
 
 HELP = """\
@@ -33,6 +34,7 @@ A setting that is registered (make register) runs the seeds that follow from its
 claims, recipe, data or code are others since, is told so and explores: pilot seeds, numbers shown, nothing recorded.
 Besides:
 
+  data=cifar10       other labelled images in place of the paper's, of the suite or your own (docs/own-data.md)
   minutes=15         start no further seed after that long
   most=32            leave an undecided main claim so at that many seeds
   seeds=[0,1,2]      by hand: these seeds, in an entry of its own that says so (quote it in a shell)
@@ -52,8 +54,11 @@ def main(argv: list[str]) -> int:
         return _show(argv)
     papers = [f"paper={paper}" for paper in compose.papers()] if "paper=all" in argv else []
     others = [word for word in argv if word != "paper=all"]
+    ends: list[Ended] = []
     with Schedulers() as schedulers:
-        codes = [_paper([paper, *others], schedulers) for paper in papers] or [_paper(others, schedulers)]
+        codes = [_paper([paper, *others], schedulers, ends) for paper in papers] or [_paper(others, schedulers, ends)]
+    if ends:
+        console.out.print(console.closing_table(ends))
     return max(codes)
 
 
@@ -69,16 +74,28 @@ def _show(argv: list[str]) -> int:
     return run.main(argv)
 
 
-def _paper(argv: list[str], schedulers: Schedulers) -> int:
-    """The setting that a command line asks for, and the paper's variants that always go with it."""
+def _paper(argv: list[str], schedulers: Schedulers, ends: list[Ended]) -> int:
+    """The setting that a command line asks for, and the paper's variants that always go with it.
+
+    Args:
+        ends: gets a line for each setting that ran.
+    """
     asked = setting.read(argv)
     if asked.config.dry:
         from experiments.commands import dry
 
         return dry.main(asked.config)
-    codes = [_run(asked, schedulers)]
-    for variant in _companions(asked):
-        codes.append(_run(setting.read([*argv, f"variant={variant}"]), schedulers))
+    if arm_beside.is_asked(asked):
+        return arm_beside.explore(asked, schedulers)
+    settings = [asked, *(setting.read([*argv, f"variant={variant}"]) for variant in _companions(asked))]
+    console.say(*outlook.lines(settings), "")
+    codes = []
+    for number, each in enumerate(settings, 1):
+        if len(settings) > 1:
+            console.say(console.Text(f"{each.name}, setting {number} of {len(settings)}", "bold"))
+        code, ended = _run(each, schedulers)
+        codes.append(code)
+        ends.append(ended)
     if asked.is_recorded:  # else no page says anything new
         _write_page(asked.paper)
     return max(codes)
@@ -97,20 +114,25 @@ def _write_page(paper: str) -> None:
 
     if results.read(paper) is not None:
         page = next(path for path in report.build([paper]) if path.stem == paper)
-        console.say(f"report:  {page.relative_to(ROOT)}")
+        console.say(f"report:  {page.relative_to(home())}")
 
 
-def _run(asked: Setting, schedulers: Schedulers) -> int:
-    """Run a setting until it is decided, show its tables and record it; returns the exit code."""
+def _run(asked: Setting, schedulers: Schedulers) -> tuple[int, Ended]:
+    """Run a setting until it is decided, show its tables and record it; the exit code, and a line of the last table."""
     seeds = begin(asked, schedulers)
     entry = _until_decided(seeds)
     shown = view.of(entry, seeds.plans[0].config)
     console.say(console.main_line(shown, asked.name), "")
     for table in console.tables(shown, asked.name):
         console.out.print(table, "")
-    recording.write(asked, entry, seeds.registered, seeds.plans)
+    recording.write(asked, entry, seeds.registered, seeds.judged_plans())
     wandb_verdict.log_verdict(seeds.plans[0], shown)
     _show_end(seeds)
+    ended = Ended(asked.name, shown, time.monotonic() - seeds.began, seeds.cpu_seconds())
+    return _code(seeds), ended
+
+
+def _code(seeds: Seeds) -> int:
     return max((engine.exit_code(outcomes) for outcomes in seeds.outcomes.values()), default=0)
 
 
@@ -123,7 +145,7 @@ def _until_decided(seeds: Seeds) -> Entry:
             entry = seeds.look()
     except KeyboardInterrupt:
         interrupted = entry.model_copy(update={"stopped": stopping.INTERRUPTED})
-        recording.write(seeds.setting, interrupted, seeds.registered, seeds.plans)
+        recording.write(seeds.setting, interrupted, seeds.registered, seeds.judged_plans())
         raise
     return entry.model_copy(update={"stopped": stopped})
 

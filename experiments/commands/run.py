@@ -17,9 +17,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from experiments.commands import sweep
-from experiments.common import failure, files
+from experiments.common import failure, files, overlay
 from experiments.common.errors import RunError, unknown
-from experiments.config import compose, flags, frame
+from experiments.config import compose, flags, frame, reading
 from experiments.config.overrides import chooses_option
 from experiments.running import engine
 from experiments.running.manifest import finished
@@ -74,6 +74,7 @@ def _run(config: DictConfig, job: Any) -> float:
     from experiments.pages.progress import Board
     from experiments.running import preconditions, training
 
+    reading.place_arm(config)  # Hydra composed it; what is composed elsewhere has its arm already
     this = _planned(config)
     objective = sweep.objective(this, needed=job.mode == RunMode.MULTIRUN)
     if any(finished(stage) is None for stage in this.stages.values()):
@@ -117,11 +118,14 @@ def main(argv: list[str]) -> int:
         sys.argv = [sys.argv[0], *argv]
         _job()
         return 0
-    compose.search(asked.get("config_dir"))
+    own_groups = asked.get("config_dir")
+    compose.search(str(own_groups) if own_groups is not None else None)
     name, lines = _named(lines)
     request = compose.request(lines)
     _check(request, needs_objective=bool(asked.get("multirun")))
     overrides = list(request.overrides)
+    if overlay.current() is not None:
+        overrides += compose.search_path()
     if asked.get("multirun") and any(asked.get(key) for key in flags.SHOW):
         del asked["multirun"]  # Hydra shows one job
         overrides = flags.first_of_each(overrides)
@@ -134,7 +138,7 @@ def main(argv: list[str]) -> int:
         if ERRORS:
             raise ERRORS[0]
         return max(CODES, default=0)
-    runs_dir = Path(next((line.split("=", 1)[1] for line in lines if line.startswith("runs_dir=")), "runs"))
+    runs_dir = Path(next((line.split("=", 1)[1] for line in overrides if line.startswith("runs_dir=")), "runs"))
     name = name or datetime.now(UTC).strftime("%Y-%m-%d_%H-%M-%S")
     folder = runs_dir / "sweeps" / name
     sys.argv = [sys.argv[0], *flags.written(asked), *overrides, f"hydra.sweep.dir={folder}"]
@@ -150,12 +154,12 @@ def _finish(folder: Path, name: str, runs_dir: Path) -> int:
     if record is None:
         raise RunError(f"no job left a record in {folder}; with submitit, see {folder}/.submitit for its output")
     console.out.print(sweep.table(record), "")
-    failed = [job for job in jobs if job["exit_code"]]
+    failed = [job for job in jobs if job.exit_code]
     console.say(
         f"{len(jobs)} jobs, {len(failed)} failed; a failed job is tried again by the same command",
-        f"sweep: {runs_dir / record['paper'] / record['scale'] / 'sweeps' / name}.json",
+        f"sweep: {runs_dir / record.paper / record.scale / 'sweeps' / name}.json",
     )
-    return max((job["exit_code"] for job in jobs), default=0)
+    return max((job.exit_code for job in jobs), default=0)
 
 
 def _named(lines: list[str]) -> tuple[str, list[str]]:

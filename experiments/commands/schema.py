@@ -6,15 +6,18 @@ import ast
 import inspect
 import json
 import sys
+import textwrap
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter
 
 from experiments.commands import cli
 from experiments.common import files
 from experiments.common.errors import InputError
-from experiments.config import reading, schema
+from experiments.common.plain import Plain
+from experiments.config import reading, schema, written
 
 HELP = """\
 Write conf/schema/paper.json and conf/schema/recipe.json from experiments/config/schema.py. A file names its own in a
@@ -27,11 +30,11 @@ comment (yaml-language-server), so that editors complete keys, show what they me
 WRITTEN = ("paper", "recipe")  # of schema.FILES, those that people write by hand again and again
 
 
-def document(kind: str) -> dict[str, Any]:
-    """The JSON schema of a kind of file; what schema.py says of a class or field is its description."""
-    made = TypeAdapter(schema.FILES[kind]).json_schema()
+def document(kind: str) -> Plain:
+    """The JSON schema of a kind of file; what the source says of a class or field is its description."""
+    content = TypeAdapter(schema.FILES[kind]).json_schema()
     told = _descriptions()
-    for node in (made, *made.get("$defs", {}).values()):
+    for node in (content, *content.get("$defs", {}).values()):
         about, of_fields = told.get(node.get("title", ""), ("", {}))
         if about:
             node["description"] = about
@@ -41,24 +44,37 @@ def document(kind: str) -> dict[str, Any]:
                 del item["default"]  # null only says that nothing is there
             if name in of_fields:
                 item["description"] = of_fields[name]
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **content}
 
 
 def _descriptions() -> dict[str, tuple[str, dict[str, str]]]:
     """By class its docstring and those under its fields, a base class's fields too."""
     told: dict[str, tuple[str, dict[str, str]]] = {}
-    for node in ast.parse(inspect.getsource(schema)).body:
-        if not isinstance(node, ast.ClassDef):
-            continue
+    for kind in _with_subclasses(written.Closed):
         of_fields: dict[str, str] = {}
-        for base in node.bases:
-            of_fields |= told.get(ast.unparse(base), ("", {}))[1]
-        for line, after in zip(node.body, node.body[1:], strict=False):
-            text = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else None
-            if isinstance(line, ast.AnnAssign) and isinstance(text, str):
-                of_fields[ast.unparse(line.target)] = " ".join(text.split())
-        told[node.name] = " ".join((ast.get_docstring(node) or "").split()), of_fields
+        for base in kind.__bases__:
+            of_fields |= told.get(base.__name__, ("", {}))[1]
+        told[kind.__name__] = (" ".join((inspect.getdoc(kind) or "").split()), of_fields | _under_fields(kind))
     return told
+
+
+def _with_subclasses(kind: type) -> Iterator[type]:
+    """A class and all that derive from it, bases first."""
+    yield kind
+    derived: list[type] = kind.__subclasses__()
+    for below in derived:
+        yield from _with_subclasses(below)
+
+
+def _under_fields(kind: type) -> dict[str, str]:
+    """The docstrings under a class's own fields."""
+    of_fields: dict[str, str] = {}
+    statements = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body  # type: ignore[attr-defined]
+    for line, after in pairwise(statements):
+        text = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else None
+        if isinstance(line, ast.AnnAssign) and isinstance(text, str):
+            of_fields[ast.unparse(line.target)] = " ".join(text.split())
+    return of_fields
 
 
 def text(kind: str) -> str:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from experiments.commands import exploring, stopping
 from experiments.commands.schedulers import Schedulers, jobs
 from experiments.commands.setting import Setting
 from experiments.common.errors import InputError
 from experiments.config import claims
-from experiments.evidence import registration, results
+from experiments.evidence import registration, restarts, results
 from experiments.evidence.records import Entry, Registration
 from experiments.identity.provenance import cores
 from experiments.pages import console, view
 from experiments.pages.progress import Board
 from experiments.running import cost, engine, preconditions
-from experiments.running.manifest import finished
+from experiments.running.manifest import Event, finished
 from experiments.running.plan import Plan, only, plan_each
 from experiments.running.pool import Scheduler
 
@@ -35,6 +34,7 @@ class Seeds:
         scheduler: runs their stages.
         looked: how many of them, from the first, every stage runs for.
         recorded: the entry that goes on without its runs; None where the runs are here.
+        tries: seed -> its further tries, where an arm was dead.
         outcomes: seed -> stage -> what became of it in this command.
         began: when, on the clock of time.monotonic().
     """
@@ -45,6 +45,7 @@ class Seeds:
     scheduler: Scheduler
     recorded: Entry | None = None
     began: float = field(default_factory=time.monotonic)
+    tries: dict[int, list[Plan]] = field(default_factory=dict)
     outcomes: dict[int, dict[str, engine.Outcome]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -59,8 +60,10 @@ class Seeds:
         main = [only(p, main_stages) for p in self.plans]
         others = unfinished(self.plans) - unfinished(main)
         if self.setting.is_recorded and self.setting.runs_here and others and main_stages and self._train(main):
+            self._start_again()
             console.say(console.first_line(view.of(self.look()), self.began, others))
         self._train(self.plans)
+        self._start_again()
 
     def go_on(self, entry: Entry) -> None:
         """The stages of the main claim for as many further seeds as run at the same time."""
@@ -71,10 +74,25 @@ class Seeds:
         further = self.plans_of([self._seed(len(self.plans) + i) for i in range(count)])
         self.plans += further
         self._train([only(p, self.setting.questions.main_stages) for p in further])
+        self._start_again()
 
     def plans_of(self, numbers: Sequence[int]) -> list[Plan]:
         """A plan for each of these seeds."""
         return _plans(self.setting, numbers)
+
+    def try_of(self, first: int, attempt: int) -> Plan:
+        """A further try of a seed: all that the main claim needs, with a seed that follows from the first one."""
+        (again,) = _plans(self.setting, [restarts.seed(first, attempt)])
+        return replace(only(again, self.setting.questions.main_stages), try_of=first, attempt=attempt)
+
+    def judged_plans(self) -> list[Plan]:
+        """The plan of each seed, with the last try's stages under the seed's own number where it started again."""
+        judged = []
+        for first in self.plans:
+            further = self.tries.get(first.seed)
+            stages = first.stages | further[-1].stages if further else first.stages
+            judged.append(replace(first, stages=stages))
+        return judged
 
     def look(self) -> Entry:
         """The entry of all seeds so far, judged."""
@@ -84,11 +102,12 @@ class Seeds:
                 if outcome.status != "done":
                     reasons[name] = f"seed {seed}: {outcome.reason}"
         if self.recorded is None:
-            return results.build(self.plans, self.looked, self.setting.request.given, reasons, self.registered)
+            given = self.setting.request.told
+            return results.build(self.plans, self.looked, given, reasons, self.registered, self.tries)
         from experiments.evidence import onward
 
         further = self.plans[len(self.recorded.seeds) :]
-        return onward.join(self.recorded, self.setting.questions, further, reasons)
+        return onward.join(self.recorded, self.setting.questions, further, reasons, self.tries)
 
     def why_stop(self, entry: Entry) -> str:
         """Why no further seed is run; empty while the main claim is open and there is room."""
@@ -101,16 +120,54 @@ class Seeds:
             return ""
         return stopping.late(self.minutes(), config.minutes)
 
+    def cpu_seconds(self) -> float:
+        """CPU time of the stages that this command ran, where they say it."""
+        total = 0.0
+        for plan_ in self.plans:
+            for name, outcome in self.outcomes.get(plan_.seed, {}).items():
+                manifest = finished(plan_.stages[name]) if outcome.status == "done" and not outcome.cached else None
+                total += manifest.get("cpu_seconds") or 0.0 if manifest is not None else 0.0
+        return total
+
     def minutes(self) -> float:
         """Since it began."""
         return (time.monotonic() - self.began) / 60
 
     def _next_is_done(self) -> bool:
         (following,) = self.plans_of([self._seed(len(self.plans))])
-        return unfinished([only(following, self.setting.questions.main_stages)]) == 0
+        tries = [only(following, self.setting.questions.main_stages)]
+        while unfinished([tries[-1]]) == 0:
+            again = self._next_try(tries)
+            if again is None:
+                return True
+            tries.append(again)
+        return False
 
     def _seed(self, index: int) -> int:
         return registration.seed(self.registered, index)
+
+    def _start_again(self) -> None:
+        """Further tries of seeds in which an arm of the main claim is dead, until none is or has any left."""
+        own = self.plans[len(self.recorded.seeds) :] if self.recorded is not None else self.plans
+        while again := [plan_ for first in own if (plan_ := self._next_try(self._tries(first))) is not None]:
+            for plan_ in again:
+                assert plan_.try_of is not None
+                self.tries.setdefault(plan_.try_of, []).append(plan_)
+            said = ", ".join(f"{plan_.try_of} (try {plan_.attempt} more)" for plan_ in again)
+            console.say(f"an arm is dead in seed {said}: all arms of that seed start again together")
+            self._train(again)
+
+    def _tries(self, first: Plan) -> list[Plan]:
+        return [first, *self.tries.get(first.seed, [])]
+
+    def _next_try(self, tries: Sequence[Plan]) -> Plan | None:
+        """What a seed starts again with after these tries; None where the last of them stands."""
+        main = self.setting.questions.main
+        if main is None or not main.dead or len(tries) > restarts.MOST:
+            return None
+        latest = tries[-1]
+        dead = restarts.starts_again(main, latest.stages, restarts.table_of(latest), latest.seed)
+        return self.try_of(tries[0].seed, len(tries)) if dead else None
 
     def _train(self, plans: Sequence[Plan]) -> bool:
         """Run what is not done of these plans; whether there was anything."""
@@ -133,13 +190,15 @@ class Seeds:
             console.say(f"about {cost.in_words(seconds)}, as far as can be told from what its stages took before")
         with Board(setting.name, len(names), expected).plan(names) as board:
 
-            def report(event: dict[str, Any]) -> None:
+            def report(event: Event) -> None:
                 board(event)
                 if event["event"] == "stage" and event["status"] == "done":
                     self._check_reported(event["stage"], event["metrics"])
 
             for seed, outcomes in self.scheduler.run(open_plans, report).items():
-                self.outcomes[seed] = {**self.outcomes.get(seed, {}), **outcomes}
+                before = self.outcomes.get(seed, {})
+                news = {name: made for name, made in outcomes.items() if not (made.cached and name in before)}
+                self.outcomes[seed] = {**before, **news}  # what this command ran it did not find done
         return True
 
     def _check_reported(self, stage: str, metrics: Mapping[str, float]) -> None:
@@ -169,17 +228,11 @@ def begin(setting: Setting, schedulers: Schedulers) -> Seeds:
     if setting.from_record:
         return _begin_from_record(setting, schedulers)
     began = time.monotonic()
-    count = int(setting.config.first)
-    if setting.registered is not None:
-        numbers = [registration.seed(setting.registered, index) for index in range(count)]
-    elif setting.explores:
-        numbers = list(range(1, count + 1))
+    if setting.registered is None and setting.explores:
         console.say(exploring.announce(setting))
-    else:
-        numbers = setting.seeds or list(range(count))
-        if setting.seeds is not None and (told := registration.told_of_one(setting.seeds)):
-            console.say(told)
-    plans = _plans(setting, numbers)
+    elif setting.registered is None and setting.seeds is not None and (told := registration.told_of_one(setting.seeds)):
+        console.say(told)
+    plans = first_plans(setting)
     preconditions.check(plans, here=setting.runs_here)
 
     if setting.explores:
@@ -189,6 +242,16 @@ def begin(setting: Setting, schedulers: Schedulers) -> Seeds:
     seeds = Seeds(setting, registered, plans, scheduler, began=began)
     seeds.train_first()
     return seeds
+
+
+def first_plans(setting: Setting) -> list[Plan]:
+    """A plan for each seed of the first look: of the registration, pilots, or those given by hand."""
+    count = int(setting.config.first)
+    if setting.registered is not None:
+        return _plans(setting, [registration.seed(setting.registered, index) for index in range(count)])
+    if setting.explores:
+        return _plans(setting, list(range(1, count + 1)))
+    return _plans(setting, setting.seeds or list(range(count)))
 
 
 def _begin_from_record(setting: Setting, schedulers: Schedulers) -> Seeds:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from experiments.evidence import words
-from experiments.evidence.records import Entry, JudgedClaim
+from experiments.evidence.judged import JudgedClaim
+from experiments.evidence.records import Entry
 
 BY_HAND = "seeds given by hand"
 EXPLORED = "pilot seeds: nothing is registered"

@@ -53,4 +53,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(main, HELP, exits="0 unpacked, 2 wrong input"))
+    sys.exit(cli.main(main, HELP, overlays=True, exits="0 unpacked, 2 wrong input"))

@@ -8,17 +8,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
-from experiments.common import files
+from experiments.common import files, overlay
 from experiments.common.paths import ROOT
+from experiments.common.plain import Plain
 
 REMEMBERED = ROOT / "runs" / "remembered.json"
 CONFIGURATION = ("conf", "experiments")  # what a composed configuration depends on
 EVERYTHING = (*CONFIGURATION, "modules", "datamodules")  # what a fingerprint depends on
 PATTERNS = {"conf": "*.yaml"}  # of the files in a folder, if not *.py
+_off: list[bool] = []  # one for each `nothing_remembered` that is open
 
 
 def remember(question: str, paper: str, key: str, folders: tuple[str, ...], answer: Callable[[], Any]) -> Any:
@@ -30,32 +33,48 @@ def remember(question: str, paper: str, key: str, folders: tuple[str, ...], answ
         key: what else it is asked of.
         folders: CONFIGURATION or EVERYTHING.
     """
+    if _off:
+        return answer()
     name = f"{question} of {paper}"
     state = state_of(folders, paper)
-    kept = _kept(name)
-    if kept.get("state") != state:
-        kept = {"state": state, "answers": {}}
-    if key not in kept["answers"]:
-        given = answer()
+    answers = _answers(_stored(), name, state)
+    if key not in answers:
+        fresh = answer()
         stored = _stored()  # answer() may have remembered something else
-        mine = _kept(name)
-        before = mine["answers"] if mine.get("state") == state else {}
-        kept = {"state": state, "answers": {**before, key: given}}
+        answers = {**_answers(stored, name, state), key: fresh}
         with contextlib.suppress(OSError):
-            files.write_json(REMEMBERED, {**stored, name: kept})
-    return kept["answers"][key]
+            files.write_json(_place(), {**stored, name: {"state": state, "answers": answers}})
+    return answers[key]
 
 
-def _stored() -> dict[str, Any]:
+@contextlib.contextmanager
+def nothing_remembered() -> Iterator[None]:
+    """Ask everything anew: where somebody else could have written the answers."""
+    _off.append(True)
+    try:
+        yield
+    finally:
+        _off.pop()
+
+
+def _place() -> Path:
+    """The file of answers: an overlay has its own."""
+    return REMEMBERED if overlay.current() is None else overlay.home() / "runs" / REMEMBERED.name
+
+
+def _stored() -> Plain:
     """Everything that is remembered; nothing where the file is missing or something else."""
-    stored = files.read_json(REMEMBERED)
+    stored = files.read_json(_place())
     return stored if isinstance(stored, dict) else {}
 
 
-def _kept(name: str) -> dict[str, Any]:
-    """What is remembered of one question about one paper; nothing where it is something else."""
-    kept = _stored().get(name)
-    return kept if isinstance(kept, dict) and isinstance(kept.get("answers"), dict) else {}
+def _answers(stored: Plain, name: str, state: str) -> Plain:
+    """The remembered answers to one question about one paper; none where its files changed since, or it is damaged."""
+    item = stored.get(name)
+    if not isinstance(item, dict) or item.get("state") != state or not isinstance(item.get("answers"), dict):
+        return {}
+    answers: Plain = item["answers"]
+    return answers
 
 
 def state_of(folders: tuple[str, ...], paper: str) -> str:
@@ -72,14 +91,25 @@ def state_of(folders: tuple[str, ...], paper: str) -> str:
 
 @lru_cache
 def _marks() -> dict[str, dict[str, str]]:
-    """By folder, the hash of each of its files."""
+    """By folder, the hash of each of its files, an overlay's among them."""
     return {
         folder: {
-            path.relative_to(ROOT).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted((ROOT / folder).rglob(PATTERNS.get(folder, "*.py")))
+            _name(path): hashlib.sha256(path.read_bytes()).hexdigest()
+            for root in dict.fromkeys((ROOT, overlay.home() if overlay.current() is not None else ROOT))
+            for path in sorted((root / folder).rglob(PATTERNS.get(folder, "*.py")))
         }
         for folder in EVERYTHING
     }
+
+
+def _name(path: Path) -> str:
+    """Of a file of the project as it lies there; of one of an overlay its whole path, which is no paper's room."""
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.as_posix()
+
+
+def forget() -> None:
+    """Look at the files again: an overlay was opened or closed."""
+    _marks.cache_clear()
 
 
 def _room(name: str) -> str | None:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from experiments.common import overlay
 from experiments.common.errors import InputError
 from experiments.identity import definitions
 from experiments.identity.definitions import Definition
@@ -48,10 +49,15 @@ def check_target(target: Any, where: str) -> None:
     text = target if isinstance(target, str) and len(target) <= 200 else ""
     if text in LIBRARIES:
         return
-    if text.split(".")[0] not in definitions.FIRST_PARTY or not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", text):
+    if not definitions.is_first_party(text) or not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", text):
         close = difflib.get_close_matches(text, LIBRARIES, n=1)
         hint = f"did you mean {close[0]!r}?" if close else "of libraries, only names in experiments/config/allowed.py"
         raise InputError(f"{where}._target_: {target!r:.200} is not allowed; {hint}")
+    extra = overlay.current()
+    if extra is not None and extra.holds(text) and text not in extra.allow:
+        close = difflib.get_close_matches(text, extra.allow, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else "its name is not under allow: in overlay.yaml"
+        raise InputError(f"{where}._target_: {text!r:.200} is not allowed; {hint}")
     definition = definitions.locate(text)
     module, _, name = text.rpartition(".")
     exists = isinstance(definition, Definition) and definitions.is_callable(definition)

@@ -9,22 +9,9 @@ from typing import Any, TypeVar
 
 from experiments.common.errors import InputError, unknown
 from experiments.config import compose, expressions
-from experiments.config.schema import Check, Claim, Published
+from experiments.config.comparisons import Check, Claim
+from experiments.config.published import Published
 from experiments.config.written import read as read_as
-
-__all__ = [
-    "MOST",
-    "Check",
-    "Claim",
-    "Published",
-    "Questions",
-    "applies",
-    "check_reported",
-    "fits",
-    "published",
-    "read",
-    "stages_of",
-]
 
 T = TypeVar("T")
 MOST = 8  # claims of a paper in one setting: one main and seven others
@@ -72,6 +59,8 @@ def read(config: Mapping[str, Any]) -> Questions:
         for key in ("requires", "requires_each"):
             for text in getattr(claim, key):
                 expressions.comparison(text, f"claims.{index}.{key}")
+        if claim.dead:
+            _check_dead(claim, f"claims.{index}.dead")
         if applies(claim, scale, variant):
             asked.append(claim)
             claims += [claim] if set(stages_of(claim, stages, known)) <= set(stages) else []
@@ -91,6 +80,19 @@ def read(config: Mapping[str, Any]) -> Questions:
     return Questions(claims, checks, published(config), stages_of(main, stages) if main is not None else ())
 
 
+def _check_dead(claim: Claim, where: str) -> None:
+    """Raises InputError for a limit that cannot be read, or where what would decide is what the claim compares."""
+    expressions.comparison(f"arm/{claim.dead}", where)
+    metric = watched(claim)
+    if any(item.name == metric for side in claim.sides(where) for item in expressions.metrics(side)):
+        raise InputError(f"{where}: {metric} is what the claim compares; a seed never starts again for its outcome")
+
+
+def watched(claim: Claim) -> str:
+    """The training metric by which an arm of a claim with `dead` counts as dead."""
+    return claim.dead.split(" ")[0]
+
+
 def check_reported(
     questions: Questions, scale: str, stages: Sequence[str], stage: str, metrics: Collection[str]
 ) -> None:
@@ -106,14 +108,16 @@ def check_reported(
     for item, metric in _metrics_of(questions, scale):
         if stage in expressions.fitting(metric, stages) and metric.name not in metrics:
             raise unknown(f"{item}: {stage}: metric", metric.name, metrics)
+    for claim in questions.claims:
+        trains = any(name.startswith("train/") for name in metrics)
+        if claim.dead and trains and stage in claim.arms(stages) and watched(claim) not in metrics:
+            raise unknown(f"claim {claim.name!r}: dead: {stage}: metric", watched(claim), metrics)
 
 
 def _metrics_of(questions: Questions, scale: str) -> Iterator[tuple[str, expressions.Metric]]:
     """Every metric that is named, and by what."""
     for claim in questions.claims:
-        comparisons = [expressions.comparison(text, claim.name) for text in claim.preconditions()]
-        sides = [*claim.sides(), *(side for left, _, right in comparisons for side in (left, right))]
-        yield from ((f"claim {claim.name!r}", metric) for side in sides for metric in expressions.metrics(side))
+        yield from ((f"claim {claim.name!r}", metric) for metric in claim.metrics())
     for check in questions.checks:
         left, _, right = expressions.comparison(check.holds, check.name)
         for side in (left, right):

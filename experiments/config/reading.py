@@ -20,18 +20,21 @@ from hydra._internal.core_plugins import file_config_source
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult, ConfigSource
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import get_yaml_loader
 
+from experiments.common import overlay
 from experiments.common.errors import InputError, unknown
 from experiments.common.paths import CONF
-from experiments.config import limits, recipes, schema, written
+from experiments.common.plain import Plain
+from experiments.config import arms, limits, recipes, schema, written
+from experiments.config.stages import Trainer
 
 # Of a paper's file: most of it, and no part of a composition.
-TEXTS = ("variants", "published", "deviations", "groups", "finding", "scope", "covers")
+TEXTS = ("variants", "published", "deviations", "groups", "finding", "scope", "covers", "own_data")
 STANDS_ASIDE = "conf/paper"  # what stands for each of them there, so that an override can take it away
 
-_searched: list[Path] = []  # besides CONF
+_searched: list[Path] = []  # besides CONF and the open overlay's
 
 
 def search(folder: str | None) -> None:
@@ -42,20 +45,48 @@ def search(folder: str | None) -> None:
 
 
 def search_path() -> list[str]:
-    """The override that makes Hydra look where `search` says."""
-    return [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in _searched)}]"] if _searched else []
+    """The override that makes Hydra look where `search` says, and in the open overlay."""
+    folders = _roots()[1:]
+    return [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]"] if folders else []
+
+
+def _roots() -> tuple[Path, ...]:
+    """The folders of configuration: the first that has a file gives it."""
+    extra = overlay.current()
+    return (CONF, *_searched, *([extra.conf] if extra is not None else []))
+
+
+def _place(*parts: str) -> Path:
+    """The file of these parts: the suite's, or else the open overlay's."""
+    extra = overlay.current()
+    path = CONF.joinpath(*parts)
+    return path if extra is None or path.exists() else extra.conf.joinpath(*parts)
+
+
+def shown(path: Path) -> str:
+    """A file of configuration as messages name it: from conf/ on, an overlay's with its name in front."""
+    extra = overlay.current()
+    if extra is not None and path.is_relative_to(extra.folder):
+        return f"{extra.name}/{path.relative_to(extra.folder).as_posix()}"
+    return path.relative_to(CONF.parent).as_posix() if path.is_relative_to(CONF.parent) else str(path)
 
 
 def state() -> tuple[int, ...]:
     """When each configuration file was changed; another tuple once a file has changed, come or gone."""
-    folders = [entry for root in (CONF, *_searched) for entry in os.walk(root)]
+    folders = [entry for root in _roots() for entry in os.walk(root)]
     paths = [os.path.join(folder, name) for folder, _, names in sorted(folders) for name in sorted(names)]
     return tuple(os.stat(path).st_mtime_ns for path in paths)
 
 
+def data_file(name: str) -> Path | None:
+    """Where a data set of this name is said, in the suite's folder first; None where nobody says it."""
+    paths = [root / "data" / f"{name}.yaml" for root in _roots()]
+    return next((path for path in paths if path.is_file()), None)
+
+
 def options(group: str) -> list[str]:
     """What a group offers; a paper's own data as `<paper>/<name>`."""
-    folders = [root / group for root in (CONF, *_searched)]
+    folders = [root / group for root in _roots()]
     names = {str(path.relative_to(folder).with_suffix("")) for folder in folders for path in folder.rglob("*.yaml")}
     return sorted(names)
 
@@ -74,34 +105,50 @@ def default(group: str) -> str:
 def own_values(config: Mapping[str, Any]) -> list[str]:
     """The keys of a composed configuration that are a recipe's own: values that other lines read by `${...}`."""
     frame = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))
-    groups = [str(name) for entry in frame["defaults"] if isinstance(entry, dict) for name in entry]
-    known = {field.name for kind in (schema.Recipe, schema.PaperFile) for field in fields(kind)}
-    return [str(key) for key in config if key not in {*known, *frame, *groups}]
+    known = set(frame)
+    for entry in frame["defaults"]:
+        known |= set(map(str, entry)) if isinstance(entry, dict) else set()  # a group
+    for kind in (schema.Recipe, schema.PaperFile):
+        known |= {field.name for field in fields(kind)}
+    return [str(key) for key in config if key not in known]
 
 
 # --- papers, recipes and sweeps, written out -------------------------------------------------------------------------
 
 
 @lru_cache
-def paper_file(paper: str) -> dict[str, Any]:
+def paper_file(paper: str) -> Plain:
     """conf/paper/<paper>.yaml as plain data, checked and written out, before composition."""
-    path = CONF / "paper" / f"{paper}.yaml"
+    path = _place("paper", f"{paper}.yaml")
     if not path.exists():
         raise unknown("paper", paper, papers())
-    return _written_out(("paper", paper), load(path))
+    own = arm_files(paper)
+    return arms.join(_written_out(("paper", paper), load(path)), own, {name: _arm_place(paper, name) for name in own})
 
 
-def recipe_file(paper: str, scale: str) -> dict[str, Any]:
+def arm_files(paper: str) -> dict[str, Plain]:
+    """What the open overlay's arms of a paper say, by name."""
+    extra = overlay.current()
+    folder = extra.conf / "arms" / paper if extra is not None else None
+    return {path.stem: load(path) for path in sorted(folder.glob("*.yaml"))} if folder is not None else {}
+
+
+def _arm_place(paper: str, name: str) -> str:
+    extra = overlay.current()
+    return shown(extra.conf / "arms" / paper / f"{name}.yaml") if extra is not None else name
+
+
+def recipe_file(paper: str, scale: str) -> Plain:
     """conf/recipe/<paper>/<scale>.yaml as plain data, checked and written out; empty if there is none."""
-    path = CONF / "recipe" / paper / f"{scale}.yaml"
+    path = _place("recipe", paper, f"{scale}.yaml")
     return _written_out(("recipe", paper, scale), load(path)) if path.exists() else {}
 
 
-def recipe_files(paper: str) -> dict[str, dict[str, Any]]:
+def recipe_files(paper: str) -> dict[str, Plain]:
     """All of a paper's recipes by scale; one may name stages of those before it."""
     names = list(paper_file(paper).get("stages") or {})
-    files: dict[str, dict[str, Any]] = {}
-    for path in sorted((CONF / "recipe" / paper).glob("*.yaml")):
+    files: dict[str, Plain] = {}
+    for path in sorted(_place("recipe", paper).glob("*.yaml")):
         files[path.stem] = _written_out(("recipe", paper, path.stem), load(path), names)
         names += files[path.stem].get("stages") or {}
     return files
@@ -113,25 +160,33 @@ def known_stages(paper: str) -> tuple[str, ...]:
     names = list(paper_file(paper).get("stages") or {})
     for recipe in recipe_files(paper).values():
         names += recipe.get("stages") or {}
-    return tuple(dict.fromkeys(names))
+    return tuple(dict.fromkeys([*names, *arm_files(paper)]))
+
+
+def place_arm(config: DictConfig) -> None:
+    """Add the arm that a configuration's variant stands for, in place; nothing where it stands for none."""
+    paper, variant = str(config.get("key")), config.get("variant")
+    own = arm_files(paper) if variant is not None else {}
+    if variant in own:
+        arms.place(config, variant, own[variant], groups(paper), _arm_place(paper, variant))
 
 
 def groups(paper: str) -> recipes.Groups:
     """The paper's names for stages that share settings, known to be right. Raises InputError."""
     named = paper_file(paper).get("groups") or {}
-    recipes.check_groups(named, known_stages(paper), f"conf/paper/{paper}.yaml")
+    recipes.check_groups(named, known_stages(paper), shown(_place("paper", f"{paper}.yaml")))
     return named
 
 
 def sweep_file(paper: str, name: str) -> schema.Sweep:
     """conf/sweep/<paper>/<name>.yaml. Raises InputError for an unknown name."""
-    folder = CONF / "sweep" / paper
+    folder = _place("sweep", paper)
     if not (folder / f"{name}.yaml").exists():
         raise unknown(f"sweep of {paper}", name, [path.stem for path in folder.glob("*.yaml")])
-    return written.read(schema.Sweep, load(folder / f"{name}.yaml"), f"conf/sweep/{paper}/{name}.yaml")
+    return written.read(schema.Sweep, load(folder / f"{name}.yaml"), shown(folder / f"{name}.yaml"))
 
 
-def _written_out(parts: tuple[str, ...], content: dict[str, Any], stages: Iterable[str] = ()) -> dict[str, Any]:
+def _written_out(parts: tuple[str, ...], content: Plain, stages: Iterable[str] = ()) -> Plain:
     """A paper's or recipe's content, checked, with nothing left unsaid.
 
     Args:
@@ -139,7 +194,7 @@ def _written_out(parts: tuple[str, ...], content: dict[str, Any], stages: Iterab
         content: as it is read.
         stages: those that it may name besides its own and the paper's.
     """
-    where = f"conf/{'/'.join(parts)}.yaml"
+    where = shown(_place(*parts[:-1], f"{parts[-1]}.yaml"))
     paper = parts[1]
     kind = schema.FILES[parts[0]]
     _check_own_keys(content, [field.name for field in fields(kind)], paper, where)
@@ -159,18 +214,21 @@ def _check_own_keys(content: Mapping[str, Any], names: list[str], paper: str, wh
     """Raises InputError for a key that is none of the schema's and holds no value that another line reads."""
     for key in content:
         if key not in names and not re.search(
-            rf"\${{(oc\.select:)?{key}\b|^{key}: &", _text_of(CONF, paper), re.MULTILINE
+            rf"\${{(oc\.select:)?{key}\b|^{key}: &", _text_of(_roots(), paper), re.MULTILINE
         ):
             wrong = str(unknown(f"{where}: key", str(key), names))
             raise InputError(f"{wrong}; a value of one's own is read somewhere as ${{{key}}}")
 
 
 @lru_cache
-def _text_of(conf: Path, paper: str) -> str:
+def _text_of(roots: tuple[Path, ...], paper: str) -> str:
     """All files that may read a value of a paper's file or of its recipes."""
     places = ("paper", f"{paper}.yaml"), (f"recipe/{paper}", "*.yaml"), ("data", "*.yaml"), (f"data/{paper}", "*.yaml")
     return "\n".join(
-        path.read_text(encoding="utf-8") for folder, names in places for path in sorted((conf / folder).glob(names))
+        path.read_text(encoding="utf-8")
+        for root in roots
+        for folder, names in places
+        for path in sorted((root / folder).glob(names))
     )
 
 
@@ -199,15 +257,15 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
         return super().construct_mapping(node, deep)
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path) -> Plain:
     """A configuration file as plain data.
 
     Raises:
         InputError: it is no YAML, no mapping, larger than experiments.config.limits allows, or holds a character that
             would act where it is shown; it names the file.
     """
-    where = path.relative_to(CONF.parent) if path.is_relative_to(CONF.parent) else path
-    content = limits.read(path, str(where), _Loader)
+    where = shown(path)
+    content = limits.read(path, where, _Loader)
     if not isinstance(content, dict):
         raise InputError(f"{where}: expected a mapping")
     return content
@@ -224,7 +282,7 @@ class FileConfigSource(file_config_source.FileConfigSource):
         parts = Path(self._normalize_file_name(config_path)).with_suffix("").parts
         root = Path(self.path).resolve()
         path = root / Path(*parts).with_suffix(".yaml")
-        if root not in (CONF, *_searched) or not path.exists():
+        if root not in _roots() or not path.exists():
             return super().load_config(config_path)
         header, nodes = _for_hydra(parts, path, path.stat().st_mtime_ns)
         return ConfigResult(
@@ -243,14 +301,20 @@ def _for_hydra(parts: tuple[str, ...], path: Path, changed: int) -> tuple[dict[s
     """
     header = ConfigSource._get_header_dict(path.read_text(encoding="utf-8")[:512])
     content = load(path)
-    where = f"conf/{'/'.join(parts)}.yaml"
+    where = shown(path)
     if parts[0] in ("paper", "recipe"):
         content = _written_out(parts, content)
     elif parts[0] == "trainer":
-        written.read(schema.Trainer, {key: value for key, value in content.items() if key != "defaults"}, where)
+        written.read(Trainer, {key: value for key, value in content.items() if key != "defaults"}, where)
     if parts[0] == "paper":
         content = {key: STANDS_ASIDE if key in TEXTS else value for key, value in content.items()}
     return header, pickle.dumps(OmegaConf.create(content))
+
+
+def forget() -> None:
+    """Read papers and recipes anew: an overlay was opened or closed."""
+    for cached in (paper_file, known_stages, _text_of, _for_hydra):
+        cached.cache_clear()
 
 
 Plugins.instance()  # registers Hydra's own readers, so that the next line is not undone

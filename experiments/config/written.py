@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -27,6 +27,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pydantic_core import ArgsKwargs, CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 
 from experiments.common.errors import InputError, unknown
+from experiments.common.plain import Config, Plain
 
 CLOSED = ConfigDict(extra="forbid", defer_build=True)
 OPEN = ConfigDict(extra="allow", defer_build=True)  # besides its fields, values of one's own
@@ -58,7 +59,7 @@ class Written:
 
         return core_schema.with_info_wrap_validator_function(check, handler(source))
 
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: Callable[[Any], dict[str, Any]]) -> Any:
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: Callable[[Any], Plain]) -> Any:
         inner = handler(schema)
         return inner if inner.get("type") == "string" else {"anyOf": [inner, {"type": "string", "pattern": r"\{"}]}
 
@@ -80,6 +81,16 @@ def choice_of(literal: Any) -> Any:
 
 
 Text = Annotated[str, Written("a text")]
+Key = Annotated[
+    str,
+    Field(pattern="^[a-z][a-z0-9]*(_[a-z0-9]+)*$", max_length=40),
+    Written("a name of small letters, digits and _, as in st_protopnet"),
+]
+Arxiv = Annotated[
+    str,
+    Field(pattern=r"^(\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\d{7})(v\d+)?$"),
+    Written('a text that is an arXiv number, as in "1710.09412"'),
+]
 Flag = Annotated[bool, Strict(), Written("true or false")]
 Whole = Annotated[int, Strict(), Field(ge=1), Written("a whole number from 1")]
 Count = Annotated[int, Strict(), Field(ge=0), Written("a whole number from 0")]
@@ -92,7 +103,9 @@ FromZero = Annotated[float, Strict(), AllowInfNan(False), Field(ge=0), Written("
 Fraction = Annotated[
     float, Strict(), AllowInfNan(False), Field(gt=0, lt=1), Written("a number between 0 and 1, without both")
 ]
-Node = Annotated[dict[str, Any], Written("a mapping")]
+Node = Annotated[Config, Written("a mapping")]
+Names = Text | Sequence[Text]  # one, or several
+Scale = choice_of(Literal["full", "mini", "smoke"])
 
 
 @pydantic_dataclass(frozen=True, config=CLOSED)
@@ -156,9 +169,11 @@ def _explain(errors: Sequence[ErrorDetails], content: Any, where: str) -> InputE
         return InputError(f"{_joined(where, path[:-1])}: {path[-1]} is missing")
     if first["type"] == "value_error":
         return InputError(f"{place}: {first['ctx']['error']}")
+
     expected = [words for error in errors if _path(error, content) == path and (words := _expected(error))]
-    if any(words.startswith("one of ") for words in expected) and isinstance(first["input"], str):
-        names = next(words for words in expected if words.startswith("one of ")).removeprefix("one of ").split(", ")
+    choices = next((words for words in expected if words.startswith("one of ")), None)
+    if choices is not None and isinstance(first["input"], str):
+        names = choices.removeprefix("one of ").split(", ")
         return unknown(f"{_joined(where, path[:-1])}: {path[-1]}", first["input"], names)
     told = " or ".join(dict.fromkeys(expected)) or first["msg"]
     return InputError(f"{place}={first['input']!r:.200}: expected {told}")

@@ -23,7 +23,7 @@ from pathlib import Path
 from experiments.common import files
 from experiments.common.errors import InputError
 from experiments.config import compose, written
-from experiments.config.schema import Counted
+from experiments.config.networks import Counted
 from experiments.evidence import results
 from experiments.evidence.words import FAILED, MATCHED
 
@@ -82,16 +82,16 @@ def judge(asked: Counted, what: str, ours: int) -> Row:
 
 
 def path(paper: str) -> Path:
-    return results.RESULTS / "counts" / f"{paper}.json"
+    return results.base() / "counts" / f"{paper}.json"
 
 
 def stored(paper: str) -> list[Row]:
     """What was counted and written; nothing where that was never done. Raises InputError for a damaged file."""
-    kept = files.read_json(path(paper))
-    if kept is None:
+    content = files.read_json(path(paper))
+    if content is None:
         return []
     try:
-        return [Row(**row) for row in kept["rows"]]
+        return [Row(**row) for row in content["rows"]]
     except (TypeError, KeyError) as error:
         raise InputError(f"{path(paper)}: expected rows as make counts writes them ({error})") from error
 
@@ -115,6 +115,6 @@ def differences(recorded: Sequence[Row], derived: Sequence[Row]) -> list[str]:
         if name not in before:
             lines.append(f"{name} was not counted; make counts")
         elif before[name] != row:
-            kept = before[name]
-            lines.append(f"{name}: recorded {kept.ours:,} ({kept.verdict}), counted {row.ours:,} ({row.verdict})")
+            then = before[name]
+            lines.append(f"{name}: recorded {then.ours:,} ({then.verdict}), counted {row.ours:,} ({row.verdict})")
     return lines

@@ -26,7 +26,9 @@ from experiments.common import files
 from experiments.common.errors import InputError
 from experiments.config.expressions import Metric
 from experiments.evidence import results
-from experiments.evidence.records import MOST_SEEDS, Entry, JudgedClaim, Part
+from experiments.evidence.judged import JudgedClaim
+from experiments.evidence.part import MOST_SEEDS, Part
+from experiments.evidence.records import Entry
 from experiments.evidence.sequences import ALPHA, Estimate
 from experiments.running.plan import Plan
 
@@ -160,8 +162,8 @@ def gather(entry: Entry, plans: Sequence[Plan]) -> Answers | None:
     if main is None or stages is None:
         return None
     folders = {plan.seed: [plan.stages[name].directory for name in stages] for plan in plans}
-    kept = {seed: [hits.read(folder) for folder in folders.get(seed, [])] for seed in main.seeds}
-    known = {seed: [hit for hit in pair if hit is not None] for seed, pair in kept.items()}
+    pairs = {seed: [hits.read(folder) for folder in folders.get(seed, [])] for seed in main.seeds}
+    known = {seed: [hit for hit in pair if hit is not None] for seed, pair in pairs.items()}
     tests = {(hit.images, len(hit.right)) for pair in known.values() for hit in pair}
     if any(len(pair) < len(stages) for pair in known.values()) or len(tests) != 1:
         return None
@@ -197,7 +199,7 @@ def _differs(answers: Answers, main: JudgedClaim) -> str:
 
 
 def path_of(paper: str, title: str) -> Path:
-    return results.RESULTS / "images" / paper / f"{title}.json"
+    return results.base() / "images" / paper / f"{title}.json"
 
 
 def keep(paper: str, title: str, entry: Entry, plans: Sequence[Plan]) -> None:

@@ -12,9 +12,10 @@ from typing import Any
 
 from experiments.common.errors import InputError
 from experiments.config.claims import Questions
-from experiments.evidence import merge, results, staleness
-from experiments.evidence.records import Code, Entry, Hardware, Joined, Provenance, Registration, StageRecord
-from experiments.running.manifest import finished
+from experiments.evidence import merge, restarts, results, staleness
+from experiments.evidence.ran import Code, Hardware, Joined, Provenance, StageRecord
+from experiments.evidence.records import Entry, Registration
+from experiments.running.manifest import Manifest, finished
 from experiments.running.plan import Plan
 
 
@@ -35,7 +36,13 @@ def recorded(paper: str, title: str, registered: Registration, main_stages: Iter
     return entry
 
 
-def join(entry: Entry, questions: Questions, further: Sequence[Plan], reasons: Mapping[str, str]) -> Entry:
+def join(
+    entry: Entry,
+    questions: Questions,
+    further: Sequence[Plan],
+    reasons: Mapping[str, str],
+    tries: Mapping[int, Sequence[Plan]] | None = None,
+) -> Entry:
     """A recorded entry and further seeds of its main claim, judged.
 
     Args:
@@ -43,9 +50,10 @@ def join(entry: Entry, questions: Questions, further: Sequence[Plan], reasons: M
         questions: what it is judged by.
         further: a plan per further seed, all stages each.
         reasons: stage -> why it did not finish, for those that did not.
+        tries: of the further seeds, those that started again.
     """
     stages: dict[str, StageRecord] = {}
-    manifests: list[dict[str, Any]] = []
+    manifests: list[Manifest] = []
     for name, stage in entry.stages.items():
         own = [finished(plan.stages[name]) for plan in further]
         stages[name] = _longer(stage, own, reasons.get(name, stage.failed))
@@ -61,6 +69,7 @@ def join(entry: Entry, questions: Questions, further: Sequence[Plan], reasons: M
             "seeds": [*entry.seeds, *(p.seed for p in further)],
             "stages": stages,
             "provenance": _provenance(entry.provenance, manifests, stages),
+            "restarts": [*entry.restarts, *restarts.gather(tries or {})],
             "joined": joined,
             "next": None,
             "history": [],
@@ -72,7 +81,7 @@ def join(entry: Entry, questions: Questions, further: Sequence[Plan], reasons: M
     return results.judge(longer, questions, outcomes)
 
 
-def _longer(stage: StageRecord, manifests: Sequence[Mapping[str, Any] | None], failed: str) -> StageRecord:
+def _longer(stage: StageRecord, manifests: Sequence[Manifest | None], failed: str) -> StageRecord:
     """A stage with what further seeds gave; None for those that it did not run for."""
 
     def column(key: str) -> list[Any]:
@@ -96,13 +105,11 @@ def _longer(stage: StageRecord, manifests: Sequence[Mapping[str, Any] | None], f
     )
 
 
-def _provenance(
-    first: Provenance, manifests: Sequence[Mapping[str, Any]], stages: Mapping[str, StageRecord]
-) -> Provenance:
+def _provenance(first: Provenance, manifests: Sequence[Manifest], stages: Mapping[str, StageRecord]) -> Provenance:
     """That of the first seeds, with every commit, the time of the latest and the seconds of all."""
     if not manifests:
         return first
-    commits = {*(first.code.commit or "").split(), *(m["code"]["commit"] for m in manifests)} - {None, ""}
+    commits = {*(first.code.commit or "").split(), *(m["code"]["commit"] or "" for m in manifests)} - {""}
     seconds, cpu_seconds = results.times(stages)
     dirty = first.code.dirty is not False or any(m["code"]["dirty"] is not False for m in manifests)
     return first.model_copy(

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from experiments.config import expressions, vary
-from experiments.config.claims import Claim, Questions
+from experiments.config.claims import Questions, watched
+from experiments.config.comparisons import Claim
 from experiments.config.expressions import Table
-from experiments.config.schema import Knob
-from experiments.evidence import registration, verdicts
-from experiments.evidence.records import Entry, JudgedClaim, Registration, Replication
+from experiments.config.trials import Knob
+from experiments.evidence import registration, restarts
+from experiments.evidence.judged import JudgedClaim
+from experiments.evidence.records import Entry, Registration, Replication
 from experiments.evidence.words import DECIDED
 from experiments.running.manifest import finished
 from experiments.running.plan import Plan
@@ -31,7 +32,7 @@ def basis(replicated: Registration) -> Registration:
     return replicated.model_copy(update={"hash": digest, "filed": True})
 
 
-def draw(knobs: Mapping[str, Knob], replicated: Registration, seed: int) -> dict[str, Any]:
+def draw(knobs: Mapping[str, Knob], replicated: Registration, seed: int) -> vary.Drawn:
     """What each knob is for one seed."""
     return vary.draw(knobs, str(basis(replicated).hash), seed)
 
@@ -46,7 +47,12 @@ def word(recorded: JudgedClaim, claim: JudgedClaim) -> str:
 
 
 def build(
-    plans: Sequence[Plan], drawn: Sequence[Mapping[str, Any]], claim: Claim, recorded: JudgedClaim, replicated: str
+    plans: Sequence[Plan],
+    drawn: Sequence[vary.Drawn],
+    claim: Claim,
+    recorded: JudgedClaim,
+    replicated: str,
+    tries: Mapping[int, Sequence[Plan]] | None = None,
 ) -> Replication:
     """A replication from the records of its runs.
 
@@ -56,6 +62,7 @@ def build(
         claim: the main claim.
         recorded: what the registration's own seeds said of it.
         replicated: hash of that registration.
+        tries: by seed, further ones of the same recipe, where an arm was dead.
     """
     seeds = [p.seed for p in plans]
     metrics: dict[str, dict[str, list[float | None]]] = {}
@@ -64,7 +71,8 @@ def build(
         for metric in dict.fromkeys(key for m in manifests if m for key in m["metrics"]):
             if _is_asked(claim, name, metric):
                 metrics.setdefault(name, {})[metric] = [m["metrics"].get(metric) if m else None for m in manifests]
-    judged = verdicts.judge(claim, table(seeds, metrics), seeds, len(seeds))
+    again = restarts.gather(tries or {})
+    judged = restarts.judge(claim, table(seeds, metrics), seeds, len(seeds), again)
     return Replication(
         registered=replicated,
         seeds=seeds,
@@ -72,15 +80,15 @@ def build(
         metrics=metrics,
         claim=judged,
         word=word(recorded, judged),
+        restarts=again,
     )
 
 
 def _is_asked(claim: Claim, stage: str, metric: str) -> bool:
     """Whether a claim or its preconditions name a stage's metric."""
-    compared = [expressions.comparison(text, claim.name) for text in claim.preconditions()]
-    sides = [*claim.sides(), *(side for left, _, right in compared for side in (left, right))]
-    named = [item for side in sides for item in expressions.metrics(side)]
-    return any(item.name == metric and expressions.fitting(item, [stage]) for item in named)
+    if claim.dead and metric == watched(claim) and claim.arms([stage]):
+        return True
+    return any(item.name == metric and expressions.fitting(item, [stage]) for item in claim.metrics())
 
 
 def table(seeds: Sequence[int], metrics: Mapping[str, Mapping[str, Sequence[float | None]]]) -> Table:
@@ -114,7 +122,10 @@ def problems(entry: Entry, questions: Questions, knobs: Mapping[str, Knob]) -> I
     for seed, drawn in zip(found.seeds, found.drawn, strict=False):
         if drawn != draw(knobs, entry.registered, seed):
             yield f"replication: seed {seed} did not draw {drawn}"
-    judged = verdicts.judge(questions.main, table(found.seeds, found.metrics), found.seeds, len(found.seeds))
+    values = table(found.seeds, found.metrics)
+    for line in restarts.problems(questions.main, values, values, found.seeds, found.restarts):
+        yield f"replication: {line}"
+    judged = restarts.judge(questions.main, values, found.seeds, len(found.seeds), found.restarts)
     if judged.model_dump() != found.claim.model_dump():
         yield "replication: its verdict does not follow from its seeds"
     if found.word != word(main, judged):

@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from experiments.evidence import joint, sequences
-from experiments.evidence.records import Entry, JudgedClaim
+from experiments.evidence.judged import JudgedClaim
+from experiments.evidence.records import Entry
 from experiments.evidence.words import EFFECT_ONLY, NO_GAIN, REFUTED, SUPPORTED
 
 DEFAULT = ("mini", "full")  # the setting that stands for a paper: the first of these that is recorded
@@ -38,17 +39,17 @@ def keep(entries: Mapping[str, Entry]) -> dict[str, bool]:
     against = dict(zip(mains, sequences.e_bh([*map(joint.evidence_against, mains.values()), *replaced]), strict=False))
     effect = [joint.evidence_for_effect_only(main) for main in mains.values()]
     effect_only = dict(zip(mains, sequences.e_bh([*effect, *replaced]), strict=False))
-    kept = {}
+    standing = {}
     for paper, main in mains.items():
         if main.evidence is None:
             continue
         if main.verdict == SUPPORTED:
-            kept[paper] = support[paper]
+            standing[paper] = support[paper]
         elif main.verdict in (NO_GAIN, REFUTED):
-            kept[paper] = against[paper]
+            standing[paper] = against[paper]
         elif main.verdict == EFFECT_ONLY:
-            kept[paper] = effect_only[paper]
-    return kept
+            standing[paper] = effect_only[paper]
+    return standing
 
 
 def _support(main: JudgedClaim) -> float:

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from experiments.common import files
 from experiments.common.errors import InputError
-from experiments.evidence.records import MOST_ITEMS, MOST_SEEDS, Interval, Names, Part, Seeds, first_mistake
+from experiments.evidence.part import MOST_ITEMS, MOST_SEEDS, Interval, Names, Part, Seeds, first_mistake
 
 MOST_BYTES = 2**24
 

@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 from experiments.config import expressions
-from experiments.config.claims import Check, Claim, Published
+from experiments.config.comparisons import Check, Claim
 from experiments.config.expressions import Missing, Table
+from experiments.config.published import Published
 from experiments.evidence import joint, rules, sequences
-from experiments.evidence.records import (
+from experiments.evidence.judged import (
     Against,
     CheckResult,
     Comparison,
@@ -67,6 +68,8 @@ def _before(claim: Claim, outcomes: rules.Outcomes | None) -> JudgedClaim:
     """A claim and its rule, before any seed."""
     first = claim.parts()[0]
     rule, refuted_by = _in_words(claim)
+    if claim.dead:
+        rule += f"; where an arm has {claim.dead}, all arms of that seed start again together, at most twice"
     return JudgedClaim(
         name=claim.name,
         main=claim.main,
@@ -98,6 +101,7 @@ def _before(claim: Claim, outcomes: rules.Outcomes | None) -> JudgedClaim:
         requires_each=[_unseen(text, claim.share_of_seeds) for text in claim.requires_each],
         against=[_not_compared(name, each) for name, each in claim.against().items() if name],
         parts=[_before(part, None) for part in claim.parts()] if claim.all else [],
+        dead=claim.dead,
     )
 
 
@@ -113,12 +117,17 @@ def _unseen(comparison: str, share: float) -> SeedsThatHold:
 def _in_words(claim: Claim) -> tuple[str, str]:
     """What supports a claim and what refutes it."""
     if claim.all:
-        parts = [(part.name, *_in_words(part)) for part in claim.parts()]
-        told = [[f"{name}: {words}" for name, *both in parts for words in both[side : side + 1]] for side in (0, 1)]
-        return "; ".join(told[0]), f"one of them, {'; '.join(told[1])}"
-    (_, first), *rivals = claim.against().items()
-    named = [f"against {name}, {rules.rule_of(rival).words()}" for name, rival in rivals]
-    return "; ".join([rules.rule_of(first).words(), *named]), rules.rule_of(first).refuted_by()
+        supports, refutes = [], []
+        for part in claim.parts():
+            support, refute = _in_words(part)
+            supports.append(f"{part.name}: {support}")
+            refutes.append(f"{part.name}: {refute}")
+        return "; ".join(supports), f"one of them, {'; '.join(refutes)}"
+
+    (_, baseline), *rivals = claim.against().items()
+    rule = rules.rule_of(baseline)
+    others = [f"against {name}, {rules.rule_of(rival).words()}" for name, rival in rivals]
+    return "; ".join([rule.words(), *others]), rule.refuted_by()
 
 
 def _compared(
@@ -228,8 +237,9 @@ def holds_in(comparison: str, share: float, table: Table, seeds: Sequence[int]) 
 
 def find(judged: Sequence[JudgedClaim]) -> list[JudgedClaim]:
     """The claims, with which exploratory ones may be called found: e-BH over all of them."""
-    counted = {place: c.evidence for place, c in enumerate(judged) if not c.main and c.evidence is not None}
-    marks = dict(zip(counted, sequences.e_bh(list(counted.values())), strict=True))
+    evidence = {place: c.evidence for place, c in enumerate(judged) if not c.main and c.evidence is not None}
+    is_found = sequences.e_bh(list(evidence.values()))
+    marks = dict(zip(evidence, is_found, strict=True))
     return [c.model_copy(update={"found": marks.get(place)}) for place, c in enumerate(judged)]
 
 

@@ -17,6 +17,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from experiments.common import overlay
 from experiments.common.paths import ROOT
 
 FIRST_PARTY = ("modules", "datamodules")
@@ -48,11 +49,29 @@ class Content:
 
 def file_of(module: str) -> Path | None:
     """The file of a first-party module; None for any other name."""
-    parts = module.split(".")
-    if parts[0] not in FIRST_PARTY:
+    base = _base(module)
+    if base is None:
         return None
-    base = ROOT.joinpath(*parts)
     return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
+
+
+def is_first_party(dotted: str) -> bool:
+    """Whether a dotted name is one of the project's rooms, or of the open overlay's."""
+    return _base(dotted) is not None
+
+
+def root_of(dotted: str) -> Path:
+    """The folder that holds the rooms in which a first-party name lies: the project's, or the overlay's."""
+    return ROOT if dotted.split(".")[0] in FIRST_PARTY else overlay.home()
+
+
+def _base(dotted: str) -> Path | None:
+    """Where a first-party name would lie, without an ending; None for any other name."""
+    parts = dotted.split(".")
+    if parts[0] in FIRST_PARTY:
+        return ROOT.joinpath(*parts)
+    extra = overlay.current()
+    return extra.file(parts) if extra is not None else None
 
 
 class Module:
@@ -183,14 +202,15 @@ def locate(dotted: str) -> Definition | str | None:
 
     A first-party name that nothing defines is None. What follows a class's name (`Class.method`) is dropped.
     """
-    if dotted.split(".")[0] not in FIRST_PARTY:
+    base = _base(dotted)
+    if base is None:
         return dotted
     parts = dotted.split(".")
     for split in range(len(parts), 0, -1):
         module = _module(".".join(parts[:split]))
         if module is not None:
             return module.find(parts[split]) if split < len(parts) else Definition(module.name, WHOLE)
-    return Definition(dotted, WHOLE) if ROOT.joinpath(*parts).is_dir() else None
+    return Definition(dotted, WHOLE) if base.is_dir() else None
 
 
 def callables(module: str) -> list[str]:
@@ -283,14 +303,14 @@ class _Canonical(ast.NodeTransformer):
             target = locate(f"{target.module}.{chain[used]}")
             used += 1
         if isinstance(target, str):
-            made: ast.expr = ast.Name(target, ast.Load())
+            name: ast.expr = ast.Name(target, ast.Load())
         elif target is None:
             return node
         else:
-            made = self._mention(target.name if target.name != WHOLE else target.module.rpartition(".")[2], target)
+            name = self._mention(target.name if target.name != WHOLE else target.module.rpartition(".")[2], target)
         for attribute in chain[used:]:
-            made = ast.Attribute(made, attribute, ast.Load())
-        return made
+            name = ast.Attribute(name, attribute, ast.Load())
+        return name
 
     def visit_Import(self, node: ast.Import) -> ast.AST:
         return ast.Pass()  # what an import brings counts where it is used
@@ -437,6 +457,6 @@ def identity(targets: tuple[str, ...]) -> str:
 
 
 def forget() -> None:
-    """Read every file anew: for tests that change code."""
+    """Read every file anew: an overlay was opened, or a test changed code."""
     for cached in (_module, locate, attribute, content, _run_on_import, reach, identity):
         cached.cache_clear()

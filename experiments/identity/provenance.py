@@ -8,27 +8,52 @@ import subprocess
 import sys
 from functools import lru_cache
 from importlib import metadata
-from typing import Any
+from pathlib import Path
+from typing import NotRequired
 
+from typing_extensions import TypedDict
+
+from experiments.common import overlay
 from experiments.common.paths import ROOT
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "timm", "hydra-core", "numpy", "scipy")
 CODE = ("conf", "experiments", "modules", "datamodules", "pyproject.toml")
 
 
-def _git(*arguments: str) -> str | None:
+class CodeVersion(TypedDict):
+    """A commit, None where git does not say, and whether code or configuration differed from it."""
+
+    commit: str | None
+    dirty: bool | None
+
+
+class Machine(TypedDict):
+    """What a stage ran on; `gpus` where torch saw any."""
+
+    cpu: str
+    cores: int
+    system: str
+    gpus: NotRequired[list[str]]
+
+
+def _git(*arguments: str, root: Path = ROOT) -> str | None:
     try:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
 
 
 @lru_cache
-def code_version() -> dict[str, Any]:
+def code_version() -> CodeVersion:
     """The commit, and whether the code or configuration differed from it."""
     status = _git("status", "--porcelain", "--", *CODE)
     return {"commit": _git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
+
+
+def commits() -> dict[str, str | None]:
+    """The commits of the suite and of the open overlay; None where there is no repository with one."""
+    return {"suite": _git("rev-parse", "HEAD"), "overlay": _git("rev-parse", "HEAD", root=overlay.home())}
 
 
 @lru_cache
@@ -55,9 +80,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def hardware() -> dict[str, Any]:
+def hardware() -> Machine:
     """CPU, cores and, once torch is imported, GPUs."""
-    facts: dict[str, Any] = {
+    facts: Machine = {
         "cpu": _processor(),
         "cores": cores(),
         "system": f"{platform.system()} {platform.machine()}",

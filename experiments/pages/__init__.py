@@ -1,6 +1,6 @@
 """How a record is shown: in a terminal, as HTML, on W&B. Nothing is judged here.
 
-`view` reads an entry once; terminal, HTML and W&B lay it out.
+`view` reads an entry once into the classes of `display`; terminal, HTML and W&B lay it out.
 
-Door: view.of, console, progress.Board, numbers, report.build, wandb_verdict, wandb_workspace.
+Door: view.of, display, console, progress.Board, numbers, report.build, wandb_verdict, wandb_workspace.
 """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -29,7 +30,7 @@ from experiments.evidence.words import (
     UNDECIDED,
     UNTESTED,
 )
-from experiments.pages import numbers, view
+from experiments.pages import display, numbers
 from experiments.pages.numbers import number, signed
 from experiments.running import cost
 
@@ -80,7 +81,7 @@ def table(title: str, columns: Sequence[str], right: Sequence[str] = ()) -> Tabl
     return empty
 
 
-def main_line(entry: view.Entry, title: str) -> Text:
+def main_line(entry: display.Entry, title: str) -> Text:
     """The answer, first: the main claim, its verdict, how sure, from how many seeds."""
     claim = entry.main
     if claim is None:
@@ -94,11 +95,12 @@ def main_line(entry: view.Entry, title: str) -> Text:
         part for row in claim.rows for part in (f"\n  {row.name}: ", word(row.verdict), f", {row.span}")
     ]
     rows += [f"\n  needs {item.text}: {item.verdict}, {item.counted}" for item in claim.requires if item.counted]
+    rows += [f"\n  {claim.restarts}"] if claim.restarts else []
     named = (word(claim.verdict, "bold"), f"{why}: ", (claim.name, "bold"))
     return Text.assemble(*named, how_sure, *rows, about, published)
 
 
-def first_line(entry: view.Entry, began: float, behind: int) -> Text:
+def first_line(entry: display.Entry, began: float, behind: int) -> Text:
     """How the main claim stands once its own stages are done, with so many others behind them."""
     claim = entry.main
     assert claim is not None
@@ -108,7 +110,7 @@ def first_line(entry: view.Entry, began: float, behind: int) -> Text:
     return Text.assemble(after, (claim.verdict, "bold"), f", {claim.span}; {others}")
 
 
-def look_line(entry: view.Entry, began: float, minutes: float) -> str:
+def look_line(entry: display.Entry, began: float, minutes: float) -> str:
     """How far a decision is, between two looks."""
     claim = entry.main
     assert claim is not None
@@ -120,7 +122,7 @@ def look_line(entry: view.Entry, began: float, minutes: float) -> str:
     )
 
 
-def beside(recorded: view.Entry, entry: view.Entry, differs: str) -> str:
+def beside(recorded: display.Entry, entry: display.Entry, differs: str) -> str:
     """What is recorded and what came out now, one under the other, and what of the machine differs."""
     lines = []
     for what, shown in (("recorded:", recorded), ("here:", entry)):
@@ -133,7 +135,30 @@ def beside(recorded: view.Entry, entry: view.Entry, differs: str) -> str:
     return "\n".join(lines)
 
 
-def tables(entry: view.Entry, title: str) -> Iterator[Table]:
+@dataclass(frozen=True)
+class Ended:
+    """A setting that a command ran: how it stands, and what that took now, by the clock and in CPU time."""
+
+    name: str
+    entry: display.Entry
+    seconds: float
+    cpu_seconds: float
+
+
+def closing_table(ends: Sequence[Ended]) -> Table:
+    """The last thing a command says: each setting's verdict, what it is about, and what it took."""
+    rows = table(
+        "what came out", ("setting", "verdict", "about", "seeds", "wall", "CPU"), right=("seeds", "wall", "CPU")
+    )
+    for ended in ends:
+        claim = ended.entry.main
+        verdict = word(claim.verdict, "bold") if claim is not None else "no main claim"
+        spent = cost.in_words(ended.seconds), cost.in_words(ended.cpu_seconds)
+        rows.add_row(Text(ended.name), verdict, Text(ended.entry.scope), str(len(ended.entry.seeds)), *spent)
+    return rows
+
+
+def tables(entry: display.Entry, title: str) -> Iterator[Table]:
     """Everything that there is to show, stages first."""
     yield stage_table(entry, title)
     yield claim_table(entry, title)
@@ -143,7 +168,7 @@ def tables(entry: view.Entry, title: str) -> Iterator[Table]:
         yield published_table(entry, title)
 
 
-def stage_table(entry: view.Entry, title: str) -> Table:
+def stage_table(entry: display.Entry, title: str) -> Table:
     """Mean and 95% t interval over seeds for every stage and metric of the test."""
     metrics = entry.metrics(first=list(entry.judged_metrics))
     shown, more = metrics[:COLUMNS], metrics[COLUMNS:]
@@ -170,7 +195,7 @@ def _cell(values: Sequence[float | None]) -> str:
     return f"{mean} ± {half}" if half else mean
 
 
-def claim_table(entry: view.Entry, title: str) -> Table:
+def claim_table(entry: display.Entry, title: str) -> Table:
     """A verdict per claim, the main one first, with what it was computed from."""
     rows = Table(title=f"{title}: claims", title_justify="left")
     rows.add_column("verdict")
@@ -185,7 +210,7 @@ def claim_table(entry: view.Entry, title: str) -> Table:
     return rows
 
 
-def _claim_cells(claim: view.Claim, name: Text) -> list[str | Text]:
+def _claim_cells(claim: display.Claim, name: Text) -> list[str | Text]:
     mean, interval = claim.difference, claim.interval
     return [
         word(claim.verdict),
@@ -196,7 +221,7 @@ def _claim_cells(claim: view.Claim, name: Text) -> list[str | Text]:
     ]
 
 
-def _named(claim: view.Claim) -> Text:
+def _named(claim: display.Claim) -> Text:
     """A claim's name, whether it is the main one, and why its verdict is what it is."""
     why = f" ({claim.reason})" if claim.reason else ""
     if claim.main:
@@ -205,7 +230,7 @@ def _named(claim: view.Claim) -> Text:
     return Text.assemble(claim.name, (kind + why, "dim"))
 
 
-def check_table(entry: view.Entry, title: str) -> Table:
+def check_table(entry: display.Entry, title: str) -> Table:
     """Checks: what must be so for the run to make sense; no evidence."""
     rows = table(f"{title}: checks", ("", "check", "values"))
     for check in entry.checks:
@@ -224,7 +249,7 @@ def counts_table(rows: Sequence[counts.Row], title: str) -> Table:
     return shown
 
 
-def published_table(entry: view.Entry, title: str) -> Table:
+def published_table(entry: display.Entry, title: str) -> Table:
     """Published numbers beside ours."""
     below = "" if entry.scale == "full" else f" ({entry.scale} is a smaller recipe: not comparable)"
     columns = ("stage", "metric", "published", "ours", "verdict", "protocol")

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from experiments.pages import console, numbers, view
+from typing_extensions import TypedDict
+
+from experiments.identity.provenance import CodeVersion
+from experiments.pages import console, display
 from experiments.running.loggers import Table, log_media, run_arguments
 from experiments.running.plan import Plan
 
+Scalars = dict[str, str | int | float | None]  # what is not known is None
 
-def log_verdict(plan: Plan, entry: view.Entry) -> None:
+
+def log_verdict(plan: Plan, entry: display.Entry) -> None:
     """Mirror a results entry as a W&B run of its own (job_type `verdict`); nothing unless the logger is wandb.
 
     Its tables hold everything, its summary what the runs table can sort and filter, its config the registration.
@@ -27,7 +34,7 @@ def log_verdict(plan: Plan, entry: view.Entry) -> None:
     shutil.rmtree(folder / "wandb", ignore_errors=True)  # a verdict replaces the one before: only the last is sent
     folder.mkdir(parents=True, exist_ok=True)
     config = {"finding": finding_of(plan), **verdict_config(entry)}
-    code = {"commit": " ".join(entry.machine.commits) or None, "dirty": entry.machine.dirty}
+    code: CodeVersion = {"commit": " ".join(entry.machine.commits) or None, "dirty": entry.machine.dirty}
     arguments = run_arguments(plan, "verdict", f"{plan.title}/verdict", [], config, code)
     try:
         run = wandb.init(dir=str(folder), **arguments)
@@ -51,11 +58,24 @@ def verdict_folder(plan: Plan) -> Path:
     return Path(plan.config["runs_dir"]) / plan.paper / plan.scale / name
 
 
-def verdict_config(entry: view.Entry) -> dict[str, Any]:
+class VerdictConfig(TypedDict):
+    """Under what a results entry was recorded, and which claim each number in `verdict_scalars` means."""
+
+    registration: str | None
+    stream: int  # 0: seeds given by hand, or a smoke run
+    scale: str
+    variant: str | None
+    scope: str
+    seeds: Sequence[int]
+    overrides: Sequence[str]
+    claims: dict[str, str]  # number -> name
+
+
+def verdict_config(entry: display.Entry) -> VerdictConfig:
     """Under what a results entry was recorded, and which claim each number in `verdict_scalars` means."""
     return {
         "registration": entry.registered.hash,
-        "stream": entry.registered.stream,  # 0: seeds given by hand, or a smoke run
+        "stream": entry.registered.stream,
         "scale": entry.scale,
         "variant": entry.variant,
         "scope": entry.scope,
@@ -65,7 +85,7 @@ def verdict_config(entry: view.Entry) -> dict[str, Any]:
     }
 
 
-def _numbered(entry: view.Entry) -> dict[str, view.Claim]:
+def _numbered(entry: display.Entry) -> dict[str, display.Claim]:
     """Claims by number, from 1; the rows of a claim that has several are 1.1, 1.2 ..."""
     numbered = {}
     for number, claim in enumerate(entry.claims, 1):
@@ -75,28 +95,32 @@ def _numbered(entry: view.Entry) -> dict[str, view.Claim]:
     return numbered
 
 
-def verdict_scalars(entry: view.Entry) -> dict[str, str | int | float]:
+def verdict_scalars(entry: display.Entry) -> dict[str, str | int | float]:
     """A results entry as single values: `main/<what>` and, for every claim from 1, `claim/<n>/<what>`; for every
     comparison with a rival and every outcome `claim/<n>.<k>/<what>`.
 
     What is not known, or not finite, is left out: a column of numbers then sorts as numbers.
     """
-    values: dict[str, Any] = {}
+    values: Scalars = {}
     if entry.main is not None:
         values |= _judgement("main", entry.main)
         values |= {"main/seeds": len(entry.main.seeds), "main/needed": entry.main.needed}
     for number, claim in _numbered(entry).items():
         values |= _judgement(f"claim/{number}", claim)
-    return {key: value for key, value in values.items() if isinstance(value, str) or numbers.finite([value])}
+    return {key: value for key, value in values.items() if isinstance(value, str) or _is_finite(value)}
 
 
-def _judgement(where: str, claim: view.Claim) -> dict[str, Any]:
+def _is_finite(value: float | None) -> TypeGuard[float]:
+    return value is not None and math.isfinite(value)
+
+
+def _judgement(where: str, claim: display.Claim) -> Scalars:
     low, high = _ends(claim)
-    values = {"verdict": claim.verdict, "difference": claim.difference, "low": low, "high": high}
+    values: Scalars = {"verdict": claim.verdict, "difference": claim.difference, "low": low, "high": high}
     return {f"{where}/{key}": value for key, value in values.items()}
 
 
-def verdict_tables(entry: view.Entry) -> dict[str, Table]:
+def verdict_tables(entry: display.Entry) -> dict[str, Table]:
     """A results entry as tables: `claims` and `published`, with a column per seed for its difference.
 
     Published numbers have verdicts and differences at full scale only: a smaller recipe does not try to reach them.
@@ -134,7 +158,7 @@ def verdict_tables(entry: view.Entry) -> dict[str, Table]:
     }
 
 
-def _claim_row(claim: view.Claim, entry: view.Entry) -> list[Any]:
+def _claim_row(claim: display.Claim, entry: display.Entry) -> list[Any]:
     lacking = [None] * (len(entry.seeds) - len(claim.per_seed))
     return [
         claim.name,
@@ -150,7 +174,7 @@ def _claim_row(claim: view.Claim, entry: view.Entry) -> list[Any]:
     ]
 
 
-def _published_row(item: view.Published, entry: view.Entry) -> list[Any]:
+def _published_row(item: display.Published, entry: display.Entry) -> list[Any]:
     differences = [
         value - item.value if value is not None and entry.scale == "full" else None for value in item.per_seed
     ]
@@ -169,5 +193,5 @@ def _published_row(item: view.Published, entry: view.Entry) -> list[Any]:
     ]
 
 
-def _ends(judged: view.Claim | view.Published) -> list[float | None]:
+def _ends(judged: display.Claim | display.Published) -> list[float | None]:
     return list(judged.interval) if judged.interval else [None, None]

@@ -72,7 +72,7 @@ def _of_node(node: Mapping[str, Any]) -> Iterable[Need]:
     target = str(node["_target_"])
     options = {key: value for key, value in node.items() if not key.startswith("_")}
     declared: Iterable[Need] = []
-    if target.split(".")[0] not in definitions.FIRST_PARTY:
+    if not definitions.is_first_party(target):
         libraries = importlib.import_module(LIBRARIES).LIBRARIES if options.get("pretrained") else {}
         declared = libraries[target](options) if target in libraries else []
         return declared

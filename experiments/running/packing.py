@@ -27,8 +27,7 @@ from pydantic.dataclasses import dataclass
 
 from experiments.common import files
 from experiments.common.errors import InputError
-from experiments.config.schema import Scale
-from experiments.config.written import CLOSED, Closed, Count, Text, Whole, read
+from experiments.config.written import CLOSED, Closed, Count, Scale, Text, Whole, read
 from experiments.identity.provenance import code_version
 from experiments.running.manifest import finished, hash_metrics
 from experiments.running.plan import Plan, Stage

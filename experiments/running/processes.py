@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import multiprocessing
 import os
 import signal
 import stat
@@ -119,7 +120,8 @@ def on_this_machine(exclusive: bool, waiting: Callable[[str], None], folder: Pat
 
     Args:
         exclusive: nothing that holds a place runs meanwhile.
-        waiting: called once with the processes that are waited for, if there are any: "process 7 (stopped)".
+        waiting: called once with the processes that are waited for, if there are any: "process 7 (stopped)". That
+            a command's own workers take turns is no news to whoever started it.
         folder: where the locks lie; None is a private one among the machine's temporary files.
     Raises:
         RunError: the folder is another user's, open to others, or a link.
@@ -131,7 +133,10 @@ def on_this_machine(exclusive: bool, waiting: Callable[[str], None], folder: Pat
             fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
             fcntl.flock(places, kind | fcntl.LOCK_NB)
         except BlockingIOError:
-            waiting(_named(_holders(turn) | _holders(places)))
+            holders = _holders(turn) | _holders(places)
+            others = {process for process in holders if not _is_of_this_command(process) or _is_stopped(process)}
+            if others or not holders:
+                waiting(_named(others))
         fcntl.flock(turn, fcntl.LOCK_EX)
         fcntl.flock(places, kind)
         fcntl.flock(turn, fcntl.LOCK_UN)
@@ -149,6 +154,22 @@ def _holders(locked: IO[bytes]) -> set[int]:
     # "1: FLOCK  ADVISORY  READ 4711 fe:00:4242 0 EOF"; who waits has "->" behind the number
     fields = [line.split() for line in lines]
     return {int(f[4]) for f in fields if len(f) > 5 and f[1] == "FLOCK" and f[5] == file} - {os.getpid()}
+
+
+def _is_of_this_command(process: int) -> bool:
+    """Whether this process is a worker and the other one is of the same pool."""
+    if multiprocessing.parent_process() is None:
+        return False
+    return _parent(process) == os.getppid()
+
+
+def _parent(process: int) -> int | None:
+    """The process that started one; None where the system does not say."""
+    try:
+        status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return int(status.rpartition(")")[2].split()[1])
 
 
 def _named(processes: set[int]) -> str:

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from experiments.common.paths import ROOT
+from experiments.evidence import restarts
 from experiments.identity.fingerprint import ENGINE
 from tests.preloaded import server
 
@@ -141,6 +142,48 @@ def test_a_claim_with_rivals_is_told_comparison_by_comparison(copied: Path, ran:
     assert outcomes["parts"][0]["per_seed"] == pytest.approx([b - a for a, b in zip(ones, twos, strict=True)])
 
 
+def test_a_seed_in_which_an_arm_is_dead_starts_again(copied: Path, ran: dict[str, Any]) -> None:
+    """The limit lies between what the two seeds report, so that one of them starts again; a lost try runs again."""
+    arms = ("maker", "arm_1", "arm_2")
+    worst = [max(losses) for losses in zip(*(ran["stages"][name]["train/loss"] for name in arms), strict=True)]
+    dead, alive = (0, 1) if worst[0] > worst[1] else (1, 0)
+    limit = f"{(worst[dead] + worst[alive]) / 2:.6f}"
+    smoke = ("experiments.reproduce", "paper=toy", "scale=smoke", "jobs=1")
+    paper = copied / "conf/paper/toy.yaml"
+    summary = copied / "runs/toy/smoke/summary.json"
+    before = paper.read_text()
+    try:
+        paper.write_text(before.replace("    main: true\n", f"    main: true\n    dead: train/loss > {limit}\n"))
+        out = command(copied, *smoke)
+        first = summary.read_text()
+
+        further = []
+        for path in (copied / "runs/toy/smoke").glob("seed=1?????????"):
+            (manifest,) = (json.loads(each.read_text()) for each in path.glob("arm_2-*/manifest.json"))
+            losses = [json.loads(each.read_text())["train/loss"] for each in path.glob("*/metrics.json")]
+            further.append((manifest["try_of"], manifest["attempt"], max(losses) > float(limit)))
+            assert {each.name.rpartition("-")[0] for each in path.glob("*-*")} == set(arms)  # golden does not
+        (lost,) = (copied / "runs/toy/smoke").glob(f"seed={restarts.seed(dead, 1)}/arm_1-*")
+        for name in ("manifest.json", "metrics.json", "last.ckpt"):
+            (lost / name).unlink()
+        again = command(copied, *smoke)
+    finally:
+        paper.write_text(before)
+
+    assert f"an arm is dead in seed {dead} (try 1 more): all arms of that seed start again together" in out
+    assert "Without restarts: " in " ".join(out.split())
+    further.sort()
+    assert [item[:2] for item in further] in ([(dead, 1)], [(dead, 1), (dead, 2)])
+    assert further[0][2] == (len(further) == 2)  # a second try where the first was dead too
+    (claim,) = json.loads(first)["claims"]
+    assert claim["restarted"] == [dead]
+    assert claim["per_seed"][alive] == ran["claims"][0]["per_seed"][alive]
+    assert claim["per_seed"][dead] != ran["claims"][0]["per_seed"][dead]
+    assert claim["without_restarts"]["difference"] == ran["claims"][0]["difference"]
+    assert "1 stages run" in again
+    assert summary.read_text() == first
+
+
 def test_the_full_recipe_of_a_fed_stage_can_be_dry_run(copied: Path) -> None:
     out = command(copied, "experiments.reproduce", "paper=toy", "scale=full", "dry=true", "dry_seconds=0.05")
     assert out.count("passed") == 5
@@ -176,6 +219,10 @@ def test_the_main_claim_is_told_before_other_stages_run(copied: Path) -> None:
     lines = out.splitlines()
     (told,) = [number for number, line in enumerate(lines) if line.startswith("main claim after 2 seeds")]
     assert lines[told].endswith("4 other stages follow")
+    (plan,) = [line for line in lines if " for each of 2 seeds: " in line]
+    stages = int(plan.split()[1])
+    assert f"{2 * stages} stages run, {2 * stages} in all" in out  # the main claim's and the others
+    assert "what came out" in out.partition("stages run")[2]
     ends = {
         name: [n for n, line in enumerate(lines) if f" {name} " in line and "/" in line]
         for name in ("golden", "golden_too", "arm_2")

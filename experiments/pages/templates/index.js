@@ -11,7 +11,7 @@ function choose() {
   for (const row of rows) {
     const text = row.textContent.toLowerCase();
     let fits = words.every((word) => text.includes(word));
-    for (const name of ["verdict", "replication", "scale"]) {
+    for (const name of ["verdict", "replication", "scale", "topic"]) {
       const wanted = controls.elements[name].value;
       fits = fits && (!wanted || row.dataset[name].split(" ").includes(wanted.replaceAll(" ", "-")));
     }

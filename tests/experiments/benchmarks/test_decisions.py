@@ -9,7 +9,7 @@ import pytest
 
 from experiments.benchmarks import decisions
 from experiments.common.paths import ROOT
-from experiments.config.claims import Claim
+from experiments.config.comparisons import Claim
 from experiments.config.written import read
 from experiments.evidence import sequences, verdicts
 
@@ -83,3 +83,36 @@ def test_support_beside_an_equal_rival_is_wrong_in_less_than_five_percent(effect
 
 def test_the_page_is_in_the_repository() -> None:
     assert (Path(ROOT) / "docs" / "decisions.md").read_text(encoding="utf-8").startswith("# How often")
+
+
+ALIVE = [
+    "one in ten of both arms",
+    "one in ten of the baseline",
+    "one in ten of the method",
+    "none; the limit is generous",
+]
+
+
+@pytest.mark.parametrize("what", ALIVE)
+def test_starting_dead_seeds_again_leaves_support_wrong_in_less_than_five_percent(what: str) -> None:
+    _, last = decisions.supported_with_deaths("normal", decisions.DEATHS[what], 0.0, 1.0, 2000)
+    assert last < 0.05
+
+
+def test_starting_again_leaves_living_networks_as_they_are() -> None:
+    """Three tries of one in ten leave one in a thousand; where nothing dies, first and last tries are the same."""
+    chance = np.random.default_rng(0)
+    first, last = decisions.restarted(chance, "normal", decisions.Deaths(baseline=0.1), 1.0, 4000)
+    assert first.mean() == pytest.approx(1 + 0.1 * 10, abs=0.05)
+    assert last.mean() == pytest.approx(1 + 0.001 * 10, abs=0.02)
+    assert last.std() == pytest.approx(1, abs=0.06)
+    first, last = decisions.restarted(chance, "normal", decisions.Deaths(), 0.0, 100)
+    assert (first == last).all()
+
+
+def test_a_generous_limit_favours_the_arm_that_scatters_more() -> None:
+    """Which the page says: equal arms stay equal, others do not."""
+    equal, wider = (decisions.DEATHS[what] for what in decisions.DEATHS if "generous" in what)
+    for deaths, least in ((equal, -0.02), (wider, 0.2)):
+        _, last = decisions.restarted(np.random.default_rng(1), "normal", deaths, 0.0, 4000)
+        assert least < last.mean() < least + 0.5

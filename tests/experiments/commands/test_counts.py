@@ -22,7 +22,7 @@ QUICK = "g_simclr"  # two small networks
 def test_what_is_written_is_counted_again(paper: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("experiments.common.memory.REMEMBERED", tmp_path / "remembered.json")
     assert recorded.stored(paper)
-    assert list(check_results._counted(paper)) == []
+    assert list(check_results.counted(paper)) == []
 
 
 def test_a_number_that_was_changed_by_hand_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,7 +30,7 @@ def test_a_number_that_was_changed_by_hand_is_named(tmp_path: Path, monkeypatch:
     kept["rows"][0] |= {"ours": 334_850, "verdict": "failed"}
     monkeypatch.setattr(results, "RESULTS", tmp_path)
     files.write_json(recorded.path(QUICK), kept)
-    (line,) = check_results._counted(QUICK)
+    (line,) = check_results.counted(QUICK)
     assert line == f"{QUICK}: counts: parameters of autoencoder: recorded 334,850 (failed), counted 334,851 (matched)"
 
 

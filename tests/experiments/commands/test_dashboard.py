@@ -19,7 +19,8 @@ from experiments.commands import dashboard
 from experiments.common.errors import RunError
 from experiments.common.paths import ROOT
 from experiments.evidence import results
-from experiments.evidence.records import Curve, Entry, Registration
+from experiments.evidence.ran import Curve
+from experiments.evidence.records import Entry, Registration
 from experiments.pages import view, wandb_verdict, wandb_workspace
 from experiments.running import engine, loggers
 from experiments.running.plan import Plan

@@ -15,7 +15,7 @@ from torch import nn
 from experiments.commands import export
 from experiments.common.errors import InputError
 from experiments.config import compose
-from experiments.evidence import results
+from experiments.evidence import results, staleness
 from experiments.running import engine, training
 from experiments.running.plan import Plan, only, plan
 
@@ -118,3 +118,32 @@ def test_a_folder_that_is_none_of_ours_is_named(tmp_path: Path, trained: Plan, r
 
 def test_a_registered_seed_comes_before_pilots() -> None:
     assert export.registered_first([1001, 2, 281827968, 1000, 1]) == [1000, 1001, 281827968, 1, 2]
+
+
+def test_a_record_as_latex_and_every_main_claim_in_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staleness, "stale", lambda *_: ["student"])  # of all papers, its look at all code takes long
+    assert export.main(["paper=meal_v2", "format=latex", f"to={tmp_path / 'tables'}"]) == 0
+    claims = (tmp_path / "tables/claims.tex").read_text(encoding="utf-8")
+    record = results.read("meal_v2")
+    assert record is not None
+    rivals = sum(1 + len(c.against) + len(c.parts) for entry in record.entries.values() for c in entry.claims)
+    assert claims.count(r" \\") >= rivals + 1
+    assert "\\begin{tabular}" in (tmp_path / "tables/metrics.tex").read_text(encoding="utf-8")
+
+    assert export.main(["paper=all", "format=csv", f"to={tmp_path / 'all'}"]) == 0
+    rows = list(csv.DictReader((tmp_path / "all/main_claims.csv").open(encoding="utf-8")))
+    assert {row["stale"] for row in rows} == {"True"}
+    assert len({row["key"] for row in rows}) == len(list(results.RESULTS.glob("*.json")))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["paper=meal_v2", "format=latx"], "format 'latx' does not exist; did you mean 'latex'"),
+        (["paper=meal_v2", "stage=student", "format=latex"], "format=latex: is of tables"),
+        (["paper=all", "stage=student"], "stage=student: is of one paper's weights"),
+    ],
+)
+def test_a_format_that_makes_no_sense_is_told(words: list[str], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        export.main(words)

@@ -104,6 +104,21 @@ def test_who_measures_time_waits_for_others_and_lets_nobody_in_before(tmp_path: 
 
 
 @pytest.mark.skipif(not Path("/proc/locks").exists(), reason="the system does not say who holds a lock")
+def test_workers_of_one_command_take_turns_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    sibling = subprocess.Popen(["sleep", "600"])
+    try:
+        monkeypatch.setattr(os, "getppid", os.getpid)  # as if this process were started by the one that started it
+        assert not processes._is_of_this_command(sibling.pid)  # no worker
+        monkeypatch.setattr(processes.multiprocessing, "parent_process", lambda: "the command")
+        assert processes._is_of_this_command(sibling.pid)
+        assert not processes._is_of_this_command(1)
+        assert not processes._is_of_this_command(2**30)  # none
+    finally:
+        sibling.kill()
+        sibling.wait()
+
+
+@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="the system does not say who holds a lock")
 def test_who_waits_is_told_for_whom_and_that_it_is_stopped(tmp_path: Path) -> None:
     hold = f"""
 import sys, time

@@ -17,7 +17,9 @@ from pydantic.dataclasses import dataclass
 from experiments.commands import schema as schema_command
 from experiments.common.errors import InputError
 from experiments.config import claims, compose, reading, schema
-from experiments.config.schema import Claim
+from experiments.config.comparisons import HASHED, Claim
+from experiments.config.published import Published
+from experiments.config.stages import Trainer
 from experiments.config.written import CLOSED, Text, read
 
 CLAIM = {"name": "a beats b", "better": "a/test/x", "than": "b/test/x", "worth": 1, "main": True}
@@ -83,6 +85,8 @@ def put(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("claims.0.published", {"diference": 1, "source": "s"}, "claims.0.published: key 'diference' does not exist"),
         ("claims", {"a": 1}, "claims={'a': 1}: expected a list"),
         ("arxiv", 2404.14581, "arxiv=2404.14581: expected a text"),
+        ("arxiv", "24041.4581", "arxiv='24041.4581': expected a text that is an arXiv number"),
+        ("key", "K-1", "key='K-1': expected a name of small letters, digits and _"),
         ("title", None, "title is missing"),
         ("stages.a.nedes", {}, "stages.a: key 'nedes' does not exist; did you mean 'needs'?"),
         ("stages.a.needs", ["b"], "stages.a.needs=['b']: expected stages by argument, as in {teachers: [a, b]}"),
@@ -114,9 +118,9 @@ def test_a_mistake_in_a_paper_s_file_is_one_line(path: str, value: Any, told: st
 
 def test_an_open_reference_is_for_files_alone() -> None:
     node = {"max_epochs": "${epochs}"}
-    read(schema.Trainer, node, "stages.a.trainer", later=True)
+    read(Trainer, node, "stages.a.trainer", later=True)
     with pytest.raises(InputError, match=r"^stages\.a\.trainer\.max_epochs='\$\{epochs\}': expected a whole number"):
-        read(schema.Trainer, node, "stages.a.trainer")
+        read(Trainer, node, "stages.a.trainer")
 
 
 def test_values_stay_as_they_were_written() -> None:
@@ -130,11 +134,11 @@ def test_a_field_added_later_changes_no_hash_unless_it_says_something() -> None:
     class Later(Claim):
         all_of: Text | None = None
 
-    hashed = {key: value for key, value in vars(Claim(**CLAIM)).items() if key in schema.HASHED}
+    hashed = {key: value for key, value in vars(Claim(**CLAIM)).items() if key in HASHED}
     assert Claim(**CLAIM).content() == hashed  # every field of the first hash counts, defaults too
     assert Later(**CLAIM).content() == Claim(**CLAIM).content()
     assert Later(**CLAIM, all_of="x").content() == {**Claim(**CLAIM).content(), "all_of": "x"}
-    assert {field.name for field in dataclasses.fields(Claim)} >= schema.HASHED
+    assert {field.name for field in dataclasses.fields(Claim)} >= HASHED
 
 
 @pytest.fixture
@@ -210,7 +214,7 @@ def test_one_of_a_setting_s_claims_is_main() -> None:
 def test_a_metric_that_no_stage_reports_is_named_with_the_nearest() -> None:
     ask = read(Claim, {**CLAIM, "requires": ["mean(arm_*/train/loss) < 1"]}, "claims.0")
     row = {"stage": "b", "metric": "test/y", "value": 1.0, "dataset": "d", "protocol": "p", "source": "s"}
-    questions = claims.Questions([ask], [], [read(schema.Published, row, "published.0")])
+    questions = claims.Questions([ask], [], [read(Published, row, "published.0")])
     stages = ["a", "b", "arm_1", "arm_2"]
 
     def told(stage: str, *metrics: str, scale: str = "mini") -> str:

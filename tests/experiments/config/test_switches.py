@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from experiments.common.errors import InputError
-from experiments.config import schema, switches
+from experiments.config import switches
+from experiments.config.stages import Trainer
 from experiments.config.written import read
 from experiments.running import training
 from experiments.running.plan import Plan, Stage
@@ -95,4 +96,4 @@ def test_every_optimiser_that_can_be_fused_is() -> None:
 )
 def test_wrong_values_are_named(trainer: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        read(schema.Trainer, {"precision": "32-true", **trainer}, "stages.any.trainer")
+        read(Trainer, {"precision": "32-true", **trainer}, "stages.any.trainer")

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from experiments.common.errors import InputError
 from experiments.config import vary
-from experiments.config.schema import Knob
+from experiments.config.trials import Knob
 
 RATE = {"keys": ["stages.*.lr"], "times": [0.5, 2]}
 CONFIG = {

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from experiments.common.errors import InputError
-from experiments.config.schema import Counted
+from experiments.config.networks import Counted
 from experiments.evidence import counts, results
 from experiments.running.counting import build_on_meta, multiply_adds, multiply_adds_of_image, parameters
 

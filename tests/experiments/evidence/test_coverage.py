@@ -8,7 +8,8 @@ import pytest
 
 from experiments.common.errors import InputError
 from experiments.config import compose
-from experiments.config.schema import PaperFile, printed
+from experiments.config.schema import PaperFile
+from experiments.config.summary import printed
 from experiments.config.written import read
 from experiments.evidence import counts, coverage
 from experiments.evidence.records import Entry

@@ -9,11 +9,13 @@ import pytest
 
 from experiments.commands import check_results
 from experiments.common.errors import InputError
-from experiments.config.claims import Claim, Questions
+from experiments.config.claims import Questions
+from experiments.config.comparisons import Claim
 from experiments.config.expressions import Table
 from experiments.config.written import read
 from experiments.evidence import joint, merge, results, rules, sequences, suite, verdicts
-from experiments.evidence.records import Entry, HistoryItem, JudgedClaim
+from experiments.evidence.judged import JudgedClaim
+from experiments.evidence.records import Entry, HistoryItem
 from experiments.pages import view
 from tests import example
 

@@ -12,9 +12,11 @@ import pytest
 
 from experiments.common.errors import InputError
 from experiments.config import compose
-from experiments.config.claims import Claim, Questions
+from experiments.config.claims import Questions
+from experiments.config.comparisons import Claim
 from experiments.evidence import merge, registration, results
-from experiments.evidence.records import Confirmation, Entry, Hardware, Registration
+from experiments.evidence.ran import Confirmation, Hardware
+from experiments.evidence.records import Entry, Registration
 from experiments.running.plan import PILOTS, Plan
 from tests import example
 

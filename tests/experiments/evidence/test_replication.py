@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from experiments.config.claims import Claim, Questions
-from experiments.config.schema import Knob
+from experiments.config.claims import Questions
+from experiments.config.comparisons import Claim
+from experiments.config.trials import Knob
 from experiments.evidence import registration, replication, results, verdicts
 from experiments.evidence.records import Entry, Replication
 from tests import example

@@ -14,7 +14,8 @@ from experiments.commands import check_results
 from experiments.common import files
 from experiments.evidence import registrations, results, statements
 from experiments.evidence.order import History
-from experiments.evidence.records import Confirmation, Entry, Record, Registration
+from experiments.evidence.ran import Confirmation
+from experiments.evidence.records import Entry, Record, Registration
 from experiments.running.manifest import hash_metrics
 from experiments.running.plan import SEEDS
 from tests import example

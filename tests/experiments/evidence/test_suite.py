@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from experiments.config.claims import Claim, Questions
+from experiments.config.claims import Questions
+from experiments.config.comparisons import Claim
 from experiments.evidence import results, rules, suite
 from experiments.evidence.records import Entry, HistoryItem
 from tests import example

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from experiments.common.errors import InputError
-from experiments.config.schema import Grid
+from experiments.config.trials import Grid
 from experiments.evidence import tuning
 
 TUNE = {"arms": ["a", "b"], "keys": ["stages.*.lr"], "values": [0.1, 0.2, 0.4], "seeds": [1, 2]}

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from experiments.config.claims import Claim, Published
+from experiments.config.comparisons import Claim
 from experiments.config.expressions import Table
+from experiments.config.published import Published
 from experiments.evidence import rules, verdicts
-from experiments.evidence.records import JudgedClaim
+from experiments.evidence.judged import JudgedClaim
 
 SIX = [-0.05, 0.03, 0.05, -0.03, 0.02, -0.02]
 

@@ -6,7 +6,7 @@ import pytest
 
 from experiments.commands import cli
 from experiments.common.errors import InputError
-from experiments.pages import console, numbers, view
+from experiments.pages import console, display, numbers, view
 from experiments.pages.progress import Board
 from tests.experiments.pages.test_report import sample
 
@@ -14,7 +14,7 @@ NAME = "[/nothing][red]acc[0]"
 
 
 @pytest.fixture
-def entry() -> view.Entry:
+def entry() -> display.Entry:
     """An entry whose every name looks like markup."""
     record = sample().entries["mini"]
     for claim in record.claims:
@@ -28,11 +28,18 @@ def entry() -> view.Entry:
     return view.of(record)
 
 
-def test_names_that_look_like_markup_are_shown(entry: view.Entry) -> None:
+def test_names_that_look_like_markup_are_shown(entry: display.Entry) -> None:
     with console.out.capture() as captured:
         console.say(console.main_line(entry, NAME), console.first_line(entry, 0.0, 1), NAME)
         console.say(console.look_line(entry, 0.0, 1.0), console.beside(entry, entry, NAME))
     assert captured.get().count(NAME) == 10
+
+    closing = console.closing_table([console.Ended(NAME, entry, 75.0, 130.0)])
+    with console.out.capture() as captured:
+        console.out.print(closing)
+    assert "acc[0]" in captured.get()
+    assert "75 s" in captured.get()
+    assert "2 min" in captured.get()
 
     for table in console.tables(entry, NAME):
         with console.out.capture() as captured:

@@ -63,5 +63,5 @@ def test_cells_share_an_axis() -> None:
 def test_a_stale_row_says_so_and_is_pale() -> None:
     stale = replace(ROW, stale=True)
     assert stale.word == f"{ROW.verdict}, stale"
-    assert 'opacity="0.55"' in forest.picture([stale])
-    assert 'opacity="0.55"' not in forest.picture([ROW])
+    assert 'opacity="0.7"' in forest.picture([stale])
+    assert 'opacity="0.7"' not in forest.picture([ROW])

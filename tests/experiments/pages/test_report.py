@@ -23,9 +23,12 @@ from experiments.common import files
 from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose
-from experiments.evidence import layout, results, staleness
-from experiments.evidence.records import Against, CheckResult, Dataset, Record, SeedsThatHold, StageRecord
-from experiments.pages import figures, index, report, view
+from experiments.evidence import hardware, layout, results, staleness
+from experiments.evidence.judged import Against, CheckResult, SeedsThatHold
+from experiments.evidence.ran import Code, Dataset, StageRecord
+from experiments.evidence.records import Record, Replication
+from experiments.evidence.sweeps import Swept
+from experiments.pages import curves, diagram, differences, display, drawing, index, report, section, view
 from tests import example
 
 HOSTILE = "<script>alert(1)</script>\"'&"
@@ -47,7 +50,7 @@ def stage(needs: list[str], top1: list[float], **more: Any) -> StageRecord:
 judged = example.claim
 
 
-def claim(name: str, verdict: str, values: list[float], interval: list[float] | None) -> view.Claim:
+def claim(name: str, verdict: str, values: list[float], interval: list[float] | None) -> display.Claim:
     return view.claim(judged(name, verdict, values, interval))
 
 
@@ -237,6 +240,24 @@ def test_a_page_folds_out_what_of_the_paper_was_run(build: Any) -> None:
     assert "mini and full, not run yet" in folded
 
 
+def test_a_page_says_what_the_paper_takes_on_a_card(build: Any, tmp_path: Path) -> None:
+    """Whatever a driver and a failure say is shown as text."""
+    reason = hardware.Failed(reason="<b>out of memory</b>")
+    code = Code(commit="0123456789", dirty=True)
+    at = "2026-11-30T10:00:00+00:00"
+    row = hardware.Row(
+        part="steps", paper="meal_v2", what="student", how="bf16-mixed", at=at, code=code, seconds=1, found=reason
+    )
+    card = hardware.Card(name="Some & Other", memory=2**34, cpu="", versions={}, asked=1, rows=[row])
+    hardware.write(card, tmp_path / "results" / "hardware" / "some-other.json")
+    html = build(sample())["meal_v2"]
+    shown = html[html.index('<h2 id="card-1">') :].partition("</section>")[0]
+    assert "What it takes on Some &amp; Other</h2>" in shown
+    assert "On one card of 16 GiB" in shown
+    assert "failed: &lt;b&gt;out of memory&lt;/b&gt;" in shown
+    assert "2026-11-30 01234567+" in shown
+
+
 def test_a_page_says_how_settings_differ(build: Any) -> None:
     record = sample()
     again = record.entries["mini"].model_copy(deep=True, update={"variant": "clean"})
@@ -303,11 +324,11 @@ def test_hostile_text_is_escaped_everywhere(build: Any) -> None:
 
 
 def test_figures_escape_and_are_well_formed() -> None:
-    boxes = [figures.Box("a", [], True, HOSTILE), figures.Box(HOSTILE, ["a"], False, "only tested")]
+    boxes = [diagram.Box("a", [], True, HOSTILE), diagram.Box(HOSTILE, ["a"], False, "only tested")]
     drawn = [
-        figures.difference(claim(HOSTILE, "supported", [1.0], [-1.0, math.inf]), (-2.0, 3.0)),
-        figures.curves(HOSTILE, {HOSTILE: example.curve().plain()}, {HOSTILE: 0}),
-        figures.diagram(boxes, {"a": 0, HOSTILE: 1}),
+        differences.draw_claim(claim(HOSTILE, "supported", [1.0], [-1.0, math.inf]), (-2.0, 3.0)),
+        curves.draw(HOSTILE, {HOSTILE: example.curve()}, {HOSTILE: 0}),
+        diagram.draw(boxes, {"a": 0, HOSTILE: 1}),
     ]
     for text in drawn:
         tags = {element.tag.rpartition("}")[2] for element in ElementTree.fromstring(text).iter()}
@@ -323,7 +344,7 @@ def test_nothing_is_loaded_from_elsewhere(build: Any) -> None:
             target = attributes.get("href") or attributes.get("src") or attributes.get("xlink:href") or ""
             if ":" in target:
                 assert tag == "a"
-                assert target.startswith("https://arxiv.org/abs/")
+                assert target.startswith(("https://arxiv.org/abs/", "https://github.com/"))
 
 
 def test_the_index_runs_its_own_script_alone(build: Any) -> None:
@@ -342,6 +363,7 @@ def test_rows_can_be_filtered_by_what_stands_in_them(build: Any) -> None:
     row = next(attributes for tag, attributes in elements if tag == "tr" and attributes.get("id") == "meal_v2")
     assert row["data-verdict"] == "supported stale"
     assert row["data-replication"] == "not-yet"
+    assert row["data-topic"] == "distillation"
     assert (row["data-scale"] or "").split() == ["mini"]
     wanted = {a["data-sort"] for tag, a in elements if tag == "td" and "data-sort" in a}
     assert "2.0000" in wanted  # the difference of 2, counted in a worth of 1
@@ -378,7 +400,7 @@ def test_links_lead_somewhere(build: Any) -> None:
 def test_same_data_same_strings(build: Any) -> None:
     assert build(sample()) == build(sample())
     first, second = (view.claim(sample().entries["mini"].claims[0]) for _ in range(2))
-    assert figures.difference(first, (-1, 5)) == figures.difference(second, (-1, 5))
+    assert differences.draw_claim(first, (-1, 5)) == differences.draw_claim(second, (-1, 5))
 
 
 def test_every_svg_is_labelled_and_every_table_has_a_caption(build: Any) -> None:
@@ -399,6 +421,20 @@ def test_pictures_of_the_first_seed_are_embedded(build: Any, tmp_path: Path) -> 
     assert "soft_labels" in (images[0]["alt"] or "")
 
 
+def test_pictures_of_the_record_are_shown_without_its_runs(build: Any, tmp_path: Path) -> None:
+    kept = tmp_path / "results/pictures/meal_v2/mini/student-map.webp"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"not looked into")
+    told = {"stage": "student", "name": "map", "fingerprint": "f0", "file": kept.name, "sha256": files.sha256(kept)}
+    record = sample()
+    mark = record.entries["mini"].registered.hash
+    files.write_json(kept.parent.with_suffix(".json"), {"registration": mark, "seed": 0, "pictures": [told]})
+    page = Seen(build(record)["meal_v2"])
+    (image,) = [a for tag, a in page.elements if tag == "img"]
+    assert image == {"src": "data:image/webp;base64,bm90IGxvb2tlZCBpbnRv", "alt": "map, drawn by student"}
+    assert "Drawn by the stages of the first recorded seed" in page.text
+
+
 def test_a_linked_picture_and_one_outside_the_run_are_left_out(build: Any, tmp_path: Path) -> None:
     """By a link at any step, a stage's name that climbs, or a file that is no picture's size."""
     secret = tmp_path / "secret.png"
@@ -408,7 +444,7 @@ def test_a_linked_picture_and_one_outside_the_run_are_left_out(build: Any, tmp_p
     pictures.mkdir(parents=True)
     (pictures / "linked.png").symlink_to(secret)
     (pictures / "folder.png").mkdir()
-    (pictures / "huge.png").write_bytes(bytes(report.MOST_PICTURE + 1))
+    (pictures / "huge.png").write_bytes(bytes(section.MOST_PICTURE + 1))
     elsewhere = tmp_path / "elsewhere/pictures"
     elsewhere.mkdir(parents=True)
     (elsewhere / "a.png").write_bytes(b"secret of this machine")
@@ -431,8 +467,8 @@ def test_a_name_from_elsewhere_is_one_step(name: str, inside: bool, tmp_path: Pa
 
 
 def test_seeds_and_settings_in_figures_are_escaped() -> None:
-    row = {"setting": HOSTILE, "seeds": [HOSTILE], "values": [1.0], "mean": 1.0, "interval": None}
-    drawn = figures.values(row, (0.0, 2.0))
+    row = Swept.model_construct(setting=HOSTILE, seeds=[HOSTILE], values=[1.0], mean=1.0, interval=None)
+    drawn = differences.draw_setting(row, (0.0, 2.0))
     tags = [element.tag.rpartition("}")[2] for element in ElementTree.fromstring(drawn).iter()]
     assert "script" not in tags
 
@@ -486,12 +522,12 @@ def dots(text: str) -> list[float]:
 
 
 def test_dots_lie_where_the_axis_says() -> None:
-    drawn = figures.difference(claim("c", "supported", [-1.0, 1.0, 3.0], None), (-1.0, 3.0))
+    drawn = differences.draw_claim(claim("c", "supported", [-1.0, 1.0, 3.0], None), (-1.0, 3.0))
     assert dots(drawn) == [10.0, 130.0, 250.0]  # left edge, middle, right edge of a 260 px figure with 10 px margins
 
 
 def test_a_huge_interval_does_not_hide_the_seeds() -> None:
-    low, high = figures.limits([claim("c", "undecided", [0.1, 0.3], [-900.0, 900.0])])
+    low, high = differences.limits([claim("c", "undecided", [0.1, 0.3], [-900.0, 900.0])])
     assert low < 0.0 < 0.3 < high
     assert high - low < 1.2  # three times the range of zero and the seeds, and the margin around it
 
@@ -499,28 +535,28 @@ def test_a_huge_interval_does_not_hide_the_seeds() -> None:
 def test_claims_of_a_metric_share_an_axis_unless_one_would_vanish() -> None:
     near, twice = claim("a", "supported", [1.0, 2.0], None), claim("b", "supported", [1.0, 4.0], None)
     far = claim("c", "supported", [1.0, 90.0], None)
-    assert figures.span(near, [near, twice]) == figures.span(twice, [near, twice])
-    assert figures.span(near, [near, far]) == figures.limits([near])
+    assert differences.span(near, [near, twice]) == differences.span(twice, [near, twice])
+    assert differences.span(near, [near, far]) == differences.limits([near])
 
 
 def test_a_curve_may_have_holes() -> None:
-    holes = {**example.curve().plain(), "mean": [2.0, math.nan, 1.0]}
-    drawn = figures.curves("val/auroc", {"a": holes}, {"a": 0})
+    holes = example.curve().model_copy(update={"mean": [2.0, math.nan, 1.0]})
+    drawn = curves.draw("val/auroc", {"a": holes}, {"a": 0})
     assert "nan" not in drawn
 
 
 def test_no_two_stages_look_the_same() -> None:
-    strokes = {figures._stroke(index) for index in range(24)}
+    strokes = {drawing.stroke(index) for index in range(24)}
     assert len(strokes) == 24
 
 
 def test_diagram_arrows_point_right_and_all_are_drawn() -> None:
     boxes = [
-        figures.Box("a", [], True, "trained"),
-        figures.Box("b", ["a"], True, "trained"),
-        figures.Box("c", ["a", "b"], False, "only tested"),
+        diagram.Box("a", [], True, "trained"),
+        diagram.Box("b", ["a"], True, "trained"),
+        diagram.Box("c", ["a", "b"], False, "only tested"),
     ]
-    root = ElementTree.fromstring(figures.diagram(boxes, {"a": 0, "b": 1, "c": 2}))
+    root = ElementTree.fromstring(diagram.draw(boxes, {"a": 0, "b": 1, "c": 2}))
     rects = [e for e in root.iter() if e.tag.endswith("rect")]
     assert [float(r.attrib["x"]) for r in rects] == sorted(float(r.attrib["x"]) for r in rects)
     assert ["stroke-dasharray" in r.attrib for r in rects] == [False, False, True]
@@ -536,13 +572,13 @@ def test_diagram_arrows_point_right_and_all_are_drawn() -> None:
     ],
 )
 def test_command(variant: str | None, overrides: list[str], expected: str) -> None:
-    assert report._command("k", "mini", variant, overrides) == expected
+    assert section.command_line("k", "mini", variant, overrides) == expected
 
 
 @pytest.mark.parametrize("override", ["a=1", "a='x y'", 'a="b"', "a=${b}", "a=$HOME", "a=[1,{b:2}]", "a=b\\c"])
 def test_command_survives_make_and_the_shell(override: str, tmp_path: Path) -> None:
     (tmp_path / "Makefile").write_text("reproduce:\n\t@printf '%s\\n' $(ARGS)\n")
-    line = report._command("k", "mini", None, [override])
+    line = section.command_line("k", "mini", None, [override])
     # The suite itself is started by make, whose variables would make this one talk about folders.
     alone = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     done = subprocess.run(["sh", "-c", line], cwd=tmp_path, env=alone, capture_output=True, text=True, check=True)
@@ -578,3 +614,24 @@ def test_sweeps_are_shown_with_every_setting(build: Any, tmp_path: Path) -> None
     assert "w=2" in page
     assert "the loss is nan" in page
     assert "<script>" not in page
+
+
+def test_a_replication_is_drawn_with_what_each_seed_drew(build: Any) -> None:
+    record = sample()
+    entry = record.entries["mini"]
+    claims = [judged("the student is better", "supported", [0.5, 1.5, 2.5], [0.1, 2.9], main=True)]
+    claims[0].seeds = [10, 11, 12]
+    drawn = [{"lr": 0.51234, "epochs": 12}, {"lr": 1.9}, {"lr": 1.0, "epochs": 7}]
+    told = {"registered": "ab", "seeds": [10, 11, 12], "drawn": drawn, "metrics": {}, "claim": claims[0]}
+    entry.replication = Replication(**told, word="replicated")
+    page = Seen(build(record)["meal_v2"])
+    assert "replicated over recipes: supported, +1.50 [+0.100, +2.90] points; 3 of 3 draws" in page.text
+    assert "11 1.9 – +1.50" in page.text  # this seed drew no epochs
+    assert "10 0.512 12 +0.500" in page.text
+    assert "Replication" in page.text
+
+
+def test_a_page_links_the_authors_code(build: Any) -> None:
+    page = Seen(build(sample())["meal_v2"])
+    assert "https://github.com/szq0214/MEAL-V2" in [a.get("href") for tag, a in page.elements if tag == "a"]
+    assert "modules/meal_v2" in page.text

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from experiments.evidence.records import Dataset, Entry, SeedsThatHold
+from experiments.evidence.judged import SeedsThatHold
+from experiments.evidence.ran import Dataset
+from experiments.evidence.records import Entry
 from experiments.pages import scope, view
 from tests import example
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from experiments.common import files
 from experiments.common.errors import InputError
 from experiments.identity.provenance import code_version
-from experiments.running import engine, loggers
+from experiments.running import engine, loggers, preconditions
 from experiments.running.plan import Plan
 
 OTHER = {"commit": "0123456789abcdef0123456789abcdef01234567", "dirty": False}  # a commit that is not the present one
@@ -123,6 +124,64 @@ def test_tensorboard_writes_event_files(make_plan: Callable[..., Plan]) -> None:
     plan = make_plan("logger=tensorboard")
     assert engine.ensure(plan, plan.stages["init"]).status == "done"
     assert list((plan.stages["init"].directory / "tensorboard").glob("events.out.tfevents.*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("trackio", "logger=trackio: the package 'trackio' is not installed: make extras EXTRAS=trackio"),
+        ("mlflow", "logger=mlflow: the package 'mlflow' is not installed: make extras EXTRAS=mlflow"),
+        ("tensorboard", "logger=tensorboard: the package 'tensorboard' is not installed: make setup"),
+        ("wanbd", "logger.name 'wanbd' does not exist; did you mean 'wandb'"),
+    ],
+)
+def test_a_dashboard_that_is_not_there_ends_in_one_line_before_anything_runs(
+    name: str, told: str, make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
+    plan = make_plan()
+    plan.config["logger"] = {"name": name}
+    for look in (lambda: preconditions.check([plan]), lambda: loggers.open_logger(plan, plan.stages["init"])):
+        with pytest.raises(InputError) as failed:
+            look()
+        assert str(failed.value).startswith(told)
+
+
+def test_trackio_has_a_run_for_a_stage_with_curves_and_test(
+    make_plan: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when it is imported
+    pytest.importorskip("trackio")
+    from trackio.sqlite_storage import SQLiteStorage
+
+    plan = make_plan("logger=trackio")
+    assert engine.ensure(plan, plan.stages["init"]).status == "done"
+    name = loggers.run_name(plan, plan.stages["init"])
+    assert name == "meal_v2/smoke/init/seed=0"
+    assert SQLiteStorage.get_runs("reprise") == [name]
+    rows = SQLiteStorage.get_logs("reprise", name)
+    assert sum("train/loss" in row for row in rows) == 3
+    assert sum("test/top1" in row for row in rows) == 1
+
+
+def test_mlflow_has_a_run_for_a_stage_with_curves_and_test(
+    make_plan: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mlflow")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    from mlflow.tracking import MlflowClient
+
+    plan = make_plan("logger=mlflow")
+    assert engine.ensure(plan, plan.stages["init"]).status == "done"
+    client = MlflowClient(f"file:{Path(plan.config['runs_dir']).resolve() / 'mlruns'}")
+    (experiment,) = [each for each in client.search_experiments() if each.name == "reprise"]
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.run_name == "meal_v2/smoke/init/seed=0"
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["fingerprint"] == plan.stages["init"].fingerprint
+    assert len(client.get_metric_history(run.info.run_id, "train/loss")) == 3
+    assert "test/top1" in run.data.metrics
+    assert str(tmp_path) not in json.dumps(run.data.params)
 
 
 def test_csv_adds_nothing(make_plan: Callable[..., Plan]) -> None:

@@ -85,3 +85,12 @@ def test_published_counts_are_those_of_the_released_annotations(scale: str) -> N
         counts |= {f"major_{name}": count for name, count in zip(CATEGORIES, major or [], strict=False)}
         expected |= {f"{model}_{name}": count for name, count in counts.items()}
     assert published == expected
+
+
+def test_the_guessing_rival_is_the_strongest_network_on_random_labels() -> None:
+    stages = plan(compose.compose(compose.request(["paper=bagel", "scale=mini"]).overrides), 0).stages
+    strong, random = stages["strong"], stages["random"]
+    assert random.module == strong.module
+    assert random.data["source"].pop("label_noise") == 1.0
+    assert strong.data["source"].pop("label_noise") == 0.0
+    assert random.data == strong.data

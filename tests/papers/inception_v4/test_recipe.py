@@ -109,6 +109,17 @@ def without(module: dict[str, Any], *names: str) -> dict[str, Any]:
     return {key: value for key, value in module.items() if key not in names}
 
 
+def test_the_unscaled_rival_differs_by_its_scale_alone(make_plan: Callable[..., Plan]) -> None:
+    stages = make_plan("paper=inception_v4", "scale=mini").stages
+    scaled, unscaled = (stages[name].module["network"] for name in ("inception_resnet_v2", "unscaled"))
+    assert [grid["scale"] for grid in scaled["grids"]] == [0.2, 0.2, 0.2]
+    assert [grid["scale"] for grid in unscaled["grids"]] == [1.0, 1.0, 1.0]
+    assert [without(grid, "scale") for grid in unscaled["grids"]] == [
+        without(grid, "scale") for grid in scaled["grids"]
+    ]
+    assert without(unscaled, "grids") == without(scaled, "grids")
+
+
 def test_mini_networks_cost_the_same(make_plan: Callable[..., Plan]) -> None:
     stages = make_plan("paper=inception_v4", "scale=mini").stages
     with torch.device("meta"):
@@ -122,9 +133,11 @@ def test_mini_networks_cost_the_same(make_plan: Callable[..., Plan]) -> None:
             assert sizes[concatenated][1] == pytest.approx(sizes[residual][1], rel=0.05)
             assert sizes[plain][0] == pytest.approx(sizes[residual][0], rel=0.01)
             assert sizes[plain][1] == sizes[residual][1]
-        recipes = [without(s.module, "network", "mistakes") for s in stages.values() if s.fit]
-        assert all(recipe == recipes[0] for recipe in recipes[:6])
-        assert [without(r, "tolerant", "optimizer") for r in recipes[6:]] == [without(recipes[0], "optimizer")] * 2
+        assert sizes["unscaled"] == sizes["inception_resnet_v2"]
+        recipes = [without(s.module, "network", "mistakes", "tolerant", "optimizer") for s in stages.values() if s.fit]
+        assert all(recipe == recipes[0] for recipe in recipes)
+        optimizers = [without(s.module["optimizer"], "lr") for s in stages.values() if s.fit]
+        assert all(optimizer == optimizers[0] for optimizer in optimizers)
         assert built["wide"].out_channels > 1000
         deep = {}
         for name in ("plain", "inception_resnet_v2"):  # as counted for colour images and 4/7/3 blocks
