@@ -10,8 +10,8 @@ from experiments.commands import exploring, stopping
 from experiments.commands.schedulers import Schedulers, jobs
 from experiments.commands.setting import Setting
 from experiments.common.errors import InputError
-from experiments.config import claims
-from experiments.evidence import registration, restarts, results
+from experiments.config import claims, compose
+from experiments.evidence import merge, registration, restarts, results, suite
 from experiments.evidence.records import Entry, Registration
 from experiments.identity.provenance import cores
 from experiments.pages import console, view
@@ -114,11 +114,23 @@ class Seeds:
         if self.registered.stream == 0:
             return stopping.EXPLORED if self.setting.explores else stopping.BY_HAND
         config = self.setting.config
-        if reason := stopping.decided(entry) or stopping.spent(len(self.plans), config.most):
+        if reason := stopping.spent(len(self.plans), config.most):
+            return stopping.decided(entry) or reason
+        if (reason := stopping.decided(entry)) and not (config.record is True and self._is_alone(entry)):
             return reason
         if self._next_is_done():
             return ""
         return stopping.late(self.minutes(), config.minutes)
+
+    def _is_alone(self, entry: Entry) -> bool:
+        """Whether its verdict is decided by itself, and not kept beside the recorded ones of all other papers."""
+        title, paper = self.setting.title, self.setting.paper
+        if title not in suite.DEFAULT:
+            return False  # other settings do not stand for their paper
+        chosen = {key: default for key in compose.papers() if (default := suite.default_entry(results.entries(key)))}
+        others = {key: there for key, (_, there) in chosen.items()}
+        others[paper] = merge.put(entry, results.entry(paper, title), self.registered)
+        return suite.keep(others).get(paper) is False
 
     def cpu_seconds(self) -> float:
         """CPU time of the stages that this command ran, where they say it."""
