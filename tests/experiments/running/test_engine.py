@@ -220,6 +220,31 @@ def test_a_damaged_checkpoint_of_a_finished_stage_is_made_again(make_plan: Make)
     assert [e["stage"] for e in events if e["event"] == "start"] == ["ensemble", "teacher_a", "ensemble"]
 
 
+def test_a_checkpoint_replaced_while_the_stage_was_tested_is_noticed(
+    make_plan: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a machine that sees no lock of this one: the record holds the checksum of what was trained here."""
+    plan, another = make_plan(), only(make_plan(seed=1), "teacher_a")
+    plan = only(plan, "teacher_a", "teacher_b", "ensemble")
+    reference, _ = collect(plan)
+    collect(another)
+    victim, other = (each.stages["teacher_a"].directory for each in (plan, another))
+    for name in ("teacher_a", "ensemble"):
+        shutil.rmtree(plan.stages[name].directory)
+    test, replaced = training._test, []
+
+    def test_late(trainer: Any, *more: Any) -> dict[str, float]:
+        if Path(trainer.default_root_dir) == victim and not replaced:
+            replaced.append(shutil.copy(other / "last.ckpt", victim))
+        return test(trainer, *more)
+
+    monkeypatch.setattr(training, "_test", test_late)
+    outcome, events = collect(plan)
+    assert {name: item.metrics for name, item in outcome.items()} == {n: r.metrics for n, r in reference.items()}
+    warned = [event["text"] for event in events if event["event"] == "warning"]
+    assert any("teacher_a" in text and "another's" in text for text in warned)
+
+
 def test_the_checkpoint_of_another_seed_is_refused(make_plan: Make) -> None:
     """Sound in itself: by its checksum where the stage has finished, by the fingerprint in it where it goes on."""
     plan, other = (only(make_plan(seed=seed), "init", "teacher_a", "teacher_b", "ensemble") for seed in (0, 1))

@@ -22,7 +22,7 @@ from experiments.running.engine import Outcome
 from experiments.running.plan import Plan, Stage, plan
 from experiments.running.pool import Pool, Worker
 from tests.reliability.soak import layouts
-from tests.reliability.soak.bench import Bench, Hook, Trial
+from tests.reliability.soak.bench import PATIENCE, Bench, Hook, Trial
 from tests.reliability.soak.hostile import in_a_fork
 
 SEVERAL = 2  # processes that share a batch
@@ -89,6 +89,8 @@ def two_machines(bench: Bench) -> Trial:
 
     this = bench.fresh()
     children = [bench.start(this, before=sees_no_other) for _ in range(2)]
+    for child in children:
+        child.join(PATIENCE.seconds)  # what lies there once both have ended is what counts
     problems = [bench.ended(child, this, 0, 1) for child in children]
     return Trial("concurrent", "two machines without common locks", "".join(problems) or bench.again(this))
 
