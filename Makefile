@@ -10,36 +10,39 @@ VENV    = $(if $(UV),uv venv --quiet --seed --python $(PYTHON) .venv,$(PYTHON) -
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal
 
 # What may be said on the command line; a misspelt word would otherwise train something else.
-VARIABLES := PYTHON TORCH_INDEX UV EXTRAS PAPER SCALE VARIANT SEEDS MINUTES DRY SWEEP STAGE FORMAT BASE FILE ARXIV EXTRA FOLDER ARGS
+VARIABLES := PYTHON TORCH_INDEX UV EXTRAS PAPER SCALE VARIANT SEEDS MINUTES DRY SWEEP STAGE FORMAT BASE FILE DATA ARXIV EXTRA FOLDER ARGS
 # What each target reads of them, besides PYTHON, TORCH_INDEX and UV; it would pass over the others in silence.
 reads-extras        := EXTRAS
-reads-reproduce     := PAPER SCALE VARIANT SEEDS MINUTES DRY EXTRA ARGS
+reads-reproduce     := PAPER SCALE VARIANT SEEDS MINUTES DRY DATA EXTRA ARGS
 reads-new           := PAPER ARXIV EXTRA ARGS
 reads-test          := PAPER EXTRA ARGS
 reads-test-all      := ARGS
 reads-papers        := PAPER EXTRA ARGS
 reads-report        := PAPER EXTRA ARGS
 reads-check-results := PAPER EXTRA ARGS
-reads-tune          := PAPER SCALE VARIANT EXTRA ARGS
+reads-tune          := PAPER SCALE VARIANT DATA EXTRA ARGS
 reads-counts        := PAPER ARGS
-reads-register      := PAPER SCALE VARIANT EXTRA ARGS
-reads-replicate     := PAPER SCALE VARIANT MINUTES EXTRA ARGS
-reads-sweep         := PAPER SCALE VARIANT SEEDS SWEEP EXTRA ARGS
+reads-register      := PAPER SCALE VARIANT DATA EXTRA ARGS
+reads-replicate     := PAPER SCALE VARIANT MINUTES DATA EXTRA ARGS
+reads-sweep         := PAPER SCALE VARIANT SEEDS SWEEP DATA EXTRA ARGS
 reads-dashboard     := PAPER SCALE VARIANT ARGS
 reads-export        := PAPER SCALE VARIANT STAGE FORMAT EXTRA ARGS
 reads-logbook       := PAPER EXTRA ARGS
 reads-pack          := PAPER SCALE VARIANT EXTRA ARGS
 reads-unpack        := FILE EXTRA ARGS
 reads-compare       := PAPER SCALE VARIANT SEEDS BASE ARGS
-reads-confirm       := PAPER SCALE VARIANT EXTRA ARGS
+reads-confirm       := PAPER SCALE VARIANT DATA EXTRA ARGS
 reads-verify        := FOLDER ARGS
 reads-soak          := PAPER ARGS
 reads-mutants       := PAPER ARGS
 reads-full-scale    := PAPER ARGS
 reads-bench         := PAPER ARGS
+reads-gpu           := PAPER MINUTES ARGS
 # A shell reads these values, and make itself does before each call of a shell: this comes before the first one. What
-# either would act on is no name; ARGS alone are words of a shell.
+# either would act on is no name; ARGS alone are words of a shell. What a target reads may come from the environment too.
 said      := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(v)))),$(v)))
+read      := $(sort $(foreach goal,$(MAKECMDGOALS),$(reads-$(goal))))
+found     := $(foreach v,$(read),$(if $(filter environment,$(firstword $(origin $(v)))),$(v)))
 open      := (
 close     := )
 define newline
@@ -47,7 +50,7 @@ define newline
 
 endef
 acting    := ; & | < > ` ' " \ ! * ? $(open) $(close) $$
-words     := $(filter-out ARGS PYTHON,$(filter $(VARIABLES),$(said)))
+words     := $(filter-out ARGS PYTHON,$(filter $(VARIABLES),$(said)) $(found))
 acts       = $(strip $(foreach c,$(acting),$(findstring $(c),$(value $(1)))) $(if $(findstring $(newline),$(value $(1))),line))
 unsafe    := $(firstword $(foreach v,$(words),$(if $(call acts,$(v)),$(v))))
 ifneq ($(unsafe),)
@@ -62,7 +65,6 @@ nearest    = $(shell $(PYTHON) -c "import difflib, sys; \
 quoted     = '$(subst ','\'',$(1))'
 wrong     := $(firstword $(filter-out $(VARIABLES),$(said)))
 aimless   := $(firstword $(filter-out $(TARGETS) .venv/%,$(MAKECMDGOALS)))
-read      := $(sort $(foreach goal,$(MAKECMDGOALS),$(reads-$(goal))))
 unread    := $(if $(MAKECMDGOALS),$(firstword $(filter-out $(read) PYTHON TORCH_INDEX UV,$(said))))
 ifneq ($(wrong),)
 $(error $(wrong) is no variable of this Makefile$(call nearest,$(wrong),$(VARIABLES)); valid: $(VARIABLES))
@@ -86,13 +88,13 @@ comma   := ,
 nothing :=
 space   := $(nothing) $(nothing)
 seeds    = $(subst $(space),$(comma),$(strip $(subst $(comma),$(space),$(SEEDS))))
-GIVEN    = $(if $(PAPER),paper=$(PAPER)) scale=$(or $(SCALE),mini) $(if $(VARIANT),variant=$(VARIANT)) $(OVERLAY) $(ARGS)
+GIVEN    = $(if $(PAPER),paper=$(PAPER)) scale=$(or $(SCALE),mini) $(if $(VARIANT),variant=$(VARIANT)) $(if $(DATA),data=$(DATA)) $(OVERLAY) $(ARGS)
 OVERLAY  = $(if $(EXTRA),extra=$(EXTRA))
 # The tests of an overlay, and what every paper is asked, of its papers.
 OF_EXTRA = --extra $(EXTRA) -c pyproject.toml --rootdir . tests/papers/test_every_paper.py $(wildcard $(EXTRA)/tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup counts extras new reproduce tune register replicate test test-all papers report check-results sweep dashboard export logbook pack unpack compare confirm verify soak mutants bench lint lock schema full-scale readme docs clean
+.PHONY: help setup counts extras new reproduce tune register replicate test test-all papers report check-results sweep dashboard export logbook pack unpack compare confirm verify soak mutants bench gpu lint lock schema full-scale readme docs clean
 
 help: ## this text
 	@echo "Reprise re-runs image-modelling papers and computes whether their claims hold."
@@ -189,7 +191,7 @@ compare: $(READY) ## which numbers a change of the code moved: BASE=main, PAPER=
 
 confirm: $(READY) ## is a stale record still what the code gives? One recorded seed anew, every number compared
 	@$(BIN)/python -m experiments.commands.confirm $(if $(PAPER),paper=$(PAPER)) $(if $(SCALE),scale=$(SCALE)) \
-		$(if $(VARIANT),variant=$(VARIANT)) $(OVERLAY) $(ARGS)
+		$(if $(VARIANT),variant=$(VARIANT)) $(if $(DATA),data=$(DATA)) $(OVERLAY) $(ARGS)
 
 verify: $(READY) ## somebody else's overlay, checked as check-results does: FOLDER=../theirs; none of its code runs
 	@$(BIN)/python -m experiments.commands.verify $(if $(FOLDER),folder=$(FOLDER)) $(ARGS)
@@ -202,6 +204,9 @@ mutants: $(READY) ## would PAPER=K's own tests notice wrong code? 100 changes, o
 
 bench: $(READY) ## speed ratios against plain PyTorch loops; PAPER=K: its networks against independent ones
 	@$(BIN)/python -m experiments.benchmarks.networks $(if $(PAPER),paper=$(PAPER)) $(ARGS)
+
+gpu: $(READY) ## on a machine with a GPU: does all of it run there, and how fast? In pieces of ten minutes (MINUTES=)
+	@$(BIN)/python -m experiments.benchmarks.gpu $(if $(PAPER),paper=$(PAPER)) $(if $(MINUTES),minutes=$(MINUTES)) $(ARGS)
 
 lint: $(READY) ## style, format, types, unsafe calls, installed packages against each other and the lock
 	@$(BIN)/ruff check .

@@ -4,9 +4,11 @@ in a temporary folder."""
 from __future__ import annotations
 
 import gc
+import hashlib
 import os
 import random
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["WANDB_MODE"] = "offline"
 
+from experiments.common import files
 from experiments.common.errors import unknown
 from experiments.config import compose, overlay
 from experiments.running.plan import Plan, plan
@@ -47,14 +50,90 @@ def real_layout(_layout: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("matplotlib.layout_engine.ConstrainedLayoutEngine.execute", _layout)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_power_cut() -> Iterator[None]:
+    """Files are not forced onto the disk, which takes milliseconds a file: no test ends the machine, and what a killed
+    process wrote the system keeps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _composed_once(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What Hydra composed of options of groups in one of the processes that run tests, the others read."""
+    if not hasattr(pytestconfig, "workerinput"):  # it runs all tests itself
+        yield
+        return
+    here = compose._of_options
+    shared = tmp_path_factory.getbasetemp().parent / "composed"
+
+    @lru_cache(maxsize=here.cache_parameters()["maxsize"])
+    def anywhere(*asked: Any) -> bytes:
+        path = shared / hashlib.sha256(repr(asked).encode()).hexdigest()
+        if not path.exists():
+            composed = here(*asked)
+            with files.replacing(path) as temporary:
+                temporary.write_bytes(composed)
+        return path.read_bytes()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compose, "_of_options", anywhere)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _plugins_once() -> Iterator[None]:
+    """Each trainer would look through every installed package for callbacks that it brings."""
+    from lightning_fabric.utilities import registry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "entry_points", lru_cache(registry.entry_points))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _unpacked_once() -> Iterator[None]:
+    """The shipped garments are unpacked once: two thirds of all papers read them, anew for each of their stages."""
+    from datamodules.common.torchvision_sets import FashionMNIST
+
+    read = FashionMNIST.read
+    unpacked: list[Any] = []
+
+    def copy(self: FashionMNIST) -> Any:
+        if self.subset != "embedded":
+            return read(self)
+        if not unpacked:
+            unpacked.extend(read(self))
+        return tuple((images.clone(), labels.clone()) for images, labels in unpacked)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FashionMNIST, "read", copy)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _same_draws() -> None:
     import numpy as np
-    import torch
 
-    torch.manual_seed(0)
+    from datamodules.common.base import seed_torch
+
+    seed_torch(0)
     np.random.seed(0)
     random.seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _workers_end() -> Iterator[None]:
+    """What reads photos for a loader ends with the test.
+
+    A loader is part of a reference cycle: garbage collection would close its queues before its processes are told to
+    end, and then wait five seconds for each.
+    """
+    yield
+    from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
+    _MultiProcessingDataLoaderIter._clean_up_persistent_workers_atexit()
 
 
 @pytest.fixture
@@ -129,10 +208,20 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(lambda: opened.__exit__(None, None, None))
 
 
+def pytest_collection() -> None:
+    """Until everything is imported, nothing is garbage."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
-    """What is imported by now stays: a process that a test forks would copy all that its garbage collection visits."""
+    """What is imported by now stays: a process that a test forks would copy all that its garbage collection visits.
+
+    The oldest objects are looked through as often as by default, the youngest a tenth as often.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(7_000, 5, 2)
+    gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

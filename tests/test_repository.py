@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from experiments.common.paths import ROOT
+from experiments.config import own_data
 from experiments.config.compose import paper_file, papers
 from experiments.evidence import results
 from experiments.identity import definitions
@@ -87,6 +88,7 @@ def test_common_holds_what_two_papers_use(every_target: dict[str, tuple[str, ...
             users.setdefault(definition, set()).add(paper)
     lonely = []
     engine = {n for path in PYTHON if path.is_relative_to(ROOT / "experiments") for n in imports(path)}
+    engine |= set(own_data.PLAIN)  # what a user's images may be
     for path in PYTHON:
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
         if room(name) != "common" or path.name == "__init__.py":

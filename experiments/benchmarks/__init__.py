@@ -1,4 +1,4 @@
-"""What the frame and the papers' networks cost, as ratios measured side by side in one process.
+"""What the frame and the papers' networks cost, side by side in one process, and what a graphics card does with them.
 
-Door: nothing: `make bench` starts it.
+Door: nothing: `make bench` and `make gpu` start it.
 """

@@ -15,12 +15,13 @@ from rich.table import Table
 
 from experiments.benchmarks.alternate import alternate, spread
 from experiments.common.errors import InputError
+from experiments.common.plain import Arguments, Config
 from experiments.pages.console import out
 
 BATCH = 128
 SIDE, PHOTOS, PHOTO_BATCH = 224, 256, 64
 OPTIMIZER = {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.01, "momentum": 0.9}
-AUGMENT: list[dict[str, Any]] = [
+AUGMENT: list[Config] = [
     {"_target_": "datamodules.common.augment.RandomCrop", "padding": 4},
     {"_target_": "datamodules.common.augment.HorizontalFlip"},
 ]
@@ -39,14 +40,14 @@ class Step:
     """
 
     name: str
-    network: dict[str, Any]
-    data: dict[str, Any]
+    network: Config
+    data: Config
     epoch: int
     epochs: int
     wanted: float
 
 
-def _random(augment: bool = False) -> dict[str, Any]:
+def _random(augment: bool = False) -> Config:
     """Random images 3x32x32, four batches of them."""
     data = {"_target_": "datamodules.common.torchvision_sets.CIFAR10", "generated": True, "batch_size": BATCH}
     return {**data, "augment": AUGMENT if augment else []}
@@ -204,7 +205,7 @@ def per_sample_path(workers: int) -> float:
             return transform(images[index]), labels[index]
 
     passes = 4
-    options: dict[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0}
+    options: Arguments = {"num_workers": workers, "persistent_workers": workers > 0}
     loader = DataLoader(PerSample(), batch_size=BATCH, shuffle=True, **options)
     for _ in loader:  # starts the workers
         continue

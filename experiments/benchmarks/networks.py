@@ -33,23 +33,23 @@ Each pair is measured alternately; the best round of each counts, and the spread
 
 
 def main(argv: list[str]) -> int:
-    given = {"rounds": "3", "paper": "", "only": ""}
+    options = {"rounds": "3", "paper": "", "only": ""}
     for argument in argv:
         key, _, value = argument.partition("=")
-        if key not in given:
+        if key not in options:
             raise InputError(f"{argument!r}: expected rounds=N, paper=K or only=TEXT")
-        given[key] = value
-    if not given["rounds"].isdigit() or int(given["rounds"]) < 1:
-        raise InputError(f"rounds={given['rounds']}: expected a whole number from 1")
-    rounds = int(given["rounds"])
+        options[key] = value
+    if not options["rounds"].isdigit() or int(options["rounds"]) < 1:
+        raise InputError(f"rounds={options['rounds']}: expected a whole number from 1")
+    rounds = int(options["rounds"])
     import torch
 
     torch.set_num_threads(1)
-    if given["paper"]:
-        return networks(given["paper"], given["only"], rounds)
+    if options["paper"]:
+        return networks(options["paper"], options["only"], rounds)
     from experiments.benchmarks.frame import frame
 
-    return frame(rounds, given["only"])
+    return frame(rounds, options["only"])
 
 
 def networks(paper: str, only: str, rounds: int) -> int:

@@ -58,7 +58,7 @@ def _recorded(asked: Setting) -> tuple[str, Entry] | None:
     arm = reading.arm_files(asked.paper).get(asked.request.variant or "")
     if arm is None:
         return None
-    title = results.title(asked.request.scale, arm.get("variant"))
+    title = results.title(asked.request.scale, arm.get("variant"), data=asked.request.data)
     entry = results.entry(asked.paper, title, results.RESULTS)
     return (title, entry) if entry is not None and entry.seeds else None
 
@@ -129,7 +129,7 @@ def judged(asked: Setting, beside: Beside, count: int, outcomes: Mapping[int, Ma
         for name, outcome in by_stage.items()
         if outcome.status != "done"
     }
-    entry = results.build(beside.plans[:count], count, asked.request.given, reasons, recorded=recorded)
+    entry = results.build(beside.plans[:count], count, asked.request.told, reasons, recorded=recorded)
     return entry.model_copy(update={"stopped": KNOWN})
 
 

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal, cast
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
 from experiments.commands import cli, readme
+from experiments.commands.described import Compared, Configured, Covered, Main, Paper, Setting
 from experiments.common import overlay
 from experiments.common.errors import InputError
 from experiments.common.memory import CONFIGURATION, remember
 from experiments.common.overlay import home
+from experiments.common.plain import Plain
 from experiments.config import claims, compose, unfilled
 from experiments.evidence import counts, coverage, results, staleness, suite
 from experiments.evidence.judged import JudgedClaim
 from experiments.evidence.records import Entry
 from experiments.pages import console, needed, scope, view
-from experiments.pages.numbers import count
+from experiments.pages.numbers import count, span
 from experiments.running import measured, needs, plan
 
 if TYPE_CHECKING:
@@ -38,27 +41,29 @@ paper also the data, weights and packages that its published recipe needs, and w
 """
 
 
-def describe_all(keys: Sequence[str] = ()) -> list[dict[str, Any]]:
+def describe_all(keys: Sequence[str] = ()) -> list[Paper]:
     """These papers (all by default), each default setting with whether its verdict is kept beside the others'."""
     recorded = {paper: results.entries(paper) for paper in compose.papers()}
     chosen = {paper: default for paper, entries in recorded.items() if (default := suite.default_entry(entries))}
-    kept = suite.keep({paper: entry for paper, (_, entry) in chosen.items()})
+    is_kept = suite.keep({paper: entry for paper, (_, entry) in chosen.items()})
     papers = [describe(paper) for paper in keys or compose.papers()]
     for paper in papers:
-        if paper["key"] in kept:
-            paper["entries"][chosen[paper["key"]][0]]["kept"] = kept[paper["key"]]
+        if paper["key"] in is_kept:
+            paper["entries"][chosen[paper["key"]][0]]["kept"] = is_kept[paper["key"]]
     return papers
 
 
-def describe(paper: str) -> dict[str, Any]:
+def describe(paper: str) -> Paper:
     """One paper as plain data: title, claims, stages, variants, and each recorded entry with its main claim."""
     recorded = results.entries(paper)
-    about = remember("about", paper, "", CONFIGURATION, lambda: _configured(paper))
+    about: Configured = remember("about", paper, "", CONFIGURATION, lambda: _configured(paper))
     declared = compose.paper_file(paper)
     entries = {name: _recorded(paper, entry, declared) for name, entry in recorded.items() if entry.seeds}
     finding = (declared.get("finding") or {}).get("text") or ""
     covered = coverage.rows(declared, recorded, counts.stored(paper))
-    covers = [{"what": row.what, "run": row.run, "why": row.why, "told": row.told} for row in covered]
+    covers: list[Covered] = [
+        {"what": row.what, "run": dict(row.run), "why": row.why, "told": row.told} for row in covered
+    ]
     return {
         **about,
         "finding": finding if entries else "",
@@ -68,7 +73,7 @@ def describe(paper: str) -> dict[str, Any]:
     }
 
 
-def _configured(paper: str) -> dict[str, Any]:
+def _configured(paper: str) -> Configured:
     """What a paper's configuration says of it."""
     config = compose.compose(compose.request([f"paper={paper}"]).overrides)
     resolved = compose.resolve(config, 0)
@@ -88,12 +93,12 @@ def _configured(paper: str) -> dict[str, Any]:
     }
 
 
-def _recorded(paper: str, entry: Entry, declared: Mapping[str, Any]) -> dict[str, Any]:
+def _recorded(paper: str, entry: Entry, declared: Plain) -> Setting:
     main = entry.main_claim()
     shown = {"name", "verdict", "difference", "interval", "unit", "reason", "published", "margin", "worth", "within"}
     return {
-        "scope": scope.of(entry, scope.told(declared, entry.scale, entry.variant)),
-        "main": main.model_dump(include=shown) | _rows(main) if main is not None else None,
+        "scope": scope.of(entry, scope.told(declared, entry.scale, entry.variant, results.data_of(entry))),
+        "main": cast(Main, main.model_dump(include=shown) | _rows(main)) if main is not None else None,
         "verdicts": {claim.name: claim.verdict for claim in entry.claims},
         "published": {f"{item.stage}/{item.metric}": item.verdict for item in entry.published},
         "seeds": len(main.seeds) if main is not None else len(entry.seeds),
@@ -109,53 +114,76 @@ def _recorded(paper: str, entry: Entry, declared: Mapping[str, Any]) -> dict[str
     }
 
 
-def _rows(main: JudgedClaim) -> dict[str, Any]:
+def _rows(main: JudgedClaim) -> dict[str, list[Compared]]:
     """Its comparisons with rivals or its outcomes, where there are several; the baseline's numbers are its own."""
     shown = ("name", "verdict", "difference", "interval", "unit")
     rows = view.claim(main).rows[1 if main.against else 0 :]
-    return {"rows": [{key: getattr(row, key) for key in shown} for row in rows]} if rows else {}
+    return {"rows": [cast(Compared, {key: getattr(row, key) for key in shown}) for row in rows]} if rows else {}
 
 
-def _table(papers: list[dict[str, Any]]) -> Table:
-    """A row for each recorded setting, the paper's name and claim at its first."""
-    table = Table(title=count(len(papers), "paper"), title_justify="left")
-    for column in ("paper", "main claim", "setting", "verdict", "difference", "seeds", "cost"):
-        table.add_column(column, no_wrap=column in ("paper", "seeds", "cost"))
+NARROW = ("paper", "at", "verdict", "difference")
+WIDE = (*NARROW, "replicated", "others", "covered", "cost")
+
+
+def _overview(papers: Sequence[Paper]) -> Table:
+    """A line for each paper: what its default setting says, and how many others there are."""
+    table = Table(title=count(len(papers), "paper"), title_justify="left", box=SIMPLE_HEAD)
+    room = len(WIDE) if console.out.width >= 120 else len(NARROW)
+    for column in WIDE[:room]:
+        justify: Literal["left", "right"] = "right" if column in ("others", "covered", "cost") else "left"
+        wide = column in ("verdict", "difference")  # these alone may take a second line
+        table.add_column(column, no_wrap=not wide, max_width=38 if wide else None, justify=justify)
     for paper in papers:
-        rows = [_cells(name, entry) for name, entry in readme.ordered(paper["entries"])]
-        covered = (f"\n{paper['covered'].split(' run')[0]}", "dim") if paper["covered"] else ""
-        first: tuple[str | Text, str] = (Text.assemble(paper["key"], covered), paper["main"] or "")
-        for row in rows or [[Text(), console.word("not run"), Text(), Text(), Text()]]:
-            table.add_row(*first, *row)
-            first = ("", "")
-        table.add_section()
+        covered = paper["covered"].split(" run")[0]
+        told: list[str | Text]
+        chosen = readme.default(paper)
+        if chosen is None:
+            told = ["", console.word("not run"), "", "", "", covered, ""]
+        else:
+            name, entry = chosen
+            main = entry["main"]
+            difference = span(main["difference"], main["interval"], main["unit"]) if main is not None else ""
+            others = str(len(paper["entries"]) - 1)
+            told = [name, _verdict(entry), difference, entry["replication"] or "", others, covered, readme.cost(entry)]
+        table.add_row(paper["key"], *told[: room - 1])
+    table.caption_justify = "left"
     table.caption = (
-        "5 of 12: run here, of what the paper shows and claims (make papers PAPER=K lists it); "
-        "stale: code, configuration or claims changed since; seen: claims were written after these seeds; alone: "
-        "decided by itself, not kept by e-BH over all papers' main claims"
+        "make papers PAPER=K: its claims, rivals, settings, scope, stages and variants. Others: further recorded "
+        "settings. Covered: of what the paper shows and claims, run here. Stale: code, configuration or claims changed "
+        "since. Alone: decided by itself, not kept by e-BH over all papers' main claims."
     )
     return table
 
 
-def _cells(name: str, entry: dict[str, Any]) -> list[Text]:
-    """A setting's verdict, difference, seeds and cost."""
+def _settings(papers: Sequence[Paper]) -> Table:
+    """A row for each recorded setting, the paper's name and claim at its first."""
+    table = Table(title=f"{count(len(papers), 'paper')}, each recorded setting", title_justify="left")
+    for column in ("paper", "main claim", "setting", "verdict", "difference", "replicated", "seeds", "cost"):
+        table.add_column(column, no_wrap=column in ("paper", "seeds", "cost"))
+    for paper in papers:
+        first = (paper["key"], paper["main"] or "")
+        rows = [_cells(name, entry) for name, entry in readme.ordered(paper["entries"])]
+        for row in rows or [["", console.word("not run"), "", "", "", ""]]:
+            table.add_row(*first, *row)
+            first = ("", "")
+        table.add_section()
+    return table
+
+
+def _cells(name: str, entry: Setting) -> list[str | Text]:
+    """A setting's verdict, difference, replication, seeds and cost."""
+    seeds = str(entry["seeds"])
+    return [name, _verdict(entry), readme.spans(entry["main"]), entry["replication"] or "", seeds, readme.cost(entry)]
+
+
+def _verdict(entry: Setting) -> Text:
     main = entry["main"]
     mark = (" stale", "magenta") if entry["stale"] else (" seen", "dim") if entry["seen"] else ""
     alone = (" alone", "dim") if entry["kept"] is False else ""
-    verdict = console.word(main["verdict"] if main else "no main claim")
-    cost = readme.cost(entry)
-    setting = Text.assemble(name, (f"\n{entry['scope']}", "dim"))
-    shown: list[str | Text] = [
-        setting,
-        Text.assemble(verdict, mark, alone),
-        readme.spans(main),
-        str(entry["seeds"]),
-        cost,
-    ]
-    return [cell if isinstance(cell, Text) else Text(cell) for cell in shown]
+    return Text.assemble(console.word(main["verdict"] if main else "no main claim"), mark, alone)
 
 
-def _details(paper: dict[str, Any]) -> Table:
+def _details(paper: Paper) -> Table:
     """What one may ask of a paper: its claims with their recorded verdicts, its stages and its variants."""
     table = Table(title=f"{paper['title']}, arXiv {paper['arxiv']}", title_justify="left", show_header=False, box=None)
     table.add_column(style="dim", no_wrap=True)
@@ -166,18 +194,21 @@ def _details(paper: dict[str, Any]) -> Table:
     if left := unfilled.find(home(), unfilled.own_files(home(), paper["key"], "mini")):
         table.add_row("to fill in", f"{count(len(left), 'place')}; make register names each")
     for name, entry in readme.ordered(paper["entries"]):
-        verdict = console.word(entry["main"]["verdict"] if entry["main"] else "no main claim")
-        table.add_row(f"at {name}", Text.assemble(verdict, f": {entry['scope']}"))
+        main = entry["main"]
+        found = console.word(main["verdict"] if main else "no main claim")
+        table.add_row(f"at {name}", Text.assemble(found, f": {entry['scope']}"))
     verdicts = paper["entries"]["mini"]["verdicts"] if "mini" in paper["entries"] else {}
     for name in paper["claims"]:
         verdict = verdicts.get(name, "not run")
         mark = ", main claim" if name == paper["main"] else ""
-        table.add_row("claim", Text.assemble(f"{name} ", (f"({verdict}{mark})", console.STYLES.get(verdict, "dim"))))
+        style = console.STYLES.get(verdict, "dim")
+        table.add_row("claim", Text.assemble(f"{name} ", (f"({verdict}{mark})", style)))
     if paper["covers"]:
         table.add_row("covered", f"{paper['covered']}: tables, figures and claims of the paper")
     for row in paper["covers"]:
         told = f"{row['told']}: {row['why']}" if row["why"] else row["told"]
-        table.add_row("", Text.assemble(f"{row['what']} ", (f"({told})", "" if any(row["run"].values()) else "dim")))
+        style = "" if any(row["run"].values()) else "dim"
+        table.add_row("", Text.assemble(f"{row['what']} ", (f"({told})", style)))
     table.add_row("stages", ", ".join(paper["stages"]))
     for name, variant in paper["variants"].items():
         table.add_row("variant", Text.assemble((name, "bold"), f" ({variant['scale']}): {variant['about']}"))
@@ -189,7 +220,7 @@ def _details(paper: dict[str, Any]) -> Table:
     return table
 
 
-def hours_at_full(paper: Mapping[str, Any]) -> dict[str, str]:
+def hours_at_full(paper: Paper) -> dict[str, str]:
     """Setting of the published scale -> what one seed takes: as recorded, else as a dry run measured it here."""
     variants = [name for name, item in paper["variants"].items() if item["scale"] == "full"]
     told = {}
@@ -234,5 +265,5 @@ def main(argv: list[str]) -> int:
             if rows := counts.stored(paper["key"]):
                 console.out.print(console.counts_table(rows, paper["key"]), "")
             console.out.print(needed.table("what its published recipe needs", _needs(paper["key"])), "")
-        console.out.print(_table(papers))
+        console.out.print(_settings(papers) if keys else _overview(papers))
     return 0

@@ -22,6 +22,7 @@ from experiments.common.errors import InputError
 from experiments.common.memory import CONFIGURATION, remember
 from experiments.common.overlay import current, home
 from experiments.common.paths import ROOT
+from experiments.common.plain import Plain
 from experiments.config import claims, compose, vary
 from experiments.config.claims import Questions
 from experiments.evidence import counts as recorded_counts
@@ -162,23 +163,23 @@ def differing_images(paper: str, title: str, entry: Entry, where: str) -> Iterat
 
 def _registered(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
     """Registered entries have exactly the seeds of their registration, in order; none of them twice in the history."""
-    made = entry.registered
-    if title != results.title(entry.scale, entry.variant, made.by_hand):
-        yield f"{where}: is an entry of {results.title(entry.scale, entry.variant, made.by_hand)}"
-    if made.seen:
+    registered = entry.registered
+    if title != results.title_of(entry):
+        yield f"{where}: is an entry of {results.title_of(entry)}"
+    if registered.seen:
         yield f"{where}: says that its claims were written after its seeds had run; record it under a registration"
-    if made.seen or made.by_hand:
+    if registered.seen or registered.by_hand:
         return
     if len(entry.seeds) > SEEDS:
         yield f"{where}: {len(entry.seeds)} seeds; a registration has {SEEDS}"
-    elif list(entry.seeds) != [registration.seed(made, index) for index in range(len(entry.seeds))]:
-        yield f"{where}: seeds {entry.seeds} are not the first of registration {made.hash}"
-    if made.filed:
+    elif list(entry.seeds) != [registration.seed(registered, index) for index in range(len(entry.seeds))]:
+        yield f"{where}: seeds {entry.seeds} are not the first of registration {registered.hash}"
+    if registered.filed:
         yield from _filed(paper, title, entry, where)
         return
     streams = [item.registered.stream for item in entry.history if not item.registered.seen]
-    if made.stream in streams and not any("recorded again" in item.why for item in entry.history):
-        yield f"{where}: stream {made.stream} was used before"
+    if registered.stream in streams and not any("recorded again" in item.why for item in entry.history):
+        yield f"{where}: stream {registered.stream} was used before"
 
 
 def _filed(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
@@ -188,8 +189,8 @@ def _filed(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
         yield f"{where}: registration {entry.registered.hash} has no file in {registrations.folder(paper)}"
         return
     told = registrations.as_recorded(files[0])
-    made = entry.registered
-    if (made.at, made.stream, made.why) != (told.at, told.stream, told.why):
+    said = entry.registered
+    if (said.at, said.stream, said.why) != (told.at, told.stream, told.why):
         yield f"{where}: what it says of its registration is not what {files[0].path.name} says"
     asked = [_comparable(content) for content in files[0].bound["claims"]]
     if asked != [_comparable(claim.claim().content()) for claim in entry.claims]:
@@ -240,16 +241,18 @@ def differing_claims(entry: Entry, config: Mapping[str, Any]) -> list[str]:
         return []
     asked = {claim.name: _comparable(claim.content()) for claim in claims.read(config).claims}
     judged = {claim.name: _comparable(claim.claim().content()) for claim in entry.claims}
-    lost = [f"{name!r} is missing" for name in asked if name not in judged]
-    added = [f"{name!r} is none of the paper's file" for name in judged if name not in asked]
-    both = [name for name in asked if name in judged and asked[name] != judged[name]]
-    return [*lost, *added, *(f"{name!r}: {_first_key(asked[name], judged[name])}" for name in both)]
+    lines = [f"{name!r} is missing" for name in asked if name not in judged]
+    lines += [f"{name!r} is none of the paper's file" for name in judged if name not in asked]
+    for name, content in asked.items():
+        if name in judged and content != judged[name]:
+            lines.append(f"{name!r}: {_first_key(content, judged[name])}")
+    return lines
 
 
-def _comparable(content: Mapping[str, Any]) -> dict[str, Any]:
+def _comparable(content: Mapping[str, Any]) -> Plain:
     """What a claim says, without the settings it is about, as JSON holds it."""
     said = {key: value for key, value in content.items() if key not in ("scale", "variant")}
-    plain: dict[str, Any] = json.loads(json.dumps(said, default=dict))
+    plain: Plain = json.loads(json.dumps(said, default=dict))
     return plain
 
 

@@ -48,7 +48,7 @@ recipe or data set cannot be confirmed. Besides:
   runs_dir=DIR       where the seed is run (default: runs)
 """
 EXITS = "0 all confirmed or not stale, 1 a number differs or a stage failed, 2 wrong input"
-OWN = ("paper", "scale", "variant")
+OWN = ("paper", "scale", "variant", "data")
 
 
 def main(argv: list[str]) -> int:
@@ -78,7 +78,7 @@ def _chosen(own: Mapping[str, str]) -> Iterator[tuple[str, str]]:
         return
     compose.paper_file(own["paper"])
     entries = results.entries(own["paper"])
-    title = results.title(own.get("scale", "mini"), own.get("variant"))
+    title = results.title(own.get("scale", "mini"), own.get("variant"), data=own.get("data"))
     if title not in entries:
         raise unknown("entry", title, entries)
     yield own["paper"], title

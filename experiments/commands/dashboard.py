@@ -107,7 +107,7 @@ def offline_runs(folder: Path) -> list[Path]:
     return sorted(folder.glob("seed=*/*/wandb/offline-run-*")) + sorted(folder.glob("verdict*/wandb/offline-run-*"))
 
 
-def send(runs: Sequence[Path], spec: Mapping[str, Any]) -> None:
+def send(runs: Sequence[Path], spec: wandb_workspace.Dashboard) -> None:
     """Upload offline runs that were not uploaded before. Raises RunError when W&B's own command fails."""
     if not runs:
         return

@@ -69,11 +69,11 @@ def _say_hours(name: str, stages: dict[str, Measured]) -> None:
     device = next(iter(paces.values())).device
     hours = {key: stage.hours or 0.0 for key, stage in timed.items()}
     if len(timed) == len(fitted):
-        kept = {
+        hours_by_stage = {
             key: measured.Hours(hours[key], paces[key].batch, stage.batch, paces[key].shortened)
             for key, stage in timed.items()
         }
-        measured.write(name, device, kept)
+        measured.write(name, device, hours_by_stage)
     stand_ins = [key for key, one in paces.items() if not one.real]
     whose = "generated batches of real shapes" if stand_ins else "the datasets' own batches"
     undecoded = any(paces[key].beside for key in stand_ins)

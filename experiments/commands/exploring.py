@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 from experiments.commands.schedulers import jobs
@@ -28,9 +27,8 @@ def command(setting: Setting) -> str:
     """The line that registers a setting."""
     scale = f" SCALE={setting.request.scale}" if setting.request.scale != "mini" else ""
     variant = f" VARIANT={setting.request.variant}" if setting.request.variant else ""
-    extra = overlay.current()
-    own = f" EXTRA={os.path.relpath(extra.folder)}" if extra is not None else ""
-    return f"make register PAPER={setting.paper}{scale}{variant}{own}"
+    data = f" DATA={setting.request.data}" if setting.request.data else ""
+    return f"make register PAPER={setting.paper}{scale}{variant}{data}{overlay.typed()}"
 
 
 def check_time(setting: Setting, plans: Sequence[Plan]) -> None:

@@ -18,14 +18,17 @@ import yaml
 from experiments.commands import cli
 from experiments.common import files
 from experiments.common.errors import InputError, unknown
+from experiments.common.plain import Config, Plain
 from experiments.config import compose
 from experiments.evidence import results
 from experiments.evidence.records import Entry
 from experiments.pages import console, index, latex, view
-from experiments.running.manifest import finished
+from experiments.running.manifest import Manifest, finished
 from experiments.running.plan import PILOTS, Plan, Stage, fill, names_in, only, plan
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from modules.common.module import StageModule
 
 HELP = """\
@@ -133,8 +136,8 @@ def weights(this: Plan, name: str, folder: Path) -> Iterator[Path]:
         module = training.load(this, stage.name)
         state = {key: value.detach().clone().contiguous() for key, value in module.state_dict().items()}
         yield _write(folder / f"{stage.name}.safetensors", save(state))
-        if stage.name == name and (made := _as_timm(module, folder / "timm")):
-            yield made
+        if stage.name == name and (network := _as_timm(module, folder / "timm")):
+            yield network
     described = {
         "paper": this.paper,
         "scale": this.scale,
@@ -156,7 +159,7 @@ def _with_modules(this: Plan, name: str) -> list[Stage]:
     return [stage for stage in this.stages.values() if stage.name in wanted]
 
 
-def _rebuilt(stage: Stage) -> dict[str, Any]:
+def _rebuilt(stage: Stage) -> Config:
     """What `load` builds the module from: no data, no path of this machine's, and weights from the files alone."""
     config = {**stage.config(), "data": {}, "trainer": {}, "feeds": {}, "dry": {}}
     return {**config, "module": _without_downloads(stage.module)}
@@ -209,7 +212,7 @@ def load(folder: str | Path) -> StageModule:
     return built[described["stage"]]
 
 
-def read_weights(path: Path) -> dict[str, Any]:
+def read_weights(path: Path) -> dict[str, Tensor]:
     """A file of tensors by name. Raises InputError where it is missing or something else."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -266,12 +269,12 @@ module = load("{folder}").eval()
 """.replace(f"[{this.title}]", f"`{this.title}`")
 
 
-def _dataset(manifest: Mapping[str, Any]) -> str:
-    data = manifest.get("data") or {}
-    return str(data.get("name", "not said")) if isinstance(data, Mapping) else str(data)
+def _dataset(manifest: Manifest) -> str:
+    data = manifest.get("data")
+    return data["name"] if data else "not said"
 
 
-def _indexed(manifest: Mapping[str, Any], tested: Mapping[str, float]) -> dict[str, Any]:
+def _indexed(manifest: Manifest, tested: Mapping[str, float]) -> Plain:
     """One result of a model index: task, dataset, metrics."""
     task = "image-classification" if "test/top1" in tested else "other"
     name = _dataset(manifest)

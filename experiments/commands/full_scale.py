@@ -9,11 +9,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from experiments.commands import cli
 from experiments.common import files
 from experiments.common.paths import ROOT
+from experiments.common.plain import Plain
 from experiments.config import claims, compose
 from experiments.pages import console, needed
 from experiments.running import needs
@@ -147,7 +148,7 @@ def _stages(this: Plan) -> str:
     return "\n".join(lines)
 
 
-def _published(declared: dict[str, Any]) -> Iterator[str]:
+def _published(declared: Plain) -> Iterator[str]:
     """The numbers that the paper reports and a full run is compared with."""
     variants = [None, *(declared.get("variants") or {})]
     rows = [row for name in variants for row in claims.published({**declared, "scale": "full", "variant": name})]

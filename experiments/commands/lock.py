@@ -29,6 +29,7 @@ from packaging.utils import canonicalize_name
 from experiments.commands import cli
 from experiments.common.errors import InputError, RunError
 from experiments.common.paths import ROOT
+from experiments.common.plain import Plain
 
 LOCK = ROOT / "requirements.lock"
 PROJECT = ROOT / "pyproject.toml"
@@ -82,9 +83,9 @@ def main(argv: list[str]) -> int:
     return 1 if wrong else 0
 
 
-def read_project() -> dict[str, Any]:
+def read_project() -> Plain:
     """The [project] table of pyproject.toml."""
-    project: dict[str, Any] = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
+    project: Plain = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
     return project
 
 

@@ -9,21 +9,24 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
+from experiments.commands.described import Compared, Main, Paper, Setting
 from experiments.common import files
 from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
+from experiments.config import compose
 from experiments.evidence import suite
 from experiments.evidence.words import EFFECT_ONLY, NOT_RUN
 from experiments.pages import forest
 from experiments.pages.display import SYMBOLS
 from experiments.pages.numbers import count, span
 
-Paper = Mapping[str, Any]  # as catalog.describe_all() gives it
-
 # The README's example of what a command prints: its verdict and difference are the record's.
 EXAMPLE = re.compile(r"(?<=\$ make reproduce PAPER=)(\w+)\n  \.\.\.\n.*\n.*\n")
+# The rows of docs/decisions.md that docs/method.md repeats.
+NO_EFFECT = re.compile(r"\| (normal \| 0(\.5)?|heavy tails \(t, 3\) \| 0|skewed to the left \| 0) \|")
+EFFECT = re.compile(r"\| normal \| \S+ \| 2 x worth \|")
 RESULTS = """\
 # Results
 
@@ -47,16 +50,43 @@ def texts(papers: Sequence[Paper], root: Path = ROOT) -> dict[str, str]:
     text = _between(text, "counts", counts(papers))
     text = _between(text, "papers", table(papers))
     text = EXAMPLE.sub(lambda match: example(papers, match[1]), text)
-    note = (root / "docs/method.md").read_text(encoding="utf-8")
+    page = (root / "docs/own-data.md").read_text(encoding="utf-8")
     return {
+        "docs/own-data.md": _between(page, "own data", own_data_table(), "docs/own-data.md"),
         "README.md": text,
-        "docs/method.md": _between(
-            _between(note, "counts", counts(papers).replace("(docs/", "("), "docs/method.md"),
-            *("patterns", patterns(papers), "docs/method.md"),
-        ),
+        "docs/method.md": note(papers, root),
         "docs/results.md": f"{RESULTS}{settings_table(papers)}\n",
         "docs/claims.svg": forest.picture([row for paper in papers if (row := forest_row(paper)) is not None]),
     }
+
+
+def note(papers: Sequence[Paper], root: Path) -> str:
+    """docs/method.md with what it repeats of the records and of the simulation in docs/decisions.md."""
+    path = "docs/method.md"
+    simulated = (root / "docs/decisions.md").read_text(encoding="utf-8")
+    parts = {
+        "no effect": rows_of(simulated, "There is no effect", NO_EFFECT),
+        "effect": rows_of(simulated, "There is an effect", EFFECT),
+        "counts": counts(papers).replace("(docs/", "("),
+        "patterns": patterns(papers),
+    }
+    text = (root / path).read_text(encoding="utf-8")
+    for name, new in parts.items():
+        text = _between(text, name, new, path)
+    return text
+
+
+def rows_of(text: str, section: str, wanted: re.Pattern[str]) -> str:
+    """The table of a section of docs/decisions.md: its head, and the rows that begin as wanted.
+
+    Raises InputError where the section has no such row.
+    """
+    _, _, rest = text.partition(f"## {section}")
+    table = [line for line in rest.partition("\n## ")[0].splitlines() if line.startswith("|")]
+    rows = [line for line in table[2:] if wanted.match(line)]
+    if not rows:
+        raise InputError(f"docs/decisions.md: {section}: no row that begins with {wanted.pattern}")
+    return "\n".join([*table[:2], *rows])
 
 
 def _between(text: str, name: str, new: str, where: str = "README.md") -> str:
@@ -68,26 +98,27 @@ def _between(text: str, name: str, new: str, where: str = "README.md") -> str:
     return f"{head}{begin}{new}\n{end}{tail}"
 
 
-def default(paper: Paper) -> tuple[str, Mapping[str, Any]] | None:
+def default(paper: Paper) -> tuple[str, Setting] | None:
     """The setting that stands for a paper, as in experiments.evidence.suite."""
     return next(((title, paper["entries"][title]) for title in suite.DEFAULT if title in paper["entries"]), None)
 
 
 def counts(papers: Sequence[Paper]) -> str:
     """How many main claims have each verdict, how many were replicated, and how many rest on older code."""
-    chosen = [entry for paper in papers if (entry := (default(paper) or (None, None))[1]) is not None]
+    chosen = [found[1] for paper in papers if (found := default(paper)) is not None]
     verdicts = Counter(entry["main"]["verdict"] for entry in chosen if entry["main"])
     verdicts[NOT_RUN] += len(papers) - len(chosen)
     told = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in SYMBOLS if verdicts[verdict])
     words = Counter(entry["replication"] or "not yet" for entry in chosen)
     again = ", ".join(f"{words[word]} {word}" for word in sorted(words, key=lambda word: (word == "not yet", word)))
-    kept = sum(1 for entry in chosen if entry["kept"])
+    standing = sum(1 for entry in chosen if entry["kept"])
     settings = sum(len(paper["entries"]) for paper in papers)
     stale = sum(1 for entry in chosen if entry["stale"])
     return (
         f"**{count(len(papers), 'main claim')}: {told}.**\n"
         f"Judged again on fresh seeds and recipes: {again}.\n"
-        f"Decided also beside all other papers: {kept}. Stale, since code or claims changed after the run: {stale}.\n"
+        f"Decided also beside all other papers: {standing}. "
+        f"Stale, since code or claims changed after the run: {stale}.\n"
         f"Recorded settings: {settings}, all in [docs/results.md](docs/results.md)."
     )
 
@@ -97,25 +128,29 @@ def patterns(papers: Sequence[Paper]) -> str:
     several = other = rivals = effect = signs = same = 0
     for paper in papers:
         mains = [entry["main"] for entry in paper["entries"].values() if entry["main"]]
-        with_rivals = [m for m in mains if any(row["name"].startswith("against ") for row in m.get("rows", ()))]
+        with_rivals = [m for m in mains if any(row["name"].startswith("against ") for row in m.get("rows", []))]
         rivals += len(with_rivals)
         effect += sum(main["verdict"] == EFFECT_ONLY for main in with_rivals)
-        chosen = (default(paper) or ("", {"main": None}))[1]["main"]
+        found = default(paper)
+        chosen = found[1]["main"] if found is not None else None
         if chosen is None:
             continue
         alike = [main["verdict"] for main in mains if main["name"] == chosen["name"]]
         several += len(alike) > 1
         other += len(set(alike)) > 1
-        if chosen.get("published") and chosen["difference"] is not None:
+        published = chosen.get("published")
+        if published and chosen["difference"] is not None:
             signs += 1
-            same += chosen["published"]["difference"] * chosen["difference"] > 0
+            margin = chosen["margin"]
+            same += (published["difference"] - margin) * (chosen["difference"] - margin) > 0
     return (
         f"- **Data decide.** {several} papers were asked the same in several settings; in {other} of them two settings "
         "give different verdicts.\n"
         f"- **Rivals decide.** Of {count(rivals, 'recorded setting')} with rivals, {effect} beat the baseline and not "
         "every rival.\n"
-        f"- **Signs last, sizes do not.** {count(signs, 'paper')} report the difference that is claimed; {same} have "
-        "the same sign here. The index of `make report` has both, side by side."
+        f"- **The side lasts, the size does not.** {count(signs, 'paper')} report the difference that is "
+        f"claimed; {same} lie on the same side of the claim's margin here. The index of `make report` has "
+        "both, side by side."
     )
 
 
@@ -131,6 +166,19 @@ def table(papers: Sequence[Paper]) -> str:
         title, entry = chosen
         about = f" at {title}: {entry['scope']}" if entry["scope"] else f" at {title}"
         lines.append(f"| {link(paper)} | {found} | **{verdict(paper, title)}**{about} | {replicated(entry)} |")
+    return "\n".join(lines)
+
+
+def own_data_table() -> str:
+    """A row for each paper: whether plain labelled images can stand in place of its data, or why not."""
+    lines = ["| paper | with `DATA=` |", "|---|---|"]
+    for paper in compose.papers():
+        said = compose.paper_file(paper).get("own_data")
+        if not isinstance(said, str):
+            needs, images = (said or {}).get("needs"), (said or {}).get("images")
+            words = ["works", *([" and ".join(f"`{key}=`" for key in needs)] if needs else [])]
+            said = ", with ".join(words) + (f", from {images} training images" if images else "")
+        lines.append(f"| `{paper}` | {said} |")
     return "\n".join(lines)
 
 
@@ -167,27 +215,28 @@ def verdict(paper: Paper, title: str) -> str:
     return (main["verdict"] if main else "no main claim") + marks
 
 
-def replicated(entry: Mapping[str, Any]) -> str:
+def replicated(entry: Setting) -> str:
     return entry["replication"] or "not yet"
 
 
-def cost(entry: Mapping[str, Any]) -> str:
+def cost(entry: Setting) -> str:
     """What an entry's stages took: CPU time, or wall time where that was not measured."""
     if entry["cpu_seconds"] is not None:
         return f"{entry['cpu_seconds'] / 60:.0f} min"
     return f"{entry['seconds'] / 60:.0f} min wall"
 
 
-def ordered(entries: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def ordered(entries: Mapping[str, Setting]) -> list[tuple[str, Setting]]:
     """The main settings first."""
     return sorted(entries.items(), key=lambda item: ("+" in item[0] or "by hand" in item[0], item[0]))
 
 
-def spans(main: Mapping[str, Any] | None) -> str:
+def spans(main: Main | Compared | None) -> str:
     """The difference, and after it what rivals or further outcomes say."""
     if main is None:
         return ""
-    told = [f"{row['name']}: {row['verdict']}, {spans(row)}" for row in main.get("rows", ())]
+    rows = cast(Main, main).get("rows", [])
+    told = [f"{row['name']}: {row['verdict']}, {spans(row)}" for row in rows]
     return "; ".join([span(main["difference"], main["interval"], main["unit"]), *told])
 
 
@@ -197,14 +246,24 @@ def forest_row(paper: Paper) -> forest.Row | None:
     if chosen is None or chosen[1]["main"] is None:
         return None
     main = chosen[1]["main"]
-    names = ("verdict", "difference", "interval", "margin", "worth", "within", "unit")
-    return forest.Row(paper["key"], **{name: main[name] for name in names}, stale=bool(chosen[1]["stale"]))
+    return forest.Row(
+        key=paper["key"],
+        verdict=main["verdict"],
+        difference=main["difference"],
+        interval=main["interval"],
+        margin=main["margin"],
+        worth=main["worth"],
+        within=main["within"],
+        unit=main["unit"],
+        stale=bool(chosen[1]["stale"]),
+    )
 
 
 def example(papers: Sequence[Paper], key: str) -> str:
     """What EXAMPLE should match for a paper: the first lines of what `make reproduce` says."""
     entry = next(p["entries"]["mini"] for p in papers if p["key"] == key)
     main = entry["main"]
+    assert main is not None
     stopped = "" if main["verdict"] == "undecided" else "; stopped: decided"
     why = f" ({main['reason']})" if main["reason"] else ""
     sure = span(main["difference"], main["interval"], main["unit"])

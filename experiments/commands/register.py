@@ -7,16 +7,18 @@ import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from experiments.commands import cli
 from experiments.common import overlay
 from experiments.common.errors import InputError
 from experiments.common.overlay import home
 from experiments.common.paths import ROOT
+from experiments.common.plain import Config
 from experiments.config import claims, compose, unfilled
 from experiments.evidence import registration, registrations, restarts, results, tuning
-from experiments.evidence.registrations import Filed
+from experiments.evidence.registrations import About, Filed, Tried
+from experiments.evidence.tuning import Tuning, Untuned
 from experiments.identity import definitions
 from experiments.identity.fingerprint import targets
 from experiments.identity.provenance import commits
@@ -48,11 +50,14 @@ def main(argv: list[str]) -> int:
     config = compose.compose(request.overrides)
     resolved = compose.resolve(config, 0)
     plan_ = plan(config, 0)
+    if request.data is not None and not _may_register(request.data):
+        raise InputError(f"data={request.data}: not one of the suite's; extra=FOLDER registers it in a folder of yours")
     unfilled.check(home(), request.paper, request.scale)
-    setting = results.title(request.scale, request.variant)
+    setting = results.title(request.scale, request.variant, data=request.data)
     filed = registrations.describe(setting, resolved, plan_)
     tuned = _tuned(request.paper, setting, resolved)
-    filed = replace(filed, about={**_told(filed, config.why), "tuning": tuned})
+    about: About = {**_told(filed, config.why), "tuning": tuned}
+    filed = replace(filed, about=about)
 
     _check_is_new(filed, Path(config.runs_dir))
     preconditions.check([plan_])
@@ -70,29 +75,38 @@ def main(argv: list[str]) -> int:
     print(f"registered: {path.relative_to(home())}, seeds {first}, {first + 1}, ...")
     variant = f" VARIANT={request.variant}" if request.variant else ""
     scale = f" SCALE={request.scale}" if request.scale != "mini" else ""
-    print(f"next:       make reproduce PAPER={filed.paper}{scale}{variant}")
+    data = f" DATA={request.data}" if request.data else ""
+    print(f"next:       make reproduce PAPER={filed.paper}{scale}{variant}{data}{overlay.typed()}")
     return 0
 
 
-def _told(filed: Filed, why: Any) -> dict[str, Any]:
+def _may_register(data: str) -> bool:
+    """Whether a record on this data has a place: the suite's records are of the suite's data."""
+    return overlay.current() is not None or (ROOT / "conf" / "data" / f"{data}.yaml").is_file()
+
+
+def _told(filed: Filed, why: Any) -> About:
     """When, why, and what was tried before. Raises InputError where a reason is asked for and none is given."""
     earlier = registrations.all_of(filed.paper, filed.setting)
-    tried = [{"hash": item.hash, "why": item.about.get("why")} for item in earlier]
+    tried: list[Tried] = [{"hash": item.hash, "why": item.about.get("why")} for item in earlier]
     entry = results.entry(filed.paper, filed.setting)
     if entry is not None and entry.seeds:
         recorded = [*(item.registered for item in entry.history), entry.registered]
-        tried = [*({"hash": item.hash, "why": item.why} for item in recorded if not item.filed), *tried]
+        before: list[Tried] = [{"hash": item.hash, "why": item.why} for item in recorded if not item.filed]
+        tried = [*before, *tried]
     if tried and not why:
         raise InputError(
             f"{filed.paper}/{filed.setting}: {len(tried)} registrations of it came before; say in one sentence why "
             "another is needed, as in why='the loss lacked a term'"
         )
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    both = {"commits": commits()} if overlay.current() is not None else {}
-    return {"at": at, "why": str(why or "the first registration"), "tried": tried, **both}
+    about: About = {"at": at, "why": str(why or "the first registration"), "tried": tried}
+    if overlay.current() is not None:
+        about["commits"] = commits()
+    return about
 
 
-def _tuned(paper: str, setting: str, config: dict[str, Any]) -> dict[str, Any]:
+def _tuned(paper: str, setting: str, config: Config) -> Tuning | Untuned:
     """What the arms were tuned on. Raises InputError where nothing says it."""
     grid = tuning.read(config)
     where = f"conf/recipe/{paper}"
@@ -103,10 +117,10 @@ def _tuned(paper: str, setting: str, config: dict[str, Any]) -> dict[str, Any]:
     table = tuning.stored(paper, setting)
     if table is None:
         raise InputError(f"{where}: tune: was not run yet; make tune PAPER={paper} comes before a registration")
-    parts = ("arms", "keys", "values", "seeds", "by", "chosen")
+    parts = Tuning.__annotations__
     if lacking := [key for key in parts if key not in table]:
         raise InputError(f"{tuning.path(paper, setting)}: {lacking[0]} is missing; restore it with git or tune again")
-    return {key: table[key] for key in parts}
+    return cast(Tuning, {key: table[key] for key in parts})
 
 
 def _check_is_new(filed: Filed, runs: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from experiments.commands import cli, setting, stopping
 from experiments.commands.schedulers import Schedulers
@@ -57,7 +56,7 @@ class Draws(Seeds):
         assert self.setting.registered is not None
         return replace(chosen, registered=self.setting.registered.hash)
 
-    def drawn(self, number: int) -> dict[str, Any]:
+    def drawn(self, number: int) -> vary.Drawn:
         assert self.setting.registered is not None
         return replication.draw(self.knobs, self.setting.registered, number)
 

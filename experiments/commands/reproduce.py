@@ -34,11 +34,13 @@ A setting that is registered (make register) runs the seeds that follow from its
 claims, recipe, data or code are others since, is told so and explores: pilot seeds, numbers shown, nothing recorded.
 Besides:
 
+  data=cifar10       other labelled images in place of the paper's, of the suite or your own (docs/own-data.md)
   minutes=15         start no further seed after that long
   most=32            leave an undecided main claim so at that many seeds
   seeds=[0,1,2]      by hand: these seeds, in an entry of its own that says so (quote it in a shell)
-  record=true        write on in results/; by itself, a record goes on where the runs are that it was made from, and
-                     elsewhere what was found goes to results/here/ and beside the record on the page
+  record=true        write on in results/, and go on until the verdict is kept beside those of all other papers too; by
+                     itself, a record goes on where the runs are that it was made from, and elsewhere what was found
+                     goes to results/here/ and beside the record on the page
   explore=true       try what is not registered also where that is known to take more than an hour
   from_record=true   add seeds to a record whose runs are not at hand, as long as nothing that it rests on has changed
   jobs=2             stages trained at the same time (default: one per core on a CPU, one per GPU)

@@ -118,7 +118,8 @@ def main(argv: list[str]) -> int:
         sys.argv = [sys.argv[0], *argv]
         _job()
         return 0
-    compose.search(asked.get("config_dir"))
+    own_groups = asked.get("config_dir")
+    compose.search(str(own_groups) if own_groups is not None else None)
     name, lines = _named(lines)
     request = compose.request(lines)
     _check(request, needs_objective=bool(asked.get("multirun")))
@@ -153,12 +154,12 @@ def _finish(folder: Path, name: str, runs_dir: Path) -> int:
     if record is None:
         raise RunError(f"no job left a record in {folder}; with submitit, see {folder}/.submitit for its output")
     console.out.print(sweep.table(record), "")
-    failed = [job for job in jobs if job["exit_code"]]
+    failed = [job for job in jobs if job.exit_code]
     console.say(
         f"{len(jobs)} jobs, {len(failed)} failed; a failed job is tried again by the same command",
-        f"sweep: {runs_dir / record['paper'] / record['scale'] / 'sweeps' / name}.json",
+        f"sweep: {runs_dir / record.paper / record.scale / 'sweeps' / name}.json",
     )
-    return max((job["exit_code"] for job in jobs), default=0)
+    return max((job.exit_code for job in jobs), default=0)
 
 
 def _named(lines: list[str]) -> tuple[str, list[str]]:

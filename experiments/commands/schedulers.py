@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.common.errors import InputError
+from experiments.common.plain import Config
 from experiments.identity.provenance import cores
 from experiments.running.devices import gpu_groups, processes, uses_gpu
 from experiments.running.pool import Pool, Scheduler
@@ -33,7 +33,7 @@ class Schedulers(contextlib.ExitStack):
         return self._open[wanted]
 
 
-def _cluster(config: DictConfig, launcher: dict[str, Any]) -> Scheduler:
+def _cluster(config: DictConfig, launcher: Config) -> Scheduler:
     from experiments.running import cluster
 
     return cluster.open_cluster(launcher, config.jobs, Path(config.runs_dir).resolve() / "jobs")

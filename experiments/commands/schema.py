@@ -10,13 +10,13 @@ import textwrap
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter
 
 from experiments.commands import cli
 from experiments.common import files
 from experiments.common.errors import InputError
+from experiments.common.plain import Plain
 from experiments.config import reading, schema, written
 
 HELP = """\
@@ -30,11 +30,11 @@ comment (yaml-language-server), so that editors complete keys, show what they me
 WRITTEN = ("paper", "recipe")  # of schema.FILES, those that people write by hand again and again
 
 
-def document(kind: str) -> dict[str, Any]:
+def document(kind: str) -> Plain:
     """The JSON schema of a kind of file; what the source says of a class or field is its description."""
-    made = TypeAdapter(schema.FILES[kind]).json_schema()
+    content = TypeAdapter(schema.FILES[kind]).json_schema()
     told = _descriptions()
-    for node in (made, *made.get("$defs", {}).values()):
+    for node in (content, *content.get("$defs", {}).values()):
         about, of_fields = told.get(node.get("title", ""), ("", {}))
         if about:
             node["description"] = about
@@ -44,7 +44,7 @@ def document(kind: str) -> dict[str, Any]:
                 del item["default"]  # null only says that nothing is there
             if name in of_fields:
                 item["description"] = of_fields[name]
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **content}
 
 
 def _descriptions() -> dict[str, tuple[str, dict[str, str]]]:

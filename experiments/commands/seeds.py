@@ -5,20 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from experiments.commands import exploring, stopping
 from experiments.commands.schedulers import Schedulers, jobs
 from experiments.commands.setting import Setting
 from experiments.common.errors import InputError
-from experiments.config import claims
-from experiments.evidence import registration, restarts, results
+from experiments.config import claims, compose
+from experiments.evidence import merge, registration, restarts, results, suite
 from experiments.evidence.records import Entry, Registration
 from experiments.identity.provenance import cores
 from experiments.pages import console, view
 from experiments.pages.progress import Board
 from experiments.running import cost, engine, preconditions
-from experiments.running.manifest import finished
+from experiments.running.manifest import Event, finished
 from experiments.running.plan import Plan, only, plan_each
 from experiments.running.pool import Scheduler
 
@@ -103,7 +102,7 @@ class Seeds:
                 if outcome.status != "done":
                     reasons[name] = f"seed {seed}: {outcome.reason}"
         if self.recorded is None:
-            given = self.setting.request.given
+            given = self.setting.request.told
             return results.build(self.plans, self.looked, given, reasons, self.registered, self.tries)
         from experiments.evidence import onward
 
@@ -115,11 +114,23 @@ class Seeds:
         if self.registered.stream == 0:
             return stopping.EXPLORED if self.setting.explores else stopping.BY_HAND
         config = self.setting.config
-        if reason := stopping.decided(entry) or stopping.spent(len(self.plans), config.most):
+        if reason := stopping.spent(len(self.plans), config.most):
+            return stopping.decided(entry) or reason
+        if (reason := stopping.decided(entry)) and not (config.record is True and self._is_alone(entry)):
             return reason
         if self._next_is_done():
             return ""
         return stopping.late(self.minutes(), config.minutes)
+
+    def _is_alone(self, entry: Entry) -> bool:
+        """Whether its verdict is decided by itself, and not kept beside the recorded ones of all other papers."""
+        title, paper = self.setting.title, self.setting.paper
+        if title not in suite.DEFAULT:
+            return False  # other settings do not stand for their paper
+        chosen = {key: default for key in compose.papers() if (default := suite.default_entry(results.entries(key)))}
+        others = {key: there for key, (_, there) in chosen.items()}
+        others[paper] = merge.put(entry, results.entry(paper, title), self.registered)
+        return suite.keep(others).get(paper) is False
 
     def cpu_seconds(self) -> float:
         """CPU time of the stages that this command ran, where they say it."""
@@ -127,7 +138,7 @@ class Seeds:
         for plan_ in self.plans:
             for name, outcome in self.outcomes.get(plan_.seed, {}).items():
                 manifest = finished(plan_.stages[name]) if outcome.status == "done" and not outcome.cached else None
-                total += float((manifest or {}).get("cpu_seconds") or 0.0)
+                total += manifest.get("cpu_seconds") or 0.0 if manifest is not None else 0.0
         return total
 
     def minutes(self) -> float:
@@ -191,7 +202,7 @@ class Seeds:
             console.say(f"about {cost.in_words(seconds)}, as far as can be told from what its stages took before")
         with Board(setting.name, len(names), expected).plan(names) as board:
 
-            def report(event: dict[str, Any]) -> None:
+            def report(event: Event) -> None:
                 board(event)
                 if event["event"] == "stage" and event["status"] == "done":
                     self._check_reported(event["stage"], event["metrics"])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from omegaconf import DictConfig
 
 from experiments.commands.schedulers import runs_here
 from experiments.common.errors import InputError
+from experiments.common.plain import Config
 from experiments.config import claims, compose, schema
 from experiments.config.claims import Questions
 from experiments.evidence import registration, registrations, results, staleness
@@ -38,7 +38,7 @@ class Setting:
 
     request: compose.Request
     config: DictConfig
-    resolved: dict[str, Any]
+    resolved: Config
     questions: Questions
     seeds: list[int] | None
     title: str
@@ -82,7 +82,7 @@ def read(argv: list[str]) -> Setting:
     recorded = is_recorded(request.scale)
     seeds = None if config.seeds is None else registration.check_seeds(config.seeds)
     by_hand = recorded and (seeds is not None or bool(results.personal(request.given)))
-    title = results.title(request.scale, request.variant, by_hand)
+    title = results.title(request.scale, request.variant, by_hand, request.data)
     resolved = compose.resolve(config, 0)
     schema.check_settings(resolved)
     if config.only is not None:
@@ -109,7 +109,7 @@ def read(argv: list[str]) -> Setting:
 
 
 def _registered(
-    request: compose.Request, config: DictConfig, resolved: dict[str, Any], title: str, entry: Entry | None
+    request: compose.Request, config: DictConfig, resolved: Config, title: str, entry: Entry | None
 ) -> tuple[Registration | None, list[str]]:
     """Under what the setting's next seeds run, and else what changed since it was registered.
 

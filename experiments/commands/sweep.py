@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -22,6 +21,7 @@ from experiments.config import claims, expressions
 from experiments.config.comparisons import Claim
 from experiments.config.expressions import Call, Expression, Metric
 from experiments.evidence import sequences, sweeps
+from experiments.evidence.sweeps import Job, Sweep, Swept
 from experiments.pages import console
 from experiments.pages.numbers import number
 from experiments.running.plan import Plan
@@ -101,78 +101,80 @@ def _difference(plan: Plan) -> tuple[str, Expression]:
 def record(folder: Path, overrides: Sequence[str], plan: Plan, value: float, exit_code: int, reason: str) -> None:
     """Write one job's record."""
     varied = [line for line in overrides if not line.startswith(("paper=", "scale=", "runs_dir=", "seed=", "variant="))]
-    record = {
-        "paper": plan.paper,
-        "scale": plan.scale,
-        "seed": plan.seed,
-        "overrides": varied,
-        "objective": chosen.text if (chosen := objective(plan)) is not None else "",
-        "value": value if math.isfinite(value) else None,
-        "exit_code": exit_code,
-        "reason": reason,
-    }
-    files.write_json(folder / "job.json", record)
+    chosen = objective(plan)
+    job = Job(
+        paper=plan.paper,
+        scale=plan.scale,
+        seed=plan.seed,
+        overrides=varied,
+        objective=chosen.text if chosen is not None else "",
+        value=value if math.isfinite(value) else None,
+        exit_code=exit_code,
+        reason=reason,
+    )
+    files.write_json(folder / "job.json", job.plain())
 
 
-def gather(folder: Path) -> list[dict[str, Any]]:
+def gather(folder: Path) -> list[Job]:
     """The records of a sweep's jobs, in their order. Raises InputError for one that is something else."""
-    paths = sorted(folder.glob("*/job.json"), key=lambda p: (len(p.parent.name), p.parent.name))
-    return [job.model_dump() for path in paths if (job := sweeps.read_job(path)) is not None]
+    paths = sorted(folder.glob("*/job.json"), key=lambda path: (len(path.parent.name), path.parent.name))
+    return [job for path in paths if (job := sweeps.read_job(path)) is not None]
 
 
-def settings(jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def settings(jobs: Sequence[Job]) -> list[Swept]:
     """Jobs that differ only in their seed, together: values, mean and 95% interval."""
-    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
-    common = set.intersection(*(set(job["overrides"]) for job in jobs)) if jobs else set()
+    groups: dict[tuple[str, ...], list[Job]] = {}
+    common = set.intersection(*(set(job.overrides) for job in jobs)) if jobs else set()
     for job in jobs:
-        groups.setdefault(tuple(line for line in job["overrides"] if line not in common), []).append(job)
-    rows = []
-    for setting, members in groups.items():
-        values = [job["value"] for job in members if job["value"] is not None]
-        estimate = sequences.t_interval(values) if values else None
-        bounded = estimate is not None and math.isfinite(estimate.low)
-        rows.append(
-            {
-                "setting": " ".join(setting) or "as configured",
-                "seeds": [job["seed"] for job in members if job["value"] is not None],
-                "values": values,
-                "mean": estimate.mean if estimate else None,
-                "interval": [estimate.low, estimate.high] if estimate and bounded else None,
-                "failed": [f"seed {job['seed']}: {job['reason']}" for job in members if job["exit_code"]],
-            }
-        )
-    return rows
+        groups.setdefault(tuple(line for line in job.overrides if line not in common), []).append(job)
+    return [_together(" ".join(setting) or "as configured", members) for setting, members in groups.items()]
 
 
-def write(folder: Path, name: str, runs_dir: Path) -> dict[str, Any] | None:
+def _together(setting: str, jobs: Sequence[Job]) -> Swept:
+    """One setting over its seeds; a job without a value counts as failed, and does not enter the mean."""
+    done = [(job.seed, job.value) for job in jobs if isinstance(job.seed, int) and job.value is not None]
+    values = [value for _, value in done]
+    estimate = sequences.t_interval(values) if values else None
+    bounded = estimate is not None and math.isfinite(estimate.low)
+    return Swept(
+        setting=setting,
+        seeds=[seed for seed, _ in done],
+        values=values,
+        mean=estimate.mean if estimate else None,
+        interval=[estimate.low, estimate.high] if estimate and bounded else None,
+        failed=[f"seed {job.seed}: {job.reason}" for job in jobs if job.exit_code],
+    )
+
+
+def write(folder: Path, name: str, runs_dir: Path) -> Sweep | None:
     """Join the jobs of a sweep into runs/<paper>/<scale>/sweeps/<name>.json, one file per paper and scale.
 
     Returns the last one written; None if no job left a record.
     """
     jobs = gather(folder)
-    record: dict[str, Any] | None = None
-    for paper, scale in dict.fromkeys((job["paper"], job["scale"]) for job in jobs):
-        mine = [job for job in jobs if (job["paper"], job["scale"]) == (paper, scale)]
-        record = {
-            "name": name,
-            "paper": paper,
-            "scale": scale,
-            "written": datetime.now(UTC).isoformat(timespec="seconds"),
-            "objective": mine[0]["objective"],
-            "settings": settings(mine),
-        }
-        files.write_json(runs_dir / paper / scale / "sweeps" / f"{name}.json", record)
+    record: Sweep | None = None
+    for paper, scale in dict.fromkeys((job.paper, job.scale) for job in jobs):
+        mine = [job for job in jobs if (job.paper, job.scale) == (paper, scale)]
+        record = Sweep(
+            name=name,
+            paper=paper,
+            scale=scale,
+            written=datetime.now(UTC).isoformat(timespec="seconds"),
+            objective=mine[0].objective,
+            settings=settings(mine),
+        )
+        files.write_json(runs_dir / paper / scale / "sweeps" / f"{name}.json", record.plain())
     return record
 
 
-def table(record: Mapping[str, Any]) -> Table:
+def table(record: Sweep) -> Table:
     """One line per setting, in the order of the sweep."""
-    title = f"{record['paper']}/{record['scale']} sweep {record['name']}: {record['objective']}"
+    title = f"{record.paper}/{record.scale} sweep {record.name}: {record.objective}"
     right = ("seeds", "mean", "95% interval")
     rows = console.table(title, ("setting", *right, ""), right)
-    for row in record["settings"]:
-        mean = number(row["mean"]) if row["mean"] is not None else ""
-        interval = " to ".join(map(number, row["interval"])) if row["interval"] else ""
-        failed = Text(f"{len(row['failed'])} failed" if row["failed"] else "", style="red")
-        rows.add_row(row["setting"], str(len(row["values"])), mean, interval, failed)
+    for row in record.settings:
+        mean = number(row.mean) if row.mean is not None else ""
+        interval = " to ".join(map(number, row.interval)) if row.interval else ""
+        failed = Text(f"{len(row.failed)} failed" if row.failed else "", style="red")
+        rows.add_row(row.setting, str(len(row.values)), mean, interval, failed)
     return rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,6 +19,7 @@ from experiments.common.tables import read_rows
 from experiments.config import compose, vary
 from experiments.config.trials import Grid, Knob
 from experiments.evidence import results, tuning
+from experiments.evidence.tuning import Tuned
 from experiments.identity.provenance import code_version
 from experiments.pages import console
 from experiments.pages.numbers import number
@@ -60,7 +61,7 @@ def main(argv: list[str]) -> int:
                 scheduler.run(plans[number * len(grid.seeds) : (number + 1) * len(grid.seeds)], board)
 
     table = _gather(grid, plans)
-    setting = results.title(request.scale, request.variant)
+    setting = results.title(request.scale, request.variant, data=request.data)
     console.out.print(_show(grid, table, f"{request.paper}/{setting}"))
     for line in _notes(table):
         console.out.print(line, markup=False, soft_wrap=True)
@@ -76,7 +77,7 @@ def _plan(config: DictConfig, grid: Grid, paper: str, value: Any, seed: int) -> 
     return only(plan(turned, seed), grid.arms)
 
 
-def _gather(grid: Grid, plans: Sequence[Plan]) -> dict[str, Any]:
+def _gather(grid: Grid, plans: Sequence[Plan]) -> Tuned:
     """What was found, as results/tuning holds it. Raises InputError if no arm logs the metric."""
     seeds = len(grid.seeds)
     by_value = [plans[number : number + seeds] for number in range(0, len(plans), seeds)]
@@ -84,7 +85,10 @@ def _gather(grid: Grid, plans: Sequence[Plan]) -> dict[str, Any]:
     if all(score is None for values in scores.values() for row in values for score in row):
         raise InputError(f"tune.by={grid.by}: no arm logged it; give the arms' data a val_size, or name what they log")
     return {
-        **{key: list(getattr(grid, key)) for key in ("arms", "keys", "values", "seeds")},
+        "arms": list(grid.arms),
+        "keys": list(grid.keys),
+        "values": list(grid.values),
+        "seeds": list(grid.seeds),
         "by": grid.by,
         "lower_is_better": grid.lower_is_better,
         "scores": scores,
@@ -103,11 +107,11 @@ def _score(plan_: Plan, arm: str, metric: str) -> float | None:
     return values[-1] if values else None
 
 
-def _show(grid: Grid, found: Mapping[str, Any], title: str) -> Table:
+def _show(grid: Grid, table: Tuned, title: str) -> Table:
     seeds = ", ".join(map(str, grid.seeds))
     values = [str(value) for value in grid.values]
     shown = console.table(f"{title}: {grid.by}, mean of pilot seeds {seeds}", ["arm", *values], right=values)
-    for arm, chosen in found["chosen"].items():
+    for arm, chosen in table["chosen"].items():
         cells = []
         for value, mean in zip(grid.values, chosen["means"], strict=True):
             text = "failed" if mean is None else number(mean)
@@ -116,10 +120,10 @@ def _show(grid: Grid, found: Mapping[str, Any], title: str) -> Table:
     return shown
 
 
-def _notes(found: Mapping[str, Any]) -> list[str]:
+def _notes(table: Tuned) -> list[str]:
     """What a reader must know of the best values."""
     notes = []
-    for arm, chosen in found["chosen"].items():
+    for arm, chosen in table["chosen"].items():
         if chosen["value"] is None:
             notes.append(f"{arm}: no value trained to the end")
         elif chosen["edge"]:

@@ -19,6 +19,7 @@ import yaml
 from experiments.common import files
 from experiments.common.errors import InputError
 from experiments.common.paths import CONF
+from experiments.common.plain import Arguments
 from experiments.config import schema, unfilled, written
 
 PAPER = {  # template -> where it goes, from the folder that holds conf/
@@ -89,7 +90,7 @@ def allow(text: str, name: str) -> str:
 def _templates() -> jinja2.Environment:
     """What makes YAML and Python; neither is HTML, whose escapes would be wrong in them."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
-    options: dict[str, Any] = {"keep_trailing_newline": True, "undefined": jinja2.StrictUndefined}
+    options: Arguments = {"keep_trailing_newline": True, "undefined": jinja2.StrictUndefined}
     environment = jinja2.Environment(loader=loader, autoescape=False, **options)  # noqa: S701 - see above
     environment.filters.update(quoted=_quoted, wrapped=_wrapped)
     return environment

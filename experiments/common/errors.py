@@ -13,7 +13,11 @@ from experiments.common import tracing
 from experiments.common.paths import ROOT
 
 NO_SHARED_MEMORY = re.compile("insufficient shared memory|unable to allocate shared memory|</torch_|Bus error")
-NO_MEMORY = re.compile("can't allocate memory|CUDA out of memory|Cannot allocate memory|unable to mmap .* memory")
+NO_READER = re.compile(r"DataLoader worker \(pid.*\) (is killed by signal: Killed|exited unexpectedly)")
+NO_MEMORY = re.compile(
+    "can't allocate memory|CUDA out of memory|Cannot allocate memory|unable to mmap .* memory"
+    "|failed to map segment from shared object|can't start new thread|could not create a primitive"
+)
 READING = ("available", "prepare_data", "setup")  # methods of a datamodule that look at files
 
 
@@ -97,6 +101,9 @@ def _foreseen(error: BaseException) -> tuple[str, int] | None:
         if isinstance(link, RuntimeError) and NO_SHARED_MEMORY.search(str(link)):
             told = "shared memory (/dev/shm) is full: give it more room, or run with stages.*.data.num_workers=0"
             return told, RunError.exit_code
+        if isinstance(link, RuntimeError) and NO_READER.search(str(link)):
+            told = "a process that reads data was killed, as a machine does that runs out of memory"
+            return f"{told}: run with fewer of them (stages.*.data.num_workers=1)", RunError.exit_code
         if isinstance(link, MemoryError) or NO_MEMORY.search(str(link)):
             told = "there is not enough memory: run fewer stages at a time (jobs=1) or smaller batches"
             return f"{told} ({tracing.last_words(link)[:120]})", RunError.exit_code

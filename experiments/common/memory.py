@@ -15,6 +15,7 @@ from typing import Any
 
 from experiments.common import files, overlay
 from experiments.common.paths import ROOT
+from experiments.common.plain import Plain
 
 REMEMBERED = ROOT / "runs" / "remembered.json"
 CONFIGURATION = ("conf", "experiments")  # what a composed configuration depends on
@@ -36,18 +37,14 @@ def remember(question: str, paper: str, key: str, folders: tuple[str, ...], answ
         return answer()
     name = f"{question} of {paper}"
     state = state_of(folders, paper)
-    kept = _kept(name)
-    if kept.get("state") != state:
-        kept = {"state": state, "answers": {}}
-    if key not in kept["answers"]:
-        given = answer()
+    answers = _answers(_stored(), name, state)
+    if key not in answers:
+        fresh = answer()
         stored = _stored()  # answer() may have remembered something else
-        mine = _kept(name)
-        before = mine["answers"] if mine.get("state") == state else {}
-        kept = {"state": state, "answers": {**before, key: given}}
+        answers = {**_answers(stored, name, state), key: fresh}
         with contextlib.suppress(OSError):
-            files.write_json(_place(), {**stored, name: kept})
-    return kept["answers"][key]
+            files.write_json(_place(), {**stored, name: {"state": state, "answers": answers}})
+    return answers[key]
 
 
 @contextlib.contextmanager
@@ -65,16 +62,19 @@ def _place() -> Path:
     return REMEMBERED if overlay.current() is None else overlay.home() / "runs" / REMEMBERED.name
 
 
-def _stored() -> dict[str, Any]:
+def _stored() -> Plain:
     """Everything that is remembered; nothing where the file is missing or something else."""
     stored = files.read_json(_place())
     return stored if isinstance(stored, dict) else {}
 
 
-def _kept(name: str) -> dict[str, Any]:
-    """What is remembered of one question about one paper; nothing where it is something else."""
-    kept = _stored().get(name)
-    return kept if isinstance(kept, dict) and isinstance(kept.get("answers"), dict) else {}
+def _answers(stored: Plain, name: str, state: str) -> Plain:
+    """The remembered answers to one question about one paper; none where its files changed since, or it is damaged."""
+    item = stored.get(name)
+    if not isinstance(item, dict) or item.get("state") != state or not isinstance(item.get("answers"), dict):
+        return {}
+    answers: Plain = item["answers"]
+    return answers
 
 
 def state_of(folders: tuple[str, ...], paper: str) -> str:

@@ -94,6 +94,12 @@ def home() -> Path:
     return ROOT if overlay is None else overlay.folder
 
 
+def typed() -> str:
+    """What a command of make says of the open overlay, with a space before it; empty where none is open."""
+    overlay = current()
+    return "" if overlay is None else f" EXTRA={os.path.relpath(overlay.folder, ROOT)}"
+
+
 class _Finder(MetaPathFinder):
     """Imports an overlay's code, and of its folder nothing else."""
 

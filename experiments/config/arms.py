@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from experiments.common.errors import InputError, unknown
+from experiments.common.plain import Plain
 from experiments.config import expressions, recipes
 from experiments.config.comparisons import Claim
 from experiments.config.stages import Trainer, Wiring
@@ -56,7 +57,7 @@ class Arm(Closed):
 STAGE = ("about", "needs", "feeds", "module", "data", "trainer", "start_like", "fit")  # of an arm, as of a stage
 
 
-def join(about: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]], where: Mapping[str, str]) -> dict[str, Any]:
+def join(about: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]], where: Mapping[str, str]) -> Plain:
     """A paper's content with a variant for each arm, the arm in the groups of the stage that it is like.
 
     Args:
@@ -99,7 +100,7 @@ def check(name: str, content: Mapping[str, Any], where: str) -> None:
         raise InputError(f"{where}: claim: compares other stages; expected {name}/test/... on one side")
 
 
-def _variant(content: Mapping[str, Any], about: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _variant(content: Mapping[str, Any], about: Mapping[str, Any], where: str) -> Plain:
     """The variant of the paper that an arm stands for."""
     base = content.get("variant")
     variants = about.get("variants") or {}
@@ -170,8 +171,8 @@ def _needed(config: DictConfig, name: str, claim: Mapping[str, Any], where: str)
 
 def _predecessors(stage: DictConfig) -> Iterator[str]:
     for key in ("needs", "feeds"):
-        wired = OmegaConf.to_container(stage[key], resolve=True) if stage.get(key) else {}
-        for names in wired.values():  # type: ignore[union-attr]
+        wired: Any = OmegaConf.to_container(stage[key], resolve=True) if stage.get(key) else {}
+        for names in wired.values():
             yield from [names] if isinstance(names, str) else names
 
 

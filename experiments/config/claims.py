@@ -117,9 +117,7 @@ def check_reported(
 def _metrics_of(questions: Questions, scale: str) -> Iterator[tuple[str, expressions.Metric]]:
     """Every metric that is named, and by what."""
     for claim in questions.claims:
-        comparisons = [expressions.comparison(text, claim.name) for text in claim.preconditions()]
-        sides = [*claim.sides(), *(side for left, _, right in comparisons for side in (left, right))]
-        yield from ((f"claim {claim.name!r}", metric) for side in sides for metric in expressions.metrics(side))
+        yield from ((f"claim {claim.name!r}", metric) for metric in claim.metrics())
     for check in questions.checks:
         left, _, right = expressions.comparison(check.holds, check.name)
         for side in (left, right):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from experiments.common.plain import Plain
 from experiments.config import expressions
-from experiments.config.expressions import Expression
+from experiments.config.expressions import Expression, Metric
 from experiments.config.published import Reported
 from experiments.config.written import (
     CLOSED,
@@ -95,14 +96,14 @@ class Question(Closed):
         """Whether others say what is compared."""
         return False
 
-    def content(self) -> dict[str, Any]:
+    def content(self) -> Plain:
         """What the hash of a registration holds of it: a field that was added later only where it says something.
 
         Rivals are a list, since a hash of a mapping does not tell which of them stands first.
         """
         defaults = {each.name: each.default for each in fields(self)}
-        kept = {key: value for key, value in vars(self).items() if key not in EXPLAINS}
-        said = {key: value for key, value in kept.items() if key in HASHED or value != defaults[key]}
+        decisive = {key: value for key, value in vars(self).items() if key not in EXPLAINS}
+        said = {key: value for key, value in decisive.items() if key in HASHED or value != defaults[key]}
         if isinstance(self.than, Mapping):
             said["than"] = [[name, side] for name, side in self.than.items()]
         return said
@@ -209,7 +210,15 @@ class Claim(Question):
         pairs = [each.expression(where) for part in self.parts() for each in part.against().values()]
         return list(dict.fromkeys(side for pair in pairs for side in pair))
 
-    def content(self) -> dict[str, Any]:
+    def metrics(self) -> list[Metric]:
+        """Every metric that it names, or one of its preconditions."""
+        sides = self.sides()
+        for text in self.preconditions():
+            left, _, right = expressions.comparison(text, self.name)
+            sides += [left, right]
+        return [metric for side in sides for metric in expressions.metrics(side)]
+
+    def content(self) -> Plain:
         said = super().content()
         return said | {"all": [outcome.content() for outcome in self.all]} if self.all else said
 

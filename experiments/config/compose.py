@@ -1,10 +1,11 @@
 """From a command line to one resolved configuration. Imports no torch, so that --help and listings are instant.
 
-Three things are added to Hydra's override grammar, all before Hydra sees the line:
+Four things are added to Hydra's override grammar, all before Hydra sees the line:
 
 - `variant=NAME`: the overrides listed under `variants: NAME:` in the paper's file; what the user gives wins over them.
 - `stages.*.key=value` and `data@stages.*.data=name`: one override for every stage that fits the pattern or belongs to
   the group, and that no `~stages.name` takes away (see experiments.config.overrides).
+- `data=NAME`: other images in place of the paper's own (see experiments.config.own_data).
 - a wrong name ends in one line with the nearest valid one, instead of a trace.
 
 Files are read by experiments.config.reading; what other rooms ask of them they may ask here.
@@ -33,7 +34,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.common import overlay
 from experiments.common.errors import InputError, unknown
-from experiments.config import frame, reading, recipes
+from experiments.common.plain import Config
+from experiments.config import flags, frame, own_data, reading, recipes
 from experiments.config import overrides as lines
 from experiments.config.overrides import split
 from experiments.config.reading import (
@@ -85,8 +87,14 @@ class Request:
     paper: str
     scale: str
     variant: str | None
-    given: tuple[str, ...]  # as typed, without paper, scale and variant
+    given: tuple[str, ...]  # as typed, without paper, scale, variant and data
     overrides: tuple[str, ...]  # expanded, ready for Hydra
+    data: str | None = None  # what stands in place of the paper's own
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """What a record says of the command line beyond paper, scale and variant."""
+        return (*self.given, *([f"data={self.data}"] if self.data else []))
 
 
 def request(argv: Sequence[str]) -> Request:
@@ -94,7 +102,7 @@ def request(argv: Sequence[str]) -> Request:
 
     Raises InputError for an unknown paper, scale, variant or group option, and for a line that does not parse.
     """
-    paper, scale, variant, given = _chosen(argv)
+    paper, scale, variant, data, typed = _chosen(argv)
     swept = any(mark in paper for mark in ",(")  # then each paper is looked at by itself, once it is composed
     about = {} if swept else paper_file(paper)
     _check_setting(paper, scale, variant, about.get("variants") or {})
@@ -104,7 +112,7 @@ def request(argv: Sequence[str]) -> Request:
     of_variant = list(about["variants"][variant]["overrides"]) if variant else []
     of_variant = [line for line in of_variant if not _adds_nothing(line, recipe, paper)]
     of_variant = [each for line in of_variant for each in lines.each_removed(line, every_stage, named)]
-    of_user = [each for line in given for each in lines.each_removed(line, every_stage, named)]
+    of_user = [each for line in typed for each in lines.each_removed(line, every_stage, named)]
     removed = {line.removeprefix("~stages.") for line in [*of_variant, *of_user] if line.startswith("~stages.")}
     stages = [name for name in every_stage if name not in removed]
 
@@ -123,24 +131,29 @@ def request(argv: Sequence[str]) -> Request:
     if overlay.current() is not None and "runs_dir" not in last:
         overrides.append(f"runs_dir={overlay.home() / 'runs'}")
     lines.check_options(overrides)
-    return Request(paper, scale, variant, tuple(given), tuple(overrides))
+    if data:
+        if any(mark in word for word in (paper, scale, data) for mark in ",("):
+            raise InputError(f"data={data}: expected one name, for one paper and scale")
+        overrides += own_data.lines(data, paper, compose(flags.first_of_each(overrides)), typed)
+    return Request(paper, scale, variant, tuple(typed), tuple(overrides), data)
 
 
-def _chosen(argv: Sequence[str]) -> tuple[str, str, str | None, list[str]]:
-    """Paper, scale and variant of a command line, and its other lines. Raises InputError for a key nothing reads."""
-    chosen = {"paper": default("paper"), "scale": default("scale"), "variant": ""}
-    given = []
+def _chosen(argv: Sequence[str]) -> tuple[str, str, str | None, str | None, list[str]]:
+    """Paper, scale, variant and data of a command line, and its other lines.
+
+    Raises InputError for a key that nothing reads.
+    """
+    chosen = {"paper": default("paper"), "scale": default("scale"), "variant": "", "data": ""}
+    typed = []
     for line in argv:
         key, value = split(line)
         if key.lstrip("+") in chosen:
             chosen[key.lstrip("+")] = value
-        elif key.lstrip("+~") == "data":
-            raise InputError(f"{line}: each stage has data of its own; data@stages.*.data={value} sets that of all")
         elif key.startswith("+") and not set("./@") & set(key):
             raise InputError(f"{key}: nothing reads such a key; one of a stage is added as +stages.NAME.KEY=value")
         else:
-            given.append(f"{key}={lines.quoted(value)}" if key in lines.SENTENCES else line)
-    return chosen["paper"], chosen["scale"], chosen["variant"] or None, given
+            typed.append(f"{key}={lines.quoted(value)}" if key in lines.SENTENCES else line)
+    return chosen["paper"], chosen["scale"], chosen["variant"] or None, chosen["data"] or None, typed
 
 
 def _check_setting(paper: str, scale: str, variant: str | None, variants: Mapping[str, Any]) -> None:
@@ -167,16 +180,16 @@ def _adds_nothing(line: str, recipe: Mapping[str, Any], paper: str) -> bool:
     return names.issuperset(value.strip("[]").split(","))
 
 
-def _expand(given: Sequence[str], chosen: Sequence[str], stages: Sequence[str], named: recipes.Groups) -> list[str]:
+def _expand(typed: Sequence[str], chosen: Sequence[str], stages: Sequence[str], named: recipes.Groups) -> list[str]:
     """Each line once for every stage that it means and that has its key.
 
     Args:
-        given: as typed.
+        typed: lines of the user or of a variant.
         chosen: paper and scale, which decide what keys a stage has.
         stages: stage names.
         named: the paper's groups of them.
     """
-    expanded = [lines.for_each_stage(line, stages, named) for line in given]
+    expanded = [lines.for_each_stage(line, stages, named) for line in typed]
     options_chosen = [line for each in expanded for line in each if lines.chooses_option(line)]
     for index, each in enumerate(expanded):
         if len(each) > 1 and not lines.chooses_option(each[0]):
@@ -184,7 +197,7 @@ def _expand(given: Sequence[str], chosen: Sequence[str], stages: Sequence[str], 
             base = _without_values((reading.CONF, *reading.search_path()), (*chosen, *options_chosen))
             expanded[index] = [line for line in each if _has(base, split(line)[0])]
             if not expanded[index]:
-                raise InputError(f"{given[index]}: no stage has this key")
+                raise InputError(f"{typed[index]}: no stage has this key")
     return [line for each in expanded for line in each]
 
 
@@ -286,7 +299,7 @@ def _explain(error: HydraException, overrides: Sequence[str]) -> InputError:
     return unknown(f"{key}: key of {where}", parts[0] if parts else key, names)
 
 
-def resolve(config: DictConfig, seed: int | None = None) -> dict[str, Any]:
+def resolve(config: DictConfig, seed: int | None = None) -> Config:
     """The configuration as plain data, every interpolation resolved, for one seed, with the paper's TEXTS.
 
     Raises InputError for an interpolation that leads nowhere or a value still missing (`???`).
@@ -303,14 +316,14 @@ def resolve(config: DictConfig, seed: int | None = None) -> dict[str, Any]:
             config.seed = composed_seed
     assert isinstance(value, dict)
     told = paper_file(value["key"]) if value.get("key") in papers() else {}
-    kept = [key for key in TEXTS if key in told and value.get(key) == STANDS_ASIDE]  # not after `~published`
-    return {str(key): item for key, item in value.items()} | {key: told[key] for key in kept}
+    aside = [key for key in TEXTS if key in told and value.get(key) == STANDS_ASIDE]  # not after `~published`
+    return {str(key): item for key, item in value.items()} | {key: told[key] for key in aside}
 
 
 _STAND_IN = 7_046_029_254_386_353_087  # a seed that nothing else in a configuration equals
 
 
-def resolve_each(config: DictConfig, seeds: Sequence[int]) -> list[dict[str, Any]]:
+def resolve_each(config: DictConfig, seeds: Sequence[int]) -> list[Config]:
     """resolve() for several seeds in the time of one: the seed is put in where it stands, alone or inside a text."""
     if len(seeds) < 2:
         return [resolve(config, seed) for seed in seeds]

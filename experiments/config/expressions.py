@@ -85,10 +85,10 @@ def parse(text: str | float, where: str) -> Expression:
     if len(tokens) > MOST_WORDS:
         raise InputError(f"{where}: {text[:60]!r}...: {len(tokens)} names and signs; expected at most {MOST_WORDS}")
     reader = _Reader(tokens, where, text)
-    made = reader.sum()
+    expression = reader.sum()
     if reader.tokens:
         raise InputError(f"{where}: {text!r}: {reader.tokens[0][1]!r} is not expected there")
-    return made
+    return expression
 
 
 def _finite(number: str | float, where: str) -> float:
@@ -121,26 +121,26 @@ class _Reader:
             raise InputError(f"{self.where}: {self.text!r}: expected {sign!r} instead of {word!r}")
 
     def sum(self) -> Expression:
-        made = self.product()
+        total = self.product()
         while self._next_is("+", "-"):
             sign = self._take()[1]
-            made = Call(sign, (made, self.product()))
-        return made
+            total = Call(sign, (total, self.product()))
+        return total
 
     def product(self) -> Expression:
-        made = self.atom()
+        product = self.atom()
         while self._next_is("*", "/"):
             sign = self._take()[1]
-            made = Call(sign, (made, self.atom()))
-        return made
+            product = Call(sign, (product, self.atom()))
+        return product
 
     def atom(self) -> Expression:
         self.depth += 1
         if self.depth > DEEPEST:
             raise InputError(f"{self.where}: {self.text[:60]!r}...: nested deeper than {DEEPEST}")
-        made = self._atom()
+        atom = self._atom()
         self.depth -= 1
-        return made
+        return atom
 
     def _atom(self) -> Expression:
         kind, word = self._take()
@@ -154,9 +154,9 @@ class _Reader:
         if word == "-":
             return Call("-", (0.0, self.atom()))
         if word == "(":
-            made = self.sum()
+            inside = self.sum()
             self._expect(")")
-            return made
+            return inside
         raise InputError(f"{self.where}: {self.text!r}: {word!r} is not expected there")
 
     def call(self, name: str) -> Call:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -21,13 +20,16 @@ REFUSED = {
 }
 
 
-def read(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+Flags = dict[str, str | bool]  # by Hydra's name of them; true where one takes no value
+
+
+def read(argv: Sequence[str]) -> tuple[Flags, list[str]]:
     """Flags by Hydra's name of them, and the other arguments.
 
     Raises InputError for an unknown flag, one that lacks its value, and one that has no place here.
     """
     actions = {name: action for action in get_args_parser()._actions for name in action.option_strings}
-    found: dict[str, Any] = {}
+    flags: Flags = {}
     lines: list[str] = []
     waiting = list(argv)
     while waiting:
@@ -35,16 +37,16 @@ def read(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         if not argument.startswith("-"):
             lines.append(argument)
             continue
-        name, given, value = argument.partition("=")
+        name, equals, value = argument.partition("=")
         if name not in actions:
             raise unknown("flag", name, actions)
         action = actions[name]
         if action.dest in REFUSED:
             raise InputError(f"{name}: {REFUSED[action.dest]}")
-        if not given and _takes_next(action, waiting):
+        if not equals and _takes_next(action, waiting):
             value = waiting.pop(0)
-        found[action.dest] = True if action.nargs == 0 else _valued(name, action, value)
-    return found, lines
+        flags[action.dest] = True if action.nargs == 0 else _valued(name, action, value)
+    return flags, lines
 
 
 def _takes_next(action: argparse.Action, waiting: Sequence[str]) -> bool:
@@ -64,10 +66,14 @@ def _valued(name: str, action: argparse.Action, value: str) -> str:
     return value
 
 
-def written(found: dict[str, Any]) -> list[str]:
+def written(flags: Flags) -> list[str]:
     """The flags as Hydra reads them."""
     names = {action.dest: action.option_strings[0] for action in get_args_parser()._actions if action.option_strings}
-    return [part for key, value in found.items() for part in ([names[key]] if value is True else [names[key], value])]
+    return [part for key, value in flags.items() for part in _as_typed(names[key], value)]
+
+
+def _as_typed(name: str, value: str | bool) -> list[str]:
+    return [name] if value is True else [name, str(value)]
 
 
 def first_of_each(overrides: Sequence[str]) -> list[str]:

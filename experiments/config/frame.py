@@ -25,11 +25,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.common.errors import InputError
+from experiments.common.plain import Config
 
 # Top-level keys of a configuration that the command line alone may set; papers and scales may set the others.
 KEYS = (
     *("hydra", "launcher", "logger", "data_dir", "runs_dir", "jobs"),
-    *("record", "from_record", "explore", "why", "dry", "dry_seconds", "only"),
+    *("record", "from_record", "explore", "why", "dry", "dry_seconds", "only", "data_name"),
 )
 WITHOUT_PAPER = ("~paper", "~scale", "~trainer", "recipe@_global_=[]")
 HINT = "settings of Hydra, of launchers and of where a run happens go on the command line"
@@ -87,20 +88,20 @@ class Loader(ConfigLoaderImpl):
             raise InputError(f"{composer.origin(path, files)}: {path!r} is not allowed; {HINT}")
 
         # A sweep composes each of its jobs with these lines, which a file could have added to.
-        kept: Any = OmegaConf.to_container(config.hydra.overrides, resolve=False)
-        if sorted(str(line) for part in kept.values() for line in part) != sorted(
+        told: Any = OmegaConf.to_container(config.hydra.overrides, resolve=False)
+        if sorted(str(line) for part in told.values() for line in part) != sorted(
             str(each.input_line) for each in parsed
         ):
             raise InputError(f"{composer.origin('hydra.overrides', files)}: 'hydra.overrides' is not allowed; {HINT}")
         return config
 
 
-_frames: dict[Any, tuple[Files, dict[str, Any]]] = {}
+_frames: dict[Any, tuple[Files, Config]] = {}
 
 
 def _frame(
     search_path: ConfigSearchPath, config_name: str, of_user: tuple[str, ...], run_mode: RunMode
-) -> tuple[Files, dict[str, Any]]:
+) -> tuple[Files, Config]:
     """The files of the frame and what they compose to with the user's lines about it; kept until a file changes."""
     folders = [Path(item.path.removeprefix("file://")) for item in search_path.get_path() if item.provider == "main"]
     files = [path for folder in folders for path in (folder / "config.yaml", *folder.glob("l*/*.yaml"))]
@@ -148,7 +149,7 @@ def _says(content: DictConfig, path: Sequence[str]) -> bool:
     return True
 
 
-def _plain(config: DictConfig) -> dict[str, Any]:
+def _plain(config: DictConfig) -> Config:
     """The frame of a composed configuration as plain data, nothing resolved."""
     part = OmegaConf.masked_copy(config, [key for key in KEYS if key in config])
     return {str(key): value for key, value in OmegaConf.to_container(part, resolve=False).items()}  # type: ignore[union-attr]

@@ -32,13 +32,13 @@ def locate(target: Any, where: str) -> Callable[..., Any]:
     return built
 
 
-def check(config: Any, where: str, given: tuple[str, ...] = ()) -> None:
+def check(config: Any, where: str, added: tuple[str, ...] = ()) -> None:
     """Compare every `_target_`'s keys and plain values with its signature, before anything trains.
 
     Args:
         config: a configuration node.
         where: its path, for the message.
-        given: argument names that the engine adds at the top level (a stage's `needs`).
+        added: argument names that the engine adds at the top level (a stage's `needs`).
     Raises InputError naming the key, and the nearest valid one or what was expected.
     """
     if isinstance(config, list):
@@ -64,7 +64,7 @@ def check(config: Any, where: str, given: tuple[str, ...] = ()) -> None:
             raise InputError(f"{where}.{key}={value!r:.200}: expected {words}")
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
-    names = [key for key in config if key not in SPECIAL] + list(given)
+    names = [key for key in config if key not in SPECIAL] + list(added)
     for name in names:
         if name not in parameters:
             close = difflib.get_close_matches(name, parameters, n=1, cutoff=0.5)
@@ -104,20 +104,20 @@ def _is_one_of(value: Any, kinds: tuple[type, ...]) -> bool:
     return type(value) in kinds or (type(value) is int and float in kinds)
 
 
-def build(config: Any, where: str = "config", **given: Any) -> Any:
+def build(config: Any, where: str = "config", **added: Any) -> Any:
     """Build what a configuration node describes; nodes without `_target_` stay plain data.
 
-    `_partial_: true` gives a functools.partial. `given` are further arguments for the top-level target.
+    `_partial_: true` gives a functools.partial. `added` are further arguments for the top-level target.
     """
     if isinstance(config, Mapping):
         built = {k: build(v, f"{where}.{k}") for k, v in config.items() if k not in SPECIAL}
         if "_target_" not in config:
             return built
         target = locate(config["_target_"], where)
-        allowed.check_arguments(config["_target_"], {**config, **given}, where)
+        allowed.check_arguments(config["_target_"], {**config, **added}, where)
         if config.get("_partial_"):
-            return functools.partial(target, **built, **given)
-        return target(**built, **given)
+            return functools.partial(target, **built, **added)
+        return target(**built, **added)
     if isinstance(config, list):
         return [build(item, f"{where}.{index}") for index, item in enumerate(config)]
     return config

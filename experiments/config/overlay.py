@@ -21,7 +21,6 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass as pydantic_dataclass
@@ -30,6 +29,7 @@ from experiments.common import memory
 from experiments.common.errors import InputError, unknown
 from experiments.common.overlay import CODE, Overlay, current, make_current
 from experiments.common.paths import CONF, ROOT
+from experiments.common.plain import Plain
 from experiments.config import allowed, limits, reading
 from experiments.config.written import CLOSED, Closed, Text, read
 from experiments.identity import definitions
@@ -96,7 +96,7 @@ def load(folder: str | Path) -> Overlay:
     return overlay
 
 
-def _mapping(path: Path) -> dict[str, Any]:
+def _mapping(path: Path) -> Plain:
     content = limits.read(path, path.name)
     if not isinstance(content, dict):
         raise InputError(f"{path.name}: expected a mapping with name: and allow:")

@@ -26,11 +26,12 @@ from omegaconf._utils import get_yaml_loader
 from experiments.common import overlay
 from experiments.common.errors import InputError, unknown
 from experiments.common.paths import CONF
+from experiments.common.plain import Plain
 from experiments.config import arms, limits, recipes, schema, written
 from experiments.config.stages import Trainer
 
 # Of a paper's file: most of it, and no part of a composition.
-TEXTS = ("variants", "published", "deviations", "groups", "finding", "scope", "covers")
+TEXTS = ("variants", "published", "deviations", "groups", "finding", "scope", "covers", "own_data")
 STANDS_ASIDE = "conf/paper"  # what stands for each of them there, so that an override can take it away
 
 _searched: list[Path] = []  # besides CONF and the open overlay's
@@ -77,6 +78,12 @@ def state() -> tuple[int, ...]:
     return tuple(os.stat(path).st_mtime_ns for path in paths)
 
 
+def data_file(name: str) -> Path | None:
+    """Where a data set of this name is said, in the suite's folder first; None where nobody says it."""
+    paths = [root / "data" / f"{name}.yaml" for root in _roots()]
+    return next((path for path in paths if path.is_file()), None)
+
+
 def options(group: str) -> list[str]:
     """What a group offers; a paper's own data as `<paper>/<name>`."""
     folders = [root / group for root in _roots()]
@@ -98,16 +105,19 @@ def default(group: str) -> str:
 def own_values(config: Mapping[str, Any]) -> list[str]:
     """The keys of a composed configuration that are a recipe's own: values that other lines read by `${...}`."""
     frame = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))
-    groups = [str(name) for entry in frame["defaults"] if isinstance(entry, dict) for name in entry]
-    known = {field.name for kind in (schema.Recipe, schema.PaperFile) for field in fields(kind)}
-    return [str(key) for key in config if key not in {*known, *frame, *groups}]
+    known = set(frame)
+    for entry in frame["defaults"]:
+        known |= set(map(str, entry)) if isinstance(entry, dict) else set()  # a group
+    for kind in (schema.Recipe, schema.PaperFile):
+        known |= {field.name for field in fields(kind)}
+    return [str(key) for key in config if key not in known]
 
 
 # --- papers, recipes and sweeps, written out -------------------------------------------------------------------------
 
 
 @lru_cache
-def paper_file(paper: str) -> dict[str, Any]:
+def paper_file(paper: str) -> Plain:
     """conf/paper/<paper>.yaml as plain data, checked and written out, before composition."""
     path = _place("paper", f"{paper}.yaml")
     if not path.exists():
@@ -116,7 +126,7 @@ def paper_file(paper: str) -> dict[str, Any]:
     return arms.join(_written_out(("paper", paper), load(path)), own, {name: _arm_place(paper, name) for name in own})
 
 
-def arm_files(paper: str) -> dict[str, dict[str, Any]]:
+def arm_files(paper: str) -> dict[str, Plain]:
     """What the open overlay's arms of a paper say, by name."""
     extra = overlay.current()
     folder = extra.conf / "arms" / paper if extra is not None else None
@@ -128,16 +138,16 @@ def _arm_place(paper: str, name: str) -> str:
     return shown(extra.conf / "arms" / paper / f"{name}.yaml") if extra is not None else name
 
 
-def recipe_file(paper: str, scale: str) -> dict[str, Any]:
+def recipe_file(paper: str, scale: str) -> Plain:
     """conf/recipe/<paper>/<scale>.yaml as plain data, checked and written out; empty if there is none."""
     path = _place("recipe", paper, f"{scale}.yaml")
     return _written_out(("recipe", paper, scale), load(path)) if path.exists() else {}
 
 
-def recipe_files(paper: str) -> dict[str, dict[str, Any]]:
+def recipe_files(paper: str) -> dict[str, Plain]:
     """All of a paper's recipes by scale; one may name stages of those before it."""
     names = list(paper_file(paper).get("stages") or {})
-    files: dict[str, dict[str, Any]] = {}
+    files: dict[str, Plain] = {}
     for path in sorted(_place("recipe", paper).glob("*.yaml")):
         files[path.stem] = _written_out(("recipe", paper, path.stem), load(path), names)
         names += files[path.stem].get("stages") or {}
@@ -176,7 +186,7 @@ def sweep_file(paper: str, name: str) -> schema.Sweep:
     return written.read(schema.Sweep, load(folder / f"{name}.yaml"), shown(folder / f"{name}.yaml"))
 
 
-def _written_out(parts: tuple[str, ...], content: dict[str, Any], stages: Iterable[str] = ()) -> dict[str, Any]:
+def _written_out(parts: tuple[str, ...], content: Plain, stages: Iterable[str] = ()) -> Plain:
     """A paper's or recipe's content, checked, with nothing left unsaid.
 
     Args:
@@ -247,7 +257,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
         return super().construct_mapping(node, deep)
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path) -> Plain:
     """A configuration file as plain data.
 
     Raises:

@@ -30,6 +30,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.common.errors import InputError, unknown
+from experiments.common.plain import Plain
 from experiments.config import limits
 
 LONGEST = 50  # chain of stages or variants that are each like the next
@@ -39,9 +40,7 @@ WHOLE = ("needs", "feeds")  # said anew, they are said completely
 Groups = Mapping[str, Any]  # name -> stages and patterns, or {all_but: stages and patterns}
 
 
-def expand(
-    raw: Mapping[str, Any], where: str, others: Sequence[str] = (), groups: Groups | None = None
-) -> dict[str, Any]:
+def expand(raw: Mapping[str, Any], where: str, others: Sequence[str] = (), groups: Groups | None = None) -> Plain:
     """A file's content with nothing left unsaid.
 
     Args:
@@ -112,23 +111,23 @@ def merge(below: Any, above: Any) -> Any:
     return merged
 
 
-def _stages(raw: Mapping[str, Any], where: str, others: Sequence[str], groups: Groups) -> dict[str, Any]:
+def _stages(raw: Mapping[str, Any], where: str, others: Sequence[str], groups: Groups) -> Plain:
     listed = _listed("stages", raw, where)
     for name in listed:
         check_pattern(name, f"{where}: stages")
     patterns = {name: item for name, item in listed.items() if "*" in name or name in groups}
     own = {name: item or {} for name, item in listed.items() if name not in patterns}
-    made: dict[str, Any] = {name: _like(name, own, where, ()) for name in own}
+    stages: Plain = {name: _like(name, own, where, ()) for name in own}
     for pattern, item in reversed(patterns.items()):
-        names = fitting(pattern, list(dict.fromkeys([*made, *others])), groups)
+        names = fitting(pattern, list(dict.fromkeys([*stages, *others])), groups)
         if not names:
-            raise unknown(f"{where}: stages: {_kind(pattern)}", pattern, [*made, *others, *groups])
+            raise unknown(f"{where}: stages: {_kind(pattern)}", pattern, [*stages, *others, *groups])
         for name in names:
-            made[name] = merge(item, made.get(name) or {})
-    return made
+            stages[name] = merge(item, stages.get(name) or {})
+    return stages
 
 
-def _variants(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _variants(raw: Mapping[str, Any], where: str) -> Plain:
     listed = _listed("variants", raw, where)
     return {name: _varied(name, listed, where, ()) for name in listed}
 
@@ -139,11 +138,13 @@ def _varied(name: str, listed: Mapping[str, Any], where: str, asked: tuple[str, 
         return copy.deepcopy(item)
     model = str(item["like"])
     if model not in listed or model in (*asked, name):
-        raise unknown(f"{where}: variants.{name}.like: variant", model, [n for n in listed if n not in (*asked, name)])
+        others = [other for other in listed if other not in (*asked, name)]
+        raise unknown(f"{where}: variants.{name}.like: variant", model, others)
     _check_chain(asked, f"{where}: variants.{name}.like")
     below = _varied(model, listed, where, (*asked, name))
     own = {key: copy.deepcopy(value) for key, value in item.items() if key != "like"}
-    return {**below, **own, "overrides": [*(below.get("overrides") or []), *(own.get("overrides") or [])]}
+    overrides = [*(below.get("overrides") or []), *(own.get("overrides") or [])]
+    return {**below, **own, "overrides": overrides}
 
 
 def _rows(item: Any, where: str) -> list[Any]:
@@ -153,16 +154,16 @@ def _rows(item: Any, where: str) -> list[Any]:
     rest = {key: value for key, value in item.items() if key != "values"}
     if any(str(key).count("/") != 2 for key in item["values"]):
         raise InputError(f"{where}: published: values: expected <stage>/<split>/<metric>: number")
-    made = []
+    rows = []
     for key, value in item["values"].items():
         stage, _, metric = str(key).partition("/")
-        made.append({"stage": stage, "metric": metric, "value": value, **rest})
-    return made
+        rows.append({"stage": stage, "metric": metric, "value": value, **rest})
+    return rows
 
 
-def _listed(kind: str, raw: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _listed(kind: str, raw: Mapping[str, Any], where: str) -> Plain:
     """Every name with what is said of it. Raises InputError for one that stands by itself and in an `each` too."""
-    listed: dict[str, Any] = {}
+    listed: Plain = {}
     origins: dict[str, str] = {}
     for written, item in raw.items():
         for name, arm in _arms(str(written), item, where).items():
@@ -175,7 +176,7 @@ def _listed(kind: str, raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     return listed
 
 
-def _arms(name: str, item: Any, where: str) -> dict[str, Any]:
+def _arms(name: str, item: Any, where: str) -> Plain:
     """A stage, or one for each combination of what `each` lists."""
     if not isinstance(item, Mapping) or "each" not in item:
         return {name: item}
@@ -184,11 +185,11 @@ def _arms(name: str, item: Any, where: str) -> dict[str, Any]:
         raise InputError(f"{where}: stages.{name}.each: a stage's name holds each as {{name}}")
     limits.count_arms(choices, f"{where}: {name}.each")
     rest = {key: value for key, value in item.items() if key != "each"}
-    made = {}
+    arms = {}
     for values in itertools.product(*choices.values()):
         chosen = dict(zip(choices, values, strict=True))
-        made[str(_filled(name, chosen))] = _filled(rest, chosen)
-    return made
+        arms[str(_filled(name, chosen))] = _filled(rest, chosen)
+    return arms
 
 
 def _filled(value: Any, chosen: Mapping[str, Any]) -> Any:
@@ -217,7 +218,7 @@ def _like(name: str, stages: Mapping[str, Any], where: str, asked: tuple[str, ..
         raise InputError(f"{where}: stages like each other in a circle: {' -> '.join((*asked, name, model))}")
     _check_chain(asked, f"{where}: stages.{name}.like")
     below = {key: value for key, value in _like(model, stages, where, (*asked, name)).items() if key != "about"}
-    merged: dict[str, Any] = merge(below, {key: value for key, value in item.items() if key != "like"})
+    merged: Plain = merge(below, {key: value for key, value in item.items() if key != "like"})
     return merged
 
 

@@ -132,6 +132,26 @@ class Recipe(Settings):
     """What make replicate draws anew for each seed, by name."""
 
 
+@dataclass(frozen=True, config=CLOSED)
+class OwnData(Closed):
+    """What a paper's stages need besides plain labelled images, where these stand in place of its data."""
+
+    overrides: list[Text] | None = None
+    """Lines as on the command line. {classes}, {channels}, {side}, {pixels}, {mean} and {std} stand for numbers of the
+    images, {names} for the list of their classes, {words} for these as one text with a blank before each, {identity}
+    for the rows of an identity matrix of as many classes."""
+    replaces: list[Text] | None = None
+    """Its own generated images that own data replaces, by their whole names, besides the well-known sets."""
+    needs: dict[Text, Text] | None = None
+    """Keys that have to be said on the command line, as stages.*.data.hierarchy, and what each is."""
+    classes: Whole | None = None
+    """How many classes there have to be."""
+    images: Whole | None = None
+    """How many training images there have to be."""
+    grey: Flag = False
+    """Its networks or canvases take one channel: photos are made grey."""
+
+
 @dataclass(frozen=True, kw_only=True, config=OPEN)
 class PaperFile(Settings):
     """conf/paper/<key>.yaml: what a paper claims, and its stages. Other keys are values that another line reads."""
@@ -174,6 +194,8 @@ class PaperFile(Settings):
     """Where paper, released code and this suite differ; on the report page."""
     bench: list[Pair] | None = None
     """Networks to time beside independent ones."""
+    own_data: Text | OwnData | None = None
+    """Of `data=NAME`: why the question makes no sense on plain labelled images, or what it needs besides."""
 
     @model_validator(mode="after")
     def _asks_something(self) -> PaperFile:

@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from experiments.common.plain import Config
+
 SWITCHES = ("benchmark", "channels_last", "fused", "compile")
 FUSED = {f"torch.optim.{name}" for name in ("Adam", "AdamW", "Adagrad", "SGD")}
 
@@ -34,7 +36,7 @@ def fused(config: Any) -> Any:
     return [fused(value) for value in config] if isinstance(config, list | tuple) else config
 
 
-def apply(trainer: dict[str, Any], module: Any) -> None:
+def apply(trainer: Config, module: Any) -> None:
     """Take the switches out of the trainer's arguments and turn a module that was built accordingly.
 
     `fused` concerns the configuration, before the module is built.

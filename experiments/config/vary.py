@@ -24,8 +24,11 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from experiments.common.errors import InputError, unknown
+from experiments.common.plain import Config
 from experiments.config import reading, recipes, written
 from experiments.config.trials import Knob
+
+Drawn = Config  # of one seed: knob -> its factor, or the value itself
 
 
 def read(config: Mapping[str, Any]) -> dict[str, Knob]:
@@ -33,7 +36,7 @@ def read(config: Mapping[str, Any]) -> dict[str, Knob]:
     return {str(name): written.read(Knob, item, f"vary.{name}") for name, item in (config.get("vary") or {}).items()}
 
 
-def draw(knobs: Mapping[str, Knob], registration: str, seed: int) -> dict[str, Any]:
+def draw(knobs: Mapping[str, Knob], registration: str, seed: int) -> Drawn:
     """What each knob is for one seed: the same wherever and whenever it is drawn.
 
     Args:
@@ -56,7 +59,7 @@ def _draw(knob: Knob, chance: random.Random) -> Any:
 
 
 def turn(
-    config: DictConfig, knobs: Mapping[str, Knob], drawn: Mapping[str, Any], groups: recipes.Groups | None = None
+    config: DictConfig, knobs: Mapping[str, Knob], drawn: Drawn, groups: recipes.Groups | None = None
 ) -> DictConfig:
     """A copy of a composed configuration with every knob turned to what was drawn.
 

@@ -27,6 +27,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pydantic_core import ArgsKwargs, CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 
 from experiments.common.errors import InputError, unknown
+from experiments.common.plain import Config, Plain
 
 CLOSED = ConfigDict(extra="forbid", defer_build=True)
 OPEN = ConfigDict(extra="allow", defer_build=True)  # besides its fields, values of one's own
@@ -58,7 +59,7 @@ class Written:
 
         return core_schema.with_info_wrap_validator_function(check, handler(source))
 
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: Callable[[Any], dict[str, Any]]) -> Any:
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: Callable[[Any], Plain]) -> Any:
         inner = handler(schema)
         return inner if inner.get("type") == "string" else {"anyOf": [inner, {"type": "string", "pattern": r"\{"}]}
 
@@ -102,7 +103,7 @@ FromZero = Annotated[float, Strict(), AllowInfNan(False), Field(ge=0), Written("
 Fraction = Annotated[
     float, Strict(), AllowInfNan(False), Field(gt=0, lt=1), Written("a number between 0 and 1, without both")
 ]
-Node = Annotated[dict[str, Any], Written("a mapping")]
+Node = Annotated[Config, Written("a mapping")]
 Names = Text | Sequence[Text]  # one, or several
 Scale = choice_of(Literal["full", "mini", "smoke"])
 
@@ -168,9 +169,11 @@ def _explain(errors: Sequence[ErrorDetails], content: Any, where: str) -> InputE
         return InputError(f"{_joined(where, path[:-1])}: {path[-1]} is missing")
     if first["type"] == "value_error":
         return InputError(f"{place}: {first['ctx']['error']}")
+
     expected = [words for error in errors if _path(error, content) == path and (words := _expected(error))]
-    if any(words.startswith("one of ") for words in expected) and isinstance(first["input"], str):
-        names = next(words for words in expected if words.startswith("one of ")).removeprefix("one of ").split(", ")
+    choices = next((words for words in expected if words.startswith("one of ")), None)
+    if choices is not None and isinstance(first["input"], str):
+        names = choices.removeprefix("one of ").split(", ")
         return unknown(f"{_joined(where, path[:-1])}: {path[-1]}", first["input"], names)
     told = " or ".join(dict.fromkeys(expected)) or first["msg"]
     return InputError(f"{place}={first['input']!r:.200}: expected {told}")

@@ -87,11 +87,11 @@ def path(paper: str) -> Path:
 
 def stored(paper: str) -> list[Row]:
     """What was counted and written; nothing where that was never done. Raises InputError for a damaged file."""
-    kept = files.read_json(path(paper))
-    if kept is None:
+    content = files.read_json(path(paper))
+    if content is None:
         return []
     try:
-        return [Row(**row) for row in kept["rows"]]
+        return [Row(**row) for row in content["rows"]]
     except (TypeError, KeyError) as error:
         raise InputError(f"{path(paper)}: expected rows as make counts writes them ({error})") from error
 
@@ -115,6 +115,6 @@ def differences(recorded: Sequence[Row], derived: Sequence[Row]) -> list[str]:
         if name not in before:
             lines.append(f"{name} was not counted; make counts")
         elif before[name] != row:
-            kept = before[name]
-            lines.append(f"{name}: recorded {kept.ours:,} ({kept.verdict}), counted {row.ours:,} ({row.verdict})")
+            then = before[name]
+            lines.append(f"{name}: recorded {then.ours:,} ({then.verdict}), counted {row.ours:,} ({row.verdict})")
     return lines

@@ -44,10 +44,10 @@ class Row:
         """As in `run at mini; full, not run yet`."""
         if COUNTED in self.run:
             return COUNTED if self.is_run else f"not {COUNTED} yet"
-        done = [scale for scale, is_run in self.run.items() if is_run]
-        open_ = [scale for scale, is_run in self.run.items() if not is_run]
-        parts = [f"run at {' and '.join(done)}"] * bool(done) + [f"{' and '.join(open_)}, not run yet"] * bool(open_)
-        return "; ".join(parts) or "not asked"
+        done = " and ".join(scale for scale, is_run in self.run.items() if is_run)
+        still_open = " and ".join(scale for scale, is_run in self.run.items() if not is_run)
+        parts = [f"run at {done}" if done else "", f"{still_open}, not run yet" if still_open else ""]
+        return "; ".join(filter(None, parts)) or "not asked"
 
 
 def rows(declared: Mapping[str, Any], entries: Mapping[str, Entry], counted: Sequence[counts.Row]) -> list[Row]:
@@ -91,4 +91,5 @@ def summary(covered: Sequence[Row]) -> str:
     if not covered:
         return ""
     at_full = sum(row.run.get("full", False) for row in covered)
-    return f"{sum(row.is_run for row in covered)} of {len(covered)} run" + f", {at_full} at full scale" * bool(at_full)
+    count = f"{sum(row.is_run for row in covered)} of {len(covered)} run"
+    return f"{count}, {at_full} at full scale" if at_full else count

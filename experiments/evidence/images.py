@@ -162,8 +162,8 @@ def gather(entry: Entry, plans: Sequence[Plan]) -> Answers | None:
     if main is None or stages is None:
         return None
     folders = {plan.seed: [plan.stages[name].directory for name in stages] for plan in plans}
-    kept = {seed: [hits.read(folder) for folder in folders.get(seed, [])] for seed in main.seeds}
-    known = {seed: [hit for hit in pair if hit is not None] for seed, pair in kept.items()}
+    pairs = {seed: [hits.read(folder) for folder in folders.get(seed, [])] for seed in main.seeds}
+    known = {seed: [hit for hit in pair if hit is not None] for seed, pair in pairs.items()}
     tests = {(hit.images, len(hit.right)) for pair in known.values() for hit in pair}
     if any(len(pair) < len(stages) for pair in known.values()) or len(tests) != 1:
         return None

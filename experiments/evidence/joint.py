@@ -30,7 +30,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from experiments.evidence.judged import JudgedClaim
-from experiments.evidence.rules import MOST_EVIDENCE, Judgement, rule_of
+from experiments.evidence.rules import MOST_EVIDENCE, RULES, Judgement, rule_of
 from experiments.evidence.words import (
     EFFECT_ONLY,
     FAILS,
@@ -86,7 +86,7 @@ def of_outcomes(parts: Sequence[JudgedClaim]) -> Judgement:
     first = parts[0]
     assert first.difference is not None
     by_name = {part.name: part for part in parts}
-    exact = all(part.kind == "exact" for part in parts)
+    exact = not any(RULES[part.kind].has_chance for part in parts)
     evidence = None if exact else _smallest([_support_of(part) for part in parts])
     told = Judgement(first.difference, first.interval, SUPPORTED, evidence=evidence)
 
@@ -108,7 +108,7 @@ def of_outcomes(parts: Sequence[JudgedClaim]) -> Judgement:
 
 def evidence_against(judged: JudgedClaim) -> float:
     """E-value against "each outcome differs from its baseline by what is worth the claim"; 0 where there is none."""
-    if judged.kinds() == {"exact"}:
+    if not any(RULES[kind].has_chance for kind in judged.kinds()):
         return 0.0
     if judged.parts:
         failed = [MOST_EVIDENCE if part.verdict == FAILS else evidence_against(part) for part in judged.parts]
@@ -135,7 +135,7 @@ def _against(judged: JudgedClaim, name: str) -> float:
 
 def _support_of(judged: JudgedClaim, baseline_alone: bool = False) -> float | None:
     """Evidence for an outcome; without chance there is no doubt, either way. None where its kind has none."""
-    if judged.kind == "exact":
+    if not RULES[judged.kind].has_chance:
         return MOST_EVIDENCE if judged.verdict in (*BEATEN, EFFECT_ONLY) else 0.0
     if not baseline_alone or not judged.against:
         return judged.evidence

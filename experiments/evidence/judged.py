@@ -203,8 +203,12 @@ class JudgedClaim(Part):
 
     def differences(self) -> dict[str, list[float]]:
         """The differences of each seed, by outcome and by what is compared with."""
-        named = {"": self.per_seed} | {item.name: item.per_seed for item in self.against}
-        return named | {f"{p.name}: {key}": column for p in self.parts for key, column in p.differences().items()}
+        columns = {"": self.per_seed}
+        for item in self.against:
+            columns[item.name] = item.per_seed
+        for part in self.parts:
+            columns |= {f"{part.name}: {name}": column for name, column in part.differences().items()}
+        return columns
 
     def short(self) -> Verdict:
         return Verdict(main=self.main, verdict=self.verdict, difference=self.difference, interval=self.interval)

@@ -17,6 +17,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments.common.plain import Plain
 from experiments.evidence.records import FORMAT, Entry, Record
 
 WIDTH = 120
@@ -32,14 +33,14 @@ def text(record: Record) -> str:
     return _text(_finite(plain), 0) + "\n"
 
 
-def arrange(entry: Entry) -> dict[str, Any]:
+def arrange(entry: Entry) -> Plain:
     """An entry as its file holds it, a row for each seed that a stage ran for."""
     plain = entry.plain()
     plain["stages"] = {name: _rows(stage, entry.seeds) for name, stage in plain["stages"].items()}
     return plain
 
 
-def _rows(stage: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
+def _rows(stage: Mapping[str, Any], seeds: Sequence[int]) -> Plain:
     """A stage with `runs` in place of the lists that have one value for each seed."""
     metrics: dict[str, list[float | None]] = stage["metrics"]
     columns = {
@@ -55,7 +56,7 @@ def _rows(stage: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
         if fingerprint is not None or seconds is not None or any(value is not None for value in values):
             runs[str(seed)] = {"fingerprint": fingerprint, "seconds": seconds, **measured, "values": values}
 
-    told: dict[str, Any] = {}
+    told: Plain = {}
     for name, value in stage.items():
         if name == "metrics":
             told |= {"metrics": list(metrics), "runs": runs}
@@ -64,7 +65,7 @@ def _rows(stage: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
     return told
 
 
-def read(value: Mapping[str, Any]) -> dict[str, Any]:
+def read(value: Mapping[str, Any]) -> Plain:
     """The inverse of `text`, of what JSON gave; its content is not looked at beyond the rows.
 
     Raises ValueError that says where a row does not fit its entry's seeds or its stage's metrics.
@@ -119,7 +120,7 @@ def from_text(content: str) -> Any:
     return _numbers(value) if any(f'"{word}"' in content for word in NOT_FINITE) else value
 
 
-def _each_key_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+def _each_key_once(pairs: Sequence[tuple[str, Any]]) -> Plain:
     value = dict(pairs)
     if len(value) != len(pairs):
         twice = next(key for key in value if sum(key == other for other, _ in pairs) > 1)

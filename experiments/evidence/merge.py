@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from experiments.evidence import registration
+from experiments.evidence.part import Fact
 from experiments.evidence.ran import Provenance
 from experiments.evidence.records import Elsewhere, Entry, Registration, Replication
 from experiments.evidence.replication import word
@@ -40,8 +40,8 @@ def put(new: Entry, stored: Entry | None, registered: Registration) -> Entry:
         return stored.model_copy(update={"elsewhere": [*others, mine]})
     if len(new.seeds) < len(stored.seeds):
         return stored
-    kept = {"history": list(stored.history), "elsewhere": list(stored.elsewhere)}
-    return fresh.model_copy(update={**kept, "replication": _compared(stored.replication, fresh)})
+    carried = {"history": list(stored.history), "elsewhere": list(stored.elsewhere)}
+    return fresh.model_copy(update={**carried, "replication": _compared(stored.replication, fresh)})
 
 
 def _compared(replication: Replication | None, entry: Entry) -> Replication | None:
@@ -87,13 +87,13 @@ def same_numbers(new: Entry, stored: Entry) -> bool:
     return True
 
 
-def differing(new: Provenance, stored: Provenance) -> dict[str, list[Any]]:
+def differing(new: Provenance, stored: Provenance) -> dict[str, list[Fact]]:
     """What of machine, packages and threads is not what an entry was recorded with: name -> [recorded, here].
 
     None of it is in a fingerprint, since it might change a number by rounding and mostly does not.
     """
 
-    def facts(provenance: Provenance) -> dict[str, Any]:
+    def facts(provenance: Provenance) -> dict[str, Fact]:
         return {**provenance.versions, **provenance.hardware.plain(), "threads": provenance.threads}
 
     then, now = facts(stored), facts(new)

@@ -15,7 +15,7 @@ from experiments.config.claims import Questions
 from experiments.evidence import merge, restarts, results, staleness
 from experiments.evidence.ran import Code, Hardware, Joined, Provenance, StageRecord
 from experiments.evidence.records import Entry, Registration
-from experiments.running.manifest import finished
+from experiments.running.manifest import Manifest, finished
 from experiments.running.plan import Plan
 
 
@@ -53,7 +53,7 @@ def join(
         tries: of the further seeds, those that started again.
     """
     stages: dict[str, StageRecord] = {}
-    manifests: list[dict[str, Any]] = []
+    manifests: list[Manifest] = []
     for name, stage in entry.stages.items():
         own = [finished(plan.stages[name]) for plan in further]
         stages[name] = _longer(stage, own, reasons.get(name, stage.failed))
@@ -81,7 +81,7 @@ def join(
     return results.judge(longer, questions, outcomes)
 
 
-def _longer(stage: StageRecord, manifests: Sequence[Mapping[str, Any] | None], failed: str) -> StageRecord:
+def _longer(stage: StageRecord, manifests: Sequence[Manifest | None], failed: str) -> StageRecord:
     """A stage with what further seeds gave; None for those that it did not run for."""
 
     def column(key: str) -> list[Any]:
@@ -105,13 +105,11 @@ def _longer(stage: StageRecord, manifests: Sequence[Mapping[str, Any] | None], f
     )
 
 
-def _provenance(
-    first: Provenance, manifests: Sequence[Mapping[str, Any]], stages: Mapping[str, StageRecord]
-) -> Provenance:
+def _provenance(first: Provenance, manifests: Sequence[Manifest], stages: Mapping[str, StageRecord]) -> Provenance:
     """That of the first seeds, with every commit, the time of the latest and the seconds of all."""
     if not manifests:
         return first
-    commits = {*(first.code.commit or "").split(), *(m["code"]["commit"] for m in manifests)} - {None, ""}
+    commits = {*(first.code.commit or "").split(), *(m["code"]["commit"] or "" for m in manifests)} - {""}
     seconds, cpu_seconds = results.times(stages)
     dirty = first.code.dirty is not False or any(m["code"]["dirty"] is not False for m in manifests)
     return first.model_copy(

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.common.plain import Plain
+
 SAID = ("at", "commit", "dirty", "why", "seen", "by_hand", "filed")  # of a registration, besides hash and stream
 FACTS = ("hardware", "versions", "threads", "code")  # of an entry's provenance: they change with its seeds alone
 
@@ -119,7 +121,7 @@ def losses(history: History, record: str) -> Iterator[str]:
         history: of the checkout.
         record: path of the paper's record.
     """
-    before: dict[str, Any] = {}
+    before: Plain = {}
     for commit in [*reversed(history.versions(record)), ""]:
         text = history.read(commit, record) if commit else _read(history.root / record)
         after = _entries(text)
@@ -128,10 +130,10 @@ def losses(history: History, record: str) -> Iterator[str]:
             if title not in after:
                 yield f"{where}: {title}: its record is gone"
                 continue
-            kept = [_mark(item) for item in after[title].get("history", [])]
-            lost = [mark[0] for mark in map(_mark, entry.get("history", [])) if mark not in kept]
+            marks = [_mark(item) for item in after[title].get("history", [])]
+            lost = [mark[0] for mark in map(_mark, entry.get("history", [])) if mark not in marks]
             replaced = _mark(entry)[:2]
-            if replaced not in (_mark(after[title])[:2], *(mark[:2] for mark in kept)):
+            if replaced not in (_mark(after[title])[:2], *(mark[:2] for mark in marks)):
                 lost.append(replaced[0])
             yield from (f"{where}: {title}: registration {mark} is gone from its history" for mark in lost)
             yield from (f"{where}: {title}: {line}" for line in _moved(entry, after[title]))
@@ -142,10 +144,10 @@ def _read(path: Path) -> str | None:
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
-def _entries(text: str | None) -> dict[str, Any]:
+def _entries(text: str | None) -> Plain:
     """The settings of a record that have a finished look; none of one of an older format."""
     try:
-        record: dict[str, Any] = json.loads(text or "{}")
+        record: Plain = json.loads(text or "{}")
     except json.JSONDecodeError:
         return {}
     entries = record.get("entries", {}) if record.get("format", 1) > 1 else {}
@@ -228,7 +230,7 @@ def _moved_facts(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterato
             yield f"its {key} was {then[key]!r:.80}, and is {now.get(key)!r:.80}, of the same seeds"
 
 
-def _values(stage: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+def _values(stage: Mapping[str, Any], row: Mapping[str, Any]) -> Plain:
     return dict(zip(stage["metrics"], row["values"], strict=False))
 
 

@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from experiments.common.plain import Plain
+
 MOST_TEXT = 20_000  # letters of one text
 MOST_SEEDS = 10_000
 MOST_SIZE = 1e100  # of a number that a claim states
@@ -48,7 +50,7 @@ class Part(BaseModel):
                 raise ValueError(f"key {key!r} does not exist" + (f"; did you mean {close[0]!r}?" if close else ""))
         return value
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> Plain:
         """As JSON holds it: without what has its default."""
         return self.model_dump(exclude_defaults=True)
 

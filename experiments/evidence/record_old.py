@@ -11,8 +11,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from experiments.common.plain import Plain
 
-def read(value: Mapping[str, Any]) -> dict[str, Any]:
+
+def read(value: Mapping[str, Any]) -> Plain:
     """What JSON gave of a record of format 1, as records.Record takes it; what is damaged stays so.
 
     Raises ValueError where a stage's lists do not fit its entry's seeds.
@@ -25,8 +27,8 @@ def read(value: Mapping[str, Any]) -> dict[str, Any]:
 
 def is_sealed(entry: Mapping[str, Any]) -> bool:
     """Whether an entry of format 1 is what was written."""
-    kept = {key: value for key, value in entry.items() if key != "seal"}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16] == entry.get("seal")
+    rest = {key: value for key, value in entry.items() if key != "seal"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16] == entry.get("seal")
 
 
 def _entry(entry: Any) -> Any:

@@ -5,12 +5,13 @@ What ran stands in `ran`, what was judged in `judged`; how all of it is read and
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
 from experiments.config.comparisons import Check
 from experiments.config.expressions import Table
+from experiments.config.vary import Drawn
 from experiments.evidence import words
 from experiments.evidence.judged import CheckResult, JudgedClaim, PublishedResult, Verdict
 from experiments.evidence.part import MOST_ITEMS, MOST_SEEDS, Fact, Names, Part, Seeds, Values
@@ -114,7 +115,7 @@ class Replication(Part):
 
     registered: str
     seeds: Seeds
-    drawn: Annotated[list[dict[str, Any]], Field(max_length=MOST_SEEDS)]
+    drawn: Annotated[list[Drawn], Field(max_length=MOST_SEEDS)]
     metrics: Annotated[dict[str, dict[str, Values]], Field(max_length=MOST_ITEMS)]
     claim: JudgedClaim
     word: str

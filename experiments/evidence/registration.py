@@ -14,7 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from experiments.common.errors import InputError
+from experiments.common.plain import Config, Plain
 from experiments.config import claims
 from experiments.evidence import sequences, verdicts
 from experiments.evidence.records import Entry, HistoryItem, Registration
@@ -46,8 +49,16 @@ def digest(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
-def statement(config: Mapping[str, Any]) -> dict[str, Any]:
+class Statement(TypedDict):
     """Claims and resolved recipe, without what says where a stage runs."""
+
+    claims: list[Plain]  # each as Claim.content() gives it
+    stages: dict[str, Config]
+    trainer: list[str]  # lines of the variant's
+
+
+def statement(config: Mapping[str, Any]) -> Statement:
+    """What a setting is registered by."""
     return {
         "claims": [claim.content() for claim in claims.read(config).claims],
         "stages": {name: _recipe(stage) for name, stage in config["stages"].items()},
@@ -58,8 +69,8 @@ def statement(config: Mapping[str, Any]) -> dict[str, Any]:
 def _recipe(value: Any) -> Any:
     """A stage without what says where it runs, each target by its own name alone: a definition may move."""
     if isinstance(value, Mapping):
-        kept = {k: _recipe(v) for k, v in value.items() if k not in NOT_IDENTITY | PLACE | {"dry", "exclusive"}}
-        return kept | ({"_target_": str(kept["_target_"]).rpartition(".")[2]} if "_target_" in kept else {})
+        recipe = {k: _recipe(v) for k, v in value.items() if k not in NOT_IDENTITY | PLACE | {"dry", "exclusive"}}
+        return recipe | ({"_target_": str(recipe["_target_"]).rpartition(".")[2]} if "_target_" in recipe else {})
     if isinstance(value, list | tuple):
         return [_recipe(item) for item in value]
     return value

@@ -13,21 +13,41 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
+from typing_extensions import TypedDict
 
 from experiments.common import files, overlay
 from experiments.common.errors import InputError
+from experiments.common.plain import Config
 from experiments.config import limits
 from experiments.evidence import registration, results, sequences, verdicts
 from experiments.evidence.records import Registration
+from experiments.evidence.tuning import Tuning, Untuned
 from experiments.identity import content, definitions
 from experiments.identity.fingerprint import ENGINE, targets
 from experiments.running.plan import Plan, Stage
 
 OF_OVERLAY = "overlay"  # likewise, of a registration in an overlay alone: its name
 BOUND = ("claims", "stages", "trainer", "rule", "vary", "tune", "data")  # what a registration binds, besides code
+
+
+class Tried(TypedDict):
+    """A registration of the same setting that came before."""
+
+    hash: str | None
+    why: str | None
+
+
+class About(TypedDict, total=False):
+    """What is told beside a registration and enters no hash."""
+
+    at: str
+    why: str
+    tried: list[Tried]
+    tuning: Tuning | Untuned
+    commits: dict[str, str | None]  # of an overlay's: those of the suite and of the overlay
 
 
 @dataclass(frozen=True)
@@ -39,15 +59,15 @@ class Filed:
         hash: of `bound` and `code`.
         bound: what was fixed (BOUND), as plain data.
         code: stage -> identity of the definitions that it reaches.
-        about: what is told beside it and enters no hash: at, why, tried, tuning; in an overlay also commits.
+        about: what is told beside it.
     """
 
     paper: str
     setting: str
     hash: str
-    bound: dict[str, Any]
+    bound: Config
     code: dict[str, str]
-    about: dict[str, Any]
+    about: About
 
     @property
     def path(self) -> Path:
@@ -57,7 +77,9 @@ class Filed:
         """What of a setting is not as it was registered, in words; nothing if the registration stands."""
         parts = [part for part in (*BOUND, OF_OVERLAY) if self.bound.get(part) != now.bound.get(part)]
         stages = [name for name in now.code if self.code.get(name) != now.code[name]]
-        return parts + ([f"code of {', '.join(stages)}"] if stages and "stages" not in parts else [])
+        if stages and "stages" not in parts:
+            parts.append(f"code of {', '.join(stages)}")
+        return parts
 
 
 def folder(paper: str) -> Path:
@@ -136,7 +158,7 @@ def read(path: Path) -> Filed:
     raw = limits.read(path, str(path))
     try:
         bound = {part: raw[part] for part in (*BOUND, *([OF_OVERLAY] if OF_OVERLAY in raw else []))}
-        about = {key: raw[key] for key in ("at", "why", "tried", "tuning", "commits") if key in raw}
+        about = cast(About, {key: raw[key] for key in About.__annotations__ if key in raw})
         filed = Filed(raw["paper"], raw["setting"], raw["hash"], bound, dict(raw["code"]), about)
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: damaged ({type(error).__name__}); restore it with git") from error
@@ -148,8 +170,8 @@ def read(path: Path) -> Filed:
 def all_of(paper: str, setting: str | None = None) -> list[Filed]:
     """The registrations of a paper's setting, or of all its settings, the oldest first."""
     filed = [read(path) for path in sorted(folder(paper).glob("*.yaml"))]
-    kept = [item for item in filed if setting in (None, item.setting)]
-    return sorted(kept, key=lambda item: (str(item.about.get("at")), item.hash))
+    of_setting = [item for item in filed if setting in (None, item.setting)]
+    return sorted(of_setting, key=lambda item: (str(item.about.get("at")), item.hash))
 
 
 def standing(now: Filed) -> tuple[Filed | None, list[str]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from experiments.config import expressions, vary
 from experiments.config.claims import Questions, watched
@@ -33,7 +32,7 @@ def basis(replicated: Registration) -> Registration:
     return replicated.model_copy(update={"hash": digest, "filed": True})
 
 
-def draw(knobs: Mapping[str, Knob], replicated: Registration, seed: int) -> dict[str, Any]:
+def draw(knobs: Mapping[str, Knob], replicated: Registration, seed: int) -> vary.Drawn:
     """What each knob is for one seed."""
     return vary.draw(knobs, str(basis(replicated).hash), seed)
 
@@ -49,7 +48,7 @@ def word(recorded: JudgedClaim, claim: JudgedClaim) -> str:
 
 def build(
     plans: Sequence[Plan],
-    drawn: Sequence[Mapping[str, Any]],
+    drawn: Sequence[vary.Drawn],
     claim: Claim,
     recorded: JudgedClaim,
     replicated: str,
@@ -87,11 +86,9 @@ def build(
 
 def _is_asked(claim: Claim, stage: str, metric: str) -> bool:
     """Whether a claim or its preconditions name a stage's metric."""
-    compared = [expressions.comparison(text, claim.name) for text in claim.preconditions()]
-    sides = [*claim.sides(), *(side for left, _, right in compared for side in (left, right))]
-    named = [item for side in sides for item in expressions.metrics(side)]
-    is_watched = bool(claim.dead) and metric == watched(claim) and bool(claim.arms([stage]))
-    return is_watched or any(item.name == metric and expressions.fitting(item, [stage]) for item in named)
+    if claim.dead and metric == watched(claim) and claim.arms([stage]):
+        return True
+    return any(item.name == metric and expressions.fitting(item, [stage]) for item in claim.metrics())
 
 
 def table(seeds: Sequence[int], metrics: Mapping[str, Mapping[str, Sequence[float | None]]]) -> Table:

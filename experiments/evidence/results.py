@@ -12,10 +12,12 @@ from typing import Any
 
 from filelock import FileLock
 from pydantic import ValidationError
+from typing_extensions import TypedDict
 
 from experiments.common import files, overlay
 from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
+from experiments.common.plain import Plain
 from experiments.common.tables import read_rows
 from experiments.config import claims, compose, expressions
 from experiments.config.comparisons import Claim
@@ -25,7 +27,7 @@ from experiments.evidence.part import first_mistake
 from experiments.evidence.ran import Code, Curve, Dataset, Hardware, Provenance, StageRecord
 from experiments.evidence.records import FORMAT, Entry, Record, Registration
 from experiments.identity.provenance import code_version, hardware, versions
-from experiments.running.manifest import finished
+from experiments.running.manifest import Manifest, finished
 from experiments.running.plan import Plan
 
 RESULTS = ROOT / "results"  # the suite's; `base` says where records are now
@@ -49,9 +51,19 @@ LOCAL = {  # of one machine or one command; they change no number
 MOST_BYTES = 2**26  # of one file
 
 
-def title(scale: str, variant: str | None, by_hand: bool = False) -> str:
-    """An entry's name among a paper's."""
-    return (f"{scale}+{variant}" if variant else scale) + (" by hand" if by_hand else "")
+def title(scale: str, variant: str | None, by_hand: bool = False, data: str | None = None) -> str:
+    """An entry's name among a paper's, as mini+clean or mini+data=my_photos."""
+    return "+".join(filter(None, [scale, variant, data and f"data={data}"])) + (" by hand" if by_hand else "")
+
+
+def title_of(entry: Entry) -> str:
+    """The name that an entry has to have."""
+    return title(entry.scale, entry.variant, entry.registered.by_hand, data_of(entry))
+
+
+def data_of(entry: Entry) -> str | None:
+    """What stood in place of the paper's own data, if anything did."""
+    return next((line.removeprefix("data=") for line in entry.overrides if line.startswith("data=")), None)
 
 
 def is_recorded(scale: str) -> bool:
@@ -119,7 +131,8 @@ def build(
         elsewhere=[],
     )
     questions = claims.read(first.config)
-    by_image = {claim.name: image_outcomes(claim, first) for claim in questions.claims if claim.kind == "images"}
+    asked_by_image = [claim for claim in questions.claims if rules.RULES[claim.kind].by_image]
+    by_image = {claim.name: image_outcomes(claim, first) for claim in asked_by_image}
     return judge(entry, questions, by_image)
 
 
@@ -128,7 +141,7 @@ def _stage(plans: Sequence[Plan], name: str, looked: int, failed: str) -> StageR
     stage = plans[0].stages[name]
     manifests = [finished(p.stages[name]) for p in plans]
     done = [m for m in manifests if m is not None]
-    first = done[0] if done else {}
+    first: Mapping[str, Any] = done[0] if done else {}
     names = list(dict.fromkeys(metric for m in done for metric in m["metrics"]))
     complete = all(m is not None for m in manifests[:looked])
 
@@ -164,18 +177,21 @@ def of_seeds(stage: StageRecord, positions: Sequence[int]) -> StageRecord:
     return stage.model_copy(update={**per_seed, "metrics": metrics, "curves": {}})
 
 
-def under(manifests: Iterable[Mapping[str, Any]]) -> list[str]:
+def under(manifests: Iterable[Manifest]) -> list[str]:
     """The registrations that manifests name, or `none`; nothing of those from before they named any."""
     return sorted({str(m["registered"] or "none") for m in manifests if "registered" in m})
 
 
 def times(stages: Mapping[str, StageRecord]) -> tuple[float, float | None]:
     """Seconds of all stages and seeds: by the wall clock, and of CPU time, None unless it was measured everywhere."""
+    seconds = round(sum(stage.total_seconds() for stage in stages.values()), 1)
+    ran = any(value is not None for stage in stages.values() for value in stage.seconds)
+
     cpu = [stage.total_cpu_seconds() for stage in stages.values()]
     measured = [value for value in cpu if value is not None]
-    ran = any(value is not None for stage in stages.values() for value in stage.seconds)
-    seconds = round(sum(stage.total_seconds() for stage in stages.values()), 1)
-    return seconds, round(sum(measured), 1) if ran and len(measured) == len(cpu) else None
+    if not ran or len(measured) < len(cpu):
+        return seconds, None
+    return seconds, round(sum(measured), 1)
 
 
 def image_outcomes(claim: Claim, plan_: Plan) -> rules.Outcomes | None:
@@ -266,7 +282,7 @@ def _provenance(plans: Sequence[Plan], stages: Mapping[str, StageRecord]) -> Pro
     if not manifests:
         return _nowhere()
     latest = max(manifests, key=lambda m: m["finished"])
-    commits = sorted({m["code"]["commit"] for m in manifests if m["code"]["commit"]})
+    commits = sorted({commit for m in manifests if (commit := m["code"]["commit"])})
     dirty = any(m["code"]["dirty"] is not False for m in manifests)
     seconds, cpu_seconds = times(stages)
     return Provenance(
@@ -280,7 +296,7 @@ def _provenance(plans: Sequence[Plan], stages: Mapping[str, StageRecord]) -> Pro
     )
 
 
-def _versions(manifests: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def _versions(manifests: Sequence[Manifest]) -> dict[str, str]:
     """Of each package the version that stages ran with; several, the latest first, where it was replaced meanwhile."""
     met: dict[str, list[str]] = {}
     for manifest in sorted(manifests, key=lambda m: str(m["finished"]), reverse=True):
@@ -365,8 +381,18 @@ def entry(paper: str, name: str, folder: Path | None = None) -> Entry | None:
     return entries(paper, folder).get(name)
 
 
-def told(paper: str) -> dict[str, Any]:
+class Told(TypedDict):
     """What a record repeats of its paper's file, for those who read the record alone."""
+
+    key: str
+    title: str
+    arxiv: str | None
+    about: str
+    deviations: list[dict[str, str | int | float | bool | None]]
+
+
+def told(paper: str) -> Told:
+    """What a paper's record says of its file."""
     content = compose.paper_file(paper)
     return {
         "key": paper,
@@ -420,7 +446,7 @@ def update(paper: str, name: str, change: Callable[[Entry | None], Entry], folde
 
 def write_summary(entry: Entry, plan_: Plan) -> Path:
     """The short form that stands beside the runs."""
-    name = f"summary-{plan_.variant}.json" if plan_.variant else "summary.json"
+    name = "-".join(filter(None, ["summary", plan_.variant, plan_.config.get("data_name")])) + ".json"
     path = Path(plan_.config["runs_dir"]) / plan_.paper / plan_.scale / name
     short = {
         "paper": plan_.paper,
@@ -436,7 +462,7 @@ def write_summary(entry: Entry, plan_: Plan) -> Path:
     return path
 
 
-def _short(claim: JudgedClaim) -> dict[str, Any]:
+def _short(claim: JudgedClaim) -> Plain:
     """Of a claim what the short form tells: rivals, outcomes and counted seeds only where there are any."""
     told = {"name", "main", "verdict", "difference", "interval", "per_seed", "reason"}
     several = {key for key in ("against", "parts", "requires_each", *RESTARTED) if getattr(claim, key)}

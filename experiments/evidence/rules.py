@@ -154,6 +154,8 @@ class Rule(abc.ABC):
     """
 
     sequential: ClassVar[bool] = True  # its interval holds at every look, so that there is evidence to add up
+    has_chance: ClassVar[bool] = True  # other seeds could give other differences
+    by_image: ClassVar[bool] = False  # it looks at single images, whose outcomes the stages leave
 
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
@@ -182,7 +184,7 @@ class Rule(abc.ABC):
 
         Args:
             differences: not empty, in the claim's unit; positive speaks for the claim.
-            outcomes: of kind "images", what single images make of it.
+            outcomes: of a rule that goes by image, what single images make of it.
 
         Raises ValueError with the reason where the values do not fit the kind.
         """
@@ -292,6 +294,7 @@ class Exact(Rule):
     """A number without chance: it holds or fails."""
 
     sequential = False
+    has_chance = False
 
     def interval(self, differences: Sequence[float], outcomes: Outcomes | None) -> Estimate:
         if len(set(differences)) > 1:
@@ -323,6 +326,7 @@ class Images(Rule):
     """Fixed networks: a bootstrap over the test set's images."""
 
     sequential = False
+    by_image = True
 
     def interval(self, differences: Sequence[float], outcomes: Outcomes | None) -> Estimate:
         if not outcomes:

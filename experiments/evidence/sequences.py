@@ -136,13 +136,16 @@ def bounded(values: Sequence[float], low: float, high: float, alpha: float = ALP
     """
     if any(not low <= v <= high for v in values):
         raise ValueError(f"values must lie in [{low:g}, {high:g}], got {list(values)}")
-    scaled = [(v - low) / (high - low) for v in values]
-    steps = 2000
-    kept = [i for i in range(steps + 1) if _capital(scaled, i / steps, alpha) < 1 / alpha]
+    width = high - low
     mean = mean_of(values)
-    first, last = (kept[0], kept[-1]) if kept else (round((mean - low) / (high - low) * steps),) * 2
-    first, last = max(0, first - 1), min(steps, last + 1)
-    return Estimate(mean, low + (high - low) * first / steps, low + (high - low) * last / steps, len(values))
+    scaled = [(v - low) / width for v in values]
+    steps = 2000
+    inside = [i for i in range(steps + 1) if _capital(scaled, i / steps, alpha) < 1 / alpha]
+    inside = inside or [round((mean - low) / width * steps)]
+
+    first = max(0, inside[0] - 1)
+    last = min(steps, inside[-1] + 1)
+    return Estimate(mean, low + width * first / steps, low + width * last / steps, len(values))
 
 
 def bounded_evidence(values: Sequence[float], limit: float, low: float, high: float, alpha: float = ALPHA) -> float:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from experiments.evidence.judged import JudgedClaim
+from experiments.evidence.rules import RULES
 from experiments.evidence.sequences import ALPHA, deviation, mean_of
 from experiments.evidence.words import DECIDED, UNDECIDED
 
@@ -76,7 +77,7 @@ def between(claims: Iterable[JudgedClaim]) -> Between | None:
     """
     asked = list(claims)
     alike = [c for c in asked if (c.name, c.unit) == (asked[0].name, asked[0].unit) and c.verdict in JUDGED]
-    spread = [c for c in alike if c.kind != "exact" and len(c.per_seed) > 1 and deviation(c.per_seed) > 0]
+    spread = [c for c in alike if RULES[c.kind].has_chance and len(c.per_seed) > 1 and deviation(c.per_seed) > 0]
     if len(spread) < 2:
         return None
     variances = [deviation(c.per_seed) ** 2 / len(c.per_seed) for c in spread]

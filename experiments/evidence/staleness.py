@@ -55,9 +55,13 @@ def other_data(stage: plan.Stage, entry: Entry) -> bool:
 
 
 def _other_code(name: str, plans: Sequence[plan.Plan], entry: Entry) -> bool:
+    """Whether a stage's code or configuration is not what it ran with; so it is also where it never ran."""
     recorded = entry.stages[name].fingerprints if name in entry.stages else []
+    if not any(recorded):
+        return True
+
     now = [p.stages[name].fingerprint for p in plans]
-    return not any(recorded) or any(mark and mark != other for mark, other in zip(recorded, now, strict=False))
+    return any(mark and mark != other for mark, other in zip(recorded, now, strict=False))
 
 
 def _confirmed(name: str, plans: Sequence[plan.Plan], entry: Entry) -> bool:

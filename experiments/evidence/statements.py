@@ -47,13 +47,17 @@ def shapes(entry: Entry) -> Iterator[str]:
 def commits(entry: Entry, history: History) -> Iterator[str]:
     """Commits that an entry says its numbers, its history or its confirmations are of, and that do not exist."""
     named = {"code": entry.provenance.code.commit}
-    named |= {f"history {index}": item.commit for index, item in enumerate(entry.history)}
+    for index, item in enumerate(entry.history):
+        named[f"history {index}"] = item.commit
     for name, shown in entry.confirmed.items():
         named |= {f"confirmed {name}": shown.commit, f"confirmed {name} against": shown.against}
-    asked = {what: [word for word in (text or "").split() if word != "None"] for what, text in named.items()}
-    absent = history.missing(sorted({word for words in asked.values() for word in words}))
-    for what, words in asked.items():
-        yield from (f"{what}: the commit {word[:12]} does not exist" for word in words if word in absent)
+
+    # A text may name several commits, or None where git did not say.
+    pairs = [(what, word) for what, text in named.items() for word in (text or "").split() if word != "None"]
+    absent = history.missing(sorted({word for _, word in pairs}))
+    for what, word in pairs:
+        if word in absent:
+            yield f"{what}: the commit {word[:12]} does not exist"
 
 
 def registered(entry: Entry, filed: Filed) -> Iterator[str]:

@@ -39,17 +39,17 @@ def keep(entries: Mapping[str, Entry]) -> dict[str, bool]:
     against = dict(zip(mains, sequences.e_bh([*map(joint.evidence_against, mains.values()), *replaced]), strict=False))
     effect = [joint.evidence_for_effect_only(main) for main in mains.values()]
     effect_only = dict(zip(mains, sequences.e_bh([*effect, *replaced]), strict=False))
-    kept = {}
+    standing = {}
     for paper, main in mains.items():
         if main.evidence is None:
             continue
         if main.verdict == SUPPORTED:
-            kept[paper] = support[paper]
+            standing[paper] = support[paper]
         elif main.verdict in (NO_GAIN, REFUTED):
-            kept[paper] = against[paper]
+            standing[paper] = against[paper]
         elif main.verdict == EFFECT_ONLY:
-            kept[paper] = effect_only[paper]
-    return kept
+            standing[paper] = effect_only[paper]
+    return standing
 
 
 def _support(main: JudgedClaim) -> float:

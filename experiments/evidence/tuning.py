@@ -18,13 +18,51 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from experiments.common import files
 from experiments.common.errors import unknown
+from experiments.common.plain import Plain
 from experiments.config import written
 from experiments.config.trials import Grid
 from experiments.evidence import results
 
 Scores = Mapping[str, Sequence[Sequence[float | None]]]  # arm -> value -> pilot seed -> score
+
+
+class Best(TypedDict):
+    """An arm's best value of the grid, None where it failed at each."""
+
+    value: Any
+    mean: float | None
+    edge: bool  # it lies at an end of the grid
+    means: list[float | None]  # of each value
+
+
+class Tuning(TypedDict):
+    """What registrations and records repeat of a tuning: the grid, and the best value of each arm."""
+
+    arms: list[str]
+    keys: list[str]
+    values: list[Any]
+    seeds: list[int]
+    by: str
+    chosen: dict[str, Best]
+
+
+class Tuned(Tuning):
+    """The table that `make tune` writes."""
+
+    lower_is_better: bool
+    scores: Scores
+    at: str
+    commit: str | None
+
+
+class Untuned(TypedDict):
+    """Why there is nothing to tune."""
+
+    none: str
 
 
 def read(config: Mapping[str, Any]) -> Grid | None:
@@ -38,12 +76,12 @@ def read(config: Mapping[str, Any]) -> Grid | None:
     return grid
 
 
-def choose(grid: Grid, scores: Scores) -> dict[str, dict[str, Any]]:
+def choose(grid: Grid, scores: Scores) -> dict[str, Best]:
     """For each arm the best value of the mean over pilot seeds, and whether it lies at the edge of the grid.
 
     An arm whose training failed at a value, or is not a number there, cannot be best there.
     """
-    chosen: dict[str, dict[str, Any]] = {}
+    chosen: dict[str, Best] = {}
     for arm, by_value in scores.items():
         means = [_mean(values) for values in by_value]
         known = [index for index, mean in enumerate(means) if mean is not None]
@@ -65,14 +103,14 @@ def path(paper: str, setting: str) -> Path:
     return results.base() / "tuning" / paper / f"{setting}.json"
 
 
-def write(paper: str, setting: str, table: Mapping[str, Any]) -> Path:
+def write(paper: str, setting: str, table: Tuned) -> Path:
     place = path(paper, setting)
     place.parent.mkdir(parents=True, exist_ok=True)
-    files.write_json(place, dict(table))
+    files.write_json(place, table)
     return place
 
 
-def stored(paper: str, setting: str) -> dict[str, Any] | None:
-    """The table that `make tune` wrote; None if it was never run."""
+def stored(paper: str, setting: str) -> Plain | None:
+    """The table that `make tune` wrote (Tuned), as it was read; None if it was never run."""
     table = files.read_json(path(paper, setting))
-    return dict(table) if isinstance(table, dict) else None
+    return table if isinstance(table, dict) else None

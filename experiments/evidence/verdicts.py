@@ -117,12 +117,17 @@ def _unseen(comparison: str, share: float) -> SeedsThatHold:
 def _in_words(claim: Claim) -> tuple[str, str]:
     """What supports a claim and what refutes it."""
     if claim.all:
-        parts = [(part.name, *_in_words(part)) for part in claim.parts()]
-        told = [[f"{name}: {words}" for name, *both in parts for words in both[side : side + 1]] for side in (0, 1)]
-        return "; ".join(told[0]), f"one of them, {'; '.join(told[1])}"
-    (_, first), *rivals = claim.against().items()
-    named = [f"against {name}, {rules.rule_of(rival).words()}" for name, rival in rivals]
-    return "; ".join([rules.rule_of(first).words(), *named]), rules.rule_of(first).refuted_by()
+        supports, refutes = [], []
+        for part in claim.parts():
+            support, refute = _in_words(part)
+            supports.append(f"{part.name}: {support}")
+            refutes.append(f"{part.name}: {refute}")
+        return "; ".join(supports), f"one of them, {'; '.join(refutes)}"
+
+    (_, baseline), *rivals = claim.against().items()
+    rule = rules.rule_of(baseline)
+    others = [f"against {name}, {rules.rule_of(rival).words()}" for name, rival in rivals]
+    return "; ".join([rule.words(), *others]), rule.refuted_by()
 
 
 def _compared(
@@ -232,8 +237,9 @@ def holds_in(comparison: str, share: float, table: Table, seeds: Sequence[int]) 
 
 def find(judged: Sequence[JudgedClaim]) -> list[JudgedClaim]:
     """The claims, with which exploratory ones may be called found: e-BH over all of them."""
-    counted = {place: c.evidence for place, c in enumerate(judged) if not c.main and c.evidence is not None}
-    marks = dict(zip(counted, sequences.e_bh(list(counted.values())), strict=True))
+    evidence = {place: c.evidence for place, c in enumerate(judged) if not c.main and c.evidence is not None}
+    is_found = sequences.e_bh(list(evidence.values()))
+    marks = dict(zip(evidence, is_found, strict=True))
     return [c.model_copy(update={"found": marks.get(place)}) for place, c in enumerate(judged)]
 
 

@@ -303,14 +303,14 @@ class _Canonical(ast.NodeTransformer):
             target = locate(f"{target.module}.{chain[used]}")
             used += 1
         if isinstance(target, str):
-            made: ast.expr = ast.Name(target, ast.Load())
+            name: ast.expr = ast.Name(target, ast.Load())
         elif target is None:
             return node
         else:
-            made = self._mention(target.name if target.name != WHOLE else target.module.rpartition(".")[2], target)
+            name = self._mention(target.name if target.name != WHOLE else target.module.rpartition(".")[2], target)
         for attribute in chain[used:]:
-            made = ast.Attribute(made, attribute, ast.Load())
-        return made
+            name = ast.Attribute(name, attribute, ast.Load())
+        return name
 
     def visit_Import(self, node: ast.Import) -> ast.AST:
         return ast.Pass()  # what an import brings counts where it is used

@@ -9,13 +9,31 @@ import sys
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import NotRequired
+
+from typing_extensions import TypedDict
 
 from experiments.common import overlay
 from experiments.common.paths import ROOT
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "timm", "hydra-core", "numpy", "scipy")
 CODE = ("conf", "experiments", "modules", "datamodules", "pyproject.toml")
+
+
+class CodeVersion(TypedDict):
+    """A commit, None where git does not say, and whether code or configuration differed from it."""
+
+    commit: str | None
+    dirty: bool | None
+
+
+class Machine(TypedDict):
+    """What a stage ran on; `gpus` where torch saw any."""
+
+    cpu: str
+    cores: int
+    system: str
+    gpus: NotRequired[list[str]]
 
 
 def _git(*arguments: str, root: Path = ROOT) -> str | None:
@@ -27,7 +45,7 @@ def _git(*arguments: str, root: Path = ROOT) -> str | None:
 
 
 @lru_cache
-def code_version() -> dict[str, Any]:
+def code_version() -> CodeVersion:
     """The commit, and whether the code or configuration differed from it."""
     status = _git("status", "--porcelain", "--", *CODE)
     return {"commit": _git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
@@ -62,9 +80,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def hardware() -> dict[str, Any]:
+def hardware() -> Machine:
     """CPU, cores and, once torch is imported, GPUs."""
-    facts: dict[str, Any] = {
+    facts: Machine = {
         "cpu": _processor(),
         "cores": cores(),
         "system": f"{platform.system()} {platform.machine()}",

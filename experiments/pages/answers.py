@@ -6,9 +6,8 @@ Everything is formatted here; nothing is left to compute in a template. Imports 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 from markupsafe import Markup
 
@@ -16,60 +15,102 @@ from experiments.pages import differences, display, numbers
 from experiments.pages.numbers import fixed
 
 
-def answer(entry: display.Entry) -> dict[str, Any]:
-    """An entry's main claim as a reader wants it: the answer, how sure, from how many seeds."""
-    if entry.main is None:
-        return {"claim": None, "scope": entry.scope, "seen": False, "counts": count_verdicts(entry.claims)}
-    (row,) = claim_rows([entry.main])
-    return {
-        "claim": row,
-        "seeds": row["seeds"],
-        "scale": entry.scale,
-        "scope": entry.scope,
-        "worth_reason": entry.worth_reason,
-        "images": entry.images,
-        "seen": entry.seen,
-        "requires": row["requires"],
-        "counts": None,
-    }
-
-
-def comparison(item: display.Comparison) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ComparisonRow:
     """A precondition or check: what must hold, whether it does, and the numbers."""
+
+    name: str
+    text: str
+    verdict: str
+    told: str
+    counted: str
+
+
+@dataclass(frozen=True)
+class ClaimRow:
+    """A claim in words; `rows` are its comparisons with rivals, or its outcomes."""
+
+    name: str
+    anchor: str  # where it stands on the page, after the setting's
+    main: bool
+    asked_by: str
+    verdict: str
+    reason: str
+    rule: str
+    refuted_by: str
+    worth: float | None
+    unit: str
+    difference: str
+    interval: str
+    figure: Markup
+    seeds: int
+    published: str
+    found: bool | None
+    requires: Sequence[ComparisonRow]
+    restarts: str
+    rows: Sequence[ClaimRow]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An entry's main claim as a reader wants it: the answer, how sure, from how many seeds."""
+
+    scope: str
+    claim: ClaimRow | None = None
+    worth_reason: str = ""
+    images: str = ""
+    seen: bool = False
+
+    @property
+    def seeds(self) -> int:
+        return self.claim.seeds if self.claim is not None else 0
+
+    @property
+    def requires(self) -> Sequence[ComparisonRow]:
+        return self.claim.requires if self.claim is not None else ()
+
+
+def answer(entry: display.Entry) -> Answer:
+    """What an entry answers; only what it is about, where no claim is main."""
+    if entry.main is None:
+        return Answer(entry.scope)
+    (row,) = claim_rows([entry.main])
+    return Answer(entry.scope, row, worth_reason=entry.worth_reason, images=entry.images, seen=entry.seen)
+
+
+def comparison(item: display.Comparison) -> ComparisonRow:
+    """A precondition or check; its values, or why there are none."""
     values = " against ".join(f"{value:.4g}" for value in item.values)
-    return {
-        "name": item.name,
-        "text": item.text,
-        "verdict": item.verdict,
-        "told": values or item.reason,
-        "counted": item.counted,
-    }
+    return ComparisonRow(item.name, item.text, item.verdict, values or item.reason, item.counted)
 
 
-def count_verdicts(claims: Sequence[display.Claim]) -> dict[str, Any] | None:
-    """How many claims have each verdict, in the order of the verdicts' symbols."""
-    counts = Counter(claim.verdict for claim in claims)
-    what = "claim" if len(claims) == 1 else "claims"
-    return {"what": what, "verdicts": [(v, counts[v]) for v in display.SYMBOLS if v in counts]} if claims else None
-
-
-def claim_rows(claims: Sequence[display.Claim]) -> list[dict[str, Any]]:
+def claim_rows(claims: Sequence[display.Claim]) -> list[ClaimRow]:
     """Claims that stand together: those of the same metric have figures of the same range."""
     return [_claim_row(claim, claims) for claim in claims]
 
 
-def _claim_row(claim: display.Claim, together: Sequence[display.Claim]) -> dict[str, Any]:
+def _claim_row(claim: display.Claim, together: Sequence[display.Claim]) -> ClaimRow:
     interval = claim.interval or ()
     digits = numbers.decimals([claim.difference, *interval], two_from=1)
     figure = differences.draw_claim(claim, differences.span(claim, together)) if claim.per_seed else ""
-    return {
-        **vars(claim),
-        "anchor": re.sub(r"[^a-z0-9]+", "-", claim.name.lower()).strip("-")[:60],
-        "seeds": len(claim.seeds),
-        "difference": "" if claim.difference is None else fixed(claim.difference, digits, sign=True),
-        "interval": " to ".join(fixed(end, digits, sign=True) for end in interval),
-        "figure": Markup(figure),
-        "published": claim.paper_says,
-        "requires": [comparison(item) for item in claim.requires],
-        "rows": [_claim_row(row, [claim, *claim.rows]) for row in claim.rows],
-    }
+    return ClaimRow(
+        name=claim.name,
+        anchor=re.sub(r"[^a-z0-9]+", "-", claim.name.lower()).strip("-")[:60],
+        main=claim.main,
+        asked_by=claim.asked_by,
+        verdict=claim.verdict,
+        reason=claim.reason,
+        rule=claim.rule,
+        refuted_by=claim.refuted_by,
+        worth=claim.worth,
+        unit=claim.unit,
+        difference="" if claim.difference is None else fixed(claim.difference, digits, sign=True),
+        interval=" to ".join(fixed(end, digits, sign=True) for end in interval),
+        figure=Markup(figure),
+        seeds=len(claim.seeds),
+        published=claim.paper_says,
+        found=claim.found,
+        requires=[comparison(item) for item in claim.requires],
+        restarts=claim.restarts,
+        rows=[_claim_row(row, [claim, *claim.rows]) for row in claim.rows],
+    )

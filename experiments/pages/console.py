@@ -18,6 +18,7 @@ from rich.text import Text
 from experiments.common.text import visible
 from experiments.evidence import counts
 from experiments.evidence.words import (
+    DECIDED,
     EFFECT_ONLY,
     FAILED,
     FAILS,
@@ -116,6 +117,8 @@ def look_line(entry: display.Entry, began: float, minutes: float) -> str:
     assert claim is not None
     left = max(0.0, minutes - (time.monotonic() - began) / 60)
     needed = f"about {claim.needed} would decide" if claim.needed else "how many would decide is not in sight"
+    if claim.verdict in DECIDED:
+        needed = "decided alone, not yet beside all other papers"
     return (
         f"look after {len(entry.seeds)} seeds: {claim.span} {claim.verdict}; {needed}; "
         f"{left:.0f} min left for further seeds"

@@ -10,9 +10,9 @@ from __future__ import annotations
 import mimetypes
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
-from typing import Any
 from urllib.parse import quote
 
+from experiments.common.plain import Plain
 from experiments.evidence.judged import JudgedClaim
 from experiments.evidence.records import Entry, Record
 from experiments.pages import display, index, view
@@ -26,7 +26,7 @@ KINDS = {".md": "text/markdown", ".yaml": "application/yaml", ".webp": "image/we
 
 def metadata(
     record: Record, entries: Mapping[str, display.Entry], finding: str, paths: Mapping[str, int], version: str
-) -> dict[str, Any]:
+) -> Plain:
     """The crate of a record.
 
     Args:
@@ -73,7 +73,7 @@ def _references(names: Iterable[str]) -> list[dict[str, str]]:
     return [{"@id": name} for name in names]
 
 
-def _paper(record: Record) -> dict[str, Any]:
+def _paper(record: Record) -> Plain:
     """The paper that was run again."""
     if record.arxiv is None:
         return {"@id": f"#{record.key}", "@type": "ScholarlyArticle", "name": record.title}
@@ -81,13 +81,13 @@ def _paper(record: Record) -> dict[str, Any]:
     return {"@id": address, "@type": "ScholarlyArticle", "name": record.title, "identifier": f"arXiv:{record.arxiv}"}
 
 
-def _software(version: str) -> dict[str, Any]:
+def _software(version: str) -> Plain:
     address = index.citation()["address"]
     told = {"@id": SOFTWARE, "@type": "SoftwareApplication", "name": "Reprise", "softwareVersion": version}
     return told | ({"url": address} if address else {})
 
 
-def _file(path: str, size: int) -> dict[str, Any]:
+def _file(path: str, size: int) -> Plain:
     kind = KINDS.get(PurePosixPath(path).suffix) or mimetypes.guess_type(path)[0] or "application/octet-stream"
     return {
         "@id": address(path),
@@ -102,10 +102,10 @@ def _claim_id(record: Record, title: str, number: int) -> str:
     return f"#claim-{title.replace('+', '-').replace(' ', '-')}-{number}"
 
 
-def _claim(record: Record, title: str, claim: JudgedClaim) -> dict[str, Any]:
+def _claim(record: Record, title: str, claim: JudgedClaim) -> Plain:
     """A claim in one setting, its verdict as the rating of a review would be: in words and numbers."""
     number = record.entries[title].claims.index(claim)
-    told: dict[str, Any] = {
+    told: Plain = {
         "@id": _claim_id(record, title, number),
         "@type": "Claim",
         "name": claim.name,
@@ -118,7 +118,7 @@ def _claim(record: Record, title: str, claim: JudgedClaim) -> dict[str, Any]:
     return told
 
 
-def _action(record: Record, title: str, entry: Entry, shown: display.Entry) -> dict[str, Any]:
+def _action(record: Record, title: str, entry: Entry, shown: display.Entry) -> Plain:
     """The runs that a setting's numbers come from."""
     claims = _references(_claim_id(record, title, number) for number in range(len(entry.claims)))
     return {

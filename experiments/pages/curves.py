@@ -5,20 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 
+from experiments.evidence.ran import Curve
 from experiments.pages.drawing import LETTER, LIGHT, Axis, line, stroke, svg, text
 from experiments.pages.markup import escape
 from experiments.pages.numbers import finite
-
-Curve = Mapping[str, Sequence[float]]  # epoch, mean, low, high: lists of equal length
 
 
 def _range(series: Mapping[str, Curve]) -> tuple[float, float]:
     """The last three quarters of each stage: a bad start would press everything else against one edge."""
     points: list[float] = []
     for curve in series.values():
-        skip = len(curve["epoch"]) // 4
-        points += finite(curve["low"][skip:])
-        points += finite(curve["high"][skip:])
+        skip = len(curve.epoch) // 4
+        points += finite(curve.low[skip:])
+        points += finite(curve.high[skip:])
     low, high = (min(points), max(points)) if points else (0.0, 1.0)
     pad = 0.05 * (high - low or abs(high) or 1.0)
     return low - pad, high + pad
@@ -29,12 +28,12 @@ def draw(metric: str, series: Mapping[str, Curve], styles: Mapping[str, int], st
 
     Args:
         metric: what the vertical axis shows.
-        series: stage -> {epoch, mean, low, high}, lists of equal length.
+        series: by stage.
         styles: stage -> number of its colour and dash, the same in every figure of a page.
         strong: stages drawn thicker and on top: those the paper is about.
     """
     width, plot = 360, 190
-    last = max(finite([epoch for curve in series.values() for epoch in curve["epoch"]]), default=1.0)
+    last = max(finite([epoch for curve in series.values() for epoch in curve.epoch]), default=1.0)
     across = Axis(0, max(last, 1.0), 44, width - 8)
     up = Axis(*_range(series), plot, 20)
     body = [text(2, 11, metric, 'font-weight="600"'), *_grid(across, up)]
@@ -75,11 +74,14 @@ def _grid(across: Axis, up: Axis) -> list[str]:
 def _curve(name: str, curve: Curve, axes: tuple[Axis, Axis], style: int, strong: bool) -> list[str]:
     """The band and the line of a stage; epochs that lack a value are left out."""
     across, up = axes
-    points = zip(*(curve[key] for key in ("epoch", "mean", "low", "high")), strict=True)
+    points = zip(curve.epoch, curve.mean, curve.low, curve.high, strict=True)
     whole = [point for point in points if len(finite(point)) == len(point)]
-    x = [across(point[0]) for point in whole]
-    mean, low, high = ([up.beyond(point[index]) for point in whole] for index in (1, 2, 3))
-    edge = _points([*x, *reversed(x)], [*high, *reversed(low)])
+    x = [across(epoch) for epoch, _, _, _ in whole]
+    mean = [up.beyond(value) for _, value, _, _ in whole]
+    low = [up.beyond(value) for _, _, value, _ in whole]
+    high = [up.beyond(value) for _, _, _, value in whole]
+
+    edge = _points([*x, *reversed(x)], [*high, *reversed(low)])  # there above the band, and back below it
     slot = style % len(LIGHT)
     band = f'<polygon points="{edge}" style="fill:var(--s{slot},{LIGHT[slot]})" fill-opacity="0.1"/>'
     line = f'<polyline points="{_points(x, mean)}" fill="none" stroke-linejoin="round" {stroke(style, strong)}>'

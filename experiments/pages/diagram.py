@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from experiments.pages.drawing import LETTER, stroke, svg, text
+from experiments.pages.drawing import LETTER, path, stroke, svg, text
 
 TALL = 40  # px, of a box
 THIN = 6  # px, of an arrow that passes between boxes
@@ -33,8 +33,7 @@ def draw(boxes: Sequence[Box], styles: Mapping[str, int]) -> str:
     names = {box.name for box in boxes}
     needs = {box.name: [name for name in box.needs if name in names] for box in boxes}
     layers, routes = _layers(boxes, needs)
-    longest = max((max(len(box.name) * 1.17, len(box.note)) for box in boxes), default=0)
-    wide = max(78.0, longest * LETTER + 18)
+    wide = max([78.0, *(_width(box) for box in boxes)])
     tallest = max(_layer_height(layer, names) for layer in layers)
     place = _places(layers, names, wide, tallest)
 
@@ -42,8 +41,9 @@ def draw(boxes: Sequence[Box], styles: Mapping[str, int]) -> str:
     for box in boxes:
         arriving = [route for route in routes if route[-1] == box.name]
         arriving.sort(key=lambda route: place[route[-2]][1])
+        apart = min(9, 30 / max(1, len(arriving)))  # px, between the heads of two arrows
         for index, route in enumerate(arriving):
-            port = (index - (len(arriving) - 1) / 2) * min(9, 30 / len(arriving))
+            port = (index - (len(arriving) - 1) / 2) * apart
             body.append(_arrow(route, place, wide, port, stroke(styles[route[0]])))
     for box in boxes:
         body += _box(box, place[box.name], wide)
@@ -51,6 +51,12 @@ def draw(boxes: Sequence[Box], styles: Mapping[str, int]) -> str:
     width = len(layers) * (wide + BETWEEN) - BETWEEN + 8
     told = [_told(box, needs[box.name]) for box in boxes]
     return svg(round(width), round(tallest + 8), f"Stages: {'; '.join(told)}", body, "diagram")
+
+
+def _width(box: Box) -> float:
+    """What the text of a box needs; its name is written larger than its note."""
+    letters = max(len(box.name) * 1.17, len(box.note))
+    return letters * LETTER + 18
 
 
 def _told(box: Box, needs: Sequence[str]) -> str:
@@ -156,18 +162,18 @@ def _arrow(route: Sequence[str], place: Mapping[str, tuple[float, float]], wide:
     """A smooth line from the right edge of the first to the left edge of the last, with a head."""
     left, y = place[route[0]]
     x = left + wide
-    path = [f"M{x:g} {y:g}"]
+    steps = [f"M{x:g} {y:g}"]
     for key in route[1:]:
         is_last = key == route[-1]
         left, middle = place[key]
         end = left - 6 if is_last else left
         level = middle + port if is_last else middle
         half = (end - x) / 2
-        path.append(f"C{x + half:g} {y:g} {end - half:g} {level:g} {end:g} {level:g}")
+        steps.append(f"C{x + half:g} {y:g} {end - half:g} {level:g} {end:g} {level:g}")
         x, y = end, level
         if not is_last:
             x += wide
-            path.append(f"H{x:g}")
+            steps.append(f"H{x:g}")
     colour = ink.split('"')[1].replace("stroke:", "fill:")
-    head = f'<path d="M{x + 6:g} {y:g}l-7 -3.5v7z" style="{colour}"/>'
-    return f'<path d="{"".join(path)}" fill="none" {ink} opacity="0.75"/>{head}'
+    head = path(f"M{x + 6:g} {y:g}l-7 -3.5v7z", f'style="{colour}"')
+    return path("".join(steps), f'fill="none" {ink} opacity="0.75"') + head

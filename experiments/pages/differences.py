@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from experiments.evidence.sweeps import Swept
 from experiments.pages.display import Claim
-from experiments.pages.drawing import LIGHT, Axis, line, svg, text
+from experiments.pages.drawing import LIGHT, Axis, diamond, line, path, svg, text
 from experiments.pages.markup import escape
 from experiments.pages.numbers import decimals, finite, fixed
 
@@ -23,7 +23,7 @@ def limits(claims: Sequence[Claim]) -> tuple[float, float]:
     for claim in claims:
         points += finite(claim.per_seed)
         points += [claim.margin] if claim.within is None else [-claim.within, claim.within]
-        points += [claim.published["difference"]] if claim.published else []
+        points += [claim.published.difference] if claim.published else []
         ends += finite(claim.interval or [])
     low, high = min(points), max(points)
     room = high - low or 1.0
@@ -64,16 +64,19 @@ def draw_claim(claim: Claim, extent: tuple[float, float]) -> str:
     if interval:
         body += _bar(interval, axis, extent)
     if claim.published is not None:
-        x = axis(claim.published["difference"])
-        tip = f"<title>published {fixed(claim.published['difference'], digits, True)}</title>"
-        body.append(f'<path d="M{x:g} 36l5 -9h-10z" fill="none" stroke="currentColor" stroke-width="1.3">{tip}</path>')
+        body.append(_published(axis(claim.published.difference), fixed(claim.published.difference, digits, True)))
     if claim.difference is not None:
-        tip = f"<title>mean {fixed(claim.difference, digits, True)}</title>"
-        body.append(f'<path d="M{axis(claim.difference):g} 8l6 6l-6 6l-6 -6z">{tip}</path>')
+        body.append(diamond(axis(claim.difference), 8, f"mean {fixed(claim.difference, digits, True)}"))
     for seed, value in zip(claim.seeds, claim.per_seed, strict=True):
         if math.isfinite(value):
             body.append(_dot(axis(value), 31, f"seed {seed}: {fixed(value, digits, True)}"))
     return svg(width, height, _in_words(claim, digits), body, "difference")
+
+
+def _published(x: float, difference: str) -> str:
+    """A triangle at what the paper reports."""
+    outline = 'fill="none" stroke="currentColor" stroke-width="1.3"'
+    return path(f"M{x:g} 36l5 -9h-10z", outline, f"published {difference}")
 
 
 def _in_words(claim: Claim, digits: int) -> str:
@@ -117,7 +120,7 @@ def _bar(interval: Sequence[float], axis: Axis, extent: tuple[float, float]) -> 
         if extent[0] <= end <= extent[1]:
             marks.append(line(x, 10, x, 18, 'stroke-width="2"'))
         else:
-            marks.append(f'<path d="M{x + 6 * side:g} 14l{-7 * side} -4.5v9z"/>')
+            marks.append(path(f"M{x + 6 * side:g} 14l{-7 * side} -4.5v9z"))
     return marks
 
 
@@ -133,21 +136,24 @@ def reach(groups: Sequence[Sequence[float]]) -> tuple[float, float]:
     return _padded(min(points), max(points), 0.06)
 
 
-def draw_setting(row: Mapping[str, Any], extent: tuple[float, float]) -> str:
+def draw_setting(row: Swept, extent: tuple[float, float]) -> str:
     """One setting of a sweep: a dot per seed, a diamond at the mean, the interval as far as the axis goes.
 
     Args:
-        row: setting, seeds, values, mean, interval (or None).
+        row: a setting that has a mean.
         extent: the range of the axis, from `reach`.
     """
+    assert row.mean is not None
     width, height, floor = 260, 44, 24
     axis = Axis(*extent, 12, width - 12)
+
     body = _scale(axis, floor, 6)
-    if row["interval"]:
-        low, high = map(axis, row["interval"])
+    if row.interval:
+        low, high = map(axis, row.interval)
         body.append(line(low, 12, high, 12, 'stroke-width="2"'))
-    body.append(f'<path d="M{axis(row["mean"]):g} 6l6 6l-6 6l-6 -6z"/>')
-    for seed, value in zip(row["seeds"], row["values"], strict=True):
+    body.append(diamond(axis(row.mean), 6))
+    for seed, value in zip(row.seeds, row.values, strict=True):
         body.append(_dot(axis(value), 12, f"seed {seed}: {value:.4g}"))
-    told = f"{row['setting']}: mean {row['mean']:.4g} of {len(row['values'])}"
+
+    told = f"{row.setting}: mean {row.mean:.4g} of {len(row.values)}"
     return svg(width, height, told, body, "difference")

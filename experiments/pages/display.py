@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from experiments.config import expressions
+from experiments.evidence.judged import PublishedDifference
+from experiments.evidence.ran import Curve, Dataset, Hardware
 from experiments.evidence.records import Registration
 from experiments.evidence.words import (
     EFFECT_ONLY,
@@ -85,7 +86,7 @@ class Claim:
     per_seed: Sequence[float]
     difference: float | None
     interval: Sequence[float] | None
-    published: Mapping[str, Any] | None
+    published: PublishedDifference | None
     needed: int | None = None
     found: bool | None = None  # among the exploratory claims, all looked at together
     requires: Sequence[Comparison] = ()
@@ -101,7 +102,7 @@ class Claim:
         """The published difference and where it stands; empty where the paper reports none."""
         if self.published is None:
             return ""
-        return f"{self.published['difference']:+g} {self.unit}, {self.published['source']}"
+        return f"{self.published.difference:+g} {self.unit}, {self.published.source}"
 
     @property
     def metric(self) -> str:
@@ -136,10 +137,10 @@ class Stage:
     epochs: int | None
     parameters: int | None
     metrics: Mapping[str, Sequence[float | None]]
-    curves: Mapping[str, Mapping[str, Sequence[float]]]
+    curves: Mapping[str, Curve]
     seconds: Sequence[float]
     failed: str
-    data: Mapping[str, Any] | None
+    data: Dataset | None
     precision: str | None
     fingerprints: Sequence[str | None]
     switches: Sequence[str] = ()
@@ -154,7 +155,7 @@ class Machine:
     written: str
     seconds: float
     cpu_seconds: float | None
-    hardware: Mapping[str, Any]
+    hardware: Hardware
     versions: Mapping[str, str]
 
     @property

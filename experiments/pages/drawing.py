@@ -46,15 +46,19 @@ class Axis:
         power = 10.0 ** math.floor(math.log10(rough))
         step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough * 0.999)
         digits = max(0, -math.floor(math.log10(step) + 1e-9))
+
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
-        return [(i * step, fixed(i * step, digits)) for i in range(first, last + 1)]
+        values = [number * step for number in range(first, last + 1)]
+        return [(value, fixed(value, digits)) for value in values]
 
 
 def svg(width: float, height: float, label: str, body: Sequence[str], kind: str) -> str:
+    """A picture of that size in pixels; `label` tells it to those who do not see it."""
     head = f'<svg xmlns="http://www.w3.org/2000/svg" class="{kind}" role="img" aria-label="{escape(label)}"'
     size = f'width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}"'
-    return f'{head} {size} font-size="{TEXT}" fill="currentColor">{"".join(body)}</svg>'
+    drawn = "".join(body)
+    return f'{head} {size} font-size="{TEXT}" fill="currentColor">{drawn}</svg>'
 
 
 def line(x1: float, y1: float, x2: float, y2: float, more: str = "") -> str:
@@ -64,6 +68,19 @@ def line(x1: float, y1: float, x2: float, y2: float, more: str = "") -> str:
 
 def text(x: float, y: float, words: str, more: str = "") -> str:
     return f'<text x="{x:g}" y="{y:g}" {more}>{escape(words)}</text>'
+
+
+def path(shape: str, more: str = "", tip: str = "") -> str:
+    """An outline in SVG's letters; `tip` is shown where the pointer rests on it."""
+    attributes = f" {more}" if more else ""
+    if not tip:
+        return f'<path d="{shape}"{attributes}/>'
+    return f'<path d="{shape}"{attributes}><title>{escape(tip)}</title></path>'
+
+
+def diamond(x: float, y: float, tip: str = "") -> str:
+    """The mark of a mean, with its upper corner at (x, y)."""
+    return path(f"M{x:g} {y:g}l6 6l-6 6l-6 -6z", tip=tip)
 
 
 def stroke(style: int, strong: bool = False) -> str:

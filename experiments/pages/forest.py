@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from experiments.pages.drawing import path
 from experiments.pages.markup import escape
 from experiments.pages.numbers import fixed, signed
 
@@ -89,31 +90,36 @@ def mark(row: Row, y: float, wide: float = WIDE) -> str:
     """The interval as a bar with a diamond at the difference; an arrowhead where it goes on outside the picture."""
     if row.difference is None or row.scale is None:
         return ""
+
     drawn = []
     if row.within is not None:
         left, right = place(-1, wide), place(1, wide)
         drawn.append(f'<rect x="{left}" y="{y - 6:g}" width="{right - left:.1f}" height="12" opacity="0.15"/>')
     if row.interval is not None:
         low, high = (row.at(end) for end in row.interval)
-        start, end = place(low, wide), place(high, wide)
-        drawn.append(f'<path d="M{start} {y:g}H{end}" stroke="currentColor" stroke-width="2"/>')
-        for value, x, side in ((low, start, -1), (high, end, 1)):
-            outside = not ENDS[0] <= value <= ENDS[1]
-            shape = f"M{x} {y:g}l{-6 * side} -4v8z" if outside else f"M{x} {y - 3.5:g}v7"
-            drawn.append(f'<path d="{shape}" stroke="currentColor"/>')
+        drawn.append(path(f"M{place(low, wide)} {y:g}H{place(high, wide)}", 'stroke="currentColor" stroke-width="2"'))
+        drawn.append(_end(low, -1, y, wide))
+        drawn.append(_end(high, 1, y, wide))
     x = place(row.at(row.difference), wide)
-    drawn.append(f'<path d="M{x} {y - 4.5:g}l4.5 4.5l-4.5 4.5l-4.5 -4.5z"/>')
+    drawn.append(path(f"M{x} {y - 4.5:g}l4.5 4.5l-4.5 4.5l-4.5 -4.5z"))
     return "".join(drawn)
+
+
+def _end(value: float, side: int, y: float, wide: float) -> str:
+    """An end of an interval, on the left for side -1: an arrowhead where the axis ends before it."""
+    x = place(value, wide)
+    is_outside = not ENDS[0] <= value <= ENDS[1]
+    shape = f"M{x} {y:g}l{-6 * side} -4v8z" if is_outside else f"M{x} {y - 3.5:g}v7"
+    return path(shape, 'stroke="currentColor"')
 
 
 def lines(top: float, bottom: float, wide: float = WIDE) -> str:
     """Zero, and what is worth the name."""
     zero, one = place(0, wide), place(1, wide)
     ink = 'stroke="currentColor"'
-    return (
-        f'<path d="M{zero} {top:g}V{bottom:g}" {ink} opacity="0.75"/>'
-        f'<path d="M{one} {top:g}V{bottom:g}" {ink} opacity="0.5" stroke-dasharray="3 2"/>'
-    )
+    solid = path(f"M{zero} {top:g}V{bottom:g}", f'{ink} opacity="0.75"')
+    dashed = path(f"M{one} {top:g}V{bottom:g}", f'{ink} opacity="0.5" stroke-dasharray="3 2"')
+    return solid + dashed
 
 
 def labels(y: float, wide: float = WIDE) -> str:

@@ -8,26 +8,124 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import yaml
 from markupsafe import Markup
 
 from experiments.common.paths import ROOT
+from experiments.common.plain import Plain
 from experiments.evidence import suite
+from experiments.evidence.judged import JudgedClaim
 from experiments.evidence.records import Entry, Record
 from experiments.evidence.words import NOT_RUN
 from experiments.pages import answers, display, forest, scatter
 
 SCRIPT = Path(__file__).parent / "templates" / "index.js"
 NOT_YET = "not yet"
-COLUMNS = (
-    *("key", "title", "arxiv", "setting", "scope", "claim", "verdict", "difference", "low", "high", "unit", "worth"),
-    *("seeds", "stale", "kept", "replication", "finding"),
-)
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A paper's file and its record, as the pages need them; what is by setting is empty where it was never run."""
+
+    key: str
+    title: str
+    arxiv: str | None
+    about: str
+    venue: str
+    released: str  # where the authors' code is
+    topic: str
+    finding: str
+    deviations: Sequence[Plain]  # of the paper's file, each as config.summary.Deviation says
+    together: str  # the main claim over all settings that ask it, in a sentence
+    declared: Plain
+    record: Record | None
+    entries: Mapping[str, display.Entry]
+    stale: Mapping[str, Sequence[str]]  # by setting, the stages that changed since
+
+    @property
+    def recorded(self) -> Mapping[str, Entry]:
+        """The entries of its record, as recorded."""
+        return self.record.entries if self.record is not None else {}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A recorded setting of a paper on the index: its answer, and how it stands."""
+
+    title: str
+    anchor: str
+    scale: str
+    scope: str
+    claim: answers.ClaimRow | None
+    verdict: str
+    seeds: int
+    seen: bool
+    stale: bool
+    replication: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A paper on the index; verdict and replication are those of its first setting."""
+
+    key: str
+    title: str
+    topic: str
+    finding: str
+    asked: str  # its main claim
+    linked: bool  # its page is there
+    settings: Sequence[Setting]
+    verdict: str = NOT_RUN
+    stale: bool = False
+    replication: str = ""
+    kept: bool | None = None
+    cell: str = ""  # the main claim drawn
+    place: str = ""  # where its difference lies on the axis, to sort by
+
+    @property
+    def short(self) -> str:
+        return self.title.split(":")[0]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many papers have each verdict and replication, in the order in which words are explained; what to choose."""
+
+    verdicts: Sequence[tuple[str, int]]
+    replications: Sequence[tuple[str, int]]
+    topics: Sequence[str]
+    scales: Sequence[str]
+    settings: int
+    stale: int
+    kept: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """A recorded main claim as plain values: a line of results.csv, an item of results.json."""
+
+    key: str
+    title: str
+    arxiv: str | None
+    setting: str
+    scope: str
+    claim: str
+    verdict: str
+    difference: float | None
+    low: float | None
+    high: float | None
+    unit: str
+    worth: float | None
+    seeds: int
+    stale: bool
+    kept: bool | None
+    replication: str
+    finding: str
 
 
 @lru_cache
@@ -42,14 +140,14 @@ def allowed() -> str:
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
-def first(entries: Mapping[str, Any]) -> list[str]:
-    """Titles of settings: the one that stands for the paper, the other scales, then variants."""
+def first(titles: Iterable[str]) -> list[str]:
+    """Titles of settings, sorted: the one that stands for the paper, the other scales, then variants."""
 
     def place(title: str) -> tuple[bool, int, str]:
         main = suite.DEFAULT.index(title) if title in suite.DEFAULT else len(suite.DEFAULT)
         return "+" in title or "by hand" in title, main, title
 
-    return sorted(entries, key=place)
+    return sorted(titles, key=place)
 
 
 def anchor(title: str) -> str:
@@ -63,107 +161,121 @@ def kept(records: Mapping[str, Record | None]) -> dict[str, bool]:
     return suite.keep({key: found[1] for key, found in chosen.items() if found is not None})
 
 
-def row(paper: Mapping[str, Any], linked: bool, is_kept: bool | None) -> dict[str, Any]:
+def row(paper: Paper, linked: bool, is_kept: bool | None) -> Row:
     """A paper on the index: what was found, the verdict of the setting that stands for it, and its other settings."""
-    titles = first(paper["entries"])
+    titles = first(paper.entries)
     settings = [_setting(paper, title) for title in titles]
-    asked = next((c["name"] for c in paper["declared"].get("claims") or [] if c.get("main")), "")
-    told = {name: paper[name] for name in ("key", "title", "arxiv", "venue", "topic", "finding")}
-    told |= {"short": paper["title"].split(":")[0], "linked": linked, "asked": asked, "settings": settings}
+    asked = next((claim["name"] for claim in paper.declared.get("claims") or [] if claim.get("main")), "")
+    about = Row(paper.key, paper.title, paper.topic, paper.finding, asked, linked, settings)
     if not settings:
-        return {**told, "verdict": NOT_RUN, "stale": False, "kept": None, "replication": "", "cell": "", "place": ""}
+        return about
     top = settings[0]
-    shown = {name: top[name] for name in ("verdict", "stale", "replication")}
-    main = paper["record"].entries[titles[0]].main_claim()
+    standing = replace(about, verdict=top.verdict, stale=top.stale, replication=top.replication, kept=is_kept)
+    main = paper.recorded[titles[0]].main_claim()
     if main is None:
-        return {**told, **shown, "kept": is_kept, "cell": "", "place": ""}
-    drawn = _forest(paper["key"], main, top["stale"])
+        return standing
+    drawn = _forest(paper.key, main, top.stale)
     place = "" if drawn.scale is None or drawn.difference is None else f"{drawn.at(drawn.difference):.4f}"
-    cell = Markup(forest.cell(drawn))
-    return {**told, **shown, "kept": is_kept, "cell": cell, "place": place}
+    return replace(standing, cell=Markup(forest.cell(drawn)), place=place)
 
 
-def _setting(paper: Mapping[str, Any], title: str) -> dict[str, Any]:
+def _setting(paper: Paper, title: str) -> Setting:
     """A recorded setting: its answer, and how it stands."""
-    entry: display.Entry = paper["entries"][title]
-    recorded: Entry = paper["record"].entries[title]
+    entry = paper.entries[title]
     answer = answers.answer(entry)
-    word = recorded.replication.word if recorded.replication is not None else NOT_YET
-    return {
-        **answer,
-        "title": title,
-        "anchor": anchor(title),
-        "scale": entry.scale,
-        "verdict": answer["claim"]["verdict"] if answer["claim"] else "",
-        "stale": bool(paper["stale"][title]),
-        "replication": word,
-    }
+    return Setting(
+        title=title,
+        anchor=anchor(title),
+        scale=entry.scale,
+        scope=answer.scope,
+        claim=answer.claim,
+        verdict=answer.claim.verdict if answer.claim is not None else "",
+        seeds=answer.seeds,
+        seen=answer.seen,
+        stale=bool(paper.stale[title]),
+        replication=_replicated(paper.recorded[title]),
+    )
 
 
-def points(papers: Sequence[Mapping[str, Any]]) -> list[scatter.Point]:
+def _replicated(entry: Entry) -> str:
+    return entry.replication.word if entry.replication is not None else NOT_YET
+
+
+def points(papers: Sequence[Paper]) -> list[scatter.Point]:
     """The main claims of the settings that stand for papers, where paper and record both have a difference."""
     found = []
     for paper in papers:
-        entry = paper["record"].entries[first(paper["entries"])[0]] if paper["entries"] else None
-        main = entry.main_claim() if entry is not None else None
-        if main is None or main.published is None or main.difference is None:
+        title = next(iter(first(paper.entries)), None)
+        main = paper.recorded[title].main_claim() if title is not None else None
+        if title is None or main is None or main.published is None or main.difference is None:
             continue
-        row = _forest(paper["key"], main, bool(paper["stale"][first(paper["entries"])[0]]))
+        row = _forest(paper.key, main, bool(paper.stale[title]))
         found.append(scatter.Point(row, float(main.published.difference)))
     return found
 
 
-def _forest(key: str, main: Any, stale: bool) -> forest.Row:
+def _forest(key: str, main: JudgedClaim, stale: bool) -> forest.Row:
     names = ("verdict", "difference", "interval", "margin", "worth", "within", "unit")
     return forest.Row(key, **{name: getattr(main, name) for name in names}, stale=stale)
 
 
-def counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """How many papers have each verdict, replication and scale, in the order in which words are explained."""
-    verdicts = Counter(row["verdict"] for row in rows if row["verdict"])
-    return {
-        "verdicts": [(verdict, verdicts[verdict]) for verdict in display.SYMBOLS if verdict in verdicts],
-        "replications": sorted(Counter(row["replication"] for row in rows if row["replication"]).items()),
-        "topics": sorted({row["topic"] for row in rows if row["topic"]}),
-        "scales": sorted({setting["scale"] for row in rows for setting in row["settings"]}),
-        "settings": sum(len(row["settings"]) for row in rows),
-        "stale": sum(row["stale"] for row in rows),
-        "kept": sum(row["kept"] is True for row in rows),
-    }
+def counts(rows: Sequence[Row]) -> Counts:
+    """How the papers of the index stand together."""
+    verdicts = Counter(row.verdict for row in rows if row.verdict)
+    return Counts(
+        verdicts=[(verdict, verdicts[verdict]) for verdict in display.SYMBOLS if verdict in verdicts],
+        replications=sorted(Counter(row.replication for row in rows if row.replication).items()),
+        topics=sorted({row.topic for row in rows if row.topic}),
+        scales=sorted({setting.scale for row in rows for setting in row.settings}),
+        settings=sum(len(row.settings) for row in rows),
+        stale=sum(row.stale for row in rows),
+        kept=sum(row.kept is True for row in rows),
+    )
 
 
-def data(papers: Sequence[Mapping[str, Any]], is_kept: Mapping[str, bool]) -> list[dict[str, Any]]:
-    """Every recorded main claim as plain values, a row for each setting."""
-    rows = []
-    for paper in papers:
-        for number, title in enumerate(first(paper["entries"])):
-            entry: Entry = paper["record"].entries[title]
-            main = entry.main_claim()
-            if main is None:
-                continue
-            low, high = main.interval or (None, None)
-            worth = main.within if main.within is not None else main.worth
-            word = entry.replication.word if entry.replication is not None else NOT_YET
-            values = (
-                *(paper["key"], paper["title"], paper["arxiv"], title, paper["entries"][title].scope, main.name),
-                *(main.verdict, main.difference, low, high, main.unit, worth, len(main.seeds)),
-                *(bool(paper["stale"][title]), is_kept.get(paper["key"]) if number == 0 else None, word),
-                paper["finding"],
-            )
-            rows.append(dict(zip(COLUMNS, values, strict=True)))
-    return rows
+def data(papers: Sequence[Paper], is_kept: Mapping[str, bool]) -> list[Result]:
+    """Every recorded main claim, a row for each setting."""
+    return [
+        _result(paper, title, main, is_kept.get(paper.key) if number == 0 else None)
+        for paper in papers
+        for number, title in enumerate(first(paper.entries))
+        if (main := paper.recorded[title].main_claim()) is not None
+    ]
 
 
-def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+def _result(paper: Paper, title: str, main: JudgedClaim, is_kept: bool | None) -> Result:
+    low, high = main.interval or (None, None)
+    return Result(
+        key=paper.key,
+        title=paper.title,
+        arxiv=paper.arxiv,
+        setting=title,
+        scope=paper.entries[title].scope,
+        claim=main.name,
+        verdict=main.verdict,
+        difference=main.difference,
+        low=low,
+        high=high,
+        unit=main.unit,
+        worth=main.within if main.within is not None else main.worth,
+        seeds=len(main.seeds),
+        stale=bool(paper.stale[title]),
+        kept=is_kept,
+        replication=_replicated(paper.recorded[title]),
+        finding=paper.finding,
+    )
+
+
+def as_csv(rows: Sequence[Result]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, [field.name for field in fields(Result)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(map(vars, rows))
     return text.getvalue()
 
 
-def as_json(rows: Sequence[Mapping[str, Any]]) -> str:
-    return json.dumps(list(rows), indent=1, ensure_ascii=False) + "\n"
+def as_json(rows: Sequence[Result]) -> str:
+    return json.dumps([vars(row) for row in rows], indent=1, ensure_ascii=False) + "\n"
 
 
 @lru_cache
@@ -172,7 +284,11 @@ def citation() -> dict[str, str]:
     told = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     authors = " and ".join(author.get("name") or author.get("family-names", "") for author in told["authors"])
     address = str(told.get("repository-code") or told.get("url") or "")
-    fields = {"title": f"{{{told['title']}}}", "author": f"{{{authors}}}", "version": told["version"], "url": address}
-    lines = [f"  {name} = {{{value}}}" for name, value in fields.items() if value]
-    bibtex = "@software{reprise,\n" + ",\n".join(lines) + "\n}"
-    return {"bibtex": bibtex, "address": address, "version": str(told["version"])}
+    facts = {"title": f"{{{told['title']}}}", "author": f"{{{authors}}}", "version": told["version"], "url": address}
+    return {"bibtex": bibtex("software", "reprise", facts), "address": address, "version": str(told["version"])}
+
+
+def bibtex(kind: str, key: str, facts: Mapping[str, str | None]) -> str:
+    """An entry of BibTeX; a fact that is not known is left out."""
+    lines = [f"  {name} = {{{value}}}" for name, value in facts.items() if value]
+    return f"@{kind}{{{key},\n" + ",\n".join(lines) + "\n}"

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 from experiments.evidence.records import Entry
-from experiments.pages import numbers, view
+from experiments.pages import index, numbers, view
 
 SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -99,13 +98,13 @@ def _cell(values: Sequence[float | None], digits: int) -> str:
 MAIN = ("Paper", "Setting", "Verdict", "Difference", r"95\% interval", "Seeds", "Replicated")
 
 
-def main_claims(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Every recorded main claim, from the rows of results.json."""
+def main_claims(rows: Sequence[index.Result]) -> str:
+    """Every recorded main claim."""
     cells = []
     for row in rows:
-        ends = None if row["low"] is None or row["high"] is None else (row["low"], row["high"])
-        difference = "--" if row["difference"] is None else f"{_signed(row['difference'])} {escape(row['unit'])}"
-        verdict = escape(row["verdict"]) + (" (stale)" if row["stale"] else "")
-        told = (escape(row["key"]), escape(row["setting"]), verdict, difference, _between(ends))
-        cells.append([*told, str(row["seeds"]), escape(row["replication"])])
+        ends = None if row.low is None or row.high is None else (row.low, row.high)
+        difference = "--" if row.difference is None else f"{_signed(row.difference)} {escape(row.unit)}"
+        verdict = escape(row.verdict) + (" (stale)" if row.stale else "")
+        told = (escape(row.key), escape(row.setting), verdict, difference, _between(ends))
+        cells.append([*told, str(row.seeds), escape(row.replication)])
     return HEAD.format(source="results/*.json") + tabular(MAIN, cells, "lllrrrl")

@@ -16,7 +16,7 @@ from typing import Any
 
 from experiments.common.text import visible
 from experiments.evidence.records import Entry, Record
-from experiments.pages import answers, display, index, report
+from experiments.pages import answers, display, index, section
 
 SCHEMA = 2
 ROOT = ".trackio"
@@ -123,35 +123,35 @@ def _claim_page(record: Record, entries: Mapping[str, display.Entry], name: str)
             if not told_rule:
                 yield _cell("markdown", "The claim and its rule", when, _rule(row))
                 told_rule = True
-            yield _cell("markdown", f"{title}: {row['verdict']}", when, _verdict(row, entry))
-            if row["figure"]:
+            yield _cell("markdown", f"{title}: {row.verdict}", when, _verdict(row, entry))
+            if row.figure:
                 raw = "\n".join(f"seed {s}: {d:.6g}" for s, d in zip(asked[0].seeds, asked[0].per_seed, strict=False))
-                figure = f"{FENCE}html\n{row['figure']}\n{FENCE}\n\n{FENCE}raw\n{raw}\n{FENCE}"
+                figure = f"{FENCE}html\n{row.figure}\n{FENCE}\n\n{FENCE}raw\n{raw}\n{FENCE}"
                 yield _cell("figure", f"{title}: the difference of each seed", when, figure)
-            command = report.command_line(record.key, entry.scale, entry.variant, entry.overrides)
+            command = section.command_line(record.key, entry.scale, entry.variant, entry.overrides)
             yield _cell("code", f"{title}: run it again", when, f"{FENCE}bash\n{command}\n{FENCE}")
 
 
-def _rule(row: Mapping[str, Any]) -> str:
-    kind = "The main claim" if row["main"] else "An exploratory claim"
-    asked = "the paper" if row["asked_by"] == "paper" else "this suite"
-    worth = f" Worth the name from {row['worth']} {row['unit']}." if row["worth"] else ""
-    published = f"\n\nPublished: {_inline(row['published'])}." if row["published"] else ""
-    rule = f"Supported by: {row['rule']}. Refuted by: {row['refuted_by']}.{worth}"
-    return f"{kind}, asked by {asked}: **{_inline(row['name'])}**\n\n{_inline(rule)}{published}"
+def _rule(row: answers.ClaimRow) -> str:
+    kind = "The main claim" if row.main else "An exploratory claim"
+    asked = "the paper" if row.asked_by == "paper" else "this suite"
+    worth = f" Worth the name from {row.worth} {row.unit}." if row.worth else ""
+    published = f"\n\nPublished: {_inline(row.published)}." if row.published else ""
+    rule = f"Supported by: {row.rule}. Refuted by: {row.refuted_by}.{worth}"
+    return f"{kind}, asked by {asked}: **{_inline(row.name)}**\n\n{_inline(rule)}{published}"
 
 
-def _verdict(row: Mapping[str, Any], entry: display.Entry) -> str:
-    lines = [f"**{row['verdict']}**" + (f" ({_inline(row['reason'])})" if row["reason"] else ""), _inline(entry.scope)]
-    if row["difference"]:
-        ends = f", 95% interval {row['interval']}" if row["interval"] else ""
-        lines.append(f"{row['difference']} {_inline(row['unit'])}{ends}; {row['seeds']} seeds")
-    for part in row["rows"]:
-        ends = f", 95% interval {part['interval']}" if part["interval"] else ""
-        lines.append(f"- {_inline(part['name'])}: {part['verdict']}, {part['difference'] or 'no difference'}{ends}")
-    for item in row["requires"]:
-        lines.append(f"- precondition {_inline(item['text'])}: {item['verdict']} ({_inline(item['told'])})")
-    if row["main"]:
+def _verdict(row: answers.ClaimRow, entry: display.Entry) -> str:
+    lines = [f"**{row.verdict}**" + (f" ({_inline(row.reason)})" if row.reason else ""), _inline(entry.scope)]
+    if row.difference:
+        ends = f", 95% interval {row.interval}" if row.interval else ""
+        lines.append(f"{row.difference} {_inline(row.unit)}{ends}; {row.seeds} seeds")
+    for part in row.rows:
+        ends = f", 95% interval {part.interval}" if part.interval else ""
+        lines.append(f"- {_inline(part.name)}: {part.verdict}, {part.difference or 'no difference'}{ends}")
+    for item in row.requires:
+        lines.append(f"- precondition {_inline(item.text)}: {item.verdict} ({_inline(item.told)})")
+    if row.main:
         lines += [f"{_inline(entry.registration)}.", f"Replication: {_inline(entry.replication or 'none')}."]
     return "\n\n".join(lines)
 
@@ -160,7 +160,7 @@ def _settings_page(record: Record, entries: Mapping[str, display.Entry]) -> Iter
     """For each setting: registration, seeds, code, machine and cost."""
     for title in _ordered(record):
         recorded: Entry = record.entries[title]
-        facts = report.provenance(entries[title])
+        facts = section.provenance(entries[title])
         rows = [f"| {term} | {_inline(text)} |" for term, text in facts]
         about = f"{_inline(entries[title].registration)}.\n\nSeeds: {', '.join(map(str, recorded.seeds))}."
         table = "\n".join(["| | |", "| --- | --- |", *rows])

@@ -35,7 +35,8 @@ def table(title: str, needs: Iterable[Need]) -> Table:
 def how_much(need: Need) -> str:
     """Images by part, or the size of a file."""
     if need.count:
-        return " + ".join(f"{count:,} {part}" if part != "*" else f"{count:,}" for part, count in need.count.items())
+        parts = [f"{count:,}" if part == "*" else f"{count:,} {part}" for part, count in need.count.items()]
+        return " + ".join(parts)
     size = size_on_disk(need) or need.size
     return f"{size / MIB:,.0f} MiB" if size else ""
 

@@ -16,6 +16,7 @@ from rich.progress import (
 
 from experiments.pages.console import Text, out
 from experiments.pages.display import FIRST
+from experiments.running.manifest import Event
 
 
 class Board:
@@ -63,7 +64,7 @@ class Board:
     def __exit__(self, *ended: object) -> None:
         self.bar.stop()
 
-    def __call__(self, event: dict[str, Any]) -> None:
+    def __call__(self, event: Event) -> None:
         kind = event["event"]
         if kind == "warning":
             out.print(Text.assemble(("warning", "yellow"), f": {event['text']}"))
@@ -74,7 +75,7 @@ class Board:
         elif kind == "stage":
             self._ended(event)
 
-    def _show(self, event: Mapping[str, Any], fraction: float) -> None:
+    def _show(self, event: Event, fraction: float) -> None:
         self.fractions[event["seed"], event["stage"]] = fraction
         now = ", ".join(f"{stage} of seed {seed} {done:.0%}" for (seed, stage), done in self.fractions.items())
         self._draw(now=now)
@@ -83,7 +84,7 @@ class Board:
         under_way = sum(self.weight(stage) * done for (_, stage), done in self.fractions.items())
         self.bar.update(self.task, completed=self.behind + under_way, ended=f"{self.done}/{self.total}", **fields)
 
-    def _ended(self, event: Mapping[str, Any]) -> None:
+    def _ended(self, event: Event) -> None:
         self.fractions.pop((event["seed"], event["stage"]), None)
         self.done += 1
         self.behind += self.weight(event["stage"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
@@ -10,7 +12,17 @@ from experiments.evidence.records import Entry
 from experiments.pages import differences, display, numbers, view
 
 
-def of(entry: display.Entry, recorded: Entry) -> dict[str, Any] | None:
+@dataclass(frozen=True)
+class Replicated:
+    """The main claim judged anew, everything formatted; a row for each seed: itself, what it drew, its difference."""
+
+    told: str
+    figure: Markup
+    knobs: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def of(entry: display.Entry, recorded: Entry) -> Replicated | None:
     """The main claim judged anew, everything formatted; None where it was not replicated.
 
     The figure has the axis of the recorded claim's, unless the new differences would not be seen on it.
@@ -26,7 +38,7 @@ def of(entry: display.Entry, recorded: Entry) -> dict[str, Any] | None:
     for seed, drawn in zip(found.seeds, found.drawn, strict=True):
         difference = numbers.signed(measured[seed]) if seed in measured else "–"
         rows.append([str(seed), *(_value(drawn.get(name)) for name in knobs), difference])
-    return {"word": found.word, "told": entry.replication, "figure": Markup(figure), "knobs": knobs, "rows": rows}
+    return Replicated(entry.replication, Markup(figure), knobs, rows)
 
 
 def _value(drawn: Any) -> str:

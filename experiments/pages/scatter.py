@@ -1,7 +1,7 @@
 """Our differences beside the published ones, where a paper's main claim has one: a picture, and a sentence. No torch.
 
 Both are counted in what is worth the name, on the axis of the forest plot (see experiments.pages.forest). The settings
-differ (a mini recipe on small data beside the paper's own), so that the signs are comparable and sizes hardly are.
+differ (a mini recipe on small data beside the paper's own), so that the sides are comparable and sizes hardly are.
 """
 
 from __future__ import annotations
@@ -28,15 +28,17 @@ class Point:
     published: float
 
     @property
-    def has_sign(self) -> bool:
-        """Whether ours has the published sign."""
-        return (self.row.difference or 0.0) * self.published > 0
+    def agrees(self) -> bool:
+        """Whether ours lies on the same side of the claim's margin as the published difference."""
+        margin = self.row.margin
+        return self.row.difference is not None and (self.row.difference - margin) * (self.published - margin) > 0
 
     @property
     def is_sure(self) -> bool:
         """Whether the whole interval lies on the published side."""
-        low, high = self.row.interval or (0.0, 0.0)
-        return low > 0 if self.published > 0 else high < 0
+        margin = self.row.margin
+        low, high = self.row.interval or (margin, margin)
+        return low > margin if self.published > margin else high < margin
 
     @property
     def told(self) -> str:
@@ -45,15 +47,15 @@ class Point:
 
 
 def sentence(points: Sequence[Point]) -> str:
-    """How many of our differences have the published sign; empty where no paper reports one."""
+    """How many of our differences lie on the published side; empty where no paper reports one."""
     if not points:
         return ""
-    same = [point for point in points if point.has_sign]
+    same = [point for point in points if point.agrees]
     sure = sum(point.is_sure for point in same)
     papers = numbers.count(len(points), "paper")
     return (
         f"{papers} report{'s' if len(points) == 1 else ''} the main claim's difference: {len(same)} of "
-        f"{len(points)} have the published sign here, {sure} with the whole interval on that side"
+        f"{len(points)} lie on the same side of the margin here, {sure} with the whole interval"
     )
 
 
@@ -62,7 +64,9 @@ def picture(points: Sequence[Point]) -> str:
     drawn = [point for point in points if point.row.scale is not None and point.row.difference is not None]
     body = _axes()
     taken: list[tuple[float, float, float]] = []
-    for point in sorted(drawn, key=lambda point: point.told):
+    for point in sorted(
+        drawn, key=lambda point: (-point.row.at(point.row.difference or 0.0), point.told)
+    ):  # from above
         x, y = _across(point.row.at(point.published)), _up(point.row.at(point.row.difference or 0.0))
         pale = f' opacity="{forest.PALE}"' if point.row.stale else ""
         label = _label(x, y, len(point.row.key) * LETTER, taken)

@@ -31,11 +31,14 @@ def of(entry: Entry, added: str = "") -> str:
     return "; ".join(part for part in parts if part)
 
 
-def told(declared: Mapping[str, Any], scale: str, variant: str | None) -> str:
+def told(declared: Mapping[str, Any], scale: str, variant: str | None, data: str | None = None) -> str:
     """What a paper's file, or a resolved configuration, adds to a setting's scope: the variant's text, or the scale's.
 
-    What a variant that has gone said is not known: then nothing is added.
+    What a variant that has gone said is not known: then nothing is added. With other data in place of the paper's, its
+    name is said instead: the file's words are about the paper's.
     """
+    if data is not None:
+        return f"on {data}"
     of_scale = str((declared.get("scope") or {}).get(scale) or "")
     if variant is None:
         return of_scale
@@ -79,12 +82,16 @@ def _data(training: Sequence[Dataset], testing: Sequence[Dataset]) -> str:
     """The names of the data and how much of it was for training and for the test."""
     trained = [(item.name, size) for item in training if (size := _sizes(item)[0])]
     tested = [(item.name, size) for item in testing if (size := _sizes(item)[1])]
-    learnt, seen = _names(trained), _names(tested)
-    told_training = f"{_range(size for _, size in trained)} for training" if trained else ""
-    told_test = f"{_range(size for _, size in tested)} for the test" if tested else ""
-    if learnt and seen and learnt != seen:
-        told_test += f": {seen}"
-    return ", ".join(part for part in (learnt or seen, told_training, told_test) if part)
+    learnt = _names(trained)
+    seen = _names(tested)
+
+    parts = [learnt or seen]
+    if trained:
+        parts.append(f"{_range(size for _, size in trained)} for training")
+    if tested:
+        others = f": {seen}" if learnt and seen and learnt != seen else ""
+        parts.append(f"{_range(size for _, size in tested)} for the test{others}")
+    return ", ".join(part for part in parts if part)
 
 
 def _sizes(data: Dataset) -> tuple[int, int]:

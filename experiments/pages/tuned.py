@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import cast
 
 from experiments.evidence import registrations
+from experiments.evidence.tuning import Best, Tuning
 from experiments.pages.numbers import number
 
 
@@ -23,10 +24,10 @@ def of(paper: str, setting: str, registration: str | None) -> str:
     if reason:
         return f"none: {reason}"
     table = filed.about.get("tuning")
-    return told(table) if isinstance(table, Mapping) and "chosen" in table else ""
+    return told(cast(Tuning, table)) if isinstance(table, Mapping) and "chosen" in table else ""
 
 
-def told(table: Mapping[str, Any]) -> str:
+def told(table: Tuning) -> str:
     """A table that `make tune` wrote, in a sentence."""
     values = ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in table["values"])
     pilots = ", ".join(map(str, table["seeds"]))
@@ -35,8 +36,8 @@ def told(table: Mapping[str, Any]) -> str:
     return f"{keys} from {values} for all arms alike, by {table['by']} of pilot seeds {pilots}; best: {best}"
 
 
-def _best(arm: str, chosen: Mapping[str, Any]) -> str:
-    if chosen["value"] is None:
+def _best(arm: str, chosen: Best) -> str:
+    if chosen["mean"] is None:
         return f"{arm} at none, since it failed at each"
     edge = ", the grid's edge" if chosen["edge"] else ""
     return f"{arm} at {chosen['value']} ({number(chosen['mean'])}{edge})"

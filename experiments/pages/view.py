@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from experiments.common.plain import Arguments
 from experiments.evidence import images, judged, merge, ran, records, results
 from experiments.evidence.sequences import deviation
 from experiments.evidence.words import FAILS, HOLDS, NOT_RUN
@@ -50,8 +51,9 @@ def of(entry: records.Entry, declared: Mapping[str, Any] | None = None) -> Entry
 
 def _scope(entry: records.Entry, declared: Mapping[str, Any]) -> str:
     """As in `at mini+clean: digits, 400 for training, ...`."""
-    told = scope.of(entry, scope.told(declared, entry.scale, entry.variant))
-    return f"at {results.title(entry.scale, entry.variant)}" + (f": {told}" if told else "")
+    data = results.data_of(entry)
+    told = scope.of(entry, scope.told(declared, entry.scale, entry.variant, data))
+    return f"at {results.title(entry.scale, entry.variant, data=data)}" + (f": {told}" if told else "")
 
 
 def _worth_reason(entry: records.Entry, declared: Mapping[str, Any]) -> str:
@@ -140,9 +142,10 @@ def _restarts(item: judged.JudgedClaim) -> str:
     return f"{told}. Without restarts: {first.verdict}, {span}"
 
 
-def _known(kind: type, item: BaseModel, without: Sequence[str] = ()) -> dict[str, Any]:
-    """Of an item of a record, what a row has."""
-    return item.model_dump(include={field.name for field in fields(kind)} - {*without})
+def _known(kind: type, item: BaseModel, without: Sequence[str] = ()) -> Arguments:
+    """Of an item of a record, what a row of that kind has too, as its arguments."""
+    names = {field.name for field in fields(kind)} & {*type(item).model_fields} - {*without}
+    return {name: getattr(item, name) for name in names}
 
 
 def _comparison(name: str, item: judged.Comparison | judged.CheckResult) -> Comparison:
@@ -176,10 +179,17 @@ def _stage(name: str, item: ran.StageRecord) -> Stage:
     return Stage(**{**_known(Stage, item), "name": name, "seconds": ran})
 
 
-def _machine(made: ran.Provenance) -> Machine:
-    commits = [commit for commit in (made.code.commit or "").split() if commit != "None"]
-    hardware = made.hardware.plain()
-    return Machine(commits, made.code.dirty, made.written, made.seconds, made.cpu_seconds, hardware, made.versions)
+def _machine(provenance: ran.Provenance) -> Machine:
+    commits = [commit for commit in (provenance.code.commit or "").split() if commit != "None"]
+    return Machine(
+        commits=commits,
+        dirty=provenance.code.dirty,
+        written=provenance.written,
+        seconds=provenance.seconds,
+        cpu_seconds=provenance.cpu_seconds,
+        hardware=provenance.hardware,
+        versions=provenance.versions,
+    )
 
 
 def _past(item: records.HistoryItem) -> Past:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from experiments.pages import console, display, numbers
+from typing_extensions import TypedDict
+
+from experiments.identity.provenance import CodeVersion
+from experiments.pages import console, display
 from experiments.running.loggers import Table, log_media, run_arguments
 from experiments.running.plan import Plan
+
+Scalars = dict[str, str | int | float | None]  # what is not known is None
 
 
 def log_verdict(plan: Plan, entry: display.Entry) -> None:
@@ -27,7 +34,7 @@ def log_verdict(plan: Plan, entry: display.Entry) -> None:
     shutil.rmtree(folder / "wandb", ignore_errors=True)  # a verdict replaces the one before: only the last is sent
     folder.mkdir(parents=True, exist_ok=True)
     config = {"finding": finding_of(plan), **verdict_config(entry)}
-    code = {"commit": " ".join(entry.machine.commits) or None, "dirty": entry.machine.dirty}
+    code: CodeVersion = {"commit": " ".join(entry.machine.commits) or None, "dirty": entry.machine.dirty}
     arguments = run_arguments(plan, "verdict", f"{plan.title}/verdict", [], config, code)
     try:
         run = wandb.init(dir=str(folder), **arguments)
@@ -51,11 +58,24 @@ def verdict_folder(plan: Plan) -> Path:
     return Path(plan.config["runs_dir"]) / plan.paper / plan.scale / name
 
 
-def verdict_config(entry: display.Entry) -> dict[str, Any]:
+class VerdictConfig(TypedDict):
+    """Under what a results entry was recorded, and which claim each number in `verdict_scalars` means."""
+
+    registration: str | None
+    stream: int  # 0: seeds given by hand, or a smoke run
+    scale: str
+    variant: str | None
+    scope: str
+    seeds: Sequence[int]
+    overrides: Sequence[str]
+    claims: dict[str, str]  # number -> name
+
+
+def verdict_config(entry: display.Entry) -> VerdictConfig:
     """Under what a results entry was recorded, and which claim each number in `verdict_scalars` means."""
     return {
         "registration": entry.registered.hash,
-        "stream": entry.registered.stream,  # 0: seeds given by hand, or a smoke run
+        "stream": entry.registered.stream,
         "scale": entry.scale,
         "variant": entry.variant,
         "scope": entry.scope,
@@ -81,18 +101,22 @@ def verdict_scalars(entry: display.Entry) -> dict[str, str | int | float]:
 
     What is not known, or not finite, is left out: a column of numbers then sorts as numbers.
     """
-    values: dict[str, Any] = {}
+    values: Scalars = {}
     if entry.main is not None:
         values |= _judgement("main", entry.main)
         values |= {"main/seeds": len(entry.main.seeds), "main/needed": entry.main.needed}
     for number, claim in _numbered(entry).items():
         values |= _judgement(f"claim/{number}", claim)
-    return {key: value for key, value in values.items() if isinstance(value, str) or numbers.finite([value])}
+    return {key: value for key, value in values.items() if isinstance(value, str) or _is_finite(value)}
 
 
-def _judgement(where: str, claim: display.Claim) -> dict[str, Any]:
+def _is_finite(value: float | None) -> TypeGuard[float]:
+    return value is not None and math.isfinite(value)
+
+
+def _judgement(where: str, claim: display.Claim) -> Scalars:
     low, high = _ends(claim)
-    values = {"verdict": claim.verdict, "difference": claim.difference, "low": low, "high": high}
+    values: Scalars = {"verdict": claim.verdict, "difference": claim.difference, "low": low, "high": high}
     return {f"{where}/{key}": value for key, value in values.items()}
 
 

@@ -10,9 +10,12 @@ import html
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, Required
+
+from typing_extensions import TypedDict
 
 from experiments.common.errors import RunError, explain
+from experiments.common.plain import Arguments
 from experiments.config import claims
 from experiments.pages import display, numbers, wandb_verdict
 from experiments.running import loggers
@@ -27,7 +30,42 @@ SHOWN = {  # the columns that fit a text table; the logged tables have all
 }
 
 
-def describe(plan_: Plan, entry: display.Entry, pictures: Sequence[str]) -> dict[str, Any]:
+class Panel(TypedDict, total=False):
+    """A panel of a section; which keys it has follows from its kind."""
+
+    kind: Required[str]  # text, table, logged table, bars, lines, pictures, scatter or parallel
+    text: str
+    columns: list[str]  # of a table
+    rows: list[list[Any]]
+    key: str  # of a logged table
+    metric: str
+    stage: str  # of lines
+    names: list[str]  # of pictures
+    x: str  # of a scatter plot: a key of the configuration
+    keys: list[str]  # of parallel coordinates: such keys
+
+
+class Section(TypedDict):
+    """Panels under one heading."""
+
+    name: str
+    panels: list[Panel]
+
+
+class Dashboard(TypedDict):
+    """What a workspace and a report show: where they go, which runs they take, and their sections."""
+
+    project: str
+    entity: str | None
+    name: str
+    title: str
+    about: str
+    runs: dict[str, str]  # key of the runs' configuration -> its value
+    most_runs: int
+    sections: list[Section]
+
+
+def describe(plan_: Plan, entry: display.Entry, pictures: Sequence[str]) -> Dashboard:
     """What the dashboard shows, as plain data: where it goes, which runs it takes, and sections of panels.
 
     Args:
@@ -38,15 +76,17 @@ def describe(plan_: Plan, entry: display.Entry, pictures: Sequence[str]) -> dict
     logger = plan_.config["logger"]
     metrics = list(dict.fromkeys([*sorted(entry.judged_metrics), *(item.metric for item in entry.published)]))
     shown = {name: _pick(table, SHOWN[name]) for name, table in wandb_verdict.verdict_tables(entry).items()}
-    numbers = [shown["published"], {"kind": "logged table", "key": "published"}]
-    numbers += [{"kind": "bars", "metric": metric} for metric in metrics]
+    compared: list[Panel] = [shown["published"], {"kind": "logged table", "key": "published"}]
+    compared += [{"kind": "bars", "metric": metric} for metric in metrics]
     if plan_.scale != "full":
-        numbers.insert(0, {"kind": "text", "text": f"{plan_.scale} is a smaller recipe: not comparable."})
-    drawn: dict[str, Any] = {"kind": "text", "text": "No stage has drawn a picture yet."}
+        compared.insert(0, {"kind": "text", "text": f"{plan_.scale} is a smaller recipe: not comparable."})
+
+    drawn: Panel = {"kind": "text", "text": "No stage has drawn a picture yet."}
     if pictures:
         drawn = {"kind": "pictures", "names": [f"pictures/{name}" for name in pictures]}
+
     about = {"finding": wandb_verdict.finding_of(plan_), "scope": entry.scope}
-    told = {"kind": "table", "columns": list(about), "rows": [list(about.values())]}
+    told: Panel = {"kind": "table", "columns": list(about), "rows": [list(about.values())]}
     return {
         "project": logger["project"],
         "entity": logger["entity"],
@@ -57,7 +97,7 @@ def describe(plan_: Plan, entry: display.Entry, pictures: Sequence[str]) -> dict
         "most_runs": max(10, len(entry.stages) * len(entry.seeds) + 1),
         "sections": [
             {"name": "Claims", "panels": [told, shown["claims"], {"kind": "logged table", "key": "claims"}]},
-            {"name": "Published against ours", "panels": numbers},
+            {"name": "Published against ours", "panels": compared},
             {"name": "Learning curves by stage", "panels": _curves(plan_, entry)},
             {"name": "Pictures", "panels": [drawn]},
             {"name": "Sweeps", "panels": _sweep(plan_, metrics)},
@@ -65,7 +105,7 @@ def describe(plan_: Plan, entry: display.Entry, pictures: Sequence[str]) -> dict
     }
 
 
-def _curves(plan_: Plan, entry: display.Entry) -> list[dict[str, Any]]:
+def _curves(plan_: Plan, entry: display.Entry) -> list[Panel]:
     """A chart for each stage and each metric it logged by epoch; all its seeds are lines of that chart."""
     logged = {name: list(stage.curves) for name, stage in entry.stages.items() if stage.curves}
     if not logged:
@@ -79,20 +119,21 @@ def _curves(plan_: Plan, entry: display.Entry) -> list[dict[str, Any]]:
     ]
 
 
-def _pick(table: loggers.Table, wanted: Sequence[str]) -> dict[str, Any]:
+def _pick(table: loggers.Table, wanted: Sequence[str]) -> Panel:
     columns, rows = table
     places = [columns.index(name) for name in wanted]
     return {"kind": "table", "columns": list(wanted), "rows": [[row[place] for place in places] for row in rows]}
 
 
-def _sweep(plan_: Plan, metrics: Sequence[str]) -> list[dict[str, Any]]:
+def _sweep(plan_: Plan, metrics: Sequence[str]) -> list[Panel]:
     """What a sweep turns on the stage that the first claim is about, against the first metric."""
     judged = list(claims.read(plan_.config).main_stages)
     stage, metric = plan_.stages[[*judged, *plan_.stages][0]], [*metrics, "test/top1"][0]
     own = list(_numbers(stage.module, "stage.module"))
     usual = ["stage.trainer.max_epochs", "stage.data.batch_size"]
-    parallel: dict[str, Any] = {"kind": "parallel", "keys": [*usual, *own][: COLUMNS - 1], "metric": metric}
-    return [parallel, *({"kind": "scatter", "x": key, "metric": metric} for key in own[:SCATTERS])]
+    panels: list[Panel] = [{"kind": "parallel", "keys": [*usual, *own][: COLUMNS - 1], "metric": metric}]
+    panels += [{"kind": "scatter", "x": key, "metric": metric} for key in own[:SCATTERS]]
+    return panels
 
 
 def _numbers(values: Mapping[str, Any], where: str) -> Iterator[str]:
@@ -117,7 +158,7 @@ def _cell(value: Any) -> str:
     return " ".join(html.escape(text, quote=False).split())
 
 
-def workspace(spec: Mapping[str, Any], entity: str) -> Any:
+def workspace(spec: Dashboard, entity: str) -> Any:
     """The W&B workspace that `describe` describes, not saved. Needs no network."""
     import wandb_workspaces.workspaces as ws
     from wandb_workspaces import expr
@@ -137,20 +178,21 @@ def workspace(spec: Mapping[str, Any], entity: str) -> Any:
     )
 
 
-def _shared(panels: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _shared(panels: Sequence[Panel]) -> list[Panel]:
     """The panels of a section for a workspace, whose panels all show the same runs: no chart can be one stage's own.
 
     The charts of one metric become one, its lines coloured by stage.
     """
-    charts: list[dict[str, Any]] = []
+    charts: list[Panel] = []
     for panel in panels:
-        of_all_stages = {key: value for key, value in panel.items() if key != "stage"}
+        of_all_stages = panel.copy()
+        of_all_stages.pop("stage", None)
         if of_all_stages not in charts:
             charts.append(of_all_stages)
     return charts
 
 
-def report(spec: Mapping[str, Any], entity: str) -> Any:
+def report(spec: Dashboard, entity: str) -> Any:
     """The W&B report that `describe` describes, not saved. Needs no network."""
     import wandb_workspaces.reports.v2 as wr
     from wandb_workspaces import expr
@@ -170,21 +212,22 @@ def report(spec: Mapping[str, Any], entity: str) -> Any:
             drawn = [_panel(panel, spec["most_runs"]) for panel in shown]
             blocks.append(wr.PanelGrid(runsets=[runs], panels=drawn, hide_run_sets=True))
     title = f"{spec['name']}: {spec['title']}"[:128]  # no report may have a longer one
-    about = {"description": spec["about"], "width": "fluid"}
-    return wr.Report(entity=entity, project=spec["project"], title=title, blocks=blocks, **about)
+    about = spec["about"]
+    project = spec["project"]
+    return wr.Report(entity=entity, project=project, title=title, description=about, width="fluid", blocks=blocks)
 
 
-def _text(panel: Mapping[str, Any]) -> str:
+def _text(panel: Panel) -> str:
     return panel["text"] if panel["kind"] == "text" else markdown(panel["columns"], panel["rows"])
 
 
-def _panel(panel: Mapping[str, Any], most_runs: int) -> Any:
+def _panel(panel: Panel, most_runs: int) -> Any:
     """W&B's object for a panel; `most_runs` because W&B draws ten lines unless told otherwise."""
     import wandb_workspaces.reports.v2 as wr
 
     kind, whole = panel["kind"], wr.Layout(w=24, h=10)
     # Groups are made by each panel: a grouped list of runs would group the sweep's points too.
-    by_stage: dict[str, Any] = {"groupby": wr.Metric("JobType"), "groupby_aggfunc": "mean"}
+    by_stage: Arguments = {"groupby": wr.Metric("JobType"), "groupby_aggfunc": "mean"}
     if kind in ("text", "table"):
         return wr.MarkdownPanel(markdown=_text(panel), layout=whole)
     if kind == "logged table":
@@ -192,7 +235,7 @@ def _panel(panel: Mapping[str, Any], most_runs: int) -> Any:
     if kind == "bars":
         return wr.BarPlot(title=panel["metric"], metrics=[panel["metric"]], groupby_rangefunc="minmax", **by_stage)
     if kind == "lines":
-        chart: dict[str, Any] = {"title": panel["metric"], "x": "epoch", "y": [panel["metric"]], "title_x": "epoch"}
+        chart: Arguments = {"title": panel["metric"], "x": "epoch", "y": [panel["metric"]], "title_x": "epoch"}
         chart["max_runs_to_show"] = most_runs
         if panel.get("stage") is not None:  # its runs are one stage's: a line for each seed
             return wr.LinePlot(**chart, legend_template="seed ${config:seed}")
@@ -207,7 +250,7 @@ def _panel(panel: Mapping[str, Any], most_runs: int) -> Any:
     return wr.ParallelCoordinatesPlot(columns=[*axes, wr.ParallelCoordinatesPlotColumn(metric=values)], layout=whole)
 
 
-def publish(spec: Mapping[str, Any], addresses: Mapping[str, str]) -> dict[str, str]:
+def publish(spec: Dashboard, addresses: Mapping[str, str]) -> dict[str, str]:
     """Save workspace and report, over those at `addresses` where they still exist; returns where they are.
 
     Raises RunError when W&B refuses or cannot be reached.

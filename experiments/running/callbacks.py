@@ -23,7 +23,7 @@ from torch import Tensor
 
 from datamodules.common.base import DataError, Spec, seed_torch, stream
 from experiments.common.errors import RunError
-from experiments.common.files import read_json, replacing, write_json
+from experiments.common.files import read_json, replacing, sha256, write_json
 from experiments.common.tables import write_rows
 from experiments.running.manifest import SPENT
 from experiments.running.processes import cpu_seconds, end_as_interrupted, end_with_parent
@@ -206,6 +206,9 @@ class Recorder(Checkpoint, Quick):
     def __init__(self, directory: Path, seconds: float, fingerprint: str) -> None:
         self.directory, self.seconds, self.fingerprint = directory, seconds, fingerprint
         self.rows: list[dict[str, float]] = []
+        self.digest = (
+            ""  # of the checkpoint that this process saved last, or went on from: another may replace the file
+        )
         self.elapsed = 0.0  # training time of all attempts
         self.cpu_before = 0.0  # CPU seconds of the attempts before this one, until each was last saved
         self._cpu_began = cpu_seconds()
@@ -339,6 +342,7 @@ class Recorder(Checkpoint, Quick):
         if trainer.world_size == 1:
             with replacing(self.path) as temporary:
                 trainer.save_checkpoint(temporary)
+                self.digest = sha256(temporary)
             write_rows(self.directory / "metrics.csv", self.rows)
             self._write_spent()
         else:
@@ -346,6 +350,7 @@ class Recorder(Checkpoint, Quick):
             self._sums = _gather_sums(trainer)
             trainer.save_checkpoint(temporary)
             if trainer.is_global_zero:
+                self.digest = sha256(temporary)
                 os.replace(temporary, self.path)
                 write_rows(self.directory / "metrics.csv", self.rows)
                 self._write_spent()

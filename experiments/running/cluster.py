@@ -13,7 +13,7 @@ import shlex
 import subprocess
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 from experiments.common import overlay
 from experiments.common.errors import InputError, RunError
 from experiments.common.paths import ROOT
+from experiments.common.plain import Arguments
 from experiments.running import engine
 from experiments.running.devices import processes, uses_gpu
 from experiments.running.engine import Outcome
@@ -100,10 +101,24 @@ def open_cluster(launcher: Mapping[str, Any], jobs: int | str, folder: Path) -> 
             script of a job.
     """
     for key, value in launcher.items():
-        if set(str(value)) & set("\n\r\0"):
+        if any(set(text) & set("\n\r\0") for text in _texts(value)):
             raise InputError(f"launcher.{key}={value!r:.80}: expected one line")
     service: Service = Ray(launcher) if launcher["name"] == "ray" else Slurm(launcher, folder)
     return Cluster(service, AT_A_TIME if jobs == "auto" else int(jobs))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every name and value within an option, as text; that of a mapping as a whole would show a line break as two
+    letters."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield str(name)
+            yield from _texts(item)
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        for item in value:
+            yield from _texts(item)
+    else:
+        yield str(value)
 
 
 def work(plan: Plan, stage: Stage) -> Outcome:
@@ -150,7 +165,7 @@ class Slurm(Service):
         self.missing: dict[str, float] = {}  # since when a job is in no queue and has left nothing
 
     def submit(self, plan: Plan, stage: Stage) -> Any:
-        options: dict[str, Any] = {"name": f"{plan.paper}-{stage.name}", "timeout_min": self.launcher["timeout_min"]}
+        options: Arguments = {"name": f"{plan.paper}-{stage.name}", "timeout_min": self.launcher["timeout_min"]}
         if not self.local:
             options |= {
                 "mem_gb": self.launcher["mem_gb"],

@@ -10,6 +10,8 @@ from importlib import util
 from pathlib import Path
 from typing import Any
 
+from experiments.common.plain import Config
+
 
 @lru_cache
 def gpus() -> int:
@@ -29,7 +31,7 @@ def uses_gpu(trainer: Mapping[str, Any]) -> bool:
     return trainer["accelerator"] in ("gpu", "cuda") or (trainer["accelerator"] == "auto" and gpus() > 0)
 
 
-def settle_accelerator(trainer: Mapping[str, Any]) -> dict[str, Any]:
+def settle_accelerator(trainer: Mapping[str, Any]) -> Config:
     """A trainer configuration in which `auto` means what it means here: a CUDA GPU or the CPU.
 
     On a Mac, Lightning would take MPS, whose results were compared with nothing here.

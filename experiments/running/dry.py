@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import math
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import pytorch_lightning as pl
@@ -24,6 +25,7 @@ from experiments.config.stages import Shortened
 from experiments.config.written import read
 from experiments.running import needs, pace, process_memory, training
 from experiments.running.counting import multiply_adds, offline
+from experiments.running.engine import Outcome
 from experiments.running.manifest import Report
 from experiments.running.pace import Pace
 from experiments.running.plan import Plan, Stage, fill, names_in
@@ -72,15 +74,21 @@ class DryRun:
 
     Args:
         seconds: for which each training is timed; 0 times none.
+        timed: the stages that are timed; nothing: all of them.
+        smallest: images per step with which timing begins; nothing: as many as a dry run steps with.
 
     Attributes:
         stages: those that the recipe fits or tests and what these need.
     """
 
-    def __init__(self, plan: Plan, seconds: float = 0.0) -> None:
+    def __init__(
+        self, plan: Plan, seconds: float = 0.0, timed: Collection[str] | None = None, smallest: int | None = None
+    ) -> None:
         self.short = {name: read(Shortened, item.dry, f"stages.{name}.dry") for name, item in plan.stages.items()}
         self.stages = part_of_the_recipe(plan)
         self.seconds = seconds
+        self.timed = self.stages if timed is None else timed
+        self.smallest = smallest
         self._built: dict[str, StageModule] = {}
 
     def run(self, report: Report) -> dict[str, Measured | str]:
@@ -88,16 +96,15 @@ class DryRun:
         measured: dict[str, Measured | str] = {}
         users = Counter(needed for stage in self.stages.values() for needed in stage.predecessors)
         for name, stage in self.stages.items():
-            event = {"seed": stage.seed, "stage": name}
-            report({"event": "start", **event})
+            report({"event": "start", "seed": stage.seed, "stage": name})
             trace = stage.directory / f"dry-{failure.NAME}"
             try:
                 measured[name] = self._measure(stage, self.short[name])
                 trace.unlink(missing_ok=True)
-                report({"event": "stage", **event, "status": "done", "cached": False, "metrics": {}})
+                report(Outcome(name, "done").event(stage.seed))
             except Exception as error:  # noqa: BLE001 - every stage is reported, whatever breaks in one
                 measured[name] = reason = failure.explain(error, trace)[0]
-                report({"event": "stage", **event, "status": "failed", "reason": reason})
+                report(Outcome(name, "failed", reason=reason).event(stage.seed))
             users.subtract(stage.predecessors)
             for unused in [built for built in self._built if not users[built]]:
                 del self._built[unused]  # published sizes: all at once may not fit
@@ -136,7 +143,7 @@ class DryRun:
 
     def _time(self, stage: Stage, short: Shortened, module: StageModule) -> Pace | str:
         """How fast a stage trains, or why that is not known. What fails at a larger batch is no failed dry run."""
-        if not self.seconds:
+        if not self.seconds or stage.name not in self.timed:
             return "not asked for"
         there = not stage.feeds and not any(
             need.look() for need, where in needs.of_stages([stage]).items() if where.endswith(".data")
@@ -155,7 +162,8 @@ class DryRun:
             try:
                 with pace.within(LONGEST + 20 * self.seconds):
                     timed = module if shortened or not short.module else self._whole(stage)
-                    return pace.measure(stage, timed, data_at, self.seconds, short.batch, there, shortened or cut)
+                    smallest = self.smallest or short.batch
+                    return pace.measure(stage, timed, data_at, self.seconds, smallest, there, shortened or cut)
             except Exception as error:  # noqa: BLE001 - it was built and stepped; why its hours are not known is told
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         return reason

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import cast
 
 import yaml
 from filelock import FileLock, Timeout
@@ -22,7 +22,17 @@ from experiments.common.errors import KilledError, RunError
 from experiments.identity import content
 from experiments.identity.provenance import code_version, hardware, versions
 from experiments.running.devices import processes, settle_accelerator
-from experiments.running.manifest import SPENT, Damaged, Report, finished, hash_metrics, silent
+from experiments.running.manifest import (
+    SPENT,
+    Damaged,
+    Event,
+    Manifest,
+    Measured,
+    Report,
+    finished,
+    hash_metrics,
+    silent,
+)
 from experiments.running.plan import Plan, Stage
 from experiments.running.processes import TRIES, cpu_seconds, on_this_machine, told_to_end
 
@@ -39,6 +49,10 @@ class Outcome:
     cached: bool = False
     seconds: float = 0.0
 
+    def event(self, seed: int) -> Event:
+        """What is told of it."""
+        return cast(Event, {"event": "stage", "seed": seed, **vars(self)})
+
 
 def run(plan: Plan, report: Report = silent) -> dict[str, Outcome]:
     """Run every stage of a plan that is not done yet, in order.
@@ -52,7 +66,7 @@ def run(plan: Plan, report: Report = silent) -> dict[str, Outcome]:
             outcomes[name] = Outcome(name, "skipped", reason=f"needs {', '.join(lost)}")
         else:
             outcomes[name] = attempt(plan, stage, report)
-        report({"event": "stage", "seed": plan.seed, **vars(outcomes[name])})
+        report(outcomes[name].event(plan.seed))
     return outcomes
 
 
@@ -123,7 +137,7 @@ def _write_config(stage: Stage) -> None:
     files.write_text(stage.directory / "config.yaml", text)
 
 
-def _train(plan: Plan, stage: Stage, report: Report) -> dict[str, Any]:
+def _train(plan: Plan, stage: Stage, report: Report) -> Manifest:
     os.environ.setdefault("OMP_NUM_THREADS", str(plan.config["threads"]))  # read when libraries are first imported
     from experiments.running import process_memory, training
 
@@ -132,9 +146,9 @@ def _train(plan: Plan, stage: Stage, report: Report) -> dict[str, Any]:
     if processes(stage.trainer) > 1:
         began = cpu_seconds()
         result = _train_in_processes(plan, stage, report)
-        result |= {"cpu_seconds": round(cpu_seconds() - began, 2)}  # rank 0 knows only of itself
+        result["cpu_seconds"] = round(cpu_seconds() - began, 2)  # rank 0 knows only of itself
     else:
-        result = training.train(plan, stage, report)
+        result = cast(Measured, training.train(plan, stage, report))
         process_memory.give_back_freed_blocks()
     files.write_json(stage.directory / "metrics.json", result["metrics"])
     content.forget()
@@ -158,10 +172,10 @@ def _train(plan: Plan, stage: Stage, report: Report) -> dict[str, Any]:
     (stage.directory / SPENT).unlink(missing_ok=True)
     files.write_json(stage.directory / "manifest.json", manifest)
     (stage.directory / failure.NAME).unlink(missing_ok=True)
-    return {**manifest, "metrics": result["metrics"]}
+    return cast(Manifest, {**manifest, "metrics": result["metrics"]})
 
 
-def _train_in_processes(plan: Plan, stage: Stage, report: Report) -> dict[str, Any]:
+def _train_in_processes(plan: Plan, stage: Stage, report: Report) -> Measured:
     """Several ranks; where one is killed the stage goes on from what was saved, once."""
     from experiments.running import training
 
@@ -169,7 +183,7 @@ def _train_in_processes(plan: Plan, stage: Stage, report: Report) -> dict[str, A
     while True:
         tries += 1
         try:
-            return training.in_own_processes(plan, stage)
+            return cast(Measured, training.in_own_processes(plan, stage))
         except KilledError as error:
             if told_to_end():
                 raise

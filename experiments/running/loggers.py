@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.common.errors import InputError, missing_package, unknown
-from experiments.identity.provenance import code_version
+from experiments.common.plain import Arguments
+from experiments.identity.provenance import CodeVersion, code_version
 from experiments.running.manifest import finished
 from experiments.running.plan import Plan, Stage
 
@@ -20,7 +21,7 @@ PACKAGES = {"csv": None, "wandb": "wandb", "tensorboard": "tensorboard", "tracki
 ABSOLUTE = re.compile(r"""([=,\[\s'"]|file://)(~?/[^\s,'"\])}]+)""")  # a path from the root, inside a text
 
 
-def group_name(plan: Plan, code: Mapping[str, Any]) -> str:
+def group_name(plan: Plan, code: CodeVersion) -> str:
     """W&B's group: paper/scale/commit, with the variant where there is one.
 
     Args:
@@ -31,10 +32,10 @@ def group_name(plan: Plan, code: Mapping[str, Any]) -> str:
     return f"{plan.title}/{commits[0] if len(commits) == 1 else 'several-commits'}"
 
 
-def training_code(stage: Stage) -> dict[str, Any]:
+def training_code(stage: Stage) -> CodeVersion:
     """The code version that trained a stage: the recorded one where it has finished, else the present one."""
     manifest = finished(stage)
-    return dict(manifest["code"]) if manifest is not None else code_version()
+    return manifest["code"] if manifest is not None else code_version()
 
 
 def label(plan: Plan) -> str:
@@ -132,8 +133,8 @@ def _wandb(plan: Plan, stage: Stage) -> Any:
 
 
 def run_arguments(
-    plan: Plan, job: str, name: str, tags: list[str], config: Mapping[str, Any], code: Mapping[str, Any]
-) -> dict[str, Any]:
+    plan: Plan, job: str, name: str, tags: list[str], config: Mapping[str, Any], code: CodeVersion
+) -> Arguments:
     """What every W&B run of a plan is started with; `code` is the version that trained what the run shows."""
     import wandb
 
@@ -226,7 +227,7 @@ def log_media(run: Any, tables: Mapping[str, Table], pictures: Mapping[str, Path
     """The one way in which tables and images reach a W&B run; the key of a picture is pictures/<name>."""
     import wandb
 
-    media: dict[str, Any] = {name: wandb.Table(columns=[*cols], data=rows) for name, (cols, rows) in tables.items()}
+    media: Arguments = {name: wandb.Table(columns=[*cols], data=rows) for name, (cols, rows) in tables.items()}
     media |= {f"pictures/{name}": wandb.Image(str(path), caption=name) for name, path in pictures.items()}
     if media:
         run.log(media)

@@ -9,14 +9,87 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, Required, cast
+
+from typing_extensions import TypedDict
 
 from experiments.common import files
 from experiments.identity import content
+from experiments.identity.provenance import CodeVersion, Machine
 from experiments.running.plan import Plan, Stage
 
 SPENT = "spent.json"  # in the folder of a stage that has not ended: the time it has taken so far
-Report = Callable[[dict[str, Any]], None]  # where the engine tells what happens
+
+
+class Event(TypedDict, total=False):
+    """What happens while stages run: a warning has a text; start, progress and stage are about one stage of a seed.
+
+    Of `stage`, which says that it has ended, the other keys are those of an outcome.
+    """
+
+    event: Required[str]  # warning, start, progress or stage
+    text: str
+    seed: int
+    stage: str
+    fraction: float  # of a stage in progress
+    status: str
+    metrics: dict[str, float]
+    reason: str
+    exit_code: int
+    cached: bool
+    seconds: float
+
+
+Report = Callable[[Event], None]  # where the engine tells what happens
+
+
+class Data(TypedDict):
+    """The data of a stage, as its module's specification says."""
+
+    name: str
+    source: str
+    identity: str
+    split: str
+    sizes: dict[str, int]
+
+
+class Measured(TypedDict):
+    """What the training and the test of a stage gave. Keys that were added later are not in every folder."""
+
+    metrics: dict[str, float]
+    checkpoint: NotRequired[str | None]  # its SHA-256; None of a stage that is only tested
+    artifacts: NotRequired[dict[str, str]]  # name -> SHA-256
+    seconds: float
+    cpu_seconds: NotRequired[float]
+    fit_seconds: NotRequired[float]
+    peak_memory_mb: NotRequired[int]
+    batch: NotRequired[dict[str, int | None]]  # global, devices, reference
+    learning_rates: NotRequired[list[float]]
+    precision: NotRequired[str]
+    switches: NotRequired[list[str]]
+    threads: NotRequired[int]
+    parameters: NotRequired[int]
+    data: NotRequired[Data]
+
+
+class Manifest(Measured):
+    """A finished stage: what it is, what it gave, and with which code and on what machine."""
+
+    paper: str
+    scale: str
+    variant: str | None
+    stage: str
+    seed: int
+    fingerprint: str
+    registered: NotRequired[str | None]
+    try_of: NotRequired[int]  # the seed of which it is a further try, see experiments.evidence.restarts
+    attempt: NotRequired[int]
+    content: NotRequired[str]
+    metrics_hash: str
+    finished: str
+    code: CodeVersion
+    versions: dict[str, str]
+    hardware: Machine
 
 
 class Damaged(Exception):
@@ -27,11 +100,11 @@ class Damaged(Exception):
         self.stage = stage
 
 
-def silent(event: dict[str, Any]) -> None:
+def silent(event: Event) -> None:
     """A Report that drops everything."""
 
 
-def finished(stage: Stage) -> dict[str, Any] | None:
+def finished(stage: Stage) -> Manifest | None:
     """The manifest of a stage that is done, with its metrics; None otherwise."""
     manifest = files.read_json(stage.directory / "manifest.json")
     metrics = files.read_json(stage.directory / "metrics.json")
@@ -41,7 +114,7 @@ def finished(stage: Stage) -> dict[str, Any] | None:
         return None
     if content.differs(stage.data, str(manifest.get("content") or "")):
         return None  # the data's files are not those it was trained on
-    return {**manifest, "metrics": metrics}
+    return cast(Manifest, {**manifest, "metrics": metrics})
 
 
 def hash_metrics(metrics: Mapping[str, float]) -> str:

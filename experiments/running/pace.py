@@ -24,6 +24,9 @@ import pytorch_lightning as pl
 import torch
 
 from datamodules.common.base import DataModule
+from experiments.common.plain import Config
+from experiments.config.switches import SWITCHES
+from experiments.config.switches import apply as apply_switches
 from experiments.identity.provenance import hardware
 from experiments.running import process_memory
 from experiments.running.callbacks import Quick
@@ -130,7 +133,7 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def device_name(trainer: dict[str, Any]) -> str:
+def device_name(trainer: Config) -> str:
     """The GPU, or the processor and how many of its threads computed."""
     if uses_gpu(trainer):
         return torch.cuda.get_device_name()
@@ -183,6 +186,8 @@ def measure(
 def _time_steps(stage: Stage, module: StageModule, data: DataModule, seconds: float) -> tuple[float, int]:
     """Seconds of a step, the median, and bytes."""
     clock = Clock(seconds, _clock(stage))
+    arguments = {key: stage.trainer[key] for key in (*SWITCHES, "matmul_precision") if key in stage.trainer}
+    apply_switches(arguments, module)
     process_memory.forget_peak()
     trainer = pl.Trainer(
         accelerator="gpu" if uses_gpu(stage.trainer) else "cpu",
@@ -198,6 +203,7 @@ def _time_steps(stage: Stage, module: StageModule, data: DataModule, seconds: fl
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
+        **arguments,
     )
     trainer.fit(module, datamodule=data)
     return statistics.median(clock.steps), process_memory.peak()

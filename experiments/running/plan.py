@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from experiments.common.errors import InputError, unknown
+from experiments.common.plain import Arguments, Config
 from experiments.config import claims, compose, schema
 from experiments.config.stages import Stage as WrittenStage
 from experiments.config.stages import Trainer
@@ -34,7 +35,7 @@ def names_in(needs: Needs) -> list[str]:
     return [name for names in needs.values() for name in ([names] if isinstance(names, str) else names)]
 
 
-def fill(needs: Needs, get: Callable[[str], Any]) -> dict[str, Any]:
+def fill(needs: Needs, get: Callable[[str], Any]) -> Arguments:
     """Each argument with what `get` gives for its stage, or the list of it for its stages."""
     return {
         argument: get(names) if isinstance(names, str) else [get(name) for name in names]
@@ -47,9 +48,9 @@ class Stage:
     """One LightningModule fitted and/or tested on one DataModule."""
 
     name: str
-    module: dict[str, Any]
-    data: dict[str, Any]
-    trainer: dict[str, Any]
+    module: Config
+    data: Config
+    trainer: Config
     about: str = ""
     needs: dict[str, str | list[str]] = field(default_factory=dict)  # argument of the module -> finished stages
     feeds: dict[str, str | list[str]] = field(default_factory=dict)  # argument of the datamodule -> finished stages
@@ -58,7 +59,7 @@ class Stage:
     exclusive: bool = False  # it measures time: no other stage of this suite runs on the machine meanwhile
     start_like: str | None = None  # construct with the random state of this name: arms that share it start alike
     reference_batch: int | None = None  # the global batch the learning rate is stated for
-    dry: dict[str, Any] = field(default_factory=dict)  # what a dry run shortens, as config.stages.Shortened says
+    dry: Config = field(default_factory=dict)  # what a dry run shortens, as config.stages.Shortened says
     fingerprint: str = ""
     seed: int = 0
     directory: Path = Path()
@@ -67,7 +68,7 @@ class Stage:
     def predecessors(self) -> list[str]:
         return list(dict.fromkeys([*names_in(self.needs), *names_in(self.feeds)]))
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Config:
         """What config.yaml records: everything needed to build the stage again."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "directory"}
 
@@ -81,7 +82,7 @@ class Plan:
     variant: str | None
     seed: int
     stages: dict[str, Stage]  # in the order they run
-    config: dict[str, Any]
+    config: Config
     registered: str | None = None  # hash of the registration that its seed follows from
     try_of: int | None = None  # the seed whose arms start again with this one
     attempt: int = 0  # which further try of it this is, from 1
@@ -125,13 +126,13 @@ def plan_each(config: DictConfig, seeds: Sequence[int], precisions: Mapping[str,
     return [_plan(item, seed, precisions) for item, seed in zip(resolved, seeds, strict=True)]
 
 
-def _plan(resolved: dict[str, Any], seed: int, precisions: Mapping[str, str] | None) -> Plan:
+def _plan(resolved: Config, seed: int, precisions: Mapping[str, str] | None) -> Plan:
     schema.check_settings(resolved)
     if not isinstance(resolved["stages"], dict):
         raise InputError(f"stages={resolved['stages']!r}: expected a mapping")
     paper, scale, variant = resolved["key"], resolved["scale"], resolved.get("variant")
     base = Path(resolved["runs_dir"]) / paper / scale / f"seed={seed}"
-    made: dict[str, Stage] = {}
+    described: dict[str, Stage] = {}
     for name, item in resolved["stages"].items():
         where = f"stages.{name}"
         if not re.fullmatch(r"[A-Za-z0-9_]+", str(name)):
@@ -144,16 +145,16 @@ def _plan(resolved: dict[str, Any], seed: int, precisions: Mapping[str, str] | N
         read(Trainer, trainer, f"{where}.trainer")
         if trainer["precision"] == "auto":
             trainer["precision"] = (precisions or {}).get(name) or decide_precision(trainer)
-        given = {"needs": item.get("needs") or {}, "feeds": item.get("feeds") or {}}
-        made[name] = Stage(**{**item, "name": name, "trainer": trainer, "seed": seed, **given})
-        for needed in made[name].predecessors:
+        wiring = {"needs": item.get("needs") or {}, "feeds": item.get("feeds") or {}}
+        described[name] = Stage(**{**item, "name": name, "trainer": trainer, "seed": seed, **wiring})
+        for needed in described[name].predecessors:
             if needed not in resolved["stages"]:
                 raise unknown(f"{where}: needs or feeds: stage", needed, resolved["stages"])
     stages: dict[str, Stage] = {}
-    for name in _order(made):
-        stage = made[name]
-        given = {**stage.needs, **{f"data.{argument}": value for argument, value in stage.feeds.items()}}
-        needs = {k: [stages[n].fingerprint for n in ([v] if isinstance(v, str) else v)] for k, v in given.items()}
+    for name in _order(described):
+        stage = described[name]
+        wired = {**stage.needs, **{f"data.{argument}": names for argument, names in stage.feeds.items()}}
+        needs = {argument: [stages[n].fingerprint for n in names_in({"": names})] for argument, names in wired.items()}
         content = {k: v for k, v in stage.config().items() if k not in NO_CONTENT}
         mark = fingerprint(content, seed, needs)
         stages[name] = replace(stage, fingerprint=mark, directory=base / f"{name}-{mark}")

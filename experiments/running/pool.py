@@ -16,7 +16,7 @@ from typing import Any, Self
 from experiments.common.errors import InputError
 from experiments.running import engine
 from experiments.running.engine import Outcome
-from experiments.running.manifest import Report
+from experiments.running.manifest import Event, Report
 from experiments.running.plan import Plan, Stage
 from experiments.running.processes import (
     TRIES,
@@ -35,7 +35,7 @@ class Lost:
     reason: str
 
 
-Message = Outcome | Lost | dict[str, Any]  # a dictionary is an event on the way
+Message = Outcome | Lost | Event
 
 
 class Scheduler(ABC):
@@ -71,7 +71,7 @@ class Scheduler(ABC):
 
         def end(plan: Plan, outcome: Outcome) -> None:
             outcomes[plan.seed][outcome.stage] = outcome
-            report({"event": "stage", "seed": plan.seed, **vars(outcome)})
+            report(outcome.event(plan.seed))
 
         while waiting or self._running():
             waiting = self._hand_out(waiting, outcomes, end)
@@ -194,10 +194,10 @@ class Pool(Scheduler):
         return how_it_ended(worker.process.exitcode or 0)
 
 
-def _receive(worker: Worker) -> Outcome | dict[str, Any] | None:
+def _receive(worker: Worker) -> Outcome | Event | None:
     """An event, the outcome of the worker's stage, or None from a dead one."""
     try:
-        message: Outcome | dict[str, Any] = worker.channel.recv()
+        message: Outcome | Event = worker.channel.recv()
     except (EOFError, ConnectionResetError):
         return None
     return message

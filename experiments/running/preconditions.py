@@ -38,7 +38,14 @@ def check(plans: Iterable[Plan], here: bool = True) -> None:
 
 
 def _check_devices(stage: Stage, here: bool) -> None:
-    """Two processes may share a core, to try how they work together; more would be slow for nothing."""
+    """Two processes may share a core, to try how they work together; more would be slow for nothing. Two on one GPU
+    cannot work together at all: NCCL waits or ends with an error of its own."""
+    named = stage.trainer["devices"]
+    if isinstance(named, list | tuple) and len(set(named)) < len(named):
+        raise InputError(
+            f"stages.{stage.name}.trainer.devices={list(named)}: expected each device once; two processes on one GPU "
+            "cannot exchange gradients"
+        )
     asked = processes(stage.trainer)
     on_gpu = uses_gpu(stage.trainer)
     there = gpus() if on_gpu else max(2, cores())

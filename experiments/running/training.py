@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import logging
 import os
 import pickle
@@ -98,9 +100,9 @@ def load(plan: Plan, name: str) -> StageModule:
     if manifest is None:
         raise Damaged(name, "it has not finished")  # another process may be in the middle of it
     try:
-        if files.sha256(path) != manifest.get("checkpoint"):
+        state, digest = read_checkpoint(path)
+        if digest != manifest.get("checkpoint"):
             raise ValueError("not the file that the manifest was written for")
-        state = read_checkpoint(path)
         module.load_state_dict(state["state_dict"])
     except FileNotFoundError as error:
         (stage.directory / "manifest.json").unlink(missing_ok=True)
@@ -115,12 +117,17 @@ def load(plan: Plan, name: str) -> StageModule:
 UNREADABLE = (RuntimeError, LookupError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile, TypeError)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's content, plain values only. Raises one of UNREADABLE if a single bit of it has changed."""
-    with zipfile.ZipFile(path) as stored:  # torch.load does not look at the checksums in the file
+def read_checkpoint(path: Path) -> tuple[dict[str, Any], str]:
+    """A checkpoint's content, plain values only, and its SHA-256. Raises one of UNREADABLE if a bit of it has changed.
+
+    The file is read once: on a folder that another machine writes into, it may be another one a moment later.
+    """
+    written = path.read_bytes()
+    with zipfile.ZipFile(io.BytesIO(written)) as stored:  # torch.load does not look at the checksums in the file
         if broken := stored.testzip():
             raise zipfile.BadZipFile(f"{broken} fails its checksum")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    content = torch.load(io.BytesIO(written), map_location="cpu", weights_only=True)
+    return content, hashlib.sha256(written).hexdigest()
 
 
 def set_aside(path: Path) -> None:
@@ -248,7 +255,7 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
     spec = data.spec
     return {
         "metrics": metrics,
-        "checkpoint": files.sha256(recorder.path) if stage.fit else None,
+        "checkpoint": (recorder.digest or files.sha256(recorder.path)) if stage.fit else None,  # "": forked processes
         "artifacts": checksums,
         "seconds": round(max(recorder.elapsed, time.monotonic() - began), 2),
         "cpu_seconds": round(recorder.cpu_before + cpu_seconds() - cpu_began, 2),
@@ -278,7 +285,10 @@ def _fit(trainer: pl.Trainer, module: StageModule, data: DataModule, recorder: R
     if checkpoint is not None:
         wrong = ""
         try:
-            if not recorder.is_own(read_checkpoint(checkpoint)):
+            content, digest = read_checkpoint(checkpoint)
+            if recorder.is_own(content):
+                recorder.digest = digest
+            else:
                 wrong = "is of another stage or seed"
         except UNREADABLE as error:
             wrong = f"is damaged ({type(error).__name__})"

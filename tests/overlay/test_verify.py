@@ -17,7 +17,7 @@ from experiments.common.errors import InputError
 from experiments.common.memory import nothing_remembered
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose, overlay
-from experiments.evidence import overlays, registration, registrations, results, staleness
+from experiments.evidence import merge, overlays, registration, registrations, results, staleness
 from experiments.evidence.order import History
 from experiments.evidence.records import Entry
 from experiments.identity import content
@@ -259,8 +259,13 @@ def test_no_file_of_this_machine_is_read_because_their_configuration_names_it(
     recipe = theirs / "conf" / "recipe" / "toy" / "mini.yaml"
     recipe.write_text(recipe.read_text(encoding="utf-8").replace("batch_size: 50", f"batch_size: 50, root: {tmp_path}"))
     git(theirs, "commit", "--quiet", "-am", "A root of yours")
-    looked: list[object] = []
-    monkeypatch.setattr(content, "_digest", lambda data: looked.append(data) or "")
+    looked: list[str] = []
+
+    def look(data: str) -> str:
+        looked.append(data)
+        return ""
+
+    monkeypatch.setattr(content, "_digest", look)
     run(theirs, capsys)
     assert not looked
     with overlay.opened(str(theirs)), nothing_remembered():
@@ -326,9 +331,9 @@ def test_a_seed_that_ran_anew_is_compared_to_the_last_bit(
     now: dict[str, dict[str, float]], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry = example.entry([7], stages={"maker": example.stage(1, metrics={"test/top1": [50.0]})})
-    monkeypatch.setattr(run_anew.merge, "differing", lambda *_: {})
+    monkeypatch.setattr(merge, "differing", lambda *_: {})
     assert run_anew.compared(entry, now).startswith(words)
-    monkeypatch.setattr(run_anew.merge, "differing", lambda *_: {"cpu": ("A", "B")})
+    monkeypatch.setattr(merge, "differing", lambda *_: {"cpu": ("A", "B")})
     if now["maker"].get("test/top1") == 50.5:
         assert "differ as machines may (cpu B, not A)" in run_anew.compared(entry, now)
 

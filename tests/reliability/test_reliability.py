@@ -26,7 +26,7 @@ from experiments.pages.progress import Board
 from experiments.running import callbacks, engine, training
 from tests.reliability.soak import __main__ as soak
 from tests.reliability.soak import bench as benches
-from tests.reliability.soak import disturb, hostile, machine, records
+from tests.reliability.soak import disturb, hostile, machine, records, workers
 from tests.reliability.soak.bench import Bench
 
 PAPER = compose.default("paper")
@@ -232,7 +232,32 @@ def test_a_writer_that_is_killed_leaves_a_whole_record(tmp_path: Path) -> None:
 
 
 def test_an_altered_record_is_not_written_on(tmp_path: Path) -> None:
-    assert [trial.problem for trial in records.altered("bagel", tmp_path)] == [""] * 3
+    assert [trial for trial in records.altered("bagel", tmp_path) if trial.problem] == []
+
+
+def test_a_process_that_reads_data_is_killed(tmp_path: Path) -> None:
+    assert workers.reading_worker(tmp_path).problem == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["killed", "starved"])
+def test_a_worker_of_a_pool_runs_out_of_memory(bench: Bench, what: str) -> None:
+    assert workers.pool_worker(bench, what).problem == ""
+
+
+def test_two_machines_on_one_folder_lose_nothing(bench: Bench) -> None:
+    assert workers.two_machines(bench).problem == ""
+
+
+def test_two_processes_are_served_what_one_is(tmp_path: Path) -> None:
+    assert workers.shares(PAPER, tmp_path).problem == ""
+
+
+def test_batches_that_are_not_shared_out_are_told() -> None:
+    batch, half, other = torch.arange(4), torch.arange(2), torch.arange(2, 4)
+    assert workers.unlike([(batch,)], [[(half,)], [(other,)]]) == ""
+    assert workers.unlike([(batch,)], [[(half,)], [(half,)]]) == "column 0 of batch 0 is another one"
+    assert workers.unlike([(batch,)], [[(half,)], []]) == "[1, 0] batches of 1"
 
 
 @pytest.mark.parametrize("name", ["photo that is a pickle", "photo that is HTML", "photo of 3.6 billion pixels"])
@@ -379,7 +404,7 @@ def test_no_secret_of_the_environment_is_written(
         assert [f for f in written if value.encode() in f.read_bytes()] == [], name
 
 
-@pytest.mark.parametrize("argument", ["kills=x", "kills=-1", "sed=1", "paper=nothing", "twice"])
+@pytest.mark.parametrize("argument", ["kills=x", "kills=-1", "sed=1", "paper=nothing", "twice", "only=inputs"])
 def test_soak_says_what_it_does_not_understand(argument: str) -> None:
     with pytest.raises(InputError):
         soak.main([argument])
@@ -400,7 +425,8 @@ def test_soak_counts_what_was_lost(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert soak.main(["seed=7", f"paper={PAPER}"]) == 1
     shown = capsys.readouterr().out
     assert "at [/x] s: init/last.ckpt is missing" in shown
-    assert "lost results: 1, other failures: 0" in shown
-    assert f"again: python -m tests.reliability.soak paper={PAPER} kills=20 seed=7 seconds=600 jobs=200" in shown
+    assert "2 trials; lost 1, executed 0, tracebacks 0, other failures 0" in shown
+    again = f"again: python -m tests.reliability.soak paper={PAPER} kills=20 seed=7 seconds=600 jobs=200 patience=180"
+    assert again in shown
     monkeypatch.setattr(soak, "schedule", lambda *_, **__: iter(made[:1]))
     assert soak.main([]) == 0

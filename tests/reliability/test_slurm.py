@@ -177,6 +177,7 @@ LINES = [
     "published=[]",
     "objective=teacher_a/test/top1",
     "stages.teacher_a.trainer.max_epochs=40",
+    "stages.teacher_a.data.train_size=640",
     "checkpoint_seconds=0.5",
 ]
 

@@ -31,12 +31,19 @@ from tests import example
 from tests.command import command
 
 
+@pytest.fixture
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stages draw nothing: that takes as long as their training."""
+    monkeypatch.setattr("experiments.running.training._draw", lambda *_: None)
+
+
+@pytest.mark.usefixtures("_no_pictures")
 @pytest.mark.parametrize(
     ("arguments", "code", "line"),
     [
         (["paper=meal"], 2, "error: paper 'meal' does not exist; did you mean 'meal_v2'?"),
         (
-            ["stages.student.module.discriminator.input=logit"],
+            ["stages.student.module.discriminator.input=logit", "stages.*.trainer.max_epochs=1"],
             2,
             "stages.student.module: input='logit': expected one of",
         ),
@@ -44,15 +51,20 @@ from tests.command import command
         (["stages.init.module.optimizer.lr=1e9"], 1, "its learning rate is 1e+09"),
     ],
 )
-def test_exit_codes(arguments: list[str], code: int, line: str, tmp_path: Path) -> None:
-    done = command("reproduce", "scale=smoke", "jobs=1", "seeds=[0]", f"runs_dir={tmp_path}", *arguments)
-    assert done.returncode == code, done.stdout + done.stderr
-    assert line in done.stdout + done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
+def test_exit_codes(
+    arguments: list[str], code: int, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the command's process ends with; test_a_failing_run_ends_with_its_code starts one."""
+    lines = ["scale=smoke", "jobs=1", "seeds=[0]", f"runs_dir={tmp_path}", *arguments]
+    assert cli.main(reproduce.main, reproduce.HELP, lines) == code
+    shown = capsys.readouterr()
+    assert line in shown.out + shown.err
+    assert "Traceback" not in shown.out + shown.err
     if code == 1:
-        assert "not run" in done.stdout
+        assert "not run" in shown.out
 
 
+@pytest.mark.usefixtures("_no_pictures")
 def test_a_failing_seed_leaves_the_others_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Seed 1 fails in one stage: seed 0 is whole, and no verdict is computed from half the seeds."""
     from experiments.running import training
@@ -138,7 +150,7 @@ def test_a_bug_ends_in_one_line_that_leads_to_it(
     def broken(arguments: list[str]) -> int:
         return len(arguments) // len(arguments)
 
-    monkeypatch.setattr(cli, "ROOT", tmp_path)
+    monkeypatch.setattr(cli, "home", lambda: tmp_path)
     assert cli.main(broken, "", []) == 1
     told = capsys.readouterr().err
     assert len(told.splitlines()) == 1
@@ -172,6 +184,7 @@ def test_a_failing_run_ends_with_its_code(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.usefixtures("_no_pictures")
 def test_catalog_lists_every_paper_and_marks_what_is_stale(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -206,7 +219,10 @@ def test_catalog_lists_every_paper_and_marks_what_is_stale(
     listed = json.loads(capsys.readouterr().out)
     assert [paper["key"] for paper in listed] == compose.papers()
     assert catalog.main([]) == 0
-    assert "stale" in capsys.readouterr().out
+    assert "case_based_prototypes" in capsys.readouterr().out
+    assert catalog.main(["case_based_prototypes"]) == 0
+    assert "smoke" in (told := capsys.readouterr().out)
+    assert "stale" in told
     with pytest.raises(InputError, match="--jsn"):
         catalog.main(["--jsn"])
 
@@ -240,7 +256,7 @@ def test_every_record_is_re_derived(capsys: pytest.CaptureFixture[str], monkeypa
     anyway (tests/papers/test_every_paper.py); of sizes of networks, in test_counts.py.
     """
     monkeypatch.setattr(check_results, "_declared", lambda *_: iter(()))
-    monkeypatch.setattr(check_results, "_counted", lambda *_: iter(()))
+    monkeypatch.setattr(check_results, "counted", lambda *_: iter(()))
     assert check_results.main([]) == 0, capsys.readouterr().out
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from experiments.commands import full_scale
 from experiments.common.paths import ROOT
 from experiments.config import compose
@@ -13,8 +15,8 @@ PAPERS = list(compose.papers())
 def test_a_page_says_what_the_recipe_says() -> None:
     """The same words on every machine: the data, the stages, the published numbers, and the commands."""
     paper = PAPERS[0]
-    text = full_scale.page(paper)
-    assert text == full_scale.page(paper)
+    text = (full_scale.FOLDER / f"{paper}.md").read_text(encoding="utf-8")
+    assert text == full_scale.page(paper), f"make full-scale PAPER={paper} writes it"
     assert str(ROOT) not in text
     assert text.count(f"$ make reproduce PAPER={paper} SCALE=full") >= 2
     for title in ("## What it needs", "## What it trains"):
@@ -23,8 +25,17 @@ def test_a_page_says_what_the_recipe_says() -> None:
     assert [name for name in stages if f"| {name} | " not in text] == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("paper", PAPERS[1:])
+def test_pages_are_what_the_recipes_say(paper: str) -> None:
+    written = (full_scale.FOLDER / f"{paper}.md").read_text(encoding="utf-8")
+    assert written == full_scale.page(paper), f"make full-scale PAPER={paper} writes it"
+
+
 def test_every_paper_stands_in_the_list() -> None:
     listing = full_scale.listing()
+    assert (full_scale.FOLDER / "index.md").read_text(encoding="utf-8") == listing
+    assert {path.stem for path in full_scale.FOLDER.glob("*.md")} == {"index", *PAPERS}
     assert [paper for paper in PAPERS if f"({paper}.md) `{paper}`" not in listing] == []
 
 

@@ -24,7 +24,7 @@ def pins(text: str) -> set[tuple[str, str]]:
 def test_todays_locks_are_sound_and_leave_torch_to_the_machine() -> None:
     project = lock.read_project()
     base = lock.LOCK.read_text(encoding="utf-8")
-    assert lock.extras(project) == ["ray", "attacks", "clip", "diffusion", "docs"]
+    assert lock.extras(project) == ["ray", "trackio", "mlflow", "attacks", "clip", "diffusion", "docs"]
     assert list(lock.loose(project)) == []
     for extra in (None, *lock.extras(project)):
         text = lock.lock_of(extra).read_text(encoding="utf-8")

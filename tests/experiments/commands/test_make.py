@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
 
 import pytest
 
 from experiments.common.paths import ROOT
+from tests.reliability.soak import shell
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
-
-
-def make(*words: str) -> subprocess.CompletedProcess[str]:
-    # The suite itself is started by make, whose variables this one would take for its own.
-    alone = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-    return subprocess.run(
-        ["make", "-n", *words], cwd=ROOT, env=alone, capture_output=True, text=True, timeout=60, check=False
-    )
 
 
 @pytest.mark.parametrize(
@@ -32,7 +23,7 @@ def make(*words: str) -> subprocess.CompletedProcess[str]:
         (["test", "ARG=-x"], "ARG is no variable of this Makefile; did you mean ARGS?"),
         (["reproduce", "rotnet"], "rotnet is no target; did you mean PAPER=rotnet?"),
         (["reprodce", "PAPER=rotnet"], "reprodce is no target; did you mean reproduce?"),
-        (["reproduce", "PAPER=rotnet", "STAGE=x"], "STAGE=x would change nothing: make reproduce reads ARGS DRY"),
+        (["reproduce", "PAPER=rotnet", "STAGE=x"], "STAGE=x would change nothing: make reproduce reads ARGS DATA DRY"),
         (["soak", "SCALE=mini"], "SCALE=mini would change nothing: make soak reads ARGS PAPER"),
         (["mutants", "SEEDS=3"], "SEEDS=3 would change nothing: make mutants reads ARGS PAPER"),
         (["setup", "SCALE=full"], "SCALE=full would change nothing: make setup reads no variable"),
@@ -40,40 +31,27 @@ def make(*words: str) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_misspelt_words_end_in_one_line(words: list[str], told: str) -> None:
-    done = make(*words)
+    done = shell.make(*words)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert told in line
 
 
-@pytest.mark.parametrize(
-    "word",
-    [
-        "PAPER=zpe;touch owned",
-        "PAPER=zpe|touch owned",
-        "PAPER=`touch owned`",
-        "PAPER=$(shell touch owned)",
-        "PAPER=$$(touch owned)",
-        "PAPER=zpe\ntouch owned",
-        "VARIANT=x' touch owned '",
-        'SCALE=mini" touch owned "',
-        "MINUTES=1&touch owned",
-        "SEEDS=$(shell touch owned)",
-        "x;touch${IFS}owned",
-        "x`touch${IFS}owned`",
-        "x';touch${IFS}owned;'",
-        "wrong;touch${IFS}owned=1",
-    ],
-)
+@pytest.mark.parametrize("word", shell.WORDS)
 def test_no_value_and_no_target_is_run_by_a_shell(word: str) -> None:
     """Whatever make itself expands, and what it hands to a shell to find the nearest name."""
-    owned = ROOT / "owned"
-    done = make("reproduce", "PAPER=zpe", word) if not word.startswith("PAPER") else make("reproduce", word)
-    left = owned.exists()
-    owned.unlink(missing_ok=True)
-    assert not left
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
+    assert shell.made(word) == ""
+
+
+@pytest.mark.parametrize("word", shell.SURROUNDINGS)
+def test_no_variable_of_the_environment_is_run_by_a_shell(word: str) -> None:
+    assert shell.made(word, typed=False) == ""
+
+
+def test_a_variable_of_the_environment_that_no_target_reads_is_let_be() -> None:
+    """Others use such names too, and with what they like."""
+    done = shell.make("reproduce", "PAPER=zpe", FORMAT="%h (%s)")
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -108,6 +86,7 @@ def test_no_value_and_no_target_is_run_by_a_shell(word: str) -> None:
             ["new", "PAPER=mixup", "ARXIV=1710.09412", "EXTRA=../mine"],
             "experiments.commands.new paper=mixup arxiv=1710.09412 extra=../mine",
         ),
+        (["gpu", "PAPER=zpe", "MINUTES=5"], "experiments.benchmarks.gpu paper=zpe minutes=5"),
         (["check-results", "PAPER=zpe"], "experiments.commands.check_results paper=zpe"),
         (["verify", "FOLDER=../theirs"], "experiments.commands.verify folder=../theirs"),
         (
@@ -118,14 +97,14 @@ def test_no_value_and_no_target_is_run_by_a_shell(word: str) -> None:
     ],
 )
 def test_variables_reach_the_command(words: list[str], command: str) -> None:
-    done = make(*words)
+    done = shell.make(*words)
     assert done.returncode == 0, done.stderr
     assert command in " ".join(done.stdout.replace("\\\n", " ").split())
 
 
 def test_uv_sets_up_from_the_same_locks() -> None:
     def commands(*words: str) -> list[str]:
-        lines = make("--always-make", "setup", *words).stdout.replace("\\\n", " ").splitlines()
+        lines = shell.make("--always-make", "setup", *words).stdout.replace("\\\n", " ").splitlines()
         return [re.sub(r"\s+", " ", line) for line in lines if "install" in line and not line.startswith("test")]
 
     by_pip, by_uv = commands(), commands("UV=1")
@@ -142,9 +121,10 @@ def test_each_target_uses_the_variables_that_it_is_said_to_read() -> None:
     given = {"PAPER": "zpe", "VARIANT": "mnist", "SCALE": "smoke", "SEEDS": "5,6", "MINUTES": "77", "DRY": "1"}
     given |= {"SWEEP": "wide", "STAGE": "pool", "BASE": "v0", "ARGS": "--said", "EXTRAS": "clip"}
     given |= {"FILE": "moved.runs", "FORMAT": "latex", "ARXIV": "1710.09412", "EXTRA": "../mine", "FOLDER": "../theirs"}
+    given |= {"DATA": "../photos"}
     for line in re.findall(r"^reads-.*", text, re.MULTILINE):
         target, names = re.fullmatch(r"reads-(\S+) *:= (.*)", line).groups()  # type: ignore[union-attr]
         whole = {name: given[name] for name in names.split()}
-        said = make(target, *(f"{name}={value}" for name, value in whole.items())).stdout
+        said = shell.make(target, *(f"{name}={value}" for name, value in whole.items())).stdout
         for name, value in whole.items():
             assert ("dry=true" if name == "DRY" else value) in said, f"make {target} passes over {name}"

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ def git(root: Path, *words: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """This project as a repository of its own, without its tests and records."""
     root = tmp_path_factory.mktemp("copy")
     for folder in ("conf", "experiments", "modules", "datamodules"):
@@ -39,6 +40,13 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     git(root, "add", "-A")
     git(root, "commit", "-qm", "start")
     return root
+
+
+@pytest.fixture
+def copied(repository: Path) -> Iterator[Path]:
+    """The repository, and what a test wrote into it taken away again."""
+    yield repository
+    git(repository, "clean", "-fdqx")
 
 
 def command(root: Path, *arguments: str, code: int = 0, **more: str) -> str:

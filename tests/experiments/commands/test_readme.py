@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,15 @@ def test_patterns_are_counted_over_all_settings() -> None:
     told = readme.patterns(papers)
     assert "1 papers were asked the same in several settings; in 1 of them" in told
     assert "Of 1 recorded setting with rivals, 1 beat the baseline" in told
-    assert "2 papers report the difference that is claimed; 1 have the same sign" in told
+    assert "2 papers report the difference that is claimed; 1 lie on the same side" in told
+
+
+def test_rows_of_the_simulation_are_repeated_as_they_stand() -> None:
+    text = "# T\n\n## One\n\n| a | b |\n|---|---|\n| x | 1 |\n| y | 2 |\n\n## Two\n\n| a | b |\n|---|---|\n| x | 3 |\n"
+    assert readme.rows_of(text, "One", re.compile(r"\| y")) == "| a | b |\n|---|---|\n| y | 2 |"
+    assert readme.rows_of(text, "Two", re.compile(r"\| x")).endswith("| x | 3 |")
+    with pytest.raises(InputError, match=r"decisions.md: Two: no row that begins with"):
+        readme.rows_of(text, "Two", re.compile(r"\| y"))
 
 
 def test_every_setting_has_a_line_in_the_results() -> None:

@@ -19,6 +19,7 @@ from experiments.common import files
 from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
 from experiments.config import compose
+from experiments.evidence.sweeps import Sweep
 from experiments.pages import console
 
 
@@ -32,10 +33,10 @@ def test_jobs_that_differ_in_seed_alone_are_one_setting(tmp_path: Path) -> None:
         job(tmp_path, number, ["common=1", f"w={weight}"], value, seed, code=0 if value else 1)
     job(tmp_path, 10, ["common=1", "w=2"], 7.0)
     first, second, third = sweep.settings(sweep.gather(tmp_path))
-    assert (first["setting"], first["mean"], first["seeds"]) == ("w=0", 2.0, [0, 1])
-    assert first["interval"] == pytest.approx([2 - 12.7062, 2 + 12.7062], abs=1e-3)  # t(0.975, 1) = 12.7062, s.e. 1
-    assert (second["values"], second["interval"], second["failed"]) == ([5.0], None, ["seed 1: why"])
-    assert third["setting"] == "w=2"
+    assert (first.setting, first.mean, first.seeds) == ("w=0", 2.0, [0, 1])
+    assert first.interval == pytest.approx([2 - 12.7062, 2 + 12.7062], abs=1e-3)  # t(0.975, 1) = 12.7062, s.e. 1
+    assert (second.values, second.interval, second.failed) == ([5.0], None, ["seed 1: why"])
+    assert third.setting == "w=2"
 
 
 def test_a_named_sweep_is_found_and_the_user_wins_over_it() -> None:
@@ -220,7 +221,7 @@ def test_two_processes_inside_a_sweep_train_the_same_hyper_parameters(tmp_path: 
 
 
 def test_names_in_brackets_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    record = {"paper": "k", "scale": "mini", "name": "[red]", "objective": "a/test/x", "settings": []}
+    record = Sweep(name="[red]", paper="k", scale="mini", written="2026", objective="a/test/x", settings=[])
     console.out.print(sweep.table(record))
     console.say("runs: /data/[bold]/[/x]")
     shown = capsys.readouterr().out

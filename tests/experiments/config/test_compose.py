@@ -46,7 +46,7 @@ from experiments.running import devices, plan
         (["seed=3"], "'seeds=[3]' names them by hand"),
         (["minutes=-1"], "minutes=-1: expected a number from 0"),
         (["threads=two"], "threads='two': expected a whole number from 1"),
-        (["data=cifar10"], "data=cifar10: each stage has data of its own; data@stages.*.data=cifar10 sets that of all"),
+        (["data=cifar1"], "data 'cifar1' does not exist; did you mean 'cifar10'?"),
         (["stages.*.data.batch_size=abc"], "data.batch_size='abc': expected a whole number"),
         (["stages.*.data.batch_size=-4"], "data.batch_size=-4: expected a whole number from 1"),
         (["stages.student.data.label_noise=much"], "stages.student.data.label_noise='much': expected a number"),
@@ -112,7 +112,7 @@ def test_patterns_reach_stages_that_the_recipe_alone_names() -> None:
 def test_a_variant_adds_no_recipe_that_smoke_holds_already() -> None:
     smoke = compose.compose(compose.request(["paper=noprop", "scale=smoke", "variant=continuous"]).overrides)
     assert set(smoke.stages) == {"untrained_ct", "ct", "fm", "adjoint"}
-    assert smoke.stages.ct.data.train_size == 128
+    assert smoke.stages.ct.data.train_size == 64
 
 
 def test_patterns_pass_over_stages_that_are_taken_away() -> None:

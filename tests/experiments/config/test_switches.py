@@ -35,7 +35,7 @@ def train(folder: Path, **trainer: Any) -> tuple[dict[str, Any], dict[str, torch
     )
     config = {"checkpoint_seconds": 30, "logger": {"name": "csv"}, "seeds": [1], "threads": 1}
     result = training.train(Plan("any", "mini", None, 0, {"any": stage}, config), stage)
-    return result, training.read_checkpoint(folder / "last.ckpt")["state_dict"]
+    return result, training.read_checkpoint(folder / "last.ckpt")[0]["state_dict"]
 
 
 def test_switches_change_no_more_than_rounding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

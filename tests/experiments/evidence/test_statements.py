@@ -185,7 +185,7 @@ def test_a_stream_of_the_earlier_rule_ends_too(monkeypatch: pytest.MonkeyPatch) 
 def test_runs_that_are_at_hand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, manifest: dict[str, str], told: str
 ) -> None:
-    monkeypatch.setattr(check_results, "ROOT", tmp_path)
+    monkeypatch.setattr(check_results, "home", lambda: tmp_path)
     stored = results.read("meal_v2")
     assert stored is not None
     made = stored.entries["mini"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -33,15 +34,20 @@ TOOLS = "def scaled(x):\n    return [unused for unused in range(x)]\n\n\ndef unu
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def _apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read of another folder's code is kept apart from what was read of this project's, which stays known."""
+    for name in ("_module", "locate", "attribute", "content", "_run_on_import", "reach", "identity"):
+        monkeypatch.setattr(definitions, name, cache(getattr(definitions, name).__wrapped__))
+
+
+@pytest.fixture
+def project(_apart: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "modules" / "common").mkdir(parents=True)
     (tmp_path / "modules" / "paper.py").write_text(PAPER)
     (tmp_path / "modules" / "common" / "helper.py").write_text(HELPER)
     (tmp_path / "modules" / "common" / "tools.py").write_text(TOOLS)
     monkeypatch.setattr(definitions, "ROOT", tmp_path)
-    definitions.forget()
-    yield tmp_path
-    definitions.forget()
+    return tmp_path
 
 
 def mark(
@@ -168,22 +174,27 @@ def test_the_decided_precision_counts(make_plan: Callable[..., Plan], monkeypatc
 
 
 @pytest.fixture
-def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def copied(_apart: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """This project's own code in a folder where it may be edited."""
     for folder in definitions.FIRST_PARTY:
         ignored = shutil.ignore_patterns("assets", "__pycache__")
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
     monkeypatch.setattr(definitions, "ROOT", tmp_path)
-    definitions.forget()
-    yield tmp_path
-    definitions.forget()
+    return tmp_path
 
 
 Targets = dict[str, tuple[str, ...]]
 
 
-def test_an_unused_function_in_any_file_changes_no_paper(copied: Path, every_target: Targets) -> None:
-    before = {paper: definitions.identity(targets) for paper, targets in every_target.items()}
+@pytest.fixture(scope="module")
+def before(every_target: Targets) -> dict[str, str]:
+    """paper -> the identity of its code, before any of it is edited."""
+    return {paper: definitions.identity(targets) for paper, targets in every_target.items()}
+
+
+def test_an_unused_function_in_any_file_changes_no_paper(
+    before: dict[str, str], copied: Path, every_target: Targets
+) -> None:
     for folder in definitions.FIRST_PARTY:
         for path in (copied / folder).rglob("*.py"):
             path.write_text(path.read_text() + "\n\ndef _nobody_calls_this(x):\n    return x\n")
@@ -191,8 +202,7 @@ def test_an_unused_function_in_any_file_changes_no_paper(copied: Path, every_tar
     assert {paper: definitions.identity(targets) for paper, targets in every_target.items()} == before
 
 
-def test_editing_cosine_changes_exactly_its_users(copied: Path, every_target: Targets) -> None:
-    before = {paper: definitions.identity(targets) for paper, targets in every_target.items()}
+def test_editing_cosine_changes_exactly_its_users(before: dict[str, str], copied: Path, every_target: Targets) -> None:
     edit(copied / "modules" / "common" / "schedules.py", "def cosine(", "def cosine(new_argument, ")
     definitions.forget()
     changed = {paper for paper, targets in every_target.items() if definitions.identity(targets) != before[paper]}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
-from experiments.pages import latex
+from experiments.pages import index, latex
 from tests.experiments.pages.test_report import sample
 
 
@@ -56,9 +57,11 @@ def test_metrics_have_mean_and_half_of_the_interval() -> None:
 
 
 def test_every_main_claim_in_one_table() -> None:
-    row = {"key": "meal_v2", "setting": "mini+clean", "verdict": "no gain", "stale": True, "difference": -0.25}
-    row |= {"unit": "points", "low": -1.0, "high": 0.5, "seeds": 8, "replication": "not yet"}
-    open_row = {**row, "difference": None, "low": None, "high": None, "stale": False}
+    told = {"key": "meal_v2", "setting": "mini+clean", "verdict": "no gain", "stale": True, "difference": -0.25}
+    told |= {"unit": "points", "low": -1.0, "high": 0.5, "seeds": 8, "replication": "not yet"}
+    told |= {"title": "", "arxiv": None, "scope": "", "claim": "", "worth": 1.0, "kept": None, "finding": ""}
+    row = index.Result(**told)
+    open_row = replace(row, difference=None, low=None, high=None, stale=False)
     _, first, second = rows(latex.main_claims([row, open_row]))
     assert first == [
         "meal\\_v2",

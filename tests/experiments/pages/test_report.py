@@ -23,11 +23,12 @@ from experiments.common import files
 from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose
-from experiments.evidence import layout, results, staleness
+from experiments.evidence import hardware, layout, results, staleness
 from experiments.evidence.judged import Against, CheckResult, SeedsThatHold
-from experiments.evidence.ran import Dataset, StageRecord
+from experiments.evidence.ran import Code, Dataset, StageRecord
 from experiments.evidence.records import Record, Replication
-from experiments.pages import curves, diagram, differences, display, drawing, index, report, view
+from experiments.evidence.sweeps import Swept
+from experiments.pages import curves, diagram, differences, display, drawing, index, report, section, view
 from tests import example
 
 HOSTILE = "<script>alert(1)</script>\"'&"
@@ -239,6 +240,24 @@ def test_a_page_folds_out_what_of_the_paper_was_run(build: Any) -> None:
     assert "mini and full, not run yet" in folded
 
 
+def test_a_page_says_what_the_paper_takes_on_a_card(build: Any, tmp_path: Path) -> None:
+    """Whatever a driver and a failure say is shown as text."""
+    reason = hardware.Failed(reason="<b>out of memory</b>")
+    code = Code(commit="0123456789", dirty=True)
+    at = "2026-11-30T10:00:00+00:00"
+    row = hardware.Row(
+        part="steps", paper="meal_v2", what="student", how="bf16-mixed", at=at, code=code, seconds=1, found=reason
+    )
+    card = hardware.Card(name="Some & Other", memory=2**34, cpu="", versions={}, asked=1, rows=[row])
+    hardware.write(card, tmp_path / "results" / "hardware" / "some-other.json")
+    html = build(sample())["meal_v2"]
+    shown = html[html.index('<h2 id="card-1">') :].partition("</section>")[0]
+    assert "What it takes on Some &amp; Other</h2>" in shown
+    assert "On one card of 16 GiB" in shown
+    assert "failed: &lt;b&gt;out of memory&lt;/b&gt;" in shown
+    assert "2026-11-30 01234567+" in shown
+
+
 def test_a_page_says_how_settings_differ(build: Any) -> None:
     record = sample()
     again = record.entries["mini"].model_copy(deep=True, update={"variant": "clean"})
@@ -308,7 +327,7 @@ def test_figures_escape_and_are_well_formed() -> None:
     boxes = [diagram.Box("a", [], True, HOSTILE), diagram.Box(HOSTILE, ["a"], False, "only tested")]
     drawn = [
         differences.draw_claim(claim(HOSTILE, "supported", [1.0], [-1.0, math.inf]), (-2.0, 3.0)),
-        curves.draw(HOSTILE, {HOSTILE: example.curve().plain()}, {HOSTILE: 0}),
+        curves.draw(HOSTILE, {HOSTILE: example.curve()}, {HOSTILE: 0}),
         diagram.draw(boxes, {"a": 0, HOSTILE: 1}),
     ]
     for text in drawn:
@@ -325,7 +344,7 @@ def test_nothing_is_loaded_from_elsewhere(build: Any) -> None:
             target = attributes.get("href") or attributes.get("src") or attributes.get("xlink:href") or ""
             if ":" in target:
                 assert tag == "a"
-                assert target.startswith("https://arxiv.org/abs/")
+                assert target.startswith(("https://arxiv.org/abs/", "https://github.com/"))
 
 
 def test_the_index_runs_its_own_script_alone(build: Any) -> None:
@@ -425,7 +444,7 @@ def test_a_linked_picture_and_one_outside_the_run_are_left_out(build: Any, tmp_p
     pictures.mkdir(parents=True)
     (pictures / "linked.png").symlink_to(secret)
     (pictures / "folder.png").mkdir()
-    (pictures / "huge.png").write_bytes(bytes(report.MOST_PICTURE + 1))
+    (pictures / "huge.png").write_bytes(bytes(section.MOST_PICTURE + 1))
     elsewhere = tmp_path / "elsewhere/pictures"
     elsewhere.mkdir(parents=True)
     (elsewhere / "a.png").write_bytes(b"secret of this machine")
@@ -448,7 +467,7 @@ def test_a_name_from_elsewhere_is_one_step(name: str, inside: bool, tmp_path: Pa
 
 
 def test_seeds_and_settings_in_figures_are_escaped() -> None:
-    row = {"setting": HOSTILE, "seeds": [HOSTILE], "values": [1.0], "mean": 1.0, "interval": None}
+    row = Swept.model_construct(setting=HOSTILE, seeds=[HOSTILE], values=[1.0], mean=1.0, interval=None)
     drawn = differences.draw_setting(row, (0.0, 2.0))
     tags = [element.tag.rpartition("}")[2] for element in ElementTree.fromstring(drawn).iter()]
     assert "script" not in tags
@@ -521,7 +540,7 @@ def test_claims_of_a_metric_share_an_axis_unless_one_would_vanish() -> None:
 
 
 def test_a_curve_may_have_holes() -> None:
-    holes = {**example.curve().plain(), "mean": [2.0, math.nan, 1.0]}
+    holes = example.curve().model_copy(update={"mean": [2.0, math.nan, 1.0]})
     drawn = curves.draw("val/auroc", {"a": holes}, {"a": 0})
     assert "nan" not in drawn
 
@@ -553,13 +572,13 @@ def test_diagram_arrows_point_right_and_all_are_drawn() -> None:
     ],
 )
 def test_command(variant: str | None, overrides: list[str], expected: str) -> None:
-    assert report.command_line("k", "mini", variant, overrides) == expected
+    assert section.command_line("k", "mini", variant, overrides) == expected
 
 
 @pytest.mark.parametrize("override", ["a=1", "a='x y'", 'a="b"', "a=${b}", "a=$HOME", "a=[1,{b:2}]", "a=b\\c"])
 def test_command_survives_make_and_the_shell(override: str, tmp_path: Path) -> None:
     (tmp_path / "Makefile").write_text("reproduce:\n\t@printf '%s\\n' $(ARGS)\n")
-    line = report.command_line("k", "mini", None, [override])
+    line = section.command_line("k", "mini", None, [override])
     # The suite itself is started by make, whose variables would make this one talk about folders.
     alone = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     done = subprocess.run(["sh", "-c", line], cwd=tmp_path, env=alone, capture_output=True, text=True, check=True)

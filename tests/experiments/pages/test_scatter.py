@@ -22,9 +22,20 @@ OTHER = point("other", -4.0, (-6.0, -2.0), 1.0)
 
 def test_signs_agree_and_intervals_lie_on_the_side() -> None:
     told = scatter.sentence([SAME, OPEN, BELOW, OTHER])
-    assert told.startswith("4 papers report the main claim's difference: 3 of 4 have the published sign here, 2 with")
+    assert told.startswith(
+        "4 papers report the main claim's difference: 3 of 4 lie on the same side of the margin here, 2 w"
+    )
     assert scatter.sentence([SAME]).startswith("1 paper reports ")
     assert scatter.sentence([]) == ""
+
+
+def test_a_side_is_counted_from_the_margin() -> None:
+    """At most a point worse is claimed: 0.7 worse is published, 3 worse came out."""
+    worse = Point(forest.Row("worse", "refuted", -3.0, (-4.0, -2.0), margin=-1.0, worth=1.0), -0.7)
+    assert not worse.agrees
+    nearly = Point(forest.Row("nearly", "supported", -0.5, (-0.9, -0.1), margin=-1.0, worth=1.0), -0.7)
+    assert nearly.agrees
+    assert nearly.is_sure
 
 
 def test_points_lie_where_the_axes_say() -> None:

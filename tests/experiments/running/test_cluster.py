@@ -19,6 +19,7 @@ from experiments.running import cluster, devices, engine, pool
 from experiments.running.engine import Outcome
 from experiments.running.plan import Plan, Stage, only, plan
 from experiments.running.pool import Lost, Pool
+from tests.reliability.soak import shell
 
 
 class Elsewhere(cluster.Service):
@@ -86,6 +87,19 @@ def test_what_still_runs_is_told_to_end(make_plan: Callable[..., Plan]) -> None:
     with pytest.raises(KeyboardInterrupt):
         run()
     assert sorted(service.cancelled) == sorted(name for _, name in service.order)
+
+
+@pytest.mark.parametrize("option", shell.OPTIONS)
+@pytest.mark.parametrize("text", shell.ACTING)
+def test_an_option_is_no_command_of_a_job(option: str, text: str, tmp_path: Path) -> None:
+    """Also where it lies within another one: `extra` goes to sbatch as it is."""
+    assert shell.submitted(option, text, tmp_path) == ""
+
+
+@pytest.mark.parametrize("extra", [{"a\ntouch owned": 1}, {"a": ["x\ntouch owned"]}, {"a": {"b": "x\rtouch owned"}}])
+def test_an_option_of_several_lines_is_refused_wherever_it_lies(extra: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"launcher\.extra=.*: expected one line"):
+        cluster.open_cluster({"name": "submitit_slurm", "extra": extra}, 1, tmp_path)
 
 
 def test_a_missing_service_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,7 +60,7 @@ def test_a_stage_is_run_once_and_leaves_its_record(make_plan: Make) -> None:
     }
     answers = hits.read(folder)
     assert answers is not None
-    assert len(answers.right) == 400
+    assert len(answers.right) == 200
     assert 100 * answers.right.mean() == pytest.approx(first["init"].metrics["test/top1"], abs=1e-4)
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["data"] == {
@@ -68,19 +68,20 @@ def test_a_stage_is_run_once_and_leaves_its_record(make_plan: Make) -> None:
         "source": "real",
         "identity": manifest["data"]["identity"],
         "split": "subset of the official test set; val drawn from the training part by the seed",
-        "sizes": {"train": 250, "val": 200, "test": 400},
+        "sizes": {"train": 250, "val": 100, "test": 200},
     }
     assert manifest["batch"] == {"global": 32, "devices": 1, "reference": None}
     assert len(manifest["learning_rates"]) == 1
     assert manifest["cpu_seconds"] > 0
     assert len(read_rows(folder / "metrics.csv")) == 3
-    assert first["init"].metrics["test/n"] == 400
+    assert first["init"].metrics["test/n"] == 200
 
 
 def test_stages_of_one_seed_answer_the_same_images_and_another_seed_s_are_others(make_plan: Make) -> None:
     """Digits are cut by the seed: a pair of arms is tested on the same in any batches, another seed on others."""
     batches = "stages.teacher_a.data.batch_size=48"
-    plans = [only(make_plan("variant=noise", batches, seed=seed), "untrained", "teacher_a") for seed in (0, 1)]
+    short = "stages.teacher_a.trainer={max_epochs:1,check_val_every_n_epoch:1}"
+    plans = [only(make_plan("variant=noise", batches, short, seed=seed), "untrained", "teacher_a") for seed in (0, 1)]
     for plan in plans:
         collect(plan)
     kept = [[hits.read(stage.directory) for stage in plan.stages.values()] for plan in plans]
@@ -99,7 +100,7 @@ def test_checkpoints_hold_what_was_trained_and_load_safely(make_plan: Make) -> N
 
 RESUME = ["scale=smoke", "stages.student.trainer.max_epochs=12", "checkpoint_seconds=0", "objective=student/test/top1"]
 RESUME += [f"~stages.{name}" for name in ("continued", "soft", "one_teacher", "student_untrained")]
-RESUME += ["~stages.continued_wd", "~stages.student_wd", "~claims", "~published"]
+RESUME += ["stages.student.data.train_size=250", "~stages.continued_wd", "~stages.student_wd", "~claims", "~published"]
 
 
 @pytest.mark.slow
@@ -219,6 +220,31 @@ def test_a_damaged_checkpoint_of_a_finished_stage_is_made_again(make_plan: Make)
     assert [e["stage"] for e in events if e["event"] == "start"] == ["ensemble", "teacher_a", "ensemble"]
 
 
+def test_a_checkpoint_replaced_while_the_stage_was_tested_is_noticed(
+    make_plan: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a machine that sees no lock of this one: the record holds the checksum of what was trained here."""
+    plan, another = make_plan(), only(make_plan(seed=1), "teacher_a")
+    plan = only(plan, "teacher_a", "teacher_b", "ensemble")
+    reference, _ = collect(plan)
+    collect(another)
+    victim, other = (each.stages["teacher_a"].directory for each in (plan, another))
+    for name in ("teacher_a", "ensemble"):
+        shutil.rmtree(plan.stages[name].directory)
+    test, replaced = training._test, []
+
+    def test_late(trainer: Any, *more: Any) -> dict[str, float]:
+        if Path(trainer.default_root_dir) == victim and not replaced:
+            replaced.append(shutil.copy(other / "last.ckpt", victim))
+        return test(trainer, *more)
+
+    monkeypatch.setattr(training, "_test", test_late)
+    outcome, events = collect(plan)
+    assert {name: item.metrics for name, item in outcome.items()} == {n: r.metrics for n, r in reference.items()}
+    warned = [event["text"] for event in events if event["event"] == "warning"]
+    assert any("teacher_a" in text and "another's" in text for text in warned)
+
+
 def test_the_checkpoint_of_another_seed_is_refused(make_plan: Make) -> None:
     """Sound in itself: by its checksum where the stage has finished, by the fingerprint in it where it goes on."""
     plan, other = (only(make_plan(seed=seed), "init", "teacher_a", "teacher_b", "ensemble") for seed in (0, 1))
@@ -251,7 +277,7 @@ def test_a_pickle_in_place_of_a_checkpoint_is_not_run(make_plan: Make, tmp_path:
 
 
 def test_a_failing_stage_takes_only_its_dependants_with_it(make_plan: Make) -> None:
-    plan = make_plan("stages.teacher_b.module.optimizer.lr=1e9")
+    plan = make_plan("stages.teacher_b.module.optimizer.lr=1e9", "stages.teacher_b.data.train_size=640")
     outcomes, _ = collect(plan)
     failed = outcomes["teacher_b"]
     assert failed.status == "failed"
@@ -425,7 +451,7 @@ def test_the_test_set_is_counted(make_plan: Make, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(FashionMNIST, "test_dataloader", FashionMNIST.val_dataloader)
     outcomes, _ = collect(only(make_plan(), "untrained"))
-    assert outcomes["untrained"].reason == "untrained: tested on 200 images, but the test set has 400"
+    assert outcomes["untrained"].reason == "untrained: tested on 100 images, but the test set has 200"
 
 
 def test_the_learning_rate_belongs_to_the_reference_batch(make_plan: Make) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,15 +18,21 @@ import pytest
 from experiments.commands.schedulers import Schedulers
 from experiments.common.paths import ROOT
 from experiments.config import compose
+from experiments.running import pool as running_pool
 from experiments.running.plan import Plan, only
 from experiments.running.pool import Pool
 
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[Pool]:
-    """One for all tests: a worker takes seconds to start, and one that is killed is replaced."""
-    with Pool(2) as workers:
-        yield workers
+    """One for all tests, of workers that have imported everything when they start: a command's take seconds for it,
+    and here nearly every one is killed and replaced."""
+    servers = multiprocessing.get_context("forkserver")
+    servers.set_forkserver_preload(["experiments.running.pool", "experiments.running.training"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running_pool, "multiprocessing", SimpleNamespace(get_context=lambda _: servers))
+        with Pool(2) as workers:
+            yield workers
 
 
 def test_a_killed_worker_costs_its_stage_one_more_try(pool: Pool, make_plan: Callable[..., Plan]) -> None:

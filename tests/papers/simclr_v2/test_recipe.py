@@ -165,7 +165,13 @@ def test_labels_of_the_full_recipe(make_plan: Make) -> None:
         assert stage.data["views"] == 1
 
 
-def test_arms_share_data_rates_and_lengths(make_plan: Make) -> None:
+def but_rate(module: dict[str, Any]) -> dict[str, Any]:
+    """A stage's module without the rate, of which each arm of the main claim has its own best in mini."""
+    optimizer = {key: value for key, value in module["optimizer"].items() if key != "lr"}
+    return {**module, "optimizer": optimizer}
+
+
+def test_arms_share_data_and_lengths(make_plan: Make) -> None:
     stages = make_plan("paper=simclr_v2", "scale=mini", seed=3).stages
     updates = {
         name: stages[name].trainer["max_epochs"] * stages[name].data["draws"] // stages[name].data["batch_size"]
@@ -178,7 +184,7 @@ def test_arms_share_data_rates_and_lengths(make_plan: Make) -> None:
     for first, second in alike:
         assert stages[first].data == stages[second].data
         assert stages[first].trainer == stages[second].trainer
-        assert stages[first].module["optimizer"] == stages[second].module["optimizer"]
+        assert but_rate(stages[first].module)["optimizer"] == but_rate(stages[second].module)["optimizer"]
     assert stages["self_distilled"].data == stages["self_distilled_labels"].data == stages["distilled"].data
 
 
@@ -230,7 +236,7 @@ def test_rivals_differ_from_the_method_in_their_teacher_alone(make_plan: Make) -
         stages = plan.stages
         taught = [stages[name] for name in ("distilled", "distilled_small", "distilled_supervised")]
         assert [stage.needs["teacher"] for stage in taught] == ["tuned_big", "tuned", "supervised_big"]
-        assert taught[0].module == taught[1].module == taught[2].module
+        assert but_rate(taught[0].module) == but_rate(taught[1].module) == but_rate(taught[2].module)
         assert stages["tuned"].needs["pretrained"] == "pretrained"
         assert stages["tuned_big"].needs["pretrained"] == "pretrained_big"
         assert stages["supervised_big"].module["network"] == stages["pretrained_big"].module["network"]

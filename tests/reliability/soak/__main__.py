@@ -6,13 +6,10 @@ run that nothing disturbed.
 
 from __future__ import annotations
 
-import itertools
-import random
-import signal
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,31 +18,33 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from experiments.commands import cli
-from experiments.common.errors import InputError
+from experiments.common.errors import InputError, unknown
 from experiments.config import compose
 from experiments.pages import console
 
 if TYPE_CHECKING:
-    from tests.reliability.soak.bench import Bench, Trial
+    from tests.reliability.soak.bench import Trial
 
 HELP = """\
 Disturb smoke runs in every way a machine can, and check that nothing is lost: SIGKILL at random moments, damaged
-files, hostile configurations and archives, altered records, two processes or papers at once, no room, no memory, no
-locks, a folder or a library that is replaced, a jumping clock, Ctrl-C.
+files, hostile configurations, folders of data and words for a shell, altered records, two processes, papers or machines
+at once, no room, no memory, no locks, a folder or a library that is replaced, a jumping clock, Ctrl-C.
 
-  python -m tests.reliability.soak                 a few minutes on one core
+  python -m tests.reliability.soak                 about 900 trials, a quarter of an hour on one core
   python -m tests.reliability.soak kills=200 seconds=3600
   python -m tests.reliability.soak seed=7          other moments, other bits
 
   kills=20           how often to SIGKILL
   seed=0             of the moments and of the damaged bits
-  seconds=600        start nothing new after this long, but for the sweeps
+  seconds=600        start nothing that takes long after this, but for the sweeps
   jobs=200           of each of two sweeps; 0: no sweep
+  patience=180       seconds after which a process that has not ended counts as hanging; more on a busy machine
   paper=K            default: bagel, whose stages are short and which has a record
+  only=input,files   some of the groups runs, files, input, records, shares, processes, machine, interrupts, sweeps
 
 """
 PAPER = "bagel"
-SECOND = "ntk_optimality"  # beside it
+GROUPS = ("runs", "files", "input", "records", "shares", "processes", "machine", "interrupts", "sweeps")
 ROWS = {  # kind of trial -> (what was tried, what each should do)
     "command": ("runs by the command itself", "same results"),
     "kill": ("SIGKILL at a random moment", "resumed, same results"),
@@ -53,116 +52,54 @@ ROWS = {  # kind of trial -> (what was tried, what each should do)
     "litter": ("folders after those kills", "nothing left behind"),
     "corruption": ("damaged files", "noticed, same results"),
     "refusal": ("hostile input", "refused or escaped"),
+    "folder": ("hostile or damaged files in folders of data", "refused in one line"),
+    "shell": ("what a shell acts on, in make and in jobs", "refused, or text"),
+    "shares": ("batches of two processes, of every paper", "those of one process"),
     "record": ("damaged records of results", "named, untouched"),
     "writers": ("two writers of a record at once", "both entries there"),
     "sweep": ("short jobs of two sweeps over the same runs", "each done once"),
-    "concurrent": ("two processes on one run", "each stage trained once"),
+    "concurrent": ("two processes, papers or machines on one run", "same results"),
     "disk": ("full or read-only disk", "one line, then same results"),
     "clock": ("jumps of the clock", "same results"),
     "foreground": ("Ctrl-C to all processes, imports included", "ends, then same results"),
     "killed writer": ("SIGKILL while a record is written", "whole, nothing left behind"),
     "room": ("no room for a file or in shared memory", "one line, then same results"),
-    "memory": ("no memory", "one line, then same results"),
+    "memory": ("no memory, a worker killed", "one line, then same results"),
     "pulled away": ("locks, folders, libraries", "one line or same results"),
     "interrupt": ("Ctrl-C, once or twice; SIGTERM", "ends, then same results"),
 }
+HARMLESS = ("refusal", "litter", "folder", "shell", "shares")  # kinds in which no result can be lost
 
 
-def schedule(paper: str, kills: int, seed: int, seconds: float, jobs: int, folder: Path) -> Iterator[Trial]:
-    """Everything, in turn; each kind of disturbance gets its share of the time."""
-    from experiments.evidence import results
-    from tests.reliability.soak import bench, disturb, hostile, machine, records
+def schedule(given: Mapping[str, int], paper: str, groups: Sequence[str], folder: Path) -> Iterator[Trial]:
+    """The trials of these groups, one after the other as they are asked for."""
+    from tests.reliability.soak.bench import PATIENCE
+    from tests.reliability.soak.schedule import Schedule
 
-    began = time.monotonic()
-    moments, bits, rest = (random.Random(f"{seed} {what}") for what in ("moments", "bits", "rest"))
-
-    def late(share: float) -> bool:
-        return time.monotonic() - began > share * seconds
-
-    lines = [f"paper={paper}", *bench.LINES]
-    whole = bench.make([*lines, f"runs_dir={folder / 'planned'}"])
-    full = bench.Bench(whole, folder / "whole")
-    yield disturb.by_command(full, lines)
-    yield from disturb.kills(full, kills, moments, began + 0.5 * seconds)
-    victim, dependent = disturb.small(whole)
-    part = bench.Bench(bench.portion(whole, dependent or victim), folder / "part")
-    for state in disturb.states(part, victim, dependent):
-        for file, how in disturb.damages(bits, flips=6):
-            if not late(0.7):
-                yield disturb.corruption(part, state, victim, file, how)
-    for name, problem in hostile.refusals(part.undisturbed, lines, victim, folder / "hostile"):
-        yield bench.Trial("refusal", name, problem)
-    if (results.RESULTS / f"{paper}.json").exists():
-        yield from records.damaged(paper, folder / "records")
-        yield from records.altered(paper, folder / "altered")
-        yield from records.raced(paper, folder / "raced")
-        yield from machine.killed_writers(paper, folder / "killed", rest, 20)
-        yield machine.read_only_results(paper, folder / "unwritable" / "results")
-    if Path("/proc/self/cmdline").exists():
-        pair = bench.make([*lines, "trainer=ddp_cpu", f"stages.{victim}.trainer.max_epochs=40"])
-        yield from disturb.ranks(bench.Bench(bench.portion(pair, victim), folder / "ranks"), victim, rest, 3)
-    yield disturb.concurrent(full)
-    if not late(0.75):
-        yield machine.two_papers([paper, SECOND], folder / "two")
-    yield from pulled_away(part, folder, late)
-    if not late(0.8):
-        for pressed in machine.foreground(full, lines, rest, 20):
-            yield pressed
-            if late(0.9):
-                break
-    yield disturb.read_only(part)
-    size = sum(f.stat().st_size for f in bench.root(part.undisturbed).rglob("*") if f.is_file())
-    for share in range(1, 9):
-        if not late(0.8) and (trial := disturb.full_disk(part, size * share // 8)) is not None:
-            yield trial
-    for number in itertools.count():
-        if late(0.9) or (trial := disturb.full_at(part, number)) is None:
-            break
-        yield trial
-    for _ in range(2):
-        yield disturb.clock_jump(part, rest.randrange(1000))
-    for times in (1, 2):
-        yield disturb.interrupt(part, times)
-    yield disturb.interrupt(part, 1, number=signal.SIGTERM)
-    for times in (1, 2) * 4:
-        if not late(1.0):
-            yield disturb.interrupt(full, times, rest.uniform(0, full.seconds))
-            yield disturb.interrupt(full, 1, rest.uniform(0, full.seconds), signal.SIGTERM)
-    if jobs:
-        yield from disturb.sweeps(part, lines, jobs)
-
-
-def pulled_away(part: Bench, folder: Path, late: Callable[[float], bool]) -> Iterator[Trial]:
-    """Room, memory, locks, folders, clocks and libraries."""
-    from tests.reliability.soak import bench, machine
-
-    sizes = [f.stat().st_size for f in bench.root(part.undisturbed).rglob("*") if f.is_file()]
-    for share in (0.01, 0.3, 0.9):
-        if not late(0.8):
-            yield machine.no_room_for_a_file(part, max(3_000, int(share * max(sizes))))
-    for more in (1, 16, 64):
-        if not late(0.8):
-            yield machine.no_memory(part, more)
-    if (trial := machine.no_shared_memory(folder / "shared")) is not None:
-        yield trial
-    yield machine.no_locks(part)
-    yield from (machine.no_folder(part, number) for number in range(len(part.plan.stages)))
-    yield machine.clock_back(part)
-    yield machine.other_library(part)
+    PATIENCE.seconds = given["patience"]
+    numbers = {name: given[name] for name in ("kills", "seed", "seconds", "jobs")}
+    return Schedule(paper, **numbers, folder=folder).trials(groups)
 
 
 def main(argv: list[str]) -> int:
-    given = {"kills": 20, "seed": 0, "seconds": 600, "jobs": 200}
+    given = {"kills": 20, "seed": 0, "seconds": 600, "jobs": 200, "patience": 180}
     paper = PAPER
+    groups: list[str] = list(GROUPS)
     for argument in argv:
         key, _, value = argument.partition("=")
         if key == "paper":
             compose.paper_file(value)
             paper = value
+        elif key == "only":
+            groups = value.split(",")
+            if wrong := [name for name in groups if name not in GROUPS]:
+                raise unknown("group", wrong[0], GROUPS)
         elif key in given and value.isdigit():
             given[key] = int(value)
         else:
-            raise InputError(f"{argument!r}: expected kills=N, seed=N, seconds=N, jobs=N or paper=K")
+            raise InputError(
+                f"{argument!r}: expected kills=, seed=, seconds=, jobs=, patience=N, paper=K or only=GROUP"
+            )
     trials: list[Trial] = []
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with (
@@ -170,7 +107,7 @@ def main(argv: list[str]) -> int:
         Progress(*columns, console=console.out, transient=True, disable=not console.out.is_terminal) as bar,
     ):
         task = bar.add_task("undisturbed run")
-        for trial in schedule(paper, **given, folder=Path(folder)):
+        for trial in schedule(given, paper, groups, Path(folder)):
             trials.append(trial)
             bar.update(task, description=escape(f"{len(trials)} trials; {ROWS[trial.kind][0]}: {trial.name}"[:100]))
             if trial.problem:
@@ -178,12 +115,27 @@ def main(argv: list[str]) -> int:
                     f"failed  {ROWS[trial.kind][0]}, {trial.name}: {trial.problem}", markup=False, soft_wrap=True
                 )
     bad = [trial for trial in trials if trial.problem]
-    lost = sum(1 for trial in bad if trial.kind not in ("refusal", "litter"))
     console.out.print(table(trials, f"{paper}, seed {given['seed']}"))
     again = " ".join(f"{key}={value}" for key, value in given.items())
+    again += "" if groups == list(GROUPS) else f" only={','.join(groups)}"
     ending = f"; again: python -m tests.reliability.soak paper={paper} {again}" if bad else ""
-    console.out.print(f"lost results: {lost}, other failures: {len(bad) - lost}{ending}", soft_wrap=True)
+    console.out.print(f"{len(trials)} trials; {', '.join(counted(bad))}{ending}", soft_wrap=True)
     return 1 if bad else 0
+
+
+def counted(bad: Sequence[Trial]) -> list[str]:
+    """How many failed in which way; each trial counts once."""
+    ways = Counter(way_of(trial) for trial in bad)
+    return [f"{way} {ways[way]}" for way in ("lost", "executed", "tracebacks", "other failures")]
+
+
+def way_of(trial: Trial) -> str:
+    """In which way a trial failed."""
+    if "was executed" in trial.problem:
+        return "executed"
+    if trial.problem.startswith("traceback"):
+        return "tracebacks"
+    return "other failures" if trial.kind in HARMLESS else "lost"
 
 
 def table(trials: Sequence[Trial], title: str) -> Table:

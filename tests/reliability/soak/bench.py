@@ -30,7 +30,6 @@ from experiments.running import engine, training
 from experiments.running.plan import Plan, plan
 
 LINES = ("scale=smoke", "trainer=cpu", "checkpoint_seconds=0.02", "logger=csv")
-HANGS = 180.0  # seconds after which a process that has not ended counts as hanging
 RECORD = {
     "config.yaml",
     "metrics.json",
@@ -43,7 +42,18 @@ RECORD = {
 }
 FORK = multiprocessing.get_context("fork")
 Hook = Callable[[dict[str, Any]], None]
+Run = Callable[[Plan, Hook], Mapping[str, engine.Outcome]]
 Snapshot = dict[str, dict[str, Any]]
+
+
+@dataclass
+class Patience:
+    """After how many seconds a process that has not ended counts as hanging; more where others use the machine."""
+
+    seconds: float = 180.0
+
+
+PATIENCE = Patience()
 
 
 @dataclass(frozen=True)
@@ -143,7 +153,9 @@ class Bench:
         """What a run's processes have said so far."""
         return self.log(this).read_text(encoding="utf-8", errors="replace")
 
-    def start(self, this: Plan, before: Callable[[], Any] = nothing, hook: Hook = nothing) -> Any:
+    def start(
+        self, this: Plan, before: Callable[[], Any] = nothing, hook: Hook = nothing, run: Run = engine.run
+    ) -> Any:
         """Run the plan in a fork, after `before`; `hook` gets what the engine reports. Ends as a command would."""
         ready = FORK.Event()
 
@@ -158,17 +170,17 @@ class Bench:
                 board(event)
                 hook(event)
 
-            outcomes = engine.run(this, told)
+            outcomes = run(this, told)
             results.build([this], 1, [], {})  # what reads the records must be able to
             return engine.exit_code(outcomes)
 
         child = fork(lambda: cli.main(command, "", []), self.log(this), self.folder / "temporary")
-        ready.wait(HANGS)
+        ready.wait(PATIENCE.seconds)
         return child
 
     def ended(self, child: Any, this: Plan, *codes: int, ignoring: tuple[str, str] | None = None) -> str:
         """Wait; what was wrong with the way it ended (other than with `codes`) or, if it succeeded, its results."""
-        child.join(HANGS)
+        child.join(PATIENCE.seconds)
         if child.exitcode is None:
             child.kill()
             child.join()

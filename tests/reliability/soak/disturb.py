@@ -24,7 +24,7 @@ import torch
 from experiments.common.paths import ROOT
 from experiments.config import compose
 from experiments.running.plan import Plan, plan
-from tests.reliability.soak.bench import HANGS, Bench, Trial, different, litter, portion, root
+from tests.reliability.soak.bench import PATIENCE, Bench, Trial, different, litter, portion, root
 
 
 def saving(this: Plan, seconds: float) -> Plan:
@@ -47,7 +47,7 @@ def by_command(bench: Bench, lines: Sequence[str]) -> Trial:
     """The command a user types, in a process that shares nothing with this one."""
     runs = bench.folder / "command"
     words = [sys.executable, "-m", "experiments.run", *lines, "seed=0", f"runs_dir={runs}"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=HANGS, check=False)
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE.seconds, check=False)
     problem = f"it ended with {done.returncode}: {done.stderr[-300:]}" if done.returncode else ""
     base = runs / bench.plan.paper / bench.plan.scale / "seed=0"
     return Trial("command", "undisturbed", problem or different(bench.reference, bench.at(base)))
@@ -159,7 +159,7 @@ def _killed_after(bench: Bench, victim: str, saved: int) -> Plan | None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     child = bench.start(saving(this, 0), before=lambda: on_replace(die))
-    child.join(HANGS)
+    child.join(PATIENCE.seconds)
     return this if child.exitcode == -signal.SIGKILL else None
 
 
@@ -329,7 +329,7 @@ def sweeps(bench: Bench, lines: Sequence[str], count: int) -> Iterator[Trial]:
         children.append(subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
     problem = ""
     for child in children:
-        said = child.communicate(timeout=HANGS + 10 * count)[0].decode(errors="replace")
+        said = child.communicate(timeout=PATIENCE.seconds + 10 * count)[0].decode(errors="replace")
         if child.returncode:
             problem = problem or f"a sweep ended with {child.returncode}: {said[-200:]}"
     base = runs / bench.plan.paper / bench.plan.scale

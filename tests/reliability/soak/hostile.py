@@ -36,7 +36,7 @@ from experiments.pages.progress import Board
 from experiments.running import plan
 from experiments.running.callbacks import check_data
 from experiments.running.plan import Plan
-from tests.reliability.soak.bench import HANGS, fork
+from tests.reliability.soak.bench import PATIENCE, fork
 from tests.reliability.soak.disturb import Payload
 
 TARGETS: tuple[Any, ...] = (
@@ -184,7 +184,7 @@ def in_a_fork(work: Callable[[], int], folder: Path, code: int) -> str:
     log = folder / "log"
     log.unlink(missing_ok=True)
     child = fork(work, log, folder / "temporary")
-    child.join(HANGS)
+    child.join(PATIENCE.seconds)
     if child.exitcode is None:
         child.kill()
         child.join()
@@ -197,18 +197,22 @@ def in_a_fork(work: Callable[[], int], folder: Path, code: int) -> str:
     return "" if child.exitcode == code else f"it ended with {child.exitcode}, not {code}: {last}"
 
 
-def archives(folder: Path) -> dict[str, tuple[str, bytes, dict[str, int]]]:
-    """Zips that are no archive of photos: member, its content, changes to its entry in the directory."""
+def bomb() -> bytes:
+    """A PNG file of 60,000 times 60,000 pixels in a hundred bytes."""
     header = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     chunks = (header, b"IDAT" + zlib.compress(b""), b"IEND")
-    bomb = b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks
     )
+
+
+def archives(folder: Path) -> dict[str, tuple[str, bytes, dict[str, int]]]:
+    """Zips that are no archive of photos: member, its content, changes to its entry in the directory."""
     name, html = "train/a/0.png", HTML.encode()
     return {
         "photo that is a pickle": (name, pickle.dumps(Payload(folder / "owned")), {}),
         "photo that is HTML": (name, html, {}),
-        "photo of 3.6 billion pixels": (name, bomb, {}),
+        "photo of 3.6 billion pixels": (name, bomb(), {}),
         "zip with ../": (f"../{name}", photo(), {}),
         "zip with ../ inside": (f"x/../../{name}", photo(), {}),
         "zip with an absolute name": (f"/{name}", photo(), {}),

@@ -25,7 +25,7 @@ from experiments.evidence import results
 from experiments.running import engine
 from experiments.running.plan import Plan
 from tests.reliability.soak import hostile
-from tests.reliability.soak.bench import HANGS, Bench, Trial, fork, root
+from tests.reliability.soak.bench import PATIENCE, Bench, Trial, fork, root
 from tests.reliability.soak.hostile import in_a_fork
 
 CLONE_NEWNS = 0x20000  # of unshare(2): mounts that this process and its children alone see
@@ -43,10 +43,10 @@ def foreground(bench: Bench, lines: Sequence[str], rng: random.Random, count: in
             words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
         )
         try:
-            said, _ = child.communicate(timeout=moment if number else HANGS)
+            said, _ = child.communicate(timeout=moment if number else PATIENCE.seconds)
         except subprocess.TimeoutExpired:
             os.killpg(child.pid, signal.SIGINT)
-            said, _ = child.communicate(timeout=HANGS)
+            said, _ = child.communicate(timeout=PATIENCE.seconds)
         if not number:  # undisturbed: how long it takes
             whole = time.monotonic() - began
             continue
@@ -117,7 +117,7 @@ def no_memory(bench: Bench, more: int) -> Trial:
         size = pages * resource.getpagesize() + more * 2**20
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
-    return fails_then_runs(bench, "memory", f"{more} MiB more", limit, "memory", 1)
+    return fails_then_runs(bench, "memory", f"{more} MiB more", limit, "not enough memory", 1)
 
 
 def no_shared_memory(folder: Path) -> Trial | None:
@@ -175,7 +175,7 @@ def killed_after_a_stage(bench: Bench) -> Plan:
         if event["event"] == "stage":
             os.kill(os.getpid(), signal.SIGKILL)
 
-    bench.start(this, hook=die).join(HANGS)
+    bench.start(this, hook=die).join(PATIENCE.seconds)
     return this
 
 
@@ -240,7 +240,7 @@ def two_papers(papers: Sequence[str], folder: Path) -> Trial:
         )
     problem = ""
     for paper, child in zip(papers, children, strict=True):
-        told, _ = child.communicate(timeout=4 * HANGS)
+        told, _ = child.communicate(timeout=4 * PATIENCE.seconds)
         if child.returncode or "Traceback" in told:
             problem = problem or f"{paper} ended with {child.returncode}: {told[-150:]}"
     return Trial("concurrent", f"{' and '.join(papers)}", problem)

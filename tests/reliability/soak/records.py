@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -10,7 +11,7 @@ from typing import Any
 
 from experiments.commands import catalog, check_results, cli, confirm, report, reproduce
 from experiments.evidence import results
-from tests.reliability.soak.bench import FORK, HANGS, Trial, fork
+from tests.reliability.soak.bench import FORK, PATIENCE, Trial, fork
 from tests.reliability.soak.hostile import in_a_fork
 
 WRITERS = 50  # times that two processes write one file at the same moment
@@ -92,22 +93,41 @@ def damaged(paper: str, folder: Path) -> Iterator[Trial]:
     path.unlink()
 
 
+def alterations() -> dict[str, Callable[[dict[str, Any]], Any]]:
+    """What somebody may set to something else in an entry, by hand, its form kept."""
+
+    def claim(entry: dict[str, Any]) -> dict[str, Any]:
+        return next(iter(entry["claims"]))
+
+    def run(entry: dict[str, Any]) -> dict[str, Any]:
+        return next(iter(next(iter(entry["stages"].values()))["runs"].values()))
+
+    return {
+        "value": lambda entry: run(entry)["values"].__setitem__(0, 99.0),
+        "fingerprint": lambda entry: run(entry).update(fingerprint="0123456789ab"),
+        "time": lambda entry: run(entry).update(seconds=1.0),
+        "verdict": lambda entry: claim(entry).update(verdict="refuted"),
+        "difference": lambda entry: claim(entry).update(difference=50.0),
+        "margin": lambda entry: claim(entry).update(margin=-5.0),
+        "registration": lambda entry: entry["registered"].update(hash="0123456789ab"),
+    }
+
+
 def altered(paper: str, folder: Path) -> Iterator[Trial]:
-    """One value is another one, and the seal as it was: nothing that writes the record on seals it anew."""
-    original = json.loads((results.RESULTS / f"{paper}.json").read_bytes())
+    """One thing is another one, and the seal as it was: nothing that writes the record on seals it anew."""
     (folder / "results").mkdir(parents=True)
     path = folder / "results" / f"{paper}.json"
-    title = next(iter(original["entries"]))
-    stage = next(iter(original["entries"][title]["stages"].values()))
-    next(iter(stage["runs"].values()))["values"][0] = 99.0
-    content = json.dumps(original).encode()
-    entry = results.entries(paper)[title]
+    sound = (results.RESULTS / f"{paper}.json").read_bytes()
+    title, entry = next(iter(results.entries(paper).items()))
     acts: dict[str, Callable[[], object]] = {
         "written on": lambda: results.update(paper, title, lambda _: entry),
         "confirmed": lambda: confirm._Confirmation(paper, title, []),
         "told again": lambda: results.tell_again(paper),
     }
-    for name, act in acts.items():
+    for (what, alter), (name, act) in itertools.product(alterations().items(), acts.items()):
+        record = json.loads(sound)
+        alter(record["entries"][title])
+        content = json.dumps(record).encode()
         path.write_bytes(content)
 
         def command(_: list[str], act: Callable[[], object] = act) -> int:
@@ -118,26 +138,32 @@ def altered(paper: str, folder: Path) -> Iterator[Trial]:
         problem = in_a_fork(partial(cli.main, command, "", []), folder, 2)
         if not problem and "was edited after it was written" not in (folder / "log").read_text(encoding="utf-8"):
             problem = "it does not say that it was edited"
-        yield Trial("record", f"altered, {name}", problem or ("" if path.read_bytes() == content else "it was changed"))
+        whole = path.read_bytes() == content
+        yield Trial("record", f"with another {what}, {name}", problem or ("" if whole else "it was changed"))
 
 
 def raced(paper: str, folder: Path) -> Iterator[Trial]:
-    """Two processes that write an entry each into one file at the same moment: both are there afterwards."""
-    entry = next(iter(results.entries(paper).values())).model_copy(update={"stages": {}})
-    folder.mkdir(parents=True, exist_ok=True)
+    """Two processes that write an entry each into one file at the same moment: both are there afterwards.
 
-    def write(number: int, start: Any) -> int:
-        results.RESULTS = folder
-        start.wait(HANGS)
+    After every ten turns a new file is begun: to read and seal many entries takes longer than to write two.
+    """
+    entry = next(iter(results.entries(paper).values())).model_copy(update={"stages": {}})
+
+    def write(place: Path, number: int, start: Any) -> int:
+        results.RESULTS = place
+        start.wait(PATIENCE.seconds)
         results.update(paper, f"mini+{number}", lambda stored: entry)
         return 0
 
     for turn in range(WRITERS):
+        place = folder / str(turn // 10)
+        place.mkdir(parents=True, exist_ok=True)
         start = FORK.Barrier(2)
-        numbers = (2 * turn, 2 * turn + 1)
-        children = [fork(partial(write, n, start), folder / "log", folder / "temporary") for n in numbers]
+        numbers = (2 * (turn % 10), 2 * (turn % 10) + 1)
+        children = [fork(partial(write, place, n, start), folder / "log", folder / "temporary") for n in numbers]
         for child in children:
-            child.join(HANGS)
-        written = json.loads((folder / f"{paper}.json").read_text(encoding="utf-8"))["entries"]
-        whole = set(written) == {f"mini+{n}" for n in range(2 * turn + 2)} and all(c.exitcode == 0 for c in children)
-        yield Trial("writers", f"turn {turn}", "" if whole else f"{len(written)} entries of {2 * turn + 2}")
+            child.join(PATIENCE.seconds)
+        written = json.loads((place / f"{paper}.json").read_text(encoding="utf-8"))["entries"]
+        expected = {f"mini+{number}" for number in range(numbers[1] + 1)}
+        whole = set(written) == expected and all(child.exitcode == 0 for child in children)
+        yield Trial("writers", f"turn {turn}", "" if whole else f"{len(written)} entries of {len(expected)}")
