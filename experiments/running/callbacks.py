@@ -314,7 +314,7 @@ class Recorder(Checkpoint, Quick):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         row: dict[str, float] = {"epoch": trainer.current_epoch}
-        for name, value in trainer.callback_metrics.items():
+        for name, value in sorted(trainer.callback_metrics.items()):  # Lightning's order depends on where a run went on
             if self._validated or not name.startswith("val/"):
                 row[name] = float(value)
         self._validated = False
