@@ -101,7 +101,7 @@ help: ## this text
 	@echo
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 	@echo
-	@echo "  PAPER=meal_v2 (or all)   SCALE=mini | smoke | full   VARIANT=clean   MINUTES=15   SEEDS=0,1 (by hand)   DRY=1"
+	@echo "  PAPER=meal_v2 (or all)   SCALE=mini | smoke | full | lab   VARIANT=clean   MINUTES=15   SEEDS=0,1 (by hand)   DRY=1"
 	@echo "  EXTRA=../mine: a folder of your own with papers, arms, data and code, where what is found with it stays"
 	@echo "  ARGS=\"anything else, as python -m experiments.reproduce --help lists it\""
 	@echo "  e.g.  make reproduce PAPER=meal_v2"

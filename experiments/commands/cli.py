@@ -17,7 +17,8 @@ from experiments.running.processes import end_as_interrupted, requeue_when_asked
 LONGEST = 4_000  # letters of an error that are shown: what somebody typed may be part of it
 COMMON = """\
   paper=K            {papers}
-  scale=S            mini (default), smoke (seconds; numbers mean nothing) or full (the published recipe)
+  scale=S            mini (default), smoke (seconds; numbers mean nothing), full (the published recipe) or, of some
+                     papers, lab (CIFAR and one consumer GPU for some hours)
   variant=V          a named variation of a paper; `make papers PAPER=K` lists them
   trainer=T          {trainers}
   logger=L           {loggers}
