@@ -27,6 +27,7 @@ from typing import Any, cast
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torchmetrics import MeanMetric
 
 from modules.common.extractors import Extractor
 from modules.common.module import OptimizerFactory
@@ -85,6 +86,7 @@ class Tokenizer(PixelModule):
         self.side = autoencoder.side
         self.codebook_size = len(quantizer.codebook)
         self.evaluation = ReconstructionMetrics(extractor, self.codebook_size)
+        self.squared_error = MeanMetric(nan_strategy="disable")  # of validation images
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x = self.pixels(batch[0])  # (B, C, H, W) in [0, 1]
@@ -160,6 +162,16 @@ class Tokenizer(PixelModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         self.evaluation.start(self.trainer.datamodule.spec.sizes["test"])  # type: ignore[attr-defined]
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        x = self.pixels(batch[0])
+        x_hat = self(batch[0]).clamp(0, 1)
+        self.squared_error.update((x_hat - x).square().mean((1, 2, 3)))
+
+    def on_validation_epoch_end(self) -> None:
+        """`val/psnr`, in dB as at the test: rates are chosen by it."""
+        self.log("val/psnr", -10 * self.squared_error.compute().log10())
+        self.squared_error.reset()
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         x = self.pixels(batch[0])

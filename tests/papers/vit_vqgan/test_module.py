@@ -146,3 +146,18 @@ def test_logit_laplace_and_the_decoders_maps_go_together(tokenizer: Callable[...
         tokenizer(losses={"logit_laplace_weight": 0.1})
     with pytest.raises(ValueError, match=r"autoencoder\.maps=2: expected 1"):
         tokenizer(autoencoder={"maps": 2})
+
+
+def test_validation_measures_psnr_over_all_images(tokenizer: Callable[..., Tokenizer]) -> None:
+    """Of the mean squared error of images, not the mean of batches' PSNR; the next epoch begins anew."""
+    module = tokenizer().requires_grad_(False).eval()
+    logged: dict[str, float] = {}
+    module.log = lambda name, value, **_: logged.update({name: float(value)})  # type: ignore[method-assign]
+    batches = [torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(count)) for count in (5, 2)]
+    for _ in range(2):
+        for x in batches:
+            module.validation_step((x, torch.zeros(len(x))), 0)
+        module.on_validation_epoch_end()
+    x = torch.cat(batches)
+    error = (module(x).clamp(0, 1) - x).square().mean()
+    assert logged == {"val/psnr": pytest.approx(-10 * math.log10(float(error)), rel=1e-5)}
