@@ -108,8 +108,20 @@ def test_adverts_leave_all_other_pairs_as_they_are() -> None:
 def test_shares_of_captions_are_shares() -> None:
     with pytest.raises(DataError, match=r"adverts=1\.5: expected a share between 0 and 1"):
         pairs(adverts=1.5)
+    with pytest.raises(DataError, match=r"boilerplate=-0\.1"):
+        pairs(boilerplate=-0.1)
     with pytest.raises(DataError, match=r"both=1\.2: expected a share"):
         pairs(boilerplate=0.6, adverts=0.6)
+
+
+def test_a_set_has_an_identity_once_its_images_are_made() -> None:
+    made = StyledImages(Patches(), 50, "night")
+    assert made.spec.identity == ""
+    assert made.spec.split.startswith("test images, all in one style; images: generated")
+    made.setup()
+    assert made.spec.identity
+    assert made.spec.name == "night, patches"
+    assert made.spec.shape == (3, 8, 8)
 
 
 def test_pairs_follow_the_seed_and_batches_are_their_rows() -> None:

@@ -98,6 +98,15 @@ def test_strides_divide_the_side() -> None:
     assert ResNet([1, 1, 1, 1], 0.0625, stem="cifar").stem(noise(1, 3, 32, 32)).shape[-2:] == (32, 32)
 
 
+@pytest.mark.parametrize("selective", [False, True])
+def test_the_first_pool_takes_maxima_of_3x3_from_the_first_pixel_on(selective: bool) -> None:
+    """TensorFlow's "same" on an even side: nothing is padded before the map, one row and column after it."""
+    pool = ResNet([1], 0.0625, selective).stem[-1]
+    x = noise(1, 4, 6, 6)
+    rows = [[float(x[0, 2, i : i + 3, j : j + 3].max()) for j in (0, 2, 4)] for i in (0, 2, 4)]
+    assert pool(x)[0, 2].tolist() == rows
+
+
 def test_selective_kernels_mix_two_streams() -> None:
     layer = SelectiveKernel(6, 8).eval()
     x = noise(3, 6, 5, 5)
