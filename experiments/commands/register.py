@@ -26,18 +26,23 @@ from experiments.running import preconditions
 from experiments.running.plan import SEEDS, Plan, plan
 
 HELP = """\
-Fix a setting before its first seed: claims, resolved recipe, decision rule, tuning, ranges of the replication, and the
-identity of code and data. Writes results/registrations/K/<setting>-<hash>.yaml and commits that one file; the seeds
-follow from its hash. `make reproduce` then runs them and records; without a registration it explores on pilot seeds.
+Fix a setting before its first seed: claims, resolved recipe, decision rule, tuning, the ranges of
+its replication, and the identity of code and data. All of it goes into one file, named by its
+hash, results/registrations/K/<setting>-<hash>.yaml, which is committed alone. The seeds follow
+from the hash. `make reproduce` then runs these seeds and records them; without a registration it
+explores.
 
   python -m experiments.commands.register paper=meal_v2
   python -m experiments.commands.register paper=meal_v2 variant=clean why='the loss lacked a term'
 
-  why='...'          one sentence, asked for once a setting has a record or an earlier registration
-  runs_dir=FOLDER    where runs are: a stream of which a seed was run before is refused
+  why='...'          why it is registered anew: one sentence, required once the setting has a
+                     record or an earlier registration
+  runs_dir=FOLDER    the folder of runs; a registration whose seeds were already run there is
+                     refused
 
-What it rests on must be committed, git must know an author, no merge or rebase may be under way, and the paper's own
-files must leave nothing to fill in (make new marks such places with FILL IN:).
+Four things must be so: code and configuration are committed, git knows an author, no merge or
+rebase is under way, and the paper's files have no place left that is marked FILL IN (`make new`
+writes such marks).
 """
 
 

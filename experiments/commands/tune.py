@@ -29,14 +29,16 @@ from experiments.running.manifest import finished
 from experiments.running.plan import Plan, only, plan
 
 HELP = """\
-Try the grid that a recipe's `tune` names: the same values for every arm that the main claim compares, judged by a
-validation metric on pilot seeds, which are never recorded. Stages that the arms share are trained once. Prints the
-table, says whether a best value lies at the edge of the grid, and writes results/tuning/K/<setting>.json, which a
-registration repeats. What the recipe then says is yours to write.
+Try the grid that a recipe's `tune` names: the same values for every arm that the main claim
+compares, judged by a validation metric on pilot seeds, which are never recorded. Stages that the
+arms share are trained once.
+
+It prints the table, says whether a best value lies at the edge of the grid, and writes
+results/tuning/K/<setting>.json, which a registration repeats. It leaves the recipe as it is:
+writing the best values into it is up to you.
 
   python -m experiments.commands.tune paper=meal_v2
   python -m experiments.commands.tune paper=meal_v2 variant=clean jobs=1
-
 """
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 
 import pytest
 
@@ -128,3 +129,11 @@ def test_each_target_uses_the_variables_that_it_is_said_to_read() -> None:
         said = shell.make(target, *(f"{name}={value}" for name, value in whole.items())).stdout
         for name, value in whole.items():
             assert ("dry=true" if name == "DRY" else value) in said, f"make {target} passes over {name}"
+
+
+def test_help_names_every_target_and_fits_a_terminal() -> None:
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE)
+    told = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert sorted(re.findall(r"^  make ([a-z-]+)  ", told, re.MULTILINE)) == sorted(phony.split())
+    assert [line for line in told.splitlines() if len(line) > 100] == []
