@@ -141,6 +141,10 @@ def test_pretraining_images_are_those_that_were_trained_on() -> None:
     assert torch.equal(made.splits["test"]["x"], trained.splits["train"]["x"][:70])
     assert made.prompts() is None
     assert next(iter(made.test_dataloader()))._fields == ("x",)
+    options = {"pairs": 700, "boilerplate": 0.1}
+    other = PretrainingImages(Patches(), 50, count=650, **options)
+    other.setup()
+    assert torch.equal(other.splits["test"]["x"], pairs(**options).splits["train"]["x"][:650])
     with pytest.raises(DataError, match="only 600 training pairs"):
         PretrainingImages(Patches(), 50, count=601).setup()
 
