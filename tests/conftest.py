@@ -8,7 +8,7 @@ import hashlib
 import os
 import random
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from experiments.common import files
 from experiments.common.errors import unknown
 from experiments.config import compose, overlay
 from experiments.running.plan import Plan, plan
-from tests import selection
+from tests import preloaded, selection
 
 collect_ignore = ["overlay/mine"]  # the tests of an overlay, which run where it is open
 
@@ -89,6 +89,18 @@ def _plugins_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "entry_points", lru_cache(registry.entry_points))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_turns(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A stage that measures time is alone among those of this process: it waits neither for the tests beside it nor
+    for a run that somebody has on the machine, and keeps neither waiting. No test asks how fast anything is."""
+    from experiments.running import engine
+
+    places = tmp_path_factory.mktemp("places")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "on_this_machine", partial(engine.on_this_machine, folder=places))
         yield
 
 
@@ -201,7 +213,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """An overlay is open for the whole session, before papers are listed."""
+    """An overlay is open for the whole session, before papers are listed. What runs commands begins here and now."""
+    if hasattr(config, "workerinput"):
+        preloaded.fork_server()
     if folder := config.getoption("--extra"):
         opened = overlay.opened(folder)
         opened.__enter__()
@@ -233,4 +247,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         kept = selection.select_of_overlay(items, paper) if extra else selection.select(items, paper)
         config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
         items[:] = kept
-    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, "smoke_runs" not in item.name))
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, _place(item)))
+
+
+# Parts of tests' names, longest tests first: which are left for the end decides how long one process waits for another.
+LONG = ("::test_full_recipe_", "::test_smoke_runs_", "::test_every_stage_runs_", "::test_every_setting_")
+LONG += ("tests/reliability/", "tests/overlay/", "tests/experiments/")
+
+
+def _place(item: pytest.Item) -> int:
+    return next((place for place, part in enumerate(LONG) if part in item.nodeid), len(LONG))

@@ -94,7 +94,7 @@ def check(name: str, content: Mapping[str, Any], where: str) -> None:
     if not claim.worth_reason:
         raise InputError(f"{where}: claim.worth_reason: expected why {claim.worth or claim.within} is worth the name")
     if content.get("scale") == "smoke":
-        raise InputError(f"{where}: scale=smoke: expected mini or full; smoke runs of an arm need no file")
+        raise InputError(f"{where}: scale=smoke: expected mini, lab or full; smoke runs of an arm need no file")
     sides = claim.sides(f"{where}: claim")
     if name not in {metric.stage for side in sides for metric in expressions.metrics(side)}:
         raise InputError(f"{where}: claim: compares other stages; expected {name}/test/... on one side")

@@ -30,11 +30,11 @@ class Deviation(Closed):
 COUNTED = "counted"  # what covers calls the sizes of networks
 # YAML reads a bare no as false
 Asked = Annotated[  # type: ignore[valid-type]
-    choice_of(Literal["full", "mini", "no"]),
+    choice_of(Literal["full", "lab", "mini", "no"]),
     BeforeValidator(lambda value: "no" if value is False else value),
 ]
 AskedScales = Annotated[  # type: ignore[valid-type]
-    list[choice_of(Literal["full", "mini"])],  # type: ignore[misc]
+    list[choice_of(Literal["full", "lab", "mini"])],  # type: ignore[misc]
     Field(min_length=1),
     Written("a list of scales"),
 ]

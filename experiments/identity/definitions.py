@@ -77,16 +77,21 @@ def _base(dotted: str) -> Path | None:
 class Module:
     """What a module binds, imports and runs."""
 
-    def __init__(self, name: str, tree: ast.Module) -> None:
+    def __init__(self, name: str, source: str, file: str) -> None:
         self.name = name
+        self._lines = source.split("\n")
         self.statements: dict[str, list[ast.stmt]] = {}  # by the name they bind
         self.imported: dict[str, str] = {}  # name -> dotted name of what it stands for
         self.starred: list[str] = []  # modules of `from x import *`
         self.effects: list[ast.stmt] = []
         self.imports: set[str] = set()  # dotted names of modules, wherever in the file they are imported
+        tree = ast.parse(source, file)
         for statement in tree.body:
             self._read(statement)
-        for node in ast.walk(tree):
+        queue = _inside(tree)
+        while queue:
+            node = queue.pop()
+            queue += _inside(node)
             if isinstance(node, ast.Import | ast.ImportFrom):
                 self.imports |= set(_bound_by(node, self.name).values()) | set(_starred(node, self.name))
 
@@ -109,6 +114,14 @@ class Module:
             for node in ast.walk(statement):  # imports below `if` or `try`
                 if isinstance(node, ast.Import | ast.ImportFrom):
                     self.imported |= _bound_by(node, self.name)
+
+    def read_again(self, statement: ast.stmt) -> ast.stmt:
+        """A copy of one of its statements, to be changed: to parse its lines takes a fraction of any other copying."""
+        first = min(node.lineno for node in (statement, *getattr(statement, "decorator_list", ())))
+        body = ast.parse("\n".join(self._lines[first - 1 : statement.end_lineno])).body
+        if len(body) > 1:  # statements that share a line
+            body = ast.parse(ast.unparse(statement)).body
+        return body[0]
 
     def find(self, name: str) -> Definition | str | None:
         """What a name stands for in this module: a definition, the dotted name of anything else imported, or None."""
@@ -193,7 +206,7 @@ def _stored(node: ast.AST) -> set[str]:
 @cache
 def _module(name: str) -> Module | None:
     path = file_of(name)
-    return Module(name, ast.parse(path.read_text(encoding="utf-8"), str(path))) if path is not None else None
+    return Module(name, path.read_text(encoding="utf-8"), str(path)) if path is not None else None
 
 
 @cache
@@ -262,7 +275,7 @@ class _Canonical(ast.NodeTransformer):
         self.local_imports: list[dict[str, str]] = []
 
     def canonical(self, statements: Iterable[ast.stmt]) -> str:
-        return "\n".join(ast.unparse(ast.fix_missing_locations(self.visit(_copy(s)))) for s in statements)
+        return "\n".join(ast.unparse(self.visit(self.module.read_again(s))) for s in statements)
 
     def _stands_for(self, name: str) -> Definition | str | None:
         for hidden, imported in zip(reversed(self.hidden), reversed(self.local_imports), strict=True):
@@ -319,9 +332,9 @@ class _Canonical(ast.NodeTransformer):
         return ast.Pass()
 
     def _in_scope(self, node: ast.AST) -> ast.AST:
-        own = [n for n in _own(node) if isinstance(n, ast.Import | ast.ImportFrom)]
+        own = list(_own(node))
         imported = {name: dotted for n in own for name, dotted in _bound_by(n, self.module.name).items()}
-        shared = {name for n in _own(node) if isinstance(n, ast.Global) for name in n.names}
+        shared = {name for n in own if isinstance(n, ast.Global) for name in n.names}
         self.hidden.append(_stored(node) - shared)
         self.local_imports.append(imported)
         self.generic_visit(node)
@@ -381,22 +394,27 @@ class _Canonical(ast.NodeTransformer):
         return self.visit(ast.Assign([node.target], node.value, lineno=node.lineno))
 
 
-def _copy(statement: ast.stmt) -> ast.stmt:
-    return ast.parse(ast.unparse(statement)).body[0]
-
-
 def _without_text(body: list[ast.stmt]) -> list[ast.stmt]:
     return [statement for statement in body if not _is_text(statement)] or [ast.Pass()]
 
 
-def _own(node: ast.AST) -> Iterator[ast.AST]:
-    """What lies in a function's own body, not in functions and classes below it."""
-    queue = list(ast.iter_child_nodes(node))
+BLOCKS = ("body", "handlers", "orelse", "finalbody", "cases")
+
+
+def _inside(node: ast.AST) -> list[Any]:
+    """The statements in a node's blocks, and what holds further blocks; no expression holds any."""
+    blocks = [getattr(node, name, None) for name in BLOCKS]
+    return [part for block in blocks if isinstance(block, list) for part in block]
+
+
+def _own(node: ast.AST) -> Iterator[Any]:
+    """The statements in a function's own body, not those in functions and classes below it."""
+    queue = _inside(node)
     while queue:
         child = queue.pop()
         yield child
-        if not isinstance(child, Function | ast.ClassDef | ast.Lambda):
-            queue += ast.iter_child_nodes(child)
+        if not isinstance(child, Function | ast.ClassDef):
+            queue += _inside(child)
 
 
 @cache

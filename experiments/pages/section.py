@@ -31,6 +31,7 @@ from experiments.pages.page import (
 
 SCALES = {
     "full": "the recipe as published",
+    "lab": "CIFAR's 32 pixels and networks of 1 to 25 million parameters, for one consumer GPU",
     "mini": "the embedded default: a smaller recipe for two CPU cores",
 }
 MOST_PICTURE = 2**23  # bytes of one inside a page

@@ -108,8 +108,20 @@ def test_adverts_leave_all_other_pairs_as_they_are() -> None:
 def test_shares_of_captions_are_shares() -> None:
     with pytest.raises(DataError, match=r"adverts=1\.5: expected a share between 0 and 1"):
         pairs(adverts=1.5)
+    with pytest.raises(DataError, match=r"boilerplate=-0\.1"):
+        pairs(boilerplate=-0.1)
     with pytest.raises(DataError, match=r"both=1\.2: expected a share"):
         pairs(boilerplate=0.6, adverts=0.6)
+
+
+def test_a_set_has_an_identity_once_its_images_are_made() -> None:
+    made = StyledImages(Patches(), 50, "night")
+    assert made.spec.identity == ""
+    assert made.spec.split.startswith("test images, all in one style; images: generated")
+    made.setup()
+    assert made.spec.identity
+    assert made.spec.name == "night, patches"
+    assert made.spec.shape == (3, 8, 8)
 
 
 def test_pairs_follow_the_seed_and_batches_are_their_rows() -> None:
@@ -129,6 +141,10 @@ def test_pretraining_images_are_those_that_were_trained_on() -> None:
     assert torch.equal(made.splits["test"]["x"], trained.splits["train"]["x"][:70])
     assert made.prompts() is None
     assert next(iter(made.test_dataloader()))._fields == ("x",)
+    options = {"pairs": 700, "boilerplate": 0.1}
+    other = PretrainingImages(Patches(), 50, count=650, **options)
+    other.setup()
+    assert torch.equal(other.splits["test"]["x"], pairs(**options).splits["train"]["x"][:650])
     with pytest.raises(DataError, match="only 600 training pairs"):
         PretrainingImages(Patches(), 50, count=601).setup()
 
