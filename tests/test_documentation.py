@@ -171,3 +171,7 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
         if not path.exists() or (anchor and anchor not in anchors(path.read_text(encoding="utf-8"))):
             lost.append(target)
     assert lost == []
+
+
+def test_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150

@@ -19,7 +19,7 @@ from experiments.common import files, overlay
 from experiments.common.errors import unknown
 from experiments.common.paths import ROOT
 from experiments.common.plain import Plain
-from experiments.config import claims, compose
+from experiments.config import claims, compose, reading
 from experiments.evidence import (
     counts,
     coverage,
@@ -251,6 +251,8 @@ def _unrecorded(paper: index.Paper) -> list[Unrecorded]:
     """The published recipe and the variants that have no record, each with its command; what fits a CPU first."""
     recorded = {(entry.scale, entry.variant) for entry in paper.entries.values()}
     settings: dict[tuple[str, str | None], str] = {("full", None): PUBLISHED_RECIPE}
+    if "lab" in reading.recipe_files(paper.key):
+        settings["lab", None] = section.SCALES["lab"]
     for name, item in (paper.declared.get("variants") or {}).items():
         settings[item["scale"], name] = item["about"]
     rows = []
