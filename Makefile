@@ -96,17 +96,25 @@ OF_EXTRA = --extra $(EXTRA) -c pyproject.toml --rootdir . tests/papers/test_ever
 .DEFAULT_GOAL := help
 .PHONY: help setup counts extras new reproduce tune register replicate test test-all papers report check-results sweep dashboard export logbook pack unpack compare confirm verify soak mutants bench gpu lint lock schema full-scale readme docs clean
 
+##@ Set up
 help: ## this text
-	@echo "Reprise re-runs image-modelling papers and computes whether their claims hold."
+	@echo "Reprise re-runs image-modelling papers and computes whether their claims hold. Begin with"
 	@echo
-	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@echo "  make reproduce PAPER=meal_v2"
+	@awk -F ':.*## ' '/^##@ / {printf "\n%s\n", substr($$0, 5)} \
+		/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 	@echo
-	@echo "  PAPER=meal_v2 (or all)   SCALE=mini | smoke | full   VARIANT=clean   MINUTES=15   SEEDS=0,1 (by hand)   DRY=1"
-	@echo "  EXTRA=../mine: a folder of your own with papers, arms, data and code, where what is found with it stays"
-	@echo "  ARGS=\"anything else, as python -m experiments.reproduce --help lists it\""
-	@echo "  e.g.  make reproduce PAPER=meal_v2"
-	@echo "        make reproduce PAPER=meal_v2 SCALE=full DRY=1"
-	@echo "        make sweep ARGS=\"seed=0,1 stages.student.module.labels.hard=0,1\" SCALE=smoke"
+	@echo "Variables"
+	@echo "  PAPER=meal_v2        a paper's key, or all; make papers lists them"
+	@echo "  SCALE=mini           the default, for two CPU cores; smoke (seconds); full (the published recipe)"
+	@echo "                       or, for some papers, lab (CIFAR, one consumer GPU, some hours)"
+	@echo "  VARIANT=clean        a variation that the paper's file names"
+	@echo "  DATA=cifar10         other labelled images in place of the paper's"
+	@echo "  MINUTES=15           start no further seed after that many minutes"
+	@echo "  SEEDS=0,1            these seeds by hand, in an entry of its own"
+	@echo "  DRY=1                with SCALE=full: what it needs and how long it takes; trains nothing"
+	@echo "  EXTRA=../mine        a folder of your own, with papers, arms, data and what is found with it"
+	@echo "  ARGS=\"...\"           anything else, as .venv/bin/python -m experiments.reproduce --help lists it"
 
 $(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -125,113 +133,119 @@ $(READY): pyproject.toml requirements.lock
 	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-setup: $(READY) ## create .venv and install what is needed (UV=1: by uv; TORCH_INDEX=https://...: whence torch comes)
+setup: $(READY) ## create .venv with what is needed (UV=1: by uv; TORCH_INDEX=: source of torch)
 
-extras: $(READY) ## add packages that some full recipes need, by their locks: EXTRAS=attacks,clip,diffusion,mlflow,ray,trackio
+extras: $(READY) ## for some full recipes: EXTRAS=attacks,clip,diffusion,mlflow,ray,trackio
 	@test -n "$(EXTRAS)" || { echo "error: name some, as in make extras EXTRAS=clip; there are: $(LOCKED)"; exit 2; }
 	@for extra in $(subst $(comma),$(space),$(EXTRAS)); do \
 		test -f requirements-$$extra.lock || { echo "error: no extra $$extra; there are: $(LOCKED)"; exit 2; }; \
 		$(PIP) --require-hashes --no-deps --only-binary :all: --requirement requirements-$$extra.lock || exit 1; done
 
-reproduce: $(READY) ## train a paper's method and baselines until its main claim is decided; print and record verdicts
+##@ Judge a claim
+reproduce: $(READY) ## train method and baselines until the main claim is decided; print verdicts
 	@$(BIN)/python -m experiments.reproduce $(if $(MINUTES),minutes=$(MINUTES)) $(if $(SEEDS),seeds=[$(seeds)]) \
 		$(if $(DRY),dry=true) $(GIVEN)
 
-tune: $(READY) ## one grid for all arms that the main claim compares, on validation data of pilot seeds
+tune: $(READY) ## one grid for all arms that the main claim compares, on validation data
 	@$(BIN)/python -m experiments.commands.tune $(GIVEN)
 
-register: $(READY) ## fix claims, recipe, code and data of a setting in a commit, before its first seed (why='...')
+register: $(READY) ## fix claims, recipe, code and data in a commit before the first seed
 	@$(BIN)/python -m experiments.commands.register $(GIVEN)
 
-replicate: $(READY) ## the main claim on fresh seeds that each draw a recipe of their own (after make reproduce)
+replicate: $(READY) ## the main claim again, on fresh seeds that each draw a recipe of their own
 	@$(BIN)/python -m experiments.commands.replicate $(if $(MINUTES),minutes=$(MINUTES)) $(GIVEN)
 
-new: $(READY) ## a paper's room with an example that runs: PAPER=mixup ARXIV=1710.09412 EXTRA=../mine (or without EXTRA)
+new: $(READY) ## a room for a paper: PAPER=mixup ARXIV=1710.09412 EXTRA=../mine
 	@$(BIN)/python -m experiments.commands.new $(if $(PAPER),paper=$(PAPER)) $(if $(ARXIV),arxiv=$(ARXIV)) $(OVERLAY) $(ARGS)
 
-test: $(READY) ## before each commit: units, every paper's smoke run, faults (minutes); PAPER=K: what its files reach
+##@ Test
+test: $(READY) ## what belongs before each commit (minutes); PAPER=K: only what its files reach
 	@$(PYTEST) -m "not slow" $(if $(PAPER),--paper $(PAPER)) $(if $(EXTRA),$(OF_EXTRA)) $(ARGS)
 
-test-all: $(READY) ## everything: also full recipes' dry runs, kills, sweeps, devices (about half an hour)
+test-all: $(READY) ## all tests: also full recipes' dry runs, kills, sweeps, devices (half an hour)
 	@$(PYTEST) $(ARGS)
 
-papers: $(READY) ## every paper: main claim, verdict, scale, cost, stale or not; PAPER=K: its claims, stages, variants
+##@ Read what was found
+papers: $(READY) ## every paper: main claim, verdict, cost; PAPER=K: claims, stages, variants
 	@$(BIN)/python -m experiments.catalog $(if $(PAPER),paper=$(PAPER)) $(OVERLAY) $(ARGS)
 
-report: $(READY) ## site/index.html and a page per paper
+report: $(READY) ## the index of all papers, site/index.html, and a page for each
 	@$(BIN)/python -m experiments.commands.report $(if $(PAPER),paper=$(PAPER)) $(OVERLAY) $(ARGS)
 
-check-results: $(READY) ## re-derive every recorded interval, verdict and table from per-seed values
+check-results: $(READY) ## derive every recorded interval, verdict and table again from the seeds
 	@$(BIN)/python -m experiments.commands.check_results $(if $(PAPER),paper=$(PAPER)) $(OVERLAY) $(ARGS)
 
-counts: $(READY) ## sizes of full recipes' networks beside the numbers of papers' tables, for results/counts
+counts: $(READY) ## sizes of full recipes' networks beside those in papers' tables
 	@$(BIN)/python -m experiments.commands.counts $(if $(PAPER),paper=$(PAPER)) $(ARGS)
 
-sweep: $(READY) ## a named sweep (SWEEP=hard_labels) or a grid: ARGS="seed=0,1 stages.X.module.key=1,2"
+##@ Sweeps, dashboards, other machines
+sweep: $(READY) ## a named sweep (SWEEP=hard_labels) or a grid (ARGS="seed=0,1 ...")
 	@$(BIN)/python -m experiments.run -m $(if $(SWEEP),sweep=$(SWEEP)) $(if $(SEEDS),seed=$(seeds)) $(GIVEN)
 
-dashboard: $(READY) ## sync a paper's offline W&B runs and build its W&B workspace from code
+dashboard: $(READY) ## send a paper's offline W&B runs and build its workspace there
 	@$(BIN)/python -m experiments.commands.dashboard $(GIVEN)
 
-export: $(READY) ## weights of a finished stage with a card (STAGE=student), or the record as tables (FORMAT=csv, latex)
+export: $(READY) ## a stage's weights (STAGE=student), or the record (FORMAT=csv, latex)
 	@$(BIN)/python -m experiments.commands.export $(if $(STAGE),stage=$(STAGE)) $(if $(FORMAT),format=$(FORMAT)) $(GIVEN)
 
-logbook: $(READY) ## a paper's record for others: claim by claim in Trackio's format, and an RO-Crate (exports/)
+logbook: $(READY) ## a paper's record for others, claim by claim, with an RO-Crate (exports/)
 	@$(BIN)/python -m experiments.commands.logbook $(if $(PAPER),paper=$(PAPER)) $(OVERLAY) $(ARGS)
 
-pack: $(READY) ## a setting's runs, finished and half-done, in one file to go on with elsewhere (exports/)
+pack: $(READY) ## a setting's runs, finished or not, in one file to go on with elsewhere
 	@$(BIN)/python -m experiments.commands.pack $(GIVEN)
 
-unpack: $(READY) ## packed runs into this clone, checked; the same command goes on: FILE=exports/K-mini.runs
+unpack: $(READY) ## go on with packed runs in this clone: FILE=exports/K-mini.runs
 	@$(BIN)/python -m experiments.commands.unpack $(if $(FILE),file=$(FILE)) $(OVERLAY) $(ARGS)
 
-compare: $(READY) ## which numbers a change of the code moved: BASE=main, PAPER=K1,K2 (default: all), SCALE=smoke | mini
+##@ After a change of the code; others' work
+compare: $(READY) ## which numbers a change of the code moved: BASE=main PAPER=K1,K2
 	@$(BIN)/python -m experiments.commands.compare $(if $(BASE),base=$(BASE)) $(if $(PAPER),paper=$(PAPER)) \
 		scale=$(or $(SCALE),smoke) $(if $(VARIANT),variant=$(VARIANT)) $(if $(SEEDS),seeds=$(seeds)) $(ARGS)
 
-confirm: $(READY) ## is a stale record still what the code gives? One recorded seed anew, every number compared
+confirm: $(READY) ## does the code still give a stale record? Runs one recorded seed again
 	@$(BIN)/python -m experiments.commands.confirm $(if $(PAPER),paper=$(PAPER)) $(if $(SCALE),scale=$(SCALE)) \
 		$(if $(VARIANT),variant=$(VARIANT)) $(if $(DATA),data=$(DATA)) $(OVERLAY) $(ARGS)
 
-verify: $(READY) ## somebody else's overlay, checked as check-results does: FOLDER=../theirs; none of its code runs
+verify: $(READY) ## check somebody else's overlay, without running its code: FOLDER=../theirs
 	@$(BIN)/python -m experiments.commands.verify $(if $(FOLDER),folder=$(FOLDER)) $(ARGS)
 
-soak: $(READY) ## kill, corrupt, refuse, race, fill the disk: does anything get lost? (minutes)
+##@ Faults, speed, upkeep
+soak: $(READY) ## is anything lost? Kills, corrupts, refuses, races and fills the disk (minutes)
 	@$(BIN)/python -m tests.reliability.soak $(if $(PAPER),paper=$(PAPER)) $(ARGS)
 
-mutants: $(READY) ## would PAPER=K's own tests notice wrong code? 100 changes, one at a time, in a copy (minutes)
+mutants: $(READY) ## would the tests of PAPER=K notice wrong code? 100 changes, in a copy
 	@$(BIN)/python -m tests.mutants $(if $(PAPER),paper=$(PAPER)) $(ARGS)
 
-bench: $(READY) ## speed ratios against plain PyTorch loops; PAPER=K: its networks against independent ones
+bench: $(READY) ## speed beside plain PyTorch; PAPER=K: its networks beside independent ones
 	@$(BIN)/python -m experiments.benchmarks.networks $(if $(PAPER),paper=$(PAPER)) $(ARGS)
 
-gpu: $(READY) ## on a machine with a GPU: does all of it run there, and how fast? In pieces of ten minutes (MINUTES=)
+gpu: $(READY) ## does everything run on this machine's GPU, and how fast? Ten minutes at a time
 	@$(BIN)/python -m experiments.benchmarks.gpu $(if $(PAPER),paper=$(PAPER)) $(if $(MINUTES),minutes=$(MINUTES)) $(ARGS)
 
-lint: $(READY) ## style, format, types, unsafe calls, installed packages against each other and the lock
+lint: $(READY) ## style, format, types, unsafe calls, and installed packages against the lock
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m pip check
 	@$(BIN)/python -m experiments.commands.lock
 
-lock: $(READY) ## requirements.lock anew from pyproject.toml's ranges (needs uv and a network)
+lock: $(READY) ## write requirements.lock from pyproject.toml's ranges (needs uv, a network)
 	@$(BIN)/python -m experiments.commands.lock --write
 
-schema: $(READY) ## conf/schema/*.json anew from experiments/config/schema.py: what editors complete and check
+schema: $(READY) ## write conf/schema/*.json, by which editors complete and check YAML
 	@$(BIN)/python -m experiments.commands.schema
 
-full-scale: $(READY) ## docs/full/ anew: for each paper what its published recipe needs, and what it is judged by
+full-scale: $(READY) ## write docs/full/: what each published recipe needs and is judged by
 	@$(BIN)/python -m experiments.commands.full_scale $(if $(PAPER),paper=$(PAPER)) $(ARGS)
 
-readme: $(READY) ## what README and docs/ repeat of results/, anew, and what these repeat of conf/paper
+readme: $(READY) ## write what README and docs/ repeat of the records
 	@$(BIN)/python -m experiments.catalog --readme
 
 .venv/.docs: $(READY) requirements-docs.lock
 	@$(MAKE) --no-print-directory extras EXTRAS=docs
 	@touch $@
 
-docs: .venv/.docs ## site/docs/index.html: the documentation, readable without a network
+docs: .venv/.docs ## the documentation as pages that need no network: site/docs/index.html
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 clean: ## remove what runs and reports wrote (not .venv, not results/)

@@ -16,25 +16,31 @@ from experiments.running.processes import end_as_interrupted, requeue_when_asked
 
 LONGEST = 4_000  # letters of an error that are shown: what somebody typed may be part of it
 COMMON = """\
+The configuration:
+
   paper=K            {papers}
-  scale=S            mini (default), smoke (seconds; numbers mean nothing) or full (the published recipe)
+  scale=S            mini (default), smoke (seconds; numbers mean nothing), full (as published) or,
+                     for some papers, lab (CIFAR, one consumer GPU, some hours)
   variant=V          a named variation of a paper; `make papers PAPER=K` lists them
   trainer=T          {trainers}
   logger=L           {loggers}
   data_dir=DIR       where datasets are that do not come with the install (or set REPRISE_DATA)
-  extra=FOLDER       an overlay: a folder of your own with papers, data, arms and code; what is found stays in it
-  stages.S.key=value anything in the configuration, e.g. stages.student.trainer.max_epochs=5;
+  extra=FOLDER       an overlay: a folder of your own with papers, data, arms and code; its
+                     results stay in it
+  stages.S.key=value any value of a stage, e.g. stages.student.trainer.max_epochs=5;
                      stages.*.data.batch_size=64 sets it for every stage
   data@stages.S.data=D
                      another dataset for a stage; a paper's own are in conf/data/<paper>/:
                      {data}
 """
+WIDTH = 100  # letters of a line of help
 
 
 def _options() -> str:
     def listed(group: str) -> str:
         names = ", ".join(name for name in compose.options(group) if "/" not in name)
-        return textwrap.fill(names, 95, break_on_hyphens=False).replace("\n", "\n" + " " * 21)
+        indent = " " * 21
+        return textwrap.fill(names, WIDTH - len(indent), break_on_hyphens=False).replace("\n", f"\n{indent}")
 
     shown = {"papers": listed("paper"), "trainers": listed("trainer"), "loggers": listed("logger")}
     return COMMON.format(**shown, data=listed("data"))
@@ -62,8 +68,8 @@ def main(
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if any(a in ("-h", "--help") for a in arguments):
-        shown = (text + _options() if composes else text).rstrip()
-        print(f"{shown}\n\nExit code: {exits}.")
+        parts = [text, *([_options()] if composes else []), f"Exit code: {exits}."]
+        print("\n\n".join(part.rstrip() for part in parts))
         return 0
     if not CONF.is_dir():
         _say(f"{CONF} is missing: Reprise is used from a checkout (git clone, then make setup), not from a wheel")
@@ -119,9 +125,9 @@ def papers_named(argv: Sequence[str]) -> list[str]:
     Raises:
         InputError: a word that names no paper.
     """
-    known = compose.papers()
+    keys = compose.papers()
     named = [key for word in argv for key in word.removeprefix("paper=").split(",")]
     for key in named:
-        if key not in (*known, "all"):
-            raise unknown("paper", key, known)
-    return list(known) if "all" in named else named
+        if key not in (*keys, "all"):
+            raise unknown("paper", key, keys)
+    return list(keys) if "all" in named else named

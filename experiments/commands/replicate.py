@@ -21,17 +21,18 @@ from experiments.running import preconditions
 from experiments.running.plan import Plan, only, plan
 
 HELP = """\
-Judge a recorded main claim anew: fresh seeds, each with a recipe drawn from the ranges that the recipe's `vary`
-declares, the same rule, going on until it is decided. What is estimated is the mean over the ranges. Says `replicated`
-where the same verdict comes again, `not replicated` where another one is decided, else `open`; the record keeps what
-each seed drew.
+Judge a recorded main claim again, on fresh seeds that each draw a recipe of their own from the
+ranges that the recipe's `vary` declares. The rule is the same, and seeds are added until it
+decides. The difference is then a mean over these ranges.
+
+It says `replicated` where the same verdict comes again, `not replicated` where another one is
+decided, and `open` otherwise. The record keeps what each seed drew.
 
   python -m experiments.commands.replicate paper=meal_v2
   python -m experiments.commands.replicate paper=all minutes=30
 
-  minutes=15         start no further seed after that long; the same command goes on
-  most=32            leave it open at that many seeds
-
+  minutes=15         start no further seed after that many minutes; the same command goes on
+  most=32            stop at that many seeds, decided or not
 """
 
 

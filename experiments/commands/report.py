@@ -10,14 +10,14 @@ from experiments.common.overlay import home
 from experiments.pages import report
 
 HELP = """\
-Write the gallery and the papers' pages as static HTML, from results/*.json. Trains nothing.
+Write the index and the papers' pages as static HTML, from results/*.json. Trains nothing.
 
-  python -m experiments.commands.report               the gallery and every paper's page
-  python -m experiments.commands.report meal_v2       the gallery and one page
+  python -m experiments.commands.report               the index and every paper's page
+  python -m experiments.commands.report meal_v2       the index and one page
 
   site=FOLDER        folder to write into (default: site/)
 
-A paper without results gets a page too, with its claims and how to run it.
+A paper without results gets a page too: its claims, and how to run it.
 """
 
 

@@ -20,33 +20,42 @@ from experiments.running import engine
 HELP = """\
 Train a paper's method and its baselines over seeds until its main claim is decided.
 
-  python -m experiments.reproduce paper=meal_v2                    the embedded default, minutes on two cores
-  python -m experiments.reproduce paper=meal_v2 scale=smoke        does everything run? (seconds)
-  python -m experiments.reproduce paper=meal_v2 scale=full dry=true   builds the published recipe, steps once
+  python -m experiments.reproduce paper=meal_v2              the embedded default: minutes
+  python -m experiments.reproduce paper=meal_v2 scale=smoke  does everything run? (seconds)
+  python -m experiments.reproduce paper=meal_v2 scale=full dry=true
+                     builds the published recipe and steps twice: what it needs, how many hours
   python -m experiments.reproduce paper=meal_v2 variant=clean minutes=30
   python -m experiments.reproduce paper=all scale=smoke
 
-The first look is after 6 seeds: the main claim's stages and how it stands, then those of the other claims. After it the
-main claim's get further seeds until it is decided, 32 are reached or 15 minutes have passed. The intervals hold at each
-look: stop and go on as you like. What is done is not run again; an interrupted command continues.
+It trains the main claim's stages over six seeds and says how the claim stands, then the stages of
+the other claims. Further seeds of the main claim follow until it is decided, 32 seeds are reached
+or 15 minutes have passed. The intervals hold at each look, so stop and go on as you like: the
+same command continues, and nothing is trained twice.
 
-A setting that is registered (make register) runs the seeds that follow from its registration. One that is not, or whose
-claims, recipe, data or code are others since, is told so and explores: pilot seeds, numbers shown, nothing recorded.
-Besides:
+A registered setting (make register) runs the seeds that follow from its registration. A setting
+that is not registered, or whose claims, recipe, data or code have changed since, says so and
+explores: it runs pilot seeds, shows their numbers and records nothing.
 
-  data=cifar10       other labelled images in place of the paper's, of the suite or your own (docs/own-data.md)
-  minutes=15         start no further seed after that long
-  most=32            leave an undecided main claim so at that many seeds
-  seeds=[0,1,2]      by hand: these seeds, in an entry of its own that says so (quote it in a shell)
-  record=true        write on in results/, and go on until the verdict is kept beside those of all other papers too; by
-                     itself, a record goes on where the runs are that it was made from, and elsewhere what was found
-                     goes to results/here/ and beside the record on the page
-  explore=true       try what is not registered also where that is known to take more than an hour
-  from_record=true   add seeds to a record whose runs are not at hand, as long as nothing that it rests on has changed
+How it runs:
+
+  minutes=15         start no further seed after that many minutes
+  most=32            stop at that many seeds, decided or not
+  seeds=[0,1,2]      these seeds by hand, in an entry of its own that says so (quote it)
+  data=cifar10       other labelled images in place of the paper's, the suite's or your own
+                     (docs/own-data.md)
+  record=true        write to results/, and go on until the verdict is kept beside those of all
+                     other papers too; without it, only the machine that holds a record's runs
+                     adds to the record, and any other writes to results/here/, which the page
+                     shows beside it
+  from_record=true   add seeds to a record whose runs are on another machine; refused where
+                     anything that the record rests on has changed
+  explore=true       explore also where that is known to take more than an hour
   jobs=2             stages trained at the same time (default: one per core on a CPU, one per GPU)
-  launcher=submitit_slurm launcher.partition=P   a Slurm job per stage, put back into the queue until it is done
-  --cfg job          show the composed configuration; so do Hydra's other flags that show something
-  launcher=ray launcher.address=auto             a task of a Ray cluster per stage (make extras EXTRAS=ray)
+  launcher=submitit_slurm launcher.partition=P
+                     a Slurm job for each stage, put back into the queue until it is done
+  launcher=ray launcher.address=auto
+                     a task of a Ray cluster for each stage (make extras EXTRAS=ray)
+  --cfg job          show the composed configuration; so do Hydra's other flags that only show
 """
 
 

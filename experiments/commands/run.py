@@ -30,24 +30,34 @@ HELP = """\
 Run all stages of one paper with one seed. Stages that were done before are not run again.
 
   python -m experiments.run paper=meal_v2 scale=smoke seed=3
-  python -m experiments.run -m paper=meal_v2 scale=smoke seed=0,1 stages.student.module.labels.hard=0,1
-                     a grid: every combination; stages that do not differ run once (here: the teachers)
+  python -m experiments.run -m scale=smoke seed=0,1 stages.student.module.labels.hard=0,1
+                     a grid: every combination; what does not differ runs once (here: the teachers)
   python -m experiments.run -m 'paper=glob(*)' scale=smoke
-  python -m experiments.run -m sweep=hard_labels        a named sweep: conf/sweep/<paper>/<name>.yaml
-  python -m experiments.run -m hydra/launcher=joblib scale=smoke seed=0,1,2,3      several jobs at a time
-  python -m experiments.run -m hydra/launcher=submitit_slurm seed=0,1,2 trainer=gpu     one Slurm job per run
-  python -m experiments.run -m hydra/sweeper=optuna hydra.sweeper.n_trials=20 hydra.sweeper.direction=maximize \\
-      hydra.sweeper.storage=sqlite:///runs/study.db hydra.sweeper.study_name=weights \\
-      'stages.student.module.labels.hard=interval(0,1)'      a search that can be continued
-  python -m experiments.run --cfg job paper=meal_v2     show the composed configuration (with -m: the first job's)
-  python -m experiments.run --config-dir D data@stages.student.data=mine    groups of your own, here D/data/mine.yaml
-  python -m experiments.run --info | --hydra-help | --shell-completion install=bash     Hydra's own flags
+                     every paper
+  python -m experiments.run -m sweep=hard_labels
+                     a named sweep: conf/sweep/<paper>/<name>.yaml
+  python -m experiments.run -m hydra/launcher=joblib scale=smoke seed=0,1,2,3
+                     several jobs at a time
+  python -m experiments.run -m hydra/launcher=submitit_slurm seed=0,1,2 trainer=gpu
+                     a Slurm job for each run
+  python -m experiments.run -m hydra/sweeper=optuna hydra.sweeper.n_trials=20 \\
+      hydra.sweeper.direction=maximize hydra.sweeper.storage=sqlite:///runs/study.db \\
+      hydra.sweeper.study_name=weights 'stages.student.module.labels.hard=interval(0,1)'
+                     a search that can be continued
+  python -m experiments.run --cfg job paper=meal_v2
+                     show the composed configuration (with -m: the first job's)
+  python -m experiments.run --config-dir D data@stages.student.data=mine
+                     groups of your own, here D/data/mine.yaml
+  python -m experiments.run --info | --hydra-help | --shell-completion install=bash
+                     Hydra's own flags
 
-  objective=S/M      what a search looks at, e.g. student/test/top1 (default: what the main claim is about); arithmetic
-                     as in claims, objective='student/test/top1 - continued/test/top1'; or objective=difference, that
-                     of the main claim
-  only=[a,b]         these stages and what they need, in place of all
+How it runs:
+
   seed=N             fixes splits, initialisation, order and augmentation
+  only=[a,b]         these stages and what they need, in place of all
+  objective=S/M      what a search looks at, e.g. student/test/top1 (default: the main claim's
+                     metric), with arithmetic as in 'student/test/top1 - continued/test/top1';
+                     objective=difference is the main claim's difference
 """
 
 

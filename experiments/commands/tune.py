@@ -18,7 +18,7 @@ from experiments.common.overlay import home
 from experiments.common.tables import read_rows
 from experiments.config import compose, vary
 from experiments.config.trials import Grid, Knob
-from experiments.evidence import results, tuning
+from experiments.evidence import naming, tuning
 from experiments.evidence.tuning import Tuned
 from experiments.identity.provenance import code_version
 from experiments.pages import console
@@ -29,14 +29,16 @@ from experiments.running.manifest import finished
 from experiments.running.plan import Plan, only, plan
 
 HELP = """\
-Try the grid that a recipe's `tune` names: the same values for every arm that the main claim compares, judged by a
-validation metric on pilot seeds, which are never recorded. Stages that the arms share are trained once. Prints the
-table, says whether a best value lies at the edge of the grid, and writes results/tuning/K/<setting>.json, which a
-registration repeats. What the recipe then says is yours to write.
+Try the grid that a recipe's `tune` names: the same values for every arm that the main claim
+compares, judged by a validation metric on pilot seeds, which are never recorded. Stages that the
+arms share are trained once.
+
+It prints the table, says whether a best value lies at the edge of the grid, and writes
+results/tuning/K/<setting>.json, which a registration repeats. It leaves the recipe as it is:
+writing the best values into it is up to you.
 
   python -m experiments.commands.tune paper=meal_v2
   python -m experiments.commands.tune paper=meal_v2 variant=clean jobs=1
-
 """
 
 
@@ -61,7 +63,7 @@ def main(argv: list[str]) -> int:
                 scheduler.run(plans[number * len(grid.seeds) : (number + 1) * len(grid.seeds)], board)
 
     table = _gather(grid, plans)
-    setting = results.title(request.scale, request.variant, data=request.data)
+    setting = naming.title(request.scale, request.variant, data=request.data)
     console.out.print(_show(grid, table, f"{request.paper}/{setting}"))
     for line in _notes(table):
         console.out.print(line, markup=False, soft_wrap=True)

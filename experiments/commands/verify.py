@@ -32,19 +32,20 @@ from experiments.pages import console
 from experiments.pages.numbers import number
 
 HELP = """\
-Check an overlay of somebody else: its rules, every interval, verdict and registration, the order of its history, and
-whether its code and configuration are still what was recorded. None of its code runs.
+Check somebody else's overlay: that it keeps the rules, that every interval, verdict and
+registration follows from its values, that its history shows what came first, and that its code
+and configuration are still what was recorded. It looks at a copy of the last commit. None of its
+code runs.
 
   python -m experiments.commands.verify folder=../theirs
   python -m experiments.commands.verify folder=../theirs trust=true
 
-  trust=true         also run one recorded seed of each setting anew, with their code, and compare every number. Their
-                     code then runs as you: it can read, change and send whatever you can. Read their modules/ and
-                     datamodules/ first, or run it where there is nothing to lose
-  list=true          write what was shown to results/overlays/, which the index page lists
+  trust=true         also run one recorded seed of each setting anew, with their code, and compare
+                     every number. Their code then runs as you: it can read, change and send
+                     whatever you can. Read their modules/ and datamodules/ first, or run it where
+                     nothing can be lost
+  list=true          write what was found to results/overlays/, which the index page lists
   --require-history  fail where their history cannot show what came first
-
-What is looked at is a copy of their last commit.
 """
 OWN = ("folder", "trust", "list")
 LONGEST = 300  # letters of what git says

@@ -106,6 +106,8 @@ def request(argv: Sequence[str]) -> Request:
     swept = any(mark in paper for mark in ",(")  # then each paper is looked at by itself, once it is composed
     about = {} if swept else paper_file(paper)
     _check_setting(paper, scale, variant, about.get("variants") or {})
+    if not swept:
+        _check_recipe(paper, scale)
     recipe = {} if swept else reading.recipe_file(paper, scale)
     named = {} if swept else groups(paper)
     every_stage = list({**(about.get("stages") or {}), **(recipe.get("stages") or {})})
@@ -121,8 +123,8 @@ def request(argv: Sequence[str]) -> Request:
     if variant:
         each_of_variant = [each for line in of_variant for each in lines.for_each_stage(line, stages, named)]
         frame.check_lines(each_of_variant, f"conf/paper/{paper}.yaml: variants.{variant}")
-    taken = {split(line)[0] for line in options_of_user}
-    of_variant = [line for line in of_variant if split(line)[0] not in taken]
+    keys_of_user = {split(line)[0] for line in options_of_user}
+    of_variant = [line for line in of_variant if split(line)[0] not in keys_of_user]
     expanded = _expand([*of_variant, *of_user], chosen, stages, named)
     last = {split(line)[0]: line for line in expanded}  # what the user gives comes later and wins over the variant
     overrides = [*chosen, *last.values()]
@@ -167,6 +169,13 @@ def _check_setting(paper: str, scale: str, variant: str | None, variants: Mappin
     made_for = variants[variant]["scale"]
     if scale not in (made_for, "smoke"):
         raise InputError(f"variant={variant} is one of scale={made_for}, not of scale={scale}")
+
+
+def _check_recipe(paper: str, scale: str) -> None:
+    """Raises InputError, with the scales that a paper is written for, where this is none of them."""
+    written = [name for name in reading.recipe_files(paper) if name in options("scale")]
+    if written and scale in options("scale") and scale not in written:
+        raise InputError(f"scale={scale}: {paper} has no recipe for it; expected {' or '.join(written)}")
 
 
 def _adds_nothing(line: str, recipe: Mapping[str, Any], paper: str) -> bool:

@@ -16,7 +16,7 @@ import yaml
 from experiments.common.errors import InputError
 
 MARK = "FILL IN:"
-SCALES = ("full", "mini", "smoke")
+SCALES = ("full", "lab", "mini", "smoke")
 
 
 @dataclass(frozen=True, order=True)

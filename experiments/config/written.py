@@ -105,7 +105,7 @@ Fraction = Annotated[
 ]
 Node = Annotated[Config, Written("a mapping")]
 Names = Text | Sequence[Text]  # one, or several
-Scale = choice_of(Literal["full", "mini", "smoke"])
+Scale = choice_of(Literal["full", "lab", "mini", "smoke"])
 
 
 @pydantic_dataclass(frozen=True, config=CLOSED)

@@ -16,7 +16,7 @@ from experiments.evidence.judged import JudgedClaim
 from experiments.evidence.records import Entry
 from experiments.evidence.words import EFFECT_ONLY, NO_GAIN, REFUTED, SUPPORTED
 
-DEFAULT = ("mini", "full")  # the setting that stands for a paper: the first of these that is recorded
+DEFAULT = ("mini", "lab", "full")  # the setting that stands for a paper: the first of these that is recorded
 
 
 def default_entry(entries: Mapping[str, Entry]) -> tuple[str, Entry] | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import timm
 from torch import nn
-from torchvision.models import ResNet, get_model
+from torchvision.models import get_model
 
 from modules.common.needs import timm_weights
+from modules.common.resnets import small_image_resnet
 
 TIMM = "timm/"
 SMALL = "_small_images"
@@ -29,19 +30,6 @@ def build_network(name: str, classes: int, pretrained: bool = False) -> nn.Modul
     if name.endswith(SMALL):
         return small_image_resnet(name.removesuffix(SMALL), classes)
     return get_model(name, num_classes=classes)
-
-
-def small_image_resnet(name: str, classes: int) -> ResNet:
-    """torchvision's ResNet with a 3x3 convolution of stride 1 at the start and no max-pooling after it.
-
-    Raises ValueError for a name that is no ResNet's.
-    """
-    network = get_model(name, num_classes=classes)
-    if not isinstance(network, ResNet):
-        raise ValueError(f"{name}{SMALL}: {name} is no ResNet")
-    network.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
-    network.maxpool = nn.Identity()
-    return network
 
 
 NEEDS = {"build_network": timm_weights(key="name", prefix=TIMM)}

@@ -91,6 +91,12 @@ def test_training_photos_are_distorted_and_test_photos_are_not(photos: Path) -> 
     assert all(-1 <= float(x.min()) <= float(x.max()) <= 1 for x in (train, test))  # inputs in [-1, 1]
 
 
+def test_training_crops_have_the_area_that_is_asked_for(photos: Path) -> None:
+    data = InceptionImageNet(str(photos), 4, image_size=32, crop_scale=(0.9, 1.0), num_workers=0)
+    crop = data.transform(train=True).transforms[0]
+    assert (tuple(crop.scale), tuple(crop.size)) == ((0.9, 1.0), (32, 32))
+
+
 def test_interpolation_of_the_test_photos(photos: Path) -> None:
     options = {"image_size": 32, "resize": 36, "mean": HALF, "std": HALF, "num_workers": 0}
     source = Image.open(min((photos / "val").glob("*/*.png"))).convert("RGB")

@@ -62,6 +62,21 @@ def test_operations_and_their_strengths_are_the_published_ones() -> None:
     assert [float(cars[place]) for place in (0, -1)] == [255.0, 0.0]
 
 
+@pytest.mark.parametrize("strong", [False, True])
+def test_cars_alone_are_solarised_and_change_in_saturation_as_in_brightness(folder: Path, strong: bool) -> None:
+    """The two transforms that a training photo goes through, with the sizes on their way: +8, +4, and the network's."""
+    data = FineGrained(str(folder), 4, "few", image_size=32, strong_colours=strong, num_workers=0)
+    both = data.transform(train=True)
+    resize, shape, _, crop = both.shape.transforms
+    colour, last, *_ = both.view.transforms
+    assert (list(resize.size), list(crop.size), list(last.size)) == ([40, 40], [36, 36], [32, 32])
+    assert shape.signed == SHAPE
+    assert colour.signed == {**COLOUR, "Color": 0.5 if strong else 0.02}
+    space = colour._augmentation_space(31)
+    assert ("Solarize" in space) is strong
+    assert {"Posterize", "AutoContrast", "Equalize"} <= set(space)
+
+
 @pytest.mark.parametrize(("collection", "classes"), [("cub200", 200), ("cars", 196), ("pets", 37)])
 def test_published_collections(collection: str, classes: int) -> None:
     data = FineGrained("nowhere", 2, collection, image_size=16, generated=True)

@@ -139,7 +139,7 @@ def test_its_registration_names_the_overlay_and_one_of_the_suite_names_none(with
         ({"claim": {**ARM["claim"], "worth_reason": ""}}, "claim.worth_reason: expected why"),
         ({"claim": {**ARM["claim"], "wurth": 1}}, "did you mean 'worth'?"),
         ({"variant": "kleen"}, "did you mean 'clean'?"),
-        ({"scale": "smoke"}, "scale=smoke: expected mini or full"),
+        ({"scale": "smoke"}, "scale=smoke: expected mini, lab or full"),
         ({"module": {"_target_": "os.system"}}, "'os.system' is not allowed"),
         ({"module": {"_target_": "mine.modules.toy.Absent"}}, "not allowed"),
     ],

@@ -61,6 +61,20 @@ def test_batches() -> None:
     assert not torch.equal(first.x, second.x)
 
 
+def test_test_canvases_are_made_of_test_images() -> None:
+    """What is served is the layout's items in the layout's cells, black where there is none."""
+    data = canvases()
+    images = data.images["test"]
+    for name, loader in zip(("v1", "v2"), data.test_dataloader(), strict=True):
+        layout = data.served[name]
+        shown = data.shown(next(iter(loader)).x)
+        for row in range(5):
+            quarters = shown[row, 0].unfold(0, 28, 28).unfold(1, 28, 28).flatten(0, 1)  # (4, 28, 28)
+            for item, cell in zip(layout.items[row].tolist(), layout.cells[row].tolist(), strict=True):
+                expected = images[item, 0] / 255 if item >= 0 else torch.zeros(28, 28)
+                assert torch.allclose(quarters[cell], expected, atol=1e-4)
+
+
 def test_coarse_pixels_by_hand_and_nothing_else_changes() -> None:
     image = torch.tensor([[0, 2, 10], [4, 6, 30], [1, 1, 8]], dtype=torch.uint8)[None, None]
     assert averaged(image, 2)[0, 0].tolist() == [[3, 3, 20], [3, 3, 20], [1, 1, 8]]
@@ -78,9 +92,9 @@ def test_missing_labels_leave_the_canvases_and_the_original_label() -> None:
     assert torch.equal(strict.items, full.items)
     assert torch.equal(strict.valid[:, 0], full.valid[:, 0])
     further = full.valid[:, 1:] >= 0
-    kept = (strict.valid[:, 1:] >= 0) & further
-    assert torch.equal(kept, strict.valid[:, 1:] >= 0)
-    assert float(kept.sum() / further.sum()) == pytest.approx(0.213, abs=0.06)
+    still_valid = (strict.valid[:, 1:] >= 0) & further
+    assert torch.equal(still_valid, strict.valid[:, 1:] >= 0)
+    assert float(still_valid.sum() / further.sum()) == pytest.approx(0.213, abs=0.06)
     assert not (canvases(v1=CanvasSet(V2, missed=1.0)).served["v1"].valid[:, 1:] >= 0).any()
 
 

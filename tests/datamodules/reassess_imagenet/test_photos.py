@@ -47,7 +47,7 @@ def test_labels_follow_the_names_of_the_photos(imagenet: PhotoSet, second: Photo
     data = PhotoSets({"v1": imagenet, "v2": second}, "tf_efficientnet_lite1.in1k", batch_size=2, num_workers=0)
     assert data.available() == ""
     data.setup()
-    assert data.spec.sizes["test"] == 6
+    assert data.spec.sizes == {"train": 0, "val": 0, "test": 6}
     first, other = data.listed["v1"], data.listed["v2"]
     assert first.original.tolist() == [0, 2, 2]
     assert first.valid.tolist() == [[0, 5], [-1, -1], [2, -1]]

@@ -33,11 +33,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def photos(folder: Path, **options: Any) -> SimCLRImageNet:
-    made = SimCLRImageNet(
+    data = SimCLRImageNet(
         str(folder / "imagenet"), 4, 32, lists=str(folder / "imagenet_subsets"), num_workers=0, **options
     )
-    made.setup()
-    return made
+    data.setup()
+    return data
 
 
 def test_two_views_in_the_unit_range_that_come_again(folder: Path) -> None:
@@ -71,6 +71,35 @@ def test_the_list_says_who_has_a_label(folder: Path) -> None:
     data = photos(folder, labelled="1percent", others="unlabelled")
     assert [label for _, label in data.items["train"]] == [0, -1, -1, -1, -1, 1]
     assert [label for _, label in data.items["test"]] == [0, 0, 0, 1, 1, 1]
+
+
+def test_a_test_photo_is_pillows_bicubic_reduction_and_its_centre(folder: Path) -> None:
+    """40x48 pixels: the shorter side to 36, then the middle 32x32, in units of [0, 1]."""
+    data = photos(folder)
+    x = next(iter(data.test_dataloader())).x[0]
+    photo = Image.open(folder / "imagenet" / "val" / CLASSES[0] / f"{CLASSES[0]}_0.png")
+    assert photo.size == (48, 40)
+    reduced = np.asarray(photo.resize((43, 36), Image.Resampling.BICUBIC))
+    centre = torch.from_numpy(reduced[2:34, 6:38].copy()).permute(2, 0, 1) / 255  # (43 - 32) / 2 rounds to 6
+    assert torch.allclose(x, centre, atol=1e-6)
+
+
+def test_what_is_there_is_available_and_a_list_is_asked_for_where_one_is_named(folder: Path) -> None:
+    root = str(folder / "imagenet")
+    lists = str(folder / "imagenet_subsets")
+    for labelled in (None, "1percent"):
+        assert SimCLRImageNet(root, 4, 32, labelled=labelled, lists=lists).available() == ""
+    missing = SimCLRImageNet(root, 4, 32, labelled="10percent", lists=lists).available()
+    assert missing.startswith(f"{lists}/10percent.txt does not exist")
+    nothing = SimCLRImageNet(str(folder / "nowhere"), 4, 32, labelled="10percent", lists=lists).available()
+    assert "nowhere" in nothing  # photos are asked for first
+    assert "10percent.txt does not exist" not in nothing
+
+
+def test_photos_are_224_pixels_wide_unless_said_otherwise() -> None:
+    data = SimCLRImageNet("nowhere", 4, generated=True)
+    assert data.spec.shape == (3, 224, 224)
+    assert data.resize == 256
 
 
 def test_declared_sizes_are_the_published_ones() -> None:

@@ -46,6 +46,22 @@ def test_a_set_of_photos(tmp_path: Path) -> None:
     assert data.spec.classes == ("red fox", "Hen")
 
 
+def test_photos_are_identified_by_their_names_and_labels(tmp_path: Path) -> None:
+    """The same files under the same classes are the same set; a photo in the other class's folder is another."""
+    for root, folder in (("one", "hen"), ("two", "hen"), ("three", "red_fox")):
+        photo(tmp_path / root / "hen" / "a.png", (255, 0, 0))
+        photo(tmp_path / root / "red_fox" / "b.png", (0, 0, 255))
+        photo(tmp_path / root / folder / "c.png", (0, 255, 0))
+    identities = []
+    for root in ("one", "two", "three"):
+        data = ZeroShotPhotos(str(tmp_path / root), 2, 3, PROMPTS, image_size=16, num_workers=0)
+        assert data.spec.identity == ""  # not looked at yet
+        data.setup()
+        identities.append(data.spec.identity)
+    assert identities[0] == identities[1] != identities[2]
+    assert len(identities[0]) == 12
+
+
 def test_a_folder_with_another_number_of_photos_is_refused(tmp_path: Path) -> None:
     """Two photos do not pass for 30,000."""
     photo(tmp_path / "imagenet_r" / "hen" / "a.png", (255, 0, 0))

@@ -53,7 +53,7 @@ def test_networks_that_are_not_there_are_named() -> None:
     for name in ("resnet18_small_images", "resnet18"):
         with pytest.raises(ValueError, match=rf"{name} has no pretrained weights here"):
             build_network(name, 200, pretrained=True)
-    with pytest.raises(ValueError, match="vgg11 is no ResNet"):
+    with pytest.raises(ValueError, match="vgg11: expected one of torchvision"):
         build_network("vgg11_small_images", 200)
 
 

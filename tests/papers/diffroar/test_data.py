@@ -14,13 +14,14 @@ from scipy.io import savemat
 from scipy.stats import chi2_contingency
 
 from datamodules.common.base import DataError, Share
+from datamodules.common.digits import Digits
 from datamodules.diffroar.augment import Jitter, Rotation
 from datamodules.diffroar.blocks import Blocks, null_patch
 from datamodules.diffroar.imagenet10 import GROUPS, ImageNet10
 from datamodules.diffroar.signals import Signals
 from datamodules.diffroar.svhn import SVHN
 from datamodules.diffroar.unit import UnitPixels, place
-from datamodules.diffroar.unmasked import Everything, fixed_images
+from datamodules.diffroar.unmasked import Everything, Unmasked, fixed_images
 
 
 def test_the_constant_patch_is_an_outlined_square_with_diagonals() -> None:
@@ -53,6 +54,42 @@ def test_blocks_are_a_signal_and_the_same_patch_in_fair_order(images: Callable[.
     assert batch.x.shape == (100, 1, 56, 28)
     assert torch.equal(batch.signal, data.signal["test"][:100])
     assert float(batch.x.max()) == 1
+
+
+def test_each_split_tosses_coins_of_its_own_and_stand_ins_are_called_so(images: Callable[..., Any]) -> None:
+    data = Blocks(images(400, 400), 100)
+    data.setup()
+    same = (data.signal["train"] == data.signal["test"]).float().mean()
+    assert float(same) == pytest.approx(0.5, abs=0.1)
+
+    standing_in = Blocks(images(), 8, generated=True)
+    standing_in.setup()
+    assert standing_in.spec.source == "generated"
+    assert data.spec.source != "generated"
+
+
+def test_stand_ins_are_four_batches_at_most_and_others_in_the_test(images: Callable[..., Any]) -> None:
+    data = Everything(images(40, 20), 8, generated=True)
+    data.setup()
+    (train, _), (test, _) = data.images["train"], data.images["test"]
+    assert (len(train), len(test)) == (32, 20)
+    assert not torch.equal(train[:20], test)
+
+
+def test_images_whose_white_is_16_are_served_between_0_and_1() -> None:
+    """Digits are written in 17 shades; both ways of serving them divide by their own peak."""
+    digits = Digits(8, train_size=30, test_size=20)
+    everything = Everything(digits, 50)
+    unmasked = Unmasked(digits, 20, 100, kind="random")
+    for data in (everything, unmasked):
+        data.setup()
+    mean, std = (torch.tensor(value).view(-1, 1, 1) for value in (digits.spec.mean, digits.spec.std))
+    expected = digits.splits["test"][0] / 16
+    assert float(expected.max()) == 1
+    shown = next(iter(everything.test_dataloader())).x[30:] * std + mean
+    kept = next(iter(unmasked.test_dataloader())).top * std + mean
+    assert torch.allclose(shown, expected, atol=1e-6)
+    assert torch.allclose(kept, expected, atol=1e-6)
 
 
 def test_blocks_on_top(images: Callable[..., Any]) -> None:
@@ -139,6 +176,8 @@ def test_vectors_of_the_notebook_are_signed_unit_vectors() -> None:
     expected = torch.zeros(100, 10).scatter_(1, batch.signal[:, None], 2.0 * batch.y[:, None] - 1)
     assert torch.equal(batch.x.flatten(1), expected)
     assert (data.spec.sizes["train"], data.spec.sizes["test"]) == (10_000, 1_000)
+    assert (data.spec.mean, data.spec.std, data.spec.shape) == ((0.0,), (1.0,), (1, 1, 10))
+    assert data.spec.source == data.spec.where == "generated"
     assert not torch.equal(data.columns["train"]["y"][:1000], data.columns["test"]["y"])
 
 
@@ -196,6 +235,8 @@ def test_photos_in_groups(photos: Path) -> None:
     assert torch.bincount(torch.tensor([label for _, label in data.items["test"]])).tolist() == [6] * 10
     kinds = [type(step).__name__ for step in data.transform(train=True).transforms]
     assert kinds[:4] == ["Resize", "RandomResizedCrop", "RandomHorizontalFlip", "ColorJitter"]
+    jitter = data.transform(train=True).transforms[3]
+    assert jitter.brightness == jitter.contrast == jitter.saturation == (0.9, 1.1)
     assert next(iter(data.train_dataloader())).x.shape == (10, 3, 28, 28)
 
     everything = Everything(data, 60)

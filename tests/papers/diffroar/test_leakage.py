@@ -29,6 +29,15 @@ def test_shares_by_hand() -> None:
     assert float(values["irrelevant_share"]) == pytest.approx(100 * 1 / 16)
 
 
+def test_each_image_is_measured_by_its_own_blocks() -> None:
+    """Two images at once give what each gives alone: norms 5, 10 and 2, 0."""
+    gradient = torch.tensor([[3.0, -4.0, 6.0, 8.0], [2.0, 0.0, 0.0, 0.0]])
+    values = measure_blocks(gradient, torch.tensor([0, 0]), 2, 2, 1 / 4, source())
+    assert values["own_ratio"].tolist() == pytest.approx([5 / 7.5, 2 / 1])
+    assert values["evenness"].tolist() == pytest.approx([5 / 10, 0])
+    assert values["signal_share"].tolist() == pytest.approx([100 * 7 / 21, 100])
+
+
 def test_one_coordinate_at_least_and_ties_at_random() -> None:
     values = measure_blocks(torch.ones(5000, 10), torch.zeros(5000, dtype=torch.long), 10, 10, 0.05, source())
     assert float(values["signal_first"].mean()) == pytest.approx(10, abs=1.5)

@@ -52,6 +52,19 @@ def test_small_images_keep_a_map_of_an_eighth(small: bool, side: int) -> None:
     assert shapes == [(side, side)]
 
 
+def test_the_first_layer_for_large_grey_images_is_torchvisions_on_one_channel() -> None:
+    """A network for colours that looks at its first channel alone, with the same weights, gives the same."""
+    torch.manual_seed(0)
+    grey, colour = (resnet("resnet18", 10, channels, small=False).eval() for channels in (1, 3))
+    state = grey.state_dict()
+    weight = torch.zeros(64, 3, 7, 7)
+    weight[:, :1] = state["conv1.weight"]
+    colour.load_state_dict(state | {"conv1.weight": weight})
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(grey(x[:, :1]), colour(x), atol=1e-4)
+
+
 def test_networks_by_name_fit_their_inputs() -> None:
     assert count(classifier("mlp", (1, 56, 28), 10)) == 1_040_010
     assert count(classifier("resnet18", (1, 56, 28), 10)) == 11_172_810

@@ -153,6 +153,32 @@ def test_permuted_rankings_are_those_of_other_images(images: Callable[..., Any],
         assert not any(own == other for own, other in zip(rows, dealt, strict=True))
 
 
+def test_test_images_meet_another_order_of_rankings_than_training_images(
+    images: Callable[..., Any], ranking: Callable[..., Any]
+) -> None:
+    """As many in both splits; row r ranks coordinate r first, so that the places tell whose ranking it is."""
+    fed = ranking(40)
+    for row in range(40):
+        fed.arrays["logit"][row] = (torch.arange(784) - row).remainder(784).numpy().astype("uint16")
+    data = Unmasked(images(20, 20), 8, 10, ranking=fed, permuted=True)
+    data.setup()
+    owners = {name: data.places[name].argmin(1) - first for name, first in (("train", 0), ("test", 20))}
+    assert all(sorted(rows.tolist()) == list(range(20)) for rows in owners.values())
+    assert owners["train"].tolist() != owners["test"].tolist()
+
+
+def test_what_is_kept_is_part_of_the_identity(images: Callable[..., Any], ranking: Callable[..., Any]) -> None:
+    """The same images by another ranking are other data."""
+    one, again, other = ranking(60), ranking(60), ranking(60)
+    other.arrays["logit"][3] = other.arrays["logit"][3][::-1]
+    identities = []
+    for fed in (one, again, other):
+        data = Unmasked(images(), 8, 10, ranking=fed)
+        data.setup()
+        identities.append(data.spec.identity)
+    assert identities[0] == identities[1] != identities[2]
+
+
 def test_others_are_of_the_same_group() -> None:
     """Pairs change places, one alone stays, of three nobody stays: a single cycle."""
     groups = torch.tensor([0, 1, 0, 2, 3, 3, 3])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from modules.common.schedules import Position
 from modules.iformer.module import IFormerClassifier
 from modules.iformer.networks import IFormer
 
@@ -22,6 +24,19 @@ def test_decay_reaches_positions_but_no_vector(tiny: Callable[..., IFormer]) -> 
     assert sum("position" in names[id(p)] for p in decayed["params"]) == 2
     assert all(p.ndim == 1 for p in plain["params"])
     assert len(decayed["params"]) + len(plain["params"]) == len(names)
+
+
+def test_the_module_trains_with_the_optimizer_and_the_schedule_that_it_is_given(tiny: Callable[..., IFormer]) -> None:
+    def half(position: Position) -> float:
+        return 0.5
+
+    module = IFormerClassifier(
+        tiny(), 5, optimizer=partial(torch.optim.AdamW, lr=3e-3, weight_decay=0.05), schedule=half
+    )
+    optimizer = module.configure_optimizers()
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(3e-3, 0.05), (3e-3, 0.0)]
+    assert module.schedule is half
 
 
 def test_mixed_batches_have_timms_smoothed_targets(random: Callable[..., Tensor], tiny: Callable[..., IFormer]) -> None:

@@ -183,6 +183,17 @@ def is_norm(name: str) -> bool:
     return name.endswith("weight")  # the only vectors called weight are those of norms
 
 
+def test_layer_norms_add_a_millionth_to_the_variance(tiny: Callable[..., IFormer]) -> None:
+    """Tokens of +-0.001: the variance is as large as what is added to it, so that they come out at 1 / sqrt(2)."""
+    network = tiny()
+    x = 1e-3 * torch.tensor([1.0, -1.0]).repeat(2, 3, 24)  # (2, 3, 48)
+    norms = [layer for layer in network.modules() if isinstance(layer, nn.LayerNorm)]
+    assert len(norms) == 2 * 3 + 1
+    for layer in norms:
+        y = layer(x[..., : layer.normalized_shape[0]])
+        assert torch.allclose(y.abs(), torch.full_like(y, 0.5**0.5), atol=1e-3)
+
+
 def test_every_parameter_gets_a_gradient(random: Callable[..., Tensor], tiny: Callable[..., IFormer]) -> None:
     network = tiny()
     F.cross_entropy(network(random(4, 1, 16, 16)), torch.arange(4)).backward()

@@ -22,6 +22,16 @@ def test_a_line_by_hand() -> None:
     assert all(p.conv.bias is None and p.bn.eps == 1e-3 for p in branch.modules() if isinstance(p, Unit))
 
 
+def test_batch_norms_move_by_the_networks_momentum() -> None:
+    """One batch of mean 1 and variance 4: running values move from 0 and 1 by a quarter of the way."""
+    (unit,) = Build(momentum=0.25).branch(1, "1x1 1")
+    with torch.no_grad():
+        unit.conv.weight.fill_(1.0)  # type: ignore[union-attr, operator]
+    unit.train()(torch.tensor([-1.0, 3.0]).view(2, 1, 1, 1).repeat(1, 1, 20, 20))
+    assert float(unit.bn.running_mean) == pytest.approx(0.25)  # type: ignore[union-attr, arg-type]
+    assert float(unit.bn.running_var) == pytest.approx(1 + 0.25 * 3, rel=1e-2)  # type: ignore[union-attr, arg-type]
+
+
 @pytest.mark.parametrize("line", ["1x1", "3x3/2v 96", "pool", "(1x3 4 | 3x1 4) - 1x1 4", "1x1 4-3x3 4"])
 def test_a_line_that_cannot_be_read(line: str) -> None:
     with pytest.raises(ValueError, match="is no step; expected"):

@@ -75,6 +75,7 @@ def test_crops_log_each_network_and_all_together() -> None:
     for name, one in zip(("a_", "b_", ""), (*probabilities, probabilities.mean(0)), strict=True):
         assert logged[f"test/{name}top1"] == pytest.approx(100 * float((one.argmax(-1) == y).float().mean()), abs=1e-4)
     assert logged["test/n"] == 40
+    assert set(module.member_metrics.values()) <= set(module.modules())  # they move with the module
     assert module.by_count.shape == (12, 2)
     first = torch.stack([member(next(views(x, 12, [12], 1))) for member in members]).argmax(-1)
     assert module.by_count[0].tolist() == pytest.approx([100 * float((one == y).float().mean()) for one in first])

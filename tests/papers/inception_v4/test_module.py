@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
 from modules.common.averaging import WeightAverage
+from modules.common.schedules import Position
 from modules.inception_v4 import architectures
 from modules.inception_v4.blocks import Auxiliary
-from modules.inception_v4.module import InceptionClassifier
+from modules.inception_v4.module import InceptionClassifier, total_loss
 from modules.inception_v4.networks import JOINS
 from tests.papers.inception_v4.helpers import batch, parameters, quiet, small
 
@@ -48,6 +53,84 @@ def test_loss_is_cross_entropy_and_reaches_every_weight() -> None:
     assert sum(len(group["params"]) for group in groups) == len(list(module.parameters()))
     assert all(p.ndim > 1 for p in groups[0]["params"])
     assert groups[1]["weight_decay"] == 0
+
+
+def test_smoothed_labels_mix_with_the_mean_over_classes_in_both_classifiers() -> None:
+    """(1 - e) CE + e times the mean of -log p over all classes, and 0.4 times the same of the auxiliary one."""
+    z, side = (torch.randn(6, 10, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    y = torch.arange(6)
+
+    def smoothed(logits: Tensor) -> Tensor:
+        log_p = logits.log_softmax(-1)
+        return -(0.9 * log_p[range(6), y] + 0.1 * log_p.mean(-1)).mean()
+
+    assert torch.allclose(total_loss(z, None, y, label_smoothing=0.1), smoothed(z))
+    assert torch.allclose(total_loss(z, side, y, 0.4, 0.1), smoothed(z) + 0.4 * smoothed(side))
+    assert torch.allclose(total_loss(z, side, y), F.cross_entropy(z, y) + 0.4 * F.cross_entropy(side, y))
+
+    module = InceptionClassifier(small(dropout=0.0), 10, label_smoothing=0.1)
+    tracked: dict[str, Any] = {}
+    module.track = lambda count, **terms: tracked.update(terms, count=count)  # type: ignore[method-assign]
+    x, labels = batch()
+    loss = module.training_step((x, labels), 0)
+    logits = module(x)
+    expected = F.cross_entropy(logits, labels, label_smoothing=0.1)
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), abs=1e-5)
+    assert float(tracked["loss"].detach()) == float(loss.detach())
+    labels = torch.cat([logits[:2].argmax(-1), (logits[2:].argmax(-1) + 1) % 10])  # two of eight are right
+    module.training_step((x, labels), 0)
+    assert float(tracked["top1"]) == 25
+    assert tracked["count"] == 8
+
+
+class Weights(pl.Callback):
+    """Remembers the network's weights after each step."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, Tensor]] = []
+
+    def on_train_batch_end(self, trainer: Any, module: Any, *others: Any) -> None:
+        self.seen.append({name: value.clone() for name, value in module.network.state_dict().items()})
+
+
+def test_the_average_follows_every_step_of_a_fit() -> None:
+    """Three steps of a fit; the same rule on the weights that each of them left gives the same average."""
+    module = InceptionClassifier(small(dropout=0.0), 10, average_decay=0.9, optimizer=partial(torch.optim.SGD, lr=0.1))
+    weights, own = Weights(), WeightAverage(small(dropout=0.0), 0.9)
+    quietly: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=1, max_epochs=1, callbacks=[weights], enable_checkpointing=False, **quietly
+    )
+    trainer.fit(module, DataLoader([list(batch(seed=seed)) for seed in range(3)], batch_size=None))  # type: ignore[arg-type]
+    network = small(dropout=0.0)
+    for state in weights.seen:
+        network.load_state_dict(state)
+        own.update(network)
+    assert module.average is not None
+    average = module.average.values()
+    assert all(torch.allclose(average[name].float(), value.float()) for name, value in own.values().items())
+    assert not torch.allclose(average["classifier.weight"], module.network.classifier.weight)
+
+
+def test_a_classifier_keeps_its_schedule() -> None:
+    def half(position: Position) -> float:
+        return 0.5
+
+    assert InceptionClassifier(small(), 10, optimizer=partial(torch.optim.SGD, lr=0.1), schedule=half).schedule is half
+
+
+def test_without_an_average_the_last_weights_are_counted_alike_where_outputs_are_not_finite() -> None:
+    """A class at minus infinity counts as 0, which is above the others' -1: it is what both predict."""
+    module = InceptionClassifier(small(), 10, tolerant=True).eval()
+    logged = quiet(module)
+    with torch.no_grad():
+        module.network.classifier.weight.zero_()
+        module.network.classifier.bias.fill_(-1.0)
+        module.network.classifier.bias[3] = -torch.inf
+    x, y = batch()  # labels 0 to 7
+    module.test_step((x, y), 0)
+    module.on_test_epoch_end()
+    assert logged["test/raw_top1"] == logged["test/top1"] == 12.5
 
 
 def test_running_average_follows_tensorflows_rule() -> None:

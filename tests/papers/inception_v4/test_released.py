@@ -79,6 +79,12 @@ def test_inception_v3_is_timms() -> None:
         assert torch.allclose(ours(x), logits, atol=1e-4)
 
 
+def test_a_ported_network_has_as_many_outputs_as_are_asked_for() -> None:
+    with torch.device("meta"):
+        network = released.port("inception_v4.tf_in1k", 7, pretrained=False)
+    assert network.classifier.weight.shape == (7, 1536)
+
+
 def test_every_name_of_timm_is_known() -> None:
     with torch.device("meta"):
         for name, make in (

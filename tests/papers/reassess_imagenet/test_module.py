@@ -105,6 +105,29 @@ def test_two_sets_and_their_gap() -> None:
     assert all(value == value for value in actual.values())
 
 
+def test_one_sets_scores_image_by_image() -> None:
+    """Plain Python on each image's ranking, in percent; mlpc takes off what the same first rank and guesses score."""
+    x, original, valid = batch(1)
+    actual = report(Reassessment(Given(), 8, sets=["v1"], least=1), [Batch(x, original, valid)])
+    strict, several = [], []
+    right_first: dict[int, list[bool]] = {}
+    for z, labels in zip(x.tolist(), valid.tolist(), strict=True):
+        named = {label for label in labels if label >= 0}
+        ranked = sorted(range(8), key=lambda c: -z[c])
+        hits = len(named & set(ranked[: len(named)]))
+        strict.append(hits == len(named))
+        right_first.setdefault(len(named), []).append(ranked[0] in named)
+        if len(named) > 1:
+            several.append((len(named), hits / len(named)))
+    h = {k: sum(first) / len(first) for k, first in right_first.items()}
+    gained = [score - (h[k] + (k - h[k]) * (k - 1) / 7) / k for k, score in several]
+    assert actual["v1_strict"] == pytest.approx(100 * sum(strict) / len(strict), abs=1e-4)
+    assert actual["v1_vtk_multi"] == pytest.approx(100 * sum(score for _, score in several) / len(several), abs=1e-4)
+    assert actual["v1_multi"] == pytest.approx(100 * len(several) / 200, abs=1e-4)
+    assert actual["v1_mlpc"] == pytest.approx(100 * sum(gained) / len(gained), abs=1e-4)
+    assert abs(actual["v1_mlpc"]) > 1
+
+
 def test_images_without_labels_and_labels_without_the_original_one() -> None:
     x = torch.eye(3)
     valid = torch.tensor([[0, -1], [2, -1], [-1, -1]])

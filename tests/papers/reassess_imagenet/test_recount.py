@@ -110,6 +110,8 @@ def test_files_of_both_forms_and_what_is_refused(tmp_path: Path) -> None:
         written({"a.jpeg": [1000]}).read()
     with pytest.raises(DataError, match=r"\[3, 3\] is no list of different classes"):
         written([[3, 3]]).read()
+    with pytest.raises(DataError, match=r"\[-1, 3\] is no list of different classes"):
+        written([[-1, 3]]).read()
     with pytest.raises(DataError, match="expected lists of class numbers"):
         written({"a": ["tench"]}).read()
     with pytest.raises(DataError, match="expected lists of class numbers"):
@@ -118,6 +120,23 @@ def test_files_of_both_forms_and_what_is_refused(tmp_path: Path) -> None:
     assert "reassessed-imagenet" in missing.available()
     with pytest.raises(DataError, match=r"y.json is missing; real.json: https"):
         missing.read()
+
+
+def test_a_recount_of_two_sets_by_hand(tmp_path: Path) -> None:
+    """Four images with 0, 1, 2 and 3 labels, and two with 1 and 2; each set reports its own."""
+    for name, content in (("v1", [[], [5], [1, 2], [7, 8, 9]]), ("v2", [[3], [4, 6]])):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    data = LabelSets({name: LabelFile(str(tmp_path), f"{name}.json") for name in ("v1", "v2")}, batch_size=3)
+    data.setup()
+    first = {"n": 4, "empty": 1, "usable": 3, "multi": 2, "mean_labels": 2, "multi_share": 200 / 3}
+    first |= {"multi_share_of_all": 50, "labels_1": 1, "labels_2": 1, "labels_3": 1}
+    second = {"n": 2, "empty": 0, "usable": 2, "multi": 1, "mean_labels": 1.5, "multi_share": 50}
+    second |= {"multi_share_of_all": 50, "labels_1": 1, "labels_2": 1, "labels_3": 0}
+    module = Recount(largest=3)
+    for _ in range(2):  # a second test starts anew
+        actual = report(module, data)
+        expected = {f"{name}_{key}": n for name, own in (("v1", first), ("v2", second)) for key, n in own.items()}
+        assert actual == pytest.approx(expected)
 
 
 def test_a_recount_names_labels_beyond_its_list() -> None:
@@ -129,4 +148,4 @@ def test_a_recount_names_labels_beyond_its_list() -> None:
         Recount(largest=17)
     generated = LabelSets({"v1": LabelFile("nowhere", "x.json")}, generated=True)
     generated.setup()
-    assert next(iter(generated.test_dataloader()[0])).shape == (8, 12)
+    assert next(iter(generated.test_dataloader()[0])).shape == (8, *generated.spec.shape) == (8, 12)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modules.common.classifier import Classifier
+from modules.common.schedules import Position
 from modules.robust_pbn.backbones import (
     Backbone,
     PartNetwork,
@@ -200,6 +201,66 @@ def test_the_cbc_head_is_trained_by_the_margin_loss_of_both_views_alone() -> Non
     right = F.one_hot(batch.y.repeat(2), 3).bool()
     expected = margin_loss(module.head(d), right, 0.025).mean()
     assert float(module.training_step(batch, 0)) == pytest.approx(float(expected), rel=1e-5)
+
+
+def track(module: Any) -> dict[str, Any]:
+    tracked: dict[str, Any] = {}
+    module.track = lambda count, **terms: tracked.update({k: float(v) for k, v in terms.items()}, count=count)
+    return tracked
+
+
+def test_a_step_tells_its_terms_and_how_many_components_are_there() -> None:
+    """Of both views in the mean; phase 2 by the class of each view."""
+    batch, first = views(), phase_1()
+    both = torch.cat([batch.x, batch.x2])
+    tracked = track(first)
+    loss = first.training_step(batch, 0)
+    maps, d = first.parts(both)
+    assert tracked["align"] == pytest.approx(float(alignment_loss(maps[:6], maps[6:])), rel=1e-5)
+    assert tracked["tanh"] == pytest.approx(float((tanh_loss(d[:6]) + tanh_loss(d[6:])) / 2), rel=1e-5)
+    assert tracked["present"] == pytest.approx(float((d >= 0.1).sum(1).float().mean()))
+    assert (tracked["loss"], tracked["count"]) == (float(loss), 6)
+
+    second = HeadOnly(first, CBC, 3, Margin(0.025))
+    tracked = track(second)
+    loss = second.training_step(batch, 0)
+    scores = second.head(second.look(both)[1])
+    right = (scores.argmax(1) == batch.y.repeat(2)).float().mean()
+    assert tracked["top1"] == pytest.approx(100 * float(right))
+    assert tracked["loss"] == tracked["classes"] == float(loss)
+    assert tracked["count"] == 6
+
+
+def test_validation_and_test_report_the_same_images_alike(logged: Callable[..., dict[str, float]]) -> None:
+    """Ten images in two batches: accuracy of cleared detections, components that are there, the share of reasoning
+    that is negative, each as the mean over all of them."""
+    module = HeadOnly(phase_1(), CBC, 3, Margin(0.025)).eval()
+    torch.manual_seed(5)
+    x, y = torch.randn(10, 1, 8, 8), torch.arange(10) % 3
+    batches = [(x[:7], y[:7]), (x[7:], y[7:])]
+    with torch.no_grad():
+        d = module.look(x)[1]
+        right = module.head(clear_absent(d)).argmax(1) == y
+        values = logged(module, *batches)
+        for number, batch in enumerate(batches):
+            module.validation_step(batch, number)
+        validated: dict[str, float] = {}
+        module.log_dict = lambda logs, **_: validated.update({k: float(v) for k, v in logs.items()})  # type: ignore[method-assign, assignment]
+        module.on_validation_epoch_end()
+    assert values["test/top1"] == validated["val/top1"] == pytest.approx(100 * float(right.float().mean()))
+    assert values["test/present"] == pytest.approx(float(count_present(d).float().mean()))
+    _, negative = module.head.reasoning()
+    assert values["test/negative_share"] == pytest.approx(float(negative.sum(0).mean()))
+
+
+def test_stages_keep_their_schedule() -> None:
+    def half(position: Position) -> float:
+        return 0.5
+
+    options: dict[str, Any] = {"optimizer": partial(torch.optim.SGD, lr=0.1), "schedule": half}
+    parts = phase_1()
+    second = HeadOnly(parts, CBC, 3, Margin(0.025), **options)
+    assert second.schedule is EndToEnd(parts, second, **options).schedule is Parts(start(), **options).schedule is half
 
 
 def test_heads_and_losses_are_crossed_on_the_same_components() -> None:

@@ -18,6 +18,7 @@ from modules.robust_pbn.module import Shallow
 from modules.robust_pbn.networks import (
     Components,
     DetectionNetwork,
+    PixelNetwork,
     PrototypeNetwork,
     TangentComponents,
     rank,
@@ -95,6 +96,40 @@ def test_pixels_are_what_was_normalised() -> None:
     network.std.fill_(0.2)
     x = torch.rand(2, 1, 28, 28)
     assert torch.allclose(network.pixels((x - 0.3) / 0.2), x.flatten(1), atol=1e-6)
+
+
+def test_pixels_are_the_datas_own_after_setup() -> None:
+    """Mean and spread of each channel are the datamodule's."""
+    network = PixelNetwork(Components(4, 12), 2, 1, channels=3)
+    module = Shallow(network, 2, Margin(0.3))
+    spec = SimpleNamespace(mean=(0.1, 0.2, 0.3), std=(0.5, 0.4, 0.2))
+    module._trainer = SimpleNamespace(datamodule=SimpleNamespace(spec=spec))  # type: ignore[assignment]
+    module.setup("test")
+    x = torch.rand(2, 3, 2, 2)
+    normalised = (x - torch.tensor(spec.mean).view(3, 1, 1)) / torch.tensor(spec.std).view(3, 1, 1)
+    assert torch.allclose(network.pixels(normalised), x.flatten(1), atol=1e-6)
+
+
+def test_the_test_reports_accuracy_radii_and_reasoning_of_all_images(
+    small: Callable[..., Any], logged: Callable[..., dict[str, float]]
+) -> None:
+    """Two batches of unlike size, written out from the network's own answers on all of them."""
+    torch.manual_seed(0)
+    network = small(per_class=2)
+    module = Shallow(network, 3, Margin(0.3), Robustness(lengths=(0.05,), steps=3))
+    x, y = torch.rand(30, 5), torch.randint(3, (30,))
+    batches = [(x[rows].view(-1, 1, 1, 5), y[rows]) for rows in (slice(0, 22), slice(22, 30))]
+    with torch.inference_mode():
+        values = logged(module, *batches)
+        right = network.read(x).class_scores().argmax(1) == y
+        radii = network.certify(x, y)
+        _, negative = network.head.reasoning()
+    assert values["test/top1"] == pytest.approx(100 * float(right.float().mean()))
+    assert values["test/mean_radius"] == pytest.approx(float(radii.mean()), rel=1e-4)
+    assert values["test/certified_acc@0.05"] == pytest.approx(100 * float((radii >= 0.05).float().mean()))
+    assert values["test/smallest_sigma"] == pytest.approx(float(network.sigma.detach().min()))
+    assert values["test/negative_share"] == pytest.approx(float(negative.sum(0).mean()), rel=1e-5)
+    assert 0.05 < values["test/negative_share"] < 0.95
 
 
 def test_ranks_keep_differences_that_a_softmax_loses() -> None:

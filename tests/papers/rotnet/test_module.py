@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from datamodules.common.torchvision_sets import FashionMNIST
 from modules.rotnet.module import Calibrated, RotNet, rotate, rotations
@@ -125,6 +128,25 @@ def test_calibration_averages_all_batches_and_moves_no_weight(
         outputs = [conv(batch) for batch in batches]
     assert torch.allclose(norm.running_mean, torch.stack([o.mean((0, 2, 3)) for o in outputs]).mean(0), atol=1e-6)
     assert torch.allclose(norm.running_var, torch.stack([o.var((0, 2, 3)) for o in outputs]).mean(0), atol=1e-5)
+    assert all(torch.equal(a, b) for a, b in zip(weights, module.parameters(), strict=True))
+
+
+def test_calibration_is_a_fit_of_one_epoch_that_optimises_nothing(
+    small: Callable[..., RotNet], images: Callable[..., Tensor]
+) -> None:
+    """Through the trainer, as the stage runs: statistics of all batches, weights as they were."""
+    start = small()
+    weights = [p.clone() for p in start.parameters()]
+    batches = [[images(10, seed), torch.zeros(10)] for seed in range(3)]
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = pl.Trainer(accelerator="cpu", devices=1, max_epochs=1, enable_checkpointing=False, **quiet)
+    module = Calibrated(start)
+    trainer.fit(module, DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
+    norm = module.trunk[0][1]  # type: ignore[index]
+    assert int(norm.num_batches_tracked) == 3
+    with torch.no_grad():
+        outputs = [module.trunk[0][0](batch) for batch, _ in batches]  # type: ignore[index]
+    assert torch.allclose(norm.running_mean, torch.stack([o.mean((0, 2, 3)) for o in outputs]).mean(0), atol=1e-6)
     assert all(torch.equal(a, b) for a, b in zip(weights, module.parameters(), strict=True))
 
 

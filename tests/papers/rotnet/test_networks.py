@@ -31,6 +31,8 @@ def test_sizes_of_the_published_networks() -> None:
         assert parameters(heads.mlp((192, 8, 8), 10)) == 2_500_410
         assert parameters(heads.mlp((96, 16, 16), 10)) == 4_958_010
         assert parameters(heads.conv_block((192, 8, 8), 10)) == 408_586
+        widths = [heads.mlp((192, 8, 8), classes)[1].out_features for classes in (10, 100, 103)]  # type: ignore[index]
+        assert widths == [200, 2000, 2048]  # 20 units for each class, at most 2048
         large = RotNet(networks.alexnet(), heads.fully_connected)
         assert parameters(large.trunk) == 2_472_000
         assert parameters(large) == 57_030_724
