@@ -244,9 +244,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if paper or extra:
         if paper and paper not in compose.papers():
             raise pytest.UsageError(str(unknown("paper", paper, compose.papers())))
-        kept = selection.select_of_overlay(items, paper) if extra else selection.select(items, paper)
-        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
-        items[:] = kept
+        selected = selection.select_of_overlay(items, paper) if extra else selection.select(items, paper)
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(selected)])
+        items[:] = selected
     items.sort(key=lambda item: (item.get_closest_marker("slow") is None, _place(item)))
 
 

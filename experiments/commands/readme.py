@@ -16,6 +16,7 @@ from experiments.commands.described import Compared, Main, Paper, Setting
 from experiments.common import files
 from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
+from experiments.common.plain import Plain
 from experiments.config import compose
 from experiments.evidence import suite
 from experiments.evidence.words import EFFECT_ONLY, NOT_RUN
@@ -160,14 +161,14 @@ def table(papers: Sequence[Paper]) -> str:
     """The README's table: a row for each paper."""
     lines = ["| paper | what was found | verdict, and about what | replicated |", "|---|---|---|---|"]
     for paper in papers:
-        found = paper["finding"] or paper["main"] or ""
+        finding = paper["finding"] or paper["main"] or ""
         chosen = default(paper)
         if chosen is None:
-            lines.append(f"| {link(paper)} | {found} | not run | |")
+            lines.append(f"| {link(paper)} | {finding} | not run | |")
             continue
         title, entry = chosen
         about = f" at {title}: {entry['scope']}" if entry["scope"] else f" at {title}"
-        lines.append(f"| {link(paper)} | {found} | **{verdict(paper, title)}**{about} | {replicated(entry)} |")
+        lines.append(f"| {link(paper)} | {finding} | **{verdict(paper, title)}**{about} | {replicated(entry)} |")
     return "\n".join(lines)
 
 
@@ -175,13 +176,21 @@ def own_data_table() -> str:
     """A row for each paper: whether plain labelled images can stand in place of its data, or why not."""
     lines = ["| paper | with `DATA=` |", "|---|---|"]
     for paper in compose.papers():
-        said = compose.paper_file(paper).get("own_data")
-        if not isinstance(said, str):
-            needs, images = (said or {}).get("needs"), (said or {}).get("images")
-            words = ["works", *([" and ".join(f"`{key}=`" for key in needs)] if needs else [])]
-            said = ", with ".join(words) + (f", from {images} training images" if images else "")
-        lines.append(f"| `{paper}` | {said} |")
+        lines.append(f"| `{paper}` | {_own_data(compose.paper_file(paper).get('own_data'))} |")
     return "\n".join(lines)
+
+
+def _own_data(said: str | Plain | None) -> str:
+    """What a paper's file says of own data, in words: why it has no use for any, or what it needs besides."""
+    if isinstance(said, str):
+        return said
+    asked = said or {}
+    told = "works"
+    if asked.get("needs"):
+        told += ", with " + " and ".join(f"`{key}=`" for key in asked["needs"])
+    if asked.get("images"):
+        told += f", from {asked['images']} training images"
+    return told
 
 
 def settings_table(papers: Sequence[Paper]) -> str:
@@ -209,10 +218,15 @@ def verdict(paper: Paper, title: str) -> str:
     """A setting's verdict, and in brackets what is to be known of it."""
     entry = paper["entries"][title]
     main = entry["main"]
-    words = ["stale"] if entry["stale"] else ["claims written after these seeds"] if entry["seen"] else []
+    words = []
     if entry["stale"] and main and "+" not in title and main["name"] != paper["main"]:
-        words = ["stale, of an earlier main claim"]  # the one beside it was not judged yet
-    words += ["alone"] if entry["kept"] is False else []
+        words.append("stale, of an earlier main claim")  # the one beside it was not judged yet
+    elif entry["stale"]:
+        words.append("stale")
+    elif entry["seen"]:
+        words.append("claims written after these seeds")
+    if entry["kept"] is False:
+        words.append("alone")
     marks = f" ({', '.join(words)})" if words else ""
     return (main["verdict"] if main else "no main claim") + marks
 

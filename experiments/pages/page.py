@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from experiments.common.plain import Plain
 from experiments.evidence import coverage
 from experiments.pages import answers, display, hardware, replications
 
@@ -154,18 +153,9 @@ class Unrecorded:
 
 
 @dataclass(frozen=True)
-class Page:
+class Page(display.About):
     """A paper's page: its recorded settings, or what it will be judged by."""
 
-    key: str
-    title: str
-    arxiv: str | None
-    about: str
-    venue: str
-    released: str  # where the authors' code is
-    finding: str
-    deviations: Sequence[Plain]  # as config.summary.Deviation says
-    together: str
     entries: Sequence[Section]
     planned: Planned | None
     sweeps: Sequence[SweepTable]

@@ -7,7 +7,7 @@ never run is listed with the claims it will be judged by.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from experiments.evidence import (
     images,
     layout,
     merge,
+    naming,
     overlays,
     results,
     settings,
@@ -73,12 +74,12 @@ def build(papers: list[str] | None = None, site: Path | None = None) -> list[Pat
     written.
     """
     site = site or overlay.home() / "site"
-    known = compose.papers()
+    keys = compose.papers()
     for key in papers or []:
-        if key not in known:
-            raise unknown("paper", key, known)
-    chosen = known if papers is None else list(dict.fromkeys(papers))
-    papers_by_key = {key: _gather(key) for key in known}
+        if key not in keys:
+            raise unknown("paper", key, keys)
+    chosen = keys if papers is None else list(dict.fromkeys(papers))
+    papers_by_key = {key: _gather(key) for key in keys}
     written = []
     for key in chosen:
         paper = papers_by_key[key]
@@ -198,16 +199,9 @@ def _page(paper: index.Paper, site: Path) -> Page:
     ]
     sizes = counts.stored(key)
     covers = coverage.rows(paper.declared, paper.recorded, sizes)
+    about = {field.name: getattr(paper, field.name) for field in fields(display.About)}
     return Page(
-        key=key,
-        title=paper.title,
-        arxiv=paper.arxiv,
-        about=paper.about,
-        venue=paper.venue,
-        released=paper.released,
-        finding=paper.finding,
-        deviations=paper.deviations,
-        together=paper.together,
+        **about,
         entries=entries,
         planned=None if entries else _planned(key, paper.declared),
         sweeps=_sweeps(key),
@@ -259,7 +253,7 @@ def _unrecorded(paper: index.Paper) -> list[Unrecorded]:
     for (scale, variant), about in settings.items():
         if (scale, variant) not in recorded:
             command = section.command_line(paper.key, scale, variant, [])
-            title = results.title(scale, variant)
+            title = naming.title(scale, variant)
             hours = measured.in_words(f"{paper.key} {title}")
             told = f"{about}; one seed's training: {hours}, measured by a dry run" if hours else about
             rows.append(Unrecorded(title, told, command))

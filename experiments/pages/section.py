@@ -326,11 +326,16 @@ def _cost(entry: display.Entry) -> str:
 
 def command_line(key: str, scale: str, variant: str | None, overrides: Sequence[str]) -> str:
     """The line that runs an entry again, quoted for make and the two shells it passes through."""
-    line = f"make reproduce PAPER={key}" + (f" SCALE={scale}" if scale != "mini" else "")
-    line += f" VARIANT={shlex.quote(variant)}" if variant else ""
+    line = f"make reproduce PAPER={key}"
+    if scale != "mini":
+        line += f" SCALE={scale}"
+    if variant:
+        line += f" VARIANT={shlex.quote(variant)}"
     line += overlay.typed()
+
     inner = " ".join(shlex.quote(override) for override in overrides)
     if not inner:
         return line
-    plain = not any(mark in inner for mark in '"$`\\!')
-    return f"{line} ARGS=" + (f'"{inner}"' if plain else shlex.quote(inner).replace("$", "$$"))
+    if any(mark in inner for mark in '"$`\\!'):
+        return f"{line} ARGS=" + shlex.quote(inner).replace("$", "$$")
+    return f'{line} ARGS="{inner}"'

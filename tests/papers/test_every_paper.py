@@ -21,8 +21,8 @@ from experiments.common.paths import ROOT
 from experiments.config import claims, compose
 from experiments.config.instantiate import check
 from experiments.config.written import read
-from experiments.evidence import results
-from experiments.identity import definitions
+from experiments.evidence import naming, results
+from experiments.identity import definitions, dependencies
 from experiments.identity.fingerprint import targets
 from experiments.running import training
 from experiments.running.engine import run
@@ -59,7 +59,7 @@ def test_every_setting_composes_and_checks(paper: str, tmp_path: Path) -> None:
             assert all(item.source for item in questions.published), words
             if variant is None:
                 check_that_data_files_overrule_nothing(paper, scale, config)
-            entry = entries.get(results.title(scale, variant))
+            entry = entries.get(naming.title(scale, variant))
             if entry is not None:
                 assert not check_results.differing_claims(entry, this.config), words
 
@@ -173,7 +173,7 @@ class Watched:
 def identity(plan: Plan, name: str) -> set[definitions.Definition]:
     """What the fingerprint of a stage covers, that of its predecessors included."""
     stage = plan.stages[name]
-    reached = set(definitions.reach(tuple(sorted(set(targets([stage.module, stage.data]))))))
+    reached = set(dependencies.reach(tuple(sorted(set(targets([stage.module, stage.data]))))))
     return reached.union(*(identity(plan, needed) for needed in stage.predecessors))
 
 

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from datamodules.common.base import DataError
-from datamodules.common.own import HuggingFace, OwnImages, PhotoArrays, PhotoFolder, PhotoTable, balanced, square
+from datamodules.common.own import HuggingFace, PhotoArrays, PhotoFolder, PhotoTable
+from datamodules.common.own_images import OwnImages, balanced, square
 
 
 def save(path: Path, value: int, size: tuple[int, int] = (6, 4)) -> None:

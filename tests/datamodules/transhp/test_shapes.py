@@ -14,8 +14,8 @@ from datamodules.transhp.shapes import CLASSES, HIGH, LOW, RADII, SHAPES, Shapes
 
 def clean(label: int, seed: int = 0) -> Tensor:
     """The picture of a class without noise and jitter: 1 inside, 0 outside, (20, 20)."""
-    made = shapes(torch.tensor([label]), 0.0, 0.0, torch.Generator().manual_seed(seed))[0, 0]
-    return made.float() / 255 * (HIGH - LOW) + LOW
+    picture = shapes(torch.tensor([label]), 0.0, 0.0, torch.Generator().manual_seed(seed))[0, 0]
+    return picture.float() / 255 * (HIGH - LOW) + LOW
 
 
 def label(name: str) -> int:
@@ -76,8 +76,8 @@ def test_mean_and_deviation() -> None:
 
 def test_noise_is_as_strong_as_it_says() -> None:
     labels = torch.zeros(200, dtype=torch.long)
-    made = shapes(labels, 0.35, 0.0, torch.Generator().manual_seed(0)).float() / 255 * (HIGH - LOW) + LOW
-    assert float((made[:, 0] - clean(0)).std()) == pytest.approx(0.35, rel=0.02)
+    pictures = shapes(labels, 0.35, 0.0, torch.Generator().manual_seed(0)).float() / 255 * (HIGH - LOW) + LOW
+    assert float((pictures[:, 0] - clean(0)).std()) == pytest.approx(0.35, rel=0.02)
 
 
 def test_wrong_sizes() -> None:
