@@ -137,7 +137,8 @@ def _data(entry: display.Entry, first: Collection[str]) -> tuple[Facts, Facts]:
             text = f"{stage.data.name} ({stage.data.source} data): {sizes}; {stage.data.split}"
             users.setdefault(text, []).append(stage.name)
 
-    shown, more = [], []
+    shown: list[tuple[str, str]] = []
+    more: list[tuple[str, str]] = []
     for text, names in users.items():
         fact = ("data", text if len(users) == 1 else f"{text}; in {', '.join(names)}")
         is_first = len(users) <= MOST_DATA or not set(names).isdisjoint(first)
