@@ -85,7 +85,7 @@ def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(watching, "own_modules", lambda: {"modules.sample": module})
-    for name in ("unfreeze", "collect", "freeze"):  # the sample was imported after all that is frozen
+    for name in ("unfreeze", "freeze"):  # the sample was imported after all that is frozen
         monkeypatch.setattr(watching.gc, name, lambda: None)
     return module
 

@@ -73,19 +73,15 @@ class Watch:
                 if saying is not None and item.__globals__ is vars(module):
                     self._functions.append((weakref.ref(item), code, saying))
         if not self._modules:
-            gc.collect()
             gc.freeze()
         self._modules |= new
 
 
 def own_modules() -> dict[str, ModuleType]:
     """The modules of the project's rooms that are imported."""
-    folders = tuple(str(ROOT / folder) for folder in FIRST_PARTY)
-    return {
-        name: module
-        for name, module in list(sys.modules.items())
-        if name.split(".")[0] in FIRST_PARTY and str(getattr(module, "__file__", None) or "").startswith(folders)
-    }
+    rooms = tuple(f"{room}." for room in FIRST_PARTY)
+    own = {name: sys.modules[name] for name in list(sys.modules) if name.startswith(rooms)}
+    return {name: module for name, module in own.items() if str(getattr(module, "__file__", "")).startswith(str(ROOT))}
 
 
 @cache

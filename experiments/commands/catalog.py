@@ -148,9 +148,9 @@ def _overview(papers: Sequence[Paper]) -> Table:
         table.add_row(paper["key"], *told[: room - 1])
     table.caption_justify = "left"
     table.caption = (
-        "make papers PAPER=K: its claims, rivals, settings, scope, stages and variants. Others: further recorded "
-        "settings. Covered: of what the paper shows and claims, run here. Stale: code, configuration or claims changed "
-        "since. Alone: decided by itself, not kept by e-BH over all papers' main claims."
+        "make papers PAPER=K shows a paper's claims, settings, stages and variants. Others: its further recorded "
+        "settings. Covered: how much of what the paper shows was run here. Stale: code, configuration or claims have "
+        "changed since. Alone: decided by itself, but not kept when all papers' main claims are looked at together."
     )
     return table
 

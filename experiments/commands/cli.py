@@ -19,8 +19,8 @@ COMMON = """\
 The configuration:
 
   paper=K            {papers}
-  scale=S            mini (default), smoke (seconds; numbers mean nothing), full (as published) or, of some
-                     papers, lab (CIFAR, one consumer GPU, some hours)
+  scale=S            mini (default), smoke (seconds; numbers mean nothing), full (as published) or,
+                     for some papers, lab (CIFAR, one consumer GPU, some hours)
   variant=V          a named variation of a paper; `make papers PAPER=K` lists them
   trainer=T          {trainers}
   logger=L           {loggers}

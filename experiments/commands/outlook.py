@@ -30,7 +30,7 @@ class Outlook:
         done = f", {self.done} of {everything} done" if self.done else ""
         if self.done == everything:
             return f"{work}{done}"
-        time = "nobody has measured how long" if self.seconds is None else f"about {cost.in_words(self.seconds)}"
+        time = "how long is not known yet" if self.seconds is None else f"about {cost.in_words(self.seconds)}"
         return f"{work}{done}: {time}"
 
 
@@ -56,6 +56,8 @@ def lines(settings: Sequence[Setting]) -> list[str]:
         expected = [seconds for seconds in times if seconds is not None]
         at_least = "at least" if len(expected) < len(times) else "about"
         told.append(f"all {len(outlooks)} settings: {at_least} {cost.in_words(sum(expected))}")
+    if any(not setting.is_recorded for setting in asked):
+        told.append("smoke shows that everything runs; its numbers mean nothing")
     if any(setting.registered is not None for setting in asked):
         config = asked[0].config
         told.append(

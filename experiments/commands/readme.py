@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +25,8 @@ from experiments.pages.display import SYMBOLS
 from experiments.pages.numbers import count, span
 
 # The README's example of what a command prints: its verdict and difference are the record's.
-EXAMPLE = re.compile(r"(?<=\$ make reproduce PAPER=)(\w+)\n  \.\.\.\n.*\n.*\n")
+EXAMPLE = re.compile(r"(?<=\$ make reproduce PAPER=)(\w+)\n  \.\.\.\n(?:.*\n)+?(?=  \.\.\.\n)")
+WIDTH = 92  # letters that a block of code on GitHub has room for
 # The rows of docs/decisions.md that docs/method.md repeats.
 NO_EFFECT = re.compile(r"\| (normal \| 0(\.5)?|heavy tails \(t, 3\) \| 0|skewed to the left \| 0) \|")
 EFFECT = re.compile(r"\| normal \| \S+ \| 2 x worth \|")
@@ -118,7 +120,7 @@ def counts(papers: Sequence[Paper]) -> str:
     return (
         f"**{count(len(papers), 'main claim')}: {told}.**\n"
         f"Judged again on fresh seeds and recipes: {again}.\n"
-        f"Decided also beside all other papers: {standing}. "
+        f"Kept when all papers are looked at together: {standing}. "
         f"Stale, since code or claims changed after the run: {stale}.\n"
         f"Recorded settings: {settings}, all in [docs/results.md](docs/results.md)."
     )
@@ -236,8 +238,12 @@ def replicated(entry: Setting) -> str:
 def cost(entry: Setting) -> str:
     """What an entry's stages took: CPU time, or wall time where that was not measured."""
     if entry["cpu_seconds"] is not None:
-        return f"{entry['cpu_seconds'] / 60:.0f} min"
-    return f"{entry['seconds'] / 60:.0f} min wall"
+        return _time(entry["cpu_seconds"])
+    return f"{_time(entry['seconds'])} wall"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.0f} min"
 
 
 def ordered(entries: Mapping[str, Setting]) -> list[tuple[str, Setting]]:
@@ -274,11 +280,12 @@ def forest_row(paper: Paper) -> forest.Row | None:
 
 
 def example(papers: Sequence[Paper], key: str) -> str:
-    """What EXAMPLE should match for a paper: the first lines of what `make reproduce` says."""
+    """What EXAMPLE should match for a paper: the first lines of `make reproduce`, folded as a terminal does."""
     entry = next(p["entries"]["mini"] for p in papers if p["key"] == key)
     main = entry["main"]
     assert main is not None
     stopped = "" if main["verdict"] == "undecided" else "; stopped: decided"
     why = f" ({main['reason']})" if main["reason"] else ""
     sure = span(main["difference"], main["interval"], main["unit"])
-    return f"{key}\n  ...\n{main['verdict']}{why}: {main['name']}\n  {sure}, {entry['seeds']} seeds{stopped}\n"
+    first = textwrap.fill(f"{main['verdict']}{why}: {main['name']}", WIDTH)
+    return f"{key}\n  ...\n{first}\n  {sure}, {entry['seeds']} seeds{stopped}\n"

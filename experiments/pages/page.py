@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -91,7 +91,9 @@ class Section:
     checks: Sequence[answers.ComparisonRow]
     published: Sequence[PublishedRow]
     facts: Facts
+    more_data: Facts  # of stages that unfold
     tables: Sequence[StageTable]
+    more_tables: Sequence[StageTable]  # stages that unfold
     seeds: int
     curves: Sequence[Figure]
     more_curves: Sequence[Figure]
@@ -165,3 +167,4 @@ class Page(display.About):
     bibtex: str
     code: str  # the file of the paper's method
     address: str  # of this project
+    documents: Mapping[str, str]  # page of the documentation -> where it leads, see report.documents

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,10 +18,10 @@ from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose
 from experiments.evidence import hardware
-from experiments.evidence.ran import Code
+from experiments.evidence.ran import Code, Dataset
 from experiments.evidence.records import Replication
 from experiments.pages import differences, section, view
-from tests.experiments.pages.helpers import HOSTILE, Seen, judged, sample, with_rivals
+from tests.experiments.pages.helpers import DATA, HOSTILE, Seen, judged, sample, stage, with_rivals
 
 
 def test_verdicts_and_numbers_are_on_the_page(build: Any) -> None:
@@ -75,6 +76,7 @@ def test_settings_without_a_record_are_listed_with_their_commands(build: Any) ->
     about = compose.paper_file("meal_v2")["variants"]["clean"]["about"]
     clean = f"mini+clean {about} make reproduce PAPER=meal_v2 VARIANT=clean"
     assert clean in page
+    assert re.search(r"for one consumer GPU\S*( .*)? make reproduce PAPER=meal_v2 SCALE=lab", page)
     assert page.index(clean) < page.index(
         "full+cutmix with CutMix make reproduce PAPER=meal_v2 SCALE=full VARIANT=cutmix"
     )
@@ -213,6 +215,62 @@ def test_links_lead_somewhere(build: Any) -> None:
                     continue
                 assert (page.rpartition(".")[0] or name) in pages
                 assert not anchor or anchor in ids[page.removesuffix(".html") or name]
+
+
+def test_pages_lead_to_the_documentation_that_was_built(build: Any, tmp_path: Path) -> None:
+    """And name the file of what was not built."""
+    files.write_text(tmp_path / "site/docs/own-data.html", "")
+    files.write_text(tmp_path / "site/docs/full/meal_v2.html", "")
+    pages = {name: Seen(text) for name, text in build(sample()).items()}
+    hrefs = {name: [a.get("href") for tag, a in page.elements if tag == "a"] for name, page in pages.items()}
+    assert "docs/own-data.html" in hrefs["index"]
+    assert {"docs/own-data.html", "docs/full/meal_v2.html"} <= set(hrefs["meal_v2"])
+    assert "your own arm ( docs/own-arm.md )" in pages["meal_v2"].text
+
+
+def test_stages_that_the_main_claim_does_not_compare_unfold(build: Any) -> None:
+    """Where a setting has many: their numbers, their data and their curves."""
+    record = sample()
+    stages = record.entries["mini"].stages
+    other = Dataset(**{**DATA, "name": "letters"})
+    for number in range(section.MOST_STAGES):
+        stages[f"probe{number}"] = stage([], [50.0 + number] * 3, data=other)
+    for number in range(section.MOST_DATA):
+        stages[f"probe{number}"].data = Dataset(**{**DATA, "name": f"letters {number}"})
+    html = build(record)["meal_v2"]
+    shown, _, folded = html.partition("which the main claim does not compare</summary>")
+    measured = shown[shown.index("<h3>Measured</h3>") :]
+    assert '<th scope="row">student<' in measured
+    assert '<th scope="row">probe0<' not in measured
+    assert '<th scope="row">probe0<' in folded.partition("</details>")[0]
+    run = html[html.index("<h3>Run</h3>") :]
+    assert (
+        run.index("digits (real data)") < run.index("data of other stages: 4 more") < run.index("letters (real data)")
+    )
+    at_once = html[html.index("<h3>Learning curves</h3>") :].partition("<summary>")[0]
+    assert "train/loss by epoch for init, student" in at_once
+    assert "probe0" not in at_once
+    assert "train/loss by epoch for probe0" in html
+
+
+def test_a_curve_of_one_epoch_is_no_figure(build: Any) -> None:
+    record = sample()
+    for item in record.entries["mini"].stages.values():
+        item.curves = {
+            name: curve.model_copy(update={key: getattr(curve, key)[:1] for key in ("epoch", "mean", "low", "high")})
+            for name, curve in item.curves.items()
+        }
+    assert "Learning curves" not in build(record)["meal_v2"]
+
+
+def test_the_baseline_is_drawn_once(build: Any) -> None:
+    """Its numbers are those of the claim itself."""
+    record = with_rivals("soft labels alone")
+    main = record.entries["mini"].claims[0]
+    main.interval = main.against[0].interval
+    html = build(record)["meal_v2"]
+    answer = html[html.index('<div class="answer"') :].partition("rule and registration")[0]
+    assert answer.count('class="difference"') == 2  # the claim, and its rival
 
 
 def test_same_data_same_strings(build: Any) -> None:
