@@ -174,6 +174,7 @@ class PhotoArrays(OwnImages):
             raise DataError(f"{path} is no archive of plain arrays: {str(error).splitlines()[0]}") from error
         labels: list[str] = []
         tested: list[bool] = []
+        self._images = []
         for prefix in ("", "test_"):
             if prefix and f"{prefix}images" not in stored:
                 continue

@@ -123,28 +123,30 @@ class OwnImages(ArrayData):
     def smallest_class(self) -> int:
         """Training images of the smallest class, before sizes are chosen."""
         _, rows, tested = self._parted()
-        labels = [label for label, test in zip(rows.labels, tested.tolist(), strict=True) if not test]
-        return min(Counter(labels).values())
+        return min(_count(rows, ~tested).values())
 
     def _parted(self) -> tuple[tuple[str, ...], Rows, Tensor]:
         """Class names in order, all rows, and which of them (N,) are of the test."""
         if self._parts is None:
             rows = self.list_rows()
-            counts = Counter(rows.labels)
-            classes = tuple(sorted(counts))
+            classes = tuple(sorted(set(rows.labels)))
             if len(classes) < 2:
                 raise DataError(f"{self.place}: {len(classes)} class(es); expected two or more")
-            self._parts = classes, rows, self._tested(rows, classes)
-            trained = Counter(
-                label for label, test in zip(rows.labels, self._parts[2].tolist(), strict=True) if not test
-            )
-            for name in classes:
-                if not trained[name] or trained[name] == counts[name]:
-                    raise DataError(
-                        f"{self.place}: class {name!r} has {trained[name]} training and {counts[name] - trained[name]} "
-                        "test images; expected one or more of each"
-                    )
+            tested = self._tested(rows, classes)
+            self._check_each(rows, tested)
+            self._parts = classes, rows, tested
         return self._parts
+
+    def _check_each(self, rows: Rows, tested: Tensor) -> None:
+        """Raises DataError for a class of which no image is for training, or none for the test."""
+        counts = Counter(rows.labels)
+        trained = _count(rows, ~tested)
+        for name in sorted(counts):
+            if not trained[name] or trained[name] == counts[name]:
+                raise DataError(
+                    f"{self.place}: class {name!r} has {trained[name]} training and {counts[name] - trained[name]} "
+                    "test images; expected one or more of each"
+                )
 
     def _tested(self, rows: Rows, classes: Sequence[str]) -> Tensor:
         if any(rows.tested):
@@ -184,14 +186,25 @@ class OwnImages(ArrayData):
         parts = {"train": order[: spec.sizes["train"]], "val": order[len(order) - spec.sizes["val"] :]}
         self.splits = {name: (images[part], labels[part]) for name, part in parts.items()}
 
-        chosen = balanced(test_labels, generator("own test subset", self.seed))[: spec.sizes["test"]].sort().values
+        test_order = balanced(test_labels, generator("own test subset", self.seed))
+        chosen = test_order[: spec.sizes["test"]].sort().values
         self.splits["test"] = (test_images[chosen], test_labels[chosen])
         self._settle(spec)
         if self.label_noise:
-            source = generator("label noise", self.seed)
-            noisy = torch.rand(len(self.clean_labels), generator=source) < self.label_noise
-            random = torch.randint(len(spec.classes), (len(self.clean_labels),), generator=source)
-            self.splits["train"] = (self.splits["train"][0], torch.where(noisy, random, self.clean_labels))
+            self._replace_labels(len(spec.classes))
+
+    def _replace_labels(self, classes: int) -> None:
+        """A share of the training labels becomes random classes."""
+        source = generator("label noise", self.seed)
+        count = len(self.clean_labels)
+        noisy = torch.rand(count, generator=source) < self.label_noise
+        random = torch.randint(classes, (count,), generator=source)
+        self.splits["train"] = (self.splits["train"][0], torch.where(noisy, random, self.clean_labels))
+
+
+def _count(rows: Rows, chosen: Tensor) -> Counter[str]:
+    """Images of each class among the chosen rows, (N,) flags."""
+    return Counter(label for label, is_chosen in zip(rows.labels, chosen.tolist(), strict=True) if is_chosen)
 
 
 def balanced(labels: Tensor, source: torch.Generator) -> Tensor:

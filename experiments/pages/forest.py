@@ -194,5 +194,5 @@ def _style() -> str:
         rules[index] = f"svg{{color:{ink}}}" + "".join(
             f".{name}{{color:{pair[index]}}}" for name, pair in COLOURS.items()
         )
-    small = "@media (max-width:450px){text{font-size:15px}}"
+    small = "@media (max-width:450px){text{font-size:14px}}"
     return f"{rules[0]}@media (prefers-color-scheme:dark){{{rules[1]}}}{small}"

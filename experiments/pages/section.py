@@ -137,7 +137,8 @@ def _data(entry: display.Entry, first: Collection[str]) -> tuple[Facts, Facts]:
             text = f"{stage.data.name} ({stage.data.source} data): {sizes}; {stage.data.split}"
             users.setdefault(text, []).append(stage.name)
 
-    shown, more = [], []
+    shown: list[tuple[str, str]] = []
+    more: list[tuple[str, str]] = []
     for text, names in users.items():
         fact = ("data", text if len(users) == 1 else f"{text}; in {', '.join(names)}")
         is_first = len(users) <= MOST_DATA or not set(names).isdisjoint(first)
@@ -151,8 +152,13 @@ def _tuning(key: str, title: str, entry: display.Entry) -> list[tuple[str, str]]
 
 
 def _tables(entry: display.Entry, names: Sequence[str], changed: Sequence[str]) -> list[StageTable]:
-    """Tables of these stages: those that report the same metrics stand in one, so that no column is empty."""
-    metrics = entry.metrics()
+    """Tables of these stages: those that report the same metrics stand in one, so that no column is empty.
+
+    What the main claim compares comes first, since a wide table scrolls.
+    """
+    main = entry.main
+    judged = [claim.metric for claim in (main, *main.rows)] if main is not None else []
+    metrics = entry.metrics(judged)
     digits = {}
     for metric in metrics:
         values = [value for stage in entry.stages.values() for value in stage.metrics.get(metric, ())]

@@ -14,8 +14,6 @@ from timm.data import ImageNetInfo, create_transform
 
 from datamodules.common.base import DataError
 from datamodules.common.timm_photos import Augmentation, AugmentedImageNet, RepeatedAugmentation
-from datamodules.common.torchvision_sets import CIFAR100
-from datamodules.transhp.augmented_arrays import AugmentedArrays
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 WNIDS = ImageNetInfo().label_names()[:2]
@@ -154,27 +152,7 @@ def test_copies_of_a_photo_are_augmented_differently_and_epochs_repeat(photos: s
     assert sum(len(labels) for _, labels in repeated.train_dataloader()) == 20
 
 
-def test_arrays_are_enlarged(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = CIFAR100(4, root="nowhere", test_size=5, train_size=9)
-    images = torch.randint(256, (20, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr(CIFAR100, "read", lambda self: ((images, torch.arange(20)), (images[:9], torch.arange(9))))
-    repeated = AugmentedArrays(source, 6, 64, repeats=3, num_workers=0)
-    repeated.setup()
-    assert repeated.spec.shape == (3, 64, 64)
-    (x, y), *_ = repeated.train_dataloader()
-    assert x.shape == (6, 3, 64, 64)
-    assert y[0] == y[1] == y[2] != y[3]
-    assert not torch.equal(x[0], x[1])
-    tested = torch.cat([labels for _, labels in repeated.test_dataloader()])
-    assert sorted(tested.tolist()) == sorted(repeated.source.splits["test"][1].tolist())
-    assert repeated.val_dataloader() == []
-
-
 def test_generated_data_has_the_declared_shape() -> None:
-    repeated = AugmentedArrays(CIFAR100(4, root="nowhere"), 4, 64, generated=True)
-    repeated.setup()
-    assert next(iter(repeated.train_dataloader()))[0].shape == (4, *repeated.spec.shape)
-    assert repeated.spec.source == "generated"
     photos = AugmentedImageNet("nowhere", 4, 64, fraction=0.1, generated=True)
     photos.setup()
     assert next(iter(photos.train_dataloader()))[0].shape == (4, 3, 64, 64)

@@ -59,6 +59,7 @@ def test_splits_are_balanced_apart_and_fixed_by_the_seed() -> None:
     assert len(train) == 200
     assert not train & test
     assert data.spec.source == "generated"
+    assert data.splits["train"][0].shape[1:] == data.spec.shape == (1, 20, 20)
     again, other = Shapes(50, 200, 0, 100), Shapes(50, 200, 0, 100, seed=1)
     again.setup()
     other.setup()
