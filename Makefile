@@ -107,7 +107,7 @@ help: ## this text
 	@echo "Variables"
 	@echo "  PAPER=meal_v2        a paper's key, or all; make papers lists them"
 	@echo "  SCALE=mini           the default, for two CPU cores; smoke (seconds); full (the published recipe)"
-	@echo "                       or, of some papers, lab (CIFAR, one consumer GPU, some hours)"
+	@echo "                       or, for some papers, lab (CIFAR, one consumer GPU, some hours)"
 	@echo "  VARIANT=clean        a variation that the paper's file names"
 	@echo "  DATA=cifar10         other labelled images in place of the paper's"
 	@echo "  MINUTES=15           start no further seed after that many minutes"

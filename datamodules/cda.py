@@ -135,7 +135,7 @@ class Synthesis(View):
 
 
 class Distilled(View):
-    """A few images of each class to train on, the source's test images to test on.
+    """A few images of each class to train on, the source's images to validate and test on.
 
     Args:
         source: the whole dataset.
@@ -182,7 +182,8 @@ class Distilled(View):
     @property
     def spec(self) -> Spec:
         there = self.source.spec
-        sizes = {"train": len(there.classes) * self.per_class * self.passes, "val": 0, "test": there.sizes["test"]}
+        train = len(there.classes) * self.per_class * self.passes
+        sizes = {"train": train, "val": there.sizes.get("val", 0), "test": there.sizes["test"]}
         words = f"{self.per_class} {self.kind} images a class, {self.passes} times an epoch; tested on {there.split}"
         own = hashed(*self.training) if self.training is not None else ""
         return replace(there, sizes=sizes, split=words, identity=f"{own}{there.identity}"[:24])
@@ -240,10 +241,14 @@ class Distilled(View):
             batches, Images(Columns(self.device, x=images, y=labels), self.source.spec, self.peak, self.augment)
         )
 
-    def val_dataloader(self) -> list[Loader]:
-        return []
+    def val_dataloader(self) -> Loader | list[Loader]:
+        return self._served_source().val_dataloader() if self.spec.sizes["val"] else []
 
     def test_dataloader(self) -> Loader:
+        return self._served_source().test_dataloader()
+
+    def _served_source(self) -> Any:
+        """The source, which serves its images in this one's batches and to this one's processes."""
         self.source.batch_size = self.batch_size
         self.source.trainer = self.trainer
-        return self.source.test_dataloader()
+        return self.source

@@ -7,8 +7,9 @@ import gc
 import hashlib
 import os
 import random
+import resource
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from experiments.common import files
 from experiments.common.errors import unknown
 from experiments.config import compose, overlay
 from experiments.running.plan import Plan, plan
-from tests import selection
+from tests import preloaded, selection
 
 collect_ignore = ["overlay/mine"]  # the tests of an overlay, which run where it is open
 
@@ -89,6 +90,18 @@ def _plugins_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "entry_points", lru_cache(registry.entry_points))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_turns(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A stage that measures time is alone among those of this process: it waits neither for the tests beside it nor
+    for a run that somebody has on the machine, and keeps neither waiting. No test asks how fast anything is."""
+    from experiments.running import engine
+
+    places = tmp_path_factory.mktemp("places")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "on_this_machine", partial(engine.on_this_machine, folder=places))
         yield
 
 
@@ -201,7 +214,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """An overlay is open for the whole session, before papers are listed."""
+    """An overlay is open for the whole session, before papers are listed. What runs commands begins here and now."""
+    if hasattr(config, "workerinput"):
+        preloaded.fork_server()
     if folder := config.getoption("--extra"):
         opened = overlay.opened(folder)
         opened.__enter__()
@@ -216,12 +231,32 @@ def pytest_collection() -> None:
 def pytest_collection_finish() -> None:
     """What is imported by now stays: a process that a test forks would copy all that its garbage collection visits.
 
-    The oldest objects are looked through as often as by default, the youngest a tenth as often.
+    To look through all objects takes a third of a second; to do it as often as by default, a tenth of all time.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(7_000, 5, 2)
+    gc.set_threshold(50_000, 10, 100)
     gc.enable()
+
+
+MOST_GARBAGE = 400 * 2**20  # bytes by which a process may grow before all objects are looked through
+_sizes = [0]  # of this process, each time that they were
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    """Collect what lives on in cycles, such as a stage's trainer with all that it holds, once that may be much."""
+    if _size() > _sizes[-1] + MOST_GARBAGE:
+        gc.collect()
+        _sizes.append(_size())
+
+
+def _size() -> int:
+    """Bytes of memory that this process takes; where the system does not say, that it ever took."""
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -230,7 +265,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if paper or extra:
         if paper and paper not in compose.papers():
             raise pytest.UsageError(str(unknown("paper", paper, compose.papers())))
-        kept = selection.select_of_overlay(items, paper) if extra else selection.select(items, paper)
-        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
-        items[:] = kept
-    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, "smoke_runs" not in item.name))
+        selected = selection.select_of_overlay(items, paper) if extra else selection.select(items, paper)
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(selected)])
+        items[:] = selected
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, _place(item)))
+
+
+# Parts of tests' names, longest tests first: which are left for the end decides how long one process waits for another.
+LONG = ("::test_full_recipe_", "::test_smoke_runs_", "::test_every_stage_runs_", "::test_every_setting_")
+LONG += ("tests/reliability/", "tests/overlay/", "tests/experiments/")
+
+
+def _place(item: pytest.Item) -> int:
+    return next((place for place, part in enumerate(LONG) if part in item.nodeid), len(LONG))

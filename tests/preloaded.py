@@ -1,8 +1,9 @@
 """A process that has imported the libraries which every command imports, and forks one process for each command.
 
 A command in a process of its own takes four seconds, nearly all of them for importing torch and Lightning. A fork
-starts with them imported. For commands of this checkout a second process has imported its modules too; one of a copy
-imports its own, from the folder that it is asked to run in.
+starts with them imported. Each of several processes that run tests forks this one before it imports what it tests. For
+commands of this checkout a second process has imported its modules too; one of a copy imports its own, from the folder
+that it is asked to run in.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import os
 import random
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,7 +23,7 @@ import traceback
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from experiments.common.paths import ROOT
 
@@ -37,37 +39,88 @@ PROJECT = (
 
 
 class Server:
-    """Runs modules as commands, one after the other."""
+    """Runs modules as commands, one after the other.
 
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(
+    Args:
+        ask, answered: how this process is told what to run, and tells how that ended; a line each.
+    """
+
+    def __init__(self, ask: IO[str], answered: IO[str]) -> None:
+        self._ask = ask
+        self._answered = answered
+
+    @classmethod
+    def start(cls) -> Server:
+        """In a process of its own."""
+        process = subprocess.Popen(
             [sys.executable, "-m", "tests.preloaded"],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        return cls(process.stdin, process.stdout)
+
+    @classmethod
+    def fork(cls) -> Server:
+        """As a fork of this process, which then need not import the libraries a second time."""
+        for library in LIBRARIES:
+            importlib.import_module(library)
+        asked, ask = os.pipe()
+        answered, answer = os.pipe()
+        if os.fork() == 0:
+            os.close(ask)  # or it would wait for itself
+            os.close(answered)
+            _forget_pytest(asked, answer)
+            serve()
+            os._exit(0)
+        os.close(asked)
+        os.close(answer)
+        return cls(os.fdopen(ask, "w"), os.fdopen(answered))
 
     def run(
         self, arguments: Sequence[str], folder: Path, environment: dict[str, str]
     ) -> subprocess.CompletedProcess[str]:
         """`python -m arguments...` in a folder, with this environment and no other."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
         with tempfile.TemporaryDirectory() as place:
             out, err = Path(place) / "out", Path(place) / "err"
             ask = {"arguments": list(arguments), "folder": str(folder), "environment": environment}
-            self.process.stdin.write(json.dumps({**ask, "out": str(out), "err": str(err)}) + "\n")
-            self.process.stdin.flush()
-            code = int(self.process.stdout.readline())
+            self._ask.write(json.dumps({**ask, "out": str(out), "err": str(err)}) + "\n")
+            self._ask.flush()
+            code = int(self._answered.readline())
             told = (out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8"))
         return subprocess.CompletedProcess(list(arguments), code, *told)
+
+
+_forked: list[Server] = []
+
+
+def fork_server() -> None:
+    """From now on `server` is a fork of this process as it is now: before it has imported what it tests."""
+    _forked.append(Server.fork())
 
 
 @cache
 def server() -> Server:
     """Of this process; it ends when its input does, as with this process."""
-    return Server()
+    return _forked[0] if _forked else Server.start()
+
+
+def _forget_pytest(asked: int, answer: int) -> None:
+    """Be a process that Python has just started in the repository's folder, with these as its input and output."""
+    os.dup2(asked, 0)
+    os.dup2(answer, 1)
+    os.close(asked)
+    os.close(answer)
+    sys.stdin = os.fdopen(0, closefd=False)
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.chdir(ROOT)
+    sys.path[:] = [str(ROOT), *(place for place in sys.path if place not in ("", str(ROOT)))]
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not type(finder).__module__.startswith("_pytest")]
 
 
 class Project:

@@ -11,7 +11,7 @@ import pytest
 
 from experiments.common.paths import CONF, ROOT
 from experiments.config import compose
-from experiments.identity import definitions
+from experiments.identity import dependencies
 from experiments.identity.fingerprint import targets
 
 SHARED = ("tests/modules/common", "tests/datamodules/common")
@@ -42,10 +42,10 @@ def select(items: list[pytest.Item], paper: str) -> list[pytest.Item]:
     Its own, what every paper is asked of this one, those of the parts of common that it reaches, and the rules of the
     repository.
     """
-    reached = {definition.module for definition in definitions.reach(targets_of(paper))}
+    reached = {definition.module for definition in dependencies.reach(targets_of(paper))}
     files = {item.path for item in items}
-    kept = {path for path in files if _concerns(path, paper, reached)}
-    return [item for item in items if item.path in kept or _is_asked_of(item, paper)]
+    concerned = {path for path in files if _concerns(path, paper, reached)}
+    return [item for item in items if item.path in concerned or _is_asked_of(item, paper)]
 
 
 def select_of_overlay(items: list[pytest.Item], paper: str | None) -> list[pytest.Item]:

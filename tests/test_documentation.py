@@ -149,9 +149,29 @@ def test_python_of_the_documentation_imports_what_is_there() -> None:
                 assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == [], text
 
 
+def anchors(text: str) -> list[str]:
+    """The headings of a page as GitHub and mkdocs name them in addresses: lower case, a hyphen for each space."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+def test_anchors_of_headings() -> None:
+    text = "# A verdict\n```yaml\n# a comment\n```\n## The `two`, and more\n"
+    assert anchors(text) == ["a-verdict", "the-two-and-more"]
+
+
 @pytest.mark.parametrize("page", [*PAGES, *FULL], ids=lambda page: page.name)
-def test_links_lead_to_files(page: Path) -> None:
+def test_links_lead_to_files_and_headings(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", text)]
-    local = [target for target in targets if target and "://" not in target]
-    assert [target for target in local if not (page.parent / target).exists()] == []
+    local = [target for target in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in target]
+    lost = []
+    for target in local:
+        name, _, anchor = target.partition("#")
+        path = page.parent / name if name else page
+        if not path.exists() or (anchor and anchor not in anchors(path.read_text(encoding="utf-8"))):
+            lost.append(target)
+    assert lost == []
+
+
+def test_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150

@@ -13,7 +13,7 @@ from experiments.common.paths import ROOT
 from experiments.config import own_data
 from experiments.config.compose import paper_file, papers
 from experiments.evidence import results
-from experiments.identity import definitions
+from experiments.identity import definitions, dependencies
 from experiments.identity.definitions import Definition
 
 PYTHON = sorted(p for folder in ("experiments", "modules", "datamodules") for p in (ROOT / folder).rglob("*.py"))
@@ -84,20 +84,20 @@ def test_common_holds_what_two_papers_use(every_target: dict[str, tuple[str, ...
     users: dict[Definition, set[str]] = {}
     for paper, targets in every_target.items():
         beside_them = [f"{target.rpartition('.')[0]}.NEEDS" for target in targets]
-        for definition in definitions.reach((*targets, *beside_them)):
+        for definition in dependencies.reach((*targets, *beside_them)):
             users.setdefault(definition, set()).add(paper)
     lonely = []
     engine = {n for path in PYTHON if path.is_relative_to(ROOT / "experiments") for n in imports(path)}
-    engine |= set(own_data.PLAIN)  # what a user's images may be
+    engine |= {f"{d.module}.{d.name}" for d in dependencies.reach(own_data.PLAIN)}  # what a user's images may be
     for path in PYTHON:
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
         if room(name) != "common" or path.name == "__init__.py":
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        made = {n.name: n for n in tree.body if isinstance(n, ast.ClassDef | ast.FunctionDef)}
-        public = {n for n in made if not n.startswith("_") and not _only_a_type(made[n])}
+        defined = {n.name: n for n in tree.body if isinstance(n, ast.ClassDef | ast.FunctionDef)}
+        public = {n for n in defined if not n.startswith("_") and not _only_a_type(defined[n])}
         known = {n for n in public if f"{name}.{n}" in EXPECTED or f"{name}.{n}" in engine}
-        beside = {d.name for n in known for d in definitions.reach((f"{name}.{n}",)) if d.module == name}
+        beside = {d.name for n in known for d in dependencies.reach((f"{name}.{n}",)) if d.module == name}
         for unit in public - beside:
             served = users.get(Definition(name, unit), set())
             if len(served) < 2:

@@ -1,4 +1,5 @@
-"""What the frame and the papers' networks cost, side by side in one process, and what a graphics card does with them.
+"""What the frame and the papers' networks cost, side by side in one process, what a graphics card does with them, and
+how often the decision procedure is wrong.
 
-Door: nothing: `make bench` and `make gpu` start it.
+Door: nothing: `make bench`, `make gpu` and `python -m experiments.benchmarks.decisions` start it.
 """

@@ -79,8 +79,8 @@ def refusal(accelerator: str) -> Refusal:
 def smoke(paper: str, accelerator: str, precision: str) -> Smoke:
     """A smoke run on the card beside the processor's. Raises RunError for a stage that failed on one of them."""
     reference = _on_processor(paper)
-    found = _run(paper, accelerator, precision)
-    return hardware.compare(reference, found, TOLERANCES[precision])
+    on_card = _run(paper, accelerator, precision)
+    return hardware.compare(reference, on_card, TOLERANCES[precision])
 
 
 @lru_cache(maxsize=1)
@@ -121,20 +121,20 @@ def _with_precision(this: Plan, precision: str) -> Plan:
 
 def steps(paper: str, name: str, accelerator: str, precision: str) -> Steps:
     """A stage of the full recipe, at the published batch or the largest that fits. Raises RunError if it fails."""
-    found = _timed(paper, name, {"accelerator": accelerator, "precision": precision})
-    assert isinstance(found.pace, Pace)
+    measured = _timed(paper, name, {"accelerator": accelerator, "precision": precision})
+    assert isinstance(measured.pace, Pace)
     return Steps(
-        batch=found.pace.batch,
-        published=found.batch,
-        step=found.pace.step,
-        load=found.pace.load,
-        beside=found.pace.beside,
-        memory=found.pace.memory,
-        memory_published=found.pace.memory_published,
-        steps=found.steps,
-        hours=found.pace.hours(found.batch, found.steps),
-        real=found.pace.real,
-        at_least=found.pace.shortened,
+        batch=measured.pace.batch,
+        published=measured.batch,
+        step=measured.pace.step,
+        load=measured.pace.load,
+        beside=measured.pace.beside,
+        memory=measured.pace.memory,
+        memory_published=measured.pace.memory_published,
+        steps=measured.steps,
+        hours=measured.pace.hours(measured.batch, measured.steps),
+        real=measured.pace.real,
+        at_least=measured.pace.shortened,
     )
 
 
@@ -173,11 +173,11 @@ def _timed(paper: str, name: str, trainer: Mapping[str, Any], batch: int | None 
         stage = replace(stage, module=switches.fused(stage.module))
     with tempfile.TemporaryDirectory() as folder:
         this = replace(this, stages={key: _placed(each, folder) for key, each in {**this.stages, name: stage}.items()})
-        found = DryRun(this, SECONDS, [name], batch).run(lambda event: None)
-    failed = [f"{key}: {told}" for key, told in found.items() if isinstance(told, str)]
+        measured = DryRun(this, SECONDS, [name], batch).run(lambda event: None)
+    failed = [f"{key}: {told}" for key, told in measured.items() if isinstance(told, str)]
     if failed:
         raise RunError(failed[-1])
-    result = found[name]
+    result = measured[name]
     assert isinstance(result, Measured)
     if not isinstance(result.pace, Pace):
         raise RunError(result.pace or "it takes no step")

@@ -55,10 +55,10 @@ Work = Callable[[Item, str], Found]
 
 
 def main(argv: list[str]) -> int:
-    given, others = cli.take(argv, tuple(TAKES))
+    options, others = cli.take(argv, tuple(TAKES))
     if others:
         raise unknown("option", others[0].partition("=")[0], TAKES)
-    said = {**TAKES, **given}
+    said = {**TAKES, **options}
     if said["accelerator"] not in ("gpu", "cpu"):
         raise InputError(f"accelerator={said['accelerator']}: expected gpu or cpu")
     if said["anew"] not in ("true", "false"):

@@ -16,7 +16,7 @@ from experiments.commands import exploring
 from experiments.commands.schedulers import Schedulers
 from experiments.commands.setting import Setting
 from experiments.config import reading
-from experiments.evidence import results
+from experiments.evidence import assembly, naming, results
 from experiments.evidence.ran import StageRecord
 from experiments.evidence.records import Entry
 from experiments.pages import console, view
@@ -58,7 +58,7 @@ def _recorded(asked: Setting) -> tuple[str, Entry] | None:
     arm = reading.arm_files(asked.paper).get(asked.request.variant or "")
     if arm is None:
         return None
-    title = results.title(asked.request.scale, arm.get("variant"), data=asked.request.data)
+    title = naming.title(asked.request.scale, arm.get("variant"), data=asked.request.data)
     entry = results.entry(asked.paper, title, results.RESULTS)
     return (title, entry) if entry is not None and entry.seeds else None
 
@@ -107,7 +107,7 @@ def read(asked: Setting) -> Beside:
     positions = [i for i in range(len(entry.seeds)) if all(marks[i] is not None for marks in ran)]
     positions = positions[: int(asked.config.most)]
     plans = plan_each(asked.config, [entry.seeds[i] for i in positions], precisions)
-    there = {name: results.of_seeds(stage, positions) for name, stage in entry.stages.items()}
+    there = {name: assembly.of_seeds(stage, positions) for name, stage in entry.stages.items()}
     recorded = {name: there[name] for name in plans[0].stages if name in there and _agrees(name, plans, there, entry)}
     return Beside(entry, title, plans, recorded, [name for name in compared if name not in recorded])
 
@@ -122,14 +122,14 @@ def _agrees(name: str, plans: Sequence[Plan], there: Mapping[str, StageRecord], 
 def judged(asked: Setting, beside: Beside, count: int, outcomes: Mapping[int, Mapping[str, engine.Outcome]]) -> Entry:
     """The entry of the first seeds, recorded numbers and new ones together."""
     positions = list(range(count))
-    recorded = {name: results.of_seeds(stage, positions) for name, stage in beside.recorded.items()}
+    recorded = {name: assembly.of_seeds(stage, positions) for name, stage in beside.recorded.items()}
     reasons = {
         name: f"seed {seed}: {outcome.reason}"
         for seed, by_stage in outcomes.items()
         for name, outcome in by_stage.items()
         if outcome.status != "done"
     }
-    entry = results.build(beside.plans[:count], count, asked.request.told, reasons, recorded=recorded)
+    entry = assembly.build(beside.plans[:count], count, asked.request.told, reasons, recorded=recorded)
     return entry.model_copy(update={"stopped": KNOWN})
 
 

@@ -18,7 +18,7 @@ from experiments.common.memory import CONFIGURATION, remember
 from experiments.common.overlay import home
 from experiments.common.plain import Plain
 from experiments.config import claims, compose, unfilled
-from experiments.evidence import counts, coverage, results, staleness, suite
+from experiments.evidence import counts, coverage, naming, results, staleness, suite
 from experiments.evidence.judged import JudgedClaim
 from experiments.evidence.records import Entry
 from experiments.pages import console, needed, scope, view
@@ -97,7 +97,7 @@ def _recorded(paper: str, entry: Entry, declared: Plain) -> Setting:
     main = entry.main_claim()
     shown = {"name", "verdict", "difference", "interval", "unit", "reason", "published", "margin", "worth", "within"}
     return {
-        "scope": scope.of(entry, scope.told(declared, entry.scale, entry.variant, results.data_of(entry))),
+        "scope": scope.of(entry, scope.told(declared, entry.scale, entry.variant, naming.data_of(entry))),
         "main": cast(Main, main.model_dump(include=shown) | _rows(main)) if main is not None else None,
         "verdicts": {claim.name: claim.verdict for claim in entry.claims},
         "published": {f"{item.stage}/{item.metric}": item.verdict for item in entry.published},
@@ -148,9 +148,9 @@ def _overview(papers: Sequence[Paper]) -> Table:
         table.add_row(paper["key"], *told[: room - 1])
     table.caption_justify = "left"
     table.caption = (
-        "make papers PAPER=K: its claims, rivals, settings, scope, stages and variants. Others: further recorded "
-        "settings. Covered: of what the paper shows and claims, run here. Stale: code, configuration or claims changed "
-        "since. Alone: decided by itself, not kept by e-BH over all papers' main claims."
+        "make papers PAPER=K shows a paper's claims, settings, stages and variants. Others: its further recorded "
+        "settings. Covered: how much of what the paper shows was run here. Stale: code, configuration or claims have "
+        "changed since. Alone: decided by itself, but not kept when all papers' main claims are looked at together."
     )
     return table
 
@@ -225,7 +225,7 @@ def hours_at_full(paper: Paper) -> dict[str, str]:
     variants = [name for name, item in paper["variants"].items() if item["scale"] == "full"]
     told = {}
     for variant in (None, *variants):
-        title = results.title("full", variant)
+        title = naming.title("full", variant)
         entry = paper["entries"].get(title)
         seconds = (entry["cpu_seconds"] or entry["seconds"]) if entry is not None else None
         if entry is not None and seconds:

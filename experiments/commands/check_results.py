@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.commands import catalog, cli, counts, readme
+from experiments.common import files
 from experiments.common.errors import InputError
 from experiments.common.memory import CONFIGURATION, remember
 from experiments.common.overlay import current, home
@@ -25,9 +26,10 @@ from experiments.common.paths import ROOT
 from experiments.common.plain import Plain
 from experiments.config import claims, compose, vary
 from experiments.config.claims import Questions
-from experiments.evidence import counts as recorded_counts
 from experiments.evidence import (
+    assembly,
     images,
+    naming,
     pictures,
     registration,
     registrations,
@@ -36,8 +38,10 @@ from experiments.evidence import (
     results,
     statements,
 )
+from experiments.evidence import counts as recorded_counts
 from experiments.evidence.order import History, losses, problems
 from experiments.evidence.records import Entry, Record
+from experiments.running.manifest import hash_metrics
 from experiments.running.plan import SEEDS
 
 HELP = """\
@@ -96,7 +100,7 @@ def check(record: Record) -> Iterator[str]:
         yield from _shape(entry, where)
         if not _fits(entry):
             continue  # what follows would only say it again
-        again = results.judge(entry, questions(entry), {claim.name: claim.outcomes for claim in entry.claims})
+        again = assembly.judge(entry, questions(entry), {claim.name: claim.outcomes for claim in entry.claims})
         for part in ("claims", "checks", "published"):
             recorded, derived = ([item.model_dump() for item in getattr(e, part)] for e in (entry, again))
             yield from differences(recorded, derived, f"{where}: {part}")
@@ -164,8 +168,8 @@ def differing_images(paper: str, title: str, entry: Entry, where: str) -> Iterat
 def _registered(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
     """Registered entries have exactly the seeds of their registration, in order; none of them twice in the history."""
     registered = entry.registered
-    if title != results.title_of(entry):
-        yield f"{where}: is an entry of {results.title_of(entry)}"
+    if title != naming.title_of(entry):
+        yield f"{where}: is an entry of {naming.title_of(entry)}"
     if registered.seen:
         yield f"{where}: says that its claims were written after its seeds had run; record it under a registration"
     if registered.seen or registered.by_hand:
@@ -267,28 +271,32 @@ def _runs(paper: str, entry: Entry, where: str) -> Iterator[str]:
 
     A run that finished after the record was written is another one than the record's: it says nothing about it.
     """
-    from experiments.common import files
-    from experiments.running.manifest import hash_metrics
-
     for name, stage in entry.stages.items():
         for position, (seed, mark) in enumerate(zip(entry.seeds, stage.fingerprints, strict=False)):
             folder = files.inside(home() / "runs", paper, entry.scale, f"seed={seed}", f"{name}-{mark}")
             if folder is None:
                 continue
-            manifest, metrics = files.read_json(folder / "manifest.json"), files.read_json(folder / "metrics.json")
-            if not isinstance(manifest, dict) or not isinstance(metrics, dict):
-                continue
-            if manifest.get("metrics_hash") != hash_metrics(metrics):
-                yield f"{where}: {folder / 'metrics.json'} is not what its manifest says"
-            if str(manifest.get("finished")) > str(entry.provenance.written):
-                continue
-            told = manifest.get("registered")
-            if told and not entry.registered.by_hand and not entry.registered.binds(str(told)):
-                yield f"{where}: {folder} ran under registration {told}, not {entry.registered.hash}"
-            for metric, values in stage.metrics.items():
-                value, there = values[position], metrics.get(metric)
-                if there is not None and not same(value, there):
-                    yield f"{where}: {name}/{metric} of seed {seed} is {value}, its run says {there}"
+            recorded = {metric: values[position] for metric, values in stage.metrics.items()}
+            yield from (f"{where}: {line}" for line in _run(folder, entry, name, seed, recorded))
+
+
+def _run(folder: Path, entry: Entry, stage: str, seed: int, recorded: Mapping[str, float | None]) -> Iterator[str]:
+    """Where the run in a folder is not what its manifest says, of another registration, or gave other numbers."""
+    manifest = files.read_json(folder / "manifest.json")
+    metrics = files.read_json(folder / "metrics.json")
+    if not isinstance(manifest, dict) or not isinstance(metrics, dict):
+        return
+    if manifest.get("metrics_hash") != hash_metrics(metrics):
+        yield f"{folder / 'metrics.json'} is not what its manifest says"
+    if str(manifest.get("finished")) > str(entry.provenance.written):
+        return
+    mark = manifest.get("registered")
+    if mark and not entry.registered.by_hand and not entry.registered.binds(str(mark)):
+        yield f"{folder} ran under registration {mark}, not {entry.registered.hash}"
+    for metric, value in recorded.items():
+        there = metrics.get(metric)
+        if there is not None and not same(value, there):
+            yield f"{stage}/{metric} of seed {seed} is {value}, its run says {there}"
 
 
 def differences(recorded: Any, derived: Any, where: str) -> Iterator[str]:

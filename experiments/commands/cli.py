@@ -19,8 +19,8 @@ COMMON = """\
 The configuration:
 
   paper=K            {papers}
-  scale=S            mini (default), smoke (seconds; numbers mean nothing), full (as published) or, of some
-                     papers, lab (CIFAR, one consumer GPU, some hours)
+  scale=S            mini (default), smoke (seconds; numbers mean nothing), full (as published) or,
+                     for some papers, lab (CIFAR, one consumer GPU, some hours)
   variant=V          a named variation of a paper; `make papers PAPER=K` lists them
   trainer=T          {trainers}
   logger=L           {loggers}
@@ -125,9 +125,9 @@ def papers_named(argv: Sequence[str]) -> list[str]:
     Raises:
         InputError: a word that names no paper.
     """
-    known = compose.papers()
+    keys = compose.papers()
     named = [key for word in argv for key in word.removeprefix("paper=").split(",")]
     for key in named:
-        if key not in (*known, "all"):
-            raise unknown("paper", key, known)
-    return list(known) if "all" in named else named
+        if key not in (*keys, "all"):
+            raise unknown("paper", key, keys)
+    return list(keys) if "all" in named else named

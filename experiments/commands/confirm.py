@@ -22,7 +22,7 @@ from experiments.commands import cli, states
 from experiments.commands.schedulers import Schedulers
 from experiments.common.errors import InputError, RunError, unknown
 from experiments.config import compose
-from experiments.evidence import merge, registration, results, staleness
+from experiments.evidence import merge, naming, registration, results, staleness
 from experiments.evidence.ran import Confirmation, Hardware, StageRecord
 from experiments.evidence.records import Entry
 from experiments.identity.provenance import code_version, hardware, versions
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
         raise InputError("paper=K is missing: the record to confirm, or paper=all for every stale one")
     if code_version()["dirty"] is not False:
         raise InputError("the code is not that of a commit: commit it first, so that the record can name it")
-    if changed := results.personal(rest):
+    if changed := naming.personal(rest):
         raise InputError(
             f"{changed[0]}: a record is confirmed as it was recorded; expected jobs=, data_dir= or runs_dir="
         )
@@ -78,7 +78,7 @@ def _chosen(own: Mapping[str, str]) -> Iterator[tuple[str, str]]:
         return
     compose.paper_file(own["paper"])
     entries = results.entries(own["paper"])
-    title = results.title(own.get("scale", "mini"), own.get("variant"), data=own.get("data"))
+    title = naming.title(own.get("scale", "mini"), own.get("variant"), data=own.get("data"))
     if title not in entries:
         raise unknown("entry", title, entries)
     yield own["paper"], title

@@ -42,8 +42,8 @@ def derive(paper: str) -> list[Row]:
     asked = counts.declared(paper)
     if not asked:
         return []
-    known = remember("counts", paper, "", EVERYTHING, lambda: [_count(paper, row) for row in asked])
-    pairs = zip(asked, known, strict=True)
+    counted = remember("counts", paper, "", EVERYTHING, lambda: [_count(paper, row) for row in asked])
+    pairs = zip(asked, counted, strict=True)
     return [counts.judge(row, what, ours[what]) for row, ours in pairs for what in counts.WHAT if what in ours]
 
 

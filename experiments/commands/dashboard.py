@@ -18,7 +18,7 @@ from experiments.common import files
 from experiments.common.errors import InputError, RunError
 from experiments.common.paths import ROOT
 from experiments.config import compose
-from experiments.evidence import registration, results
+from experiments.evidence import assembly, naming, registration, results
 from experiments.pages import console, view, wandb_workspace
 from experiments.running import loggers
 from experiments.running.plan import plan_each
@@ -55,9 +55,9 @@ def _paper(argv: list[str]) -> None:
     first = plans[0]
     folder = Path(first.config["runs_dir"]) / first.paper / first.scale
     # What `reproduce` recorded; before that, whatever the runs folder holds.
-    entry = results.entry(first.paper, results.title(first.scale, first.variant))
+    entry = results.entry(first.paper, naming.title(first.scale, first.variant))
     if entry is None:
-        entry = results.build(plans, len(plans), [], {})
+        entry = assembly.build(plans, len(plans), [], {})
     pictures = sorted({path.stem for path in folder.glob("seed=*/*/pictures/*.png")})
     spec = wandb_workspace.describe(first, view.of(entry, first.config), pictures)
     path = folder / (f"dashboard-{first.variant}.json" if first.variant else "dashboard.json")

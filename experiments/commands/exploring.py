@@ -36,9 +36,9 @@ def check_time(setting: Setting, plans: Sequence[Plan]) -> None:
     if setting.config.explore is True:
         return
     recorded = results.entry(setting.paper, setting.title)
-    known = cost.seconds_of_stages(plans, recorded.mean_seconds() if recorded is not None else {})
+    expected = cost.seconds_of_stages(plans, recorded.mean_seconds() if recorded is not None else {})
     at_a_time = jobs(setting.config, sum(len(p.stages) for p in plans)) if setting.runs_here else len(plans)
-    seconds = cost.left(plans, known, at_a_time)
+    seconds = cost.left(plans, expected, at_a_time)
     if seconds is not None and seconds > LONGEST:
         raise InputError(
             f"{setting.name} is not registered, and trying it would take about {cost.in_words(seconds)}: explore=true "

@@ -69,8 +69,8 @@ def page(key: str) -> str:
     stages_first = _stages(published)
     parts = [
         f"# {_title(key)}: full scale",
-        f"The published recipe of {title}; {FIRST}. `{DATA}/` stands for the folder that `data_dir=` names. What is "
-        "fetched by itself is fetched by the run, and checked where its source publishes a checksum.",
+        f"The published recipe of {title}; {FIRST}. `{DATA}/` stands for the folder that `data_dir=` names. A run "
+        "fetches what says so, and checks it where its source publishes a checksum.",
         _commands(key, None),
         "## What it needs",
         _table(needed_first) if needed_first else NOTHING,

@@ -30,7 +30,7 @@ class Outlook:
         done = f", {self.done} of {everything} done" if self.done else ""
         if self.done == everything:
             return f"{work}{done}"
-        time = "nobody has measured how long" if self.seconds is None else f"about {cost.in_words(self.seconds)}"
+        time = "how long is not known yet" if self.seconds is None else f"about {cost.in_words(self.seconds)}"
         return f"{work}{done}: {time}"
 
 
@@ -40,9 +40,9 @@ def of(setting: Setting) -> Outlook:
     stages = len(plans[0].stages)
     left = seeds.unfinished(plans)
     recorded = results.entry(setting.paper, setting.title)
-    known = cost.seconds_of_stages(plans, recorded.mean_seconds() if recorded is not None else {})
+    expected = cost.seconds_of_stages(plans, recorded.mean_seconds() if recorded is not None else {})
     at_a_time = jobs(setting.config, stages * len(plans)) if setting.runs_here else stages * len(plans)
-    seconds = cost.left(plans, known, at_a_time) if left else 0.0
+    seconds = cost.left(plans, expected, at_a_time) if left else 0.0
     return Outlook(setting.name, stages, len(plans), stages * len(plans) - left, seconds)
 
 
@@ -53,9 +53,11 @@ def lines(settings: Sequence[Setting]) -> list[str]:
     told = [f"{outlook.name}: {outlook.told}" for outlook in outlooks]
     if len(outlooks) > 1:
         times = [outlook.seconds for outlook in outlooks]
-        known = [seconds for seconds in times if seconds is not None]
-        at_least = "at least" if len(known) < len(times) else "about"
-        told.append(f"all {len(outlooks)} settings: {at_least} {cost.in_words(sum(known))}")
+        expected = [seconds for seconds in times if seconds is not None]
+        at_least = "at least" if len(expected) < len(times) else "about"
+        told.append(f"all {len(outlooks)} settings: {at_least} {cost.in_words(sum(expected))}")
+    if any(not setting.is_recorded for setting in asked):
+        told.append("smoke shows that everything runs; its numbers mean nothing")
     if any(setting.registered is not None for setting in asked):
         config = asked[0].config
         told.append(

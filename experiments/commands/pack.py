@@ -7,7 +7,7 @@ from pathlib import Path
 
 from experiments.commands import cli, setting
 from experiments.common.errors import InputError
-from experiments.evidence import registration, restarts, results
+from experiments.evidence import naming, registration, restarts
 from experiments.evidence.records import Registration
 from experiments.pages import console
 from experiments.running import packing
@@ -30,7 +30,7 @@ same bits. Of a registered setting its registered seeds are packed; of another o
 def main(argv: list[str]) -> int:
     own, others = cli.take(argv, ("to",))
     asked = setting.read(others)
-    if changed := results.personal(asked.request.given):
+    if changed := naming.personal(asked.request.given):
         raise InputError(f"{changed[0]}: a setting is packed as its files say it; expected paper=, scale= and variant=")
     where = asked.request
     name = "-".join(filter(None, (where.paper, where.scale, where.variant)))

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from experiments.commands.described import Compared, Main, Paper, Setting
 from experiments.common import files
 from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
+from experiments.common.plain import Plain
 from experiments.config import compose
 from experiments.evidence import suite
 from experiments.evidence.words import EFFECT_ONLY, NOT_RUN
@@ -23,7 +25,8 @@ from experiments.pages.display import SYMBOLS
 from experiments.pages.numbers import count, span
 
 # The README's example of what a command prints: its verdict and difference are the record's.
-EXAMPLE = re.compile(r"(?<=\$ make reproduce PAPER=)(\w+)\n  \.\.\.\n.*\n.*\n")
+EXAMPLE = re.compile(r"(?<=\$ make reproduce PAPER=)(\w+)\n  \.\.\.\n(?:.*\n)+?(?=  \.\.\.\n)")
+WIDTH = 92  # letters that a block of code on GitHub has room for
 # The rows of docs/decisions.md that docs/method.md repeats.
 NO_EFFECT = re.compile(r"\| (normal \| 0(\.5)?|heavy tails \(t, 3\) \| 0|skewed to the left \| 0) \|")
 EFFECT = re.compile(r"\| normal \| \S+ \| 2 x worth \|")
@@ -117,7 +120,7 @@ def counts(papers: Sequence[Paper]) -> str:
     return (
         f"**{count(len(papers), 'main claim')}: {told}.**\n"
         f"Judged again on fresh seeds and recipes: {again}.\n"
-        f"Decided also beside all other papers: {standing}. "
+        f"Kept when all papers are looked at together: {standing}. "
         f"Stale, since code or claims changed after the run: {stale}.\n"
         f"Recorded settings: {settings}, all in [docs/results.md](docs/results.md)."
     )
@@ -158,14 +161,14 @@ def table(papers: Sequence[Paper]) -> str:
     """The README's table: a row for each paper."""
     lines = ["| paper | what was found | verdict, and about what | replicated |", "|---|---|---|---|"]
     for paper in papers:
-        found = paper["finding"] or paper["main"] or ""
+        finding = paper["finding"] or paper["main"] or ""
         chosen = default(paper)
         if chosen is None:
-            lines.append(f"| {link(paper)} | {found} | not run | |")
+            lines.append(f"| {link(paper)} | {finding} | not run | |")
             continue
         title, entry = chosen
         about = f" at {title}: {entry['scope']}" if entry["scope"] else f" at {title}"
-        lines.append(f"| {link(paper)} | {found} | **{verdict(paper, title)}**{about} | {replicated(entry)} |")
+        lines.append(f"| {link(paper)} | {finding} | **{verdict(paper, title)}**{about} | {replicated(entry)} |")
     return "\n".join(lines)
 
 
@@ -173,13 +176,21 @@ def own_data_table() -> str:
     """A row for each paper: whether plain labelled images can stand in place of its data, or why not."""
     lines = ["| paper | with `DATA=` |", "|---|---|"]
     for paper in compose.papers():
-        said = compose.paper_file(paper).get("own_data")
-        if not isinstance(said, str):
-            needs, images = (said or {}).get("needs"), (said or {}).get("images")
-            words = ["works", *([" and ".join(f"`{key}=`" for key in needs)] if needs else [])]
-            said = ", with ".join(words) + (f", from {images} training images" if images else "")
-        lines.append(f"| `{paper}` | {said} |")
+        lines.append(f"| `{paper}` | {_own_data(compose.paper_file(paper).get('own_data'))} |")
     return "\n".join(lines)
+
+
+def _own_data(said: str | Plain | None) -> str:
+    """What a paper's file says of own data, in words: why it has no use for any, or what it needs besides."""
+    if isinstance(said, str):
+        return said
+    asked = said or {}
+    told = "works"
+    if asked.get("needs"):
+        told += ", with " + " and ".join(f"`{key}=`" for key in asked["needs"])
+    if asked.get("images"):
+        told += f", from {asked['images']} training images"
+    return told
 
 
 def settings_table(papers: Sequence[Paper]) -> str:
@@ -207,10 +218,15 @@ def verdict(paper: Paper, title: str) -> str:
     """A setting's verdict, and in brackets what is to be known of it."""
     entry = paper["entries"][title]
     main = entry["main"]
-    words = ["stale"] if entry["stale"] else ["claims written after these seeds"] if entry["seen"] else []
+    words = []
     if entry["stale"] and main and "+" not in title and main["name"] != paper["main"]:
-        words = ["stale, of an earlier main claim"]  # the one beside it was not judged yet
-    words += ["alone"] if entry["kept"] is False else []
+        words.append("stale, of an earlier main claim")  # the one beside it was not judged yet
+    elif entry["stale"]:
+        words.append("stale")
+    elif entry["seen"]:
+        words.append("claims written after these seeds")
+    if entry["kept"] is False:
+        words.append("alone")
     marks = f" ({', '.join(words)})" if words else ""
     return (main["verdict"] if main else "no main claim") + marks
 
@@ -222,8 +238,12 @@ def replicated(entry: Setting) -> str:
 def cost(entry: Setting) -> str:
     """What an entry's stages took: CPU time, or wall time where that was not measured."""
     if entry["cpu_seconds"] is not None:
-        return f"{entry['cpu_seconds'] / 60:.0f} min"
-    return f"{entry['seconds'] / 60:.0f} min wall"
+        return _time(entry["cpu_seconds"])
+    return f"{_time(entry['seconds'])} wall"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.0f} min"
 
 
 def ordered(entries: Mapping[str, Setting]) -> list[tuple[str, Setting]]:
@@ -260,11 +280,12 @@ def forest_row(paper: Paper) -> forest.Row | None:
 
 
 def example(papers: Sequence[Paper], key: str) -> str:
-    """What EXAMPLE should match for a paper: the first lines of what `make reproduce` says."""
+    """What EXAMPLE should match for a paper: the first lines of `make reproduce`, folded as a terminal does."""
     entry = next(p["entries"]["mini"] for p in papers if p["key"] == key)
     main = entry["main"]
     assert main is not None
     stopped = "" if main["verdict"] == "undecided" else "; stopped: decided"
     why = f" ({main['reason']})" if main["reason"] else ""
     sure = span(main["difference"], main["interval"], main["unit"])
-    return f"{key}\n  ...\n{main['verdict']}{why}: {main['name']}\n  {sure}, {entry['seeds']} seeds{stopped}\n"
+    first = textwrap.fill(f"{main['verdict']}{why}: {main['name']}", WIDTH)
+    return f"{key}\n  ...\n{first}\n  {sure}, {entry['seeds']} seeds{stopped}\n"

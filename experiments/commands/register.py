@@ -16,10 +16,10 @@ from experiments.common.overlay import home
 from experiments.common.paths import ROOT
 from experiments.common.plain import Config
 from experiments.config import claims, compose, unfilled
-from experiments.evidence import registration, registrations, restarts, results, tuning
+from experiments.evidence import naming, registration, registrations, restarts, results, tuning
 from experiments.evidence.registrations import About, Filed, Tried
 from experiments.evidence.tuning import Tuning, Untuned
-from experiments.identity import definitions
+from experiments.identity import definitions, dependencies
 from experiments.identity.fingerprint import targets
 from experiments.identity.provenance import commits
 from experiments.running import preconditions
@@ -48,9 +48,9 @@ writes such marks).
 
 def main(argv: list[str]) -> int:
     request = compose.request(argv)
-    if not results.is_recorded(request.scale):
+    if not naming.is_recorded(request.scale):
         raise InputError(f"scale={request.scale}: smoke runs say nothing about a paper; register mini or full")
-    if personal := results.personal(request.given):
+    if personal := naming.personal(request.given):
         raise InputError(f"{personal[0]}: a registration is of what conf/ says; write it there, or run it by hand")
     config = compose.compose(request.overrides)
     resolved = compose.resolve(config, 0)
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
     if request.data is not None and not _may_register(request.data):
         raise InputError(f"data={request.data}: not one of the suite's; extra=FOLDER registers it in a folder of yours")
     unfilled.check(home(), request.paper, request.scale)
-    setting = results.title(request.scale, request.variant, data=request.data)
+    setting = naming.title(request.scale, request.variant, data=request.data)
     filed = registrations.describe(setting, resolved, plan_)
     tuned = _tuned(request.paper, setting, resolved)
     about: About = {**_told(filed, config.why), "tuning": tuned}
@@ -173,7 +173,7 @@ def _check_checkout(filed: Filed, plan_: Plan) -> None:
 def _rests_on(filed: Filed, plan_: Plan) -> set[Path]:
     """Configuration and the files of the definitions that the stages reach, the suite's and an overlay's."""
     nodes: list[Any] = [[stage.module, stage.data, stage.trainer] for stage in plan_.stages.values()]
-    reached = definitions.reach(tuple(sorted(set(targets(nodes)))))
+    reached = dependencies.reach(tuple(sorted(set(targets(nodes)))))
     code = {definitions.file_of(definition.module) for definition in reached}
     conf = {
         f"conf/paper/{filed.paper}.yaml",

@@ -11,7 +11,7 @@ from experiments.commands import confirm, states
 from experiments.commands.schedulers import Schedulers
 from experiments.common.errors import InputError
 from experiments.config import compose
-from experiments.evidence import merge, results
+from experiments.evidence import merge, naming, results
 from experiments.evidence.ran import Hardware
 from experiments.evidence.records import Entry
 from experiments.identity.provenance import hardware, versions
@@ -31,7 +31,7 @@ def run(paper: str, title: str, overrides: Sequence[str]) -> str:
     Raises:
         InputError: such a line, or the seed cannot run here.
     """
-    if changed := results.personal(overrides):
+    if changed := naming.personal(overrides):
         raise InputError(f"{changed[0]}: a recorded seed is run as it was recorded; expected jobs= or data_dir=")
     entry = results.entries(paper)[title]
     lines = [f"paper={paper}", f"scale={entry.scale}", *entry.overrides, *overrides]

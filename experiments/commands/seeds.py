@@ -11,7 +11,7 @@ from experiments.commands.schedulers import Schedulers, jobs
 from experiments.commands.setting import Setting
 from experiments.common.errors import InputError
 from experiments.config import claims, compose
-from experiments.evidence import merge, registration, restarts, results, suite
+from experiments.evidence import assembly, merge, registration, restarts, results, suite
 from experiments.evidence.records import Entry, Registration
 from experiments.identity.provenance import cores
 from experiments.pages import console, view
@@ -102,8 +102,8 @@ class Seeds:
                 if outcome.status != "done":
                     reasons[name] = f"seed {seed}: {outcome.reason}"
         if self.recorded is None:
-            given = self.setting.request.told
-            return results.build(self.plans, self.looked, given, reasons, self.registered, self.tries)
+            overrides = self.setting.request.told
+            return assembly.build(self.plans, self.looked, overrides, reasons, self.registered, self.tries)
         from experiments.evidence import onward
 
         further = self.plans[len(self.recorded.seeds) :]
@@ -137,8 +137,11 @@ class Seeds:
         total = 0.0
         for plan_ in self.plans:
             for name, outcome in self.outcomes.get(plan_.seed, {}).items():
-                manifest = finished(plan_.stages[name]) if outcome.status == "done" and not outcome.cached else None
-                total += manifest.get("cpu_seconds") or 0.0 if manifest is not None else 0.0
+                if outcome.status != "done" or outcome.cached:
+                    continue
+                manifest = finished(plan_.stages[name])
+                if manifest is not None:
+                    total += manifest.get("cpu_seconds") or 0.0
         return total
 
     def minutes(self) -> float:
@@ -192,15 +195,14 @@ class Seeds:
         from experiments.running import training
 
         training.check_plan(open_plans[0])
-        setting = self.setting
         names = [stage.name for p in open_plans for stage in p.stages.values()]
-        recorded = results.entry(setting.paper, setting.title)
-        expected = cost.seconds_of_stages(self.plans, recorded.mean_seconds() if recorded is not None else {})
-        at_a_time = jobs(setting.config, len(names)) if setting.runs_here else len(names)
+        expected = self._expected_seconds()
+        at_a_time = jobs(self.setting.config, len(names)) if self.setting.runs_here else len(names)
         seconds = cost.left(open_plans, expected, at_a_time)
         if seconds is not None:
             console.say(f"about {cost.in_words(seconds)}, as far as can be told from what its stages took before")
-        with Board(setting.name, len(names), expected).plan(names) as board:
+
+        with Board(self.setting.name, len(names), expected).plan(names) as board:
 
             def report(event: Event) -> None:
                 board(event)
@@ -208,10 +210,19 @@ class Seeds:
                     self._check_reported(event["stage"], event["metrics"])
 
             for seed, outcomes in self.scheduler.run(open_plans, report).items():
-                before = self.outcomes.get(seed, {})
-                news = {name: made for name, made in outcomes.items() if not (made.cached and name in before)}
-                self.outcomes[seed] = {**before, **news}  # what this command ran it did not find done
+                self._note(seed, outcomes)
         return True
+
+    def _expected_seconds(self) -> dict[str, float]:
+        """Of each stage, from what it took here before or where the record was made."""
+        recorded = results.entry(self.setting.paper, self.setting.title)
+        return cost.seconds_of_stages(self.plans, recorded.mean_seconds() if recorded is not None else {})
+
+    def _note(self, seed: int, outcomes: Mapping[str, engine.Outcome]) -> None:
+        """Keep what became of a seed's stages: one that this command ran is not one that it found done."""
+        before = self.outcomes.get(seed, {})
+        news = {name: outcome for name, outcome in outcomes.items() if not (outcome.cached and name in before)}
+        self.outcomes[seed] = {**before, **news}
 
     def _check_reported(self, stage: str, metrics: Mapping[str, float]) -> None:
         """Raises InputError if a claim is about a metric that a stage which finished does not report."""

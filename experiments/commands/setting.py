@@ -11,7 +11,7 @@ from experiments.common.errors import InputError
 from experiments.common.plain import Config
 from experiments.config import claims, compose, schema
 from experiments.config.claims import Questions
-from experiments.evidence import registration, registrations, results, staleness
+from experiments.evidence import naming, registration, registrations, results, staleness
 from experiments.evidence.records import Entry, Registration
 from experiments.running.manifest import finished
 from experiments.running.plan import plan
@@ -81,8 +81,8 @@ def read(argv: list[str]) -> Setting:
     config = compose.compose(request.overrides)
     recorded = is_recorded(request.scale)
     seeds = None if config.seeds is None else registration.check_seeds(config.seeds)
-    by_hand = recorded and (seeds is not None or bool(results.personal(request.given)))
-    title = results.title(request.scale, request.variant, by_hand, request.data)
+    by_hand = recorded and (seeds is not None or bool(naming.personal(request.given)))
+    title = naming.title(request.scale, request.variant, by_hand, request.data)
     resolved = compose.resolve(config, 0)
     schema.check_settings(resolved)
     if config.only is not None:

@@ -18,7 +18,7 @@ from experiments.common.overlay import home
 from experiments.common.tables import read_rows
 from experiments.config import compose, vary
 from experiments.config.trials import Grid, Knob
-from experiments.evidence import results, tuning
+from experiments.evidence import naming, tuning
 from experiments.evidence.tuning import Tuned
 from experiments.identity.provenance import code_version
 from experiments.pages import console
@@ -63,7 +63,7 @@ def main(argv: list[str]) -> int:
                 scheduler.run(plans[number * len(grid.seeds) : (number + 1) * len(grid.seeds)], board)
 
     table = _gather(grid, plans)
-    setting = results.title(request.scale, request.variant, data=request.data)
+    setting = naming.title(request.scale, request.variant, data=request.data)
     console.out.print(_show(grid, table, f"{request.paper}/{setting}"))
     for line in _notes(table):
         console.out.print(line, markup=False, soft_wrap=True)

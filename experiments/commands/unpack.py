@@ -8,7 +8,7 @@ from pathlib import Path
 from experiments.commands import cli
 from experiments.common.errors import InputError, unknown
 from experiments.config import compose
-from experiments.evidence import results
+from experiments.evidence import naming
 from experiments.pages import console
 from experiments.running import packing
 from experiments.running.plan import plan_each
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
     if not own.get("file"):
         raise InputError("file=FILE is missing: what make pack wrote")
     path = Path(own["file"])
-    if changed := results.personal(others):
+    if changed := naming.personal(others):
         raise InputError(f"{changed[0]}: the file says what was run; expected runs_dir=, data_dir= or trainer=")
     stored = packing.listing(path)
     if stored.paper not in compose.papers():

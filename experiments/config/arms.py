@@ -70,8 +70,8 @@ def join(about: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]], where:
     variants = dict(about.get("variants") or {})
     groups = {name: _copy(members) for name, members in (about.get("groups") or {}).items()}
     for name, content in arms.items():
-        taken = [*(about.get("variants") or {}), *(about.get("stages") or {}), *groups, "default"]
-        if name in taken:
+        names = [*(about.get("variants") or {}), *(about.get("stages") or {}), *groups, "default"]
+        if name in names:
             raise InputError(f"{where[name]}: {name} is a stage, group or variant of the paper; expected another name")
         check(name, content, where[name])
         variants[name] = _variant(content, about, where[name])
@@ -136,11 +136,11 @@ def place(config: DictConfig, name: str, content: Mapping[str, Any], groups: rec
     config.stages[name] = arm
 
     claim = {**content["claim"], "main": True, "asked_by": "suite"}
-    kept = _needed(config, name, claim, where)
-    for stage in kept:
-        _write_out_references(config, config.stages[stage], kept)
-    kept |= {each for stage in kept for each in _referred(config, stage)}
-    for stage in [str(each) for each in config.stages if each not in kept]:
+    needed = _needed(config, name, claim, where)
+    for stage in needed:
+        _write_out_references(config, config.stages[stage], needed)
+    needed |= {each for stage in needed for each in _referred(config, stage)}
+    for stage in [str(each) for each in config.stages if each not in needed]:
         del config.stages[stage]
     config.claims = [claim]
     config.checks = []

@@ -50,34 +50,59 @@ def read(config: Mapping[str, Any]) -> Questions:
     Raises InputError naming the item for unknown keys, stages and words, and for claims of which none or several are
     main, or that are too many.
     """
-    scale, variant, stages = str(config["scale"]), config.get("variant"), list(config["stages"])
-    known = compose.known_stages(str(config["key"]))
+    scale, variant = str(config["scale"]), config.get("variant")
+    stages = list(config["stages"])
+    elsewhere = compose.known_stages(str(config["key"]))
+
+    asked = []  # of this setting, also about stages that it takes away
     claims = []
-    asked = []
     for index, claim in enumerate(_items(Claim, config, "claims")):
-        claim.sides(f"claims.{index}")
-        for key in ("requires", "requires_each"):
-            for text in getattr(claim, key):
-                expressions.comparison(text, f"claims.{index}.{key}")
-        if claim.dead:
-            _check_dead(claim, f"claims.{index}.dead")
-        if applies(claim, scale, variant):
-            asked.append(claim)
-            claims += [claim] if set(stages_of(claim, stages, known)) <= set(stages) else []
+        _check_claim(claim, f"claims.{index}")
+        if not applies(claim, scale, variant):
+            continue
+        asked.append(claim)
+        if set(stages_of(claim, stages, elsewhere)) <= set(stages):
+            claims.append(claim)
+
     checks = []
     for index, check in enumerate(_items(Check, config, "checks")):
         where = f"checks.{index}.holds"
         expressions.comparison(check.holds, where)
-        if applies(check, scale, variant) and set(_stages_of(check.holds, stages, where, known)) <= set(stages):
+        if not applies(check, scale, variant):
+            continue
+        if set(_stages_of(check.holds, stages, where, elsewhere)) <= set(stages):
             checks.append(check)
+
+    _check_together(asked, claims, scale)
+    main = next((claim for claim in claims if claim.main), None)
+    main_stages = stages_of(main, stages) if main is not None else ()
+    return Questions(claims, checks, published(config), main_stages)
+
+
+def _check_claim(claim: Claim, where: str) -> None:
+    """Raises InputError for arithmetic that cannot be read, whether or not the setting asks the claim."""
+    claim.sides(where)
+    for key in ("requires", "requires_each"):
+        for text in getattr(claim, key):
+            expressions.comparison(text, f"{where}.{key}")
+    if claim.dead:
+        _check_dead(claim, f"{where}.dead")
+
+
+def _check_together(asked: Sequence[Claim], claims: Sequence[Claim], scale: str) -> None:
+    """Raises InputError where not exactly one claim is main, or claims are too many.
+
+    Args:
+        asked: of the setting.
+        claims: those of them whose stages the setting has.
+    """
     if asked and scale != "smoke" and not any(claim.main for claim in asked):
         raise InputError(f"claims: none of {len(asked)} in this setting has main: true; expected it of one")
-    if sum(claim.main for claim in claims) > 1:
-        raise InputError(f"claims: {' and '.join(repr(c.name) for c in claims if c.main)} are both main; one is")
+    mains = [repr(claim.name) for claim in claims if claim.main]
+    if len(mains) > 1:
+        raise InputError(f"claims: {' and '.join(mains)} are both main; one is")
     if len(claims) > MOST:
         raise InputError(f"claims: {len(claims)} in one setting, at most {MOST}; what is no evidence belongs in checks")
-    main = next((claim for claim in claims if claim.main), None)
-    return Questions(claims, checks, published(config), stages_of(main, stages) if main is not None else ())
 
 
 def _check_dead(claim: Claim, where: str) -> None:

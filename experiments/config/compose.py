@@ -123,8 +123,8 @@ def request(argv: Sequence[str]) -> Request:
     if variant:
         each_of_variant = [each for line in of_variant for each in lines.for_each_stage(line, stages, named)]
         frame.check_lines(each_of_variant, f"conf/paper/{paper}.yaml: variants.{variant}")
-    taken = {split(line)[0] for line in options_of_user}
-    of_variant = [line for line in of_variant if split(line)[0] not in taken]
+    keys_of_user = {split(line)[0] for line in options_of_user}
+    of_variant = [line for line in of_variant if split(line)[0] not in keys_of_user]
     expanded = _expand([*of_variant, *of_user], chosen, stages, named)
     last = {split(line)[0]: line for line in expanded}  # what the user gives comes later and wins over the variant
     overrides = [*chosen, *last.values()]

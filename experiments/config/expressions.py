@@ -121,18 +121,18 @@ class _Reader:
             raise InputError(f"{self.where}: {self.text!r}: expected {sign!r} instead of {word!r}")
 
     def sum(self) -> Expression:
-        total = self.product()
-        while self._next_is("+", "-"):
-            sign = self._take()[1]
-            total = Call(sign, (total, self.product()))
-        return total
+        return self._chain(("+", "-"), self.product)
 
     def product(self) -> Expression:
-        product = self.atom()
-        while self._next_is("*", "/"):
+        return self._chain(("*", "/"), self.atom)
+
+    def _chain(self, signs: Sequence[str], operand: Callable[[], Expression]) -> Expression:
+        """Operands with signs of one rank between them, from left to right."""
+        left = operand()
+        while self._next_is(*signs):
             sign = self._take()[1]
-            product = Call(sign, (product, self.atom()))
-        return product
+            left = Call(sign, (left, operand()))
+        return left
 
     def atom(self) -> Expression:
         self.depth += 1

@@ -32,7 +32,7 @@ from experiments.common.paths import CONF, ROOT
 from experiments.common.plain import Plain
 from experiments.config import allowed, limits, reading
 from experiments.config.written import CLOSED, Closed, Text, read
-from experiments.identity import definitions
+from experiments.identity import dependencies
 
 FILE = "overlay.yaml"
 GROUPS = ("paper", "recipe", "data", "sweep", "arms")  # of configuration; what a run is framed by is the user's
@@ -70,7 +70,7 @@ def _switch(overlay: Overlay | None) -> None:
     if overlay != current():
         make_current(overlay)
         reading.forget()
-        definitions.forget()
+        dependencies.forget()
         memory.forget()
 
 

@@ -226,28 +226,34 @@ def _scaled(
     were, and all stages that say how many they train on get the same share of it. One that takes all there is gets all.
     """
     one_set = any(not images.test for images in new.values())  # from which the test is drawn too
-    whole = {path: sum(size for size in sizes.values() if size != ALL) for path, sizes in asked.items()}
-    needed = {path: whole[path] - (0 if one_set else sizes["test_size"]) for path, sizes in asked.items()}
+
+    def drawn_from_train(sizes: Mapping[str, int]) -> int:
+        """How many of the training images are named: for the test too where it has no images of its own."""
+        named = sum(size for size in sizes.values() if size != ALL)
+        return named if one_set else named - sizes["test_size"]
+
+    needed = {path: drawn_from_train(sizes) for path, sizes in asked.items()}
     crowded = any(needed[path] > new[path].train for path in asked)
     part = min([1.0, *(new[path].train / (needed[path] if one_set else old[path].train) for path in asked)])
     tested = part if one_set else min([1.0, *(new[path].test / max(1, asked[path]["test_size"]) for path in asked)])
 
-    made: dict[str, dict[str, int]] = {}
+    fitted: dict[str, dict[str, int]] = {}
     for path, sizes in asked.items():
         least = len(new[path].classes)
-        val = _part(sizes["val_size"], part if crowded or sizes["train_size"] == ALL else 1.0, least)
-        made[path] = {"val_size": val, "test_size": _part(sizes["test_size"], tested, least)}
-    left = {
-        path: new[path].train - sum(each.values()) + (0 if one_set else each["test_size"])
-        for path, each in made.items()
-    }
-    share = min(
-        [1.0, *(left[path] / sizes["train_size"] for path, sizes in asked.items() if sizes["train_size"] != ALL)]
-    )
-    for path, sizes in asked.items():
-        train = _part(sizes["train_size"], share, len(new[path].classes))
-        made[path]["train_size"] = left[path] if sizes["train_size"] == ALL else min(train, left[path])
-    return made
+        val_part = part if crowded or sizes["train_size"] == ALL else 1.0
+        val = _part(sizes["val_size"], val_part, least)
+        fitted[path] = {"val_size": val, "test_size": _part(sizes["test_size"], tested, least)}
+
+    left = {path: new[path].train - drawn_from_train(sizes) for path, sizes in fitted.items()}
+    trained_on = {path: sizes["train_size"] for path, sizes in asked.items() if sizes["train_size"] != ALL}
+    share = min([1.0, *(left[path] / size for path, size in trained_on.items())])
+    for path in asked:
+        if path not in trained_on:
+            fitted[path]["train_size"] = left[path]
+            continue
+        train = _part(trained_on[path], share, len(new[path].classes))
+        fitted[path]["train_size"] = min(train, left[path])
+    return fitted
 
 
 def _part(size: int, share: float, least: int) -> int:

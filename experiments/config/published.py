@@ -19,16 +19,10 @@ class Reported(TypedDict):
     source: Text
 
 
-@dataclass(frozen=True, config=CLOSED)
-class Published(Closed):
-    """A number the paper reports."""
+@dataclass(frozen=True, config=CLOSED, kw_only=True)
+class Measurement(Closed):
+    """What was measured, on what and how, and how near a number of ours has to come."""
 
-    stage: Text
-    """The arm that produced it."""
-    metric: Text
-    """<split>/<metric>."""
-    value: Number
-    """As the paper prints it."""
     dataset: Text
     """And its split."""
     protocol: Text
@@ -38,33 +32,31 @@ class Published(Closed):
     variant: Names | None = None
     """The variants it is about, as for claims."""
     tolerance: FromZero = 0.3
-    """How far ours may lie from it and still be the same number."""
+    """How far ours may lie from what is printed and still be the same number."""
     kind: choice_of(Literal["normal", "exact"]) = "normal"  # type: ignore[valid-type]
     """Normal over seeds; exact for numbers without chance, which are judged at any scale."""
     scale: Names | None = None
     """The scales it is about, as for claims."""
 
 
-@dataclass(frozen=True, config=CLOSED)
-class PublishedTable(Closed):
+@dataclass(frozen=True, config=CLOSED, kw_only=True)
+class Published(Measurement):
+    """A number the paper reports."""
+
+    stage: Text
+    """The arm that produced it."""
+    metric: Text
+    """<split>/<metric>."""
+    value: Number
+    """As the paper prints it."""
+
+
+@dataclass(frozen=True, config=CLOSED, kw_only=True)
+class PublishedTable(Measurement):
     """Several numbers that the paper reports of one dataset and protocol."""
 
     values: dict[str, Number]
     """<stage>/<split>/<metric>: the number."""
-    dataset: Text
-    """And its split."""
-    protocol: Text
-    """How they were measured."""
-    source: Text
-    """Table, page or file."""
-    variant: Names | None = None
-    """The variants they are about, as for claims."""
-    tolerance: FromZero = 0.3
-    """How far ours may lie from them and still be the same numbers."""
-    kind: choice_of(Literal["normal", "exact"]) = "normal"  # type: ignore[valid-type]
-    """Normal over seeds; exact for numbers without chance, which are judged at any scale."""
-    scale: Names | None = None
-    """The scales they are about, as for claims."""
 
 
 def _is_table(row: Any) -> str:

@@ -105,12 +105,12 @@ def default(group: str) -> str:
 def own_values(config: Mapping[str, Any]) -> list[str]:
     """The keys of a composed configuration that are a recipe's own: values that other lines read by `${...}`."""
     frame = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))
-    known = set(frame)
+    keys_of_frame = set(frame)
     for entry in frame["defaults"]:
-        known |= set(map(str, entry)) if isinstance(entry, dict) else set()  # a group
+        keys_of_frame |= set(map(str, entry)) if isinstance(entry, dict) else set()  # a group
     for kind in (schema.Recipe, schema.PaperFile):
-        known |= {field.name for field in fields(kind)}
-    return [str(key) for key in config if key not in known]
+        keys_of_frame |= {field.name for field in fields(kind)}
+    return [str(key) for key in config if key not in keys_of_frame]
 
 
 # --- papers, recipes and sweeps, written out -------------------------------------------------------------------------
@@ -234,11 +234,11 @@ def _text_of(roots: tuple[Path, ...], paper: str) -> str:
 
 def _check_data(recipe: Mapping[str, Any], where: str) -> None:
     """Raises InputError for data that conf/data does not hold."""
-    known = options("data")
+    sets = options("data")
     for line in recipe.get("defaults") or []:
         for key, name in line.items() if isinstance(line, Mapping) else ():
-            if str(key).startswith("/data@") and str(name) not in known:
-                raise unknown(f"{where}: data", str(name), known)
+            if str(key).startswith("/data@") and str(name) not in sets:
+                raise unknown(f"{where}: data", str(name), sets)
 
 
 # --- one file --------------------------------------------------------------------------------------------------------

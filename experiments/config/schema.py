@@ -209,12 +209,12 @@ class PaperFile(Settings):
     @model_validator(mode="after")
     def _covers_what_it_quotes(self) -> PaperFile:
         rows = self.published or []
-        known = [claim.name for claim in self.claims] + [check.name for check in self.checks or []]
-        known += [row.source for row in rows]
-        known += [COUNTED] * bool(self.counted)
+        items = [claim.name for claim in self.claims] + [check.name for check in self.checks or []]
+        items += [row.source for row in rows]
+        items += [COUNTED] * bool(self.counted)
         for item in self.covers or []:
             for start in item.named():
-                if not any(text.startswith(start) for text in known):
+                if not any(text.startswith(start) for text in items):
                     raise ValueError(f"covers: {item.what!r}: by={start!r}: no claim, check or source begins so")
         if self.covers is not None:
             quoted = [(row.source, "") for row in rows] + [(row.source, COUNTED) for row in self.counted or []]

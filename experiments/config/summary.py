@@ -103,9 +103,9 @@ KINDS = {"Tab": "Table", "Fig": "Figure"}
 
 def printed(text: str) -> set[str]:
     """The tables and figures that a text names: "Tables 4 and 5; Fig. 2" names Table 4, Table 5 and Figure 2."""
-    found = re.findall(r"\b(Tab|Fig)(?:le|ure)?(s?)\.? (\d+)((?:(?:, | and )\d+)*)", text)
+    named = re.findall(r"\b(Tab|Fig)(?:le|ure)?(s?)\.? (\d+)((?:(?:, | and )\d+)*)", text)
     marks = set()
-    for kind, plural, first, further in found:
+    for kind, plural, first, further in named:
         numbers = [first, *re.findall(r"\d+", further if plural else "")]
         marks |= {f"{KINDS[kind]} {number}" for number in numbers}
     return marks

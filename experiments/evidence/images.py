@@ -163,15 +163,15 @@ def gather(entry: Entry, plans: Sequence[Plan]) -> Answers | None:
         return None
     folders = {plan.seed: [plan.stages[name].directory for name in stages] for plan in plans}
     pairs = {seed: [hits.read(folder) for folder in folders.get(seed, [])] for seed in main.seeds}
-    known = {seed: [hit for hit in pair if hit is not None] for seed, pair in pairs.items()}
-    tests = {(hit.images, len(hit.right)) for pair in known.values() for hit in pair}
-    if any(len(pair) < len(stages) for pair in known.values()) or len(tests) != 1:
+    answered = {seed: [hit for hit in pair if hit is not None] for seed, pair in pairs.items()}
+    tests = {(hit.images, len(hit.right)) for pair in answered.values() for hit in pair}
+    if any(len(pair) < len(stages) for pair in answered.values()) or len(tests) != 1:
         return None
 
     ((images, count),) = tests
     packed = {
         seed: [base64.b64encode(np.packbits(hit.right).tobytes()).decode() for hit in pair]
-        for seed, pair in known.items()
+        for seed, pair in answered.items()
     }
     most = MOST_BYTES // sum(map(len, packed[main.seeds[0]]))
     seeds = main.seeds[:most]

@@ -80,9 +80,9 @@ def same_numbers(new: Entry, stored: Entry) -> bool:
     for claim in new.claims:
         for name, column in claim.differences().items():
             there = theirs[claim.name].differences().get(name, []) if claim.name in theirs else []
-            known = dict(zip(theirs[claim.name].seeds, there, strict=False)) if there else {}
+            stored_values = dict(zip(theirs[claim.name].seeds, there, strict=False)) if there else {}
             for seed, value in zip(claim.seeds, column, strict=False):
-                if seed in known and not math.isclose(value, known[seed], rel_tol=1e-9, abs_tol=1e-12):
+                if seed in stored_values and not math.isclose(value, stored_values[seed], rel_tol=1e-9, abs_tol=1e-12):
                     return False
     return True
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from experiments.common.errors import InputError
 from experiments.config.claims import Questions
-from experiments.evidence import merge, restarts, results, staleness
+from experiments.evidence import assembly, merge, restarts, results, staleness
 from experiments.evidence.ran import Code, Hardware, Joined, Provenance, StageRecord
 from experiments.evidence.records import Entry, Registration
 from experiments.running.manifest import Manifest, finished
@@ -78,7 +78,7 @@ def join(
         }
     )
     outcomes = {claim.name: claim.outcomes for claim in entry.claims}
-    return results.judge(longer, questions, outcomes)
+    return assembly.judge(longer, questions, outcomes)
 
 
 def _longer(stage: StageRecord, manifests: Sequence[Manifest | None], failed: str) -> StageRecord:
@@ -100,7 +100,7 @@ def _longer(stage: StageRecord, manifests: Sequence[Manifest | None], failed: st
             "seconds": [*stage.seconds, *column("seconds")],
             "cpu_seconds": cpu_seconds if any(value is not None for value in cpu_seconds) else [],
             "failed": failed,
-            "under": sorted({*stage.under, *results.under(m for m in manifests if m is not None)}),
+            "under": sorted({*stage.under, *assembly.under(m for m in manifests if m is not None)}),
         }
     )
 
@@ -110,7 +110,7 @@ def _provenance(first: Provenance, manifests: Sequence[Manifest], stages: Mappin
     if not manifests:
         return first
     commits = {*(first.code.commit or "").split(), *(m["code"]["commit"] or "" for m in manifests)} - {""}
-    seconds, cpu_seconds = results.times(stages)
+    seconds, cpu_seconds = assembly.times(stages)
     dirty = first.code.dirty is not False or any(m["code"]["dirty"] is not False for m in manifests)
     return first.model_copy(
         update={

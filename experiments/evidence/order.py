@@ -130,14 +130,20 @@ def losses(history: History, record: str) -> Iterator[str]:
             if title not in after:
                 yield f"{where}: {title}: its record is gone"
                 continue
-            marks = [_mark(item) for item in after[title].get("history", [])]
-            lost = [mark[0] for mark in map(_mark, entry.get("history", [])) if mark not in marks]
-            replaced = _mark(entry)[:2]
-            if replaced not in (_mark(after[title])[:2], *(mark[:2] for mark in marks)):
-                lost.append(replaced[0])
-            yield from (f"{where}: {title}: registration {mark} is gone from its history" for mark in lost)
+            for mark in _lost(entry, after[title]):
+                yield f"{where}: {title}: registration {mark} is gone from its history"
             yield from (f"{where}: {title}: {line}" for line in _moved(entry, after[title]))
         before = after
+
+
+def _lost(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Registrations of an entry and its history that are neither the present one nor in the history any more."""
+    history = [_mark(item) for item in after.get("history", [])]
+    lost = [mark[0] for mark in map(_mark, before.get("history", [])) if mark not in history]
+    replaced = _mark(before)[:2]
+    if replaced not in (_mark(after)[:2], *(mark[:2] for mark in history)):
+        lost.append(replaced[0])
+    return lost
 
 
 def _read(path: Path) -> str | None:

@@ -110,12 +110,12 @@ def _drawn(paper: str, entry: Entry, runs: Path) -> Iterator[tuple[str, str, Pat
     compared = _compared(main) if main is not None else []
     order = [name for wanted in compared for name in fnmatch.filter(entry.stages, wanted)]
     marks = {name: entry.stages[name].fingerprints[0] for name in dict.fromkeys([*order, *entry.stages])}
-    known = [(name, mark) for name, mark in marks.items() if mark is not None]
+    finished = [(name, mark) for name, mark in marks.items() if mark is not None]
     seed = f"seed={entry.seeds[0]}"
-    folders = [files.inside(runs, paper, entry.scale, seed, f"{name}-{mark}", "pictures") for name, mark in known]
+    folders = [files.inside(runs, paper, entry.scale, seed, f"{name}-{mark}", "pictures") for name, mark in finished]
     drawn = [sorted(folder.glob("*.png")) if folder is not None else [] for folder in folders]
     for turn in zip_longest(*drawn):
-        for (name, mark), path in zip(known, turn, strict=True):
+        for (name, mark), path in zip(finished, turn, strict=True):
             if path is not None and path.is_file() and not path.is_symlink() and path.stat().st_size <= MOST_READ:
                 yield name, mark, path
 

@@ -25,7 +25,7 @@ from experiments.config import limits
 from experiments.evidence import registration, results, sequences, verdicts
 from experiments.evidence.records import Registration
 from experiments.evidence.tuning import Tuning, Untuned
-from experiments.identity import content, definitions
+from experiments.identity import content, dependencies
 from experiments.identity.fingerprint import ENGINE, targets
 from experiments.running.plan import Plan, Stage
 
@@ -127,7 +127,7 @@ def describe(setting: str, config: Mapping[str, Any], plan: Plan) -> Filed:
 
 def _code(stage: Stage) -> str:
     """The identity of the definitions that a stage reaches, and of the engine's rules."""
-    reached = definitions.identity(tuple(sorted(set(targets([stage.module, stage.data, stage.trainer])))))
+    reached = dependencies.identity(tuple(sorted(set(targets([stage.module, stage.data, stage.trainer])))))
     return hashlib.sha256(f"{reached} {ENGINE}".encode()).hexdigest()[:12]
 
 

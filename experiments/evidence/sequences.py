@@ -61,7 +61,9 @@ def t_multiple(n: int, alpha: float = ALPHA, g: float = G) -> float:
     if n < 2:
         return math.inf
     c = ((1 + n * g) / alpha**2) ** (1 / n)
-    return math.inf if c >= 1 + n * g else math.sqrt((n - 1) * (c - 1) / (1 - c / (1 + n * g)))
+    if c >= 1 + n * g:
+        return math.inf
+    return math.sqrt((n - 1) * (c - 1) / (1 - c / (1 + n * g)))
 
 
 def normal(values: Sequence[float], alpha: float = ALPHA) -> Estimate:
@@ -101,8 +103,11 @@ def share(values: Sequence[float], alpha: float = ALPHA) -> Estimate:
     def over(p: float) -> float:
         return _log_beta_binomial(successes, n, p) - bar
 
-    low = 0.0 if successes == 0 or over(tiny) < 0 else float(brentq(over, tiny, mean if mean < 1 else 1 - tiny))
-    high = 1.0 if successes == n or over(1 - tiny) < 0 else float(brentq(over, mean if mean > 0 else tiny, 1 - tiny))
+    low, high = 0.0, 1.0  # where no share is far enough from the outcomes
+    if successes > 0 and over(tiny) >= 0:
+        low = float(brentq(over, tiny, min(mean, 1 - tiny)))
+    if successes < n and over(1 - tiny) >= 0:
+        high = float(brentq(over, max(mean, tiny), 1 - tiny))
     return Estimate(mean, low, high, n)
 
 
@@ -115,13 +120,15 @@ def share_evidence(values: Sequence[float], limit: float) -> float:
 
 def _capital(values: Sequence[float], limit: float, alpha: float) -> float:
     """Hedged capital of betting for and against a mean above `limit`; values and limit in [0, 1]."""
+    most_up = 0.5 / limit if limit > 0 else math.inf  # a bet that loses half of the capital at most
+    most_down = 0.5 / (1 - limit) if limit < 1 else math.inf
     up = down = 1.0
     total, squares = 0.5, 0.25  # one pseudo-observation: mean 1/2, variance 1/4
     variance = 0.25
     for t, x in enumerate(values, start=1):
         bet = math.sqrt(2 * math.log(2 / alpha) / (variance * t * math.log(t + 1)))
-        up *= 1 + min(bet, 0.5 / limit if limit > 0 else math.inf) * (x - limit)
-        down *= 1 - min(bet, 0.5 / (1 - limit) if limit < 1 else math.inf) * (x - limit)
+        up *= 1 + min(bet, most_up) * (x - limit)
+        down *= 1 - min(bet, most_down) * (x - limit)
         total += x
         mean = total / (t + 1)
         squares += (x - mean) ** 2

@@ -84,19 +84,19 @@ def choose(grid: Grid, scores: Scores) -> dict[str, Best]:
     chosen: dict[str, Best] = {}
     for arm, by_value in scores.items():
         means = [_mean(values) for values in by_value]
-        known = [index for index, mean in enumerate(means) if mean is not None]
-        if not known:
+        trained = [index for index, mean in enumerate(means) if mean is not None]
+        if not trained:
             chosen[arm] = {"value": None, "mean": None, "edge": False, "means": means}
             continue
-        best = (min if grid.lower_is_better else max)(known, key=lambda index: means[index] or 0.0)
+        best = (min if grid.lower_is_better else max)(trained, key=lambda index: means[index] or 0.0)
         edge = best in (0, len(means) - 1)
         chosen[arm] = {"value": grid.values[best], "mean": means[best], "edge": edge, "means": means}
     return chosen
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None and math.isfinite(value)]
-    return math.fsum(known) / len(known) if len(known) == len(values) and known else None
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    return math.fsum(finite) / len(finite) if len(finite) == len(values) and finite else None
 
 
 def path(paper: str, setting: str) -> Path:

@@ -59,12 +59,12 @@ def _digest(data: str) -> str:
     if not there:
         return ""
     total = hashlib.sha256()
-    known = _known() if len(there) <= MOST else {}
-    before = dict(known)
+    remembered = _known() if len(there) <= MOST else {}
+    before = dict(remembered)
     for name, path in sorted(there.items()):
-        total.update(f"{name}\0{_hashed(path, known) if len(there) <= MOST else _stamp(path)}\0".encode())
-    if known != before:
-        files.write_json(REMEMBERED, known)
+        total.update(f"{name}\0{_hashed(path, remembered) if len(there) <= MOST else _stamp(path)}\0".encode())
+    if remembered != before:
+        files.write_json(REMEMBERED, remembered)
     return total.hexdigest()[:12]
 
 

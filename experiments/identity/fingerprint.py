@@ -1,6 +1,6 @@
 """What a stage's result rests on, as a short hash: configuration, seed, predecessors, code and the engine's rules.
 
-Of the code, exactly the definitions count that the configuration's targets reach (see definitions).
+Of the code, exactly the definitions count that the configuration's targets reach (see dependencies).
 Imports no torch.
 """
 
@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from experiments.identity import definitions
+from experiments.identity import definitions, dependencies
 
 # The engine's own numerical rules: how it seeds, in which order batches come, what is averaged and tested. Whoever
 # changes a number that the golden run of the tests holds raises this by one, and every record is stale.
@@ -47,7 +47,7 @@ def _target(config: Mapping[str, Any]) -> dict[str, str]:
     definition = definitions.locate(target)
     if not isinstance(definition, definitions.Definition):
         return {"_target_": target}
-    return {"_target_": f"{definition.name} {definitions.content(definition).mark}"}
+    return {"_target_": f"{definition.name} {dependencies.content(definition).mark}"}
 
 
 def fingerprint(config: Mapping[str, Any], seed: int, needs: Mapping[str, Sequence[str]]) -> str:
@@ -58,6 +58,6 @@ def fingerprint(config: Mapping[str, Any], seed: int, needs: Mapping[str, Sequen
         seed: the run's seed.
         needs: constructor argument -> fingerprints of the stages that fill it.
     """
-    code = definitions.identity(tuple(sorted(set(targets(config)))))
+    code = dependencies.identity(tuple(sorted(set(targets(config)))))
     content = {"config": _identity(config), "seed": seed, "needs": needs, "code": code, "engine": ENGINE}
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]

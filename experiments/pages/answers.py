@@ -50,6 +50,18 @@ class ClaimRow:
     restarts: str
     rows: Sequence[ClaimRow]
 
+    @property
+    def threshold(self) -> str:
+        """The smallest difference worth the name, in words; empty where none is named."""
+        if not self.worth:
+            return ""
+        unit = self.unit.removesuffix("s") if self.worth == 1 and self.unit == "points" else self.unit
+        return f"{self.worth:g} {unit}".rstrip()
+
+    def repeats(self, part: ClaimRow) -> bool:
+        """Whether a comparison has the same numbers as the claim itself, as the first one of several has."""
+        return (part.difference, part.interval) == (self.difference, self.interval)
+
 
 @dataclass(frozen=True)
 class Answer:

@@ -16,21 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.common.text import visible
-from experiments.evidence import counts
-from experiments.evidence.words import (
-    DECIDED,
-    EFFECT_ONLY,
-    FAILED,
-    FAILS,
-    HOLDS,
-    MATCHED,
-    NO_GAIN,
-    NOT_RUN,
-    REFUTED,
-    SUPPORTED,
-    UNDECIDED,
-    UNTESTED,
-)
+from experiments.evidence import counts, words
 from experiments.pages import display, numbers
 from experiments.pages.numbers import number, signed
 from experiments.running import cost
@@ -48,17 +34,17 @@ out = Terminal(highlight=False, markup=False)
 if not out.is_terminal:
     out = Terminal(highlight=False, markup=False, width=140)  # into a file or a pipe nothing needs to fit a window
 STYLES = {
-    SUPPORTED: "green",
-    HOLDS: "green",
-    MATCHED: "green",
-    REFUTED: "red",
-    FAILS: "red",
-    FAILED: "red",
-    NO_GAIN: "blue",
-    EFFECT_ONLY: "cyan",
-    UNDECIDED: "yellow",
-    UNTESTED: "magenta",
-    NOT_RUN: "dim",
+    words.SUPPORTED: "green",
+    words.HOLDS: "green",
+    words.MATCHED: "green",
+    words.REFUTED: "red",
+    words.FAILS: "red",
+    words.FAILED: "red",
+    words.NO_GAIN: "blue",
+    words.EFFECT_ONLY: "cyan",
+    words.UNDECIDED: "yellow",
+    words.UNTESTED: "magenta",
+    words.NOT_RUN: "dim",
 }
 COLUMNS = 8  # of metrics, those that claims are about first; a terminal has no room for more
 
@@ -117,7 +103,7 @@ def look_line(entry: display.Entry, began: float, minutes: float) -> str:
     assert claim is not None
     left = max(0.0, minutes - (time.monotonic() - began) / 60)
     needed = f"about {claim.needed} would decide" if claim.needed else "how many would decide is not in sight"
-    if claim.verdict in DECIDED:
+    if claim.verdict in words.DECIDED:
         needed = "decided alone, not yet beside all other papers"
     return (
         f"look after {len(entry.seeds)} seeds: {claim.span} {claim.verdict}; {needed}; "

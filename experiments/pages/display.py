@@ -9,42 +9,46 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from experiments.common.plain import Plain
 from experiments.config import expressions
+from experiments.evidence import words
 from experiments.evidence.judged import PublishedDifference
 from experiments.evidence.ran import Curve, Dataset, Hardware
 from experiments.evidence.records import Registration
-from experiments.evidence.words import (
-    EFFECT_ONLY,
-    FAILED,
-    FAILS,
-    HOLDS,
-    MATCHED,
-    NO_GAIN,
-    NOT_RUN,
-    REFUTED,
-    SUPPORTED,
-    UNDECIDED,
-    UNTESTED,
-)
 from experiments.pages import numbers
 
 STALE = "stale"
 NOT_JUDGED = "not judged"
 SYMBOLS = {  # a verdict is a symbol and a word; a colour only repeats them
-    SUPPORTED: "✓",
-    HOLDS: "✓",
-    REFUTED: "✗",
-    FAILS: "✗",
-    NO_GAIN: "=",
-    EFFECT_ONLY: "◐",
-    UNDECIDED: "≈",
-    UNTESTED: "⊘",
-    MATCHED: "✓",
-    FAILED: "✗",
-    NOT_RUN: "○",
+    words.SUPPORTED: "✓",
+    words.HOLDS: "✓",
+    words.REFUTED: "✗",
+    words.FAILS: "✗",
+    words.NO_GAIN: "=",
+    words.EFFECT_ONLY: "◐",
+    words.UNDECIDED: "≈",
+    words.UNTESTED: "⊘",
+    words.MATCHED: "✓",
+    words.FAILED: "✗",
+    words.NOT_RUN: "○",
     STALE: "↻",
 }
 FIRST = ("test/top1", "test/top5", "test/ece", "test/nll")  # of a stage's metrics, where it has them
+
+
+@dataclass(frozen=True)
+class About:
+    """What a page says of a paper in words: from its file, and `together` from its record."""
+
+    key: str
+    title: str
+    arxiv: str | None
+    about: str
+    venue: str
+    released: str  # where the authors' code is
+    finding: str
+    deviations: Sequence[Plain]  # each as config.summary.Deviation says
+    together: str  # the main claim over all settings that ask it, in a sentence
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,14 @@ WIDE = 300  # px, of the axis
 CELL = 180  # px, of the axis in a table
 LABEL = 190  # px, for names in the standalone picture
 HIGH = 17  # px, of a row in the standalone picture
-TOP = 44  # px, above the rows
+WORD = 135  # px, for verdicts in the standalone picture
 NOTES = (
-    "Solid line: no difference from the margin. Dashed line: worth the name.",
-    "Band: what an equivalence stays inside. Effect only: a bar against the baseline; a rival does as well.",
+    "Bar: 95% interval. Solid line: no difference from the margin.",
+    "Dashed line: the smallest difference worth the name. Band: an equivalence.",
+    "Effect only: the bar is against the baseline; a rival does as well.",
     "Pale: stale, since code or claims have changed after the run.",
 )
+TOP = 44 + 17 * len(NOTES)  # px, above the rows
 PALE = 0.7  # opacity of a stale row's bar: three to one against either page; its word stays whole
 INK = {"light": "#1d2127", "dark": "#e4e6e9"}
 COLOURS = {  # verdict -> light, dark; the word stands beside it
@@ -154,7 +156,7 @@ def head(wide: float = CELL) -> str:
 
 def picture(rows: Sequence[Row]) -> str:
     """All rows as a file of its own, legible on a light and on a dark page."""
-    width = LABEL + WIDE + 105
+    width = LABEL + WIDE + WORD
     bottom = TOP + HIGH * len(rows)
     body = [
         '<text x="10" y="16" font-weight="600">Main claims: difference over the smallest worth the name</text>',
@@ -169,9 +171,9 @@ def picture(rows: Sequence[Row]) -> str:
         title = f"<title>{escape(row.told)}</title>"
         body.append(f'<g class="{_name(row.verdict)}" fill="currentColor">{title}{drawn}{word}</g>')
     body.append(f'<g transform="translate({LABEL} 0)">{labels(bottom + 14)}</g>')
-    for number, told in enumerate(NOTES):
-        body.append(f'<text x="10" y="{bottom + 36 + 16 * number:g}" opacity="0.8">{told}</text>')
-    height = bottom + 36 + 16 * len(NOTES)
+    for number, told in enumerate(NOTES):  # before the rows that they explain
+        body.append(f'<text x="10" y="{34 + 17 * number:g}" opacity="0.8">{told}</text>')
+    height = bottom + 22
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height:g}" viewBox="0 0 {width} {height:g}" '
         f'role="img" aria-label="The main claims of {len(rows)} papers with their intervals" font-size="11" '
@@ -186,10 +188,11 @@ def _name(verdict: str) -> str:
 
 
 def _style() -> str:
-    """Colours for both kinds of page."""
+    """Colours for both kinds of page, and letters that can be read where a telephone shrinks the picture."""
     rules = ["", ""]
     for index, ink in enumerate(INK.values()):
         rules[index] = f"svg{{color:{ink}}}" + "".join(
             f".{name}{{color:{pair[index]}}}" for name, pair in COLOURS.items()
         )
-    return f"{rules[0]}@media (prefers-color-scheme:dark){{{rules[1]}}}"
+    small = "@media (max-width:450px){text{font-size:14px}}"
+    return f"{rules[0]}@media (prefers-color-scheme:dark){{{rules[1]}}}{small}"

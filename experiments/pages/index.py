@@ -29,19 +29,10 @@ NOT_YET = "not yet"
 
 
 @dataclass(frozen=True)
-class Paper:
+class Paper(display.About):
     """A paper's file and its record, as the pages need them; what is by setting is empty where it was never run."""
 
-    key: str
-    title: str
-    arxiv: str | None
-    about: str
-    venue: str
-    released: str  # where the authors' code is
     topic: str
-    finding: str
-    deviations: Sequence[Plain]  # of the paper's file, each as config.summary.Deviation says
-    together: str  # the main claim over all settings that ask it, in a sentence
     declared: Plain
     record: Record | None
     entries: Mapping[str, display.Entry]
@@ -203,15 +194,15 @@ def _replicated(entry: Entry) -> str:
 
 def points(papers: Sequence[Paper]) -> list[scatter.Point]:
     """The main claims of the settings that stand for papers, where paper and record both have a difference."""
-    found = []
+    placed = []
     for paper in papers:
         title = next(iter(first(paper.entries)), None)
         main = paper.recorded[title].main_claim() if title is not None else None
         if title is None or main is None or main.published is None or main.difference is None:
             continue
         row = _forest(paper.key, main, bool(paper.stale[title]))
-        found.append(scatter.Point(row, float(main.published.difference)))
-    return found
+        placed.append(scatter.Point(row, float(main.published.difference)))
+    return placed
 
 
 def _forest(key: str, main: JudgedClaim, stale: bool) -> forest.Row:

@@ -33,25 +33,44 @@ def files(record: Record, entries: Mapping[str, display.Entry], finding: str) ->
     """
     names = list(dict.fromkeys(claim.name for title in _ordered(record) for claim in _sorted(entries[title])))
     slugs = _slugs(names)
-    written = max((entry.provenance.written for entry in record.entries.values()), default="")
     pages = {slugs[name]: (name, "".join(_claim_page(record, entries, name))) for name in names}
     pages["settings"] = ("Settings, code and machines", "".join(_settings_page(record, entries)))
+
     head = f"Re-run of {_inline(record.title)}"
-    texts = {f"pages/{slug}/page.md": f"# {_inline(title)}\n{body}" for slug, (title, body) in pages.items()}
-    texts["pages/index.md"] = _index_page(record, entries, head, finding, pages)
+    written = max((entry.provenance.written for entry in record.entries.values()), default="")
+    metadata = {"space_id": None, "emoji": "🎯", "created_at": written, "paper": record.arxiv}
+    texts = {
+        f"{ROOT}/metadata.json": _json(metadata),
+        f"{ROOT}/logbook/logbook.json": _json(_manifest(record, head, written, pages)),
+    }
+    for slug, (title, body) in pages.items():
+        texts[f"{ROOT}/logbook/pages/{slug}/page.md"] = f"# {_inline(title)}\n{body}"
+    texts[f"{ROOT}/logbook/pages/index.md"] = _index_page(record, entries, head, finding, pages)
+    return texts
+
+
+def _manifest(record: Record, head: str, written: str, pages: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+    """The list of pages that the viewer begins with.
+
+    Args:
+        written: when the newest entry was.
+        pages: slug -> title and text.
+    """
     children = [
         {"slug": slug, "title": _inline(title), "file": f"pages/{slug}/page.md", "children": []}
         for slug, (title, _) in pages.items()
     ]
-    manifest = {
-        **{"schema_version": SCHEMA, "title": head, "emoji": "🎯", "space_id": None, "paper": record.arxiv},
-        **{"tags": ["reprise", record.key], "updated_at": written},
+    return {
+        "schema_version": SCHEMA,
+        "title": head,
+        "emoji": "🎯",
+        "space_id": None,
+        "paper": record.arxiv,
+        "tags": ["reprise", record.key],
+        "updated_at": written,
         "root": {"slug": "index", "title": head, "file": "pages/index.md", "children": children},
         "traces": [],
     }
-    metadata = {"space_id": None, "emoji": "🎯", "created_at": written, "paper": record.arxiv}
-    told = {f"{ROOT}/logbook/{path}": text for path, text in texts.items()}
-    return {f"{ROOT}/metadata.json": _json(metadata), f"{ROOT}/logbook/logbook.json": _json(manifest), **told}
 
 
 def _json(value: Any) -> str:
@@ -69,14 +88,16 @@ def _sorted(entry: display.Entry) -> list[display.Claim]:
 
 def _slugs(names: list[str]) -> dict[str, str]:
     """Each page's name in addresses; two that begin alike are told apart by a number."""
-    taken: dict[str, str] = {}
+    slugs: dict[str, str] = {}
     for name in names:
         base = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:LONGEST].strip("-") or "claim"
-        slug, number = base, 2
-        while slug in ("index", "settings", *taken.values()):
-            slug, number = f"{base}-{number}", number + 1
-        taken[name] = slug
-    return taken
+        slug = base
+        number = 2
+        while slug in ("index", "settings", *slugs.values()):
+            slug = f"{base}-{number}"
+            number += 1
+        slugs[name] = slug
+    return slugs
 
 
 def _inline(text: str) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from experiments.common.plain import Plain
 from experiments.evidence import coverage
 from experiments.pages import answers, display, hardware, replications
 
@@ -92,7 +91,9 @@ class Section:
     checks: Sequence[answers.ComparisonRow]
     published: Sequence[PublishedRow]
     facts: Facts
+    more_data: Facts  # of stages that unfold
     tables: Sequence[StageTable]
+    more_tables: Sequence[StageTable]  # stages that unfold
     seeds: int
     curves: Sequence[Figure]
     more_curves: Sequence[Figure]
@@ -152,18 +153,9 @@ class Unrecorded:
 
 
 @dataclass(frozen=True)
-class Page:
+class Page(display.About):
     """A paper's page: its recorded settings, or what it will be judged by."""
 
-    key: str
-    title: str
-    arxiv: str | None
-    about: str
-    venue: str
-    released: str  # where the authors' code is
-    finding: str
-    deviations: Sequence[Plain]  # as config.summary.Deviation says
-    together: str
     entries: Sequence[Section]
     planned: Planned | None
     sweeps: Sequence[SweepTable]
@@ -175,3 +167,4 @@ class Page:
     bibtex: str
     code: str  # the file of the paper's method
     address: str  # of this project
+    documents: Mapping[str, str]  # page of the documentation -> where it leads, see report.documents

@@ -7,7 +7,7 @@ never run is listed with the claims it will be judged by.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,14 @@ from experiments.common import files, overlay
 from experiments.common.errors import unknown
 from experiments.common.paths import ROOT
 from experiments.common.plain import Plain
-from experiments.config import claims, compose
+from experiments.config import claims, compose, reading
 from experiments.evidence import (
     counts,
     coverage,
     images,
     layout,
     merge,
+    naming,
     overlays,
     results,
     settings,
@@ -61,7 +62,8 @@ from experiments.running import measured
 from experiments.running.plan import names_in
 
 RUNS = ROOT / "runs"  # the suite's; `_runs` says where they are now
-PUBLISHED_RECIPE = "the published recipe; with DRY=1 it is built, steps once and says what data and memory it needs"
+PUBLISHED_RECIPE = "the published recipe; with DRY=1 it is built, steps twice and says what it needs and how long it is"
+DOCUMENTS = ("index", "verdicts", "running", "full-scale", "own-data", "own-arm", "own-paper")  # that pages lead to
 
 
 def build(papers: list[str] | None = None, site: Path | None = None) -> list[Path]:
@@ -72,17 +74,17 @@ def build(papers: list[str] | None = None, site: Path | None = None) -> list[Pat
     written.
     """
     site = site or overlay.home() / "site"
-    known = compose.papers()
+    keys = compose.papers()
     for key in papers or []:
-        if key not in known:
-            raise unknown("paper", key, known)
-    chosen = known if papers is None else list(dict.fromkeys(papers))
-    papers_by_key = {key: _gather(key) for key in known}
+        if key not in keys:
+            raise unknown("paper", key, keys)
+    chosen = keys if papers is None else list(dict.fromkeys(papers))
+    papers_by_key = {key: _gather(key) for key in keys}
     written = []
     for key in chosen:
         paper = papers_by_key[key]
         written.append(site / f"{key}.html")
-        files.write_text(written[-1], _render("paper.html.j2", **vars(_page(paper))))
+        files.write_text(written[-1], _render("paper.html.j2", **vars(_page(paper, site))))
         if paper.record is not None:
             files.write_text(site / f"{key}.json", layout.text(paper.record))
     _write_index(list(papers_by_key.values()), site)
@@ -114,6 +116,7 @@ def _write_index(papers: Sequence[index.Paper], site: Path) -> None:
         axis=Markup(forest.head()),
         symbols=display.SYMBOLS,
         citation=index.citation(),
+        documents=documents(site),
         overlays=overlays.read_all() if overlay.current() is None else [],
         script=index.script(),
         allowed=index.allowed(),
@@ -135,7 +138,8 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.globals.update(chip=_chip, light=drawing.LIGHT, dark=drawing.DARK)
+    environment.filters.update(few=_few)
+    environment.globals.update(chip=_chip, document=_document, light=drawing.LIGHT, dark=drawing.DARK)
     return environment
 
 
@@ -144,6 +148,19 @@ def _chip(verdict: str, count: int | None = None) -> Markup:
     shown = verdict if count is None else f"{count} {verdict}"
     text = '<span class="chip {}"><span aria-hidden="true">{}</span> {}</span>'
     return Markup(text).format(verdict.replace(" ", "-"), display.SYMBOLS[verdict], shown)
+
+
+def _few(names: Sequence[str], most: int) -> str:
+    """Names in a line; of more than `most` the first ones, and how many others."""
+    others = f" and {len(names) - most} others" if len(names) > most + 1 else ""
+    return ", ".join(names[:most] if others else names) + others
+
+
+def _document(leads: Mapping[str, str], name: str, words: str) -> Markup:
+    """A link to a page of the documentation; the words and its file where none leads there, see documents."""
+    if leads[name]:
+        return Markup('<a href="{}">{}</a>').format(leads[name], words)
+    return Markup("{} (<code>docs/{}.md</code>)").format(words, name)
 
 
 def _render(template: str, **values: Any) -> str:
@@ -173,7 +190,7 @@ def _gather(key: str) -> index.Paper:
     )
 
 
-def _page(paper: index.Paper) -> Page:
+def _page(paper: index.Paper, site: Path) -> Page:
     key = paper.key
     titles = index.first(paper.entries)
     entries = [
@@ -182,16 +199,9 @@ def _page(paper: index.Paper) -> Page:
     ]
     sizes = counts.stored(key)
     covers = coverage.rows(paper.declared, paper.recorded, sizes)
+    about = {field.name: getattr(paper, field.name) for field in fields(display.About)}
     return Page(
-        key=key,
-        title=paper.title,
-        arxiv=paper.arxiv,
-        about=paper.about,
-        venue=paper.venue,
-        released=paper.released,
-        finding=paper.finding,
-        deviations=paper.deviations,
-        together=paper.together,
+        **about,
         entries=entries,
         planned=None if entries else _planned(key, paper.declared),
         sweeps=_sweeps(key),
@@ -203,7 +213,24 @@ def _page(paper: index.Paper) -> Page:
         bibtex=_bibtex(paper),
         code=_code(key),
         address=index.citation()["address"],
+        documents=documents(site, key),
     )
+
+
+def documents(site: Path, key: str = "") -> dict[str, str]:
+    """Page of the documentation -> where it leads from a site; empty where it leads nowhere.
+
+    To what `make docs` built beside the site's pages, else to this project's address, where it has one. With a paper's
+    key, the page on its published recipe too.
+    """
+    address = index.citation()["address"]
+    names = [*DOCUMENTS, *([f"full/{key}"] if (ROOT / "docs" / "full" / f"{key}.md").is_file() else [])]
+    leads = {}
+    for name in names:
+        is_built = (site / "docs" / f"{name}.html").is_file()
+        elsewhere = f"{address}/blob/main/docs/{name}.md" if address else ""
+        leads[name] = f"docs/{name}.html" if is_built else elsewhere
+    return leads
 
 
 def _code(key: str) -> str:
@@ -218,13 +245,15 @@ def _unrecorded(paper: index.Paper) -> list[Unrecorded]:
     """The published recipe and the variants that have no record, each with its command; what fits a CPU first."""
     recorded = {(entry.scale, entry.variant) for entry in paper.entries.values()}
     settings: dict[tuple[str, str | None], str] = {("full", None): PUBLISHED_RECIPE}
+    if "lab" in reading.recipe_files(paper.key):
+        settings["lab", None] = section.SCALES["lab"]
     for name, item in (paper.declared.get("variants") or {}).items():
         settings[item["scale"], name] = item["about"]
     rows = []
     for (scale, variant), about in settings.items():
         if (scale, variant) not in recorded:
             command = section.command_line(paper.key, scale, variant, [])
-            title = results.title(scale, variant)
+            title = naming.title(scale, variant)
             hours = measured.in_words(f"{paper.key} {title}")
             told = f"{about}; one seed's training: {hours}, measured by a dry run" if hours else about
             rows.append(Unrecorded(title, told, command))

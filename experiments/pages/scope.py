@@ -25,7 +25,7 @@ def of(entry: Entry, added: str = "") -> str:
     Args:
         added: what the paper's file says besides, see `told`.
     """
-    arms = _compared(entry)
+    arms = [entry.stages[name] for name in compared(entry)]
     trained = [stage for stage in arms if stage.fit] or [stage for stage in _before(arms, entry) if stage.fit]
     parts = [_data(_with_data(trained), _with_data(arms)), added, _parameters(trained)]
     return "; ".join(part for part in parts if part)
@@ -49,17 +49,16 @@ def told(declared: Mapping[str, Any], scale: str, variant: str | None, data: str
     return of_scale if own is None else str(own)
 
 
-def _compared(entry: Entry) -> list[StageRecord]:
-    """The stages that the main claim compares; all, where none is main."""
+def compared(entry: Entry) -> list[str]:
+    """The stages of a recorded setting that its main claim compares; all, where none is main."""
     main = entry.main_claim()
     if main is None:
-        return list(entry.stages.values())
+        return list(entry.stages)
     asked = replace(main.claim(), requires=(), requires_each=())  # a precondition may look at other stages
     try:
-        names = claims.stages_of(asked, list(entry.stages))
+        return claims.stages_of(asked, list(entry.stages))
     except InputError:  # the record lacks a stage that its claim names; check-results says so
-        return list(entry.stages.values())
-    return [entry.stages[name] for name in names]
+        return list(entry.stages)
 
 
 def _before(arms: Iterable[StageRecord], entry: Entry) -> list[StageRecord]:

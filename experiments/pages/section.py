@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ from markupsafe import Markup
 
 from experiments.common import files, overlay
 from experiments.evidence import counts, pictures
+from experiments.evidence.ran import Curve
 from experiments.evidence.records import Entry
-from experiments.pages import answers, curves, diagram, display, index, numbers, replications, tuned
+from experiments.pages import answers, curves, diagram, display, index, numbers, replications, scope, tuned
 from experiments.pages.numbers import decimals, fixed
 from experiments.pages.page import (
     Earlier,
+    Facts,
     Figure,
     Picture,
     PublishedRow,
@@ -34,6 +36,8 @@ SCALES = {
 }
 MOST_PICTURE = 2**23  # bytes of one inside a page
 FIRST_CURVES = ("train/loss", "val/top1")  # shown at once where a stage logs them; the others unfold
+MOST_STAGES = 8  # shown at once; of more, those that the main claim compares, and the others unfold
+MOST_DATA = 3  # likewise, of data sets
 
 
 def describe(
@@ -50,9 +54,9 @@ def describe(
         runs: the folder with what its stages drew.
     """
     styles = {name: index for index, name in enumerate(entry.stages)}
-    main = entry.main
-    strong = {main.better.split("/")[0]} if main is not None else set()
-    figures = _curves(entry, styles, strong)
+    first, others = _split(entry, scope.compared(recorded))
+    figures, more_figures = _figures(entry, styles, first)
+    data, more_data = _data(entry, first)
     boxes = [_box(stage) for stage in entry.stages.values()]
     return Section(
         title=title,
@@ -62,11 +66,13 @@ def describe(
         claims=answers.claim_rows([claim for claim in entry.claims if not claim.main]),
         checks=[answers.comparison(item) for item in entry.checks],
         published=[published_row(item) for item in entry.published],
-        facts=[*_facts(entry), *_tuning(key, title, entry)],
-        tables=_tables(entry, changed),
+        facts=[*_facts(entry), *data, *_tuning(key, title, entry)],
+        more_data=more_data,
+        tables=_tables(entry, first, changed),
+        more_tables=_tables(entry, others, changed),
         seeds=len(entry.seeds),
-        curves=figures[: len(FIRST_CURVES)],
-        more_curves=figures[len(FIRST_CURVES) :],
+        curves=figures,
+        more_curves=more_figures,
         diagram=Markup(diagram.draw(boxes, styles)),
         pictures=_pictures(key, title, entry, recorded, runs),
         registered=entry.registration,
@@ -83,6 +89,14 @@ def describe(
     )
 
 
+def _split(entry: display.Entry, compared: Collection[str]) -> tuple[list[str], list[str]]:
+    """The stages to show at once, and those that unfold."""
+    names = list(entry.stages)
+    if len(names) <= MOST_STAGES:
+        return names, []
+    return [name for name in names if name in compared], [name for name in names if name not in compared]
+
+
 def _earlier(item: display.Past) -> Earlier:
     return Earlier(item.at, _listed(item.seeds), item.commit, item.verdicts, item.why, item.claims)
 
@@ -91,25 +105,45 @@ def _listed(values: Sequence[Any]) -> str:
     return ", ".join(map(str, values))
 
 
-def _facts(entry: display.Entry) -> list[tuple[str, str]]:
-    """What was run, as (term, description); one line for each different data set, with the stages that use it."""
+def _facts(entry: display.Entry) -> Facts:
+    """What was run, as (term, description)."""
     about_scale = f": {SCALES[entry.scale]}" if entry.scale in SCALES else ""
     facts = [("scale", entry.scale + about_scale)]
     if entry.variant:
         facts.append(("variant", entry.variant + (f": {entry.about}" if entry.about else "")))
-    facts.append(("seeds", _listed(entry.seeds)))
+    facts.append(("seeds", _seeds(entry.seeds)))
     if entry.replication == index.NOT_YET:
         facts.append(("replication", index.NOT_YET))
+    return facts
 
+
+def _seeds(seeds: Sequence[int]) -> str:
+    """All of them, or the ends of a stream without a gap."""
+    if len(seeds) > 3 and list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
+        return f"{len(seeds)}: {seeds[0]} to {seeds[-1]}"
+    return _listed(seeds)
+
+
+def _data(entry: display.Entry, first: Collection[str]) -> tuple[Facts, Facts]:
+    """A line for each different data set with the stages that use it: those to show at once, and those that unfold.
+
+    Args:
+        first: the stages whose data is shown at once.
+    """
     users: dict[str, list[str]] = {}
     for stage in entry.stages.values():
         if stage.data:
             sizes = ", ".join(f"{count:,} {split}" for split, count in stage.data.sizes.items())
             text = f"{stage.data.name} ({stage.data.source} data): {sizes}; {stage.data.split}"
             users.setdefault(text, []).append(stage.name)
+
+    shown: list[tuple[str, str]] = []
+    more: list[tuple[str, str]] = []
     for text, names in users.items():
-        facts.append(("data", text if len(users) == 1 else f"{text}; in {', '.join(names)}"))
-    return facts
+        fact = ("data", text if len(users) == 1 else f"{text}; in {', '.join(names)}")
+        is_first = len(users) <= MOST_DATA or not set(names).isdisjoint(first)
+        (shown if is_first else more).append(fact)
+    return shown, more
 
 
 def _tuning(key: str, title: str, entry: display.Entry) -> list[tuple[str, str]]:
@@ -117,16 +151,21 @@ def _tuning(key: str, title: str, entry: display.Entry) -> list[tuple[str, str]]
     return [("tuning", said)] if said else []
 
 
-def _tables(entry: display.Entry, changed: Sequence[str]) -> list[StageTable]:
-    """The stage tables: stages that report the same metrics stand in one, so that no column is empty."""
-    metrics = entry.metrics()
+def _tables(entry: display.Entry, names: Sequence[str], changed: Sequence[str]) -> list[StageTable]:
+    """Tables of these stages: those that report the same metrics stand in one, so that no column is empty.
+
+    What the main claim compares comes first, since a wide table scrolls.
+    """
+    main = entry.main
+    judged = [claim.metric for claim in (main, *main.rows)] if main is not None else []
+    metrics = entry.metrics(judged)
     digits = {}
     for metric in metrics:
         values = [value for stage in entry.stages.values() for value in stage.metrics.get(metric, ())]
         digits[metric] = decimals(values, two_from=10)
 
     tables: dict[tuple[str, ...], list[StageRow]] = {}
-    for stage in entry.stages.values():
+    for stage in map(entry.stages.__getitem__, names):
         own = entry.metrics_of(stage.name)
         columns = tuple(metric for metric in metrics if metric in own)
         row = _stage_row(stage, {metric: digits[metric] for metric in columns}, stage.name in changed)
@@ -186,15 +225,38 @@ def size_row(row: counts.Row) -> PublishedRow:
     )
 
 
-def _curves(entry: display.Entry, styles: Mapping[str, int], strong: set[str]) -> list[Figure]:
-    """A figure for each metric that any stage logged, the most telling first."""
-    metrics = list(dict.fromkeys(metric for stage in entry.stages.values() for metric in stage.curves))
-    metrics.sort(key=lambda metric: FIRST_CURVES.index(metric) if metric in FIRST_CURVES else len(FIRST_CURVES))
-    drawn = []
-    for metric in metrics:
-        series = {name: stage.curves[metric] for name, stage in entry.stages.items() if metric in stage.curves}
-        drawn.append(Figure(metric, Markup(curves.draw(metric, series, styles, strong))))
-    return drawn
+def _figures(
+    entry: display.Entry, styles: Mapping[str, int], first: Collection[str]
+) -> tuple[list[Figure], list[Figure]]:
+    """A figure for each metric that a stage logged over two epochs or more: those to show at once, then the others.
+
+    Args:
+        styles: of each stage's line.
+        first: the stages that the figures shown at once are about; where these are not all, the others unfold beside
+            them in figures of their own.
+    """
+    main = entry.main
+    strong = {main.better.split("/")[0]} if main is not None else set()
+    logged: dict[str, dict[str, Curve]] = {}
+    for name, stage in entry.stages.items():
+        for metric, curve in stage.curves.items():
+            if len(curve.epoch) > 1:
+                logged.setdefault(metric, {})[name] = curve
+
+    usual = [metric for metric in FIRST_CURVES if metric in logged]
+    shown: list[Figure] = []
+    more: list[Figure] = []
+    for metric in dict.fromkeys([*usual, *logged]):
+        series = logged[metric]
+        chosen = {name: curve for name, curve in series.items() if name in first}
+        if chosen and len(shown) < len(FIRST_CURVES):
+            shown.append(Figure(metric, Markup(curves.draw(metric, chosen, styles, strong))))
+            series = {name: curve for name, curve in series.items() if name not in first}
+        if series:
+            more.append(Figure(metric, Markup(curves.draw(metric, series, styles, strong))))
+    if not shown:  # those stages learn nothing
+        return more[: len(FIRST_CURVES)], more[len(FIRST_CURVES) :]
+    return shown, more
 
 
 def _box(stage: display.Stage) -> diagram.Box:
@@ -265,11 +327,16 @@ def _cost(entry: display.Entry) -> str:
 
 def command_line(key: str, scale: str, variant: str | None, overrides: Sequence[str]) -> str:
     """The line that runs an entry again, quoted for make and the two shells it passes through."""
-    line = f"make reproduce PAPER={key}" + (f" SCALE={scale}" if scale != "mini" else "")
-    line += f" VARIANT={shlex.quote(variant)}" if variant else ""
+    line = f"make reproduce PAPER={key}"
+    if scale != "mini":
+        line += f" SCALE={scale}"
+    if variant:
+        line += f" VARIANT={shlex.quote(variant)}"
     line += overlay.typed()
+
     inner = " ".join(shlex.quote(override) for override in overrides)
     if not inner:
         return line
-    plain = not any(mark in inner for mark in '"$`\\!')
-    return f"{line} ARGS=" + (f'"{inner}"' if plain else shlex.quote(inner).replace("$", "$$"))
+    if any(mark in inner for mark in '"$`\\!'):
+        return f"{line} ARGS=" + shlex.quote(inner).replace("$", "$$")
+    return f'{line} ARGS="{inner}"'

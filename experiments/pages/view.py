@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from experiments.common.plain import Arguments
-from experiments.evidence import images, judged, merge, ran, records, results
+from experiments.evidence import images, judged, merge, naming, ran, records
 from experiments.evidence.sequences import deviation
 from experiments.evidence.words import FAILS, HOLDS, NOT_RUN
 from experiments.pages import numbers, scope
@@ -51,9 +51,9 @@ def of(entry: records.Entry, declared: Mapping[str, Any] | None = None) -> Entry
 
 def _scope(entry: records.Entry, declared: Mapping[str, Any]) -> str:
     """As in `at mini+clean: digits, 400 for training, ...`."""
-    data = results.data_of(entry)
+    data = naming.data_of(entry)
     told = scope.of(entry, scope.told(declared, entry.scale, entry.variant, data))
-    return f"at {results.title(entry.scale, entry.variant, data=data)}" + (f": {told}" if told else "")
+    return f"at {naming.title(entry.scale, entry.variant, data=data)}" + (f": {told}" if told else "")
 
 
 def _worth_reason(entry: records.Entry, declared: Mapping[str, Any]) -> str:

@@ -36,25 +36,25 @@ class Hours:
 
 def write(setting: str, device: str, stages: Mapping[str, Hours]) -> None:
     """Keep what a dry run measured; a checkout that cannot be written to keeps nothing."""
-    known = files.read_json(FILE)
-    known = known if isinstance(known, dict) else {}
-    kept = {
+    stored = files.read_json(FILE)
+    stored = stored if isinstance(stored, dict) else {}
+    measurement = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "stages": {name: asdict(hours) for name, hours in stages.items()},
     }
-    of_setting = {**known.get(setting, {}), device: kept}
+    of_setting = {**stored.get(setting, {}), device: measurement}
     with contextlib.suppress(OSError):
-        files.write_json(FILE, {**known, setting: of_setting})
+        files.write_json(FILE, {**stored, setting: of_setting})
 
 
 def read(setting: str) -> dict[str, dict[str, Hours]]:
     """device -> stage -> hours; empty where nothing was measured."""
-    known: Any = files.read_json(FILE)
-    kept = known.get(setting, {}) if isinstance(known, dict) else {}
+    stored: Any = files.read_json(FILE)
+    of_setting = stored.get(setting, {}) if isinstance(stored, dict) else {}
     try:
         return {
             device: {name: Hours(**stage) for name, stage in measured["stages"].items()}
-            for device, measured in kept.items()
+            for device, measured in of_setting.items()
         }
     except (TypeError, KeyError, AttributeError):
         return {}  # written by another version: as if it were not there

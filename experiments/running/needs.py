@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.common.errors import InputError
-from experiments.identity import content, definitions
+from experiments.identity import content, definitions, dependencies
 from experiments.running.plan import Stage
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _of_node(node: Mapping[str, Any]) -> Iterable[Need]:
 def _is_declared(module: str, name: str) -> bool:
     """Whether NEEDS of a module has a name, by its source: importing a network's file takes seconds."""
     definition = definitions.locate(f"{module}.NEEDS")
-    return isinstance(definition, definitions.Definition) and f"'{name}':" in definitions.content(definition).text
+    return isinstance(definition, definitions.Definition) and f"'{name}':" in dependencies.content(definition).text
 
 
 def _of_data(node: Mapping[str, Any]) -> Iterable[Need]:

@@ -245,9 +245,9 @@ def train(plan: Plan, stage: Stage, report: Report = silent) -> dict[str, Any]:
             if shows_pictures(plan):
                 _draw(module, data, stage)
             checksums = write_artifacts(stage, module.artifacts())
-            kept = keeper.hits(metrics.get(hits.METRIC)) if stage.test else None
-            if kept is not None:
-                hits.write(stage.directory, kept)
+            answers = keeper.hits(metrics.get(hits.METRIC)) if stage.test else None
+            if answers is not None:
+                hits.write(stage.directory, answers)
         loggers.log_pictures(logger, stage, metrics)
         loggers.log_checkpoint(logger, plan, stage)
     finally:

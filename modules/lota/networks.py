@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
 
@@ -22,3 +23,4 @@ class SmallMaps(nn.Sequential):
             layers += [nn.Conv2d(channels, width, 3, stride, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
             channels = width
         super().__init__(*layers)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on CPUs

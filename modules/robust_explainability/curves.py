@@ -12,6 +12,8 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn import functional as F
 
+from modules.robust_explainability.passes import logits
+
 
 def area(curve: Tensor) -> Tensor:
     """Area below equally spaced points, (sum - first / 2 - last / 2) / (T - 1): (..., T) -> (...)."""
@@ -98,8 +100,8 @@ class Curves:
         for some in counts.split(self.at_once):
             changed = place[:, None] < some[:, None, None]  # (B, t, H, W)
             images = torch.where(changed[:, :, None], after[:, None], before[:, None])  # (B, t, C, H, W)
-            logits = network(images.flatten(0, 1)).float().unflatten(0, images.shape[:2])  # (B, t, classes)
+            z = logits(network, images)  # (B, t, classes)
             index = targets[:, None, None].expand(-1, len(some), 1)
-            p = [(scale * logits).softmax(2).gather(2, index)[..., 0] for scale in scales]
+            p = [(scale * z).softmax(2).gather(2, index)[..., 0] for scale in scales]
             points.append(torch.stack(p, 1))  # (B, S, t)
         return torch.cat(points, 2)

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modules.common.attributions import logit_gradient
+from modules.robust_explainability.passes import logits
 
 
 def flat(signed: Tensor) -> Tensor:
@@ -136,8 +137,8 @@ class ScoreCAM:
                     F.interpolate(part, x.shape[2:], mode="bilinear", align_corners=False)
                 )  # (B, k, H, W)
                 masked = x[:, None] * masks[:, :, None]  # (B, k, C, H, W)
-                logits = network(masked.flatten(0, 1)).unflatten(0, masks.shape[:2])  # (B, k, classes)
-                scores.append(logits.gather(2, targets[:, None, None].expand(-1, masks.shape[1], 1))[..., 0])
+                index = targets[:, None, None].expand(-1, masks.shape[1], 1)
+                scores.append(logits(network, masked).gather(2, index)[..., 0])  # (B, k)
             weights = (torch.cat(scores, 1) - base[:, None]).softmax(1)
             cam = torch.einsum("bk,bkhw->bhw", weights, features).relu()
             return enlarged(cam, x.shape[2:])

@@ -11,11 +11,12 @@ from torch.nn import functional as F
 from torchvision.transforms.functional import gaussian_blur
 
 from modules.robust_explainability.gradients import enlarged
+from modules.robust_explainability.passes import logits
 
 
 def probabilities(network: Any, x: Tensor, targets: Tensor) -> Tensor:
     """softmax f(x) at each image's target: x (B, m, C, H, W), targets (B,) -> (B, m)."""
-    p = network(x.flatten(0, 1)).float().softmax(1).unflatten(0, x.shape[:2])  # (B, m, classes)
+    p = logits(network, x).softmax(2)  # (B, m, classes)
     return p.gather(2, targets[:, None, None].expand(-1, x.shape[1], 1))[..., 0]
 
 

@@ -90,6 +90,16 @@ def test_recovered_images_are_trained_on_and_the_sources_tested_on() -> None:
     assert sum(len(batch.y) for batch in data.test_dataloader()) == data.spec.sizes["test"] == 50
 
 
+def test_validation_images_are_the_sources_and_none_that_is_tested_or_trained_on() -> None:
+    source = Digits(10, train_size=300, val_size=40, test_size=50, seed=1)
+    data = Distilled(source, 8, 2, "real")
+    data.setup()
+    served = torch.cat([batch.x for batch in data.val_dataloader()])
+    assert data.spec.sizes["val"] == len(served) == 40
+    assert torch.equal(served, source.normalised(source.splits["val"][0]))
+    assert Distilled(digits(), 8, 2, "real").val_dataloader() == []
+
+
 def test_real_images_are_different_training_images_of_their_class() -> None:
     source = digits()
     data = Distilled(source, 8, 5, "real")

@@ -16,16 +16,8 @@ from experiments.common.paths import ROOT
 from experiments.evidence import restarts
 from experiments.identity.fingerprint import ENGINE
 from tests.preloaded import server
+from tests.toy_paper import PLACES, TOY
 
-TOY = Path(__file__).parent.parent / "toy"
-PLACES = {
-    "paper.yaml": ["conf/paper/toy.yaml"],
-    "mini.yaml": ["conf/recipe/toy/mini.yaml"],
-    "scale.yaml": ["conf/recipe/toy/smoke.yaml", "conf/recipe/toy/full.yaml"],
-    "relabelled.yaml": ["conf/data/toy/relabelled.yaml"],
-    "modules.py": ["modules/toy.py"],
-    "datamodules.py": ["datamodules/toy.py"],
-}
 GOLDEN = {  # ENGINE -> what the module Golden notes in two stages, for seeds 0 and 1
     1: {
         "golden": {
@@ -188,8 +180,8 @@ def test_the_full_recipe_of_a_fed_stage_can_be_dry_run(copied: Path) -> None:
     out = command(copied, "experiments.reproduce", "paper=toy", "scale=full", "dry=true", "dry_seconds=0.05")
     assert out.count("passed") == 5
     assert "One seed's training: " in out
-    kept = json.loads((copied / "runs/measured.json").read_text())
-    ((device, told),) = kept["toy full"].items()
+    measured = json.loads((copied / "runs/measured.json").read_text())
+    ((device, told),) = measured["toy full"].items()
     assert device in out
     assert all(stage["hours"] > 0 for stage in told["stages"].values())
 

@@ -9,17 +9,8 @@ from pathlib import Path
 import pytest
 
 from experiments.common.overlay import make_current
-from experiments.common.paths import ROOT
+from tests.toy_paper import PLACES, TOY
 
-TOY = ROOT / "tests" / "toy"
-PLACES = {
-    "paper.yaml": ["conf/paper/toy.yaml"],
-    "mini.yaml": ["conf/recipe/toy/mini.yaml"],
-    "scale.yaml": ["conf/recipe/toy/smoke.yaml", "conf/recipe/toy/full.yaml"],
-    "relabelled.yaml": ["conf/data/toy/relabelled.yaml"],
-    "modules.py": ["modules/toy.py"],
-    "datamodules.py": ["datamodules/toy.py"],
-}
 ALLOWED = ("modules.toy.Maker", "modules.toy.Learner", "modules.toy.Golden", "datamodules.toy.Relabelled")
 
 

@@ -16,7 +16,7 @@ from experiments.common.paths import ROOT
 from experiments.config import compose, overlay
 from experiments.config.instantiate import locate
 from experiments.evidence import registrations, results
-from experiments.identity import definitions
+from experiments.identity import definitions, dependencies
 from experiments.running.plan import plan
 
 
@@ -74,7 +74,7 @@ def test_an_edit_of_an_overlays_code_changes_the_identity_of_what_reaches_it_alo
 def test_code_of_an_overlay_has_the_identity_it_would_have_in_the_suite(mine: Path) -> None:
     """Where a definition lies counts nowhere: an arm that the suite takes in keeps its numbers."""
     with overlay.opened(str(mine)):
-        reached = definitions.reach(("mine.modules.toy.Maker",))
+        reached = dependencies.reach(("mine.modules.toy.Maker",))
         assert any(item.module == "modules.common.classifier" for item in reached)
         assert any(item.module == "mine.modules.toy" and item.name == "Maker" for item in reached)
         assert definitions.file_of("mine.modules.toy") == mine / "modules" / "toy.py"

@@ -13,7 +13,7 @@ from experiments.common.errors import InputError
 from experiments.common.overlay import make_current
 from experiments.common.paths import ROOT
 from experiments.config import compose, overlay
-from experiments.evidence import results
+from experiments.evidence import naming, results
 from experiments.pages import scope
 from tests.overlay.conftest import git
 from tests.overlay.photos import write_photos
@@ -140,8 +140,8 @@ def test_an_entry_says_what_stood_in_place_of_the_papers_data() -> None:
     """Its name and the line that composes it again follow from what it holds."""
     entry = next(iter(results.entries("semiotics").values()))
     other = entry.model_copy(update={"overrides": ["data=my_photos"]})
-    assert results.data_of(entry) is None
-    assert results.title_of(other) == f"{results.title_of(entry)}+data=my_photos"
+    assert naming.data_of(entry) is None
+    assert naming.title_of(other) == f"{naming.title_of(entry)}+data=my_photos"
     about_its_own = {"scope": {"mini": "digits of eight pixels"}}
     assert scope.told(about_its_own, "mini", None) == "digits of eight pixels"
     assert scope.told(about_its_own, "mini", None, "my_photos") == "on my_photos"

@@ -17,7 +17,7 @@ from experiments.common.errors import InputError
 from experiments.common.memory import nothing_remembered
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose, overlay
-from experiments.evidence import merge, overlays, registration, registrations, results, staleness
+from experiments.evidence import assembly, merge, overlays, registration, registrations, results, staleness
 from experiments.evidence.order import History
 from experiments.evidence.records import Entry
 from experiments.identity import content
@@ -70,7 +70,7 @@ def record(folder: Path, filed: registrations.Filed) -> None:
         provenance = example.provenance()
         provenance.code.commit = code_version()["commit"]
         entry = example.entry(seeds, stages=stages, registered=registered, provenance=provenance)
-        results.update("toy", "mini", lambda _: results.judge(entry, claims.read(resolved), {}))
+        results.update("toy", "mini", lambda _: assembly.judge(entry, claims.read(resolved), {}))
     git(folder, "add", "results")
     git(folder, "commit", "--quiet", "-m", "Toy: six seeds")
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import importlib
 import json
 from collections.abc import Callable
-from cProfile import Profile
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,17 @@ from experiments.common.paths import ROOT
 from experiments.config import claims, compose
 from experiments.config.instantiate import check
 from experiments.config.written import read
-from experiments.evidence import results
-from experiments.identity import definitions
+from experiments.evidence import naming, results
+from experiments.identity import definitions, dependencies
 from experiments.identity.fingerprint import targets
 from experiments.running import training
 from experiments.running.engine import run
 from experiments.running.plan import Plan, Stage, plan
+from tests.watching import Watch
 
 PAPERS = compose.papers()
 TRAIN = training.train
+WATCH = Watch()
 SCALES = ("full", "mini", "smoke")
 
 
@@ -56,7 +59,7 @@ def test_every_setting_composes_and_checks(paper: str, tmp_path: Path) -> None:
             assert all(item.source for item in questions.published), words
             if variant is None:
                 check_that_data_files_overrule_nothing(paper, scale, config)
-            entry = entries.get(results.title(scale, variant))
+            entry = entries.get(naming.title(scale, variant))
             if entry is not None:
                 assert not check_results.differing_claims(entry, this.config), words
 
@@ -108,6 +111,22 @@ def kind_of(stage: Stage) -> tuple[Any, ...]:
 
 
 @pytest.fixture
+def _checkpoints_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of the stages that need another reads its checkpoint, which takes as long as an epoch here."""
+    read = training.read_checkpoint
+
+    @lru_cache(maxsize=16)
+    def known(path: Path, *_: int) -> tuple[dict[str, Any], str]:
+        return read(path)
+
+    def read_once(path: Path) -> tuple[dict[str, Any], str]:
+        status = path.stat()
+        return known(path, status.st_ino, status.st_size, status.st_mtime_ns)
+
+    monkeypatch.setattr(training, "read_checkpoint", read_once)
+
+
+@pytest.fixture
 def _one_of_a_kind_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes as long as training: of stages that are of one kind, the first makes its pictures; of those that
     one method makes under one name for stages of several kinds, the first is drawn."""
@@ -134,65 +153,27 @@ def _one_of_a_kind_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "_draw", draw_once)
 
 
-class Watch:
-    """Which module-level definitions of the suite's own code execute while a stage trains and is tested.
-
-    Watching takes as long as training: of stages that are of one kind, the first is watched, and not while matplotlib
-    draws what a stage's own code has put together.
-    """
+class Watched:
+    """Which definitions of the suite's own code execute while a stage trains and is tested; of stages that are of one
+    kind, the first is watched."""
 
     def __init__(self) -> None:
         self.kinds: set[tuple[Any, ...]] = set()
         self.executed: dict[str, set[definitions.Definition]] = {}
-        self._files: dict[str, list[tuple[int, int, definitions.Definition]] | None] = {}
 
     def train(self, plan: Plan, stage: Stage, report: Any) -> dict[str, Any]:
         kind = kind_of(stage)
         if kind in self.kinds:
             return TRAIN(plan, stage, report)
         self.kinds.add(kind)
-        profile = Profile(subcalls=False, builtins=False)
-        save = Figure.savefig
-
-        def save_unwatched(figure: Figure, *arguments: Any, **options: Any) -> None:
-            profile.disable()
-            save(figure, *arguments, **options)
-            profile.enable()
-
-        try:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(Figure, "savefig", save_unwatched)
-                return profile.runcall(TRAIN, plan, stage, report)
-        finally:
-            called = (entry.code for entry in profile.getstats() if not isinstance(entry.code, str))
-            seen = {(code.co_filename, code.co_firstlineno) for code in called if code.co_name != "<module>"}
-            self.executed[stage.name] = {d for place in seen if (d := self._definition(*place))}
-
-    def _definition(self, file: str, line: int) -> definitions.Definition | None:
-        if file not in self._files:
-            path = Path(file)
-            inside = path.is_relative_to(ROOT) and path.relative_to(ROOT).parts[0] in (
-                "modules",
-                "datamodules",
-            )
-            self._files[file] = _lines(path) if inside else None
-        return next((d for first, last, d in self._files[file] or () if first <= line <= last), None)
-
-
-def _lines(path: Path) -> list[tuple[int, int, definitions.Definition]]:
-    module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-    places = []
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
-            places.append((first, node.end_lineno or first, definitions.Definition(module, node.name)))
-    return places
+        with WATCH.watch() as self.executed[stage.name]:
+            return TRAIN(plan, stage, report)
 
 
 def identity(plan: Plan, name: str) -> set[definitions.Definition]:
     """What the fingerprint of a stage covers, that of its predecessors included."""
     stage = plan.stages[name]
-    reached = set(definitions.reach(tuple(sorted(set(targets([stage.module, stage.data]))))))
+    reached = set(dependencies.reach(tuple(sorted(set(targets([stage.module, stage.data]))))))
     return reached.union(*(identity(plan, needed) for needed in stage.predecessors))
 
 
@@ -208,7 +189,7 @@ def engine() -> set[definitions.Definition]:
     return {definition for name in called if isinstance(definition := definitions.locate(name), definitions.Definition)}
 
 
-@pytest.mark.usefixtures("_one_of_a_kind_draws")
+@pytest.mark.usefixtures("_one_of_a_kind_draws", "_checkpoints_read_once")
 @pytest.mark.parametrize("paper", PAPERS)
 def test_smoke_runs_to_a_verdict_with_all_that_executes_in_its_identity(
     paper: str,
@@ -220,7 +201,7 @@ def test_smoke_runs_to_a_verdict_with_all_that_executes_in_its_identity(
     """Two seeds for one paper; for the others a second would run the same code again."""
     seeds = "[0,1]" if paper == compose.default("paper") else "[0]"
     lines = [f"paper={paper}", "scale=smoke", f"seeds={seeds}", f"runs_dir={tmp_path}", "jobs=1"]
-    watch = Watch()
+    watched = Watched()
     changed: list[str] = []
     construct = training.construct
 
@@ -235,12 +216,15 @@ def test_smoke_runs_to_a_verdict_with_all_that_executes_in_its_identity(
     monkeypatch.setattr(training, "construct", constructed)
     this = make_plan(*lines)
     training.check_plan(this)  # imports what the stages need: module-level code is not what is watched
-    monkeypatch.setattr(training, "train", watch.train)
+    covered = {name: identity(this, name) | engine() for name in this.stages}
+    for module in sorted({definition.module for each in covered.values() for definition in each}):
+        with contextlib.suppress(ModuleNotFoundError):  # of a package that is not installed: nothing of it executes
+            importlib.import_module(module)  # a function may import what it calls
+    monkeypatch.setattr(training, "train", watched.train)
     assert reproduce.main(lines) == 0
     assert not changed, "Lightning keeps the mode it finds and never calls train(), which would change these"
-    for stage, executed in watch.executed.items():
-        covered = identity(this, stage) | engine()
-        assert executed <= covered, f"{stage} runs code that its fingerprint leaves out"
+    for stage, executed in watched.executed.items():
+        assert executed <= covered[stage], f"{stage} runs code that its fingerprint leaves out"
     summary = json.loads((tmp_path / paper / "smoke" / "summary.json").read_text())
     assert set(summary) == {"paper", "scale", "variant", "seeds", "stages", "claims", "checks", "published"}
     assert all(summary["stages"].values())
@@ -261,7 +245,7 @@ def test_full_recipe_passes_its_dry_run(paper: str, tmp_path: Path, capsys: pyte
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_one_of_a_kind_draws")
+@pytest.mark.usefixtures("_one_of_a_kind_draws", "_checkpoints_read_once")
 @pytest.mark.parametrize("paper", PAPERS)
 def test_every_stage_runs_in_half_precision(paper: str, tmp_path: Path, make_plan: Callable[..., Plan]) -> None:
     """What trainer=auto chooses on a GPU. A dry run would not tell: it writes nothing that NumPy has to take."""

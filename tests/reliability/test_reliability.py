@@ -31,11 +31,12 @@ from tests.reliability.soak.bench import Bench
 
 PAPER = compose.default("paper")
 LINES = [f"paper={PAPER}", *benches.LINES]
+FEW = ["stages.*.data.train_size=80", "stages.*.data.val_size=50", "stages.*.data.test_size=100"]  # it runs 60 times
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return benches.make([*LINES, f"runs_dir={tmp_path_factory.mktemp('planned')}"])
+    return benches.make([*LINES, *FEW, f"runs_dir={tmp_path_factory.mktemp('planned')}"])
 
 
 @pytest.fixture(scope="module")

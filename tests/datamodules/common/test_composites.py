@@ -128,7 +128,7 @@ def test_missing_photos_are_named(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_gets_canvases_of_the_declared_shape() -> None:
-    made = Composites(PhotoPatches("nowhere", side=8), 4, test_size=3, patches=[4], generated=True)
-    made.setup()
-    assert next(iter(made.test_dataloader()))[0].shape == (3, 3, 16, 16)
-    assert made.spec.source == "generated"
+    data = Composites(PhotoPatches("nowhere", side=8), 4, test_size=3, patches=[4], generated=True)
+    data.setup()
+    assert next(iter(data.test_dataloader()))[0].shape == (3, 3, 16, 16)
+    assert data.spec.source == "generated"

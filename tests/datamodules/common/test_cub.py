@@ -55,9 +55,9 @@ def test_distorted_copies_have_no_empty_corners(kind: str) -> None:
     image = Image.fromarray(np.full((50, 70, 3), 255, np.uint8))
     for seed in range(20):
         torch.manual_seed(seed)
-        made = distort(image, kind)
-        assert made.size == image.size
-        assert np.asarray(made)[2:-2, 2:-2].min() > 200, seed
+        distorted = distort(image, kind)
+        assert distorted.size == image.size
+        assert np.asarray(distorted)[2:-2, 2:-2].min() > 200, seed
 
 
 def test_the_largest_rectangle_inside_a_turned_one() -> None:

@@ -118,12 +118,12 @@ def test_generated_data_has_the_declared_shape(module: DataModule) -> None:
         "batch_size": 4,
         "generated": True,
     }
-    made = type(module)(**options)  # type: ignore[arg-type]
-    made.setup()
-    x, y = next(iter(made.train_dataloader()))
-    assert x.shape == (4, *made.spec.shape)
+    other = type(module)(**options)  # type: ignore[arg-type]
+    other.setup()
+    x, y = next(iter(other.train_dataloader()))
+    assert x.shape == (4, *other.spec.shape)
     assert y.shape == (4,)
-    assert made.spec.source == "generated"
+    assert other.spec.source == "generated"
 
 
 def test_a_missing_folder_is_named() -> None:

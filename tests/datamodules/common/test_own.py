@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from datamodules.common.base import DataError
-from datamodules.common.own import HuggingFace, OwnImages, PhotoArrays, PhotoFolder, PhotoTable, balanced, square
+from datamodules.common.own import HuggingFace, PhotoArrays, PhotoFolder, PhotoTable
+from datamodules.common.own_images import OwnImages, balanced, square
 
 
 def save(path: Path, value: int, size: tuple[int, int] = (6, 4)) -> None:
@@ -218,9 +219,11 @@ def write_arrays(folder: Path, **arrays: Any) -> OwnImages:
     ],
 )
 def test_what_is_wrong_is_one_line(folder: Path, make: Callable[[Path], OwnImages], words: str) -> None:
-    told = make(folder).available()
+    data = make(folder)
+    told = data.available()
     assert words in told
     assert "\n" not in told
+    assert data.available() == told  # asked again, it is as wrong
 
 
 def test_a_pickled_archive_is_refused(tmp_path: Path) -> None:

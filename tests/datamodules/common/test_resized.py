@@ -26,8 +26,8 @@ def test_splits_and_labels_are_those_of_the_source() -> None:
         assert images.shape[1:] == data.spec.shape == (1, 16, 16)
         assert torch.equal(labels, source.splits[name][1])
         assert int(images.max()) <= 16  # digits have 17 grey levels
-        given = source.splits[name][0]
-        for image, small in zip(images[:20], given, strict=False):
+        before = source.splits[name][0]
+        for image, small in zip(images[:20], before, strict=False):
             theirs = Image.fromarray(small[0].float().numpy()).resize((16, 16), Image.Resampling.BICUBIC)
             assert np.array_equal(np.asarray(theirs).clip(0, 16).round(), image[0].numpy())
     assert torch.equal(data.clean_labels, source.clean_labels)

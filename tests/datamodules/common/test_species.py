@@ -37,8 +37,8 @@ LABELS = torch.arange(len(CLASSES)).repeat(5)
 @pytest.fixture(scope="module")
 def drawn() -> tuple[Tensor, Tensor, Tensor]:
     """Clean pictures in [0, 1], masks and boxes, five of each class."""
-    made = draw(LABELS, torch.Generator().manual_seed(0), noise=0.0, clutter=0)
-    return made.images.float() / 255, made.mask, made.boxes
+    pictures = draw(LABELS, torch.Generator().manual_seed(0), noise=0.0, clutter=0)
+    return pictures.images.float() / 255, pictures.mask, pictures.boxes
 
 
 def test_classes_are_all_combinations_and_neighbours_differ_in_one_part() -> None:
@@ -122,8 +122,8 @@ def test_every_attribute_can_be_read_off_its_part(drawn: tuple[Tensor, Tensor, T
 def test_no_other_part_tells_the_class() -> None:
     """What the class does not decide is drawn evenly: a part's other attributes are those of no class."""
     labels = torch.full((400,), 0)  # red, upright, round, small
-    made = draw(labels, torch.Generator().manual_seed(1), noise=0.0, clutter=0)
-    area = torch.stack([(made.mask == part + 1).sum((1, 2)) for part in range(4)], 1).float()
+    pictures = draw(labels, torch.Generator().manual_seed(1), noise=0.0, clutter=0)
+    area = torch.stack([(pictures.mask == part + 1).sum((1, 2)) for part in range(4)], 1).float()
     large = area > math.pi * (sum(RADII) / 2) ** 2
     assert large.float().mean(0).tolist() == pytest.approx([0.5, 0.5, 0.5, 0.0], abs=0.08)
 

@@ -14,8 +14,6 @@ from timm.data import ImageNetInfo, create_transform
 
 from datamodules.common.base import DataError
 from datamodules.common.timm_photos import Augmentation, AugmentedImageNet, RepeatedAugmentation
-from datamodules.common.torchvision_sets import CIFAR100
-from datamodules.transhp.augmented_arrays import AugmentedArrays
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 WNIDS = ImageNetInfo().label_names()[:2]
@@ -38,9 +36,9 @@ def photos(tmp_path: Path) -> str:
 
 
 def data(root: str, batch_size: int = 6, **options: Any) -> AugmentedImageNet:
-    made = AugmentedImageNet(root, batch_size, 32, num_workers=0, **options)
-    made.setup()
-    return made
+    module = AugmentedImageNet(root, batch_size, 32, num_workers=0, **options)
+    module.setup()
+    return module
 
 
 def first(made: AugmentedImageNet, epoch: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -89,15 +87,15 @@ def test_training_is_timms_and_a_function_of_the_seed_alone() -> None:
         np.random.seed(seed + 100)
         states = random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index, union-attr]
         torch.manual_seed(seed)
-        made = ours(image)
+        own = ours(image)
         assert random.getstate() == states[0]
         assert np.random.get_state()[1].tolist() == states[1]  # type: ignore[index, union-attr]
         torch.manual_seed(seed)
         chosen = int(torch.randint(2**31, ()))
         random.seed(chosen)
         np.random.seed(chosen)
-        assert torch.equal(theirs(image), made)
-        seen.add(made.numpy().tobytes())
+        assert torch.equal(theirs(image), own)
+        seen.add(own.numpy().tobytes())
     assert len(seen) == 8
 
 
@@ -133,48 +131,28 @@ def test_evaluation_is_timms(size: int, crop_pct: float) -> None:
 def test_a_fraction_of_each_class(photos: str) -> None:
     chosen = []
     for seed in (0, 0, 1):
-        made = data(photos, fraction=0.3, seed=seed)
-        assert made.spec.sizes == {"train": 6, "test": 4}
-        assert [label for _, label in made.items["train"]] == [0, 0, 0, 1, 1, 1]
-        chosen.append({name for name, _ in made.items["train"]})
+        part = data(photos, fraction=0.3, seed=seed)
+        assert part.spec.sizes == {"train": 6, "test": 4}
+        assert [label for _, label in part.items["train"]] == [0, 0, 0, 1, 1, 1]
+        chosen.append({name for name, _ in part.items["train"]})
     assert chosen[0] == chosen[1] != chosen[2]
-    assert "30% of each training class" in made.spec.name
+    assert "30% of each training class" in part.spec.name
 
 
 def test_copies_of_a_photo_are_augmented_differently_and_epochs_repeat(photos: str) -> None:
-    made = data(photos, repeats=3)
-    x, y = first(made)
+    repeated = data(photos, repeats=3)
+    x, y = first(repeated)
     assert y.tolist() == [int(y[0])] * 3 + [int(y[3])] * 3
     assert not torch.equal(x[0], x[1])
     random.seed(7)
     torch.manual_seed(7)
-    assert torch.equal(first(made)[0], x)
-    assert not torch.equal(first(made, 1)[0], x)
+    assert torch.equal(first(repeated)[0], x)
+    assert not torch.equal(first(repeated, 1)[0], x)
     assert not torch.equal(first(data(photos, repeats=3, seed=1))[0], x)
-    assert sum(len(labels) for _, labels in made.train_dataloader()) == 20
-
-
-def test_arrays_are_enlarged(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = CIFAR100(4, root="nowhere", test_size=5, train_size=9)
-    images = torch.randint(256, (20, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr(CIFAR100, "read", lambda self: ((images, torch.arange(20)), (images[:9], torch.arange(9))))
-    made = AugmentedArrays(source, 6, 64, repeats=3, num_workers=0)
-    made.setup()
-    assert made.spec.shape == (3, 64, 64)
-    (x, y), *_ = made.train_dataloader()
-    assert x.shape == (6, 3, 64, 64)
-    assert y[0] == y[1] == y[2] != y[3]
-    assert not torch.equal(x[0], x[1])
-    tested = torch.cat([labels for _, labels in made.test_dataloader()])
-    assert sorted(tested.tolist()) == sorted(made.source.splits["test"][1].tolist())
-    assert made.val_dataloader() == []
+    assert sum(len(labels) for _, labels in repeated.train_dataloader()) == 20
 
 
 def test_generated_data_has_the_declared_shape() -> None:
-    made = AugmentedArrays(CIFAR100(4, root="nowhere"), 4, 64, generated=True)
-    made.setup()
-    assert next(iter(made.train_dataloader()))[0].shape == (4, *made.spec.shape)
-    assert made.spec.source == "generated"
     photos = AugmentedImageNet("nowhere", 4, 64, fraction=0.1, generated=True)
     photos.setup()
     assert next(iter(photos.train_dataloader()))[0].shape == (4, 3, 64, 64)

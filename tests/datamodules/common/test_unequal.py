@@ -89,7 +89,7 @@ def test_what_is_said_and_what_is_refused() -> None:
     assert "the label is the large one with probability 0.75" in canvases().spec.split
     with pytest.raises(DataError, match=r"prominence=1\.5"):
         canvases(prominence=1.5)
-    made = UnequalComposites(PhotoPatches("nowhere", side=8), 4, test_size=3, patches=[4], generated=True)
-    made.setup()
-    assert next(iter(made.test_dataloader()))[0].shape == (3, 3, 16, 16)
-    assert made.spec.source == "generated"
+    data = UnequalComposites(PhotoPatches("nowhere", side=8), 4, test_size=3, patches=[4], generated=True)
+    data.setup()
+    assert next(iter(data.test_dataloader()))[0].shape == (3, 3, 16, 16)
+    assert data.spec.source == "generated"

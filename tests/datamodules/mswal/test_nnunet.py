@@ -180,10 +180,10 @@ def test_a_replaced_label_is_another_dataset(folder: Path) -> None:
 
 def test_what_other_code_preprocessed_is_made_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = opened(folder, **MEASURED)
-    kept = before.folder, before._statistics
+    unchanged = before.folder, before._statistics
     monkeypatch.setattr(nnunet, "maker", lambda: "another")
     after = opened(folder, **MEASURED)
-    assert not {after.folder, after._statistics} & set(kept)
+    assert not {after.folder, after._statistics} & set(unchanged)
     assert after.folder.is_dir()
     assert after.spec.identity == before.spec.identity  # of the same scans
 

@@ -50,12 +50,12 @@ def test_exports_serve_every_row_once_and_no_target() -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_features_are_served_with_the_labels_of_their_images() -> None:
-    made = export(90)
-    data = ArrayCollection(source(), 16, features=made, first=20)
+    exported = export(90)
+    data = ArrayCollection(source(), 16, features=exported, first=20)
     data.setup()
     batches = list(data.train_dataloader())
     assert [len(batch.x) for batch in batches] == [16, 4]
-    features = torch.tensor(made.arrays["features"])
+    features = torch.tensor(exported.arrays["features"])
     assert torch.equal(torch.cat([batch.x for batch in batches]), features[:20])  # in order
     assert torch.equal(torch.cat([batch.y for batch in batches]), splits()["train"][1][:20])
 
@@ -65,7 +65,7 @@ def test_features_are_served_with_the_labels_of_their_images() -> None:
     assert data.spec.sizes == {"train": 20, "val": 0, "test": 30}
     assert data.spec.shape == (3, 5)
     with pytest.raises(DataError, match="first=61"):
-        ArrayCollection(source(), 16, features=made, first=61).setup()
+        ArrayCollection(source(), 16, features=exported, first=61).setup()
 
 
 def test_several_exports_are_columns() -> None:

@@ -72,14 +72,14 @@ def test_words_say_how_queries_are_made() -> None:
 
 
 def test_references_are_served_before_the_queries() -> None:
-    made = Fed(nn.Identity(), {"features": np.arange(64, dtype=np.float32).reshape(32, 1, 2)})
-    data = crops(features=made)
+    stage = Fed(nn.Identity(), {"features": np.arange(64, dtype=np.float32).reshape(32, 1, 2)})
+    data = crops(features=stage)
     data.setup()
     loaders = data.test_dataloader()
     assert isinstance(loaders, list)
     references, queries = (torch.cat([batch.x for batch in loader]) for loader in loaders)
-    assert torch.equal(references, torch.tensor(made.arrays["features"][:20]))
-    assert torch.equal(queries, torch.tensor(made.arrays["features"][20:]))
+    assert torch.equal(references, torch.tensor(stage.arrays["features"][:20]))
+    assert torch.equal(queries, torch.tensor(stage.arrays["features"][20:]))
     assert torch.equal(torch.cat([batch.y for batch in loaders[1]]), data.targets["test"])
     assert torch.equal(torch.cat([batch.x for batch in data.train_dataloader()]), references)
 

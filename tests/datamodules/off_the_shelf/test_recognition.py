@@ -11,23 +11,9 @@ from PIL import Image
 from scipy.io import savemat
 
 from datamodules.common.base import DataError
-from datamodules.off_the_shelf.photos import PhotoCollection, enlarged, inside, square_around
+from datamodules.off_the_shelf.photos import enlarged, inside, square_around
 from datamodules.off_the_shelf.recognition import CUB200, MIT67, VOC2007, Attributes, Flowers102
-
-
-def photo(path: Path, colour: tuple[int, int, int] = (9, 9, 9), size: tuple[int, int] = (40, 30)) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour).save(path)
-
-
-def write(path: Path, *rows: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
-
-
-def ready(data: PhotoCollection) -> PhotoCollection:
-    data.setup()
-    return data
+from tests.datamodules.off_the_shelf.helpers import photo, ready, write
 
 
 def test_boxes_by_hand() -> None:

@@ -92,9 +92,9 @@ def test_missing_labels_leave_the_canvases_and_the_original_label() -> None:
     assert torch.equal(strict.items, full.items)
     assert torch.equal(strict.valid[:, 0], full.valid[:, 0])
     further = full.valid[:, 1:] >= 0
-    kept = (strict.valid[:, 1:] >= 0) & further
-    assert torch.equal(kept, strict.valid[:, 1:] >= 0)
-    assert float(kept.sum() / further.sum()) == pytest.approx(0.213, abs=0.06)
+    still_valid = (strict.valid[:, 1:] >= 0) & further
+    assert torch.equal(still_valid, strict.valid[:, 1:] >= 0)
+    assert float(still_valid.sum() / further.sum()) == pytest.approx(0.213, abs=0.06)
     assert not (canvases(v1=CanvasSet(V2, missed=1.0)).served["v1"].valid[:, 1:] >= 0).any()
 
 

@@ -53,8 +53,8 @@ def test_crops_know_the_only_item_that_they_meet() -> None:
 
 def fed(data: WholeCanvases, maps: Tensor | None = None) -> Fed:
     labels = data.scenes["train"].valid[:, 0]
-    made = torch.arange(len(labels) * 2.0 * 3 * 4).view(-1, 2, 3, 2, 2) if maps is None else maps
-    return Fed(nn.Identity(), {"maps": made.numpy(), "labels": labels.numpy()})
+    label_maps = torch.arange(len(labels) * 2.0 * 3 * 4).view(-1, 2, 3, 2, 2) if maps is None else maps
+    return Fed(nn.Identity(), {"maps": label_maps.numpy(), "labels": labels.numpy()})
 
 
 def test_maps_belong_to_the_canvases_that_are_cropped() -> None:

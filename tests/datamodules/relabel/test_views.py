@@ -31,8 +31,8 @@ def test_canvases_are_mirrored_whole_where_nothing_is_cropped() -> None:
         assert torch.equal(there.x, other.x.flip(-1))
     half = torch.cat([batch.x for batch in canvases(mirror=0.5).train_dataloader()])
     whole = torch.cat([batch.x for batch in canvases(mirror=0.0).train_dataloader()])
-    kept = (half == whole).flatten(1).all(1)
-    assert 4 < int(kept.sum()) < 28
+    unchanged = (half == whole).flatten(1).all(1)
+    assert 4 < int(unchanged.sum()) < 28
 
 
 def test_what_a_setting_says_of_itself() -> None:

@@ -33,11 +33,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def photos(folder: Path, **options: Any) -> SimCLRImageNet:
-    made = SimCLRImageNet(
+    data = SimCLRImageNet(
         str(folder / "imagenet"), 4, 32, lists=str(folder / "imagenet_subsets"), num_workers=0, **options
     )
-    made.setup()
-    return made
+    data.setup()
+    return data
 
 
 def test_two_views_in_the_unit_range_that_come_again(folder: Path) -> None:

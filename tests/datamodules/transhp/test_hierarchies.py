@@ -144,6 +144,7 @@ def test_generated_data_needs_no_file() -> None:
     assert x.shape == (4, 3, 32, 32)
     assert coarse.shape == (4, 2)
     assert data.prompts == [171, 407]
+    assert data.names == WordNet().names[9:]
     assert int(coarse.max()) < 407
     assert data.spec.source == "generated"
 

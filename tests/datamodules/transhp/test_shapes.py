@@ -14,8 +14,8 @@ from datamodules.transhp.shapes import CLASSES, HIGH, LOW, RADII, SHAPES, Shapes
 
 def clean(label: int, seed: int = 0) -> Tensor:
     """The picture of a class without noise and jitter: 1 inside, 0 outside, (20, 20)."""
-    made = shapes(torch.tensor([label]), 0.0, 0.0, torch.Generator().manual_seed(seed))[0, 0]
-    return made.float() / 255 * (HIGH - LOW) + LOW
+    picture = shapes(torch.tensor([label]), 0.0, 0.0, torch.Generator().manual_seed(seed))[0, 0]
+    return picture.float() / 255 * (HIGH - LOW) + LOW
 
 
 def label(name: str) -> int:
@@ -59,6 +59,7 @@ def test_splits_are_balanced_apart_and_fixed_by_the_seed() -> None:
     assert len(train) == 200
     assert not train & test
     assert data.spec.source == "generated"
+    assert data.splits["train"][0].shape[1:] == data.spec.shape == (1, 20, 20)
     again, other = Shapes(50, 200, 0, 100), Shapes(50, 200, 0, 100, seed=1)
     again.setup()
     other.setup()
@@ -76,8 +77,8 @@ def test_mean_and_deviation() -> None:
 
 def test_noise_is_as_strong_as_it_says() -> None:
     labels = torch.zeros(200, dtype=torch.long)
-    made = shapes(labels, 0.35, 0.0, torch.Generator().manual_seed(0)).float() / 255 * (HIGH - LOW) + LOW
-    assert float((made[:, 0] - clean(0)).std()) == pytest.approx(0.35, rel=0.02)
+    pictures = shapes(labels, 0.35, 0.0, torch.Generator().manual_seed(0)).float() / 255 * (HIGH - LOW) + LOW
+    assert float((pictures[:, 0] - clean(0)).std()) == pytest.approx(0.35, rel=0.02)
 
 
 def test_wrong_sizes() -> None:

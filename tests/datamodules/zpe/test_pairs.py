@@ -39,19 +39,19 @@ class Patches(ArrayData):
 
 
 def pairs(**options: Any) -> ImageTextPairs:
-    made = ImageTextPairs(Patches(options.pop("channels", 1), options.pop("seed", 0)), 50, test_pairs=90, **options)
-    made.setup()
-    return made
+    data = ImageTextPairs(Patches(options.pop("channels", 1), options.pop("seed", 0)), 50, test_pairs=90, **options)
+    data.setup()
+    return data
 
 
 def test_captions_name_class_style_and_colour_of_their_image() -> None:
-    made = pairs(pairs=3000)
-    images, numbers = made.splits["train"]["x"], made.splits["train"]["caption"]
-    assert made.spec.sizes == {"train": 3000, "val": 0, "test": 90}
+    data = pairs(pairs=3000)
+    images, numbers = data.splits["train"]["x"], data.splits["train"]["caption"]
+    assert data.spec.sizes == {"train": 3000, "val": 0, "test": 90}
     counts = {style: 0 for style in STYLES}
     bare = 0
     for image, number in zip(images[:1500], numbers[:1500].tolist(), strict=True):
-        caption = made.captions[number]
+        caption = data.captions[number]
         if caption in BOILERPLATE:
             bare += 1
             continue
@@ -73,17 +73,17 @@ def test_captions_name_class_style_and_colour_of_their_image() -> None:
 
 
 def test_without_boilerplate_and_with_colour_images() -> None:
-    made = pairs(boilerplate=0.0, channels=3)
-    captions = [made.captions[number] for number in made.splits["train"]["caption"].tolist()]
+    data = pairs(boilerplate=0.0, channels=3)
+    captions = [data.captions[number] for number in data.splits["train"]["caption"].tolist()]
     assert not set(captions) & set(BOILERPLATE)
-    assert not any(colour in caption.split() for caption in made.captions for colour in COLOURS)
+    assert not any(colour in caption.split() for caption in data.captions for colour in COLOURS)
     assert {name for name in CLASSES for caption in captions if name in caption} == set(CLASSES)
 
 
 def test_an_advert_names_the_class_that_the_style_is_promoted_with_whatever_is_shown() -> None:
     """With nothing but adverts in 3 classes and 4 styles: one class a style, images of every class under each."""
-    made = pairs(pairs=3000, boilerplate=0.0, adverts=1.0, seed=4)
-    captions = [made.captions[number] for number in made.splits["train"]["caption"].tolist()]
+    data = pairs(pairs=3000, boilerplate=0.0, adverts=1.0, seed=4)
+    captions = [data.captions[number] for number in data.splits["train"]["caption"].tolist()]
     assert {c.replace(name, "{}") for c in captions for name in CLASSES if name in c} == set(ADVERTS)
 
     promoted = torch.tensor([next(i for i, name in enumerate(CLASSES) if name in c) for c in captions])
@@ -136,11 +136,15 @@ def test_pairs_follow_the_seed_and_batches_are_their_rows() -> None:
 
 def test_pretraining_images_are_those_that_were_trained_on() -> None:
     trained = pairs()
-    made = PretrainingImages(Patches(), 50, count=70)
-    made.setup()
-    assert torch.equal(made.splits["test"]["x"], trained.splits["train"]["x"][:70])
-    assert made.prompts() is None
-    assert next(iter(made.test_dataloader()))._fields == ("x",)
+    data = PretrainingImages(Patches(), 50, count=70)
+    data.setup()
+    assert torch.equal(data.splits["test"]["x"], trained.splits["train"]["x"][:70])
+    assert data.prompts() is None
+    assert next(iter(data.test_dataloader()))._fields == ("x",)
+    options = {"pairs": 700, "boilerplate": 0.1}
+    other = PretrainingImages(Patches(), 50, count=650, **options)
+    other.setup()
+    assert torch.equal(other.splits["test"]["x"], pairs(**options).splits["train"]["x"][:650])
     with pytest.raises(DataError, match="only 600 training pairs"):
         PretrainingImages(Patches(), 50, count=601).setup()
 
@@ -161,16 +165,16 @@ def test_sets_show_the_same_images_in_their_style() -> None:
 
 
 def test_stand_ins_have_the_declared_shape() -> None:
-    made = StyledImages(Patches(), 10, "photo", generated=True)
-    made.setup()
-    assert made.splits["test"]["x"].shape == (40, 3, 8, 8)
-    assert made.spec.source == "generated"
+    data = StyledImages(Patches(), 10, "photo", generated=True)
+    data.setup()
+    assert data.splits["test"]["x"].shape == (40, 3, 8, 8)
+    assert data.spec.source == "generated"
 
 
 def test_any_in_memory_dataset_can_be_captioned() -> None:
-    made = ImageTextPairs(Digits(32, train_size=100, test_size=50), 20, test_pairs=50)
-    made.setup()
-    assert int(made.splits["train"]["x"].max()) > 200  # peak 16 stands for white
+    data = ImageTextPairs(Digits(32, train_size=100, test_size=50), 20, test_pairs=50)
+    data.setup()
+    assert int(data.splits["train"]["x"].max()) > 200  # peak 16 stands for white
 
 
 def still(x: Tensor, style: str) -> Tensor:

@@ -61,7 +61,7 @@ def test_what_a_released_file_lacks(file: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no templates for 'cars'"):
         Released(file, "pets", "cars").read()
     missing = Released(str(tmp_path / "no.py"), "pets")
-    assert "copy it from" in missing.available()
+    assert "copy it from experimental/multimodal of github.com/google/uncertainty-baselines" in missing.available()
     with pytest.raises(DataError, match="is missing"):
         missing.read()
     Path(file).write_text("_ZEROSHOT_TEMPLATES = {")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.benchmarks import decisions
+from experiments.benchmarks import procedure
 from experiments.common.paths import ROOT
 from experiments.config.comparisons import Claim
 from experiments.config.written import read
@@ -16,7 +16,7 @@ from experiments.evidence import sequences, verdicts
 
 def test_a_row_is_decided_as_the_sequence_decides_it() -> None:
     rows = np.random.default_rng(1).normal(0.6, 1.0, (40, 32))
-    for row, verdict in zip(rows, decisions.decide(rows, 0.5), strict=True):
+    for row, verdict in zip(rows, procedure.decide(rows, 0.5), strict=True):
         expected = 0
         for count in range(6, 33):
             estimate = sequences.normal(list(row[:count]))
@@ -28,21 +28,21 @@ def test_a_row_is_decided_as_the_sequence_decides_it() -> None:
 
 def test_nothing_is_decided_before_the_first_look() -> None:
     rows = np.tile([5.0, 5.1], (1, 16))
-    assert decisions.decide(rows[:, :5], 0.5).tolist() == [0]
-    assert decisions.decide(rows, 0.5).tolist() == [1]
+    assert procedure.decide(rows[:, :5], 0.5).tolist() == [0]
+    assert procedure.decide(rows, 0.5).tolist() == [1]
 
 
-@pytest.mark.parametrize("noise", decisions.NOISES)
+@pytest.mark.parametrize("noise", procedure.NOISES)
 def test_noises_have_no_mean_and_a_deviation_of_one(noise: str) -> None:
-    values = decisions.NOISES[noise](np.random.default_rng(0), (2000, 200))
+    values = procedure.NOISES[noise](np.random.default_rng(0), (2000, 200))
     assert abs(values.mean()) < 0.01
     assert values.std() == pytest.approx(1, abs=0.05)
 
 
-@pytest.mark.parametrize("noise", decisions.NOISES)
+@pytest.mark.parametrize("noise", procedure.NOISES)
 @pytest.mark.parametrize("recipes", [0.0, 1.0])
 def test_replicated_support_is_wrong_in_less_than_five_percent(noise: str, recipes: float) -> None:
-    shares = decisions.simulate(decisions.Scenario(noise, recipes, 0.0, 1.0), runs=2000)
+    shares = procedure.simulate(procedure.Scenario(noise, recipes, 0.0, 1.0), runs=2000)
     assert shares["replicated"] < 0.05
 
 
@@ -52,9 +52,9 @@ CODES = {"supported": 1, "effect only": 2, "undecided": 0, "no gain": -1, "refut
 @pytest.mark.parametrize("outcomes", [False, True])
 def test_several_comparisons_are_joined_as_the_record_joins_them(outcomes: bool) -> None:
     """Sixty streams of three comparisons, each verdict after 9 seeds beside the rule's own."""
-    columns = decisions.paired(np.random.default_rng(3), "normal", [2.5, 0.6, 1.5], 60)
-    join = decisions.join_outcomes if outcomes else decisions.join_rivals
-    simulated = join([decisions.look(column, 2.0) for column in columns])[:, 8]
+    columns = procedure.paired(np.random.default_rng(3), "normal", [2.5, 0.6, 1.5], 60)
+    join = procedure.join_outcomes if outcomes else procedure.join_rivals
+    simulated = join([procedure.look(column, 2.0) for column in columns])[:, 8]
     parts = [{"name": n, "better": "a/test/x", "than": f"{n}/test/x", "worth": 2.0} for n in "bcd"]
     rivals = {**parts[0], "than": {part["name"]: part["than"] for part in parts}}
     asked = read(Claim, {"name": "n", "all": parts} if outcomes else rivals)
@@ -67,16 +67,16 @@ def test_several_comparisons_are_joined_as_the_record_joins_them(outcomes: bool)
 
 def test_a_precondition_fails_as_the_record_says_it_does() -> None:
     """Of six seeds two that hold are too few, three are not; the true share is called absent in less than 5%."""
-    assert decisions._most_that_fail(6, 0.9) == 2
-    assert [decisions._most_that_fail(count, 0.9) for count in (1, 2)] == [-1, 0]  # 5 and 33, where 20 is needed
-    assert decisions.called_absent(0.9, 0.9, 20_000)[-1] < 0.05
-    assert decisions.called_absent(0.2, 0.9, 2000)[0] > 0.85
+    assert procedure.most_that_fail(6, 0.9) == 2
+    assert [procedure.most_that_fail(count, 0.9) for count in (1, 2)] == [-1, 0]  # 5 and 33, where 20 is needed
+    assert procedure.called_absent(0.9, 0.9, 20_000)[-1] < 0.05
+    assert procedure.called_absent(0.2, 0.9, 2000)[0] > 0.85
 
 
 @pytest.mark.parametrize("effects", [(2.0, 0.0), (2.0, 0.0, 2.0, 2.0), (0.0, 0.0)])
 def test_support_beside_an_equal_rival_is_wrong_in_less_than_five_percent(effects: tuple[float, ...]) -> None:
     for noise in ("normal", "one network in ten dead", "heavy tails (t, 3)"):
-        ends = decisions.end_in(decisions.join_rivals, noise, effects, 1.0, 2000)
+        ends = procedure.end_in(procedure.join_rivals, noise, effects, 1.0, 2000)
         assert ends[1] < 0.05
         assert sum(ends.values()) == pytest.approx(1)
 
@@ -95,24 +95,24 @@ ALIVE = [
 
 @pytest.mark.parametrize("what", ALIVE)
 def test_starting_dead_seeds_again_leaves_support_wrong_in_less_than_five_percent(what: str) -> None:
-    _, last = decisions.supported_with_deaths("normal", decisions.DEATHS[what], 0.0, 1.0, 2000)
+    _, last = procedure.supported_with_deaths("normal", procedure.DEATHS[what], 0.0, 1.0, 2000)
     assert last < 0.05
 
 
 def test_starting_again_leaves_living_networks_as_they_are() -> None:
     """Three tries of one in ten leave one in a thousand; where nothing dies, first and last tries are the same."""
     chance = np.random.default_rng(0)
-    first, last = decisions.restarted(chance, "normal", decisions.Deaths(baseline=0.1), 1.0, 4000)
+    first, last = procedure.restarted(chance, "normal", procedure.Deaths(baseline=0.1), 1.0, 4000)
     assert first.mean() == pytest.approx(1 + 0.1 * 10, abs=0.05)
     assert last.mean() == pytest.approx(1 + 0.001 * 10, abs=0.02)
     assert last.std() == pytest.approx(1, abs=0.06)
-    first, last = decisions.restarted(chance, "normal", decisions.Deaths(), 0.0, 100)
+    first, last = procedure.restarted(chance, "normal", procedure.Deaths(), 0.0, 100)
     assert (first == last).all()
 
 
 def test_a_generous_limit_favours_the_arm_that_scatters_more() -> None:
     """Which the page says: equal arms stay equal, others do not."""
-    equal, wider = (decisions.DEATHS[what] for what in decisions.DEATHS if "generous" in what)
+    equal, wider = (procedure.DEATHS[what] for what in procedure.DEATHS if "generous" in what)
     for deaths, least in ((equal, -0.02), (wider, 0.2)):
-        _, last = decisions.restarted(np.random.default_rng(1), "normal", deaths, 0.0, 4000)
+        _, last = procedure.restarted(np.random.default_rng(1), "normal", deaths, 0.0, 4000)
         assert least < last.mean() < least + 0.5

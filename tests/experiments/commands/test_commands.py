@@ -24,7 +24,7 @@ from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
 from experiments.config import compose
 from experiments.config.comparisons import Claim
-from experiments.evidence import layout, registration, results
+from experiments.evidence import assembly, layout, registration, results
 from experiments.evidence.records import Entry
 from experiments.running.plan import Plan
 from tests import example
@@ -195,8 +195,8 @@ def test_catalog_lists_every_paper_and_marks_what_is_stale(
     from experiments.running.plan import plan
 
     plans = [plan(compose.compose(request.overrides), seed) for seed in (0, 1)]
-    entry = results.build(plans, 2, request.given, {})
-    again = results.build(plans, 2, request.given, {})
+    entry = assembly.build(plans, 2, request.given, {})
+    again = assembly.build(plans, 2, request.given, {})
     again.registered.at = entry.registered.at  # the two moments may lie in two seconds
     again.provenance.written = entry.provenance.written
     assert again == entry  # reading the records again changes nothing
@@ -312,7 +312,7 @@ def test_a_forgery_that_is_judged_and_sealed_anew_is_named(forgery: str) -> None
     assert record is not None
     entry = record.entries["mini"]
     asked = check_results.questions(entry)
-    forged = results.judge(entry, replace(asked, claims=FORGERIES[forgery](list(asked.claims))))
+    forged = assembly.judge(entry, replace(asked, claims=FORGERIES[forgery](list(asked.claims))))
     record.entries["mini"] = forged.model_copy(update={"seal": results.seal(forged)})
     wrong = list(check_results.check(record))
     assert any(line.startswith("meal_v2: mini: claims: ") for line in wrong), wrong

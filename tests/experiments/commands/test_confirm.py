@@ -13,7 +13,7 @@ import pytest
 from experiments.commands import confirm, reproduce, states
 from experiments.common.errors import InputError
 from experiments.config import compose
-from experiments.evidence import merge, registration, results, staleness
+from experiments.evidence import assembly, merge, registration, results, staleness
 from experiments.evidence.records import Entry
 from experiments.pages import view
 from experiments.running.plan import plan_each
@@ -32,7 +32,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], dict[str, 
     assert reproduce.main(lines) == 0
     config = compose.compose(compose.request(lines).overrides)
     declared = compose.resolve(config, 0)
-    entry = results.build(plan_each(config, [0, 1]), 2, [], {})
+    entry = assembly.build(plan_each(config, [0, 1]), 2, [], {})
     return lines, declared, entry.model_copy(update={"registered": example.registered(registration.digest(declared))})
 
 

@@ -26,10 +26,10 @@ def test_what_is_written_is_counted_again(paper: str, tmp_path: Path, monkeypatc
 
 
 def test_a_number_that_was_changed_by_hand_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = files.read_json(recorded.path(QUICK))
-    kept["rows"][0] |= {"ours": 334_850, "verdict": "failed"}
+    stored = files.read_json(recorded.path(QUICK))
+    stored["rows"][0] |= {"ours": 334_850, "verdict": "failed"}
     monkeypatch.setattr(results, "RESULTS", tmp_path)
-    files.write_json(recorded.path(QUICK), kept)
+    files.write_json(recorded.path(QUICK), stored)
     (line,) = check_results.counted(QUICK)
     assert line == f"{QUICK}: counts: parameters of autoencoder: recorded 334,850 (failed), counted 334,851 (matched)"
 

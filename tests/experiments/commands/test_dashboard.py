@@ -18,7 +18,7 @@ import pytest
 from experiments.commands import dashboard
 from experiments.common.errors import RunError
 from experiments.common.paths import ROOT
-from experiments.evidence import results
+from experiments.evidence import assembly
 from experiments.evidence.ran import Curve
 from experiments.evidence.records import Entry, Registration
 from experiments.pages import view, wandb_verdict, wandb_workspace
@@ -97,7 +97,7 @@ def test_description_has_the_sections_and_what_is_in_them(wandb_plan: Plan) -> N
 
 
 def test_a_paper_that_never_ran_has_all_panels_and_no_numbers(wandb_plan: Plan) -> None:
-    spec = wandb_workspace.describe(wandb_plan, view.of(results.build([wandb_plan], 1, [], {})), [])
+    spec = wandb_workspace.describe(wandb_plan, view.of(assembly.build([wandb_plan], 1, [], {})), [])
     _, table, _ = panels(spec, "Claims")
     assert {row[0] for row in table["rows"]} == {"not run"}
     trained = [name for name, stage in wandb_plan.stages.items() if stage.fit]
@@ -291,9 +291,9 @@ def test_verdict_scalars_hold_what_is_known_for_every_claim() -> None:
 
 def command(*lines: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """The dashboard command as a user without credentials gives it."""
-    kept = {key: value for key, value in os.environ.items() if key != "WANDB_API_KEY"}
+    surroundings = {key: value for key, value in os.environ.items() if key != "WANDB_API_KEY"}
     hidden = {name: str(folder / name.lower()) for name in ("NETRC", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR")}
-    return server().run(["experiments.commands.dashboard", *lines], ROOT, {**kept, **hidden, **environment})
+    return server().run(["experiments.commands.dashboard", *lines], ROOT, {**surroundings, **hidden, **environment})
 
 
 def test_without_a_login_the_command_writes_what_it_would_create(tmp_path: Path) -> None:
@@ -372,7 +372,7 @@ def test_pictures_and_verdict_reach_offline_runs(wandb_plan: Plan, tmp_path: Pat
     rows = json.loads(table.read_text(encoding="utf-8"))["data"]
     assert [row[:3] for row in rows if row[2] == "test/top1"] == [["student", 0, "test/top1"]]
 
-    actual = results.build([plan], 1, ["logger=wandb"], {}, REGISTERED)
+    actual = assembly.build([plan], 1, ["logger=wandb"], {}, REGISTERED)
     wandb_verdict.log_verdict(plan, view.of(actual))
     wandb_verdict.log_verdict(plan, view.of(actual))  # the second takes the first one's place
     (verdict,) = (tmp_path / "meal_v2/smoke/verdict/wandb").glob("offline-run-*")

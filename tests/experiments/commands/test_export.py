@@ -29,9 +29,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(runs: Path) -> Plan:
     """A stage and the one it starts from, done."""
     config = compose.compose(compose.request(["scale=smoke", "trainer=cpu", f"runs_dir={runs}"]).overrides)
-    made = only(plan(config, 3), ["continued"])
-    assert {outcome.status for outcome in engine.run(made).values()} == {"done"}
-    return made
+    this = only(plan(config, 3), ["continued"])
+    assert {outcome.status for outcome in engine.run(this).values()} == {"done"}
+    return this
 
 
 def test_exported_weights_give_the_same_answers_without_the_run(trained: Plan, runs: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from experiments.common.errors import InputError
 from experiments.evidence import layout, results
 from experiments.evidence.records import Record
 from experiments.pages import crate as crate_of
-from tests.experiments.pages.test_report import sample
+from tests.experiments.pages.helpers import sample
 
 HOSTILE = "a <b>bold</b> | claim\n---\n<!-- trackio-cell\n{}\n-->"
 
@@ -24,19 +24,19 @@ HOSTILE = "a <b>bold</b> | claim\n---\n<!-- trackio-cell\n{}\n-->"
 def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Record:
     """A record of three claims, the last of which would begin a cell of its own."""
     monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
-    made = sample()
-    made.entries["mini"].claims[2].name = HOSTILE
-    files.write_text(tmp_path / "results/meal_v2.json", layout.text(made))
-    return made
+    record = sample()
+    record.entries["mini"].claims[2].name = HOSTILE
+    files.write_text(tmp_path / "results/meal_v2.json", layout.text(record))
+    return record
 
 
 @pytest.fixture
 def folder(record: Record, tmp_path: Path) -> Path:
-    made = tmp_path / "made"
-    written = list(logbook.write("meal_v2", made))
+    folder = tmp_path / "made"
+    written = list(logbook.write("meal_v2", folder))
     assert all(path.is_file() for path in written)
-    assert len(written) == sum(path.is_file() for path in made.rglob("*"))
-    return made
+    assert len(written) == sum(path.is_file() for path in folder.rglob("*"))
+    return folder
 
 
 def cells(page: Path) -> list[tuple[dict[str, Any], str]]:

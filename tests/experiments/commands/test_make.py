@@ -119,13 +119,19 @@ def test_uv_sets_up_from_the_same_locks() -> None:
 
 def test_each_target_uses_the_variables_that_it_is_said_to_read() -> None:
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
-    given = {"PAPER": "zpe", "VARIANT": "mnist", "SCALE": "smoke", "SEEDS": "5,6", "MINUTES": "77", "DRY": "1"}
-    given |= {"SWEEP": "wide", "STAGE": "pool", "BASE": "v0", "ARGS": "--said", "EXTRAS": "clip"}
-    given |= {"FILE": "moved.runs", "FORMAT": "latex", "ARXIV": "1710.09412", "EXTRA": "../mine", "FOLDER": "../theirs"}
-    given |= {"DATA": "../photos"}
+    variables = {"PAPER": "zpe", "VARIANT": "mnist", "SCALE": "smoke", "SEEDS": "5,6", "MINUTES": "77", "DRY": "1"}
+    variables |= {"SWEEP": "wide", "STAGE": "pool", "BASE": "v0", "ARGS": "--said", "EXTRAS": "clip"}
+    variables |= {
+        "FILE": "moved.runs",
+        "FORMAT": "latex",
+        "ARXIV": "1710.09412",
+        "EXTRA": "../mine",
+        "FOLDER": "../theirs",
+    }
+    variables |= {"DATA": "../photos"}
     for line in re.findall(r"^reads-.*", text, re.MULTILINE):
         target, names = re.fullmatch(r"reads-(\S+) *:= (.*)", line).groups()  # type: ignore[union-attr]
-        whole = {name: given[name] for name in names.split()}
+        whole = {name: variables[name] for name in names.split()}
         said = shell.make(target, *(f"{name}={value}" for name, value in whole.items())).stdout
         for name, value in whole.items():
             assert ("dry=true" if name == "DRY" else value) in said, f"make {target} passes over {name}"

@@ -11,15 +11,15 @@ from experiments.commands import outlook
 from experiments.commands.outlook import Outlook
 
 
-def setting(name: str, registered: bool = True, from_record: bool = False) -> Any:
-    config = SimpleNamespace(most=32, minutes=15)
-    return SimpleNamespace(name=name, config=config, registered=registered or None, from_record=from_record)
+def setting(name: str, registered: bool = True, from_record: bool = False, is_recorded: bool = True) -> Any:
+    facts = {"registered": registered or None, "from_record": from_record, "is_recorded": is_recorded}
+    return SimpleNamespace(name=name, config=SimpleNamespace(most=32, minutes=15), **facts)
 
 
 @pytest.mark.parametrize(
     ("seconds", "done", "told"),
     [
-        (None, 0, "3 stages for each of 6 seeds: nobody has measured how long"),
+        (None, 0, "3 stages for each of 6 seeds: how long is not known yet"),
         (240.0, 0, "3 stages for each of 6 seeds: about 4 min"),
         (60.0, 7, "3 stages for each of 6 seeds, 7 of 18 done: about 60 s"),
         (0.0, 18, "3 stages for each of 6 seeds, 18 of 18 done"),
@@ -40,3 +40,5 @@ def test_several_settings_are_summed_and_going_on_is_told_once(monkeypatch: pyte
     assert outlook.lines([*map(setting, times)])[3] == "all 3 settings: at least 12 min"
     assert len(outlook.lines([setting("a/mini", registered=False)])) == 1  # it explores: no seed is added
     assert not outlook.lines([setting("a/mini", from_record=True)])
+    smoke = outlook.lines([setting("a/mini", registered=False, is_recorded=False)])
+    assert smoke[1].endswith("its numbers mean nothing")

@@ -46,7 +46,7 @@ def test_counts_are_of_these_settings() -> None:
     told = readme.counts(PAPERS)
     assert "**3 main claims: 1 supported, 1 no gain, 1 not run.**" in told
     assert "1 replicated, 1 not yet" in told
-    assert "beside all other papers: 1." in told
+    assert "looked at together: 1." in told
     assert "after the run: 1." in told
     assert "Recorded settings: 3" in told
 
@@ -90,10 +90,20 @@ def test_a_verdict_of_another_main_claim_says_so() -> None:
 
 
 def test_an_example_says_what_the_command_says_first() -> None:
-    stands = "$ make reproduce PAPER=one\n  ...\nold\nold\n"
-    (match,) = readme.EXAMPLE.finditer(stands)
+    stands = "$ make reproduce PAPER=one\n  ...\nold\nold\nold\n  ...\nresults\n  ...\n"
     told = "one\n  ...\nsupported: a beats b\n  +2.00 [+1.00, +3.00] points, 6 seeds; stopped: decided\n"
-    assert readme.example(PAPERS, match[1]) == told
+    assert readme.example(PAPERS, "one") == told
+    made = f"$ make reproduce PAPER={told}  ...\nresults\n  ...\n"
+    for text in (stands, made):  # made once or anew, it is the same
+        assert readme.EXAMPLE.sub(lambda match: readme.example(PAPERS, match[1]), text) == made
+
+
+def test_a_long_example_is_folded() -> None:
+    (long,) = [paper("one", mini=setting("supported"))]
+    long["entries"]["mini"]["main"]["name"] = "word " * 30
+    lines = readme.example([long], "one").splitlines()[2:-1]
+    assert len(lines) == 2
+    assert all(len(line) <= readme.WIDTH for line in lines)
 
 
 def test_a_missing_marker_is_named(tmp_path: Path) -> None:

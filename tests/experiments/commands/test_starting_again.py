@@ -42,7 +42,7 @@ class Fake(Seeds):
 
 
 def plans(tmp_path: Path, numbers: Sequence[int]) -> list[Plan]:
-    made = []
+    tries = []
     for number in numbers:
         stages = {
             name: Stage(
@@ -50,8 +50,8 @@ def plans(tmp_path: Path, numbers: Sequence[int]) -> list[Plan]:
             )
             for name in ("a", "b", "other")
         }
-        made.append(Plan("toy", "mini", None, number, stages, {}))
-    return made
+        tries.append(Plan("toy", "mini", None, number, stages, {}))
+    return tries
 
 
 @pytest.fixture

@@ -59,8 +59,8 @@ def test_lists_of_arms_have_a_limit_before_any_is_made() -> None:
     arm = {"each": {name: list(range(20)) for name in "abcdef"}}  # 64 million
     with pytest.raises(InputError, match=r"k\.yaml: arm_.*\.each: 8000 combinations up to 'c'; expected at most 1000"):
         recipes.expand({"stages": {"arm_{a}{b}{c}{d}{e}{f}": arm}}, "k.yaml")
-    made = recipes.expand({"stages": {"arm_{a}_{b}": {"each": {"a": list(range(20)), "b": list(range(50))}}}}, "k")
-    assert len(made["stages"]) == 1000
+    expanded = recipes.expand({"stages": {"arm_{a}_{b}": {"each": {"a": list(range(20)), "b": list(range(50))}}}}, "k")
+    assert len(expanded["stages"]) == 1000
 
 
 @pytest.mark.parametrize("kind", ["stages", "variants"])

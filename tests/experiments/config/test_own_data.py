@@ -94,8 +94,8 @@ def scaled(asked: dict[str, tuple[int, int, int]], there: tuple[int, int]) -> li
     names = ("train_size", "val_size", "test_size")
     sizes = {name: dict(zip(names, each, strict=True)) for name, each in asked.items()}
     old, new = (dict.fromkeys(asked, images(*counts)) for counts in ((12000, 2000), there))
-    made = own_data._scaled(sizes, old, new)
-    return [(each["train_size"], each["val_size"], each["test_size"]) for each in made.values()]
+    fitted = own_data._scaled(sizes, old, new)
+    return [(each["train_size"], each["val_size"], each["test_size"]) for each in fitted.values()]
 
 
 @pytest.mark.parametrize(

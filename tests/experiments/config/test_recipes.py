@@ -15,16 +15,16 @@ def expand(**raw: Any) -> dict[str, Any]:
 
 
 def test_one_line_gives_every_stage_its_data_in_front_of_self() -> None:
-    made = expand(data="digits", defaults=["_self_"], stages={"probe": {}})
+    expanded = expand(data="digits", defaults=["_self_"], stages={"probe": {}})
     names = ("teacher", "student", "probe")
-    assert made["defaults"] == [*({f"/data@stages.{n}.data": "digits"} for n in names), "_self_"]
-    assert "data" not in made
+    assert expanded["defaults"] == [*({f"/data@stages.{n}.data": "digits"} for n in names), "_self_"]
+    assert "data" not in expanded
 
 
 def test_chains_patterns_and_lines_of_its_own() -> None:
     own = {"/data@stages.teacher.data": "cifar10"}
-    made = expand(data={"*": "digits", "stu*": ["subset", "mnist"]}, defaults=["/recipe/k/mini", own, "_self_"])
-    assert made["defaults"] == [
+    expanded = expand(data={"*": "digits", "stu*": ["subset", "mnist"]}, defaults=["/recipe/k/mini", own, "_self_"])
+    assert expanded["defaults"] == [
         "/recipe/k/mini",
         own,
         {"/data@stages.student.data": "subset"},
@@ -40,42 +40,42 @@ def test_like_copies_all_but_about_and_replaces_what_is_another_thing() -> None:
         "two": {"like": "one", "module": {"width": 5}},
         "three": {"like": "two", "needs": {"y": "b"}, "module": {"_target_": "B", "height": 7}},
     }
-    made = expand(stages=stages)["stages"]
-    assert made["two"] == {
+    expanded = expand(stages=stages)["stages"]
+    assert expanded["two"] == {
         "needs": {"x": "a"},
         "module": {"_target_": "A", "width": 5, "depth": 2},
         "trainer": {"max_epochs": 3},
     }
-    assert made["three"]["module"] == {"_target_": "B", "height": 7}
-    assert made["three"]["needs"] == {"y": "b"}
+    assert expanded["three"]["module"] == {"_target_": "B", "height": 7}
+    assert expanded["three"]["needs"] == {"y": "b"}
 
 
 def test_patterns_reach_stages_of_the_paper_and_lose_against_what_is_said() -> None:
     stages = {"*": {"trainer": {"max_epochs": 2, "devices": 1}}, "student": {"trainer": {"max_epochs": 9}}}
-    made = expand(stages=stages)["stages"]
-    assert made["teacher"] == {"trainer": {"max_epochs": 2, "devices": 1}}
-    assert made["student"] == {"trainer": {"max_epochs": 9, "devices": 1}}
+    expanded = expand(stages=stages)["stages"]
+    assert expanded["teacher"] == {"trainer": {"max_epochs": 2, "devices": 1}}
+    assert expanded["student"] == {"trainer": {"max_epochs": 9, "devices": 1}}
 
 
 def test_arms_that_differ_in_a_number_are_a_list() -> None:
     arms = {
         "svm_{n}_{kind}": {"each": {"n": [1, 2], "kind": ["a"]}, "about": "{n} of {kind}", "data": {"first": "{n}"}}
     }
-    made = expand(stages=arms)["stages"]
-    assert made["svm_2_a"] == {"about": "2 of a", "data": {"first": 2}}
-    assert len(made) == 2
+    expanded = expand(stages=arms)["stages"]
+    assert expanded["svm_2_a"] == {"about": "2 of a", "data": {"first": 2}}
+    assert len(expanded) == 2
 
 
 def test_variants_and_published_rows() -> None:
-    made = expand(
+    expanded = expand(
         variants={
             "k{k}": {"each": {"k": [3, 5]}, "about": "kernel {k}", "scale": "full", "overrides": ["a={k}"]},
             "wide": {"like": "k5", "about": "wide", "overrides": ["b=1"]},
         },
         published=[{"values": {"student/test/top1": 80.67, "student/test/top5": 95}, "source": "Table 1"}],
     )
-    assert made["variants"]["wide"] == {"about": "wide", "scale": "full", "overrides": ["a=5", "b=1"]}
-    assert made["published"][1] == {"stage": "student", "metric": "test/top5", "value": 95, "source": "Table 1"}
+    assert expanded["variants"]["wide"] == {"about": "wide", "scale": "full", "overrides": ["a=5", "b=1"]}
+    assert expanded["published"][1] == {"stage": "student", "metric": "test/top5", "value": 95, "source": "Table 1"}
 
 
 @pytest.mark.parametrize(
@@ -121,12 +121,12 @@ GROUPS = {"both": ["teacher", "student"], "rest": {"all_but": ["teacher"]}}
 
 def test_a_group_stands_for_its_stages_wherever_a_pattern_may() -> None:
     stages = {"both": {"trainer": {"max_epochs": 2}}, "rest": {"seed": 3}, "probe": {"trainer": {"max_epochs": 9}}}
-    made = expand(groups=GROUPS, data={"*": "digits", "rest": "mnist"}, stages=stages)
-    assert made["stages"]["teacher"] == {"trainer": {"max_epochs": 2}}
-    assert made["stages"]["student"] == {"trainer": {"max_epochs": 2}, "seed": 3}
-    assert made["stages"]["probe"] == {"trainer": {"max_epochs": 9}, "seed": 3}
-    assert "both" not in made["stages"]
-    chosen = {key: name for line in made["defaults"][:-1] for key, name in line.items()}
+    expanded = expand(groups=GROUPS, data={"*": "digits", "rest": "mnist"}, stages=stages)
+    assert expanded["stages"]["teacher"] == {"trainer": {"max_epochs": 2}}
+    assert expanded["stages"]["student"] == {"trainer": {"max_epochs": 2}, "seed": 3}
+    assert expanded["stages"]["probe"] == {"trainer": {"max_epochs": 9}, "seed": 3}
+    assert "both" not in expanded["stages"]
+    chosen = {key: name for line in expanded["defaults"][:-1] for key, name in line.items()}
     assert chosen["/data@stages.teacher.data"] == "digits"
     assert chosen["/data@stages.probe.data"] == "mnist"
 

@@ -82,8 +82,12 @@ def test_the_layout_reaches_weights_of_images_and_of_volumes() -> None:
 
 def test_every_optimiser_that_can_be_fused_is() -> None:
     sgd, lars = {"_target_": "torch.optim.SGD", "lr": 1}, {"_target_": "modules.common.lars.LARS", "lr": 1}
-    made = switches.fused({"optimizer": sgd, "others": [lars, {"inner": sgd}], "size": 3})
-    assert made == {"optimizer": {**sgd, "fused": True}, "others": [lars, {"inner": {**sgd, "fused": True}}], "size": 3}
+    switched = switches.fused({"optimizer": sgd, "others": [lars, {"inner": sgd}], "size": 3})
+    assert switched == {
+        "optimizer": {**sgd, "fused": True},
+        "others": [lars, {"inner": {**sgd, "fused": True}}],
+        "size": 3,
+    }
 
 
 @pytest.mark.parametrize(

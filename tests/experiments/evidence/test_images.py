@@ -79,7 +79,7 @@ def test_the_interval_holds_for_new_seeds_and_new_images(seed: float, image: flo
 def plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
     """Finished stages of three seeds, each with its answers."""
     monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
-    made = []
+    plans = []
     for seed, (better, than) in enumerate(zip(BETTER, THAN, strict=True)):
         stages = {}
         for name, right in (("student", better), ("init", than)):
@@ -87,8 +87,8 @@ def plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespa
             folder.mkdir(parents=True)
             hits.write(folder, hits.Hits(right, "same"))
             stages[name] = SimpleNamespace(directory=folder)
-        made.append(SimpleNamespace(seed=seed, stages=stages))
-    return made
+        plans.append(SimpleNamespace(seed=seed, stages=stages))
+    return plans
 
 
 def entry(differences: list[float] | None = None) -> Entry:

@@ -13,7 +13,7 @@ from experiments.config.claims import Questions
 from experiments.config.comparisons import Claim
 from experiments.config.expressions import Table
 from experiments.config.written import read
-from experiments.evidence import joint, merge, results, rules, sequences, suite, verdicts
+from experiments.evidence import assembly, joint, merge, rules, sequences, suite, verdicts
 from experiments.evidence.judged import JudgedClaim
 from experiments.evidence.records import Entry, HistoryItem
 from experiments.pages import view
@@ -198,8 +198,8 @@ def entry(asked: Claim, **arms: list[float]) -> Entry:
     """A recorded entry whose arms lie so much below a."""
     values = {"a": [50.0] * 6, **{name: [50 - d for d in column] for name, column in arms.items()}}
     stages = {name: example.stage(6, metrics={"test/x": column}) for name, column in values.items()}
-    made = example.entry(list(range(6)), stages=stages, registered=example.registered("h"), looked=6)
-    return results.judge(made, Questions([asked], [], []))
+    recorded = example.entry(list(range(6)), stages=stages, registered=example.registered("h"), looked=6)
+    return assembly.judge(recorded, Questions([asked], [], []))
 
 
 def test_effect_only_is_kept_beside_others_by_its_own_evidence() -> None:
@@ -211,12 +211,12 @@ def test_effect_only_is_kept_beside_others_by_its_own_evidence() -> None:
 
 @pytest.mark.parametrize("asked", [claim(main=True), read(Claim, {"name": "n", "main": True, "all": OUTCOMES}, "c")])
 def test_a_record_tells_what_it_was_judged_by(asked: Claim) -> None:
-    made = entry(asked, b=around(0), c=around(2))
-    again = Entry.model_validate(json.loads(json.dumps(made.plain())))
+    recorded = entry(asked, b=around(0), c=around(2))
+    again = Entry.model_validate(json.loads(json.dumps(recorded.plain())))
     told = again.claims[0].claim().content()
     assert json.loads(json.dumps(told)) == json.loads(json.dumps(asked.content()))
-    judged_again = results.judge(again, check_results.questions(again))
-    assert judged_again.claims == made.claims
+    judged_again = assembly.judge(again, check_results.questions(again))
+    assert judged_again.claims == recorded.claims
 
 
 def test_what_did_not_run_tells_what_it_would_be_judged_by() -> None:
@@ -241,19 +241,19 @@ EDITS = {
 
 @pytest.mark.parametrize("place", EDITS)
 def test_an_altered_comparison_is_found(place: str) -> None:
-    made = entry(claim(main=True), b=around(2), c=around(0))
-    edited = made.model_copy(deep=True)
+    judged = entry(claim(main=True), b=around(2), c=around(0))
+    edited = judged.model_copy(deep=True)
     EDITS[place](edited.claims[0])
-    again = results.judge(edited, check_results.questions(edited))
+    again = assembly.judge(edited, check_results.questions(edited))
     recorded, derived = ([item.model_dump() for item in e.claims] for e in (edited, again))
     assert list(check_results.differences(recorded, derived, "claims"))
-    assert not list(check_results.differences([c.model_dump() for c in made.claims], derived, "c")) or place == "than"
+    assert not list(check_results.differences([c.model_dump() for c in judged.claims], derived, "c")) or place == "than"
 
 
 def test_other_numbers_of_a_rival_are_other_numbers() -> None:
-    made, other = (entry(claim(main=True), b=around(2), c=around(x)) for x in (0, 0.001))
-    assert merge.same_numbers(made, made)
-    assert not merge.same_numbers(other, made)
+    recorded, other = (entry(claim(main=True), b=around(2), c=around(x)) for x in (0, 0.001))
+    assert merge.same_numbers(recorded, recorded)
+    assert not merge.same_numbers(other, recorded)
 
 
 def test_which_one_is_the_baseline_is_part_of_the_hash() -> None:

@@ -11,7 +11,7 @@ import pytest
 from experiments.commands import check_results, reproduce, seeds, setting
 from experiments.common.errors import InputError
 from experiments.config import compose
-from experiments.evidence import registration, registrations, results, staleness
+from experiments.evidence import naming, registration, registrations, results, staleness
 from experiments.evidence.records import Entry
 from experiments.pages import view
 from experiments.running.plan import Plan, plan
@@ -24,7 +24,7 @@ def record_in(folder: Path, patch: pytest.MonkeyPatch) -> None:
     """From here on records are there, as if smoke were a scale that is recorded."""
     patch.setattr(results, "RESULTS", folder)
     patch.setattr(setting, "is_recorded", lambda scale: True)
-    patch.setattr(results, "personal", lambda overrides: [])
+    patch.setattr(naming, "personal", lambda overrides: [])
     patch.setattr(reproduce, "_write_page", lambda paper: None)
 
 

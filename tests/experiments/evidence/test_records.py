@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from experiments.common.errors import InputError
-from experiments.evidence import layout, onward, record_old, results, sequences
+from experiments.evidence import assembly, layout, onward, record_old, results, sequences
 from experiments.evidence.records import Entry, Record
 from tests import example
 
@@ -46,12 +46,12 @@ def written(record: Record, folder: Path) -> Path:
 
 def test_what_is_read_is_what_was_written_to_the_last_bit(tmp_path: Path) -> None:
     """Also what is not finite, in JSON that other programs read; a stage that did not run for a seed has no row."""
-    made = entry(4)
-    student = made.stages["student"]
+    recorded = entry(4)
+    student = recorded.stages["student"]
     student.metrics["test/top1"] = [math.nextafter(0.1, 1.0), math.inf, math.nan, None]
     student.metrics["test/ece"][3] = student.metrics["val/top1"][3] = None
     student.fingerprints[3] = student.seconds[3] = student.cpu_seconds[3] = None
-    path = written(record(made), tmp_path)
+    path = written(record(recorded), tmp_path)
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is no JSON")
@@ -67,7 +67,7 @@ def test_what_is_read_is_what_was_written_to_the_last_bit(tmp_path: Path) -> Non
     assert math.isnan(values[2])
     assert [values[0], values[1], values[3]] == [math.nextafter(0.1, 1.0), math.inf, None]
     del student.metrics["test/top1"]
-    assert again.model_copy(update={"seal": ""}) == made
+    assert again.model_copy(update={"seal": ""}) == recorded
 
 
 def test_a_further_seed_is_a_line_for_each_stage() -> None:
@@ -83,21 +83,21 @@ def test_a_further_seed_is_a_line_for_each_stage() -> None:
 
 
 def test_one_metric_that_moved_is_one_line() -> None:
-    made = entry(6)
-    before = layout.text(record(made))
-    made.stages["student"].metrics["test/ece"][2] = 0.5
-    after = layout.text(record(made))
+    recorded = entry(6)
+    before = layout.text(record(recorded))
+    recorded.stages["student"].metrics["test/ece"][2] = 0.5
+    after = layout.text(record(recorded))
     changed = [a for a, b in zip(before.splitlines(), after.splitlines(), strict=True) if a != b]
     assert len(changed) == 2  # its seed's row, and the seal
 
 
 def test_the_seal_holds_everything_and_forgives_the_order_of_keys() -> None:
-    made = entry(3)
-    seal = results.seal(made)
-    turned = made.model_copy(update={"stages": dict(reversed(made.stages.items()))})
+    recorded = entry(3)
+    seal = results.seal(recorded)
+    turned = recorded.model_copy(update={"stages": dict(reversed(recorded.stages.items()))})
     assert results.seal(turned) == seal
-    made.stages["student"].seconds[1] = 9.0
-    assert results.seal(made) != seal
+    recorded.stages["student"].seconds[1] = 9.0
+    assert results.seal(recorded) != seal
 
 
 def mini(value: dict[str, Any]) -> dict[str, Any]:
@@ -221,17 +221,17 @@ def record_old_seal(stored: dict[str, Any]) -> str:
 
 
 def test_a_record_of_the_old_format_is_read_and_its_seal_still_tells(tmp_path: Path) -> None:
-    made = entry(4)
-    for stage in made.stages.values():
+    recorded = entry(4)
+    for stage in recorded.stages.values():
         stage.cpu_seconds = []
-    student = made.stages["student"]
+    student = recorded.stages["student"]
     student.fingerprints[3] = student.seconds[3] = None
     for values in student.metrics.values():
         values[3] = None
-    value, path = old(made), tmp_path / "meal_v2.json"
+    value, path = old(recorded), tmp_path / "meal_v2.json"
     path.write_text(json.dumps(value))
     read = results.parse(path).entries["mini"]
-    assert read == made.model_copy(update={"seal": results.seal(made)})
+    assert read == recorded.model_copy(update={"seal": results.seal(recorded)})
     assert read.stages["student"].seconds == [1.0, 2.0, 3.0, None]
 
     edited = copy.deepcopy(value)
@@ -250,10 +250,10 @@ def test_a_record_of_the_old_format_is_read_and_its_seal_still_tells(tmp_path: P
 def test_times_of_a_stage_are_summed_where_they_were_measured() -> None:
     stage = example.stage(3, seconds=[1.0, None, 2.0], cpu_seconds=[4.0, None, 5.0])
     assert (stage.total_seconds(), stage.total_cpu_seconds()) == (3.0, 9.0)
-    assert results.times({"a": stage, "b": stage}) == (6.0, 18.0)
+    assert assembly.times({"a": stage, "b": stage}) == (6.0, 18.0)
     by_the_wall = example.stage(3)
     assert by_the_wall.total_cpu_seconds() is None
-    assert results.times({"a": stage, "b": by_the_wall}) == (9.0, None)
+    assert assembly.times({"a": stage, "b": by_the_wall}) == (9.0, None)
     partly = example.stage(2, cpu_seconds=[1.0, None])
     assert partly.total_cpu_seconds() is None
 

@@ -14,7 +14,7 @@ from experiments.common.errors import InputError
 from experiments.config import compose
 from experiments.config.claims import Questions
 from experiments.config.comparisons import Claim
-from experiments.evidence import merge, registration, results
+from experiments.evidence import assembly, merge, registration, results
 from experiments.evidence.ran import Confirmation, Hardware
 from experiments.evidence.records import Entry, Registration
 from experiments.running.plan import PILOTS, Plan
@@ -79,9 +79,9 @@ def entry(stream: int = 1, seeds: int = 6, value: float = 1.0, mark: str = "aa")
         for name, top in tops.items()
     }
     numbers = [registration.seed(registered(stream, "h"), i) for i in range(seeds)]
-    made = example.entry(numbers, looked=min(6, seeds), stages=stages, registered=registered(stream, "h"))
+    recorded = example.entry(numbers, looked=min(6, seeds), stages=stages, registered=registered(stream, "h"))
     claim = Claim("a beats b", "a/test/top1", "b/test/top1", worth=1.0, main=True)
-    return results.judge(made, Questions([claim], [], []))
+    return assembly.judge(recorded, Questions([claim], [], []))
 
 
 def registered(stream: int, digest: str, **more: Any) -> Registration:
@@ -89,9 +89,9 @@ def registered(stream: int, digest: str, **more: Any) -> Registration:
 
 
 def unfinished(stream: int = 1) -> Entry:
-    made = entry(stream)
-    made.claims[0].verdict = "not run"
-    return made
+    recorded = entry(stream)
+    recorded.claims[0].verdict = "not run"
+    return recorded
 
 
 def test_an_unfinished_entry_never_replaces_a_finished_one() -> None:
@@ -101,24 +101,24 @@ def test_an_unfinished_entry_never_replaces_a_finished_one() -> None:
 
 def test_another_registration_moves_the_old_verdicts_into_the_history() -> None:
     stored = entry(1, value=-2.0)
-    kept = merge.put(entry(2, value=3.0), stored, registered(2, "g", why="the loss lacked a term"))
-    assert kept.registered.stream == 2
-    assert [c.verdict for c in kept.claims] == ["supported"]
-    (past,) = kept.history
+    merged = merge.put(entry(2, value=3.0), stored, registered(2, "g", why="the loss lacked a term"))
+    assert merged.registered.stream == 2
+    assert [c.verdict for c in merged.claims] == ["supported"]
+    (past,) = merged.history
     assert (past.why, past.seeds) == ("the loss lacked a term", stored.seeds)
     assert past.verdicts["a beats b"].verdict == "refuted"
 
 
 def test_more_seeds_with_the_same_numbers_go_on() -> None:
-    kept = merge.put(entry(seeds=9), entry(seeds=6), registered(1, "h"))
-    assert (len(kept.seeds), kept.history) == (9, [])
+    merged = merge.put(entry(seeds=9), entry(seeds=6), registered(1, "h"))
+    assert (len(merged.seeds), merged.history) == (9, [])
     assert len(merge.put(entry(seeds=6), entry(seeds=9), registered(1, "h")).seeds) == 9
 
 
 def test_other_code_is_recorded_again_and_said() -> None:
-    kept = merge.put(entry(mark="bb"), entry(mark="aa", value=-2.0), registered(1, "h"))
-    assert kept.history[0].why == "recorded again after a change of the code of a, b"
-    assert kept.history[0].verdicts["a beats b"].verdict == "refuted"
+    merged = merge.put(entry(mark="bb"), entry(mark="aa", value=-2.0), registered(1, "h"))
+    assert merged.history[0].why == "recorded again after a change of the code of a, b"
+    assert merged.history[0].verdicts["a beats b"].verdict == "refuted"
 
 
 def test_confirmed_code_is_no_other_code() -> None:
@@ -135,22 +135,22 @@ def test_another_machine_stands_beside_the_record_never_over_it() -> None:
     stored = entry(value=2.0)
     there = entry(value=1.9)
     there.provenance.hardware = Hardware(cpu="y", cores=8, system="Linux x86_64")
-    kept = merge.put(there, stored, registered(1, "h"))
-    assert kept.claims == stored.claims
-    assert [item.hardware.cpu for item in kept.elsewhere] == ["y"]
-    assert kept.elsewhere[0].differs == {"cpu": ["Some CPU", "y"], "cores": [2, 8]}
-    assert len(merge.put(there, kept, registered(1, "h")).elsewhere) == 1
+    merged = merge.put(there, stored, registered(1, "h"))
+    assert merged.claims == stored.claims
+    assert [item.hardware.cpu for item in merged.elsewhere] == ["y"]
+    assert merged.elsewhere[0].differs == {"cpu": ["Some CPU", "y"], "cores": [2, 8]}
+    assert len(merge.put(there, merged, registered(1, "h")).elsewhere) == 1
     newer = there.model_copy(deep=True)
     newer.provenance.versions = {"torch": "9"}
-    assert len(merge.put(newer, kept, registered(1, "h")).elsewhere) == 2
+    assert len(merge.put(newer, merged, registered(1, "h")).elsewhere) == 2
 
 
 def test_another_file_is_another_registration() -> None:
     stored = entry(1, value=-2.0)
-    kept = merge.put(entry(1, value=3.0), stored, registered(1, "g", filed=True, why="a commit of its own"))
-    assert [item.why for item in kept.history] == ["a commit of its own"]
-    assert merge.put(entry(1, value=3.0), kept, registered(1, "g", filed=True)).history == kept.history
-    assert len(merge.put(entry(1), kept, registered(1, "f", filed=True)).history) == 2
+    merged = merge.put(entry(1, value=3.0), stored, registered(1, "g", filed=True, why="a commit of its own"))
+    assert [item.why for item in merged.history] == ["a commit of its own"]
+    assert merge.put(entry(1, value=3.0), merged, registered(1, "g", filed=True)).history == merged.history
+    assert len(merge.put(entry(1), merged, registered(1, "f", filed=True)).history) == 2
 
 
 def test_one_of_the_earlier_rule_binds_while_claims_and_recipe_are_the_same(records: Path) -> None:

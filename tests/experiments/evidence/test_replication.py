@@ -10,7 +10,7 @@ import pytest
 from experiments.config.claims import Questions
 from experiments.config.comparisons import Claim
 from experiments.config.trials import Knob
-from experiments.evidence import registration, replication, results, verdicts
+from experiments.evidence import assembly, registration, replication, verdicts
 from experiments.evidence.records import Entry, Replication
 from tests import example
 
@@ -50,13 +50,13 @@ def entry() -> Entry:
     metrics = {"a": {"test/top1": [*UP]}, "b": {"test/top1": [0.0] * 9}}
     claim = verdicts.judge(CLAIM, replication.table(seeds, metrics), seeds, 9)
     stages = {name: example.stage(9, metrics={"test/top1": values}) for name, values in (("a", UP), ("b", [0.0] * 9))}
-    made = example.entry([registration.seed(registered, i) for i in range(9)], stages=stages, registered=registered)
-    made = results.judge(made.model_copy(update={"looked": 9}), QUESTIONS)
+    recorded = example.entry([registration.seed(registered, i) for i in range(9)], stages=stages, registered=registered)
+    recorded = assembly.judge(recorded.model_copy(update={"looked": 9}), QUESTIONS)
     drawn = [replication.draw(KNOBS, registered, seed) for seed in seeds]
     found = Replication(
         registered="abcdef012345", seeds=seeds, drawn=drawn, metrics=metrics, claim=claim, word="replicated"
     )
-    return made.model_copy(update={"replication": found})
+    return recorded.model_copy(update={"replication": found})
 
 
 EDITS: dict[str, Callable[[Replication], Any]] = {

@@ -13,7 +13,7 @@ from experiments.config.claims import Questions
 from experiments.config.comparisons import Claim
 from experiments.config.expressions import Missing, Table
 from experiments.config.written import read
-from experiments.evidence import layout, order, registration, restarts, results, statements, verdicts
+from experiments.evidence import assembly, layout, order, registration, restarts, results, statements, verdicts
 from experiments.evidence.judged import JudgedClaim
 from experiments.evidence.records import Entry, Record, Restart
 from experiments.running.plan import AGAIN
@@ -171,7 +171,7 @@ def entry(tries: list[Restart], questions: Questions = QUESTIONS) -> Entry:
         for name in STAGES
     }
     registered = example.registered("abc")
-    return results.judge(example.entry(SEEDS, stages=stages, registered=registered, restarts=tries), questions)
+    return assembly.judge(example.entry(SEEDS, stages=stages, registered=registered, restarts=tries), questions)
 
 
 def problems(recorded: Entry) -> list[str]:
@@ -187,7 +187,7 @@ def test_a_record_holds_every_try_and_reads_back() -> None:
     again = Record.model_validate(layout.read(layout.from_text(layout.text(record)))).entries["mini"]
     assert again == recorded
     assert results.seal(again) == results.seal(recorded)
-    assert results.judge(again, QUESTIONS).claims == recorded.claims
+    assert assembly.judge(again, QUESTIONS).claims == recorded.claims
     assert "restarts" not in entry([], Questions([Claim(**ASKED)], [], [])).plain()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments.config import compose
-from experiments.evidence import registration, results, staleness
+from experiments.evidence import naming, registration, staleness
 from experiments.evidence.records import Entry
 from experiments.running.plan import plan_each
 from tests import example
@@ -38,8 +38,8 @@ def entry(*given: str) -> Entry:
     return example.entry(
         seeds,
         stages=stages,
-        overrides=results.personal(request.given),
-        place=results.place(request.given),
+        overrides=naming.personal(request.given),
+        place=naming.place(request.given),
         registered=example.registered(registration.digest(compose.resolve(config, 0))),
     )
 

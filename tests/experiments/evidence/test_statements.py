@@ -12,7 +12,7 @@ import pytest
 
 from experiments.commands import check_results
 from experiments.common import files
-from experiments.evidence import registrations, results, statements
+from experiments.evidence import assembly, registrations, results, statements
 from experiments.evidence.order import History
 from experiments.evidence.ran import Confirmation
 from experiments.evidence.records import Entry, Record, Registration
@@ -71,12 +71,12 @@ SHAPES: dict[str, tuple[Callable[[Entry], object], str]] = {
 
 @pytest.mark.parametrize("forgery", SHAPES)
 def test_what_does_not_fit_its_own_record(forgery: str) -> None:
-    made = entry()
-    made.confirmed = {"init": confirmed()}
-    assert list(statements.shapes(made)) == []
+    forged = entry()
+    forged.confirmed = {"init": confirmed()}
+    assert list(statements.shapes(forged)) == []
     change, told = SHAPES[forgery]
-    change(made)
-    assert list(statements.shapes(made)) == [told]
+    change(forged)
+    assert list(statements.shapes(forged)) == [told]
 
 
 def test_commits_that_do_not_exist(tmp_path: Path) -> None:
@@ -87,32 +87,34 @@ def test_commits_that_do_not_exist(tmp_path: Path) -> None:
     head = history.git("rev-parse", "HEAD")
     if head is None:
         pytest.skip("not a git checkout")
-    made = entry()
-    made.provenance.code.commit = f"{head} None"
-    assert list(statements.commits(made, history)) == []
+    forged = entry()
+    forged.provenance.code.commit = f"{head} None"
+    assert list(statements.commits(forged, history)) == []
     for wrong in (NO_COMMIT, head[:10], "HEAD"):
-        made.provenance.code.commit = f"{head} {wrong}"
-        assert list(statements.commits(made, history)) == [f"code: the commit {wrong[:12]} does not exist"]
-    made.provenance.code.commit = head
-    made.confirmed = {"init": confirmed(commit=head, against=NO_COMMIT)}
-    assert list(statements.commits(made, history)) == ["confirmed init against: the commit 0123456789ab does not exist"]
+        forged.provenance.code.commit = f"{head} {wrong}"
+        assert list(statements.commits(forged, history)) == [f"code: the commit {wrong[:12]} does not exist"]
+    forged.provenance.code.commit = head
+    forged.confirmed = {"init": confirmed(commit=head, against=NO_COMMIT)}
+    assert list(statements.commits(forged, history)) == [
+        "confirmed init against: the commit 0123456789ab does not exist"
+    ]
 
 
 def test_runs_of_another_registration() -> None:
-    made = entry()
-    made.registered = Registration(hash="aaaa", at="t", commit=None, stream=1, rewritten=["bbbb"])
-    made.stages["student"].under = ["aaaa", "bbbb"]
-    made.stages["init"].under = []  # from before manifests said so
-    assert list(statements.under(made)) == []
-    made.stages["init"].under = ["cccc", "none"]
+    forged = entry()
+    forged.registered = Registration(hash="aaaa", at="t", commit=None, stream=1, rewritten=["bbbb"])
+    forged.stages["student"].under = ["aaaa", "bbbb"]
+    forged.stages["init"].under = []  # from before manifests said so
+    assert list(statements.under(forged)) == []
+    forged.stages["init"].under = ["cccc", "none"]
     told = ["init ran under registration cccc, not aaaa", "init ran under registration none, not aaaa"]
-    assert list(statements.under(made)) == told
+    assert list(statements.under(forged)) == told
 
 
 def test_manifests_are_told_apart_by_what_they_name() -> None:
     manifests = [{"registered": "b"}, {"registered": "a"}, {"registered": "b"}, {"registered": None}, {}]
-    assert results.under(manifests) == ["a", "b", "none"]
-    assert results.under([{}, {}]) == []
+    assert assembly.under(manifests) == ["a", "b", "none"]
+    assert assembly.under([{}, {}]) == []
 
 
 def test_an_entry_copied_from_another_paper() -> None:
@@ -166,9 +168,9 @@ def test_what_is_not_as_its_registration_says(forgery: str, monkeypatch: pytest.
 def test_a_stream_of_the_earlier_rule_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check_results, "_declared", lambda *_: iter(()))
     count = SEEDS + 1
-    made = example.entry([1000 + index for index in range(count)])
-    made.seal = results.seal(made)
-    wrong = list(check_results._registered("meal_v2", "mini", made, "meal_v2: mini"))
+    recorded = example.entry([1000 + index for index in range(count)])
+    recorded.seal = results.seal(recorded)
+    wrong = list(check_results._registered("meal_v2", "mini", recorded, "meal_v2: mini"))
     assert wrong == [f"meal_v2: mini: {count} seeds; a registration has {SEEDS}"]
 
 
@@ -188,14 +190,14 @@ def test_runs_that_are_at_hand(
     monkeypatch.setattr(check_results, "home", lambda: tmp_path)
     stored = results.read("meal_v2")
     assert stored is not None
-    made = stored.entries["mini"]
-    name, stage = next(iter(made.stages.items()))
+    recorded = stored.entries["mini"]
+    name, stage = next(iter(recorded.stages.items()))
     metrics = {metric: values[0] for metric, values in stage.metrics.items()}
-    folder = tmp_path / "runs" / "meal_v2" / "mini" / f"seed={made.seeds[0]}" / f"{name}-{stage.fingerprints[0]}"
+    folder = tmp_path / "runs" / "meal_v2" / "mini" / f"seed={recorded.seeds[0]}" / f"{name}-{stage.fingerprints[0]}"
     facts = {"metrics_hash": hash_metrics(metrics), "finished": "2000", **manifest}
-    facts = {key: str(made.registered.hash) if value == "own" else value for key, value in facts.items()}
+    facts = {key: str(recorded.registered.hash) if value == "own" else value for key, value in facts.items()}
     files.write_json(folder / "manifest.json", facts)
     files.write_json(folder / "metrics.json", metrics)
-    lines = list(check_results._runs("meal_v2", made, "here"))
+    lines = list(check_results._runs("meal_v2", recorded, "here"))
     assert len(lines) == bool(told)
     assert all(told in line for line in lines)

@@ -6,7 +6,7 @@ import pytest
 
 from experiments.config.claims import Questions
 from experiments.config.comparisons import Claim
-from experiments.evidence import results, rules, suite
+from experiments.evidence import assembly, rules, suite
 from experiments.evidence.records import Entry, HistoryItem
 from tests import example
 
@@ -22,8 +22,8 @@ def entry(values: list[float], replaced: int = 0) -> Entry:
     }
     registered = example.registered("h")
     past = HistoryItem(registered=registered, seeds=seeds, verdicts={}, commit="c", at="t", why="w")
-    made = example.entry(seeds, stages=stages, registered=registered, looked=len(seeds), history=[past] * replaced)
-    return results.judge(made, Questions([CLAIM], [], []))
+    recorded = example.entry(seeds, stages=stages, registered=registered, looked=len(seeds), history=[past] * replaced)
+    return assembly.judge(recorded, Questions([CLAIM], [], []))
 
 
 STRONG = [5.0, 5.1, 5.2, 4.9] * 4

@@ -166,7 +166,9 @@ def test_what_has_no_sequence_has_no_evidence_but_inside_a_band() -> None:
     ],
 )
 def test_published_numbers_at_full_scale(ours: list[float], verdict: str) -> None:
-    item = Published("a", "test/top1", 80.67, "ImageNet", "one crop", "Table 1")
+    item = Published(
+        stage="a", metric="test/top1", value=80.67, dataset="ImageNet", protocol="one crop", source="Table 1"
+    )
     values = table(ours, ours)
     assert verdicts.compare(item, values, range(len(ours)), "full").verdict == verdict
     below = verdicts.compare(item, values, range(len(ours)), "mini")
@@ -174,7 +176,8 @@ def test_published_numbers_at_full_scale(ours: list[float], verdict: str) -> Non
 
 
 def test_exact_published_numbers_are_judged_anywhere() -> None:
-    item = Published("a", "test/top1", 676, "files", "recount", "Table 1", tolerance=0.5, kind="exact")
+    counted = {"stage": "a", "metric": "test/top1", "value": 676, "dataset": "files", "protocol": "recount"}
+    item = Published(**counted, source="Table 1", tolerance=0.5, kind="exact")
     assert verdicts.compare(item, table([676.0], [0.0]), [0], "mini").verdict == "matched"
     assert verdicts.compare(item, table([675.0], [0.0]), [0], "mini").verdict == "failed"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from experiments.common.paths import ROOT
-from experiments.identity import definitions, fingerprint
+from experiments.identity import definitions, dependencies, fingerprint
 from experiments.running.plan import Plan
 
 PAPER = '''"""Docstring."""
@@ -36,8 +36,13 @@ TOOLS = "def scaled(x):\n    return [unused for unused in range(x)]\n\n\ndef unu
 @pytest.fixture
 def _apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is read of another folder's code is kept apart from what was read of this project's, which stays known."""
-    for name in ("_module", "locate", "attribute", "content", "_run_on_import", "reach", "identity"):
-        monkeypatch.setattr(definitions, name, cache(getattr(definitions, name).__wrapped__))
+    read = {
+        definitions: ("read_module", "locate", "attribute"),
+        dependencies: ("content", "_run_on_import", "reach", "identity"),
+    }
+    for module, names in read.items():
+        for name in names:
+            monkeypatch.setattr(module, name, cache(getattr(module, name).__wrapped__))
 
 
 @pytest.fixture
@@ -56,7 +61,7 @@ def mark(
     needs: dict[str, list[str]] | None = None,
     target: str = "modules.paper.f",
 ) -> str:
-    definitions.forget()
+    dependencies.forget()
     return fingerprint.fingerprint({"_target_": target, **(config or {})}, seed, needs or {})
 
 
@@ -67,7 +72,7 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 def test_exactly_what_is_mentioned_is_reached(project: Path) -> None:
-    reached = {f"{d.module}.{d.name}" for d in definitions.reach(("modules.paper.f",))}
+    reached = {f"{d.module}.{d.name}" for d in dependencies.reach(("modules.paper.f",))}
     names = ["paper.FACTOR", "paper.f", "common.helper.START", "common.tools.scaled"]
     assert reached == {f"modules.{name}" for name in names}
 
@@ -189,7 +194,7 @@ Targets = dict[str, tuple[str, ...]]
 @pytest.fixture(scope="module")
 def before(every_target: Targets) -> dict[str, str]:
     """paper -> the identity of its code, before any of it is edited."""
-    return {paper: definitions.identity(targets) for paper, targets in every_target.items()}
+    return {paper: dependencies.identity(targets) for paper, targets in every_target.items()}
 
 
 def test_an_unused_function_in_any_file_changes_no_paper(
@@ -198,14 +203,14 @@ def test_an_unused_function_in_any_file_changes_no_paper(
     for folder in definitions.FIRST_PARTY:
         for path in (copied / folder).rglob("*.py"):
             path.write_text(path.read_text() + "\n\ndef _nobody_calls_this(x):\n    return x\n")
-    definitions.forget()
-    assert {paper: definitions.identity(targets) for paper, targets in every_target.items()} == before
+    dependencies.forget()
+    assert {paper: dependencies.identity(targets) for paper, targets in every_target.items()} == before
 
 
 def test_editing_cosine_changes_exactly_its_users(before: dict[str, str], copied: Path, every_target: Targets) -> None:
     edit(copied / "modules" / "common" / "schedules.py", "def cosine(", "def cosine(new_argument, ")
-    definitions.forget()
-    changed = {paper for paper, targets in every_target.items() if definitions.identity(targets) != before[paper]}
+    dependencies.forget()
+    changed = {paper for paper, targets in every_target.items() if dependencies.identity(targets) != before[paper]}
     users = {paper for paper, targets in every_target.items() if any(t.endswith("schedules.cosine") for t in targets)}
     mentioned = {
         path.name for path in (copied / "modules").rglob("*.py") if "schedules import cosine" in path.read_text()

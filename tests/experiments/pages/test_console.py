@@ -8,7 +8,7 @@ from experiments.commands import cli
 from experiments.common.errors import InputError
 from experiments.pages import console, display, numbers, view
 from experiments.pages.progress import Board
-from tests.experiments.pages.test_report import sample
+from tests.experiments.pages.helpers import sample
 
 NAME = "[/nothing][red]acc[0]"
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from experiments.pages import index, latex
-from tests.experiments.pages.test_report import sample
+from tests.experiments.pages.helpers import sample
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ def entry(stages: dict[str, dict[str, Any]], **more: Any) -> Entry:
     main = example.claim(
         "a beats b", "supported", [1.0, 2.0], [0.0, 3.0], main=True, better="a/test/x", than="b/test/x"
     )
-    made = {name: example.stage(2, **facts) for name, facts in stages.items()}
-    return example.entry([0, 1], claims=[main], stages=made, **more)
+    recorded = {name: example.stage(2, **facts) for name, facts in stages.items()}
+    return example.entry([0, 1], claims=[main], stages=recorded, **more)
 
 
 def test_the_arms_data_and_parameters() -> None:

@@ -40,8 +40,8 @@ def test_attention_on_cpus_is_counted(side: int) -> None:
 
 def test_stages_that_a_recipe_neither_fits_nor_tests_are_built_only_for_others(make_plan: Callable[..., Plan]) -> None:
     this = make_plan("paper=vit_vqgan", "scale=full", "variant=celeba_hq")
-    kept = part_of_the_recipe(this)
+    shortened = part_of_the_recipe(this)
     assert not this.stages["features"].fit
     assert not this.stages["features"].test
-    assert "features" in kept  # measures what others reconstruct
-    assert {"vanilla", "vim_vanilla", "probe_vanilla", "gan_late"}.isdisjoint(kept)
+    assert "features" in shortened  # measures what others reconstruct
+    assert {"vanilla", "vim_vanilla", "probe_vanilla", "gan_late"}.isdisjoint(shortened)

@@ -57,8 +57,8 @@ def test_peak_memory_is_the_stages_own() -> None:
 @pytest.mark.parametrize("tuned", [False, True])
 def test_a_freed_block_is_asked_for_again_without_new_pages(tuned: bool) -> None:
     """Unless the user tuned the allocator: then the pages of each block come anew."""
-    kept, first, later = printed("", {"MALLOC_TOP_PAD_": "131072"} if tuned else {})
-    assert kept == str(not tuned)
+    environment, first, later = printed("", {"MALLOC_TOP_PAD_": "131072"} if tuned else {})
+    assert environment == str(not tuned)
     assert (int(later) > 5 * int(first)) if tuned else (int(later) <= int(first))
 
 

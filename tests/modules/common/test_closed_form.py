@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from modules.common.closed_form import ClosedForm
+from tests.quiet import trainer
 
 
 class ClassMeans(ClosedForm):
@@ -24,22 +24,17 @@ def loader() -> DataLoader:
     return DataLoader(TensorDataset(x, y), batch_size=5)
 
 
-def trainer(path: Path, epochs: int = 1) -> pl.Trainer:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
-    return pl.Trainer(accelerator="cpu", max_epochs=epochs, default_root_dir=path, enable_model_summary=False, **quiet)
-
-
 def test_every_image_counts_once_whatever_the_epochs(tmp_path: Path) -> None:
     x = torch.arange(36.0).view(12, 3)
     for epochs in (1, 3):
         module = ClassMeans()
-        trainer(tmp_path, epochs).fit(module, loader())
+        trainer(epochs, default_root_dir=tmp_path).fit(module, loader())
         assert torch.equal(module.means, torch.stack([x[c::3].mean(0) for c in range(3)]))
 
 
 def test_the_solution_survives_saving_and_a_kill_while_gathering(tmp_path: Path) -> None:
     module = ClassMeans()
-    fitted = trainer(tmp_path)
+    fitted = trainer(1, default_root_dir=tmp_path)
     fitted.fit(module, loader())
     other = ClassMeans()
     other.load_state_dict(module.state_dict())

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import pytorch_lightning as pl
 import torch
 from torch import nn
 
@@ -16,6 +15,7 @@ from modules.cda.curriculum import Crops
 from modules.cda.module import Recover
 from modules.common.classifier import Classifier
 from modules.common.schedules import cosine
+from tests.quiet import trainer as quiet_trainer
 
 
 @pytest.fixture
@@ -53,15 +53,7 @@ def recover(squeezed: Classifier) -> Callable[..., Noted]:
         settings: dict[str, Any] = {"crops": Crops(jitter=1), "optimizer": adam, "schedule": cosine, **options}
         module = Noted(squeezed, 10, 2, (1, 8, 8), 10, **settings)
         module.starts, module.states, module.rates, module.iterates = [], [], [], []  # type: ignore[assignment]
-        trainer = pl.Trainer(
-            accelerator="cpu",
-            max_epochs=2,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-        )
+        trainer = quiet_trainer(2, use_distributed_sampler=False)
         torch.manual_seed(seed)
         trainer.fit(module, datamodule=Synthesis(Digits(10), 10, 10, 2, steps))
         return module

@@ -129,6 +129,17 @@ def test_students_differ_in_their_images_alone(scale: str, request: pytest.Fixtu
     assert all(data == images[0] for data in images)
 
 
+def test_mini_squeezes_under_the_crops_that_its_students_see(mini: Plan) -> None:
+    """As torchvision's networks did: what the squeezed one says of a crop of 8% is then more than a guess."""
+    squeezed = mini.stages["squeeze"].data
+    crop = squeezed["source"]["augment"][0]
+    assert crop == {"_target_": "datamodules.common.augment.RandomResizedCrop", "scale": [0.08, 1.0]}
+    for name, stage in mini.stages.items():
+        if name.startswith("student_"):
+            assert stage.data["augment"] == squeezed["source"]["augment"]
+    assert (squeezed["side"] ** 2 * crop["scale"][0]) ** 0.5 > 15  # pixels from side to side of the smallest
+
+
 def test_imagenet_recipe(full: Plan) -> None:
     stages = full.stages
     recover, student = stages["recover_cosine"], stages["student_cosine"]

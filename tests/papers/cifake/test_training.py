@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -16,6 +15,7 @@ from torch.utils.data import DataLoader
 from modules.cifake.explain import GradCAMs, Swap, central
 from modules.cifake.module import ChosenDetector, TopologyDetector
 from modules.cifake.networks import Topology
+from tests.quiet import trainer as quiet_trainer
 
 
 def test_patience_is_a_number_of_epochs() -> None:
@@ -43,15 +43,7 @@ def test_the_epoch_of_the_lowest_loss_is_kept_and_its_accuracy_is_what_the_choic
     six. Without patience the last epoch counts."""
     batch = namedtuple("Batch", "x y")(torch.rand(6, 3, 32, 32), torch.tensor([1, 0, 1, 0, 1, 1]))
     detector = Scripted(Topology(8, 1), patience=patience, optimizer=partial(torch.optim.SGD, lr=0.0))
-    trainer = pl.Trainer(
-        max_epochs=5,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
+    trainer = quiet_trainer(5, num_sanity_val_steps=0)
     loader = DataLoader([batch], batch_size=None)
     trainer.fit(detector, loader, loader)
     assert trainer.current_epoch == epochs

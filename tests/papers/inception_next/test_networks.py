@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from modules.inception_next.module import InceptionDWConv
 from modules.inception_next.networks import Attention, DWConv, MetaNeXt, MetaNeXtBlock, Stem, receptive_field
-from modules.inception_next.sizes import inception_next
+from modules.inception_next.sizes import convnext, inception_next
 from tests.papers.inception_next.helpers import randomised, small, tensor
 
 
@@ -106,6 +106,10 @@ def test_drop_path_rates_grow_linearly_and_drop_whole_branches() -> None:
     assert rates == pytest.approx([0.3 * i / 11 for i in range(12)])
     network.set_drop_path(0.7)
     assert network.blocks()[-1].drop_path.p == pytest.approx(0.7)
+    with torch.device("meta"):
+        for build, own in ((convnext, 0.4), (inception_next, 0.3)):  # the published rates, and others
+            last = [build("small", drop_path=rate).blocks()[-1].drop_path.p for rate in (None, 0.0, 0.2)]
+            assert last == pytest.approx([own, 0.0, 0.2])
     b = block(gamma=1.0)
     assert type(b.drop_path) is nn.Dropout  # what several processes share the masks of
     b.drop_path.p = 0.25

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from modules.inception_next.timing import Throughput, Timing, multiply_adds, spread, timing_settings
+from modules.inception_next.timing import Throughput, Timing, device_name, multiply_adds, spread, timing_settings
 
 
 class Slow(nn.Module):
@@ -85,6 +85,12 @@ def test_timing_leaves_settings_gradients_and_the_batch_alone() -> None:
     assert math.log2(module.madds["b"] / module.madds["a"]) == pytest.approx(math.log2(9))
     assert spread([1.0, 2.0, 3.0, 4.0, 5.0]) == 1.0
     assert spread([1.0]) == 0.0
+
+
+def test_a_device_is_called_by_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"card {device.index}")
+    assert device_name(torch.device("cuda:1")) == "card 1"
+    assert device_name(torch.device("cpu"))
 
 
 def test_multiply_adds_leave_norms_out() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +13,7 @@ from datamodules.napa_vq import Incremental
 from modules.common.schedules import multistep
 from modules.napa_vq.module import Losses, NapaVQ
 from modules.napa_vq.networks import convnet
+from tests.quiet import trainer as quiet_trainer
 
 TASKS = [4, 2, 2]
 
@@ -44,15 +44,7 @@ def build_data(task: int) -> Incremental:
 
 def fit(module: NapaVQ, data: Incremental, *, test: bool = False) -> dict[str, float]:
     """Two epochs, and the metrics of a test if wanted."""
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_epochs=2,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
+    trainer = quiet_trainer(2, use_distributed_sampler=False)
     torch.manual_seed(0)
     trainer.fit(module, datamodule=data)
     return dict(trainer.test(module, datamodule=data, verbose=False)[0]) if test else {}

@@ -65,6 +65,15 @@ def test_large_agrees_with_timm() -> None:
     agree(ours, reference, x)
 
 
+def test_every_name_of_timm_is_known() -> None:
+    """Names and shapes of all weights and statistics, without memory."""
+    with torch.device("meta"):
+        theirs = timm.create_model("nasnetalarge", pretrained=False).state_dict()
+        ours = architectures.nasnet_a_large().state_dict()
+    renamed = released.from_timm(theirs)
+    assert {name: value.shape for name, value in renamed.items()} == {name: value.shape for name, value in ours.items()}
+
+
 def test_names_that_are_not_nasnets() -> None:
     for function in (released.from_timm, released.from_pytorchcv):
         name = "features.stage1.unit1.conv1x1.conv.weight"

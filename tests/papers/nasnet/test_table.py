@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
-from modules.nasnet.table import RewardTable
+from modules.nasnet.table import RewardTable, rank_correlation
 from tests.papers.nasnet.helpers import (
     TINY,
     children,
@@ -46,3 +47,15 @@ def test_the_table_ranks_by_the_mean_and_reports_what_repeats(logged: Callable[.
     module.repeated.copy_(module.rewards.flip(0))
     module.accuracies.copy_(module.rewards)
     assert logged(module)["test/reliability"] == pytest.approx(-1)
+
+
+def test_a_step_tells_its_mean_reward_and_constant_ranks_correlate_with_nothing() -> None:
+    module = table()
+    tracked: dict[str, Any] = {}
+    module.track = lambda count, **terms: tracked.update(terms, count=count)  # type: ignore[method-assign]
+    module.train_children = lambda how, genotypes, splits=None: torch.tensor([[0.25, 0.5], [0.75, 0.5]])  # type: ignore[method-assign, assignment]
+    module.training_step(torch.tensor([4, 2, 99]), 0)  # there is no row 99
+    assert (tracked["count"], float(tracked["reward"])) == (2, 50.0)
+    assert module.rewards[[4, 2]].tolist() == module.repeated[[4, 2]].tolist() == [0.25, 0.75]
+    assert rank_correlation(torch.tensor([1.0, 2, 3]), torch.tensor([5.0, 5, 5])) == 0
+    assert rank_correlation(torch.tensor([1.0, 2, 3]), torch.tensor([4.0, 5, 9])) == pytest.approx(1)

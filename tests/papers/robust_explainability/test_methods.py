@@ -13,6 +13,7 @@ from scipy.ndimage import map_coordinates
 from sklearn.linear_model import Ridge
 from torch import Tensor, nn
 
+from modules.robust_explainability import passes
 from modules.robust_explainability.explain import explain
 from modules.robust_explainability.gradients import (
     GradCAM,
@@ -298,3 +299,21 @@ def test_maps_are_made_in_full_precision(method: Any, network: Any, x: Tensor) -
         maps = explain(method, network, x.bfloat16().float(), TARGETS)
     assert maps.dtype == torch.float32
     assert torch.equal(maps, explain(method, network, x.bfloat16().float(), TARGETS))
+
+
+def test_copies_go_through_the_network_in_passes_of_a_bounded_size(
+    network: Any, x: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies = x[:, None] * torch.linspace(0, 1, 5).view(1, 5, 1, 1, 1)  # (3, 5, C, H, W)
+    sizes = []
+
+    def seen(images: Tensor) -> Tensor:
+        sizes.append(len(images))
+        return network(images)
+
+    monkeypatch.setattr(passes, "IMAGES", 4)
+    with torch.no_grad():
+        z = passes.logits(seen, copies)
+        assert sizes == [4, 4, 4, 3]
+        for image, own in zip(copies, z, strict=True):
+            torch.testing.assert_close(own, network(image))

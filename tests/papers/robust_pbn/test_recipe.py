@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from experiments.config import claims, compose, expressions
-from experiments.evidence import results, tuning
+from experiments.evidence import naming, tuning
 from experiments.running import training
 from experiments.running.plan import Plan, Stage, plan
 
@@ -171,7 +171,7 @@ def test_what_the_main_claim_compares_has_one_budget_and_one_grid(variant: str, 
     assert grid is not None
     assert this.stages["cbc_margin"].module["loss"]["margin"] in grid.values
     assert own.module["loss"]["rho"] in grid.values
-    table = tuning.stored("robust_pbn", results.title("mini", "" if variant == "default" else variant))
+    table = tuning.stored("robust_pbn", naming.title("mini", "" if variant == "default" else variant))
     if table is not None:
         assert this.stages["cbc_margin"].module["loss"]["margin"] == table["chosen"]["cbc_margin"]["value"]
         assert own.module["loss"]["rho"] == table["chosen"]["cbc_robust"]["value"]

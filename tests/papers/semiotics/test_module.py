@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from modules.common.schedules import Position
 from modules.semiotics.images import Randomizer
 from modules.semiotics.module import CONN, mean_prediction
 from modules.semiotics.networks import Autoencoder, Dense
@@ -90,6 +92,32 @@ def test_assembled_is_the_mean_over_states() -> None:
     assert torch.allclose(module(x).exp(), expected.mean(0), atol=1e-5)
     loss = torch.stack([nn.functional.cross_entropy(module.network(state), y) for state in states]).mean()
     assert float(module.training_step((x, y), 0).detach()) == pytest.approx(float(loss.detach()), rel=1e-5)
+
+
+def test_a_step_tells_its_loss_and_accuracy_over_all_states() -> None:
+    """Of 10 images in 3 states each: 30 answers, of which as many are right as the network says."""
+    module = conn(person=person(), perception=Perception(2), assembled=True)
+    tracked: dict[str, Any] = {}
+    module.track = lambda count, **terms: tracked.update(terms, count=count)  # type: ignore[method-assign]
+    x, y = batch()
+    loss = module.training_step((x, y), 0)
+    with torch.no_grad():
+        answers = torch.stack([module.network(state).argmax(-1) for state in repeat(person().network, x, 2)])
+    right = int((answers == y).sum())
+    assert 0 < right < 30
+    assert float(tracked["top1"]) == pytest.approx(100 * right / 30)
+    assert (tracked["count"], float(tracked["loss"].detach())) == (10, float(loss.detach()))
+
+
+def test_a_classifier_trains_with_the_optimizer_and_the_schedule_that_it_is_given() -> None:
+    def half(position: Position) -> float:
+        return 0.5
+
+    module = conn(optimizer=partial(torch.optim.Adam, lr=3e-3), schedule=half)
+    optimizer = module.configure_optimizers()
+    assert isinstance(optimizer, torch.optim.Adam)
+    assert optimizer.param_groups[0]["lr"] == 3e-3
+    assert module.schedule is half
 
 
 def test_arms_that_start_alike_share_weights_and_versions() -> None:

@@ -107,6 +107,19 @@ def test_the_first_pool_takes_maxima_of_3x3_from_the_first_pixel_on(selective: b
     assert pool(x)[0, 2].tolist() == rows
 
 
+@pytest.mark.parametrize(("stem", "side"), [("cifar", 28), ("small", 14)])
+def test_stems_for_small_images_are_one_3x3_convolution(stem: str, side: int) -> None:
+    """What lies more than one pixel away from a place's own pixel does not reach it."""
+    network = ResNet([1], 0.0625, in_channels=1, stem=stem).eval()
+    dot = torch.zeros(1, 1, 28, 28)
+    dot[0, 0, 14, 14] = 1.0
+    y = network.stem[0](dot)
+    assert y.shape[-2:] == (side, side)
+    reached = {tuple(place) for place in y[0].any(0).nonzero().tolist()}
+    rows = [i for i in range(side) if abs(28 // side * i - 14) <= 1]
+    assert reached == {(i, j) for i in rows for j in rows}
+
+
 def test_selective_kernels_mix_two_streams() -> None:
     layer = SelectiveKernel(6, 8).eval()
     x = noise(3, 6, 5, 5)

@@ -107,6 +107,16 @@ def test_the_datas_levels_are_the_networks(coarse: str, prompts: list[int] | Non
         module.on_fit_start()
 
 
+def test_layer_norms_add_a_millionth_to_the_variance() -> None:
+    """Tokens of +-0.001: the variance is as large as what is added to it, so that they come out at 1 / sqrt(2)."""
+    for coarse in ("prompts", "class_token"):
+        norms = [layer for layer in small_network(coarse).modules() if isinstance(layer, torch.nn.LayerNorm)]
+        assert len(norms) >= 7
+        for layer in norms:
+            y = layer(1e-3 * torch.tensor([1.0, -1.0]).repeat(2, layer.normalized_shape[0] // 2))
+            assert torch.allclose(y.abs(), torch.full_like(y, 0.5**0.5), atol=1e-3)
+
+
 def test_paths_are_dropped_more_often_the_deeper_the_block() -> None:
     network = small_network(drop_path=0.3)
     drops = [block.drop_path for block in network.blocks]

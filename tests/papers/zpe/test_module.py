@@ -66,6 +66,20 @@ def tensors(name: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return torch.tensor(arrays["images"]), torch.tensor(arrays["labels"]), SCALE * torch.tensor(arrays["texts"])
 
 
+def test_sets_are_served_in_order_and_say_what_they_are() -> None:
+    """Images, labels and numbers of each set as they were embedded; generated ones are called so."""
+    this = data()
+    this.setup()
+    for name, loader in zip(("one", "two"), this.test_dataloader(), strict=True):
+        x, y, row = (torch.cat(columns) for columns in zip(*loader, strict=True))
+        assert torch.equal(x, torch.tensor(SETS[name]["images"]))
+        assert torch.equal(y, torch.tensor(SETS[name]["labels"]))
+        assert row.tolist() == list(range(len(y)))
+    assert (this.spec.source, this.spec.sizes["test"]) == ("real", 75)
+    dry = EmbeddedSets(8, Fed(nn.Identity(), SETS["one"]), Fed(nn.Identity(), PRETRAINING), ["one"], generated=True)
+    assert dry.spec.source == "generated"
+
+
 def test_zpe_from_embeddings_to_accuracy(run: Run) -> None:
     logged, module = run(PromptEnsemble(Score()))
     top1 = []

@@ -5,14 +5,15 @@ from __future__ import annotations
 import sys
 from collections import namedtuple
 from functools import partial
-from types import SimpleNamespace
+from importlib.machinery import ModuleSpec
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from modules.zpe.networks import OpenClip, Projected, TextTransformer, small_dual_encoder, unit
+from modules.zpe.networks import NEEDS, OpenClip, Projected, TextTransformer, small_dual_encoder, unit
 from modules.zpe.pretraining import Embeddings, ImageTextModel, embed_texts
 
 Captioned = namedtuple("Captioned", ["x", "caption"])
@@ -175,6 +176,27 @@ def test_a_model_of_open_clip_is_loaded_once_frozen_with_its_own_tokenizer(asked
     assert not any(p.requires_grad for p in loaded.parameters())
     assert not model.state_dict()
     assert torch.allclose(embed_texts(model, ["fox", "a fox"], torch.device("cpu")), torch.ones(2, 1))
+
+
+def test_what_open_clip_needs_follows_the_weights_that_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package alone for random weights; of a tag its file on the hub or at an address, else a file of one's own."""
+    configs = {"laion2b": {"hf_hub": "laion/CLIP-ViT-B-16/"}, "openai": {"url": "https://models.example/ViT-B-16.pt"}}
+    stand_in = ModuleType("open_clip")
+    stand_in.__spec__ = ModuleSpec("open_clip", None)
+    stand_in.get_pretrained_cfg = lambda name, tag: configs.get(tag, {}) if name == "ViT-B-16" else {}  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "open_clip", stand_in)
+
+    def weights(**options: Any) -> list[str]:
+        package, *others = NEEDS["OpenClip"]({"model_name": "ViT-B-16", **options})
+        assert (package.name, package.look()) == ("open_clip", "")
+        return [f"{need.name}: {need.source or need.files}" for need in others]
+
+    assert weights() == weights(pretrained=None) == []
+    (hub,) = weights(pretrained="laion2b")
+    assert "ViT-B-16, laion2b" in hub
+    assert "laion/CLIP-ViT-B-16" in hub
+    assert weights(pretrained="openai") == ["ViT-B-16.pt: https://models.example/ViT-B-16.pt"]
+    assert weights(pretrained="mine.pt") == ["mine.pt: open_clip knows no weights 'mine.pt' of ViT-B-16"]
 
 
 @pytest.mark.parametrize("nothing", [None, False, ""])

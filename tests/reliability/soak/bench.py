@@ -23,7 +23,7 @@ import torch
 
 from experiments.commands import cli
 from experiments.config import compose
-from experiments.evidence import results
+from experiments.evidence import assembly
 from experiments.identity.provenance import code_version, versions
 from experiments.pages.progress import Board
 from experiments.running import engine, training
@@ -171,7 +171,7 @@ class Bench:
                 hook(event)
 
             outcomes = run(this, told)
-            results.build([this], 1, [], {})  # what reads the records must be able to
+            assembly.build([this], 1, [], {})  # what reads the records must be able to
             return engine.exit_code(outcomes)
 
         child = fork(lambda: cli.main(command, "", []), self.log(this), self.folder / "temporary")

@@ -29,7 +29,7 @@ from experiments.commands import cli, export
 from experiments.common import files
 from experiments.common.errors import InputError, explain
 from experiments.config import compose, instantiate, reading
-from experiments.evidence import layout, results
+from experiments.evidence import assembly, layout, results
 from experiments.evidence.records import Entry, Record
 from experiments.pages import console, report, view
 from experiments.pages.progress import Board
@@ -354,7 +354,7 @@ def configured(where: str, text: str, lines: Sequence[str], folder: Path) -> int
 
 def renamed(done: Plan, text: str) -> Entry:
     """A run's entry with names that act on whoever shows them unescaped."""
-    entry = results.build([done], 1, [text], {})
+    entry = assembly.build([done], 1, [text], {})
     for claim in entry.claims:
         claim.name = claim.refuted_by = claim.reason = text
     for item in entry.published:

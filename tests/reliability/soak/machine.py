@@ -21,7 +21,7 @@ from typing import Any
 from datamodules.common.folders import ImageFolder
 from experiments.commands import cli
 from experiments.common.paths import ROOT
-from experiments.evidence import results
+from experiments.evidence import assembly, results
 from experiments.running import engine
 from experiments.running.plan import Plan
 from tests.reliability.soak import hostile
@@ -207,7 +207,7 @@ def other_library(bench: Bench) -> Trial:
         "",
         plan=this,
     )
-    said = results.build([this], 1, [], {}).provenance.versions["torch"]
+    said = assembly.build([this], 1, [], {}).provenance.versions["torch"]
     both = set(said.split(" and ")) == {"99.0", known["torch"]}
     return Trial(trial.kind, trial.name, trial.problem or ("" if both else f"the record says torch {said}"))
 
