@@ -64,7 +64,7 @@ ROWS = {  # kind of trial -> (what was tried, what each should do)
     "foreground": ("Ctrl-C to all processes, imports included", "ends, then same results"),
     "killed writer": ("SIGKILL while a record is written", "whole, nothing left behind"),
     "room": ("no room for a file or in shared memory", "one line, then same results"),
-    "memory": ("no memory, a worker killed", "one line, then same results"),
+    "memory": ("no memory, a worker killed", "one line or a kill, then same results"),
     "pulled away": ("locks, folders, libraries", "one line or same results"),
     "interrupt": ("Ctrl-C, once or twice; SIGTERM", "ends, then same results"),
 }
