@@ -71,7 +71,6 @@ class SmallEncoder(nn.Module):
         self.relu = nn.ReLU()
         self.fc = nn.Sequential(nn.Flatten(), nn.Linear(widths[1] * (side // 4) ** 2, code), nn.ReLU())
         self.classifier = nn.Linear(code, classes)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on CPUs
 
     def maps(self, x: Tensor) -> Tensor:
         """(B, C, S, S) -> (B, K, S/4, S/4)."""
@@ -113,7 +112,6 @@ class SmallJudge(nn.Sequential):
             nn.ReLU(),
             nn.Linear(features, classes),
         )
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on CPUs
 
 
 class SmallGenerator(nn.Module):
@@ -147,7 +145,6 @@ class SmallGenerator(nn.Module):
             nn.LeakyReLU(0.3),
             nn.ConvTranspose2d(width, channels, 4, stride=2, padding=1),
         )
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on CPUs
 
     def forward(self, h: Tensor) -> Tensor:
         """h (B, code) -> images (B, channels, side, side)."""
@@ -184,7 +181,6 @@ class SmallDiscriminator(nn.Module):
             nn.Dropout(dropout),
             nn.Linear(64, 2),
         )
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on CPUs
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         """Images (B, C, S, S) and the codes they belong to (B, code) -> logits (B, 2)."""
@@ -228,7 +224,6 @@ class PixelDenoiser(nn.Sequential):
             nn.ConvTranspose2d(width, channels, 4, stride=2, padding=1),
         )
         self.size = size
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on CPUs
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, size, size) -> the same."""
