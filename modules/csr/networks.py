@@ -24,7 +24,7 @@ def small_encoder(
         convolution = nn.Conv2d(before, width, kernel, stride, kernel // 2, bias=False)
         layers += [convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
         before = width
-    return nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on CPUs
+    return nn.Sequential(*layers)
 
 
 def convnext_tiny(pretrained: bool = True) -> nn.Module:
