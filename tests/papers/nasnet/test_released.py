@@ -41,7 +41,7 @@ def test_large_agrees_with_pytorchcv() -> None:
 
 
 class UncountedPadding(nn.Module):
-    """TensorFlow's SAME average: timm pads with zeros first and then counts them (its source says FIXME)."""
+    """TensorFlow's SAME average: timm pads with zeros first and then counts them (a fault, by its own source)."""
 
     def __init__(self, pool: AvgPool2dSame) -> None:
         super().__init__()
