@@ -22,6 +22,7 @@ KEPT_IN_MEMORY = {
     "experiments.benchmarks.card._on_processor": "the paper; this project's code, run on this machine",
     "experiments.commands.writing._templates": "nothing: files of this project",
     "experiments.config.compose._of_options": "the folder of the configuration, its files' times, and the lines",
+    "experiments.config.compose._parsed": "the text, which it is a function of",
     "experiments.config.compose._without_values": "the folders of the configuration, and the lines",
     "experiments.config.frame._frames": "the lines, and the times of the frame's files",
     "experiments.config.instantiate._plain_arguments": "the class or function itself",
