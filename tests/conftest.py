@@ -8,10 +8,13 @@ import hashlib
 import os
 import random
 import resource
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import IO, Any
 
 import pytest
 
@@ -20,6 +23,7 @@ os.environ["WANDB_MODE"] = "offline"
 
 from experiments.common import files
 from experiments.common.errors import unknown
+from experiments.common.paths import ROOT
 from experiments.config import compose, overlay
 from experiments.running.plan import Plan, plan
 from tests import preloaded, selection
@@ -123,6 +127,23 @@ def _unpacked_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FashionMNIST, "read", copy)
         yield
+
+
+@pytest.fixture
+def forked_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What begins a stage on several devices is a fork of a process that has imported everything, like a command."""
+    from experiments.running import training
+
+    def run(
+        command: list[str], *, env: dict[str, str], stdout: IO[str], stderr: IO[str], check: bool
+    ) -> subprocess.CompletedProcess[str]:
+        assert command[:2] == [sys.executable, "-m"]
+        assert stdout is stderr
+        done = preloaded.server().run(command[2:], ROOT, env)
+        stdout.write(done.stdout + done.stderr)
+        return done
+
+    monkeypatch.setattr(training, "subprocess", SimpleNamespace(run=run))
 
 
 @pytest.fixture(autouse=True)
@@ -235,7 +256,7 @@ def pytest_collection_finish() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 10, 100)
+    gc.set_threshold(300_000, 10, 100)
     gc.enable()
 
 

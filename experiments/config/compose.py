@@ -175,8 +175,9 @@ def _check_setting(paper: str, scale: str, variant: str | None, variants: Mappin
 
 def _check_recipe(paper: str, scale: str) -> None:
     """Raises InputError, with the scales that a paper is written for, where this is none of them."""
-    written = [name for name in reading.recipe_files(paper) if name in options("scale")]
-    if written and scale in options("scale") and scale not in written:
+    scales = options("scale")
+    written = [name for name in reading.recipe_files(paper) if name in scales]
+    if written and scale in scales and scale not in written:
         raise InputError(f"scale={scale}: {paper} has no recipe for it; expected {' or '.join(written)}")
 
 

@@ -14,6 +14,7 @@ from experiments.config import compose
 from experiments.evidence import naming, registration, registrations, results, staleness
 from experiments.evidence.records import Entry
 from experiments.pages import view
+from experiments.running import training
 from experiments.running.plan import Plan, plan
 
 PAPER = "case_based_prototypes"
@@ -21,7 +22,8 @@ TITLE = "smoke"
 
 
 def record_in(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    """From here on records are there, as if smoke were a scale that is recorded."""
+    """From here on records are there, as if smoke were a scale that is recorded; and stages draw nothing."""
+    patch.setattr(training, "_draw", lambda *_: None)
     patch.setattr(results, "RESULTS", folder)
     patch.setattr(setting, "is_recorded", lambda scale: True)
     patch.setattr(naming, "personal", lambda overrides: [])
