@@ -25,8 +25,9 @@ from experiments.common import files
 from experiments.common.errors import unknown
 from experiments.common.paths import ROOT
 from experiments.config import compose, overlay
-from experiments.running.plan import Plan, plan
+from experiments.running.plan import Plan, Stage, plan
 from tests import preloaded, selection
+from tests.kinds import kind_of
 
 collect_ignore = ["overlay/mine"]  # the tests of an overlay, which run where it is open
 
@@ -180,6 +181,55 @@ def make_plan(tmp_path: Path) -> Callable[..., Plan]:
         return plan(compose.compose(request.overrides), seed)
 
     return make
+
+
+@pytest.fixture
+def _checkpoints_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of the stages that need another reads its checkpoint, which takes as long as an epoch here."""
+    from experiments.running import training
+
+    read = training.read_checkpoint
+
+    @lru_cache(maxsize=16)
+    def known(path: Path, *_: int) -> tuple[dict[str, Any], str]:
+        return read(path)
+
+    def read_once(path: Path) -> tuple[dict[str, Any], str]:
+        status = path.stat()
+        return known(path, status.st_ino, status.st_size, status.st_mtime_ns)
+
+    monkeypatch.setattr(training, "read_checkpoint", read_once)
+
+
+@pytest.fixture
+def _one_of_a_kind_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes as long as training: of stages that are of one kind, the first makes its pictures; of those that
+    one method makes under one name for stages of several kinds, the first is drawn."""
+    from matplotlib.figure import Figure
+
+    from experiments.running import training
+
+    kinds: set[tuple[Any, ...]] = set()
+    drawn: set[tuple[Any, str]] = set()
+    draw = training._draw
+
+    def draw_once(module: Any, data: Any, stage: Stage) -> None:
+        if kind_of(stage) in kinds:
+            return
+        kinds.add(kind_of(stage))
+        save = Figure.savefig
+
+        def save_once(figure: Figure, path: Path, **options: Any) -> None:
+            picture = (type(module).pictures, path.name.split(".png")[0])
+            if picture not in drawn:
+                drawn.add(picture)
+                save(figure, path, **options)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Figure, "savefig", save_once)
+            draw(module, data, stage)
+
+    monkeypatch.setattr(training, "_draw", draw_once)
 
 
 @pytest.fixture(scope="session")
