@@ -79,6 +79,25 @@ def put(entry: Entry) -> None:
     results.update(PAPER, TITLE, lambda _: entry)
 
 
+def test_the_main_claim_alone_and_then_all_others_are_the_same_record(recorded: Entry, tmp_path: Path) -> None:
+    (tmp_path / f"{PAPER}.json").unlink()  # nothing is recorded yet
+    assert run(tmp_path / "anew", "most=2", "only=main") == 0
+    main = stored()
+    without = {name for name, stage in main.stages.items() if not stage.metrics}
+    assert without
+    assert main.main_claim() == recorded.main_claim()
+    assert {claim.verdict for claim in main.claims if not claim.main} == {"not run"}
+
+    assert run(tmp_path / "anew", "most=2") == 0
+    assert stored().claims == recorded.claims
+    assert {name: stage.metrics for name, stage in stored().stages.items()} == {
+        name: stage.metrics for name, stage in recorded.stages.items()
+    }
+
+    assert run(tmp_path / "elsewhere", "most=2", "only=main", "record=true") == 0
+    assert stored().claims == recorded.claims  # what is recorded of the others stays
+
+
 def test_it_goes_on_as_if_its_runs_were_there(recorded: Entry, tmp_path: Path) -> None:
     assert run(tmp_path / "here", "most=4", "from_record=true") == 0
     onward = stored()
