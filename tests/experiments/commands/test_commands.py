@@ -66,7 +66,7 @@ def test_exit_codes(
         assert "not run" in shown.out
 
 
-@pytest.mark.usefixtures("_no_pictures")
+@pytest.mark.usefixtures("_no_pictures", "_checkpoints_read_once")
 def test_a_failing_seed_leaves_the_others_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Seed 1 fails in one stage: seed 0 is whole, and no verdict is computed from half the seeds."""
     from experiments.running import training
