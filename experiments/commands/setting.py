@@ -174,6 +174,8 @@ def _writes_on(config: DictConfig, recorded: Entry | None, registered: Registrat
     choice = config.record
     if choice not in (True, False, "auto"):
         raise InputError(f"record={choice}: expected true, false or auto")
+    if config.dry:
+        return False
     if registered is None:
         if choice is True:
             raise InputError("record=true: nothing is registered for this setting; make register comes first")

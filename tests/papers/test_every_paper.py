@@ -21,7 +21,7 @@ from experiments.common.paths import ROOT
 from experiments.config import claims, compose
 from experiments.config.instantiate import check
 from experiments.config.written import read
-from experiments.evidence import naming, results
+from experiments.evidence import naming, operations, results
 from experiments.identity import definitions, dependencies
 from experiments.identity.fingerprint import targets
 from experiments.running import training
@@ -238,10 +238,15 @@ def test_smoke_runs_to_a_verdict_with_all_that_executes_in_its_identity(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("paper", PAPERS)
-def test_full_recipe_passes_its_dry_run(paper: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = [f"paper={paper}", "scale=full", "dry=true", "dry_seconds=0", f"runs_dir={tmp_path}"]
+def test_full_recipe_passes_its_dry_run(
+    paper: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [f"paper={paper}", "scale=full", "dry=true", "dry_seconds=0", "record=true", f"runs_dir={tmp_path}"]
+    recorded = operations.read(paper, "full")
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
     assert reproduce.main(lines) == 0
     assert "failed" not in capsys.readouterr().out
+    assert operations.read(paper, "full") == recorded, f"make reproduce PAPER={paper} SCALE=full DRY=1 ARGS=record=true"
 
 
 @pytest.mark.slow
