@@ -41,8 +41,8 @@ def shape_of(export: Fed) -> tuple[int, ...]:
 
 
 class Collection(DataModule):
-    """Every image has a row number; `rows` says which are for training (or the references of a retrieval task) and
-    which for testing (or queries).
+    """Every image has a row number; `rows` says which are for training (or the references of a retrieval task), which
+    for testing (or queries), and in some sets which for validation.
 
     A stage that exports gets batches (x (B, C, H, W) in [0, 1], row (B,)), without any target: all rows in training,
     the test rows in a test. A stage that is fed with `features` gets batches (x (B, V, D), y (B, ...)) of the rows of a
@@ -119,13 +119,15 @@ class Collection(DataModule):
                     f"features of {len(export.arrays['features'])} images, but {self.declared().name} has "
                     f"{len(self.every_row)}: the stage that made them needs the same data"
                 )
-        sizes = {"train": count, "val": 0, "test": len(self.rows["test"])}
+        sizes = {"train": count, "val": len(self.rows.get("val", ())), "test": len(self.rows["test"])}
         self._spec = replace(self.declared(), sizes=sizes, identity=identity)
 
     def _stand_in(self) -> None:
         """A batch of random training images and one of test images, with targets of the declared kind."""
         n = self.batch_size
         self.rows = {"train": torch.arange(n), "test": torch.arange(n, 2 * n)}
+        if self.declared().sizes.get("val"):
+            self.rows["val"] = self.rows["test"]
         self.targets = {name: self.random_targets(n) for name in self.rows}
         self._spec = replace(self.declared(), source="generated")
 
@@ -151,7 +153,7 @@ class Collection(DataModule):
         return self._features("train") if self.exports else self._images(self.every_row, shuffle=True)
 
     def val_dataloader(self) -> list[Loader]:
-        return []
+        return [self._features("val", test=True)] if self.exports and "val" in self.rows else []
 
     def test_dataloader(self) -> Loader | list[Loader]:
         if not self.exports:
@@ -178,7 +180,7 @@ class Collection(DataModule):
 
 
 class ArrayCollection(View, Collection):
-    """The training and test images of an in-memory dataset; the target is the label.
+    """The images of an in-memory dataset; the target is the label.
 
     Args:
         source: the images; its sizes, seed and splits are used.
@@ -217,12 +219,13 @@ class ArrayCollection(View, Collection):
     def read(self) -> str:
         splits = read_once(self.source)
         start = 0
-        for name in ("train", "test"):
+        names = [name for name in ("train", "test", "val") if name in splits and len(splits[name][1])]
+        for name in names:
             images, labels = splits[name]
             self.rows[name] = torch.arange(start, start + len(images))
             self.targets[name] = labels if self.attributes is None else self.attributes[labels]
             start += len(images)
-        self.array = torch.cat([splits[name][0] for name in ("train", "test")])
+        self.array = torch.cat([splits[name][0] for name in names])
         return hashed(self.array, *self.targets.values())
 
     def images(self, rows: Tensor) -> Tensor:

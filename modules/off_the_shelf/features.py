@@ -10,6 +10,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
 
 from modules.common.closed_form import ClosedForm
 from modules.common.frozen import Frozen
@@ -125,13 +127,44 @@ class Backbone(StageModule):
         self.sums.zero_()
 
 
+class RandomBackbone(Backbone):
+    """The control: the network with random weights, its batch statistics from one pass over images without labels.
+
+    Every batch counts alike. Nothing is optimised, so the stage's configuration says
+    `trainer: {max_epochs: 1, devices: 1, strategy: auto}`.
+
+    Args:
+        arguments, options: see Backbone; `weight_seed` draws the weights.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.automatic_optimization = False
+        layers = self.load_network().modules()  # at once: a checkpoint is loaded into it
+        self.normalisations = [layer for layer in layers if isinstance(layer, _BatchNorm)]
+        for layer in self.normalisations:
+            layer.momentum = None  # a cumulative average
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        return []
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        for layer in self.normalisations:
+            layer.train()
+        with torch.no_grad():
+            self(resize(batch.x, self.side))
+        for layer in self.normalisations:
+            layer.eval()
+
+
 class Features(ClosedForm):
     """Every view of every image, through the backbone and to unit length; nothing is learnt.
 
     Later stages are fed with the artifact `features` (rows, V, D) float32: its row is the image's row number. No
     checkpoint of a finished export holds it a second time.
 
-    Testing extracts the first test images again and logs how far that is from the export.
+    Testing extracts the first test images again and logs how far that is from the export (`reextraction`); `spread` is
+    1 - |mean of all features|^2, from 0, where all images have the same feature, to 1.
 
     Args:
         extractor: images (B, C, S, S) in [0, 1] -> (B, D), for features that are not a network's.
@@ -190,7 +223,8 @@ class Features(ClosedForm):
     def on_test_epoch_end(self) -> None:
         assert self.exported is not None
         _, views, dimension = self.exported.shape
-        metrics = {"views": views, "dimension": dimension, "reextraction": self.difference}
+        spread = 1 - self.exported.flatten(0, 1).mean(0).square().sum()
+        metrics = {"views": views, "dimension": dimension, "reextraction": self.difference, "spread": spread}
         self.log_dict({f"test/{name}": float(value) for name, value in metrics.items()})
 
     def artifacts(self) -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -88,3 +89,20 @@ class HOG(nn.Module):
         blocks = F.unfold(cells, self.block).view(b, bins * self.block**2, -1)  # (B, bins block^2, blocks)
         blocks = F.normalize(F.normalize(blocks, dim=1).clamp(max=self.clip), dim=1)
         return blocks.flatten(1)
+
+
+class Joined(nn.Module):
+    """Several descriptions of an image side by side, each at unit length, as HOG of several cells.
+
+    D is the sum of theirs.
+
+    Args:
+        parts: images (B, C, H, W) -> (B, D) each.
+    """
+
+    def __init__(self, parts: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([F.normalize(part(x), dim=1) for part in self.parts], 1)

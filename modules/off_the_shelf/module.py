@@ -224,6 +224,27 @@ class LinearSVM(ClosedForm):
         )
 
 
+class ValidatedSVM(LinearSVM):
+    """LinearSVM whose C is chosen on the validation images, by machines of all training images.
+
+    For training images that overlap, of which folds would show the same parts.
+    """
+
+    def choose_cost(self, f: Tensor, judged: Tensor, y: Tensor) -> float:
+        """The best C of machines for training views f (N, v, D); `judged` is not looked at."""
+        (loader,) = self.trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
+        shown, targets = zip(*((self.represent(batch.x, self.test_views), batch.y) for batch in loader), strict=True)
+        truth = torch.cat(targets)
+
+        metric = "map" if self.scheme == "multilabel" else "top1"
+        right = []
+        for cost in self.costs:
+            machines = self.fit_machines(f, y, cost)
+            scores = machines.scores(machines.decisions(torch.cat(shown)).sum(1), self.classes)
+            right.append(self.measure(scores, truth)[metric])
+        return linear_svm.best(right, self.costs)
+
+
 class Retrieval(ClosedForm):
     """Ranks references for every query by the distance of their features x (B, V, D).
 

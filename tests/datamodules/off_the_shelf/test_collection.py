@@ -36,6 +36,24 @@ def export(rows: int, d: int = 5, seed: int = 0) -> Fed:
     return Fed(nn.Identity(), {"features": array})
 
 
+def test_validation_images_are_exported_and_served_with_features_alone() -> None:
+    data = ArrayCollection(source(val_size=20), 16)
+    data.setup()
+    assert len(torch.cat([row for _, row in data.train_dataloader()])) == 110
+    assert data.val_dataloader() == []
+    assert data.spec.sizes == {"train": 60, "val": 20, "test": 30}
+
+    there = source(val_size=20)
+    there.setup()
+    features = export(110)
+    fed = ArrayCollection(source(val_size=20), 16, features)
+    fed.setup()
+    (loader,) = fed.val_dataloader()
+    assert np.array_equal(torch.cat([batch.x for batch in loader]).numpy(), features.arrays["features"][90:])
+    assert torch.equal(torch.cat([batch.y for batch in loader]), there.splits["val"][1])
+    assert len(torch.cat([batch.y for batch in fed.train_dataloader()])) == 60
+
+
 def test_exports_serve_every_row_once_and_no_target() -> None:
     data = ArrayCollection(source(), 16)
     data.setup()

@@ -13,13 +13,15 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from datamodules.common.imagenet_classes import imagenet_classes
 from datamodules.common.loader import batch_type
+from datamodules.common.photo_regions import read_photos
 from datamodules.common.torchvision_sets import FashionMNIST
 from datamodules.off_the_shelf.collection import ArrayCollection
 from modules.common.pretrained import efficientnet_lite
-from modules.off_the_shelf.features import Backbone, Features, unit
+from modules.off_the_shelf.features import Backbone, Features, RandomBackbone, unit
 from modules.off_the_shelf.handmade import Pixels
-from modules.off_the_shelf.views import Jitter
+from modules.off_the_shelf.views import Jitter, resize
 
 
 def images(count: int = 4, channels: int = 3, side: int = 32, seed: int = 0) -> Tensor:
@@ -100,6 +102,52 @@ def test_random_backbones_are_the_same_in_every_stage() -> None:
     torch.manual_seed(2)
     assert torch.equal(small()(x), first)
     assert not torch.equal(small(weight_seed=1)(x), first)
+
+
+def test_lite_was_trained_on_such_photos_as_the_install_has() -> None:
+    network = efficientnet_lite(0).eval()
+    named = []
+    for photo in read_photos():
+        side = min(photo.shape[1:])
+        top, left = ((length - side) // 2 for length in photo.shape[1:])
+        square = photo[None, :, top : top + side, left : left + side].float() / 255
+        with torch.no_grad():
+            named.append(imagenet_classes()[1][int(network((resize(square, 224) - 0.5) / 0.5).argmax())])
+    assert named == ["palace", "daisy", "military uniform"]
+
+
+def test_a_random_backbone_takes_its_batch_statistics_from_the_images() -> None:
+    """Those of two batches, each counted alike; the weights stay, and so does what a checkpoint gave to another."""
+
+    def network() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    control = RandomBackbone(network, 32, weight_seed=3)
+    made = control.load_network()
+    weight = made[0].weight.clone()  # type: ignore[index]
+    batches = [images(4, seed=1), 0.5 * images(4, seed=2)]
+    with torch.no_grad():
+        means = [made[0](x).mean((0, 2, 3)) for x in batches]  # type: ignore[index]
+    for number, x in enumerate(batches):
+        control.training_step(batch_type(("x", "row"))(x, torch.arange(4)), number)
+    assert torch.allclose(made[1].running_mean, torch.stack(means).mean(0), atol=1e-5)  # type: ignore[index]
+    assert torch.equal(made[0].weight, weight)  # type: ignore[index]
+    assert not any(part.training for part in made.modules())
+
+    again = RandomBackbone(network, 32, weight_seed=4)
+    again.load_state_dict(control.state_dict())
+    assert torch.equal(again(batches[0]), control(batches[0]))
+
+
+def test_spread_by_hand() -> None:
+    """Of unit features at right angles, half of each: |mean|^2 is 1/2. Of equal ones, 1."""
+    features = Features(Pixels())
+    logged: dict[str, float] = {}
+    features.log_dict = logged.update  # type: ignore[method-assign, assignment]
+    for exported, spread in ((torch.eye(2)[:, None], 0.5), (torch.tensor([[[0.6, 0.8]]] * 3), 0.0)):
+        features.exported = exported
+        features.on_test_epoch_end()
+        assert logged["test/spread"] == pytest.approx(spread, abs=1e-6)
 
 
 def collection() -> ArrayCollection:

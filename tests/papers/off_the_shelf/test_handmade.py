@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from modules.off_the_shelf.handmade import HOG, Histogram, Pixels
+from modules.off_the_shelf.handmade import HOG, Histogram, Joined, Pixels
 
 
 def test_a_ramp_votes_for_one_angle() -> None:
@@ -68,3 +68,12 @@ def test_pixels() -> None:
     x = torch.arange(16.0).view(1, 1, 4, 4)
     assert Pixels()(x).tolist() == [list(range(16))]
     assert Pixels(2)(x).tolist() == [[2.5, 4.5, 10.5, 12.5]]
+
+
+def test_parts_stand_side_by_side_at_unit_length() -> None:
+    x = 3 * torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    parts = [HOG(cell=4), Pixels(2), Pixels()]
+    actual = Joined(parts)(x)
+    expected = [part(x) / part(x).norm(dim=1, keepdim=True) for part in parts]
+    assert torch.allclose(actual, torch.cat(expected, 1), atol=1e-5)
+    assert actual.norm(dim=1).tolist() == pytest.approx([math.sqrt(3)] * 2)

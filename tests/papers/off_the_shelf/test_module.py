@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from datamodules.off_the_shelf.collection import ArrayCollection
 from datamodules.off_the_shelf.crops import Crops
 from modules.off_the_shelf.features import unit
 from modules.off_the_shelf.linear_svm import Machines
-from modules.off_the_shelf.module import LinearSVM, Retrieval, search_distance, signed_power
+from modules.off_the_shelf.module import LinearSVM, Retrieval, ValidatedSVM, search_distance, signed_power
 from modules.off_the_shelf.views import Jitter, Patches
 
 Task = Callable[..., tuple[Tensor, Tensor]]
@@ -274,3 +275,18 @@ def test_what_was_solved_survives_saving(task: Task) -> None:
     other.load_state_dict(made.state_dict())
     assert torch.equal(made(x), other(x))
     assert sum(np.prod(value.shape) for value in made.state_dict().values()) < x.numel()  # no feature is kept again
+
+
+def test_a_validated_svm_chooses_c_on_what_it_is_shown_there() -> None:
+    """One feature, classes at 1 and at 0.9: told apart by a large C, called the same by a small one. Validation images
+    of the first class alone, at 0.9, are right only for machines that cannot tell."""
+    x = torch.tensor([[[1.0]]] * 4 + [[[0.9]]] * 3)
+    y = torch.tensor([0] * 4 + [1] * 3)
+    chosen = []
+    for label in (0, 1):
+        module = ValidatedSVM(2, [0.01, 1e5])
+        shown = [batch(torch.full((2, 1, 1), 0.9), torch.full((2,), label))]
+        module._trainer = SimpleNamespace(datamodule=SimpleNamespace(val_dataloader=lambda shown=shown: [shown]))  # type: ignore[assignment]
+        module.solve(x, y)
+        chosen.append(round(float(module.chosen), 2))
+    assert chosen == [0.01, 1e5]

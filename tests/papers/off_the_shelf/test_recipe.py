@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import pytest
+
 from experiments.config import claims, compose
 from experiments.running.plan import Plan
 
@@ -56,7 +58,7 @@ def test_full_recipe_is_the_papers(make_plan: Callable[..., Plan]) -> None:
 def test_arms_of_a_comparison_differ_where_they_should(make_plan: Callable[..., Plan]) -> None:
     stages = make_plan("paper=off_the_shelf", "scale=mini").stages
     for n in (100, 300, 1000):
-        arms = [stages[f"{kind}_{n}"] for kind in ("cnn", "hog", "pixels")]
+        arms = [stages[f"{kind}_{n}"] for kind in ("cnn", "hog", "pixels", "colours", "untrained")]
         assert all(arm.data == arms[0].data and arm.module == arms[0].module for arm in arms)
         assert arms[0].data["first"] == n
     changed = {"aug": "exponent", "rooted": "exponent"}
@@ -68,6 +70,29 @@ def test_arms_of_a_comparison_differ_where_they_should(make_plan: Callable[..., 
     retrieval = [stages[name].data for name in ("global", "search", "whitened", "histogram")]
     assert all(data == retrieval[0] for data in retrieval)
     assert math.isclose(sum(i * i for i in range(1, 3)), stages["search"].module["query_views"])
+
+
+def test_the_untrained_network_is_the_same_but_for_its_weights(make_plan: Callable[..., Plan]) -> None:
+    stages = make_plan("paper=off_the_shelf", "scale=mini", seed=7).stages
+    ours, control = stages["backbone"].module, stages["random_backbone"].module
+    assert {key for key in control if control[key] != ours.get(key)} == {"_target_", "network", "weight_seed"}
+    assert control["network"] == {**ours["network"], "pretrained": False}
+    assert control["weight_seed"] == 7
+    assert stages["untrained"].module == stages["cnn"].module
+    assert stages["untrained"].needs == {"backbone": "random_backbone"}
+    assert stages["untrained"].data == stages["cnn"].data
+
+
+@pytest.mark.parametrize("variant", ["default", "garments", "cifar10"])
+def test_classes_and_attributes_fit_the_images(make_plan: Callable[..., Plan], variant: str) -> None:
+    chosen = [] if variant == "default" else [f"variant={variant}"]
+    stages = make_plan("paper=off_the_shelf", "scale=mini", *chosen).stages
+    count = 3 if variant == "default" else 10
+    assert {stages[name].module["classes"] for name in ("cnn_100", "untrained_1000", "svm", "summed")} == {count}
+    rows = stages["attributes"].data["attributes"]
+    assert len(rows) == count
+    assert {len(row) for row in rows} == {len(stages["attributes"].data["names"])}
+    assert stages["attributes_hog"].module["classes"] == len(rows[0])
 
 
 def test_classification_of_the_cifar10_variant_is_on_cifar10(make_plan: Callable[..., Plan]) -> None:
