@@ -8,10 +8,13 @@ import hashlib
 import os
 import random
 import resource
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import IO, Any
 
 import pytest
 
@@ -20,9 +23,11 @@ os.environ["WANDB_MODE"] = "offline"
 
 from experiments.common import files
 from experiments.common.errors import unknown
+from experiments.common.paths import ROOT
 from experiments.config import compose, overlay
-from experiments.running.plan import Plan, plan
+from experiments.running.plan import Plan, Stage, plan
 from tests import preloaded, selection
+from tests.kinds import kind_of
 
 collect_ignore = ["overlay/mine"]  # the tests of an overlay, which run where it is open
 
@@ -125,6 +130,23 @@ def _unpacked_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def forked_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What begins a stage on several devices is a fork of a process that has imported everything, like a command."""
+    from experiments.running import training
+
+    def run(
+        command: list[str], *, env: dict[str, str], stdout: IO[str], stderr: IO[str], check: bool
+    ) -> subprocess.CompletedProcess[str]:
+        assert command[:2] == [sys.executable, "-m"]
+        assert stdout is stderr
+        done = preloaded.server().run(command[2:], ROOT, env)
+        stdout.write(done.stdout + done.stderr)
+        return done
+
+    monkeypatch.setattr(training, "subprocess", SimpleNamespace(run=run))
+
+
 @pytest.fixture(autouse=True)
 def _same_draws() -> None:
     import numpy as np
@@ -159,6 +181,55 @@ def make_plan(tmp_path: Path) -> Callable[..., Plan]:
         return plan(compose.compose(request.overrides), seed)
 
     return make
+
+
+@pytest.fixture
+def _checkpoints_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of the stages that need another reads its checkpoint, which takes as long as an epoch here."""
+    from experiments.running import training
+
+    read = training.read_checkpoint
+
+    @lru_cache(maxsize=16)
+    def known(path: Path, *_: int) -> tuple[dict[str, Any], str]:
+        return read(path)
+
+    def read_once(path: Path) -> tuple[dict[str, Any], str]:
+        status = path.stat()
+        return known(path, status.st_ino, status.st_size, status.st_mtime_ns)
+
+    monkeypatch.setattr(training, "read_checkpoint", read_once)
+
+
+@pytest.fixture
+def _one_of_a_kind_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes as long as training: of stages that are of one kind, the first makes its pictures; of those that
+    one method makes under one name for stages of several kinds, the first is drawn."""
+    from matplotlib.figure import Figure
+
+    from experiments.running import training
+
+    kinds: set[tuple[Any, ...]] = set()
+    drawn: set[tuple[Any, str]] = set()
+    draw = training._draw
+
+    def draw_once(module: Any, data: Any, stage: Stage) -> None:
+        if kind_of(stage) in kinds:
+            return
+        kinds.add(kind_of(stage))
+        save = Figure.savefig
+
+        def save_once(figure: Figure, path: Path, **options: Any) -> None:
+            picture = (type(module).pictures, path.name.split(".png")[0])
+            if picture not in drawn:
+                drawn.add(picture)
+                save(figure, path, **options)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Figure, "savefig", save_once)
+            draw(module, data, stage)
+
+    monkeypatch.setattr(training, "_draw", draw_once)
 
 
 @pytest.fixture(scope="session")
@@ -235,7 +306,7 @@ def pytest_collection_finish() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 10, 100)
+    gc.set_threshold(300_000, 10, 100)
     gc.enable()
 
 

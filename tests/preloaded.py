@@ -124,7 +124,7 @@ def _forget_pytest(asked: int, answer: int) -> None:
 
 
 class Project:
-    """A fork that has imported this checkout's modules too, and forks for each command in its turn."""
+    """A fork that has imported this checkout's modules and composed once, and forks for each command in its turn."""
 
     def __init__(self) -> None:
         asked, self._ask = os.pipe()
@@ -140,6 +140,9 @@ class Project:
     def _serve(asked: int, answer: int) -> None:
         for name in PROJECT:
             importlib.import_module(name)
+        from experiments.config import compose
+
+        compose.compose(compose.request([]).overrides)  # reads what nearly every command reads
         gc.freeze()
         with os.fdopen(asked) as lines:
             for line in lines:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Container
 from pathlib import Path
 from types import ModuleType
 
@@ -75,6 +76,15 @@ def walk(n):
 '''
 
 
+def import_only(monkeypatch: pytest.MonkeyPatch, modules: dict[str, ModuleType]) -> None:
+    """From now on these are the modules of the project that are imported."""
+
+    def own(known: Container[str] = ()) -> dict[str, ModuleType]:
+        return {name: module for name, module in modules.items() if name not in known}
+
+    monkeypatch.setattr(watching, "own_modules", own)
+
+
 @pytest.fixture
 def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     path = tmp_path / "sample.py"
@@ -84,7 +94,7 @@ def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    monkeypatch.setattr(watching, "own_modules", lambda: {"modules.sample": module})
+    import_only(monkeypatch, {"modules.sample": module})
     for name in ("unfreeze", "freeze"):  # the sample was imported after all that is frozen
         monkeypatch.setattr(watching.gc, name, lambda: None)
     return module
@@ -127,4 +137,4 @@ def test_what_was_made_while_watched_lives_on_and_is_not_seen_any_more(sample: M
 
 def test_a_module_that_comes_too_late_is_named(sample: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AssertionError, match=r"imported while it runs.*: modules\.late"), Watch().watch():
-        monkeypatch.setattr(watching, "own_modules", lambda: {"modules.sample": sample, "modules.late": sample})
+        import_only(monkeypatch, {"modules.sample": sample, "modules.late": sample})

@@ -12,7 +12,7 @@ import contextlib
 import gc
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from functools import cache
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
@@ -54,12 +54,12 @@ class Watch:
             for module in self._modules.values():
                 vars(module)[SAY] = str  # of no effect: for what was made in the block and lives on
             executed |= {Definition(home, name) for home, names in said.items() for name in names}
-        late = own_modules().keys() - self._modules.keys()
+        late = own_modules(self._modules)
         assert not late, f"imported while it runs, by no name that it is known to reach: {', '.join(sorted(late))}"
 
     def _look(self) -> None:
         """Add the functions of modules that were imported since the last time."""
-        new = {name: module for name, module in own_modules().items() if name not in self._modules}
+        new = own_modules(self._modules)
         if not new:
             return
         if not self._modules:
@@ -77,10 +77,10 @@ class Watch:
         self._modules |= new
 
 
-def own_modules() -> dict[str, ModuleType]:
-    """The modules of the project's rooms that are imported."""
+def own_modules(known: Container[str] = ()) -> dict[str, ModuleType]:
+    """The modules of the project's rooms that are imported, but for those that are known."""
     rooms = tuple(f"{room}." for room in FIRST_PARTY)
-    own = {name: sys.modules[name] for name in list(sys.modules) if name.startswith(rooms)}
+    own = {name: sys.modules[name] for name in list(sys.modules) if name.startswith(rooms) and name not in known}
     return {name: module for name, module in own.items() if str(getattr(module, "__file__", "")).startswith(str(ROOT))}
 
 

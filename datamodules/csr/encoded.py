@@ -14,7 +14,7 @@ from torch import Tensor
 from datamodules.common.base import DataError, Fed, Spec, generator, hashed
 from datamodules.common.loader import Columns, Loader
 from datamodules.common.views import View
-from datamodules.csr.findings import NO_BOX
+from datamodules.csr.findings import IN_TEST, NO_BOX
 
 COLUMNS = ("y", "concepts", "boxes", "shows")
 
@@ -44,7 +44,7 @@ def dealt(concepts: Tensor, source: torch.Generator) -> Tensor:
 
 
 class Encoded(View):
-    """Feature maps of `source`'s images, made by a stage that a frozen network encoded them in.
+    """Feature maps of `source`'s images, made by a stage that a frozen network encoded them in; all of its splits.
 
     Batches are x (B, c, H, W), y, concepts, boxes, shows as of findings.py, and row (B,), the image's number in its
     split. Those of tests have two more columns, what a doctor who knows nothing would do: elsewhere (B, R, 4), boxes of
@@ -88,12 +88,12 @@ class Encoded(View):
         """Numbers of a split's rows; where images are generated, all are in both splits."""
         flags = torch.tensor(self.arrays[in_test])
         everything = torch.arange(len(flags))
-        return everything if self.generated else everything[flags == int(split == "test")]
+        return everything if self.generated else everything[flags == IN_TEST[split]]
 
     @property
     def spec(self) -> Spec:
         there = self.source.spec
-        sizes = {"train": len(self.rows("train")), "val": 0, "test": len(self.rows("test"))}
+        sizes = {name: len(self.rows(name)) for name in ("train", "val", "test")}
         if self.generated:  # a dry run has a batch of maps and is about all images
             sizes = dict(there.sizes)
         return replace(
@@ -107,7 +107,7 @@ class Encoded(View):
     def setup(self, stage: str | None = None) -> None:
         if self.identity:
             return
-        expected = sum(self.source.spec.sizes[name] for name in ("train", "test"))
+        expected = sum(self.source.spec.sizes.values())
         if not self.generated and self.source.spec.source == "generated" and len(self.arrays["y"]) != expected:
             raise DataError(f"maps of {len(self.arrays['y'])} images, but {self.source.spec.name} has {expected}")
         self.identity = hashed(*(torch.tensor(self.arrays[name]) for name in ("maps", *COLUMNS)))
@@ -130,7 +130,7 @@ class Encoded(View):
         return self._serve(self._columns("train"), shuffle=True)
 
     def val_dataloader(self) -> list[Loader]:
-        return []
+        return [self._serve(self._columns("val"), shuffle=False)] if self.spec.sizes["val"] else []
 
     def test_dataloader(self) -> Loader:
         columns = self._columns("test")
@@ -182,6 +182,9 @@ class ConceptVectors(Encoded):
             "y": self.column("vector_concept", chosen),
             "row": place[self.column("vector_image", chosen)],
         }
+
+    def val_dataloader(self) -> list[Loader]:
+        return []
 
     def test_dataloader(self) -> Loader:
         return self._serve(self._columns("test"), shuffle=False)

@@ -4,7 +4,7 @@ Batches are x (B, 3, S, S), y (B,), concepts (B, K) of 0 and 1; those of tests h
 
     boxes (B, R, 4)     x1, y1, x2, y2 in pixels of x, ends exclusive
     shows (B, R)        what a box is around: a concept from 0; K for a thing that should not count; -1 for no box
-    in_test (B,)        1 for test images; training images are tested on where `everything` is asked for
+    in_test (B,)        1 for test images; where `everything` is asked for, 0 for training images and 2 for validation
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from datamodules.common.species import BAR, CONCEPTS, PART_OF_CONCEPT, PARTS, SI
 from datamodules.common.views import View
 
 NO_BOX = -1
+IN_TEST = {"train": 0, "test": 1, "val": 2}  # the column of that name, by split
 
 
 class SpeciesFindings(View):
@@ -32,7 +33,7 @@ class SpeciesFindings(View):
     Args:
         source: the pictures; its batch size and augmentation are not used.
         batch_size: the global batch, over all devices.
-        everything: test on the training images too, which come first.
+        everything: test on all images: first the training ones, then validation, if there is any.
         augment: operations on training batches.
         generated: see DataModule; the set is generated anyway.
     """
@@ -58,13 +59,14 @@ class SpeciesFindings(View):
     @property
     def tested(self) -> tuple[str, ...]:
         """Splits that the test goes through."""
-        return ("train", "test") if self.everything else ("test",)
+        validation = ("val",) if self.source.per_class["val"] else ()
+        return ("train", *validation, "test") if self.everything else ("test",)
 
     @property
     def spec(self) -> Spec:
         there = self.source.spec
         count = sum(there.sizes[name] for name in self.tested)
-        return replace(there, sizes={**there.sizes, "val": 0, "test": count})
+        return replace(there, sizes={**there.sizes, "test": count})
 
     def setup(self, stage: str | None = None) -> None:
         self.source.setup(stage)
@@ -92,13 +94,14 @@ class SpeciesFindings(View):
         return Loader(self.batches(len(y), shuffle=True), fetch)
 
     def val_dataloader(self) -> list[Loader]:
+        """Nothing: validation images are looked at as maps, by the stages that a rate is chosen for."""
         return []
 
     def test_dataloader(self) -> Loader:
         splits = [self.source.splits[name] for name in self.tested]
         boxes, shows = zip(*(self._boxes(name) for name in self.tested), strict=True)
         y = torch.cat([labels for _, labels in splits])
-        in_test = [torch.full((len(s[1]),), int(name == "test")) for name, s in zip(self.tested, splits, strict=True)]
+        in_test = [torch.full((len(s[1]),), IN_TEST[name]) for name, s in zip(self.tested, splits, strict=True)]
         columns = Columns(
             self.device,
             x=torch.cat([images for images, _ in splits]),

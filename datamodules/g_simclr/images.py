@@ -31,7 +31,11 @@ class UnitImages(View, ArrayData):
         source: the dataset; its splits and seed are used, its batch size and augmentation are not.
         batch_size: the global batch, over all devices.
         augment, views, rows: see ArrayData.
+        also_tested: share of the source's validation images, the last of them, that are tested besides its test images
+            and not validated on; in [0, 1).
         generated: see DataModule.
+    Raises:
+        DataError: a share that is out of range.
     """
 
     def __init__(
@@ -41,10 +45,14 @@ class UnitImages(View, ArrayData):
         augment: Sequence[Augmentation] = (),
         views: int = 1,
         rows: bool = False,
+        also_tested: float = 0.0,
         generated: bool = False,
     ) -> None:
         super().__init__(source, batch_size, generated=generated, augment=augment, views=views, rows=rows)
         self.peak = source.peak
+        self.also_tested = also_tested
+        if not 0 <= also_tested < 1:
+            raise DataError(f"also_tested={also_tested}: expected a share from 0 to below 1")
 
     def _unit(self, spec: Spec) -> Spec:
         channels = spec.shape[0]
@@ -67,6 +75,19 @@ class UnitImages(View, ArrayData):
             self.splits = dict(self.source.splits)
             self.clean_labels = self.splits["train"][1].clone()
             self._spec = self._unit(self.source.spec)
+            if self.also_tested:
+                self._test_more()
+
+    def _test_more(self) -> None:
+        """Moves images from the end of the validation split to that of the test split."""
+        images, labels = self.splits["val"]
+        moved = round(self.also_tested * len(labels))
+        kept = len(labels) - moved
+        test_images, test_labels = self.splits["test"]
+        self.splits["val"] = (images[:kept], labels[:kept])
+        self.splits["test"] = (torch.cat([test_images, images[kept:]]), torch.cat([test_labels, labels[kept:]]))
+        words = f"{self.spec.split}; {moved} images held out of training are tested besides"
+        self._settle(replace(self.spec, sizes=self._sizes(), split=words))
 
 
 class GuidedBatches(UnitImages):
@@ -99,7 +120,7 @@ class GuidedBatches(UnitImages):
         rows: bool = False,
         generated: bool = False,
     ) -> None:
-        super().__init__(source, batch_size, augment, views, rows, generated)
+        super().__init__(source, batch_size, augment, views, rows, generated=generated)
         if sampler not in SAMPLERS:
             raise DataError(f"sampler={sampler!r}: expected one of {', '.join(SAMPLERS)}")
         if sampler != "random" and clusters is None:

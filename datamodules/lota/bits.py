@@ -2,6 +2,7 @@
 
     z_c = x_c AND (2^n - 1)                                        the n lowest of an 8-bit channel's planes
     thresholding  255 [z_c > 0],   scaling  255 (z_c - min z_c) / (max z_c - min z_c)
+    high pass     128 + 8 (x_c - the mean of its 3 x 3 pixels)      no bit plane: content is taken away in another way
     g_p = |p * [-1 1]|_1 + |p * [-1 1]^T|_1 + |p * [[-1 0] [0 1]]|_1 + |p * [[0 -1] [1 0]]|_1   over channels, unpadded
 
 Bits are those of the decoded file: nothing may resize, scale or normalise a picture before.
@@ -16,8 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-MODES = ("threshold", "scale", "rgb")
+MODES = ("threshold", "scale", "rgb", "highpass")
 SELECTIONS = ("max", "min", "random")
+GREY = 128  # a high-passed picture where a pixel is the mean of its neighbourhood
+GAIN = 8  # of a high-passed picture: it shows eighths of a grey level
 
 
 def low_bits(x: Tensor, bits: int = 3) -> Tensor:
@@ -26,18 +29,32 @@ def low_bits(x: Tensor, bits: int = 3) -> Tensor:
 
 
 def noise_image(x: Tensor, mode: str = "threshold", bits: int = 3) -> Tensor:
-    """Noise images of uint8 pictures (B, C, H, W): the same shape, uint8; "rgb" leaves the pictures as they are.
+    """Noise images of uint8 pictures (B, C, H, W): the same shape, uint8.
+
+    "rgb" leaves the pictures as they are; "highpass" is not the paper's, see high_pass.
 
     Scaling takes lowest and highest value of each picture and channel; where they are equal, the noise image is 0.
     """
     if mode == "rgb":
         return x
+    if mode == "highpass":
+        return high_pass(x)
     z = low_bits(x, bits)
     if mode == "threshold":
         return (z > 0).to(torch.uint8) * 255
     low, high = z.amin((2, 3), keepdim=True), z.amax((2, 3), keepdim=True)
     spread = (high - low).clamp(min=1).float()
     return ((z - low).float() * 255 / spread).round().to(torch.uint8)
+
+
+def high_pass(x: Tensor) -> Tensor:
+    """128 + 8 (x - the mean of its 3 x 3 pixels), rounded and clamped, the border mirrored; uint8 (B, C, H, W) both.
+
+    What a picture shows is mostly gone, as from the low planes, but all eight planes take part.
+    """
+    pixels = x.float()
+    blurred = F.avg_pool2d(F.pad(pixels, (1, 1, 1, 1), mode="reflect"), 3, stride=1)
+    return (GREY + GAIN * (pixels - blurred)).round().clamp(0, 255).to(torch.uint8)
 
 
 def differences(x: Tensor) -> tuple[Tensor, ...]:
@@ -119,7 +136,7 @@ class FrontEnd:
     """From uint8 pictures to what LOTA's networks see.
 
     Attributes:
-        mode: "threshold", "scale", or "rgb", the pictures themselves.
+        mode: "threshold", "scale", "rgb", the pictures themselves, or "highpass".
         bits: how many of the lowest planes.
         patch: side of the patch, pixels; None takes the whole noise image.
         crops: places that a patch is chosen from; None stands for (256 // patch)^2, as released.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from datamodules.common.base import DataError, Spec, hashed, stream
 from datamodules.mswal.volumes import PatchSampling, Volume, VolumeData, places
 
 LESIONS = ("stone", "cyst", "tumour")
+SPLITS = ("train", "test", "val")  # a split's place is part of its seeds
 RADII = ((1.0, 2.0), (3.0, 6.0), (3.0, 7.0))  # voxels
 OUTSIDE, ORGAN, STONE, CYST, TUMOUR = 0.3, 1.0, 1.6, 0.75, 0.85  # grey values before noise and bias field
 MOST = 5  # lesions in a volume
@@ -103,16 +104,49 @@ def _texture(sources: Sequence[torch.Generator], size: int, grain: int) -> Tenso
     return F.interpolate(noise, size=[size] * 3, mode="trilinear")[:, 0]
 
 
+@dataclass(frozen=True)
+class Volumes:
+    """How many phantoms there are, and how large.
+
+    Attributes:
+        size: side of a volume, voxels.
+        train, val, test: volumes; the first of each are the same whatever the number.
+        stream: another number gives another, disjoint dataset of the same kind.
+    Raises:
+        DataError: a side too small for a lesion, or no volumes to train on or to test.
+    """
+
+    size: int = 48
+    train: int = 60
+    val: int = 0
+    test: int = 20
+    stream: int = 0
+
+    def __post_init__(self) -> None:
+        if self.size < BOX or self.train < 1 or self.test < 1 or self.val < 0:
+            sizes = f"size={self.size}, train={self.train}, val={self.val}, test={self.test}"
+            raise DataError(f"{sizes}: expected at least {BOX}, 1, 0 and 1")
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What volumes look like: noise, stones, tumour, cyst, every_kind of `phantoms`."""
+
+    noise: float = 0.1
+    stones: Sequence[float] = RADII[0]
+    tumour: float = TUMOUR
+    cyst: float = CYST
+    every_kind: bool = False
+
+
 class Phantoms(VolumeData):
     """Phantoms normalised as nnU-Net does CT: clipped to percentiles of the training lesions, minus their mean, over
     their standard deviation.
 
     Args:
-        size: side of a volume, voxels.
-        train_size, test_size: volumes; the first are the same whatever the number.
+        volumes: how many, and how large.
+        anatomy: what they look like.
         labelled: which of LESIONS carry a label, in the order of the labels; others are there but count as background.
-        noise, stones, tumour, cyst, every_kind: see `phantoms`.
-        stream: another number gives another, disjoint dataset of the same kind.
         others: see VolumeData.
     """
 
@@ -120,16 +154,9 @@ class Phantoms(VolumeData):
         self,
         batch_size: int,
         patches: PatchSampling,
-        size: int = 48,
-        train_size: int = 60,
-        test_size: int = 20,
+        volumes: Volumes | None = None,
+        anatomy: Anatomy | None = None,
         labelled: Sequence[str] = LESIONS,
-        noise: float = 0.1,
-        stones: Sequence[float] = RADII[0],
-        tumour: float = TUMOUR,
-        cyst: float = CYST,
-        every_kind: bool = False,
-        stream: int = 0,
         num_workers: int = 0,
         seed: int = 0,
         generated: bool = False,
@@ -137,18 +164,23 @@ class Phantoms(VolumeData):
         super().__init__(batch_size, patches, num_workers, seed, generated)
         if unknown := [name for name in labelled if name not in LESIONS]:
             raise DataError(f"labelled={unknown[0]!r}: expected some of {', '.join(LESIONS)}")
-        if size < BOX or train_size < 1 or test_size < 1:
-            sizes = f"size={size}, train_size={train_size}, test_size={test_size}"
-            raise DataError(f"{sizes}: expected at least {BOX}, 1 and 1")
-        self.size = size
-        self.sizes = {"train": train_size, "val": 0, "test": test_size}
+        self.volumes = volumes or Volumes()
+        self.anatomy = anatomy or Anatomy()
         self.labelled = list(labelled)
-        self.noise = noise
-        self.stones = stones
-        self.tumour, self.cyst = tumour, cyst
-        self.every_kind = every_kind
-        self.stream = stream
-        self._test: list[tuple[Tensor, Tensor]] = []
+        self.scans: dict[str, list[tuple[Tensor, Tensor]]] = {}
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {"train": self.volumes.train, "val": self.volumes.val, "test": self.volumes.test}
+
+    def draw(self, name: str) -> tuple[Tensor, Tensor]:
+        """A split's images and labels, see `phantoms`; (0, S, S, S) where it has none."""
+        side, number = self.volumes.size, SPLITS.index(name)
+        seeds = [stream("phantom", self.seed, self.volumes.stream, number, index) for index in range(self.sizes[name])]
+        if not seeds:
+            return torch.zeros(0, side, side, side), torch.zeros(0, side, side, side, dtype=torch.uint8)
+        look = self.anatomy
+        return phantoms(seeds, side, look.noise, look.stones, look.tumour, look.cyst, look.every_kind)
 
     def declared(self) -> Spec:
         rest = [name for name in LESIONS if name not in self.labelled]
@@ -159,18 +191,14 @@ class Phantoms(VolumeData):
             sizes=self.sizes,
             mean=(0.0,),  # the grey values of training lesions, once they are read
             std=(1.0,),
-            split=f"procedurally generated {self.size}^3 volumes with known truth; train and test from disjoint seeds"
+            split=f"procedurally generated {self.volumes.size}^3 volumes with known truth; splits from disjoint seeds"
             + (f"; {' and '.join(rest)} are there but not labelled" if rest else ""),
             source="generated",
             where="made by the suite",
         )
 
     def read(self) -> Spec:
-        drawn = {}
-        for number, name in enumerate(("train", "test")):
-            seeds = [stream("phantom", self.seed, self.stream, number, index) for index in range(self.sizes[name])]
-            drawn[name] = phantoms(seeds, self.size, self.noise, self.stones, self.tumour, self.cyst, self.every_kind)
-
+        drawn = {name: self.draw(name) for name in SPLITS}
         images, lesions = drawn["train"]
         grey = images[lesions > 0]  # labelled or not, so that a dataset of one lesion is normalised like one of three
         low, high = torch.quantile(grey, torch.tensor([0.005, 0.995])) if len(grey) else (images.min(), images.max())
@@ -190,9 +218,12 @@ class Phantoms(VolumeData):
         self.train = [
             Volume(image, label, places(label, classes)) for image, label in zip(*splits["train"], strict=True)
         ]
-        self._test = list(zip(*splits["test"], strict=True))
+        self.scans = {name: list(zip(*splits[name], strict=True)) for name in ("val", "test")}
         identity = hashed(*(tensor for split in splits.values() for tensor in split))
         return replace(self.declared(), mean=(float(mean),), std=(float(std),), identity=identity)
 
     def pair(self, index: int) -> tuple[Tensor, Tensor]:
-        return self._test[index]
+        return self.scans["test"][index]
+
+    def chosen_by(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.scans["val"][index]

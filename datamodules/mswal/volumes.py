@@ -158,10 +158,11 @@ def patch_keys(share: Share, foreground: float) -> list[Key]:
 
 
 class VolumeData(DataModule):
-    """Scans with a train and a test split; an epoch is so many batches of patches, every scan drawn equally often.
+    """Scans with a train and a test split, some also to choose by; an epoch is so many batches of patches, every scan
+    drawn equally often.
 
     Args:
-        batch_size: patches in the global batch, over all devices. Whole scans are tested one at a time.
+        batch_size: patches in the global batch, over all devices. Whole scans are tested and validated one at a time.
         patches: how patches are drawn.
         num_workers: processes that cut and augment; does not change what is served.
         seed, generated: see DataModule.
@@ -194,6 +195,10 @@ class VolumeData(DataModule):
         """A test scan: image (1, D, H, W) as the network sees it, label (D', H', W') as it was annotated."""
         raise NotImplementedError
 
+    def chosen_by(self, index: int) -> tuple[Tensor, Tensor]:
+        """The same for a scan to choose by, where the spec's `val` counts some."""
+        raise NotImplementedError
+
     def tested(self, count: int) -> list[tuple[Tensor, Tensor]]:
         """The `count` of the first dozen test scans that have the most classes."""
         shown = [self.pair(index) for index in range(min(12, self.spec.sizes["test"]))]
@@ -212,8 +217,9 @@ class VolumeData(DataModule):
         declared = self.declared()
         volume = self._random(len(declared.classes))
         self.train = [volume] * min(declared.sizes["train"], self.batch_size)
-        self.pair = lambda index: (volume.image, volume.label)  # type: ignore[method-assign]
-        self._spec = replace(declared, source="generated", sizes={**declared.sizes, "test": 1})
+        self.pair = self.chosen_by = lambda index: (volume.image, volume.label)  # type: ignore[method-assign]
+        val = min(1, declared.sizes["val"])
+        self._spec = replace(declared, source="generated", sizes={**declared.sizes, "val": val, "test": 1})
 
     def _random(self, classes: int) -> Volume:
         source = generator("stand-in", self.seed)
@@ -232,13 +238,18 @@ class VolumeData(DataModule):
         return patch_keys(share, self.patches.foreground)
 
     def val_dataloader(self) -> list[Loader]:
-        return []
+        """As the test, of scans to choose by; empty where there are none."""
+        return [self._scans("val", self.chosen_by)] if self.spec.sizes["val"] else []
 
     def test_dataloader(self) -> Loader:
         """Scans one at a time, each on one process: image (1, 1, D, H, W), annotated label (1, D', H', W')."""
-        rank, world = self.rank_and_world
-        return Loader(Batches(self.spec.sizes["test"], world, shuffle=False, rank=rank, world=world), self._whole)
+        return self._scans("test", self.pair)
 
-    def _whole(self, share: Share) -> tuple[Tensor, Tensor]:
-        image, label = self.pair(int(share.indices))
-        return image[None], label[None]
+    def _scans(self, split: str, pair: Callable[[int], tuple[Tensor, Tensor]]) -> Loader:
+        rank, world = self.rank_and_world
+
+        def fetch(share: Share) -> tuple[Tensor, Tensor]:
+            image, label = pair(int(share.indices))
+            return image[None], label[None]
+
+        return Loader(Batches(self.spec.sizes[split], world, shuffle=False, rank=rank, world=world), fetch)

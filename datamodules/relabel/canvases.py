@@ -38,6 +38,23 @@ class Scenes:
         return len(self.canvas)
 
 
+@dataclass(frozen=True)
+class Counts:
+    """How many canvases there are.
+
+    Attributes:
+        singles, pairs: for training, with one item and with two.
+        val_singles: of one item each, from the source's validation images, which no training canvas shows.
+        test_singles, test_pairs: from the source's test images.
+    """
+
+    singles: int = 0
+    pairs: int = 2000
+    val_singles: int = 0
+    test_singles: int = 2000
+    test_pairs: int = 0
+
+
 def draw(images: Tensor, labels: Tensor, singles: int, pairs: int, source: torch.Generator) -> Scenes:
     """Canvases of one item, then canvases of two items of different classes, in random cells.
 
@@ -88,20 +105,21 @@ class Canvases(View, DataModule):
 
     Training batches are (x, y); with `crop` also box (B, 4), x1, y1, x2, y2 as fractions of the canvas, and shown (B,),
     the class of the only item that the crop meets (-1: none or two); fed with label maps also map (B, 2, K, H, W).
-    Test batches of single items are (x, y), those of pairs (x, y, valid (B, 2)), served by a loader of their own.
+    Validation and test batches of single items are (x, y), those of pairs (x, y, valid (B, 2)), served by a loader of
+    their own.
 
     Args:
-        source: the items; training canvases show its training images, test canvases its test images.
+        source: the items; each split's canvases show the images of that split.
         batch_size: the global batch, over all devices.
         half: which half of the source's training images is shown, "first" or "second".
-        singles, pairs: training canvases with one item and with two.
-        test_singles, test_pairs: test canvases.
+        counts: how many canvases of which kind.
         crop: of training canvases; None shows them whole.
         mirror: probability of mirroring a training canvas, after the crop.
         maps: a finished stage that made label maps of these training canvases, see WholeCanvases.
         seed, generated: see DataModule.
     Raises:
-        DataError: another `half`, maps without a crop, or maps of other canvases.
+        DataError: another `half`, maps without a crop, maps of other canvases, or validation canvases of a source
+            without validation images.
     """
 
     def __init__(
@@ -109,10 +127,7 @@ class Canvases(View, DataModule):
         source: ArrayData,
         batch_size: int,
         half: str = "second",
-        singles: int = 0,
-        pairs: int = 2000,
-        test_singles: int = 2000,
-        test_pairs: int = 0,
+        counts: Counts | None = None,
         crop: RandomResizedCrop | None = None,
         mirror: float = 0.5,
         maps: Fed | None = None,
@@ -125,7 +140,15 @@ class Canvases(View, DataModule):
         if maps is not None and crop is None:
             raise DataError("label maps are pooled over crops: crop is missing")
         self.half, self.crop, self.mirror = half, crop, HorizontalFlip(mirror)
-        self.counts = {"train": (singles, pairs), "test": (test_singles, 0), "pairs": (0, test_pairs)}
+        counts = counts or Counts()
+        if counts.val_singles and not source.val_size:
+            raise DataError(f"val_singles={counts.val_singles}: the source has no validation images; set its val_size")
+        self.counts = {  # canvases of one item and of two; a split's randomness goes by its place here
+            "train": (counts.singles, counts.pairs),
+            "test": (counts.test_singles, 0),
+            "pairs": (0, counts.test_pairs),
+            "val": (counts.val_singles, 0),
+        }
         self.fed = maps
         self.maps: Tensor | None = None  # (N, 2, K, H, W)
         self.scenes: dict[str, Scenes] = {}
@@ -140,7 +163,7 @@ class Canvases(View, DataModule):
             there,
             name=f"canvases of {there.name}",
             shape=(channels, 2 * height, 2 * width),
-            sizes={"train": singles + pairs, "val": 0, "test": self.counts["test"][0]},
+            sizes={"train": singles + pairs, "val": self.counts["val"][0], "test": self.counts["test"][0]},
             split=f"{singles} training canvases of one item and {pairs} of two, items from the {self.half} half of the"
             f" training images; {self.counts['test'][0]} test canvases of one item, {self.counts['pairs'][1]} of two;"
             f" items: {there.split}",
@@ -161,7 +184,7 @@ class Canvases(View, DataModule):
             self.fed = None  # it holds the annotator
 
     def _items(self, name: str) -> tuple[Tensor, Tensor]:
-        images, labels = self.source.splits["train" if name == "train" else "test"]
+        images, labels = self.source.splits["test" if name == "pairs" else name]
         if name != "train":
             return images, labels
         middle = len(labels) // 2
@@ -196,8 +219,8 @@ class Canvases(View, DataModule):
         batches = self.batches(len(self.scenes["train"]), shuffle=True)
         return Loader(batches, whole if self.crop is None else self._cropped())
 
-    def val_dataloader(self) -> list[Loader]:
-        return []
+    def val_dataloader(self) -> Loader | list[Loader]:
+        return self._test_loader("val") if "val" in self.scenes else []
 
     def test_dataloader(self) -> Loader | list[Loader]:
         singles = self._test_loader("test")

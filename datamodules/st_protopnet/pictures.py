@@ -16,17 +16,16 @@ from datamodules.common.loader import Columns, Images
 from datamodules.common.species import Species
 from datamodules.common.views import View
 
-SPLITS = ("train", "test")
+TESTED = ("train", "test")
 
 
 class Drawn(Species):
     """Species whose pictures a stage keeps for others, with their masks."""
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """`<split>_images`, `<split>_labels` and `<split>_mask`."""
+        """`<split>_images`, `<split>_labels` and `<split>_mask` of every split that there is."""
         kept: dict[str, np.ndarray] = {}
-        for name in SPLITS:
-            images, labels = self.splits[name]
+        for name, (images, labels) in self.splits.items():
             kept |= {f"{name}_images": images.numpy(), f"{name}_labels": labels.numpy()}
             kept[f"{name}_mask"] = self.known[name].mask.numpy()
         return kept
@@ -67,14 +66,14 @@ class Pictures(View, ArrayData):
         generated: bool = False,
     ) -> None:
         super().__init__(source, batch_size, generated=generated, augment=augment, rows=rows)
-        if tested not in SPLITS:
-            raise DataError(f"tested={tested!r}: expected one of {', '.join(SPLITS)}")
+        if tested not in TESTED:
+            raise DataError(f"tested={tested!r}: expected one of {', '.join(TESTED)}")
         self.kept, self.masks, self.tested = kept, masks, tested
         self.known: dict[str, Tensor] = {}
 
     def declared(self) -> Spec:
         there = self.source.declared()
-        sizes = {"train": there.sizes["train"], "val": 0, "test": there.sizes[self.tested]}
+        sizes = {**there.sizes, "test": there.sizes[self.tested]}
         words = there.split if self.tested == "test" else f"{there.split}; tested on the training pictures"
         return replace(there, sizes=sizes, split=words)
 
@@ -86,7 +85,8 @@ class Pictures(View, ArrayData):
         if self.splits:
             return
         arrays = self.kept.arrays if self.kept is not None else {}
-        for name, split in (("train", "train"), ("test", self.tested)):
+        validation = {"val": "val"} if self.source.declared().sizes["val"] else {}
+        for name, split in {"train": "train", **validation, "test": self.tested}.items():
             self.splits[name], self.known[name] = self._read(arrays, split)
         self._settle(self.declared())
 

@@ -18,7 +18,7 @@ from experiments.common.memory import CONFIGURATION, remember
 from experiments.common.overlay import home
 from experiments.common.plain import Plain
 from experiments.config import claims, compose, unfilled
-from experiments.evidence import counts, coverage, naming, results, staleness, suite
+from experiments.evidence import counts, coverage, naming, operations, results, staleness, suite
 from experiments.evidence.judged import JudgedClaim
 from experiments.evidence.records import Entry
 from experiments.pages import console, needed, scope, view
@@ -232,6 +232,8 @@ def hours_at_full(paper: Paper) -> dict[str, str]:
             told[title] = f"{measured.amount(seconds / entry['ran'] / 3600)} of one core, as recorded"
         elif known := measured.in_words(f"{paper['key']} {title}"):
             told[title] = known
+        if arithmetic := operations.in_words(paper["key"], title):
+            told[title] = "; ".join(filter(None, [told.get(title), arithmetic]))
     if "full" not in told:
         told = {"full": "not known; a dry run measures them here (make reproduce SCALE=full DRY=1)", **told}
     return told

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from omegaconf import DictConfig
 from rich.table import Table
 from rich.text import Text
 
+from experiments.common.paths import ROOT
+from experiments.evidence import naming, operations
 from experiments.pages import console, needed
 from experiments.pages.progress import Board
 from experiments.running import measured, needs, training
@@ -14,7 +18,6 @@ from experiments.running.dry import DryRun, Measured
 from experiments.running.pace import Pace
 from experiments.running.plan import Plan, plan
 
-GPU = 1e14  # operations a second that a GPU of today does in bf16 when a training is written well, of 3e14 to 1e15
 COLUMNS = (
     "stage",
     "parameters",
@@ -47,7 +50,11 @@ def main(config: DictConfig) -> int:
     console.out.print(needed.table("what a real run needs", needs.of_stages(rehearsal.stages.values())), "")
     stages = {name: result for name, result in results.items() if isinstance(result, Measured)}
     _say_hours(setting(this), stages)
-    _say_cost(sum(result.operations for result in stages.values()))
+    counted = {name: result.operations for name, result in stages.items() if result.operations}
+    _say_cost(sum(counted.values()))
+    if config.record is True and len(stages) == len(results):
+        place = operations.write(this.paper, naming.title(this.scale, this.variant), counted)
+        console.say(f"operations: {os.path.relpath(place, ROOT)}")
     return 1 if len(stages) < len(results) else 0
 
 
@@ -114,11 +121,10 @@ def _cells(stage: Measured) -> list[str]:
     ]
 
 
-def _say_cost(operations: float) -> None:
-    hours = operations / GPU / 3600
+def _say_cost(total: float) -> None:
     console.say(
-        f"One seed's training: {operations:.1e} operations, about {hours:.{1 if hours < 10 else 0}f} GPU-hours at "
-        f"{GPU / 1e12:.0f} TFLOP/s (three passes of the mult-adds for each image; what is frozen is not counted).",
+        f"One seed's training: {total:.1e} operations, {operations.in_hours(total)} "
+        "(three passes of the mult-adds for each image; what is frozen is not counted).",
         "Mult-adds are those of convolutions and matrix products; norms and activations are not counted.",
         "No result comes of a dry run: weights are random and images are generated.",
     )

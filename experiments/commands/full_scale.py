@@ -16,6 +16,7 @@ from experiments.common import files
 from experiments.common.paths import ROOT
 from experiments.common.plain import Plain
 from experiments.config import claims, compose
+from experiments.evidence import naming, operations
 from experiments.pages import console, needed
 from experiments.running import needs
 from experiments.running.plan import Plan, plan
@@ -76,6 +77,7 @@ def page(key: str) -> str:
         _table(needed_first) if needed_first else NOTHING,
         "## What it trains",
         stages_first,
+        *_time(key, None),
         *_published(declared),
     ]
     if variants:
@@ -88,6 +90,7 @@ def page(key: str) -> str:
             parts += ["Besides what stands above, or in place of it:", _table(more)]
         if (stages := _stages(this)) != stages_first:
             parts.append(stages)
+        parts += _time(key, name)
     return "\n\n".join(parts) + "\n"
 
 
@@ -146,6 +149,12 @@ def _stages(this: Plan) -> str:
         before = ", ".join(stage.predecessors)
         lines.append(f"| {stage.name} | {trained} | {batch if batch else ''} | {before} |")
     return "\n".join(lines)
+
+
+def _time(key: str, variant: str | None) -> list[str]:
+    """What one seed takes on a GPU, as far as a dry run of the setting told."""
+    told = operations.in_words(key, naming.title("full", variant))
+    return [f"One seed's training: {told}. The dry run measures hours on your machine."] if told else []
 
 
 def _published(declared: Plain) -> Iterator[str]:

@@ -36,7 +36,7 @@ class Outlook:
 
 def of(setting: Setting) -> Outlook:
     """What the first look of a setting takes; its plans are composed for it."""
-    plans = seeds.first_plans(setting)
+    plans = seeds.asked_plans(setting, seeds.first_plans(setting))
     stages = len(plans[0].stages)
     left = seeds.unfinished(plans)
     recorded = results.entry(setting.paper, setting.title)

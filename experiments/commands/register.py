@@ -9,13 +9,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
+from omegaconf import DictConfig
+
 from experiments.commands import cli
 from experiments.common import overlay
 from experiments.common.errors import InputError
 from experiments.common.overlay import home
 from experiments.common.paths import ROOT
 from experiments.common.plain import Config
-from experiments.config import claims, compose, unfilled
+from experiments.config import claims, compose, unfilled, vary
 from experiments.evidence import naming, registration, registrations, restarts, results, tuning
 from experiments.evidence.registrations import About, Filed, Tried
 from experiments.evidence.tuning import Tuning, Untuned
@@ -58,6 +60,7 @@ def main(argv: list[str]) -> int:
     if request.data is not None and not _may_register(request.data):
         raise InputError(f"data={request.data}: not one of the suite's; extra=FOLDER registers it in a folder of yours")
     unfilled.check(home(), request.paper, request.scale)
+    _check_vary(config, resolved, request.paper)
     setting = naming.title(request.scale, request.variant, data=request.data)
     filed = registrations.describe(setting, resolved, plan_)
     tuned = _tuned(request.paper, setting, resolved)
@@ -83,6 +86,13 @@ def main(argv: list[str]) -> int:
     data = f" DATA={request.data}" if request.data else ""
     print(f"next:       make reproduce PAPER={filed.paper}{scale}{variant}{data}{overlay.typed()}")
     return 0
+
+
+def _check_vary(config: DictConfig, resolved: Config, paper: str) -> None:
+    """Raises InputError where a replication could not draw its recipes, which would be known only after recording."""
+    knobs = vary.read(resolved)
+    if knobs:
+        plan(vary.turn(config, knobs, vary.draw(knobs, "", 0), compose.groups(paper)), 0)
 
 
 def _may_register(data: str) -> bool:

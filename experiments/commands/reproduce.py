@@ -50,6 +50,8 @@ How it runs:
   from_record=true   add seeds to a record whose runs are on another machine; refused where
                      anything that the record rests on has changed
   explore=true       explore also where that is known to take more than an hour
+  only=main          the main claim's stages alone; without it, the same command trains those of the
+                     other claims, which are "not run" until then
   jobs=2             stages trained at the same time (default: one per core on a CPU, one per GPU)
   launcher=submitit_slurm launcher.partition=P
                      a Slurm job for each stage, put back into the queue until it is done

@@ -54,10 +54,14 @@ class Seeds:
     def train_first(self) -> None:
         """All stages of the first seeds; on this machine those of the main claim before others, and how it then stands.
 
-        A cluster has room for all of them at once.
+        A cluster has room for all of them at once. With only=main the others are left for another command.
         """
         main_stages = self.setting.questions.main_stages
         main = [only(p, main_stages) for p in self.plans]
+        if self.setting.only_main:
+            self._train(main)
+            self._start_again()
+            return
         others = unfinished(self.plans) - unfinished(main)
         if self.setting.is_recorded and self.setting.runs_here and others and main_stages and self._train(main):
             self._start_again()
@@ -258,9 +262,10 @@ def begin(setting: Setting, schedulers: Schedulers) -> Seeds:
     plans = first_plans(setting)
     preconditions.check(plans, here=setting.runs_here)
 
+    first = asked_plans(setting, plans)
     if setting.explores:
-        exploring.check_time(setting, plans)
-    scheduler = schedulers.of(setting.config, sum(len(p.stages) for p in plans))
+        exploring.check_time(setting, first)
+    scheduler = schedulers.of(setting.config, sum(len(p.stages) for p in first))
     registered = setting.registered or registration.by_hand(setting.resolved)
     seeds = Seeds(setting, registered, plans, scheduler, began=began)
     seeds.train_first()
@@ -275,6 +280,11 @@ def first_plans(setting: Setting) -> list[Plan]:
     if setting.explores:
         return _plans(setting, list(range(1, count + 1)))
     return _plans(setting, setting.seeds or list(range(count)))
+
+
+def asked_plans(setting: Setting, plans: Sequence[Plan]) -> Sequence[Plan]:
+    """What of these plans the command trains: with only=main the stages of the main claim."""
+    return [only(p, setting.questions.main_stages) for p in plans] if setting.only_main else plans
 
 
 def _begin_from_record(setting: Setting, schedulers: Schedulers) -> Seeds:

@@ -16,6 +16,8 @@ from experiments.evidence.records import Entry, Registration
 from experiments.running.manifest import finished
 from experiments.running.plan import plan
 
+MAIN = "main"  # only=main
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -69,6 +71,11 @@ class Setting:
         return self.has_stream and self.registered is None
 
     @property
+    def only_main(self) -> bool:
+        """Whether the stages of other claims wait for another command."""
+        return self.config.only == MAIN
+
+    @property
     def runs_here(self) -> bool:
         """Whether its stages run on this machine."""
         return runs_here(self.config)
@@ -85,8 +92,8 @@ def read(argv: list[str]) -> Setting:
     title = naming.title(request.scale, request.variant, by_hand, request.data)
     resolved = compose.resolve(config, 0)
     schema.check_settings(resolved)
-    if config.only is not None:
-        raise InputError("only=...: a setting is judged by all of its stages; python -m experiments.run takes it")
+    questions = claims.read(resolved)
+    _check_only(config, questions)
     if config.why is not None:
         raise InputError("why=...: reproduce registers nothing; make register takes it")
     has_stream = recorded and not by_hand
@@ -96,7 +103,7 @@ def read(argv: list[str]) -> Setting:
         request=request,
         config=config,
         resolved=resolved,
-        questions=claims.read(resolved),
+        questions=questions,
         seeds=seeds,
         title=title,
         is_recorded=recorded,
@@ -106,6 +113,18 @@ def read(argv: list[str]) -> Setting:
         from_record=_from_record(config, has_stream),
         writes_on=_writes_on(config, entry, registered),
     )
+
+
+def _check_only(config: DictConfig, questions: Questions) -> None:
+    if config.only is None:
+        return
+    if config.only != MAIN:
+        raise InputError(
+            f"only={config.only}: a setting is judged by the stages of its claims, and only={MAIN} leaves those of "
+            "other claims for later; python -m experiments.run takes stages by their names"
+        )
+    if not questions.main_stages:
+        raise InputError(f"only={MAIN}: no main claim in this setting; leave it out")
 
 
 def _registered(
@@ -155,6 +174,8 @@ def _writes_on(config: DictConfig, recorded: Entry | None, registered: Registrat
     choice = config.record
     if choice not in (True, False, "auto"):
         raise InputError(f"record={choice}: expected true, false or auto")
+    if config.dry:
+        return False
     if registered is None:
         if choice is True:
             raise InputError("record=true: nothing is registered for this setting; make register comes first")
@@ -170,5 +191,6 @@ def _writes_on(config: DictConfig, recorded: Entry | None, registered: Registrat
 
 def _ran_here(config: DictConfig, recorded: Entry) -> bool:
     """Whether the runs that a record was made from are here: a run that finished later is another one."""
-    manifests = [finished(stage) for stage in plan(config, recorded.seeds[0]).stages.values()]
+    stages = plan(config, recorded.seeds[0]).stages
+    manifests = [finished(stages[name]) for name, stage in recorded.stages.items() if stage.metrics and name in stages]
     return all(m is not None and m["finished"] <= recorded.provenance.written for m in manifests)

@@ -12,17 +12,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra._internal import defaults_list
 from hydra._internal import hydra as hydra_main
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.default_element import ResultDefault
+from hydra.core.default_element import InputDefault, ResultDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobRuntime
 from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, flag_override
+from omegaconf.errors import OmegaConfBaseException
 
 from experiments.common.errors import InputError
 from experiments.common.plain import Config
@@ -33,6 +35,7 @@ KEYS = (
     *("record", "from_record", "explore", "why", "dry", "dry_seconds", "only", "data_name"),
 )
 WITHOUT_PAPER = ("~paper", "~scale", "~trainer", "recipe@_global_=[]")
+OF_FILE = "HYDRA_REMOVE_TOP_LEVEL_DEFAULTS"  # Hydra's mark of a file that has a list of defaults
 HINT = "settings of Hydra, of launchers and of where a run happens go on the command line"
 
 # What Hydra writes into its own node after everything is composed, from the command line and the files' names.
@@ -122,6 +125,19 @@ class _Composer(ConfigLoaderImpl):
         self.contributions: list[tuple[ResultDefault, DictConfig]] = []
         return super().load_configuration(*arguments, **options)
 
+    def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: Any) -> DictConfig:
+        """As Hydra's own, which corrects the parents of all nodes after each file: here they are after the last."""
+        parts = [self._load_single_config(default, repo).config for default in defaults]
+        whole = OmegaConf.create()
+        try:
+            with flag_override(whole, "no_deepcopy_set_nodes", True):
+                whole.merge_with(*parts)
+        except OmegaConfBaseException:
+            self.contributions.clear()
+            return super()._compose_config_from_defaults_list(defaults, repo)  # it names the file
+        _strip_defaults(whole)
+        return whole
+
     def _load_single_config(self, default: ResultDefault, repo: Any) -> ConfigResult:
         loaded = super()._load_single_config(default, repo)
         if isinstance(loaded.config, DictConfig):
@@ -138,6 +154,18 @@ class _Composer(ConfigLoaderImpl):
                     asked = default.parent if default.parent not in (None, "config") else None
                     return f"conf/{asked or default.config_path}.yaml"
         return "the command line"
+
+
+def _strip_defaults(node: Any) -> None:
+    """Take away the lists of defaults of files, where Hydra marked them."""
+    if not isinstance(node, DictConfig) or node._is_missing() or node._is_none():
+        return
+    if node._get_node_flag(OF_FILE):
+        with flag_override(node, ["readonly", "struct"], False):
+            node._set_flag(OF_FILE, None)
+            node.pop("defaults", None)
+    for _, value in node.items_ex(resolve=False):
+        _strip_defaults(value)
 
 
 def _says(content: DictConfig, path: Sequence[str]) -> bool:
@@ -171,4 +199,13 @@ def _differences(ours: Any, theirs: Any, path: str = "") -> Iterator[str]:
             yield inside
 
 
+_write_down = defaults_list._create_interpolation_map
+
+
+def _choices(overrides: Any, entries: list[InputDefault], self_added: bool) -> DictConfig | None:
+    """What was chosen so far, for entries of a list of defaults that refer to it; Hydra writes it for every list."""
+    return _write_down(overrides, entries, self_added) if any(each.is_interpolation() for each in entries) else None
+
+
+defaults_list._create_interpolation_map = _choices  # type: ignore[assignment]
 hydra_main.ConfigLoaderImpl = Loader  # type: ignore[misc,attr-defined]

@@ -54,7 +54,7 @@ def check(config: Any, where: str, added: tuple[str, ...] = ()) -> None:
     target = locate(config["_target_"], where)
     allowed.check_arguments(config["_target_"], config, where)
     try:
-        parameters = inspect.signature(target).parameters
+        parameters = _parameters(target)
     except ValueError as error:
         raise InputError(f"{where}._target_: {config['_target_']} does not say what it takes") from error
     for key, kinds in _plain_arguments(target).items():
@@ -76,6 +76,12 @@ def check(config: Any, where: str, added: tuple[str, ...] = ()) -> None:
     missing = [name for name in required if name not in names]
     if missing:
         raise InputError(f"{where}: {config['_target_']} needs {', '.join(missing)}")
+
+
+@functools.cache
+def _parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """What a class or function takes. Raises ValueError where it does not say."""
+    return inspect.signature(target).parameters
 
 
 @functools.cache

@@ -86,8 +86,11 @@ def data_file(name: str) -> Path | None:
 
 def options(group: str) -> list[str]:
     """What a group offers; a paper's own data as `<paper>/<name>`."""
-    folders = [root / group for root in _roots()]
-    names = {str(path.relative_to(folder).with_suffix("")) for folder in folders for path in folder.rglob("*.yaml")}
+    names: set[str] = set()
+    for root in _roots():
+        for folder, _, files in os.walk(root / group):
+            inside = Path(folder).relative_to(root / group)
+            names |= {str(inside / name.removesuffix(".yaml")) for name in files if name.endswith(".yaml")}
     return sorted(names)
 
 
@@ -141,7 +144,7 @@ def _arm_place(paper: str, name: str) -> str:
 def recipe_file(paper: str, scale: str) -> Plain:
     """conf/recipe/<paper>/<scale>.yaml as plain data, checked and written out; empty if there is none."""
     path = _place("recipe", paper, f"{scale}.yaml")
-    return _written_out(("recipe", paper, scale), load(path)) if path.exists() else {}
+    return _recipe(_roots(), path, path.stat().st_mtime_ns, ()) if path.exists() else {}
 
 
 def recipe_files(paper: str) -> dict[str, Plain]:
@@ -149,9 +152,15 @@ def recipe_files(paper: str) -> dict[str, Plain]:
     names = list(paper_file(paper).get("stages") or {})
     files: dict[str, Plain] = {}
     for path in sorted(_place("recipe", paper).glob("*.yaml")):
-        files[path.stem] = _written_out(("recipe", paper, path.stem), load(path), names)
+        files[path.stem] = _recipe(_roots(), path, path.stat().st_mtime_ns, tuple(names))
         names += files[path.stem].get("stages") or {}
     return files
+
+
+@lru_cache(maxsize=256)
+def _recipe(roots: tuple[Path, ...], path: Path, changed: int, stages: tuple[str, ...]) -> Plain:
+    """A recipe's file, checked and written out, which may name these stages; read anew once it has changed."""
+    return _written_out(("recipe", path.parent.name, path.stem), load(path), stages)
 
 
 @lru_cache
@@ -313,7 +322,7 @@ def _for_hydra(parts: tuple[str, ...], path: Path, changed: int) -> tuple[dict[s
 
 def forget() -> None:
     """Read papers and recipes anew: an overlay was opened or closed."""
-    for cached in (paper_file, known_stages, _text_of, _for_hydra):
+    for cached in (paper_file, _recipe, known_stages, _text_of, _for_hydra):
         cached.cache_clear()
 
 

@@ -49,7 +49,7 @@ class Grid(Closed):
     keys: list[Text] = field(default_factory=list)
     """Where the number stands that matters most: stages.<stage, group or pattern>.<path>."""
     values: list[Any] = field(default_factory=list)
-    """Three to five of them, from low to high."""
+    """Three to seven of them, from low to high."""
     by: Text = "val/top1"
     """A validation metric; that of the last epoch counts."""
     lower_is_better: Flag = False
@@ -63,8 +63,8 @@ class Grid(Closed):
     def _makes_sense(self) -> Grid:
         if self.none:
             return self
-        if not 3 <= len(self.values) <= 5 or len(set(map(str, self.values))) != len(self.values):
-            raise ValueError(f"values={self.values}: expected three to five different values")
+        if not 3 <= len(self.values) <= 7 or len(set(map(str, self.values))) != len(self.values):
+            raise ValueError(f"values={self.values}: expected three to seven different values")
         if len(self.arms) < 2:
             raise ValueError(f"arms={self.arms}: expected the stages that the main claim compares, two or more")
         if not self.by.startswith("val/"):

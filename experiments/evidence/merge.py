@@ -14,7 +14,7 @@ from experiments.evidence.replication import word
 def put(new: Entry, stored: Entry | None, registered: Registration) -> Entry:
     """The entry to keep, of the one recorded and the one that ran now.
 
-    - unfinished: what is recorded stays.
+    - unfinished, or without a stage that is recorded: what is recorded stays.
     - another registration: the old verdicts go into the history, with the reason given.
     - the same, but stages were trained by other code: likewise, with the stages named.
     - the same code, other numbers: another machine. The record stays, ours goes beside it.
@@ -38,10 +38,15 @@ def put(new: Entry, stored: Entry | None, registered: Registration) -> Entry:
         mine = from_elsewhere(new, stored)
         others = [item for item in stored.elsewhere if item.differs != mine.differs]
         return stored.model_copy(update={"elsewhere": [*others, mine]})
-    if len(new.seeds) < len(stored.seeds):
+    if len(new.seeds) < len(stored.seeds) or _lacks(new, stored):
         return stored
     carried = {"history": list(stored.history), "elsewhere": list(stored.elsewhere)}
     return fresh.model_copy(update={**carried, "replication": _compared(stored.replication, fresh)})
+
+
+def _lacks(new: Entry, stored: Entry) -> bool:
+    """Whether a stage has numbers in the record and none now, as after only=main where other stages' runs are gone."""
+    return any(stage.metrics and not new.stages[name].metrics for name, stage in stored.stages.items())
 
 
 def _compared(replication: Replication | None, entry: Entry) -> Replication | None:

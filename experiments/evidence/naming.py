@@ -18,6 +18,7 @@ LOCAL = {  # of one machine or one command; they change no number
     "most",
     "why",
     "from_record",
+    "only",
     "record",
     "explore",
     "trainer",

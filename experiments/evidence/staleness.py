@@ -34,8 +34,8 @@ def _stale(paper: str, entry: Entry) -> list[str]:
     try:
         config: DictConfig = compose.compose(compose.request(lines).overrides)
         precisions = {name: stage.precision for name, stage in entry.stages.items() if stage.precision}
-        plans = plan.plan_each(config, entry.seeds, precisions)
-        declared = registration.digest(compose.resolve(config, 0))
+        of_any, *plans = plan.plan_each(config, [0, *entry.seeds], precisions)
+        declared = registration.digest(of_any.config)
     except InputError:
         return ["all"]
     changed = [

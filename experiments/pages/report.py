@@ -27,6 +27,7 @@ from experiments.evidence import (
     layout,
     merge,
     naming,
+    operations,
     overlays,
     results,
     settings,
@@ -255,7 +256,9 @@ def _unrecorded(paper: index.Paper) -> list[Unrecorded]:
             command = section.command_line(paper.key, scale, variant, [])
             title = naming.title(scale, variant)
             hours = measured.in_words(f"{paper.key} {title}")
-            told = f"{about}; one seed's training: {hours}, measured by a dry run" if hours else about
+            arithmetic = operations.in_words(paper.key, title)
+            taken = [f"{hours}, measured by a dry run" if hours else "", arithmetic]
+            told = f"{about}; one seed's training: {'; '.join(filter(None, taken))}" if any(taken) else about
             rows.append(Unrecorded(title, told, command))
     return sorted(rows, key=lambda row: not row.name.startswith("mini"))
 

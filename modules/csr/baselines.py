@@ -25,7 +25,7 @@ class Baseline(StageModule):
     """Evaluation that the baselines share.
 
     Test metrics, percent: f1, macro-F1; pointing, chance, overlap as of CSR's task head, of concept maps if there are
-    any; pointing_any, chance_any: one box or another of the image's concepts; n, images.
+    any; pointing_any, chance_any: one box or another of the image's concepts; n, images. Validation: f1.
 
     Args:
         classes: C.
@@ -37,6 +37,7 @@ class Baseline(StageModule):
     ) -> None:
         super().__init__(optimizer, schedule)
         self.f1 = MacroF1(classes)
+        self.f1_val = MacroF1(classes)
         self.count = SumMetric(nan_strategy="disable")
         self.pointing = PointingGame()
         self.pointing_any = PointingGame(overlaps=False)
@@ -50,6 +51,13 @@ class Baseline(StageModule):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         height, width = getattr(data, "image_side", batch.x.shape[2:])
         return height, width
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.f1_val.update("f1", self(batch.x), batch.y)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict({f"val/{name}": value.float() for name, value in self.f1_val.compute().items()})
+        self.f1_val.reset()
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         logits, maps, of_concepts = self.explain(batch)
@@ -82,8 +90,9 @@ def average(maps: Tensor, weights: Tensor) -> Tensor:
 class SequentialBottleneck(Baseline):
     """A linear layer on the frozen concept model's probabilities, trained on its maps.
 
-    A further test metric is a control of CSR's interaction: f1_spatial, macro-F1 of all images after a doctor drew the
-    same boxes on those it looks at. Maps are then averaged by importance A instead of evenly.
+    Further metrics are a control of CSR's interaction: f1_spatial, in validation too, macro-F1 of all images after a
+    doctor drew the same boxes on those it looks at; gated, the share of these, percent. Maps are then averaged by
+    importance A instead of evenly.
 
     Args:
         model: the stage that trained the concept model.
@@ -101,6 +110,8 @@ class SequentialBottleneck(Baseline):
     ) -> None:
         super().__init__(classes, optimizer, schedule)
         self.f1 = MacroF1(classes, ["f1", "f1_spatial"])
+        self.f1_val = MacroF1(classes, ["f1", "f1_spatial"])
+        self.gated = SumMetric(nan_strategy="disable")
         self.doctor = doctor or Doctor()
         self.frozen = Frozen([model.network.head])
         self.last = nn.Linear(model.network.head.out_channels, classes)
@@ -117,17 +128,31 @@ class SequentialBottleneck(Baseline):
         """Features (B, c, H, W) -> logits (B, C)."""
         return self.last(self.maps(features).mean((2, 3)).sigmoid())
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        super().test_step(batch, batch_idx)
+    def boxed(self, batch: Any, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, C) after the doctor's boxes, and which images it looked at (B,)."""
         maps = self.maps(batch.x)  # (B, K, h, w)
-        logits = self(batch.x)
-
         boxes, negative = pixels_of(batch.boxes, batch.shows, maps.shape[1], self.image_side(batch))
         weights = importance(boxes.any(1), negative, self.doctor.alpha, (maps.shape[2], maps.shape[3]))
         corrected = self.last(average(maps, weights).sigmoid())
 
-        gated = self.doctor.looks_at(logits)[:, None]  # (B, 1)
-        self.f1.update("f1_spatial", torch.where(gated, corrected, logits), batch.y)
+        gated = self.doctor.looks_at(logits)
+        return torch.where(gated[:, None], corrected, logits), gated
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        logits = self(batch.x)
+        self.f1_val.update("f1", logits, batch.y)
+        self.f1_val.update("f1_spatial", self.boxed(batch, logits)[0], batch.y)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        super().test_step(batch, batch_idx)
+        corrected, gated = self.boxed(batch, self(batch.x))
+        self.f1.update("f1_spatial", corrected, batch.y)
+        self.gated.update(gated.float().sum())
+
+    def on_test_epoch_end(self) -> None:
+        self.log("test/gated", 100 * self.gated.compute() / self.count.compute())
+        self.gated.reset()
+        super().on_test_epoch_end()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         loss = F.cross_entropy(self(batch.x), batch.y)

@@ -41,6 +41,8 @@ class TaskHead(StageModule):
       boxes; pointing_any, chance_any: with the boxes of any concept in the image.
     - pointing_<concept's number>: of one concept.
 
+    Validation metrics: f1 and f1_spatial.
+
     Args:
         start: the stage that has the prototypes.
         classes: C.
@@ -73,6 +75,7 @@ class TaskHead(StageModule):
 
         self.f1 = MacroF1(classes, ["f1", *(f"f1_{name}" for name in DOCTORS)])
         self.f1_gated = MacroF1(classes, ["f1_gated", *(f"f1_gated_{name}" for name in DOCTORS)])
+        self.f1_val = MacroF1(classes, ["f1", "f1_spatial"])
         self.gated = SumMetric(nan_strategy="disable")
         self.count = SumMetric(nan_strategy="disable")
         self.pointing = PointingGame()
@@ -113,25 +116,42 @@ class TaskHead(StageModule):
         largest = maps.masked_fill(~self.kept[:, :, None, None], -torch.inf).amax(2)
         return largest.masked_fill(~self.kept.any(1)[:, None, None], 0.0)
 
+    def drawn(self, boxes: Tensor, batch: Any, grid: tuple[int, int]) -> Tensor:
+        """A (B, h, w) of these boxes (B, R, 4) around what the batch says that they show."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        of_concept, negative = pixels_of(boxes, batch.shows, self.concepts, data.image_side)
+        return importance(of_concept.any(1), negative, self.doctor.alpha, grid)
+
     def corrected(self, maps: Tensor, batch: Any) -> dict[str, Tensor]:
         """Logits (B, C) after each doctor's correction of every image."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         grid = (maps.shape[3], maps.shape[4])
-        of_concept, negative = pixels_of(batch.boxes, batch.shows, self.concepts, data.image_side)
-        moved, moved_negative = pixels_of(batch.elsewhere, batch.shows, self.concepts, data.image_side)
-        nothing = torch.zeros_like(negative)
+        _, negative = pixels_of(batch.boxes, batch.shows, self.concepts, data.image_side)
 
-        boxes = importance(of_concept.any(1), negative, self.doctor.alpha, grid)
         weights = {
-            "spatial": boxes,
-            "elsewhere": importance(moved.any(1), moved_negative, self.doctor.alpha, grid),
-            "negative": importance(~nothing, negative, self.doctor.alpha, grid),
+            "spatial": self.drawn(batch.boxes, batch, grid),
+            "elsewhere": self.drawn(batch.elsewhere, batch, grid),
+            "negative": importance(torch.ones_like(negative), negative, self.doctor.alpha, grid),
         }
         scores = {name: strongest(weigh(maps, weight)) for name, weight in weights.items()}
         scores["rejection"] = reject(strongest(maps), batch.concepts == 0)
         scores["dealt"] = reject(strongest(maps), batch.dealt == 0)
         scores["combined"] = reject(scores["spatial"], batch.concepts == 0)
         return {name: self.classify(score) for name, score in scores.items()}
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        maps = self.maps(batch.x)  # (B, K, M, h, w)
+        logits = self.classify(strongest(maps))
+        weights = self.drawn(batch.boxes, batch, (maps.shape[3], maps.shape[4]))
+        boxed = self.classify(strongest(weigh(maps, weights)))
+
+        gated = self.doctor.looks_at(logits)[:, None]  # (B, 1)
+        self.f1_val.update("f1", logits, batch.y)
+        self.f1_val.update("f1_spatial", torch.where(gated, boxed, logits), batch.y)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict({f"val/{name}": value.float() for name, value in self.f1_val.compute().items()})
+        self.f1_val.reset()
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]

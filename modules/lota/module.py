@@ -20,8 +20,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchmetrics import MeanMetric
 
-from modules.common.detection import Detector
+from modules.common.detection import Detector, score_of
 from modules.common.generators import draw_rows
 
 SHOWN = 8
@@ -88,12 +89,20 @@ class NoiseGuided(nn.Module):
 
 
 class PatchDetector(Detector):
-    """A detector on patches, with pictures of what it sees. Arguments are Detector's; `guided`: the network takes the
-    patch beside x."""
+    """A detector on patches, with pictures of what it sees.
+
+    Metrics: Detector's, and `val/acc`, percent of the validation pictures that it is right about.
+
+    Args:
+        network: see Detector.
+        guided: the network takes the patch beside x.
+        stage: optimizer and schedule, see StageModule.
+    """
 
     def __init__(self, network: nn.Module, guided: bool = False, **stage: Any) -> None:
         super().__init__(network, **stage)
         self.guided = guided
+        self.right = MeanMetric(nan_strategy="error")
         self.shown: dict[int, list[Tensor]] = {}
 
     def logits(self, batch: Any) -> Tensor:
@@ -105,6 +114,14 @@ class PatchDetector(Detector):
         assert isinstance(self.network, NoiseGuided)
         side = round((self.network.attention.bias.in_features / 3) ** 0.5)
         return self.network(x, x.new_zeros(len(x), 3, side, side))
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        said = score_of(self.logits(batch)) > 0
+        self.right.update((said == (batch.y > 0)).float())
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("val/acc", 100 * self.right.compute())
+        self.right.reset()
 
     def on_test_epoch_start(self) -> None:
         super().on_test_epoch_start()

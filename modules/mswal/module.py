@@ -24,12 +24,14 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
+from modules.common.metrics import compute_and_reset
 from modules.common.module import OptimizerFactory, StageModule
 from modules.common.schedules import Schedule
 from modules.mswal.inference import gaussian_window, list_flips, resample_to_labels, sliding_window
 from modules.mswal.losses import deeply_supervised_loss
-from modules.mswal.networks import transfer
+from modules.mswal.networks import transfer, watched_sides
 from modules.mswal.pictures import choose_slice, draw_bars, draw_slices
 from modules.mswal.scores import SegmentationScores
 
@@ -38,6 +40,9 @@ THRESHOLDS = (0.0, 0.1, 0.5)  # of the region F1; the paper's matching rule is n
 
 class Segmenter(StageModule):
     """nnU-Net's training and inference of one network.
+
+    Test metrics: dice, region_f1 (IoU above 0.1; _t0 and _t50: above 0 and 0.5), both also for each class, n; and
+    side_share where blocks have the side branch, see watched_sides. Validation metric: dice.
 
     Args:
         network: see networks.build_network; gives logits (B, C, ...) at every resolution, the full one first.
@@ -74,9 +79,11 @@ class Segmenter(StageModule):
         self.window_batch = window_batch
 
         self.scores = SegmentationScores(self.classes, THRESHOLDS)
+        self.val_scores = SegmentationScores(self.classes)
         self.inference_scores: Any = nn.ModuleDict(
             {name: SegmentationScores(self.classes) for name in ("no_mirror", "no_overlap") if compare_inference}
         )
+        self.side_share = MeanMetric(nan_strategy="error")
         self.last_scores: dict[str, float] = {}  # of the last test, for the picture
 
     def forward(self, x: Tensor) -> Tensor:
@@ -98,12 +105,27 @@ class Segmenter(StageModule):
         total /= len(self.flips)
         return torch.cat([total, straight], 1) if self.inference_scores else total
 
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Dice of whole scans without mirroring, where the data has some to choose by."""
+        image, reference = batch
+        patch = self.trainer.datamodule.spec.shape[1:]  # type: ignore[attr-defined]
+        logits = sliding_window(image, self, patch, self.step, gaussian_window(patch), self.window_batch)
+        self.val_scores.update(resample_to_labels(logits, reference.shape[1:]), reference[0])
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("val/dice", self.val_scores.compute()["dice"].nanmean().float())
+        self.val_scores.reset()
+
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         image, reference = batch  # (1, 1, D, H, W) as the network sees it, (1, D', H', W') as it was annotated
         patch = self.trainer.datamodule.spec.shape[1:]  # type: ignore[attr-defined]
         size = reference.shape[1:]
 
-        logits = sliding_window(image, self.average_views, patch, self.step, gaussian_window(patch), self.window_batch)
+        window = gaussian_window(patch)
+        with watched_sides(self.network) as shares:
+            logits = sliding_window(image, self.average_views, patch, self.step, window, self.window_batch)
+        if shares:
+            self.side_share.update(torch.stack(shares))
         self.scores.update(resample_to_labels(logits[:, : self.classes], size), reference[0])
         if self.inference_scores:
             straight = resample_to_labels(logits[:, self.classes :], size)
@@ -122,6 +144,8 @@ class Segmenter(StageModule):
         for name, of_class, regions in zip(names, dice, f1[1], strict=True):
             metrics[f"dice_{name}"] = of_class
             metrics[f"region_f1_{name}"] = regions
+        if self.side_share.update_count:
+            metrics["side_share"] = compute_and_reset(self.side_share)
         for name, of_inference in self.inference_scores.items():
             metrics[f"dice_{name}"] = of_inference.compute()["dice"].nanmean()
             of_inference.reset()

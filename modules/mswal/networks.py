@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -61,6 +62,32 @@ class InceptionNnunet(ResidualUNet):
                     width = block.output_channels
                     kernel = block.conv1.conv.kernel_size
                     setattr(parent, name, MiniInception(plan["conv_op"], width, width, kernel, 1, **options))
+
+
+@contextmanager
+def watched_sides(network: nn.Module) -> Iterator[list[Tensor]]:
+    """While it is open, every pass of every MiniInception block adds its side branch's share to the list.
+
+    The share is the standard deviation of what the side branch gives over the sum of that and the main branch's: 1
+    before training, where the main branch gives 0, and 0 where the side branch has come to nothing.
+    """
+    shares: list[Tensor] = []
+    main: dict[nn.Module, Tensor] = {}
+
+    def keep(block: nn.Module) -> Callable[..., None]:
+        return lambda _, inputs, output: main.__setitem__(block, output.std())
+
+    def add(block: nn.Module) -> Callable[..., None]:
+        return lambda _, inputs, output: shares.append(output.std() / (output.std() + main[block]))
+
+    blocks = [block for block in network.modules() if isinstance(block, MiniInception)]
+    hooks = [block.conv2.register_forward_hook(keep(block)) for block in blocks]
+    hooks += [block.side.register_forward_hook(add(block)) for block in blocks]
+    try:
+        yield shares
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def build_network(

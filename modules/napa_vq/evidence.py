@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from modules.common.module import StageModule
+from modules.napa_vq.graph import pairs_across, task_of_each
 from modules.napa_vq.module import NapaVQ
 from modules.napa_vq.prototypes import ROTATIONS
 
@@ -39,10 +39,9 @@ class EdgeEvidence(StageModule):
         self.pairs = pairs
         self.confusion = MulticlassConfusionMatrix(confused.classes, validate_args=False)
 
-        task = torch.repeat_interleave(torch.arange(len(confused.tasks)), torch.tensor(confused.tasks))
-        task = task[: confused.classes]
+        task = task_of_each(confused.tasks, confused.classes)
         self.register_buffer("joined", graph.edges[::ROTATIONS, ::ROTATIONS] > 0)
-        self.register_buffer("across", task[:, None] < task[None, :])
+        self.register_buffer("across", pairs_across(confused.tasks, confused.classes))
         self.register_buffer("tasks", task[:, None] * len(confused.tasks) + task[None, :])
 
     def forward(self, x: Tensor) -> Tensor:

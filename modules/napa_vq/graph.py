@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,17 @@ from modules.common.distributed import summed
 DECAY = 0.9  # of an edge's strength whenever its row wins without it
 WEAKEST = DECAY**10  # an edge weaker than this is removed
 ROUNDING = 1e-4  # of a strength: ten factors of DECAY in float32 may come out below WEAKEST
+
+
+def task_of_each(tasks: Sequence[int], classes: int) -> Tensor:
+    """The task (C,) of each of the first C classes, which arrive `tasks[0]` first."""
+    return torch.repeat_interleave(torch.arange(len(tasks)), torch.tensor(tasks))[:classes]
+
+
+def pairs_across(tasks: Sequence[int], classes: int) -> Tensor:
+    """(C, C) bool: each pair of classes from different tasks once."""
+    task = task_of_each(tasks, classes)
+    return task[:, None] < task[None, :]
 
 
 def grow_edges(edges: Tensor, d: Tensor, neighbours: int) -> Tensor:

@@ -44,7 +44,7 @@ from modules.common.distributed import world_size
 from modules.common.frozen import Frozen
 from modules.common.module import OptimizerFactory, StageModule
 from modules.common.schedules import Position, Schedule
-from modules.napa_vq.graph import grow_edges
+from modules.napa_vq.graph import grow_edges, pairs_across
 from modules.napa_vq.losses import classification_loss, distances, distillation_loss, neighbour_loss
 from modules.napa_vq.pictures import draw_accuracy, draw_confusion, draw_graph
 from modules.napa_vq.prototypes import (
@@ -154,6 +154,7 @@ class NapaVQ(StageModule):
         self.task_scores = {name: TaskScores(tasks, self.task) for name in INFERENCES}
         for name, scores in self.task_scores.items():  # registered for moves and checkpoints; the dict keeps their type
             self.add_module(f"scores_{name}", scores)
+        self.val_scores = TaskScores(tasks, self.task)
 
         if previous is not None:
             self.take_over(previous)
@@ -174,6 +175,7 @@ class NapaVQ(StageModule):
         self.radius.copy_(previous.radius)
         for name, scores in self.task_scores.items():
             scores.history.load_state_dict(previous.task_scores[name].history.state_dict())
+        self.val_scores.history.load_state_dict(previous.val_scores.history.state_dict())
 
     @property
     def coding_vectors(self) -> Tensor:
@@ -287,6 +289,17 @@ class NapaVQ(StageModule):
                 self.count(x, y)
         self.close()
 
+    # Validation, by the arm's inference: what rates are chosen by. Its history goes from task to task.
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.val_scores.update(self(batch[0]), batch[1])
+
+    def on_validation_epoch_end(self) -> None:
+        """`top1` on all classes seen, and the mean of it over this task and those before."""
+        self.val_scores.close()
+        seen = self.val_scores.history.seen(self.task)
+        self.log_dict({"val/top1": seen[-1], "val/avg_incremental_acc": seen.mean()})
+
     # Testing, by both ways of inference.
 
     def predict_by_both(self, x: Tensor) -> dict[str, Tensor]:
@@ -317,7 +330,8 @@ class NapaVQ(StageModule):
     def on_test_epoch_end(self) -> None:
         """`top1` on all classes seen (after the last task: last accuracy), and the metrics of TaskHistory.
 
-        With `cosine_` and `distance_`: top1 and avg_incremental_acc by that inference.
+        With `cosine_` and `distance_`: top1 and avg_incremental_acc by that inference. `joined`: the share of pairs of
+        classes from different tasks that the graph joins, between rotations 0.
         """
         self.close()
         metrics = {"top1": self.history.seen(self.task)[-1], **self.history.metrics(self.task)}
@@ -325,6 +339,9 @@ class NapaVQ(StageModule):
             seen = scores.history.seen(self.task)
             metrics[f"{name}_top1"] = seen[-1]
             metrics[f"{name}_avg_incremental_acc"] = seen.mean()
+        if self.task and self.losses.na:
+            across = pairs_across(self.tasks, self.classes).to(self.edges.device)
+            metrics["joined"] = (self.edges[::ROTATIONS, ::ROTATIONS][across] > 0).float().mean()
         metrics["n"] = self.task_scores[self.inference].last_confusion.sum()
         self.log_dict({f"test/{name}": value.float() for name, value in metrics.items()})
 

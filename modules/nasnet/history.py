@@ -58,6 +58,13 @@ class History(nn.Module):
         """The architecture with the highest reward that the first replay drew: one search's, unlike `ranked`."""
         return self.drawn[int(self.rewards[:, 0].argmax()), 0].tolist()
 
+    def best_ones(self, number: int) -> Tensor:
+        """The first replay's `number` best different architectures by reward, (n, T), best first; n may be fewer."""
+        actions, row_of = self.drawn[: self.count, 0].unique(dim=0, return_inverse=True)
+        rewards = self.outcome.new_zeros(len(actions))
+        rewards[row_of] = self.rewards[:, 0]
+        return actions[rewards.argsort(descending=True, stable=True)[:number]]
+
     def most_frequent(self, last: int) -> list[int]:
         """The first replay's most frequent architecture among its last so many; of several, that of higher reward."""
         drawn = self.drawn[self.count - last : self.count, 0]

@@ -235,8 +235,22 @@ class Search(ChildStage):
     def ranked(self) -> tuple[Tensor, Tensor]:
         return self.history.ranked()
 
+    def on_train_epoch_end(self) -> None:
+        """Rewards are accuracies on validation images: what a search has found so far, in percent."""
+        self.log_dict({f"val/top{k}_reward": 100 * self.history.top(k) for k in TOP})
+        super().on_train_epoch_end()
+
+    def entropy_left(self, n: int = 256) -> Tensor:
+        """The mean entropy of the controller's sequences, as a share of what uniform choices have, by n drawn ones."""
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            _, entropy = self.controller(self.controller.sample(n))
+        return entropy.mean() / sum(math.log(size) for size in self.space.sizes)
+
     def on_test_epoch_end(self) -> None:
-        """In percent. `late_reward`, `late_top1` (test images; a table's second training): last samples; see `top`."""
+        """In percent. `late_reward`, `late_top1` (test images; a table's second training): last samples; see `top`.
+
+        Of PPO also `entropy_left`.
+        """
         outcome = self.history.outcome[: self.history.count]
         late = outcome[-self.late_samples :]
         metrics = {
@@ -245,6 +259,8 @@ class Search(ChildStage):
             "late_top1": late[..., 1].mean(),
         }
         metrics |= {f"top{k}_reward": self.history.top(k) for k in TOP}
+        if self.method == "ppo":
+            metrics["entropy_left"] = self.entropy_left()
         self.log_dict({f"test/{name}": 100 * value for name, value in metrics.items()})
 
     def pictures(self, data: Any) -> dict[str, Figure]:

@@ -89,12 +89,14 @@ def run(paper: str, folder: Path, runs: Path) -> dict[str, dict[str, dict[str, l
     return dict(summary)
 
 
+@pytest.mark.usefixtures("_one_of_a_kind_draws", "_checkpoints_read_once")
 @pytest.mark.parametrize("paper", QUICK)
 def test_a_paper_runs_on_a_users_photos(paper: str, mine: Path, tmp_path: Path) -> None:
     run(paper, mine, tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_one_of_a_kind_draws", "_checkpoints_read_once")
 @pytest.mark.parametrize("paper", [paper for paper in PAPERS if paper not in QUICK])
 def test_every_other_paper_runs_on_a_users_photos(paper: str, mine: Path, tmp_path: Path) -> None:
     run(paper, mine, tmp_path)

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ import yaml
 from experiments.commands import run_anew, verify
 from experiments.common.errors import InputError
 from experiments.common.memory import nothing_remembered
+from experiments.common.overlay import make_current
 from experiments.common.paths import ROOT
 from experiments.config import claims, compose, overlay
 from experiments.evidence import assembly, merge, overlays, registration, registrations, results, staleness
@@ -25,7 +26,7 @@ from experiments.identity.provenance import code_version, commits
 from experiments.pages import report
 from experiments.running.plan import plan
 from tests import example
-from tests.overlay.conftest import git
+from tests.overlay.conftest import git, make_overlay
 
 SEEDS = 6
 CODE = "import pathlib\npathlib.Path({!r}).write_text('ran')\n"
@@ -75,11 +76,19 @@ def record(folder: Path, filed: registrations.Filed) -> None:
     git(folder, "commit", "--quiet", "-m", "Toy: six seeds")
 
 
+@pytest.fixture(scope="module")
+def by_the_rules(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An overlay that was registered and recorded by the rules, which nobody changes."""
+    folder = make_overlay(tmp_path_factory.mktemp("recorded") / "mine")
+    record(folder, register(folder))
+    return folder
+
+
 @pytest.fixture
-def theirs(mine: Path) -> Path:
-    """An overlay that was registered and recorded by the rules."""
-    record(mine, register(mine))
-    return mine
+def theirs(by_the_rules: Path, tmp_path: Path) -> Iterator[Path]:
+    """A copy of it, history and all; whatever a test opened is closed after it."""
+    yield shutil.copytree(by_the_rules, tmp_path / "mine")
+    make_current(None)
 
 
 def run(folder: Path, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:

@@ -7,12 +7,11 @@ import contextlib
 import importlib
 import json
 from collections.abc import Callable
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.benchmarks.networks import Pair
@@ -21,12 +20,13 @@ from experiments.common.paths import ROOT
 from experiments.config import claims, compose
 from experiments.config.instantiate import check
 from experiments.config.written import read
-from experiments.evidence import naming, results
+from experiments.evidence import naming, operations, results
 from experiments.identity import definitions, dependencies
 from experiments.identity.fingerprint import targets
 from experiments.running import training
 from experiments.running.engine import run
 from experiments.running.plan import Plan, Stage, plan
+from tests.kinds import kind_of
 from tests.watching import Watch
 
 PAPERS = compose.papers()
@@ -102,55 +102,6 @@ def test_networks_to_compare_can_be_built(paper: str) -> None:
         pair: Pair = read(Pair, item, f"bench.{number}")
         check(pair.ours, f"bench.{number}.ours")
         check(pair.theirs, f"bench.{number}.theirs")
-
-
-def kind_of(stage: Stage) -> tuple[Any, ...]:
-    """Equal for stages that are built of the same definitions with other numbers."""
-    built = sorted(set(targets([stage.module, stage.data])))
-    return (*built, *sorted(stage.needs), *sorted(stage.feeds), stage.fit)
-
-
-@pytest.fixture
-def _checkpoints_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of the stages that need another reads its checkpoint, which takes as long as an epoch here."""
-    read = training.read_checkpoint
-
-    @lru_cache(maxsize=16)
-    def known(path: Path, *_: int) -> tuple[dict[str, Any], str]:
-        return read(path)
-
-    def read_once(path: Path) -> tuple[dict[str, Any], str]:
-        status = path.stat()
-        return known(path, status.st_ino, status.st_size, status.st_mtime_ns)
-
-    monkeypatch.setattr(training, "read_checkpoint", read_once)
-
-
-@pytest.fixture
-def _one_of_a_kind_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes as long as training: of stages that are of one kind, the first makes its pictures; of those that
-    one method makes under one name for stages of several kinds, the first is drawn."""
-    kinds: set[tuple[Any, ...]] = set()
-    drawn: set[tuple[Any, str]] = set()
-    draw = training._draw
-
-    def draw_once(module: Any, data: Any, stage: Stage) -> None:
-        if kind_of(stage) in kinds:
-            return
-        kinds.add(kind_of(stage))
-        save = Figure.savefig
-
-        def save_once(figure: Figure, path: Path, **options: Any) -> None:
-            picture = (type(module).pictures, path.name.split(".png")[0])
-            if picture not in drawn:
-                drawn.add(picture)
-                save(figure, path, **options)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Figure, "savefig", save_once)
-            draw(module, data, stage)
-
-    monkeypatch.setattr(training, "_draw", draw_once)
 
 
 class Watched:
@@ -238,10 +189,15 @@ def test_smoke_runs_to_a_verdict_with_all_that_executes_in_its_identity(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("paper", PAPERS)
-def test_full_recipe_passes_its_dry_run(paper: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = [f"paper={paper}", "scale=full", "dry=true", "dry_seconds=0", f"runs_dir={tmp_path}"]
+def test_full_recipe_passes_its_dry_run(
+    paper: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [f"paper={paper}", "scale=full", "dry=true", "dry_seconds=0", "record=true", f"runs_dir={tmp_path}"]
+    recorded = operations.read(paper, "full")
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
     assert reproduce.main(lines) == 0
     assert "failed" not in capsys.readouterr().out
+    assert operations.read(paper, "full") == recorded, f"make reproduce PAPER={paper} SCALE=full DRY=1 ARGS=record=true"
 
 
 @pytest.mark.slow

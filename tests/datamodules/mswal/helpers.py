@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from datamodules.mswal.phantoms import Phantoms
+from datamodules.mswal.phantoms import Phantoms, Volumes
 from datamodules.mswal.volumes import PatchSampling, nnunet_augmentation
 
-SMALL: dict[str, Any] = {"size": 32, "train_size": 5, "test_size": 3}
+SMALL: dict[str, Any] = {"volumes": Volumes(size=32, train=5, val=2, test=3)}
 SAMPLING = PatchSampling([16, 16, 16], iterations=4)
 AUGMENTED = PatchSampling([16, 16, 16], iterations=4, margin=1.375, augment=nnunet_augmentation)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from datamodules.common.base import DataError, hashed
-from datamodules.mswal.phantoms import LESIONS, Phantoms, phantoms
+from datamodules.mswal.phantoms import LESIONS, Phantoms, Volumes, phantoms
 from tests.datamodules.mswal.helpers import SAMPLING, SMALL
 
 
@@ -55,18 +56,34 @@ def test_every_volume_has_every_kind_if_asked() -> None:
     assert always[2] > 0.95  # a tumour can lie within a cyst, which claims its voxels first
 
 
-def test_train_and_test_phantoms_differ_and_so_do_streams() -> None:
-    data, other = Phantoms(2, SAMPLING, **SMALL), Phantoms(2, SAMPLING, **SMALL, stream=1)
+def test_splits_and_streams_share_no_phantom() -> None:
+    data, other = Phantoms(2, SAMPLING, **SMALL), Phantoms(2, SAMPLING, replace(SMALL["volumes"], stream=1))
     data.setup()
     other.setup()
     marks = [hashed(v.image) for v in data.train] + [hashed(data.pair(i)[0]) for i in range(3)]
+    marks += [hashed(data.chosen_by(i)[0]) for i in range(2)]
     marks += [hashed(v.image) for v in other.train]
-    assert len(set(marks)) == 13
+    assert len(set(marks)) == 15
     assert data.spec.source == "generated"
     assert data.spec.identity != other.spec.identity
     again = Phantoms(2, SAMPLING, **SMALL)
     again.setup()
     assert again.spec == data.spec
+
+
+def test_volumes_to_choose_by_are_served_whole_and_may_be_missing() -> None:
+    data = Phantoms(2, SAMPLING, **SMALL)
+    data.setup()
+    (loader,) = data.val_dataloader()
+    served = list(loader)
+    assert [(x.shape, y.shape) for x, y in served] == [((1, 1, 32, 32, 32), (1, 32, 32, 32))] * 2
+    assert torch.equal(served[1][0][0], data.chosen_by(1)[0])
+
+    none = Phantoms(2, SAMPLING, Volumes(size=32, train=5, test=3))
+    none.setup()
+    assert none.val_dataloader() == []
+    assert all(torch.equal(a.image, b.image) for a, b in zip(none.train, data.train, strict=True))
+    assert torch.equal(none.pair(2)[0], data.pair(2)[0])
 
 
 def test_unlabelled_lesions_are_background() -> None:
@@ -80,7 +97,7 @@ def test_unlabelled_lesions_are_background() -> None:
 
 
 def test_grey_values_are_those_of_the_training_lesions() -> None:
-    data = Phantoms(2, SAMPLING, **{**SMALL, "train_size": 40})
+    data = Phantoms(2, SAMPLING, replace(SMALL["volumes"], train=40))
     data.setup()
     lesions = torch.cat([v.image[0][v.label > 0] for v in data.train])
     assert abs(float(lesions.mean())) < 0.01
@@ -96,13 +113,14 @@ def test_generated_volumes_have_the_patches_size() -> None:
     assert [x.shape for x, _ in data.test_dataloader()] == [(1, 1, 16, 16, 16)]
 
 
+def test_wrong_values_are_named() -> None:
+    with pytest.raises(DataError, match="labelled='cist'"):
+        Phantoms(2, SAMPLING, **SMALL, labelled=["cist"])
+
+
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"labelled": ["cist"]}, "labelled='cist'"),
-        ({"size": 10}, "size=10"),
-    ],
+    ("sizes", "message"), [({"size": 10}, "size=10"), ({"train": 0}, "train=0"), ({"val": -1}, "val=-1")]
 )
-def test_wrong_values_are_named(options: dict[str, Any], message: str) -> None:
+def test_wrong_sizes_are_named(sizes: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        Phantoms(2, SAMPLING, **{**SMALL, **options})
+        Volumes(**sizes)

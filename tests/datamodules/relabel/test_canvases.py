@@ -12,15 +12,17 @@ from torch import Tensor, nn
 from datamodules.common.augment import RandomResizedCrop
 from datamodules.common.base import DataError, Fed
 from datamodules.common.torchvision_sets import FashionMNIST
-from datamodules.relabel.canvases import Canvases, WholeCanvases, draw, only_visible
+from datamodules.relabel.canvases import Canvases, Counts, WholeCanvases, draw, only_visible
 
 
-def source(seed: int = 0) -> FashionMNIST:
-    return FashionMNIST(batch_size=8, train_size=400, val_size=0, test_size=100, seed=seed)
+def source(seed: int = 0, val_size: int = 0) -> FashionMNIST:
+    return FashionMNIST(batch_size=8, train_size=400, val_size=val_size, test_size=100, seed=seed)
 
 
 def canvases(kind: type[Canvases] = Canvases, **options: Any) -> Any:
-    data = kind(source(), **{"batch_size": 32, "pairs": 64, "test_singles": 100, **options})
+    counts = {"pairs": 64, "test_singles": 100, **options.pop("counts", {})}
+    val_size = options.pop("val_size", 0)
+    data = kind(source(val_size=val_size), **{"batch_size": 32, "counts": Counts(**counts), **options})
     data.setup()
     return data
 
@@ -102,9 +104,31 @@ def test_annotator_and_students_share_no_item() -> None:
 def test_single_items_are_tested_before_pairs() -> None:
     single = canvases().test_dataloader()
     assert next(iter(single))._fields == ("x", "y")
-    loaders = canvases(test_pairs=40).test_dataloader()
+    loaders = canvases(counts={"test_pairs": 40}).test_dataloader()
     assert [sum(len(batch.y) for batch in loader) for loader in loaders] == [100, 40]
     valid = torch.cat([batch.valid for batch in loaders[1]])
     assert bool((valid >= 0).all())
-    assert canvases(test_pairs=40).spec.sizes["test"] == 100
+    assert canvases(counts={"test_pairs": 40}).spec.sizes["test"] == 100
     assert np.unique(canvases().scenes["test"].canvas.numpy().sum((1, 2, 3))).size > 50
+
+
+def test_validation_canvases_show_the_sources_validation_images_alone() -> None:
+    """Each of its images once, in an order and in cells of their own; the training and test canvases stay the same."""
+    data = canvases(counts={"val_singles": 30}, val_size=30)
+    batches = list(data.val_dataloader())
+    assert batches[0]._fields == ("x", "y")
+    images, labels = data.source.splits["val"]
+    shown = data.scenes["val"].canvas.float().sum((1, 2, 3))
+    assert torch.equal(shown.sort().values, images.float().sum((1, 2, 3)).sort().values)
+    assert torch.equal(torch.cat([b.y for b in batches]).sort().values, labels.sort().values)
+    assert data.spec.sizes == {"train": 64, "val": 30, "test": 100}
+
+    without = canvases(val_size=30)
+    assert without.val_dataloader() == []
+    for name in ("train", "test"):
+        assert torch.equal(without.scenes[name].canvas, data.scenes[name].canvas)
+
+
+def test_validation_canvases_need_validation_images() -> None:
+    with pytest.raises(DataError, match="val_singles=5: the source has no validation images"):
+        canvases(counts={"val_singles": 5})

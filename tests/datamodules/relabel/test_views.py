@@ -10,15 +10,16 @@ from torchvision.transforms import v2
 
 from datamodules.common.augment import RandomResizedCrop
 from datamodules.common.torchvision_sets import FashionMNIST
-from datamodules.relabel.canvases import Canvases, draw
+from datamodules.relabel.canvases import Canvases, Counts, draw
 from datamodules.relabel.photos import BoxedCrop, CroppedImageNet, Lighting, WholeImageNet
 
 OPTIONS: dict[str, Any] = {"batch_size": 3, "image_size": 32, "num_workers": 0, "generated": True}
 
 
-def canvases(**options: Any) -> Canvases:
+def canvases(test_pairs: int = 0, **options: Any) -> Canvases:
     source = FashionMNIST(batch_size=8, train_size=200, val_size=0, test_size=60)
-    data = Canvases(source, **{"batch_size": 16, "singles": 8, "pairs": 24, "test_singles": 20, **options})
+    counts = Counts(singles=8, pairs=24, test_singles=20, test_pairs=test_pairs)
+    data = Canvases(source, **{"batch_size": 16, "counts": counts, **options})
     data.setup()
     return data
 

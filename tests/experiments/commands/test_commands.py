@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -88,8 +90,12 @@ def test_a_failing_seed_leaves_the_others_alone(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])
-def test_a_claim_about_a_metric_that_is_not_reported_ends_with_the_first_stage(jobs: str, tmp_path: Path) -> None:
+def test_a_claim_about_a_metric_that_is_not_reported_ends_with_the_first_stage(
+    jobs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Once before, while it trains, and once more from what is finished."""
+    forks = multiprocessing.get_context("fork")  # workers that need not import anything
+    monkeypatch.setattr("experiments.running.pool.multiprocessing", SimpleNamespace(get_context=lambda _: forks))
     ask = "claims=[{name:x,better:untrained/test/tpo1,than:0,worth:1,main:true}]"
     lines = ["scale=smoke", "seeds=[0]", f"jobs={jobs}", ask, "checks=[]", "published=[]", f"runs_dir={tmp_path}"]
     for _ in range(2):

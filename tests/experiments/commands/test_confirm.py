@@ -19,13 +19,22 @@ from experiments.pages import view
 from experiments.running.plan import plan_each
 from tests import example
 
+pytestmark = pytest.mark.usefixtures("_no_pictures")
 PAPER = "case_based_prototypes"
 OTHER = "0" * 12  # no stage's fingerprint
 COMMITTED = {"commit": "c" * 40, "dirty": False}
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], dict[str, Any], Entry]:
+def _no_pictures() -> Iterator[None]:
+    """Stages draw nothing: that takes as long as their training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("experiments.running.training._draw", lambda *_: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def ran(_no_pictures: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], dict[str, Any], Entry]:
     """What its runs were told, the configuration, and the entry of two seeds."""
     folder = tmp_path_factory.mktemp("runs")
     lines = [f"paper={PAPER}", "scale=smoke", "jobs=1", "seeds=[0,1]", f"runs_dir={folder}"]

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from experiments.commands import check_results, reproduce, seeds, setting
+from experiments.commands import check_results, reproduce, seeds, setting, stopping
 from experiments.common.errors import InputError
 from experiments.config import compose
 from experiments.evidence import naming, registration, registrations, results, staleness
 from experiments.evidence.records import Entry
 from experiments.pages import view
+from experiments.running import training
 from experiments.running.plan import Plan, plan
 
 PAPER = "case_based_prototypes"
@@ -21,7 +22,8 @@ TITLE = "smoke"
 
 
 def record_in(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    """From here on records are there, as if smoke were a scale that is recorded."""
+    """From here on records are there, as if smoke were a scale that is recorded; and stages draw nothing."""
+    patch.setattr(training, "_draw", lambda *_: None)
     patch.setattr(results, "RESULTS", folder)
     patch.setattr(setting, "is_recorded", lambda scale: True)
     patch.setattr(naming, "personal", lambda overrides: [])
@@ -44,6 +46,12 @@ def recorded(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ent
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     record_in(tmp_path, monkeypatch)
     return stored()
+
+
+@pytest.fixture
+def _open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The main claim stays open: trained for an epoch, no arm has the mechanism whose absence would end the seeds."""
+    monkeypatch.setattr(stopping, "decided_claim", lambda main: "")
 
 
 def register() -> None:
@@ -77,6 +85,26 @@ def put(entry: Entry) -> None:
     results.update(PAPER, TITLE, lambda _: entry)
 
 
+def test_the_main_claim_alone_and_then_all_others_are_the_same_record(recorded: Entry, tmp_path: Path) -> None:
+    (tmp_path / f"{PAPER}.json").unlink()  # nothing is recorded yet
+    assert run(tmp_path / "anew", "most=2", "only=main") == 0
+    main = stored()
+    without = {name for name, stage in main.stages.items() if not stage.metrics}
+    assert without
+    assert main.main_claim() == recorded.main_claim()
+    assert {claim.verdict for claim in main.claims if not claim.main} == {"not run"}
+
+    assert run(tmp_path / "anew", "most=2") == 0
+    assert stored().claims == recorded.claims
+    assert {name: stage.metrics for name, stage in stored().stages.items()} == {
+        name: stage.metrics for name, stage in recorded.stages.items()
+    }
+
+    assert run(tmp_path / "elsewhere", "most=2", "only=main", "record=true") == 0
+    assert stored().claims == recorded.claims  # what is recorded of the others stays
+
+
+@pytest.mark.usefixtures("_open")
 def test_it_goes_on_as_if_its_runs_were_there(recorded: Entry, tmp_path: Path) -> None:
     assert run(tmp_path / "here", "most=4", "from_record=true") == 0
     onward = stored()
@@ -104,6 +132,7 @@ def test_it_goes_on_as_if_its_runs_were_there(recorded: Entry, tmp_path: Path) -
     assert list(check_results.check(record)) == []
 
 
+@pytest.mark.usefixtures("_open")
 def test_what_was_looked_at_is_recorded_when_the_next_seed_is_interrupted(
     recorded: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

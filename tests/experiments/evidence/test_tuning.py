@@ -39,8 +39,8 @@ def test_a_value_at_which_a_seed_failed_cannot_be_best() -> None:
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"values": [0.1, 0.2]}, "three to five different values"),
-        ({"values": [0.1, 0.1, 0.2]}, "three to five different values"),
+        ({"values": [0.1, 0.2]}, "three to seven different values"),
+        ({"values": [0.1, 0.1, 0.2]}, "three to seven different values"),
         ({"arms": ["a"]}, "two or more"),
         ({"arms": ["a", "c"]}, r"tune\.arms: stage 'c'"),
         ({"by": "test/top1"}, "test images are not looked at"),

@@ -72,6 +72,7 @@ def test_one_process_is_plain_batch_norm() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_ranks")
 @pytest.mark.parametrize("name", ["init", "teacher_b"])  # the second has dropout
 def test_a_stage_on_two_processes_is_the_stage_on_one(make_plan: Make, name: str) -> None:
     """Same weights after one step, and the same metrics on a test set whose size is odd."""

@@ -17,10 +17,10 @@ from modules.csr.module import ConceptModel, Encode
 from modules.csr.networks import ConceptNetwork, small_encoder
 
 
-def findings(everything: bool = False, shortcut: bool = True) -> SpeciesFindings:
-    """80 training and 40 test pictures."""
+def findings(everything: bool = False, shortcut: bool = True, validation: int = 0) -> SpeciesFindings:
+    """80 training and 40 test pictures, and 40 times `validation`."""
     bar = Shortcut("texture level", 0.9, 0.5) if shortcut else None
-    return SpeciesFindings(Species(40, 2, 1, shortcut=bar, seed=3), 40, everything=everything)
+    return SpeciesFindings(Species(40, 2, 1, validation, shortcut=bar, seed=3), 40, everything=everything)
 
 
 @pytest.fixture(scope="session")
@@ -29,17 +29,21 @@ def model() -> ConceptModel:
     return ConceptModel(ConceptNetwork(small_encoder((8, 8), (4, 2), (5, 3)), 8, 11))
 
 
-@pytest.fixture(scope="session")
-def encode(model: ConceptModel) -> Encode:
+def encoded_by(model: ConceptModel, validation: int = 0) -> Encode:
     """The stage after its test."""
     stage = Encode(model)
-    data = findings(everything=True)
+    data = findings(everything=True, validation=validation)
     data.setup()
     stage.on_test_epoch_start()
     with torch.inference_mode():
         for number, batch in enumerate(data.test_dataloader()):
             stage.test_step(batch, number)
     return stage
+
+
+@pytest.fixture(scope="session")
+def encode(model: ConceptModel) -> Encode:
+    return encoded_by(model)
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from datamodules.common.base import DataError, Fed, generator
 from datamodules.common.species import CONCEPTS, concepts_of, draw, values_of
 from datamodules.csr.encoded import ConceptVectors, Encoded, dealt, scattered
 from datamodules.csr.photos import FindingsFolder, read_listing
-from tests.papers.csr.conftest import findings
+from modules.csr.module import ConceptModel
+from tests.papers.csr.conftest import encoded_by, findings
 
 
 def test_a_box_is_around_the_part_that_shows_the_concept() -> None:
@@ -87,6 +88,29 @@ def test_maps_of_other_images(encode: Any) -> None:
     data = Encoded(findings(), Fed(encode, {name: array[1:] for name, array in encode.artifacts().items()}), 40)
     with pytest.raises(DataError, match="maps of 119 images, but species has 120"):
         data.setup()
+
+
+def test_validation_pictures_are_in_no_other_split(model: ConceptModel) -> None:
+    """Neither in training nor in the test, as maps or as vectors, and those splits stay as they are without any."""
+    made = encoded_by(model, validation=1).artifacts()
+    assert [int((made["in_test"] == number).sum()) for number in (0, 1, 2)] == [80, 40, 40]
+    data = Encoded(findings(validation=1), Fed(model, made), 40)
+    data.setup()
+    assert data.spec.sizes == {"train": 80, "val": 40, "test": 40}
+    (loader,) = data.val_dataloader()
+    (batch,) = list(loader)
+    assert torch.equal(batch.x, torch.from_numpy(made["maps"][made["in_test"] == 2]))
+
+    plain = encoded_by(model).artifacts()
+    (test,) = data.test_dataloader()
+    assert torch.equal(test.x, torch.from_numpy(plain["maps"][plain["in_test"] == 1]))
+    vectors = ConceptVectors(findings(validation=1), Fed(model, made), 40)
+    vectors.setup()
+    assert vectors.spec.sizes == {"train": 320, "val": 0, "test": 160}
+    assert vectors.val_dataloader() == []
+    train = torch.cat([batch.x for batch in vectors.train_dataloader()])
+    expected = torch.from_numpy(plain["vectors"][plain["vector_in_test"] == 0])
+    assert torch.equal(train.sort(0).values, expected.sort(0).values)
 
 
 @pytest.fixture

@@ -190,6 +190,34 @@ def test_a_test_of_the_head_by_hand(small_batch: Any, logged: Callable[..., dict
     assert actual["test/n"] == 2
 
 
+@pytest.mark.parametrize("arm", ["csr", "bottleneck"])
+def test_validation_looks_at_what_the_test_does(
+    arm: str,
+    small_batch: Any,
+    logged: Callable[..., dict[str, float]],
+    trainer_of: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On the same images, F1 without and with the doctor's boxes are the test's, epoch after epoch."""
+    doctor = Doctor(alpha=0.2, gate=0.5)
+    stage: Any
+    if arm == "csr":
+        stage = TaskHead(Prototypes(ConceptPrototypes(5, 2, 3, 4)), 3, doctor).eval()
+    else:
+        model: Any = SimpleNamespace(network=SimpleNamespace(head=nn.Conv2d(5, 2, 1, bias=False)))
+        stage = SequentialBottleneck(model, 3, doctor=doctor).eval()
+    stage._trainer = trainer_of(SimpleNamespace(image_side=(4, 4)))
+    epochs: list[dict[str, float]] = []
+    with torch.no_grad():
+        tested = logged(stage, small_batch)
+        monkeypatch.setattr(stage, "log_dict", lambda values: epochs.append({k: float(v) for k, v in values.items()}))
+        for _ in range(2):
+            stage.validation_step(small_batch, 0)
+            stage.on_validation_epoch_end()
+    expected = {f"val/{name}": pytest.approx(tested[f"test/{name}"]) for name in ("f1", "f1_spatial")}
+    assert epochs == [expected, expected]
+
+
 def test_baselines_train_and_explain(
     model: ConceptModel, encoded: Encoded, logged: Callable[..., dict[str, float]], trainer_of: Any
 ) -> None:
@@ -247,6 +275,17 @@ def test_boxes_move_the_averages_of_a_bottlenecks_maps(
         averages = (head(small_batch.x) * weights[:, None]).sum((2, 3)) / weights.sum((1, 2))[:, None]
         assert torch.allclose(seen["f1_spatial"], stage.last(averages.sigmoid()), atol=1e-6)
         assert torch.allclose(seen["f1"], stage(small_batch.x), atol=1e-6)
+
+
+def test_how_many_images_a_bottleneck_doubts(
+    small_batch: Any, logged: Callable[..., dict[str, float]], trainer_of: Any
+) -> None:
+    model: Any = SimpleNamespace(network=SimpleNamespace(head=nn.Conv2d(5, 2, 1, bias=False)))
+    for gate, share in ((0.0, 0), (1.0, 100)):
+        stage = SequentialBottleneck(model, 3, doctor=Doctor(alpha=0.2, gate=gate)).eval()
+        stage._trainer = trainer_of(SimpleNamespace(image_side=(4, 4)))  # type: ignore[assignment]
+        with torch.no_grad():
+            assert logged(stage, small_batch)["test/gated"] == share
 
 
 def test_the_joint_bottleneck_learns_its_concepts_beside_the_classes() -> None:

@@ -106,8 +106,10 @@ def test_arms_share_weights_and_pictures(make_plan: Callable[..., Plan]) -> None
     assert len(sources) == len(stages)
     assert all(source == sources[0] for source in sources)
     heads = ("csr", "refined", "refined_at_random", "csr_untrained")
-    options = [{k: v for k, v in stages[name].module.items() if k != "discard"} for name in heads]
+    options = [{k: v for k, v in stages[name].module.items() if k not in ("discard", "optimizer")} for name in heads]
     assert all(option == options[0] for option in options)
+    optimizers = [{k: v for k, v in stages[name].module["optimizer"].items() if k != "lr"} for name in (*heads, "cbm")]
+    assert all(optimizer == optimizers[0] for optimizer in optimizers)  # rates are of each arm's own, see tune
 
 
 def test_each_scale_has_its_main_claim(make_plan: Callable[..., Plan]) -> None:
@@ -115,6 +117,27 @@ def test_each_scale_has_its_main_claim(make_plan: Callable[..., Plan]) -> None:
         main = claims.read(make_plan("paper=csr", f"scale={scale}").config).main
         assert main is not None
         assert main.better == metric
+
+
+def test_rates_of_mini_are_chosen_on_pictures_that_no_stage_learns_from(make_plan: Callable[..., Plan]) -> None:
+    plan = make_plan("paper=csr", "scale=mini")
+    grid = plan.config["tune"]
+    assert grid["arms"] == ["csr", "csr_untrained", "cbm"]
+    assert grid["keys"] == [f"stages.{arm}.module.optimizer.lr" for arm in grid["arms"]]
+    assert plan.config["pictures"]["val_per_class"] == 10
+    for name in ("csr", "csr_untrained", "cbm", "protopnet"):
+        trainer = plan.stages[name].trainer
+        assert trainer["check_val_every_n_epoch"] == trainer["max_epochs"]
+
+
+def test_interaction_in_training_is_asked_where_the_bar_may_be_learnt(make_plan: Callable[..., Plan]) -> None:
+    stages = make_plan("paper=csr", "scale=mini").stages
+    pruned = make_plan("paper=csr", "scale=mini", "variant=pruned").stages
+    for name in ("atlas", "refined", "refined_at_random"):
+        assert (stages[name].fit, pruned[name].fit) == (False, True)
+    assert pruned["prototypes"].module["seeded"]
+    heads = [pruned[name].module["optimizer"] for name in ("csr", "refined", "refined_at_random")]
+    assert all(head == heads[0] for head in heads)
 
 
 @pytest.mark.slow

@@ -42,6 +42,28 @@ def test_images_without_a_validation_split_begin_with_the_same_ones() -> None:
     assert torch.equal(whole.splits["train"][0], held_out)
 
 
+def test_images_held_out_of_training_can_be_tested_besides() -> None:
+    """The last 15 of 20 validation images stand behind the test images; no image is in two splits or lost."""
+    source = FashionMNIST(8, train_size=60, val_size=20, test_size=30)
+    more = UnitImages(source, 8, also_tested=0.75)
+    more.setup()
+    before = source.splits
+    assert more.spec.sizes == {"train": 60, "val": 5, "test": 45}
+    assert torch.equal(more.splits["train"][0], before["train"][0])
+    for column in (0, 1):
+        held_out = torch.cat([more.splits["val"][column], more.splits["test"][column][30:]])
+        assert torch.equal(held_out, before["val"][column])
+        assert torch.equal(more.splits["test"][column][:30], before["test"][column])
+    assert sum(len(batch.y) for batch in more.test_dataloader()) == 45
+    assert more.spec.identity != source.spec.identity
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_some_of_the_images_held_out_stay_for_validation(share: float) -> None:
+    with pytest.raises(DataError, match=f"also_tested={share}: expected a share from 0 to below 1"):
+        UnitImages(FashionMNIST(8, train_size=60, val_size=20), 8, also_tested=share)
+
+
 @pytest.mark.parametrize(
     "operation", [HorizontalFlip(0.5), RandomCrop(2), ColorJitter(1.0, 0.5), AdditiveJitter(0.2, 0.5), RandomGrey(0.5)]
 )

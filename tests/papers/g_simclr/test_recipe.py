@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -144,3 +145,29 @@ def test_published_differences_are_of_the_released_order(variant: str | None, th
     assert [(c.better, c.than, c.published["difference"]) for c in said if c.published] == [
         ("probe_rank_order/test/p3_top1", f"{than}/test/p3_top1", difference)
     ]
+
+
+def test_batches_of_mini_have_an_image_for_each_cluster(make_plan: Callable[..., Plan]) -> None:
+    """All arms see the same 6,000 images, which the probes' validation and test images are not among."""
+    stages = make_plan("paper=g_simclr", "scale=mini").stages
+    pretrained = [stage for name, stage in stages.items() if name.startswith("simclr_")]
+    assert {stage.data["batch_size"] for stage in pretrained} == {stages["clusters"].module["clusters"]} == {16}
+    probe = stages["probe_strict"].data
+    assert probe["source"] == stages["simclr_strict"].data["source"] == stages["clusters"].data["source"]
+    assert (probe["source"]["train_size"], probe["source"]["val_size"]) == (6000, 6000)
+    assert probe["also_tested"] == 0.8
+
+
+def test_the_main_claim_needs_false_negatives_that_cost_something(make_plan: Callable[..., Plan]) -> None:
+    config = make_plan("paper=g_simclr", "scale=mini").config
+    main = claims.read(config).main
+    assert main is not None
+    assert [each.than for each in main.against().values()] == [
+        "probe_random/test/p3_top1",
+        "probe_reweighted/test/p3_top1",
+    ]
+    assert f"probe_masked/test/p3_top1 > probe_random/test/p3_top1 + {main.worth}" in main.requires
+    assert "simclr_strict/train/same_class < 0.9 * simclr_random/train/same_class" in main.requires
+    assert {f"stages.{arm.replace('probe', 'simclr')}.module.optimizer.lr" for arm in config["tune"]["arms"]} == set(
+        config["tune"]["keys"]
+    )

@@ -8,7 +8,17 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from datamodules.lota.bits import FrontEnd, choose, corners, cut, gradient_score, gradient_scores, low_bits, noise_image
+from datamodules.lota.bits import (
+    FrontEnd,
+    choose,
+    corners,
+    cut,
+    gradient_score,
+    gradient_scores,
+    high_pass,
+    low_bits,
+    noise_image,
+)
 
 
 def random_bytes(*shape: int) -> torch.Tensor:
@@ -44,6 +54,28 @@ def test_noise_images_of_random_bytes() -> None:
 @pytest.mark.parametrize("mode", ["threshold", "scale"])
 def test_multiples_of_eight_have_no_noise(mode: str) -> None:
     assert not noise_image(random_bytes(2, 3, 8, 8) & 248, mode).any()
+
+
+def test_high_passed_pictures_by_hand() -> None:
+    """128 where all is even, on slopes too; a single brighter pixel is 8/9 of its height above the mean around it."""
+    assert bool((high_pass(torch.full((1, 3, 5, 5), 200, dtype=torch.uint8)) == 128).all())
+    slope = (10 * torch.arange(6)).to(torch.uint8).expand(1, 1, 6, 6)
+    assert bool((high_pass(slope)[..., 1:-1] == 128).all())
+    dot = torch.zeros(1, 1, 5, 5, dtype=torch.uint8)
+    dot[..., 2, 2] = 9
+    expected = torch.full((5, 5), 128)
+    expected[1:4, 1:4] = 120  # 128 - 8 * 1
+    expected[2, 2] = 192  # 128 + 8 * 8
+    assert torch.equal(high_pass(dot)[0, 0].long(), expected)
+    edge = torch.tensor([0, 255], dtype=torch.uint8).repeat_interleave(3).expand(1, 1, 6, 6)
+    assert high_pass(edge)[0, 0, 0].tolist() == [128, 128, 0, 255, 128, 128]
+
+
+def test_high_passed_pictures_use_all_planes() -> None:
+    """A lighter picture is the same; one whose low planes are wiped out is not all grey."""
+    x = random_bytes(2, 3, 8, 8) // 2
+    assert torch.equal(noise_image(x, "highpass"), noise_image(x + 100, "highpass"))
+    assert noise_image(x & 248, "highpass").float().std() > 20
 
 
 def test_gradients_by_hand() -> None:

@@ -60,6 +60,29 @@ def test_selections_are_those_of_the_split(patches: Callable[..., Patches]) -> N
         patches(train_select="best")
 
 
+def test_pictures_aside_are_no_training_pictures(patches: Callable[..., Patches]) -> None:
+    """A picture and what was generated of it lie on the same side, and the test stays as it is."""
+    data, whole = patches(64, aside=0.25), patches(64)
+    assert (data.spec.sizes, whole.spec.sizes) == (
+        {"train": 12, "val": 4, "test": 16},
+        {"train": 16, "val": 0, "test": 16},
+    )
+    assert whole.val_dataloader() == []
+    rows = {name: [row.tobytes() for row in data.columns[name]["x"].numpy()] for name in ("train", "val")}
+    assert [len(rows[name]) for name in rows] == [12, 4]
+    assert set(rows["train"]).isdisjoint(rows["val"])
+    together = {row.tobytes() for row in whole.columns["train"]["x"].numpy()}
+    assert set(rows["train"]) | set(rows["val"]) == together
+    (loader,) = data.val_dataloader()
+    (batch,), (again,) = list(loader), list(loader)
+    assert batch.y.tolist() == [0, 0, 1, 1]
+    assert torch.equal(batch.x, again.x)
+    tests = [next(iter(some.test_dataloader())).x for some in (data, whole)]
+    assert torch.equal(*tests)
+    with pytest.raises(DataError, match="aside=1"):
+        patches(aside=1)
+
+
 @pytest.fixture
 def genimage(tmp_path: Path) -> Callable[..., GenImage]:
     """Two subsets of a few pictures of different sizes; generated ones are PNG files."""

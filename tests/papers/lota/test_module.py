@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import timm
 import torch
@@ -57,6 +59,19 @@ def test_the_patch_reaches_the_answer() -> None:
     assert module(x).shape == (2, 1)
     with pytest.raises(ValueError, match="width=10: expected a multiple of heads=4"):
         GuidedAttention(8, 4, 12, heads=4, width=10)
+
+
+def test_validation_counts_right_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over batches of different sizes, and from nothing in each epoch; a score of 0 is "real"."""
+    module = PatchDetector(nn.Identity())
+    logged: list[float] = []
+    monkeypatch.setattr(module, "log", lambda name, value: logged.append(float(value)))
+    for batches in ([([2.0, -1.0, 0.0], [1, 1, 0]), ([3.0], [0])], [([-1.0], [0])]):
+        for scores, labels in batches:
+            batch = SimpleNamespace(x=torch.tensor(scores)[:, None], y=torch.tensor(labels))
+            module.validation_step(batch, 0)
+        module.on_validation_epoch_end()
+    assert logged == [50.0, 100.0]
 
 
 def test_arms_are_timed_in_turns() -> None:

@@ -109,6 +109,24 @@ def test_the_three_ways_of_inference(make_plan: Callable[..., Plan]) -> None:
     assert not torch.equal(straight, single)
 
 
+def test_validation_is_the_mean_dice_of_whole_scans(make_plan: Callable[..., Plan]) -> None:
+    """Without mirroring; the next epoch starts anew."""
+    data = training.build(make_plan("paper=mswal", "scale=smoke").stages["inception"].data)
+    data.setup()
+    module = Segmenter(OfEachWindow(), window_batch=3)
+    module._trainer = SimpleNamespace(datamodule=data)  # type: ignore[assignment]
+    logged: dict[str, Tensor] = {}
+    module.log = logged.__setitem__  # type: ignore[method-assign, assignment]
+    patch = [16, 16, 16]
+    (loader,) = data.val_dataloader()
+    (image, reference) = next(iter(loader))
+    expected = sliding_window(image, module, patch, 0.5, gaussian_window(patch))[0].argmax(0)
+    for _ in range(2):
+        module.validation_step((image, reference), 0)
+        module.on_validation_epoch_end()
+        assert float(logged["val/dice"]) == pytest.approx(float(dice_per_class(expected, reference[0], 4).nanmean()))
+
+
 def test_scores_count_every_volume_and_name_every_class(make_plan: Callable[..., Plan]) -> None:
     stage = make_plan("paper=mswal", "scale=smoke").stages["inception"]
     data = training.build(stage.data)

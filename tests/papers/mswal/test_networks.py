@@ -12,7 +12,7 @@ from dynamic_network_architectures.building_blocks.residual import BasicBlockD
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modules.mswal.networks import InceptionNnunet, MiniInception, build_network
+from modules.mswal.networks import InceptionNnunet, MiniInception, build_network, watched_sides
 from tests.papers.mswal.helpers import parameters, randomise, small_network
 
 RES_ENC_L = [32, 64, 128, 256, 320, 320]
@@ -156,3 +156,30 @@ def test_he_normal_and_zero_last_norms() -> None:
             fan = weight[0].numel()
             assert float(weight.std()) == pytest.approx((2 / (1 + 0.01**2) / fan) ** 0.5, rel=0.1)
             assert not bool(block.conv1.conv.bias.any())
+
+
+def test_the_side_branchs_share_is_of_standard_deviations() -> None:
+    """1 at the start, where the main branch gives 0; 0 without a side branch's last norm; else by hand."""
+    network, x = small_network(), torch.randn(2, 1, 16, 16, 16)
+    blocks = [block for block in network.modules() if isinstance(block, MiniInception)]
+    with torch.no_grad(), watched_sides(network) as shares:
+        network(x)
+    assert [float(share) for share in shares] == [1] * len(blocks)
+
+    block, y = randomise(blocks[0]), torch.randn(2, 8, 6, 6, 6)
+    with torch.no_grad():
+        with watched_sides(block) as shares:
+            block(y)
+        side, main = block.side(y).std(), block.conv2(block.conv1(y)).std()
+        assert float(shares[0]) == pytest.approx(float(side / (side + main)), rel=1e-5)
+        nn.init.zeros_(block.side[1].norm.weight)
+        nn.init.zeros_(block.side[1].norm.bias)
+        with watched_sides(block) as nothing:
+            block(y)
+    assert [float(share) for share in nothing] == [0]
+    assert len(shares) == 1  # what was closed watches no longer
+
+    plain = small_network(ResidualUNet)
+    with torch.no_grad(), watched_sides(plain) as none:
+        plain(x)
+    assert none == []

@@ -46,6 +46,8 @@ def test_tasks_augmentation_and_optimisers(full: Plan) -> None:
         assert losses.prototypes == ("neighbours" if stage is not start else "none")
     assert (start.module["features"], start.module["network"]["stem"]) == (512, "cifar")
     assert last.module["inference"] == "cosine"
+    without = training.build(full.stages["isolated_3"].module["losses"])
+    assert (without.neighbours, without.prototypes, without.na, without.kd) == (1, "neighbours", 1, 10)
 
 
 @pytest.mark.parametrize(
@@ -102,12 +104,13 @@ def test_every_arm_is_one_chain_over_all_tasks(
 ) -> None:
     stages = make_plan("scale=full", "paper=napa_vq", *([f"variant={variant}"] if variant else [])).stages
     starts = ["na_0", *(f"napa_{task}" for task in range(1, len(seen) - 1))]
-    for arm in ("finetune", "distill", "gaussian", "na", "napa", "matched"):
+    for arm in ("finetune", "distill", "gaussian", "na", "napa", "matched", "isolated"):
         walked, name = [stages[arm]], arm
         while "previous" in stages[name].needs:
             name = stages[name].needs["previous"]  # type: ignore[assignment]
             walked.append(stages[name])
-        assert name == ("na_0" if arm in ("na", "napa", "matched") else "plain_0")
+        first = {"na": "na_0", "napa": "na_0", "matched": "na_0", "isolated": "isolated_0"}
+        assert name == first.get(arm, "plain_0")
         assert [stage.data["task"] for stage in reversed(walked)] == list(range(len(seen)))
         assert all(stage.data["tasks"] == stage.module["tasks"] for stage in walked)
         assert list(itertools.accumulate(walked[0].data["tasks"])) == list(seen)

@@ -191,3 +191,49 @@ def test_extractors_end_before_their_classifier() -> None:
     assert float(stem.conv1.weight.detach().std()) == pytest.approx(math.sqrt(2 / (9 * 64)), rel=0.05)  # type: ignore[union-attr, operator]
     with torch.no_grad():
         assert stem.eval().maxpool(stem.conv1(torch.zeros(1, 3, 32, 32))).shape == (1, 64, 32, 32)  # type: ignore[operator]
+
+
+def test_validation_averages_over_the_tasks_so_far_by_the_arms_inference(first: NapaVQ) -> None:
+    """Half of task 0's validation images right after it, all of both tasks' after task 1: 50 and 100 are 75."""
+    told: dict[str, float] = {}
+    previous = copy_of(first)
+
+    def validate(module: NapaVQ, scores: torch.Tensor, y: torch.Tensor) -> None:
+        module.forward = lambda x: scores  # type: ignore[method-assign]
+        module.log_dict = lambda values: told.update({k: float(v) for k, v in values.items()})  # type: ignore[method-assign, assignment]
+        module.validation_step((torch.zeros(len(y)), y), 0)
+        module.on_validation_epoch_end()
+
+    validate(previous, torch.eye(4)[[0, 0, 2, 2]], torch.arange(4))
+    assert told == {"val/top1": 50.0, "val/avg_incremental_acc": 50.0}
+    following = build_module(previous)
+    validate(following, torch.eye(6), torch.arange(6))
+    assert told == {"val/top1": 100.0, "val/avg_incremental_acc": 75.0}
+
+
+def test_a_test_tells_which_share_of_pairs_of_different_tasks_is_joined(first: NapaVQ) -> None:
+    """4 + 2 classes have 8 pairs across tasks; edges within a task and of other rotations do not count."""
+    module = build_module(copy_of(first))
+    module.edges.copy_(torch.eye(24))
+    for a, b in ((0, 16), (4, 20), (0, 4), (1, 17)):  # 0-4, 1-5, within task 0, of rotation 1
+        module.edges[a, b] = module.edges[b, a] = 0.5
+    told: dict[str, Any] = {}
+    module.log_dict = told.update  # type: ignore[method-assign, assignment]
+    module.test_step((images(6), torch.arange(6)), 0)
+    module.on_test_epoch_end()
+    assert float(told["test/joined"]) == pytest.approx(2 / 8)
+
+
+def test_without_neighbours_features_are_drawn_to_their_vector_and_prototypes_are_replayed(first: NapaVQ) -> None:
+    """K = 1: the graph stays without edges, L_NA is the mean squared distance, p is the class's own prototype."""
+    module = build_module(copy_of(first), neighbours=1)
+    module.edges.copy_(torch.eye(24))
+    module.prototypes.copy_(torch.rand(24, 6, generator=torch.Generator().manual_seed(1)))
+    y = torch.arange(24)
+    d = torch.rand(24, 24, generator=torch.Generator().manual_seed(2)) + 0.1
+    loss = module.neighbour_loss(d, y)
+    assert torch.equal(module.edges, torch.eye(24))
+    assert float(loss) == pytest.approx(float(d.diagonal().square().mean()), rel=1e-6)
+
+    p, c = module.draw_prototypes()
+    assert torch.allclose(p, module.prototypes[c], atol=1e-6)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from timm.optim import AdamP
 
-from experiments.config import compose
+from experiments.config import claims, compose
 from experiments.running import training
 from experiments.running.plan import Plan
 from modules.common.schedules import Position
@@ -68,19 +68,50 @@ def test_arms_differ_in_their_labels_alone(scale: str, make_plan: Callable[..., 
     for name in ARMS:
         stage = stages[name]
         module: dict[str, Any] = {**stage.module}
-        for switch in ("labels", "single", "coordinates"):
+        for switch in ("labels", "single", "coordinates", "optimizer"):
             module[switch] = reference.module[switch]
         assert module == reference.module
+        assert {**stage.module["optimizer"], "lr": 0} == {**reference.module["optimizer"], "lr": 0}  # tuned for each
         assert stage.data == reference.data
         assert stage.trainer == reference.trainer
         assert stage.start_like == "student"
         assert stage.feeds == ({} if name == "original" else {"maps": "maps"})
 
 
+def test_the_main_claim_is_about_the_place_on_the_map(make_plan: Callable[..., Plan]) -> None:
+    """Its rivals have labels of the same maps, and one grid of rates chooses for all of them."""
+    config = make_plan("paper=relabel", "scale=mini").config
+    main = claims.read(config).main
+    assert main is not None
+    assert main.better == "relabel/test/top1"
+    assert [each.than for each in main.against().values()] == [
+        "original/test/top1",
+        "global/test/top1",
+        "swapped/test/top1",
+    ]
+    assert list(config["tune"]["arms"]) == ["relabel", "original", "global", "swapped"]
+
+
+def test_cutmix_is_compared_at_equal_length(make_plan: Callable[..., Plan]) -> None:
+    stages = make_plan("paper=relabel", "scale=mini").stages
+    assert stages["relabel_cutmix"].trainer == stages["relabel_long"].trainer
+    assert {**stages["relabel_cutmix"].module, "cutmix": 0.0} == stages["relabel_long"].module
+
+
+def test_rates_are_chosen_on_images_that_no_stage_learns_from(make_plan: Callable[..., Plan]) -> None:
+    """Both halves of the training images leave the validation images out; the annotator has the same split."""
+    stages = make_plan("paper=relabel", "scale=mini").stages
+    assert stages["annotator"].data["source"] == stages["maps"].data["source"] == stages["relabel"].data["source"]
+    assert stages["relabel"].data["source"]["val_size"] > 0
+    assert stages["relabel"].data["counts"]["val_singles"] > 0
+
+
 def test_maps_are_made_of_the_students_images(make_plan: Callable[..., Plan]) -> None:
     stages = make_plan("paper=relabel", "scale=mini").stages
-    for key in ("half", "singles", "pairs", "seed", "source"):
+    for key in ("half", "seed", "source"):
         assert stages["maps"].data[key] == stages["relabel"].data[key]
+    for key in ("singles", "pairs"):
+        assert stages["maps"].data["counts"][key] == stages["relabel"].data["counts"][key]
     assert stages["annotator"].data["half"] != stages["relabel"].data["half"]
     assert stages["maps"].module["kept"] == stages["annotator"].module["classes"] == 10  # untruncated
 

@@ -46,6 +46,23 @@ def test_training_pictures_can_be_tested_on(kept: Fed) -> None:
     assert torch.equal(rows, torch.arange(80))
 
 
+def test_validation_pictures_are_kept_beside_the_others() -> None:
+    """They are in neither other split, in order, and training and test pictures are what they are without them."""
+    drawn = Drawn(10, 2, 1, 1, seed=3)
+    drawn.setup()
+    data = Pictures(Species(10, 2, 1, 1, seed=3), 10, Fed(torch.nn.Identity(), drawn.arrays()))
+    data.setup()
+    assert data.spec.sizes == {"train": 80, "val": 40, "test": 40}
+    plain = Species(10, 2, 1, seed=3)
+    plain.setup()
+    for split in ("train", "test"):
+        assert torch.equal(data.splits[split][0], plain.splits[split][0])
+    loader = data.val_dataloader()
+    assert torch.equal(torch.cat([batch.y for batch in loader]), torch.arange(40))
+    validation = {image.numpy().tobytes() for image in data.splits["val"][0]}
+    assert validation.isdisjoint(image.numpy().tobytes() for image in plain.splits["train"][0])
+
+
 def test_the_judge_sees_other_pictures() -> None:
     data, others = Species(10, 1, 1, seed=3), OtherSpecies(10, seed=3, train_per_class=1, test_per_class=1)
     data.setup()

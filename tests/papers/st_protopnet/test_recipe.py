@@ -132,12 +132,12 @@ def test_arms_of_a_seed_see_the_same_pictures_and_start_from_one_backbone(make_p
     this = make_plan("paper=st_protopnet", "scale=mini", seed=3)
     stages = this.stages
     first = training.build(stages["start"].data)
-    for arm in (*ARMS, "st_long"):
+    for arm in ARMS:
         assert stages[f"{arm}_warm"].needs == {"backbone": "start"}
         for name in (f"{arm}_warm", f"{arm}_joint", f"{arm}_push", arm):
             assert stages[name].feeds == {"kept": "start"}
             source = training.build(stages[name].data["source"])
-            assert (source.seed, source.per_class) == (first.seed, first.per_class)
+            assert (source.seed, source.per_class, source.noise) == (first.seed, first.per_class, first.noise)
     assert all(stages[f"{arm}_warm"].module["network"]["backbone"] == BACKBONE for arm in ARMS)
 
 
@@ -150,17 +150,39 @@ def test_an_arm_goes_on_with_the_backbone_of_a_stage(make_plan: Callable[..., Pl
 
 
 def test_budgets_of_mini(make_plan: Callable[..., Plan]) -> None:
+    """As many steps in all arms, and one recipe but for the rate of prototypes and add-on layers, see tune."""
     stages = make_plan("paper=st_protopnet", "scale=mini").stages
+    for phase in ("_warm", "_joint", "_push", ""):
+        trainers = [stages[f"{arm}{phase}"].trainer for arm in ARMS]
+        assert all(trainer == trainers[0] for trainer in trainers)
     for phase in ("_warm", "_joint", ""):
-        epochs = {arm: stages[f"{arm}{phase}"].trainer["max_epochs"] for arm in (*ARMS, "st_long")}
-        assert epochs == {**dict.fromkeys(ARMS, epochs["st"]), "st_long": 2 * epochs["st"]}
+        options = [stages[f"{arm}{phase}"].module for arm in ARMS]
+        assert all(option["optimizer"] == options[0]["optimizer"] for option in options)
+        others = [
+            {name: rate for name, rate in option["rates"].items() if name not in ("add_on", "prototypes")}
+            for option in options
+        ]
+        assert all(rates == others[0] for rates in others)
+
+
+def test_rates_of_mini_are_chosen_on_pictures_that_no_stage_learns_from(make_plan: Callable[..., Plan]) -> None:
+    this = make_plan("paper=st_protopnet", "scale=mini")
+    assert set(this.config["tune"]["arms"]) == set(ARMS)
+    for arm in ARMS:
+        data = this.stages[arm].data
+        assert data["source"]["val_per_class"] == 8
+        assert this.stages[arm].trainer["check_val_every_n_epoch"] == this.stages[arm].trainer["max_epochs"]
 
 
 def test_each_scale_has_its_main_claim(make_plan: Callable[..., Plan]) -> None:
-    for scale, stage in (("mini", "placed"), ("full", "st")):
-        main = claims.read(make_plan("paper=st_protopnet", f"scale={scale}").config).main
+    """Against one branch of plain prototypes first, then against the rivals."""
+    for scale in ("mini", "full"):
+        config = make_plan("paper=st_protopnet", f"scale={scale}").config
+        main = claims.read(config).main
         assert main is not None
-        assert str(main.better).split("/")[0] == stage
+        assert main.better == "st/test/top1"
+        (written,) = [claim for claim in config["claims"] if claim.get("main") and claim["scale"] == scale]
+        assert [*written["than"].values()] == [f"{arm}/test/top1" for arm in ("plain", "twin", "trivial", "support")]
 
 
 @pytest.mark.slow
