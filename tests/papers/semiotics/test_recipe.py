@@ -44,7 +44,12 @@ def test_the_mechanism_is_asked_for_at_each_size(make_plan: Make, variant: str |
     chosen = [f"variant={variant}"] if variant else []
     main = claims.read(make_plan("paper=semiotics", "scale=mini", *chosen).config).main
     assert main is not None
-    assert sorted(text.partition("(")[0] for text in main.requires) == ["max", "min", "min"]
+    asked = {text.partition("(")[2].partition(")")[0]: text.partition("(")[0] for text in main.requires_each}
+    assert not main.requires
+    assert asked.pop("person_*/test/drift") == "max"
+    of_person = {f"person_*/test/{name}" for name in ("attracting", "converged", "captured")}
+    of_arms = {f"{arm}_*/train/top1" for arm in ("baseline", "randomized", "stochastic")}
+    assert asked == dict.fromkeys(of_person | of_arms, "min")
 
 
 def test_every_arm_trains_on_the_same_balanced_images(make_plan: Make) -> None:
