@@ -11,12 +11,16 @@ Networks are compared on images that all of them classify rightly, else accuracy
 what the network predicts, and then the label too. Insertion and deletion are made of probabilities, and so of a
 network's confidence: with the logits multiplied by a number the map of a gradient points as before, and both areas
 change. That is measured by a second pair of areas, at the number that gives this network another one's confidence.
+
+A map may also point because it is smooth, or because it shows the picture's edges, without any of that being learnt by
+robust training: maps are measured under the blur that suits them best as well, and so are the edges; see smoothed.py.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,9 +35,12 @@ from modules.common.module import StageModule
 from modules.robust_explainability.curves import Curves, area
 from modules.robust_explainability.gradients import flat
 from modules.robust_explainability.localisation import Localisation, dilated
+from modules.robust_explainability.smoothed import SmoothedPointing, central, edges
 
 Method = Callable[[Any, Tensor, Tensor], Tensor]
-RANDOM, INPUT = CONTROLS = ("random", "input")  # maps that ask no network: noise, and how far pixels are from the mean
+# Maps that ask no network: noise, how far pixels are from the mean, where they differ from their neighbours, and how
+# near they are to the middle of the picture.
+RANDOM, INPUT, EDGES, CENTRE = CONTROLS = ("random", "input", "edges", "centre")
 
 
 def explain(method: Method, network: nn.Module, x: Tensor, targets: Tensor) -> Tensor:
@@ -65,18 +72,41 @@ def matching_scale(logits: Tensor, confidence: float, rounds: int = 40) -> float
     return 2 ** ((low + high) / 2)
 
 
+@dataclass(frozen=True)
+class Measures:
+    """How maps are measured, and on how many images.
+
+    Attributes:
+        curves: how insertion and deletion are taken.
+        tolerance: of the pointing game with one, pixels.
+        slow: methods that are measured on the first `slow_images` images of each kind alone.
+        curve_images, slow_images: by an image's number in its split.
+        smoothed: methods and controls that are measured under a blur too.
+        sigmas: of that blur, pixels, to choose from.
+    """
+
+    curves: Curves = field(default_factory=Curves)
+    tolerance: float = 15.0
+    slow: Sequence[str] = ()
+    curve_images: int = 2000
+    slow_images: int = 2000
+    smoothed: Sequence[str] = ()
+    sigmas: Sequence[float] = (0.0,)
+
+
 class Explain(StageModule):
     """The maps of one network, measured; nothing is trained.
 
-    Batches have the columns boxes (B, R, 4), row (B,) and in_test (B,): 0 for images that thresholds, and the factor on
-    logits, are chosen on, 1 for those that are measured on.
+    Batches have the columns boxes (B, R, 4), row (B,) and in_test (B,): 0 for images that thresholds, blurs and the
+    factor on logits are chosen on, 1 for those that are measured on.
 
     Test metrics, in the mean over measured images that all networks get right:
     - for each method: pointing_, pointing_near_ (with a tolerance), wsl_ and energy_<method>, percent; and
       insertion_, deletion_<method>, in hundredths, of the first `curve_images` images alone;
     - insertion_matched_, deletion_matched_<method>: with the logits' factor `scale`, where `reference` is named;
-    - the same for two controls that ask no network: `random`, noise, shows what chance gives, and `input`, |x| summed
-      over channels, what pixels far from the mean give;
+    - pointing_smoothed_, sigma_<method> of those in `smoothed`: under the blur that points best on images to tune on;
+    - the same for four controls that ask no network: `random`, noise, shows what chance gives, `input`, |x| summed
+      over channels, what pixels far from the mean give, `edges` what outlines give, and `centre` the picture's middle;
     - insertion, deletion, insertion_matched, deletion_matched: in the mean over methods;
     - chance, chance_near: the boxes' share of the image, percent, which is what pointing anywhere scores;
     - confidence and confidence_matched: mean probability of the class, percent; images: how many they are;
@@ -88,15 +118,12 @@ class Explain(StageModule):
         model: the stage whose network is explained.
         networks: the stages that are compared.
         methods: name -> method, or none to leave one out.
-        curves: how insertion and deletion are taken.
+        measures: how maps are measured.
         reference: the stage whose network's confidence the logits are scaled to.
-        tolerance: of the pointing game with one, pixels.
-        slow: methods that are measured on the first `slow_images` images of each kind alone.
-        curve_images, slow_images: by an image's number in its split.
         only_common: images that some network gets wrong are left out.
         seed: of the random map.
     Raises:
-        ValueError: a method that is called like a control, or a slow one that there is not.
+        ValueError: a method that is called like a control, or a slow or smoothed one that there is not.
     """
 
     def __init__(
@@ -104,12 +131,8 @@ class Explain(StageModule):
         model: Any,
         networks: Sequence[Any],
         methods: Mapping[str, Method],
-        curves: Curves | None = None,
+        measures: Measures | None = None,
         reference: Any = None,
-        tolerance: float = 15.0,
-        slow: Sequence[str] = (),
-        curve_images: int = 2000,
-        slow_images: int = 2000,
         only_common: bool = True,
         seed: int = 0,
     ) -> None:
@@ -117,16 +140,16 @@ class Explain(StageModule):
         self.methods = {name: method for name, method in methods.items() if method is not None}
         if taken := set(CONTROLS) & set(methods):
             raise ValueError(f"methods: {min(taken)!r}: expected another name; this one is a control's")
-        if wrong := set(slow) - set(methods):
+        measures = measures or Measures()
+        if wrong := set(measures.slow) - set(methods):
             raise ValueError(f"slow: {min(wrong)!r}: expected names of methods: {', '.join(methods)}")
+        if wrong := set(measures.smoothed) - {*methods, *CONTROLS}:
+            expected = ", ".join((*methods, *CONTROLS))
+            raise ValueError(f"smoothed: {min(wrong)!r}: expected names of methods or controls: {expected}")
         self.model = Frozen([model.network])
         self.others = Frozen([other.network for other in networks])
         self.reference = Frozen([reference.network]) if reference is not None else None
-        self.curves = curves or Curves()
-        self.tolerance = tolerance
-        self.slow = frozenset(slow)
-        self.curve_images = curve_images
-        self.slow_images = slow_images
+        self.measures = measures
         self.only_common = only_common
         self.seed = seed
         self.scale = 1.0
@@ -135,6 +158,9 @@ class Explain(StageModule):
         kinds = ("pointing", "near")
         self.pointing: Any = nn.ModuleDict(
             {f"{k}_{name}": PointingGame(overlaps=False) for k in kinds for name in names}
+        )
+        self.smoothed: Any = nn.ModuleDict(
+            {name: SmoothedPointing(measures.sigmas) for name in names if name in measures.smoothed}
         )
         self.wsl: Any = nn.ModuleDict({name: Localisation() for name in names})
         matched = ("", "_matched") if reference is not None else ("",)
@@ -202,8 +228,10 @@ class Explain(StageModule):
 
         self.measure(RANDOM, some, random_maps(some.row, (some.x.shape[2], some.x.shape[3]), self.seed))
         self.measure(INPUT, some, flat(some.x.float()))
+        self.measure(EDGES, some, edges(some.x.float()))
+        self.measure(CENTRE, some, central(some.x))
         for name, method in self.methods.items():
-            few = some if name not in self.slow else self._first(some, self.slow_images)
+            few = some if name not in self.measures.slow else self._first(some, self.measures.slow_images)
             if len(few.y):
                 self.measure(name, few, explain(method, network, few.x, few.y))
 
@@ -219,25 +247,28 @@ class Explain(StageModule):
     def measure(self, name: str, batch: Any, maps: Tensor) -> None:
         """All measures of a method's maps (B, H, W)."""
         side = (maps.shape[1], maps.shape[2])
-        self.wsl[name].update(maps, batch.boxes, batch.in_test)
-
-        measured = batch.in_test.bool()
-        batch, maps = type(batch)(*(column[measured] for column in batch)), maps[measured]
-        if not len(maps):
-            return
         each = torch.ones(len(maps), 1, batch.boxes.shape[1], dtype=torch.bool, device=maps.device)
         masks = box_masks(batch.boxes, each, side)  # (B, 1, H, W)
+        self.wsl[name].update(maps, batch.boxes, batch.in_test)
+        if name in self.smoothed:
+            self.smoothed[name].update(maps, masks, batch.in_test)
+
+        measured = batch.in_test.bool()
+        batch, maps, masks = type(batch)(*(column[measured] for column in batch)), maps[measured], masks[measured]
+        if not len(maps):
+            return
         self.pointing[f"pointing_{name}"].update(maps[:, None], masks)
         self.outcomes.setdefault(name, []).append(100.0 * hits(maps[:, None], masks)[:, 0].cpu())
-        self.pointing[f"near_{name}"].update(maps[:, None], dilated(masks, self.tolerance))
+        self.pointing[f"near_{name}"].update(maps[:, None], dilated(masks, self.measures.tolerance))
         self._mean(f"energy_{name}", energy_inside(maps, masks[:, 0]))
 
-        kept = batch.row < self.curve_images
+        kept = batch.row < self.measures.curve_images
         few = type(batch)(*(column[kept] for column in batch))
         if not len(few.y):
             return
         network = self.network_on(maps.device)
-        insertion, deletion = (100 * area(c) for c in self.curves(network, few.x, few.y, maps[kept], self.scales))
+        followed = self.measures.curves(network, few.x, few.y, maps[kept], self.scales)
+        insertion, deletion = (100 * area(curve) for curve in followed)
         for number, end in enumerate(self.matched):
             self._mean(f"insertion{end}_{name}", insertion[:, number])
             self._mean(f"deletion{end}_{name}", deletion[:, number])
@@ -255,6 +286,9 @@ class Explain(StageModule):
             point, near = (compute_and_reset(self.pointing[f"{kind}_{name}"]) for kind in ("pointing", "near"))
             values |= {f"pointing_{name}": point["pointing"], f"pointing_near_{name}": near["pointing"]}
             values[f"wsl_{name}"] = compute_and_reset(self.wsl[name])["wsl"]
+            if name in self.smoothed:
+                smooth = compute_and_reset(self.smoothed[name])
+                values |= {f"pointing_smoothed_{name}": smooth["pointing"], f"sigma_{name}": smooth["sigma"]}
             if name == RANDOM:
                 values |= {"chance": point["chance"], "chance_near": near["chance"], "images": point["pairs"]}
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from modules.robust_explainability.compare import Compare
 from modules.robust_explainability.curves import Curves
-from modules.robust_explainability.explain import Explain
+from modules.robust_explainability.explain import CONTROLS, Explain, Measures
 from modules.robust_explainability.gradients import GradCAM, Gradient
 from modules.robust_explainability.networks import SplitNetwork, small_network
 from modules.robust_explainability.other_images import OnOtherImages
@@ -62,8 +62,9 @@ def batch() -> Any:
     return Batch(x, y, boxes, row, in_test)
 
 
-def explained(model: Any, others: list[Any], **options: Any) -> Explain:
-    return Explain(model, others, METHODS, Curves(steps=4, blur=3, sigma=1.0), tolerance=2.0, **options).eval()
+def explained(model: Any, others: list[Any], measures: dict[str, Any] | None = None, **options: Any) -> Explain:
+    ways = Measures(Curves(steps=4, blur=3, sigma=1.0), tolerance=2.0, **(measures or {}))
+    return Explain(model, others, METHODS, ways, **options).eval()
 
 
 def test_images_that_one_network_gets_wrong_do_not_count(batch: Any, logged: Logged) -> None:
@@ -81,7 +82,7 @@ def test_images_that_one_network_gets_wrong_do_not_count(batch: Any, logged: Log
     assert 3 < both["test/images"] < 16
     again = logged(explained(other, [one, other]), batch)
     assert again["test/images"] == both["test/images"]
-    for control in ("random", "input"):  # they ask no network
+    for control in CONTROLS:  # they ask no network
         assert again[f"test/pointing_{control}"] == both[f"test/pointing_{control}"]
 
     module = explained(one, [one, other])
@@ -96,9 +97,10 @@ def test_images_that_one_network_gets_wrong_do_not_count(batch: Any, logged: Log
 
 def test_batches_may_be_of_any_size(batch: Any, logged: Logged) -> None:
     one = stage(0)
-    whole = logged(explained(one, [one]), batch)
+    blurs = {"smoothed": ["gradient", "edges"], "sigmas": [0, 1, 2]}
+    whole = logged(explained(one, [one], blurs), batch)
     parts = [Batch(*columns) for columns in zip(*(column.split(7) for column in batch), strict=True)]
-    split = logged(explained(one, [one]), *parts)
+    split = logged(explained(one, [one], blurs), *parts)
     assert split.keys() == whole.keys()
     assert all(split[name] == pytest.approx(whole[name], abs=1e-3) for name in whole)
 
@@ -113,7 +115,7 @@ def test_limits_are_by_an_images_number(batch: Any, logged: Logged, monkeypatch:
 
     monkeypatch.setattr(Explain, "measure", watched)
     one = stage(0)
-    logged(explained(one, [one], slow=["gradcam"], slow_images=10), batch)
+    logged(explained(one, [one], {"slow": ["gradcam"], "slow_images": 10}), batch)
     rows = dict(seen)
     assert max(rows["gradient"]) == 19
     assert max(rows["gradcam"]) == 9
@@ -153,7 +155,7 @@ def test_areas_at_matched_confidence_are_those_of_the_scaled_network(
 def test_insertion_starts_from_the_blurred_image_and_deletion_ends_with_the_mean(batch: Any, logged: Logged) -> None:
     """With one step an area is the mean of both ends."""
     one = stage(0)
-    module = Explain(one, [one], METHODS, Curves(steps=1, blur=5, sigma=2.0), tolerance=2.0).eval()
+    module = Explain(one, [one], METHODS, Measures(Curves(steps=1, blur=5, sigma=2.0), tolerance=2.0)).eval()
     values = logged(module, batch)
     pulse = np.zeros((5, 5))
     pulse[2, 2] = 1
@@ -169,6 +171,20 @@ def test_insertion_starts_from_the_blurred_image_and_deletion_ends_with_the_mean
     for name in ("_gradient", "_gradcam", ""):
         assert values[f"test/insertion{name}"] == pytest.approx(insertion, abs=1e-3)
         assert values[f"test/deletion{name}"] == pytest.approx(50 * float((p["whole"] + p["mean"]).mean()), abs=1e-3)
+
+
+def test_maps_are_measured_under_the_blur_that_suits_them_best(batch: Any, logged: Logged) -> None:
+    """One sigma leaves no choice: 0 gives what the map gives as it is; without a list nothing is blurred."""
+    one = stage(0)
+    plain = logged(explained(one, [one]), batch)
+    assert not any("smoothed" in name or "sigma" in name for name in plain)
+    asis = logged(explained(one, [one], {"smoothed": ["gradient", "edges"], "sigmas": [0]}), batch)
+    for name in ("gradient", "edges"):
+        assert asis[f"test/pointing_smoothed_{name}"] == pytest.approx(plain[f"test/pointing_{name}"])
+        assert asis[f"test/sigma_{name}"] == 0
+    wide = logged(explained(one, [one], {"smoothed": ["edges"], "sigmas": [2]}), batch)
+    assert wide["test/sigma_edges"] == 2
+    assert "test/sigma_gradient" not in wide
 
 
 def test_gradcam_points_at_evidence_for_the_class(logged: Logged) -> None:
@@ -202,7 +218,9 @@ def test_nothing_in_common_is_no_error(batch: Any, logged: Logged) -> None:
 def test_bad_options_are_named() -> None:
     one = stage(0)
     with pytest.raises(ValueError, match="slow: 'rise': expected names of methods: gradient, gradcam"):
-        explained(one, [one], slow=["rise"])
+        explained(one, [one], {"slow": ["rise"]})
+    with pytest.raises(ValueError, match="smoothed: 'rise': expected names of methods or controls: gradient, gradcam"):
+        explained(one, [one], {"smoothed": ["rise"]})
     with pytest.raises(ValueError, match="methods: 'input': expected another name"):
         Explain(one, [one], {"input": Gradient()})
     with pytest.raises(ValueError, match="expected one for each of 1 networks"):
