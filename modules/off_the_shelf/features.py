@@ -225,7 +225,7 @@ class Features(ClosedForm):
         _, views, dimension = self.exported.shape
         spread = 1 - self.exported.flatten(0, 1).mean(0).square().sum()
         metrics = {"views": views, "dimension": dimension, "reextraction": self.difference, "spread": spread}
-        self.log_dict({f"test/{name}": float(value) for name, value in metrics.items()})
+        self.log_dict({f"test/{name}": float(value) for name, value in metrics.items()})  # type: ignore[arg-type]
 
     def artifacts(self) -> dict[str, np.ndarray]:
         assert self.exported is not None
