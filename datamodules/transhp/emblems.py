@@ -39,7 +39,7 @@ class Scene:
     emblems: int = 5
     symbols: int = 2
     strangers: int = 6
-    noise: float = 1.6
+    noise: float = 1.4
 
     def __post_init__(self) -> None:
         taken = self.emblems + self.symbols + self.strangers + ALPHABETS - 1
