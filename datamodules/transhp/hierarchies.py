@@ -20,6 +20,8 @@ from datamodules.common.loader import Loader, batch_type
 from datamodules.common.torchvision_sets import CIFAR10 as CIFAR10Set
 from datamodules.common.torchvision_sets import FashionMNIST
 from datamodules.common.views import View
+from datamodules.transhp.emblems import CLASSES as EMBLEMS
+from datamodules.transhp.emblems import FINE
 from datamodules.transhp.shapes import SHAPES
 
 Groups = Mapping[str, Sequence[str]]  # coarse class -> its classes
@@ -136,6 +138,12 @@ def shapes() -> Written:
     """The five shapes of the generated pictures."""
     values = {shape: [f"{shape}, {value}" for value in values] for shape, values in SHAPES.items()}
     return Written(values, [name for group in values.values() for name in group])
+
+
+def emblems() -> Written:
+    """The twenty emblems of the generated pictures, five symbols each."""
+    names = [EMBLEMS[start : start + FINE] for start in range(0, len(EMBLEMS), FINE)]
+    return Written({group[0].partition(",")[0]: group for group in names}, EMBLEMS)
 
 
 class WordNet(Hierarchy):

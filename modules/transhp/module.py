@@ -87,7 +87,7 @@ class TransHP(ClassificationModule):
         self.weights = list(weights)
         self.label_smoothing = label_smoothing
         prompted = network.coarse == "prompts"
-        self.level_metrics = Levels(len(weights), prompted) if weights else None
+        self.level_metrics = Levels([m for _, m in network.levels], prompted) if weights else None
         self.masked_metrics = Classification(classes, ("top1",)) if prompted else None
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:

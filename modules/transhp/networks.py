@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -125,6 +126,25 @@ class PromptingBlock(Block):
         return super().forward(x, queries)
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks of a vision transformer, and how they start.
+
+    Attributes:
+        dim, depth, heads, mlp_ratio: C, blocks, H, hidden units of an MLP over C.
+        drop_path: of the last block; it grows linearly from 0 in the first.
+        initial_std: of all matrices at the start. Attention's logits then have a standard deviation of about C
+            initial_std^2: 0.15 with the published 0.02 and C = 384, which 0.057 gives with C = 48.
+    """
+
+    dim: int
+    depth: int
+    heads: int
+    mlp_ratio: float = 4.0
+    drop_path: float = 0.0
+    initial_std: float = 0.02
+
+
 class ViT(nn.Module):
     """A vision transformer, plain or with prompting blocks. (B, in_channels, S, S) -> fine logits (B, classes).
 
@@ -132,11 +152,10 @@ class ViT(nn.Module):
         image_size: S.
         patch: side of a patch.
         classes: fine classes.
-        dim, depth, heads, mlp_ratio: C, blocks, H, hidden units of an MLP over C.
+        blocks: their number and size.
         levels: (block counted from 0, M) for each level of the hierarchy, coarsest first.
         coarse: where the levels' scores come from: "prompts" (TransHP), "class_token" (a linear classifier on the class
             token after the same block: "no prompts") or "none" (a plain ViT; `levels` is not looked at).
-        drop_path: of the last block; it grows linearly from 0 in the first.
         in_channels: of the images.
     Raises:
         ValueError: a value that is not listed, a block that is not there, or sizes that do not divide.
@@ -147,13 +166,9 @@ class ViT(nn.Module):
         image_size: int,
         patch: int,
         classes: int,
-        dim: int,
-        depth: int,
-        heads: int,
-        mlp_ratio: float = 4.0,
+        blocks: Blocks,
         levels: Sequence[Sequence[int]] = (),
         coarse: str = "none",
-        drop_path: float = 0.0,
         in_channels: int = 3,
     ) -> None:
         super().__init__()
@@ -161,22 +176,24 @@ class ViT(nn.Module):
             raise ValueError(f"coarse={coarse!r}: expected one of {', '.join(COARSE)}")
         if image_size % patch:
             raise ValueError(f"image_size={image_size} is no multiple of patch={patch}")
+        dim, depth = blocks.dim, blocks.depth
         self.levels = [(block, m) for block, m in levels] if coarse != "none" else []
         places = [block for block, _ in self.levels]
         if places != sorted(set(places)) or any(not 0 <= place < depth for place in places):
             raise ValueError(f"levels: blocks {places}; expected different ones from 0 to {depth - 1}, in this order")
         self.coarse = coarse
         self.patch = patch
+        self.initial_std = blocks.initial_std
 
         self.patch_embed = nn.Conv2d(in_channels, dim, patch, patch)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + (image_size // patch) ** 2, dim))
         prompts = dict(self.levels) if coarse == "prompts" else {}
-        blocks: list[Block] = []
+        layers: list[Block] = []
         for number in range(depth):
-            sizes = (dim, heads, mlp_ratio, drop_path * number / max(1, depth - 1))
-            blocks.append(PromptingBlock(prompts[number], *sizes) if number in prompts else Block(*sizes))
-        self.blocks = nn.ModuleList(blocks)
+            sizes = (dim, blocks.heads, blocks.mlp_ratio, blocks.drop_path * number / max(1, depth - 1))
+            layers.append(PromptingBlock(prompts[number], *sizes) if number in prompts else Block(*sizes))
+        self.blocks = nn.ModuleList(layers)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.head = nn.Linear(dim, classes)
 
@@ -191,7 +208,7 @@ class ViT(nn.Module):
         self.initialise({name: p for name, p in self.named_parameters() if name not in shared})
 
     def initialise(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Normal(0, 0.02), cut at 2, for all matrices, the prompts and prototypes among them; zero biases (DeiT).
+        """Normal(0, initial_std), cut at 2, for all matrices, prompts and prototypes among them; zero biases (DeiT).
 
         The patch embedding has torch's own range.
         """
@@ -202,7 +219,7 @@ class ViT(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
             elif parameter.ndim > 1:
-                nn.init.trunc_normal_(parameter, std=0.02)
+                nn.init.trunc_normal_(parameter, std=self.initial_std)
 
     def embed(self, x: Tensor) -> Tensor:
         """Images (B, in_channels, S, S) -> [x_cls, X] with positions, (B, N+1, C)."""

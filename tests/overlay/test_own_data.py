@@ -41,7 +41,7 @@ def photos() -> Written:
 ASKED = {  # what papers need beside images
     "transhp": [
         "stages.*.data.hierarchy._target_=mine.datamodules.tree.photos",
-        "stages.*.module.network.levels=[[3,2]]",
+        "stages.*.module.network.levels=[[0,2]]",
     ]
 }
 SAID = "_target_: datamodules.common.own.PhotoFolder\nroot: photos\n"

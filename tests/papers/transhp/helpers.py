@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modules.transhp.networks import PromptingBlock, ViT
+from modules.transhp.networks import Blocks, PromptingBlock, ViT
 
 SIZES = {"small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
 COARSE_CLASSES = (2, 2, 2, 4, 9, 16, 25, 49, 90, 170, 406)
@@ -24,12 +24,12 @@ def parameters(module: nn.Module) -> int:
 
 def published_network(size: str, levels: Any = (), coarse: str = "none", classes: int = 1000) -> ViT:
     dim, depth, heads = SIZES[size]
-    return ViT(224, 16, classes, dim, depth, heads, levels=levels, coarse=coarse)
+    return ViT(224, 16, classes, Blocks(dim, depth, heads), levels, coarse)
 
 
 def small_network(coarse: str = "prompts", levels: Any = ((1, 5),), seed: int = 0, **options: Any) -> ViT:
     torch.manual_seed(seed)
-    return ViT(8, 4, 10, 16, 3, 2, 2.0, levels, coarse, in_channels=1, **options)
+    return ViT(8, 4, 10, Blocks(16, 3, 2, 2.0, **options), levels, coarse, in_channels=1)
 
 
 def randomise(module: nn.Module, seed: int = 0, scale: float = 0.5) -> None:

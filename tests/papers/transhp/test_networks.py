@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from modules.transhp.levels import selectivity
 from modules.transhp.module import TransHP
-from modules.transhp.networks import COARSE, Absorbed, PromptingBlock, ViT, coarse_scores, from_timm
+from modules.transhp.networks import COARSE, Absorbed, Blocks, PromptingBlock, ViT, coarse_scores, from_timm
 from tests.papers.transhp.helpers import (
     LEVELS,
     make_images,
@@ -100,7 +100,7 @@ def test_prompting_blocks_are_timms_blocks_on_longer_sequences() -> None:
 
 def test_tokens_that_each_block_sees_on_cifar_100() -> None:
     """1 + 196 tokens, and 20 prompts in block 8 alone: they are not carried on."""
-    network = ViT(224, 16, 100, 12, 12, 2, levels=[(8, 20)], coarse="prompts").eval()
+    network = ViT(224, 16, 100, Blocks(12, 12, 2), [(8, 20)], "prompts").eval()
     seen: list[int] = []
     for block in network.blocks:
         block.attn.register_forward_pre_hook(lambda module, given: seen.append(given[0].shape[1]))  # type: ignore[union-attr]
@@ -158,7 +158,7 @@ def test_training_and_evaluation_give_the_same_logits(coarse: str) -> None:
 
 
 def test_attention_without_preference_absorbs_equal_shares() -> None:
-    network = ViT(8, 4, 10, 16, 1, 2, 2.0, [(0, 5)], "prompts", in_channels=1)
+    network = ViT(8, 4, 10, Blocks(16, 1, 2, 2.0), [(0, 5)], "prompts", in_channels=1)
     randomise(network)
     block = only_prompting(network)
     with torch.no_grad():
@@ -206,13 +206,28 @@ def test_arms_start_alike() -> None:
     for coarse in ("prompts", "class_token"):
         assert all(torch.equal(starts[coarse][name], value) for name, value in starts["none"].items())
     assert not torch.equal(small_network("none", seed=4).state_dict()["head.weight"], starts["none"]["head.weight"])
-    drawn = ViT(224, 16, 1000, 96, 2, 3, levels=[(0, 50)], coarse="prompts")
+    drawn = ViT(224, 16, 1000, Blocks(96, 2, 3), [(0, 50)], "prompts")
     for name, p in drawn.named_parameters():
         if name.endswith("bias") and "patch_embed" not in name:
             assert float(p.abs().max()) == 0
         elif "norm" not in name:
             spread = 1 / math.sqrt(3 * 3 * 16 * 16) if "patch_embed" in name else 0.02
             assert float(p.detach().std()) == pytest.approx(spread, rel=0.15), name
+
+
+def test_attention_can_start_as_uneven_as_at_the_published_width() -> None:
+    """Standard deviation of the logits of one head before scaling: C std^2 for unit-variance tokens, here 0.154."""
+    spreads = {}
+    for dim, heads, std in ((384, 6, 0.02), (48, 3, 0.02 * 8**0.5), (48, 3, 0.02)):
+        torch.manual_seed(0)
+        attention = ViT(8, 4, 10, Blocks(dim, 1, heads, initial_std=std), in_channels=1).blocks[0].attn
+        tokens = torch.randn(64, 20, dim)
+        q, k, _ = attention.split(tokens)
+        spreads[dim, std] = float((q @ k.transpose(-2, -1) / (dim / heads) ** 0.5).detach().std())
+    published, alike, flat = spreads.values()
+    assert published == pytest.approx(0.15, rel=0.1)
+    assert alike == pytest.approx(published, rel=0.1)
+    assert flat == pytest.approx(published / 8, rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -227,8 +242,8 @@ def test_a_network_names_what_it_takes(options: dict[str, Any], message: str) ->
     with pytest.raises(ValueError, match=message):
         small_network(**options)
     with pytest.raises(ValueError, match="no multiple"):
-        ViT(9, 4, 10, 16, 2, 2)
+        ViT(9, 4, 10, Blocks(16, 2, 2))
     with pytest.raises(ValueError, match="no multiple"):
-        ViT(8, 4, 10, 16, 2, 3)
+        ViT(8, 4, 10, Blocks(16, 2, 3))
     with pytest.raises(ValueError, match="weights has 2 numbers for the 1 levels"):
         TransHP(small_network(), 10, [1.0, 1.0])

@@ -56,8 +56,10 @@ def test_images_are_augmented_as_released(full: Plan) -> None:
 
 def test_prompts_are_in_the_first_eleven_blocks_and_their_losses_rise(full: Plan) -> None:
     network = full.stages["transhp"].module["network"]
-    assert (network["dim"], network["depth"], network["heads"], network["mlp_ratio"]) == (384, 12, 6, 4.0)
-    assert (network["image_size"], network["patch"], network["drop_path"]) == (224, 16, 0.1)
+    blocks = network["blocks"]
+    assert (blocks["dim"], blocks["depth"], blocks["heads"], blocks["mlp_ratio"]) == (384, 12, 6, 4.0)
+    assert (network["image_size"], network["patch"], blocks["drop_path"]) == (224, 16, 0.1)
+    assert training.build(blocks).initial_std == 0.02
     assert [tuple(level) for level in network["levels"]] == LEVELS
     weights = {"transhp": WEIGHTS, "no_prompts": WEIGHTS, "no_coarse": [0] * 11, "baseline": []}
     weights |= {"transhp_few": WEIGHTS, "baseline_few": []}
@@ -75,8 +77,8 @@ def test_prompts_are_in_the_first_eleven_blocks_and_their_losses_rise(full: Plan
 @pytest.mark.parametrize(("variant", "dim", "heads", "depth"), [("vit_base", 768, 12, 12), ("vit_large", 1024, 16, 24)])
 def test_larger_networks(variant: str, dim: int, heads: int, depth: int) -> None:
     for stage in planned("scale=full", f"variant={variant}").stages.values():
-        network = stage.module["network"]
-        assert (network["dim"], network["heads"], network["depth"]) == (dim, heads, depth)
+        blocks = stage.module["network"]["blocks"]
+        assert (blocks["dim"], blocks["heads"], blocks["depth"]) == (dim, heads, depth)
 
 
 def test_cifar_100_has_its_twenty_superclasses_in_block_8() -> None:
@@ -127,11 +129,14 @@ def test_published_numbers_hang_on_the_arms_they_came_from() -> None:
 
 
 def test_the_main_claim_is_about_prompts_and_not_about_coarse_losses(full: Plan) -> None:
-    """Prompts are used: images absorb their own, and without them the trained network is worse."""
+    """Its rivals have one of the two alone; and without its prompts the trained network is worse."""
     main = claims.read(full.config).main
     assert main is not None
-    assert (main.better, main.than) == ("transhp/test/top1", "no_prompts/test/top1")
-    assert main.requires == ["transhp/test/ratio > 1", "transhp/test/masked_top1 < transhp/test/top1 - 1"]
+    assert main.better == "transhp/test/top1"
+    rivals = [str(each.than).split("/")[0] for each in main.against().values()]
+    assert rivals == ["baseline", "no_prompts", "no_coarse"]
+    assert main.requires == ["transhp/test/selection > 1"]
+    assert main.requires_each == ["transhp/test/masked_top1 < transhp/test/top1 - 1"]
 
 
 @pytest.mark.parametrize("scale", ["full", "mini"])
@@ -146,7 +151,9 @@ def test_all_arms_have_the_same_budget(scale: str, make_plan: Callable[..., Plan
         ]
         for arm in arms[1:]:
             assert (arm.data, arm.trainer) == (arms[0].data, arms[0].trainer)
-            assert {**arm.module, "weights": 0, "network": 0} == {**arms[0].module, "weights": 0, "network": 0}
+            apart = {"weights": 0, "network": 0, "optimizer": 0}
+            assert {**arm.module, **apart} == {**arms[0].module, **apart}
+            assert {**arm.module["optimizer"], "lr": 0} == {**arms[0].module["optimizer"], "lr": 0}  # tuned for each
             assert {**arm.module["network"], "coarse": 0} == {**arms[0].module["network"], "coarse": 0}
 
 
@@ -157,7 +164,7 @@ def test_arms_of_a_plan_start_alike(make_plan: Callable[..., Plan]) -> None:
     assert len(starts) == 6
     for start in starts.values():
         assert all(torch.equal(start[name], value) for name, value in plain.items())
-    prompts = "network.blocks.3.prompts"
+    prompts = "network.blocks.0.prompts"
     assert torch.equal(starts["transhp"][prompts], starts["no_coarse"][prompts])
 
     other = make_plan("paper=transhp", seed=1)

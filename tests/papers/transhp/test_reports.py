@@ -12,7 +12,7 @@ from torchvision.ops import StochasticDepth
 
 from modules.transhp.levels import selectivity
 from modules.transhp.module import TransHP
-from modules.transhp.networks import Absorbed, Block, PromptingBlock, ViT
+from modules.transhp.networks import Absorbed, Block, Blocks, PromptingBlock, ViT
 from tests.papers.transhp.helpers import make_batch, make_images, randomise, small_network
 
 
@@ -123,7 +123,7 @@ def test_paths_are_dropped_more_often_the_deeper_the_block() -> None:
     assert isinstance(drops[0], torch.nn.Identity)
     assert [drop.p for drop in drops[1:] if isinstance(drop, StochasticDepth)] == pytest.approx([0.15, 0.3])
     assert {drop.mode for drop in drops[1:] if isinstance(drop, StochasticDepth)} == {"row"}
-    single = ViT(8, 4, 10, 16, 1, 2, drop_path=0.3, in_channels=1)
+    single = ViT(8, 4, 10, Blocks(16, 1, 2, drop_path=0.3), in_channels=1)
     assert isinstance(single.blocks[0].drop_path, torch.nn.Identity)
 
 
@@ -163,7 +163,7 @@ def test_shares_of_attention_are_the_mean_over_heads() -> None:
 
 
 def test_a_network_has_deits_defaults() -> None:
-    network = ViT(8, 4, 10, 16, 2, 2)
+    network = ViT(8, 4, 10, Blocks(16, 2, 2))
     assert network.patch_embed.in_channels == 3
     assert network.blocks[0].fc1.out_features == 64  # type: ignore[union-attr]
     assert network.levels == []
