@@ -20,7 +20,7 @@ from datamodules.aria.headers import Headers
 from datamodules.bagel.annotations import ImageNetMultiLabel, Mistakes
 from datamodules.cifake.folders import CIFAKE
 from datamodules.common.base import DataError
-from datamodules.common.cub import Birds
+from datamodules.common.cub import Birds, Variation
 from datamodules.common.folders import DeclaredFolder, ImageFolder, ImageNet
 from datamodules.common.own import PhotoArrays, PhotoFolder, PhotoTable
 from datamodules.common.photo_patches import PhotoPatches
@@ -412,7 +412,7 @@ def layouts() -> dict[type, Layout]:
         CIFAKE: Layout(
             sorted_photos(tested, ("REAL", "FAKE"), side=32), lambda root: serve(CIFAKE(str(root), 2, jpeg=90))
         ),
-        Birds: Layout(birds, lambda root: serve(Birds(str(root), 2, 16, copies=4, num_workers=0))),
+        Birds: Layout(birds, lambda root: serve(Birds(str(root), 2, 16, Variation(4), num_workers=0))),
         ModifiedBirds: Layout(birds, lambda root: serve(ModifiedBirds(str(root), **SMALL, batch_size=2))),
         MaskedBirds: Layout(masked_birds, lambda root: serve(MaskedBirds(str(root), **SMALL, batch_size=2))),
         CUB200: Layout(birds, lambda root: serve(CUB200(str(root), 2, 16))),
