@@ -55,6 +55,7 @@ from datamodules.sparse.medmnist import MedMNIST
 from datamodules.st_protopnet.photos import Kinds, MaskedBirds
 from datamodules.transhp.hierarchies import WORDNET_FILE, WordNet
 from datamodules.vit_vqgan import FFHQ, CelebAHQ
+from datamodules.zpe.photos import Collection as ClipCollection
 from datamodules.zpe.photos import PretrainingPhotos, ZeroShotPhotos
 from datamodules.zpe.prompts import Released
 from experiments.running.callbacks import check_data
@@ -345,7 +346,7 @@ def layouts() -> dict[type, Layout]:
         CroppedImageNet: _folder(CroppedImageNet, names=VALIDATION[:1], **sets),
         WholeImageNet: _folder(WholeImageNet, ("train",)),
         ShiftedImageNet: _folder(ShiftedImageNet, ("drawn",), name="drawn", count=2),
-        PretrainingPhotos: _folder(PretrainingPhotos, size=4),
+        PretrainingPhotos: _folder(PretrainingPhotos, collection=ClipCollection(4)),
         SimCLRImageNet: Layout(
             lists_of_labelled,
             lambda root: serve(
@@ -382,7 +383,11 @@ def layouts() -> dict[type, Layout]:
             prompted,
             lambda root: serve(
                 ZeroShotPhotos(
-                    str(root), 2, 2, Released(str(root / "multimodal_utils.py"), "set"), image_size=16, num_workers=0
+                    str(root),
+                    2,
+                    ClipCollection(2),
+                    Released(str(root / "multimodal_utils.py"), "set"),
+                    **SMALL,
                 )
             ),
         ),
