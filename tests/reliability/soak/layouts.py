@@ -50,7 +50,7 @@ from datamodules.relabel.photos import CroppedImageNet, WholeImageNet
 from datamodules.robust_explainability.boxed import BoxedImageNet
 from datamodules.robust_explainability.shifted import ShiftedImageNet
 from datamodules.robust_pbn.photos import FineGrained
-from datamodules.simclr_v2.photos import SimCLRImageNet
+from datamodules.simclr_v2.photos import Labels, SimCLRImageNet, Views
 from datamodules.sparse.medmnist import MedMNIST
 from datamodules.st_protopnet.photos import Kinds, MaskedBirds
 from datamodules.transhp.hierarchies import WORDNET_FILE, WordNet
@@ -350,7 +350,7 @@ def layouts() -> dict[type, Layout]:
         SimCLRImageNet: Layout(
             lists_of_labelled,
             lambda root: serve(
-                SimCLRImageNet(str(root), 2, 16, 2, labelled="1percent", lists=str(root), num_workers=0)
+                SimCLRImageNet(str(root), 2, 16, Views(2), Labels("1percent", lists=str(root)), num_workers=0)
             ),
         ),
         BoxedImageNet: Layout(
