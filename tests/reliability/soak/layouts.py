@@ -37,7 +37,7 @@ from datamodules.inception_v4 import InceptionImageNet
 from datamodules.inception_v4 import WholeImageNet as UncutImageNet
 from datamodules.lota.bits import FrontEnd
 from datamodules.lota.genimage import GenImage
-from datamodules.mee.photos import Portraits
+from datamodules.mee.photos import Collection, Portraits
 from datamodules.mswal.nnunet import Dataset, NnUNetFolder, Split
 from datamodules.mswal.preprocessing import Preprocessing
 from datamodules.mswal.volumes import PatchSampling
@@ -339,7 +339,7 @@ def layouts() -> dict[type, Layout]:
         UncutImageNet: _folder(UncutImageNet, batch_size=1),
         CelebAHQ: _folder(CelebAHQ, kinds=("faces",)),
         FFHQ: _folder(FFHQ, kinds=("faces",)),
-        Portraits: _folder(Portraits, ("train",), ("faces",), declared={"train": 1}, title="faces", test_size=1),
+        Portraits: _folder(Portraits, ("train",), ("faces",), collection=Collection("faces", train=1, test=1)),
         PlainFolder: _folder(PlainFolder, declared=two),
         Kinds: _folder(Kinds, tested, declared=two),
         FineGrained: _folder(FineGrained, tested, pets, collection="pets"),
