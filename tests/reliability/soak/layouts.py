@@ -26,7 +26,7 @@ from datamodules.common.own import PhotoArrays, PhotoFolder, PhotoTable
 from datamodules.common.photo_patches import PhotoPatches
 from datamodules.common.timm_photos import AugmentedImageNet
 from datamodules.common.torchvision_sets import CIFAR10, CIFAR100, MNIST, FashionMNIST
-from datamodules.copyscope.original import Original
+from datamodules.copyscope.original import Artwork, Original
 from datamodules.csr.photos import FindingsFolder
 from datamodules.diffroar.imagenet10 import ImageNet10
 from datamodules.diffroar.svhn import SVHN
@@ -393,7 +393,7 @@ def layouts() -> dict[type, Layout]:
         ),
         Original: Layout(
             lambda root: photos(root, ["."], ["mona_lisa.png", "mona_lisa_depth.png"]),
-            lambda root: serve(Original(str(root), 2, images=2, height=16, width=16, copy=(32, 32))),
+            lambda root: serve(Original(str(root), 2, images=2, artwork=Artwork(height=16, width=16, copy=(32, 32)))),
         ),
         FindingsFolder: Layout(
             findings, lambda root: serve(FindingsFolder(str(root), everything=True, image_size=16, **plain))
