@@ -93,45 +93,70 @@ def to_square(pixels: Tensor, side: int) -> Tensor:
     return V.normalize(resized.float() / 255, list(MEAN), list(STD))
 
 
+@dataclass(frozen=True)
+class Variation:
+    """How training photos are varied: by distorted copies in their place, or anew in every epoch.
+
+    Attributes:
+        copies: of each photo, as many of each kind; 0 serves the photo itself. What a copy looks like depends on its
+            number and the seed alone, as copies on a disc would.
+        kinds: of distortion, see distort.
+        augment: PIL image -> PIL image, anew in every epoch.
+    Raises:
+        DataError: no such distortion, or copies that cannot be shared out.
+    """
+
+    copies: int = 0
+    kinds: Sequence[str] = KINDS
+    augment: Callable[[Image.Image], Image.Image] | None = None
+
+    def __post_init__(self) -> None:
+        for kind in self.kinds:
+            if kind not in KINDS:
+                raise DataError(f"kinds: {kind!r}: expected one of {', '.join(KINDS)}")
+        if self.copies < 0 or (self.copies and (not self.kinds or self.copies % len(self.kinds))):
+            raise DataError(f"copies={self.copies}: expected 0 or a multiple of {len(self.kinds)}")
+
+    @property
+    def factor(self) -> int:
+        """How many images come of a photo."""
+        return max(1, self.copies)
+
+    def kind(self, item: int) -> str:
+        """Which distortion makes copy number `item`, counted over all photos."""
+        return self.kinds[item % self.copies * len(self.kinds) // self.copies]
+
+
 class Squares(Dataset):
     """Photos as networks see them: (x (3, S, S), label, number of the photo) for an (epoch, item) pair.
 
     Args:
         photos: see Labelled.
         side: of the square, pixels.
-        copies: distorted copies of each photo instead of the photo itself; 0 for none. What a copy looks like depends
-            on its number and the seed alone, as copies on a disc would.
-        kinds: of distortion, in equal parts.
-        augment: PIL image -> PIL image, anew in every epoch.
+        variation: of the photos; None serves them as they are.
         seed: of copies and augmentation.
     """
 
-    def __init__(
-        self,
-        photos: Labelled,
-        side: int,
-        copies: int = 0,
-        kinds: Sequence[str] = KINDS,
-        augment: Callable[[Image.Image], Image.Image] | None = None,
-        seed: int = 0,
-    ) -> None:
-        self.photos, self.side, self.copies, self.kinds = photos, side, copies, tuple(kinds)
-        self.augment, self.seed = augment, seed
+    def __init__(self, photos: Labelled, side: int, variation: Variation | None = None, seed: int = 0) -> None:
+        self.photos = photos
+        self.side = side
+        self.variation = variation or Variation()
+        self.seed = seed
 
     def __len__(self) -> int:
-        return len(self.photos) * max(1, self.copies)
+        return len(self.photos) * self.variation.factor
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Any, ...]:
         epoch, item = key
-        row = item // max(1, self.copies)
+        row = item // self.variation.factor
         image, label = self.photos[row]
         with torch.random.fork_rng(devices=[]):
-            if self.copies:
+            if self.variation.copies:
                 seed_torch(stream("distorted copy", self.seed, item))
-                image = distort(image, self.kinds[item % self.copies * len(self.kinds) // self.copies])
-            if self.augment is not None:
+                image = distort(image, self.variation.kind(item))
+            if self.variation.augment is not None:
                 seed_torch(stream("augmentation of a photo", self.seed, epoch, item))
-                image = self.augment(image)
+                image = self.variation.augment(image)
         return to_square(V.pil_to_tensor(image), self.side), label, row
 
 
@@ -163,15 +188,12 @@ class Birds(DataModule):
         root: the unpacked archive.
         batch_size: the global batch, over all devices.
         image_size: side of the square, pixels.
-        copies: of each training photo, distorted, in place of the photo (see distort), as many of each kind. 0 serves
-            the photos as they are.
-        kinds: of distortion.
+        variation: of training photos; None serves them as they are.
         whole: whole photos instead of the birds in their boxes.
-        augment: PIL image -> PIL image, of training photos, anew in every epoch.
         num_workers: decoding processes; does not change what is served.
         seed, generated: see DataModule.
     Raises:
-        DataError: data that is missing or damaged, or copies that cannot be shared out.
+        DataError: data that is missing or damaged.
     """
 
     columns: tuple[str, ...] = ("x", "y", "row")
@@ -181,18 +203,18 @@ class Birds(DataModule):
         root: str,
         batch_size: int,
         image_size: int = 224,
-        copies: int = 30,
-        kinds: Sequence[str] = KINDS,
+        variation: Variation | None = None,
         whole: bool = False,
-        augment: Callable[[Image.Image], Image.Image] | None = None,
         num_workers: int = 8,
         seed: int = 0,
         generated: bool = False,
     ) -> None:
         super().__init__(batch_size, seed, generated)
-        check_copies(copies, kinds)
-        self.root, self.image_size, self.copies, self.num_workers = Path(root), image_size, copies, num_workers
-        self.kinds, self.whole, self.augment = tuple(kinds), whole, augment
+        self.root = Path(root)
+        self.image_size = image_size
+        self.variation = variation or Variation()
+        self.whole = whole
+        self.num_workers = num_workers
         self.birds: dict[str, list[Bird]] = {}
         self._spec: Spec | None = None
 
@@ -206,10 +228,10 @@ class Birds(DataModule):
             name=f"CUB-200-2011, {'whole' if self.whole else 'cropped'}",
             shape=(3, self.image_size, self.image_size),
             classes=tuple(map(str, range(CLASSES))),
-            sizes={**SIZES, "train": SIZES["train"] * max(1, self.copies)},
+            sizes={**SIZES, "train": SIZES["train"] * self.variation.factor},
             mean=MEAN,
             std=STD,
-            split=f"official; {self.copies or 'no'} distorted copies of each training photo",
+            split=f"official; {self.variation.copies or 'no'} distorted copies of each training photo",
             where="https://www.vision.caltech.edu/datasets/cub_200_2011, unpacked",
         )
 
@@ -228,7 +250,8 @@ class Birds(DataModule):
             raise DataError(problem)
         self.birds = read_listing(self.root)
         listing = "\n".join(f"{name} {bird}" for name, birds in self.birds.items() for bird in birds)
-        sizes = {"train": len(self.birds["train"]) * max(1, self.copies), "val": 0, "test": len(self.birds["test"])}
+        train = len(self.birds["train"]) * self.variation.factor
+        sizes = {"train": train, "val": 0, "test": len(self.birds["test"])}
         names = {bird.label: bird.file.split("/")[0] for birds in self.birds.values() for bird in birds}
         classes = tuple(names.get(label, str(label)) for label in range(CLASSES))
         identity = hashlib.sha256(listing.encode()).hexdigest()[:12]
@@ -248,7 +271,7 @@ class Birds(DataModule):
         photos = self.photos(split)
         if split != "train":
             return Squares(photos, self.image_size)
-        return Squares(photos, self.image_size, self.copies, self.kinds, self.augment, self.seed)
+        return Squares(photos, self.image_size, self.variation, self.seed)
 
     def _loader(self, split: str) -> WorkerLoader:
         dataset = self._dataset(split)
@@ -264,15 +287,6 @@ class Birds(DataModule):
 
     def test_dataloader(self) -> WorkerLoader:
         return self._loader("test")
-
-
-def check_copies(copies: int, kinds: Sequence[str]) -> None:
-    """Raises DataError unless each kind of distortion gives equally many copies."""
-    for kind in kinds:
-        if kind not in KINDS:
-            raise DataError(f"kinds: {kind!r}: expected one of {', '.join(KINDS)}")
-    if copies < 0 or (copies and (not kinds or copies % len(kinds))):
-        raise DataError(f"copies={copies}: expected 0 or a multiple of {len(kinds)}")
 
 
 COUNTS = {"Birds": lambda data: {"images": 11_788}}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -46,12 +47,19 @@ class Seeded:
             np.random.set_state(states[1])
 
 
-class Augmentation:
-    """What timm's pipelines are made of.
+@dataclass(frozen=True)
+class Normalisation:
+    """What is subtracted from each channel, and what it is divided by, in units of [0, 1]: ImageNet's."""
 
-    Args:
-        image_size: side of the crop, pixels.
-        mean, std: per channel, in units of [0, 1].
+    mean: Sequence[float] = (0.485, 0.456, 0.406)
+    std: Sequence[float] = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What timm's pipelines are made of, for training and for the test.
+
+    Attributes:
         crop_pct: of the test: image_size over the shorter side that photos are resized to.
         crop_scale: area range of the random crop, as fractions.
         interpolation: of training crops: "bilinear", "bicubic" or "random" (one of the two).
@@ -59,45 +67,61 @@ class Augmentation:
         color_jitter: strength of brightness, contrast and saturation; timm leaves it out beside a policy.
         erasing: probability of covering a rectangle.
         erasing_mode: with one colour ("const"), a random colour ("rand") or noise ("pixel").
+        repeats: copies in repeated augmentation; 1 switches it off.
+        normalisation: of each channel; None takes the images' own, which of photos are ImageNet's.
     Raises:
         DataError: a value is out of its range.
     """
 
-    def __init__(
-        self,
-        image_size: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-        crop_pct: float = 0.875,
-        crop_scale: Sequence[float] = (0.08, 1.0),
-        interpolation: str = "random",
-        auto_augment: str | None = RAND_AUGMENT,
-        color_jitter: float = 0.4,
-        erasing: float = 0.25,
-        erasing_mode: str = "pixel",
-    ) -> None:
+    crop_pct: float = 0.875
+    crop_scale: Sequence[float] = (0.08, 1.0)
+    interpolation: str = "random"
+    auto_augment: str | None = RAND_AUGMENT
+    color_jitter: float = 0.4
+    erasing: float = 0.25
+    erasing_mode: str = "pixel"
+    repeats: int = 1
+    normalisation: Normalisation | None = None
+
+    def __post_init__(self) -> None:
         for name, value, valid in (
-            ("interpolation", interpolation, INTERPOLATIONS),
-            ("erasing_mode", erasing_mode, ERASING_MODES),
+            ("interpolation", self.interpolation, INTERPOLATIONS),
+            ("erasing_mode", self.erasing_mode, ERASING_MODES),
         ):
             if value not in valid:
                 raise DataError(f"{name}={value!r}: expected one of {', '.join(valid)}")
-        if not 0 <= erasing <= 1 or not 0 < crop_pct <= 1:
-            raise DataError(f"erasing={erasing}, crop_pct={crop_pct}: expected fractions, crop_pct above 0")
-        self.image_size, self.crop_pct = image_size, crop_pct
-        self.common: dict[str, Any] = {"mean": tuple(mean), "std": tuple(std)}
-        self.training: dict[str, Any] = {"scale": tuple(crop_scale), "interpolation": interpolation}
-        self.training |= {"auto_augment": auto_augment, "color_jitter": color_jitter}
-        self.training |= {"re_prob": erasing, "re_mode": erasing_mode, "re_count": 1}
+        if not 0 <= self.erasing <= 1 or not 0 < self.crop_pct <= 1:
+            values = f"erasing={self.erasing}, crop_pct={self.crop_pct}"
+            raise DataError(f"{values}: expected fractions, crop_pct above 0")
+        if self.repeats < 1:
+            raise DataError(f"repeats={self.repeats}: expected at least 1")
 
-    def transform(self, *, train: bool) -> Seeded:
-        """The pipeline of a split: PIL image -> (3, S, S) float32."""
+    def transform(self, image_size: int, normalisation: Normalisation, *, train: bool) -> Seeded:
+        """The pipeline of a split: PIL image -> (3, S, S) float32.
+
+        Args:
+            image_size: S, pixels.
+            normalisation: of the images, for an augmentation that has none of its own.
+            train: the pipeline of training, or that of the test.
+        """
         from timm.data import create_transform
 
+        chosen = self.normalisation or normalisation
+        common: dict[str, Any] = {"mean": tuple(chosen.mean), "std": tuple(chosen.std)}
         if not train:
             options: dict[str, Any] = {"interpolation": "bicubic", "crop_pct": self.crop_pct}
-            return Seeded(create_transform(self.image_size, **options, **self.common))
-        made = create_transform(self.image_size, is_training=True, **self.training, **self.common)
+            return Seeded(create_transform(image_size, **options, **common))
+
+        training: dict[str, Any] = {
+            "scale": tuple(self.crop_scale),
+            "interpolation": self.interpolation,
+            "auto_augment": self.auto_augment,
+            "color_jitter": self.color_jitter,
+            "re_prob": self.erasing,
+            "re_mode": self.erasing_mode,
+            "re_count": 1,
+        }
+        made = create_transform(image_size, is_training=True, **training, **common)
         for step in made.transforms:
             for operation in getattr(step, "ops", ()):
                 if operation.name.startswith("Posterize"):
@@ -137,10 +161,11 @@ class AugmentedImageNet(ImageNet):
     """ImageNet-1k, or a random fraction of each class of it, as timm trains on it; tested on all of val.
 
     Args:
+        root, batch_size, image_size, num_workers, seed, generated: see ImageFolder.
+        augmentation: timm's pipelines; its normalisation is ImageNet's unless it says another.
         fraction: of the training photos of each class, at least one photo, drawn by the seed.
-        repeats: copies in repeated augmentation; 1 switches it off.
-        crop_pct, interpolation, auto_augment, color_jitter, erasing, erasing_mode: see Augmentation.
-        others: see ImageFolder.
+    Raises:
+        DataError: a fraction outside (0, 1], or see ImageFolder.
     """
 
     def __init__(
@@ -148,27 +173,20 @@ class AugmentedImageNet(ImageNet):
         root: str,
         batch_size: int,
         image_size: int = 224,
-        crop_pct: float = 0.875,
-        crop_scale: Sequence[float] = (0.08, 1.0),
-        mean: Sequence[float] = (0.485, 0.456, 0.406),
-        std: Sequence[float] = (0.229, 0.224, 0.225),
-        interpolation: str = "random",
-        auto_augment: str | None = RAND_AUGMENT,
-        color_jitter: float = 0.4,
-        erasing: float = 0.25,
-        erasing_mode: str = "pixel",
-        repeats: int = 1,
+        augmentation: Augmentation | None = None,
         fraction: float = 1.0,
         num_workers: int = 8,
         seed: int = 0,
         generated: bool = False,
     ) -> None:
-        super().__init__(root, batch_size, image_size, None, crop_scale, mean, std, num_workers, seed, generated)
-        strengths = (interpolation, auto_augment, color_jitter, erasing, erasing_mode)
-        self.augmentation = Augmentation(image_size, mean, std, crop_pct, crop_scale, *strengths)
-        if not 0 < fraction <= 1 or repeats < 1:
-            raise DataError(f"fraction={fraction}, repeats={repeats}: expected a number in (0, 1], and at least 1")
-        self.fraction, self.repeats = fraction, repeats
+        self.augmentation = augmentation or Augmentation()
+        self.normalisation = self.augmentation.normalisation or Normalisation()
+        options: dict[str, Any] = {"num_workers": num_workers, "seed": seed, "generated": generated}
+        options |= {"mean": self.normalisation.mean, "std": self.normalisation.std}
+        super().__init__(root, batch_size, image_size, crop_scale=self.augmentation.crop_scale, **options)
+        if not 0 < fraction <= 1:
+            raise DataError(f"fraction={fraction}: expected a number in (0, 1]")
+        self.fraction = fraction
         if fraction < 1:
             self.title = f"{type(self).title}, {fraction:.0%} of each training class"
 
@@ -191,16 +209,17 @@ class AugmentedImageNet(ImageNet):
         return [items[i] for i in torch.randperm(len(items), generator=source)[:count].sort().values.tolist()]
 
     def transform(self, *, train: bool) -> Seeded:
-        return self.augmentation.transform(train=train)
+        return self.augmentation.transform(self.image_size, self.normalisation, train=train)
 
     def train_dataloader(self) -> WorkerLoader:
         if self.generated:
             return super().train_dataloader()
         assert self.source is not None
         items, (rank, world) = self.items["train"], self.rank_and_world
-        photos = Photos(self.source, items * self.repeats, self.transform(train=True), self.seed)
+        repeats = self.augmentation.repeats
+        photos = Photos(self.source, items * repeats, self.transform(train=True), self.seed)
         order: dict[str, int] = {"seed": self.seed, "rank": rank, "world": world}
-        batches = RepeatedAugmentation(len(items), self.repeats, self.batch_size, **order)
+        batches = RepeatedAugmentation(len(items), repeats, self.batch_size, **order)
         return WorkerLoader(photos, batches, num_workers=self.num_workers)
 
 

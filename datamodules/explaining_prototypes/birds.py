@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import functional as V
 
 from datamodules.common.base import Spec
-from datamodules.common.cub import BirdPhotos, Birds, StandIns, to_square
+from datamodules.common.cub import BirdPhotos, Birds, StandIns, Variation, to_square
 from datamodules.common.loader import WorkerLoader
 from datamodules.explaining_prototypes.modifications import Strengths, modify
 
@@ -70,7 +70,7 @@ class ModifiedBirds(Birds):
         jpeg_roundtrip: bool = False,
         **options: Any,
     ) -> None:
-        super().__init__(root, batch_size, copies=0, **options)
+        super().__init__(root, batch_size, variation=Variation(), **options)
         self.strengths = strengths or Strengths()
         self.jpeg_roundtrip = jpeg_roundtrip
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +11,8 @@ from datamodules.common.arrays import ArrayData, Split
 from datamodules.common.base import DataError, Spec, generator
 from datamodules.common.folders import ImageFolder
 from datamodules.common.views import View
+
+HALVES = (0.5, 0.5, 0.5)
 
 
 class Reference(View, ArrayData):
@@ -42,18 +43,33 @@ class Reference(View, ArrayData):
         return self.source.splits["train"], self.source.splits["train"]
 
 
+@dataclass(frozen=True)
+class Collection:
+    """A set of portraits.
+
+    Attributes:
+        title: the dataset.
+        train: how many photos it has; a dry run goes by it.
+        test: how many of them are measured against, and as many are generated.
+        where: where to get it.
+    """
+
+    title: str
+    train: int
+    test: int = 50_000
+    where: str = ""
+
+
 class Portraits(ImageFolder):
     """Photos under `root/train/<any>/`, squeezed to a square; some of them, drawn by the seed, are measured against.
 
     Args:
-        root, batch_size: see ImageFolder.
-        declared: `train`, how many there are; a dry run goes by it.
-        title, where: the dataset, and where to get it.
-        test_size: photos that are measured against, and as many are generated.
+        root, batch_size, num_workers, seed, generated: see ImageFolder.
+        collection: the dataset, and how many of its photos are measured against.
+        image_size: side of the square, pixels; they are served in [-1, 1], as generators make them.
         mirror: half of the training images, at random.
-        options: see ImageFolder; `resize` and `crop_scale` play no part.
     Raises:
-        DataError: fewer photos than test_size.
+        DataError: fewer photos than are to be measured against.
     """
 
     test_split = "train"
@@ -62,24 +78,18 @@ class Portraits(ImageFolder):
         self,
         root: str,
         batch_size: int,
-        declared: Mapping[str, int],
-        title: str,
-        where: str = "",
-        test_size: int = 50_000,
-        mirror: bool = False,
+        collection: Collection,
         image_size: int = 256,
-        mean: Sequence[float] = (0.5, 0.5, 0.5),
-        std: Sequence[float] = (0.5, 0.5, 0.5),
+        mirror: bool = False,
         num_workers: int = 8,
         seed: int = 0,
         generated: bool = False,
     ) -> None:
         options: dict[str, Any] = {"num_workers": num_workers, "seed": seed, "generated": generated}
-        super().__init__(root, batch_size, image_size, image_size, mean=mean, std=std, **options)
-        self.declared = dict(declared)
-        self.title = title
-        self.where = where
-        self.test_size = test_size
+        super().__init__(root, batch_size, image_size, image_size, mean=HALVES, std=HALVES, **options)
+        self.collection = collection
+        self.title = collection.title
+        self.where = collection.where
         self.mirror = mirror
 
     def classes(self) -> tuple[str, ...]:
@@ -88,15 +98,16 @@ class Portraits(ImageFolder):
     def expected_sizes(self) -> dict[str, int]:
         if not self.generated:
             return super().expected_sizes()
-        return {"train": self.declared["train"], "test": self.test_size}
+        return {"train": self.collection.train, "test": self.collection.test}
 
     def _list(self) -> None:
         super()._list()
         photos = self.items["train"]
-        if len(photos) < self.test_size:
-            raise DataError(f"{self.root}/train holds {len(photos)} photos; test_size={self.test_size} asks for more")
+        measured = self.collection.test
+        if len(photos) < measured:
+            raise DataError(f"{self.root}/train holds {len(photos)} photos; collection.test={measured} asks for more")
         chosen = torch.randperm(len(photos), generator=generator("photos measured against", self.seed))
-        self.items["test"] = [photos[row] for row in chosen[: self.test_size].tolist()]
+        self.items["test"] = [photos[row] for row in chosen[:measured].tolist()]
 
     def transform(self, *, train: bool) -> Any:
         """The torchvision pipeline of a split: PIL image -> (3, S, S) uint8."""
@@ -107,4 +118,4 @@ class Portraits(ImageFolder):
         return v2.Compose([square, *mirror, v2.PILToTensor()])
 
 
-COUNTS = {"Portraits": lambda data: {"train": data.declared["train"]}}
+COUNTS = {"Portraits": lambda data: {"train": data.collection.train}}

@@ -6,7 +6,6 @@ each view then changes the colours of the result by TrivialAugment and is croppe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,19 +94,30 @@ class TwoViews:
         return torch.stack([self.view(shaped), self.view(shaped)])
 
 
-class FineGrained(ImageFolder):
-    """One of COLLECTIONS from root/{train,test}/<class>/; training batches have two views, x and x2.
+@dataclass(frozen=True)
+class Views:
+    """How the two views of a training photo come about.
 
-    Args:
-        root: folder, or zip with the same layout.
-        batch_size: the global batch, over all devices.
-        collection: which data set.
-        image_size: side of what the network sees, pixels.
+    Attributes:
         margin: by how much larger a photo is before its shape is changed: 8 for birds, 32 for cars and for pretraining
             on birds, 48 for pets.
         first_crop: by how much larger the first crop is: 4, 8 for pets.
         strong_colours: solarise too, and change saturation as much as brightness (cars).
-        others: see ImageFolder.
+    """
+
+    margin: int = 8
+    first_crop: int = 4
+    strong_colours: bool = False
+
+
+class FineGrained(ImageFolder):
+    """One of COLLECTIONS from root/{train,test}/<class>/; training batches have two views, x and x2.
+
+    Args:
+        root, batch_size, num_workers, seed, generated: see ImageFolder.
+        collection: which data set.
+        image_size: side of what the network sees, pixels; normalised as ImageNet is.
+        views: how far the two views differ.
     Raises:
         DataError: no such collection, or see ImageFolder.
     """
@@ -120,23 +130,17 @@ class FineGrained(ImageFolder):
         batch_size: int,
         collection: str = "cub200",
         image_size: int = 224,
-        margin: int = 8,
-        first_crop: int = 4,
-        strong_colours: bool = False,
-        mean: Sequence[float] = (0.485, 0.456, 0.406),
-        std: Sequence[float] = (0.229, 0.224, 0.225),
+        views: Views | None = None,
         num_workers: int = 8,
         seed: int = 0,
         generated: bool = False,
     ) -> None:
-        super().__init__(
-            root, batch_size, image_size, mean=mean, std=std, num_workers=num_workers, seed=seed, generated=generated
-        )
+        super().__init__(root, batch_size, image_size, num_workers=num_workers, seed=seed, generated=generated)
         if collection not in COLLECTIONS:
             raise DataError(f"collection={collection!r}: expected one of {', '.join(COLLECTIONS)}")
         self.collection = COLLECTIONS[collection]
         self.title, self.where = self.collection.title, self.collection.where
-        self.margin, self.first_crop, self.strong_colours = margin, first_crop, strong_colours
+        self.views = views or Views()
 
     def classes(self) -> tuple[str, ...]:
         if self.generated:
@@ -160,8 +164,8 @@ class FineGrained(ImageFolder):
         if not train:
             return v2.Compose([v2.Resize((side, side)), *to_tensor])
 
-        larger = side + self.margin
-        first = side + self.first_crop
+        larger = side + self.views.margin
+        first = side + self.views.first_crop
         shape = v2.Compose(
             [
                 v2.Resize((larger, larger)),
@@ -170,8 +174,9 @@ class FineGrained(ImageFolder):
                 v2.RandomResizedCrop(first, scale=(0.95, 1.0)),
             ]
         )
-        colours = {**COLOUR, "Color": 0.5} if self.strong_colours else COLOUR
-        colour = Operations(colours, posterize=True, solarize=self.strong_colours, histogram=True)
+        strong = self.views.strong_colours
+        colours = {**COLOUR, "Color": 0.5} if strong else COLOUR
+        colour = Operations(colours, posterize=True, solarize=strong, histogram=True)
         return TwoViews(shape, v2.Compose([colour, v2.RandomCrop(side), *to_tensor]))
 
     def train_dataloader(self) -> WorkerLoader:

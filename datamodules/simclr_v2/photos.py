@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -34,18 +35,62 @@ class TwoViews:
         return torch.cat([self.distort(self.crop(picture)[None], draws) for _ in range(2)])
 
 
+@dataclass(frozen=True)
+class Labels:
+    """Which training photos have a label.
+
+    Attributes:
+        part: "1percent" or "10percent", the published lists of photos with a label; None keeps all labels.
+        others: what happens to photos outside that list: "drop", or "unlabelled", which gives them label -1.
+        lists: folder that holds the lists as <part>.txt, one file name a line.
+    Raises:
+        DataError: no such list, or nothing that could happen to the others.
+    """
+
+    part: str | None = None
+    others: str = "drop"
+    lists: str = "imagenet_subsets"
+
+    def __post_init__(self) -> None:
+        if self.part is not None and self.part not in LISTS:
+            raise DataError(f"part={self.part!r}: expected one of {', '.join(LISTS)}, or null")
+        if self.others not in ("drop", "unlabelled"):
+            raise DataError(f"others={self.others!r}: expected 'drop' or 'unlabelled'")
+
+    @property
+    def file(self) -> Path | None:
+        """The list of photos with a label, if there is one."""
+        return None if self.part is None else Path(self.lists) / f"{self.part}.txt"
+
+
+@dataclass(frozen=True)
+class Views:
+    """How often a training photo is shown, and how changed.
+
+    Attributes:
+        count: 2 for pretraining, which adds colour jitter, grey and blur; 1 for crop and mirror alone.
+        strength: of the colour jitter.
+    Raises:
+        DataError: another count.
+    """
+
+    count: int = 1
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.count not in (1, 2):
+            raise DataError(f"count={self.count}: expected 1 or 2 views")
+
+
 class SimCLRImageNet(ImageNet):
     """ImageNet-1k in [0, 1], not normalised, with bicubic crops.
 
     Args:
         root, batch_size, image_size, num_workers, seed, generated: see ImageFolder.
-        views: 2 for pretraining, which adds colour jitter, grey and blur; 1 for crop and mirror alone.
-        strength: of the colour jitter.
-        labelled: "1percent" or "10percent", the published lists of photos with a label; None keeps all labels.
-        others: what happens to photos outside that list: "drop", or "unlabelled", which gives them label -1.
-        lists: folder that holds the lists as <labelled>.txt, one file name a line.
+        views: of a training photo.
+        labels: which photos have one.
     Raises:
-        DataError: a value out of its range, or a list that is missing or names photos that are not there.
+        DataError: a list that is missing or names photos that are not there.
     """
 
     def __init__(
@@ -53,57 +98,45 @@ class SimCLRImageNet(ImageNet):
         root: str,
         batch_size: int,
         image_size: int = 224,
-        views: int = 1,
-        strength: float = 1.0,
-        labelled: str | None = None,
-        others: str = "drop",
-        lists: str = "imagenet_subsets",
+        views: Views | None = None,
+        labels: Labels | None = None,
         num_workers: int = 8,
         seed: int = 0,
         generated: bool = False,
     ) -> None:
         plain: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
         super().__init__(root, batch_size, image_size, num_workers=num_workers, seed=seed, generated=generated, **plain)
-        if views not in (1, 2):
-            raise DataError(f"views={views}: expected 1 or 2")
-        if labelled is not None and labelled not in LISTS:
-            raise DataError(f"labelled={labelled!r}: expected one of {', '.join(LISTS)}, or null")
-        if others not in ("drop", "unlabelled"):
-            raise DataError(f"others={others!r}: expected 'drop' or 'unlabelled'")
-        self.views, self.strength, self.labelled, self.others = views, strength, labelled, others
-        self.lists = Path(lists)
-        if labelled is not None:
-            self.title = f"{type(self).title}, labels of {labelled}.txt"
+        self.views = views or Views()
+        self.labels = labels or Labels()
+        if self.labels.part is not None:
+            self.title = f"{type(self).title}, labels of {self.labels.part}.txt"
 
     def expected_sizes(self) -> dict[str, int]:
         whole = super().expected_sizes()
-        if self.labelled is None or self.others == "unlabelled":
+        if self.labels.part is None or self.labels.others == "unlabelled":
             return whole
-        return {**whole, "train": LISTS[self.labelled]}
-
-    @property
-    def list_file(self) -> Path | None:
-        """The list of photos with a label, if there is one."""
-        return None if self.labelled is None else self.lists / f"{self.labelled}.txt"
+        return {**whole, "train": LISTS[self.labels.part]}
 
     def available(self) -> str:
         problem = super().available()
-        if not problem and self.list_file is not None and not self.list_file.is_file():
-            return f"{self.list_file} does not exist; it comes from {LISTS_FROM}"
+        listed = self.labels.file
+        if not problem and listed is not None and not listed.is_file():
+            return f"{listed} does not exist; it comes from {LISTS_FROM}"
         return problem
 
     def _list(self) -> None:
         super()._list()
-        if self.list_file is None:
+        listed = self.labels.file
+        if listed is None:
             return
-        if not self.list_file.is_file():
-            raise DataError(f"{self.list_file} does not exist; it comes from {LISTS_FROM}")
-        named = set(self.list_file.read_text(encoding="utf-8").split())
+        if not listed.is_file():
+            raise DataError(f"{listed} does not exist; it comes from {LISTS_FROM}")
+        named = set(listed.read_text(encoding="utf-8").split())
         inside = [PurePosixPath(name).name in named for name, _ in self.items["train"]]
         if not any(inside):
-            raise DataError(f"{self.root}/train holds none of the photos that {self.list_file} names")
+            raise DataError(f"{self.root}/train holds none of the photos that {listed} names")
         items = zip(self.items["train"], inside, strict=True)
-        if self.others == "drop":
+        if self.labels.others == "drop":
             self.items["train"] = [item for item, is_labelled in items if is_labelled]
         else:
             self.items["train"] = [(name, y if is_labelled else UNLABELLED) for (name, y), is_labelled in items]
@@ -117,7 +150,7 @@ class SimCLRImageNet(ImageNet):
             return v2.Compose([v2.Resize(self.resize, bicubic), v2.CenterCrop(self.image_size), *to_unit_range])
         crop = v2.RandomResizedCrop(self.image_size, self.crop_scale, interpolation=bicubic)
         single = v2.Compose([crop, v2.RandomHorizontalFlip(), *to_unit_range])
-        return TwoViews(single, self.strength) if self.views == 2 else single
+        return TwoViews(single, self.views.strength) if self.views.count == 2 else single
 
     def train_dataloader(self) -> WorkerLoader:
-        return load_pairs(self) if self.views == 2 else super().train_dataloader()
+        return load_pairs(self) if self.views.count == 2 else super().train_dataloader()

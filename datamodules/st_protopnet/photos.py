@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -17,12 +17,9 @@ from torchvision.transforms import InterpolationMode, RandomAffine
 from torchvision.transforms import functional as V
 
 from datamodules.common.base import DataError
-from datamodules.common.cub import BirdPhotos, Birds, Squares, StandIns, check_copies
-from datamodules.common.distortions import KINDS
+from datamodules.common.cub import BirdPhotos, Birds, Squares, StandIns, Variation
 from datamodules.common.folders import UNREADABLE, DeclaredFolder, Source
 from datamodules.common.loader import WorkerLoader
-
-Online = Callable[[Image.Image], Image.Image]
 
 
 class Affine:
@@ -84,7 +81,7 @@ class MaskedBirds(Birds):
     columns = ("x", "y", "mask")
 
     def __init__(self, root: str, batch_size: int, **options: Any) -> None:
-        super().__init__(root, batch_size, copies=0, whole=True, **options)
+        super().__init__(root, batch_size, variation=Variation(), whole=True, **options)
 
     def available(self) -> str:
         if (problem := super().available()) or (self.root / "segmentations").is_dir():
@@ -123,10 +120,10 @@ class Kinds(DeclaredFolder):
 
     Args:
         root, batch_size, declared, where: see DeclaredFolder.
-        copies, kinds, augment: see cub.Birds.
+        variation: see cub.Birds.
         options: see DeclaredFolder.
     Raises:
-        DataError: another number of classes than declared, or copies that cannot be shared out.
+        DataError: another number of classes than declared.
     """
 
     test_split = "test"
@@ -137,14 +134,11 @@ class Kinds(DeclaredFolder):
         batch_size: int,
         declared: Mapping[str, int],
         where: str = "",
-        copies: int = 0,
-        kinds: Sequence[str] = KINDS,
-        augment: Online | None = None,
+        variation: Variation | None = None,
         **options: Any,
     ) -> None:
         super().__init__(root, batch_size, declared, where, **options)
-        check_copies(copies, kinds)
-        self.copies, self.kinds, self.augment = copies, tuple(kinds), augment
+        self.variation = variation or Variation()
 
     def classes(self) -> tuple[str, ...]:
         names = super().classes()
@@ -154,7 +148,7 @@ class Kinds(DeclaredFolder):
 
     def expected_sizes(self) -> dict[str, int]:
         there = super().expected_sizes()
-        return {**there, "train": there["train"] * max(1, self.copies)}
+        return {**there, "train": there["train"] * self.variation.factor}
 
     def setup(self, stage: str | None = None) -> None:
         super().setup(stage)
@@ -175,8 +169,7 @@ class Kinds(DeclaredFolder):
         else:
             assert self.source is not None
             photos = FolderPhotos(self.source, self.items[split])
-            varied = (self.copies, self.kinds, self.augment, self.seed) if train else ()
-            dataset = Squares(photos, self.image_size, *varied)
+            dataset = Squares(photos, self.image_size, self.variation if train else None, self.seed)
         batches = self.batches(len(dataset), shuffle=train)  # type: ignore[arg-type]
         workers = 0 if self.generated else self.num_workers
         return WorkerLoader(dataset, batches, columns=("x", "y", "row"), num_workers=workers)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +13,7 @@ from datamodules.common.arrays import ArrayData
 from datamodules.common.base import Spec, seed_torch, stream
 from datamodules.common.folders import Generated
 from datamodules.common.loader import WorkerLoader
-from datamodules.common.timm_photos import RAND_AUGMENT, Augmentation, RepeatedAugmentation
+from datamodules.common.timm_photos import Augmentation, Normalisation, RepeatedAugmentation
 from datamodules.common.views import View
 
 
@@ -47,9 +46,7 @@ class AugmentedArrays(View):
         source: the dataset; its splits and seed are used, its batch size and augmentation are not.
         batch_size: the global batch, over all devices.
         image_size: side of the enlarged crop.
-        crop_pct, crop_scale, interpolation, auto_augment, color_jitter, erasing, erasing_mode: see Augmentation. One
-            by one, as photos from a folder take them: a recipe's options then fit either source.
-        repeats: copies in repeated augmentation; 1 switches it off.
+        augmentation: timm's pipelines; its normalisation is the source's unless it says another.
         num_workers: processes that transform; does not change what is served.
         generated: see DataModule.
     """
@@ -59,31 +56,26 @@ class AugmentedArrays(View):
         source: ArrayData,
         batch_size: int,
         image_size: int = 224,
-        crop_pct: float = 0.875,
-        crop_scale: Sequence[float] = (0.08, 1.0),
-        interpolation: str = "random",
-        auto_augment: str | None = RAND_AUGMENT,
-        color_jitter: float = 0.4,
-        erasing: float = 0.25,
-        erasing_mode: str = "pixel",
-        repeats: int = 1,
+        augmentation: Augmentation | None = None,
         num_workers: int = 4,
         generated: bool = False,
     ) -> None:
         super().__init__(source, batch_size, generated=generated)
         self.image_size = image_size
-        self.repeats = repeats
         self.num_workers = num_workers
-        spec = source.spec
-        strengths = (interpolation, auto_augment, color_jitter, erasing, erasing_mode)
-        self.augmentation = Augmentation(image_size, spec.mean, spec.std, crop_pct, crop_scale, *strengths)
+        self.augmentation = augmentation or Augmentation()
+        own = Normalisation(source.spec.mean, source.spec.std)
+        self.normalisation = self.augmentation.normalisation or own
 
     @property
     def spec(self) -> Spec:
         small = self.source.spec
         side = self.image_size
         source = "generated" if self.generated else small.source
-        return replace(small, shape=(small.shape[0], side, side), source=source, split=f"{small.split}; side {side}")
+        shape = (small.shape[0], side, side)
+        mean = tuple(self.normalisation.mean)
+        std = tuple(self.normalisation.std)
+        return replace(small, shape=shape, mean=mean, std=std, source=source, split=f"{small.split}; side {side}")
 
     def setup(self, stage: str | None = None) -> None:
         if not self.generated:
@@ -102,8 +94,9 @@ class AugmentedArrays(View):
         if train:
             rank, world = self.rank_and_world
             order: dict[str, int] = {"seed": self.seed, "rank": rank, "world": world}
-            batches = RepeatedAugmentation(len(images), self.repeats, self.batch_size, **order)
-        photos = ArrayPhotos(images, labels, self.augmentation.transform(train=train), self.seed)
+            batches = RepeatedAugmentation(len(images), self.augmentation.repeats, self.batch_size, **order)
+        transform = self.augmentation.transform(self.image_size, self.normalisation, train=train)
+        photos = ArrayPhotos(images, labels, transform, self.seed)
         return WorkerLoader(photos, batches, num_workers=self.num_workers)
 
     def train_dataloader(self) -> WorkerLoader:

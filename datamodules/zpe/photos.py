@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +47,31 @@ def label_folders(folders: Sequence[str], classes: Sequence[str]) -> dict[str, i
     return {name: known[plain(name)] for name in folders}
 
 
+@dataclass(frozen=True)
+class Collection:
+    """What the photos of a folder are.
+
+    Attributes:
+        size: how many photos the folder has; of pre-training data, how many are used.
+        title: what the set is called; None takes the folder's name.
+        where: the photos come from.
+        split: which of the dataset's photos they are.
+    """
+
+    size: int
+    title: str | None = None
+    where: str = "your own photos"
+    split: str = "all photos of the folder"
+
+
 class ClipPhotos(DataModule):
     """Photos of one folder (or zip), tested on once. Testing: shorter side to S, bicubic, centre crop.
 
     Args:
         root: the folder.
         batch_size: the global batch, over all devices.
-        size: how many photos the folder has; of pre-training data, how many are used.
-        title: what the set is called; None takes the folder's name.
-        where: where the photos come from.
-        split: which of the dataset's photos they are.
-        image_size: S, pixels.
-        mean, std: per channel, in units of [0, 1]; CLIP's.
+        collection: what the photos are, and how many.
+        image_size: S, pixels; each channel is normalised as CLIP's training had it.
         num_workers: decoding processes; does not change what is served.
         seed, generated: see DataModule.
     Raises:
@@ -68,26 +82,17 @@ class ClipPhotos(DataModule):
         self,
         root: str,
         batch_size: int,
-        size: int,
-        title: str | None = None,
-        where: str = "your own photos",
-        split: str = "all photos of the folder",
+        collection: Collection,
         image_size: int = 224,
-        mean: Sequence[float] = CLIP_MEAN,
-        std: Sequence[float] = CLIP_STD,
         num_workers: int = 8,
         seed: int = 0,
         generated: bool = False,
     ) -> None:
         super().__init__(batch_size, seed, generated)
         self.root = Path(root)
-        self.size = size
-        self.title = title or self.root.name
-        self.where = where
-        self.split = split
+        self.collection = collection
+        self.title = collection.title or self.root.name
         self.image_size = image_size
-        self.mean = tuple(mean)
-        self.std = tuple(std)
         self.num_workers = num_workers
         self.items: list[tuple[str, int]] = []  # file, label
         self.source: Source | None = None
@@ -118,12 +123,12 @@ class ClipPhotos(DataModule):
             name=self.title,
             shape=(3, self.image_size, self.image_size),
             classes=self.classes(),
-            sizes={"train": 0, "val": 0, "test": len(self.items) or self.size},
-            mean=self.mean,
-            std=self.std,
-            split=self.split,
+            sizes={"train": 0, "val": 0, "test": len(self.items) or self.collection.size},
+            mean=CLIP_MEAN,
+            std=CLIP_STD,
+            split=self.collection.split,
             source="generated" if self.generated else "real",
-            where=self.where,
+            where=self.collection.where,
             identity=self._identity,
         )
 
@@ -131,8 +136,8 @@ class ClipPhotos(DataModule):
         try:
             source = Source(self.root)
         except DataError as error:
-            return f"{error}. {self.title}: {self.where}"
-        return "" if source.files else f"{self.root} holds no photo. {self.title}: {self.where}"
+            return f"{error}. {self.title}: {self.collection.where}"
+        return "" if source.files else f"{self.root} holds no photo. {self.title}: {self.collection.where}"
 
     def setup(self, stage: str | None = None) -> None:
         if self.generated or self.items:
@@ -141,10 +146,10 @@ class ClipPhotos(DataModule):
             raise DataError(problem)
         self.source = Source(self.root)
         items = self.list_items(self.source)
-        if len(items) != self.size:
-            raise DataError(
-                f"{self.root} holds {len(items)} photos; expected {self.size}, {self.split}. {self.title}: {self.where}"
-            )
+        expected = self.collection
+        if len(items) != expected.size:
+            asked = f"expected {expected.size}, {expected.split}. {self.title}: {expected.where}"
+            raise DataError(f"{self.root} holds {len(items)} photos; {asked}")
         self.items = items
         listing = "\n".join(f"{label} {name}" for name, label in self.items)
         self._identity = hashlib.sha256(listing.encode()).hexdigest()[:12]
@@ -176,8 +181,10 @@ class ZeroShotPhotos(ClipPhotos):
         others: see ClipPhotos.
     """
 
-    def __init__(self, root: str, batch_size: int, size: int, prompts: Listed | Released, **others: Any) -> None:
-        super().__init__(root, batch_size, size, **others)
+    def __init__(
+        self, root: str, batch_size: int, collection: Collection, prompts: Listed | Released, **others: Any
+    ) -> None:
+        super().__init__(root, batch_size, collection, **others)
         self.given = prompts
 
     def prompts(self) -> Prompts:
@@ -202,7 +209,7 @@ class ZeroShotPhotos(ClipPhotos):
 
 
 class PretrainingPhotos(ClipPhotos):
-    """The first `size` photos of a folder of pre-training data, each a random crop, as in pre-training.
+    """The first photos of a folder of pre-training data, each a random crop, as in pre-training.
 
     Args:
         others: see ClipPhotos.
@@ -210,7 +217,7 @@ class PretrainingPhotos(ClipPhotos):
 
     def list_items(self, source: Source) -> list[tuple[str, int]]:
         names = sorted(name for labels in source.files.values() for names in labels.values() for name in names)
-        return [(name, 0) for name in names[: self.size]]
+        return [(name, 0) for name in names[: self.collection.size]]
 
     def transform(self) -> Any:
         from torchvision.transforms import v2
@@ -218,4 +225,4 @@ class PretrainingPhotos(ClipPhotos):
         return v2.Compose([v2.RandomResizedCrop(self.image_size, INCEPTION_AREA), v2.PILToTensor()])
 
 
-COUNTS = {"ZeroShotPhotos": lambda data: {"*": data.size}}
+COUNTS = {"ZeroShotPhotos": lambda data: {"*": data.collection.size}}

@@ -10,7 +10,7 @@ from PIL import Image
 
 from datamodules.common.base import DataError
 from datamodules.robust_pbn import photos
-from datamodules.robust_pbn.photos import COLOUR, SHAPE, Collection, FineGrained, Operations
+from datamodules.robust_pbn.photos import COLOUR, SHAPE, Collection, FineGrained, Operations, Views
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_operations_and_their_strengths_are_the_published_ones() -> None:
 @pytest.mark.parametrize("strong", [False, True])
 def test_cars_alone_are_solarised_and_change_in_saturation_as_in_brightness(folder: Path, strong: bool) -> None:
     """The two transforms that a training photo goes through, with the sizes on their way: +8, +4, and the network's."""
-    data = FineGrained(str(folder), 4, "few", image_size=32, strong_colours=strong, num_workers=0)
+    data = FineGrained(str(folder), 4, "few", image_size=32, views=Views(strong_colours=strong), num_workers=0)
     both = data.transform(train=True)
     resize, shape, _, crop = both.shape.transforms
     colour, last, *_ = both.view.transforms

@@ -13,9 +13,9 @@ from PIL import Image
 from timm.data import ImageNetInfo, create_transform
 
 from datamodules.common.base import DataError
-from datamodules.common.timm_photos import Augmentation, AugmentedImageNet, RepeatedAugmentation
+from datamodules.common.timm_photos import Augmentation, AugmentedImageNet, Normalisation, RepeatedAugmentation
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+PHOTOS = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 WNIDS = ImageNetInfo().label_names()[:2]
 
 
@@ -35,8 +35,8 @@ def photos(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
-def data(root: str, batch_size: int = 6, **options: Any) -> AugmentedImageNet:
-    module = AugmentedImageNet(root, batch_size, 32, num_workers=0, **options)
+def data(root: str, augmentation: Augmentation | None = None, **options: Any) -> AugmentedImageNet:
+    module = AugmentedImageNet(root, 6, 32, augmentation, num_workers=0, **options)
     module.setup()
     return module
 
@@ -77,7 +77,7 @@ def test_repeated_augmentation_is_shared_out_and_resumed() -> None:
 
 
 def test_training_is_timms_and_a_function_of_the_seed_alone() -> None:
-    image, ours = picture(), Augmentation(32, MEAN, STD).transform(train=True)
+    image, ours = picture(), Augmentation().transform(32, PHOTOS, train=True)
     theirs = create_transform(
         32, is_training=True, auto_augment="rand-m9-mstd0.5-inc1", interpolation="random", re_prob=0.25, re_mode="pixel"
     )
@@ -100,10 +100,10 @@ def test_training_is_timms_and_a_function_of_the_seed_alone() -> None:
 
 
 def test_every_part_of_the_augmentation_is_there(photos: str) -> None:
-    plain = first(data(photos, auto_augment=None, color_jitter=0.0, erasing=0.0))[0]
+    plain = first(data(photos, Augmentation(auto_augment=None, color_jitter=0.0, erasing=0.0)))[0]
     for part in ({"auto_augment": "rand-m9-mstd0.5-inc1"}, {"erasing": 1.0}, {"color_jitter": 0.4}):
-        options = {"auto_augment": None, "color_jitter": 0.0, "erasing": 0.0, **part}
-        assert not torch.equal(first(data(photos, **options))[0], plain)
+        options: dict[str, Any] = {"auto_augment": None, "color_jitter": 0.0, "erasing": 0.0, **part}
+        assert not torch.equal(first(data(photos, Augmentation(**options)))[0], plain)
     stages = [type(stage).__name__ for stage in data(photos).transform(train=True).transform.transforms]
     assert stages[:3] == ["RandomResizedCropAndInterpolation", "RandomHorizontalFlip", "RandAugment"]
     assert "ColorJitter" not in stages  # timm's rule beside a policy
@@ -112,7 +112,7 @@ def test_every_part_of_the_augmentation_is_there(photos: str) -> None:
 
 def test_the_strongest_posterize_is_black() -> None:
     """At magnitude 10 timm asks for 0 bits, which newer Pillows refuse; older ones gave a black image."""
-    transform = Augmentation(32, MEAN, STD).transform(train=True).transform
+    transform = Augmentation().transform(32, PHOTOS, train=True).transform
     (augment,) = (step for step in transform.transforms if hasattr(step, "ops"))
     (operation,) = (op for op in augment.ops if op.name == "PosterizeIncreasing")
     operation.prob, operation.magnitude, operation.magnitude_std = 1.0, 10, 0
@@ -125,7 +125,8 @@ def test_the_strongest_posterize_is_black() -> None:
 def test_evaluation_is_timms(size: int, crop_pct: float) -> None:
     image = picture(3, 300, 260)
     theirs = create_transform(size, is_training=False, interpolation="bicubic", crop_pct=crop_pct)
-    assert torch.equal(Augmentation(size, MEAN, STD, crop_pct).transform(train=False)(image), theirs(image))
+    ours = Augmentation(crop_pct).transform(size, PHOTOS, train=False)
+    assert torch.equal(ours(image), theirs(image))
 
 
 def test_a_fraction_of_each_class(photos: str) -> None:
@@ -140,7 +141,8 @@ def test_a_fraction_of_each_class(photos: str) -> None:
 
 
 def test_copies_of_a_photo_are_augmented_differently_and_epochs_repeat(photos: str) -> None:
-    repeated = data(photos, repeats=3)
+    thrice = Augmentation(repeats=3)
+    repeated = data(photos, thrice)
     x, y = first(repeated)
     assert y.tolist() == [int(y[0])] * 3 + [int(y[3])] * 3
     assert not torch.equal(x[0], x[1])
@@ -148,7 +150,7 @@ def test_copies_of_a_photo_are_augmented_differently_and_epochs_repeat(photos: s
     torch.manual_seed(7)
     assert torch.equal(first(repeated)[0], x)
     assert not torch.equal(first(repeated, 1)[0], x)
-    assert not torch.equal(first(data(photos, repeats=3, seed=1))[0], x)
+    assert not torch.equal(first(data(photos, thrice, seed=1))[0], x)
     assert sum(len(labels) for _, labels in repeated.train_dataloader()) == 20
 
 
@@ -167,10 +169,27 @@ def test_generated_data_has_the_declared_shape() -> None:
         {"erasing": 2.0},
         {"crop_pct": 0.0},
         {"repeats": 0},
-        {"fraction": 0.0},
     ],
     ids=str,
 )
-def test_wrong_arguments_are_named(options: dict[str, Any]) -> None:
+def test_wrong_strengths_are_named(options: dict[str, Any]) -> None:
     with pytest.raises(DataError, match=f"{next(iter(options))}="):
-        AugmentedImageNet("nowhere", 4, **options)
+        Augmentation(**options)
+
+
+def test_a_wrong_fraction_is_named() -> None:
+    with pytest.raises(DataError, match=r"fraction=0.0: expected a number in \(0, 1\]"):
+        AugmentedImageNet("nowhere", 4, fraction=0.0)
+
+
+def test_an_augmentation_has_the_images_normalisation_or_its_own(photos: str) -> None:
+    """Halves leave pixels of [0, 1] in [-1, 1]: twice the pixel less 1."""
+    half = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    image = picture()
+    ours, plain = (
+        Augmentation(normalisation=own).transform(32, Normalisation((0.0,) * 3, (1.0,) * 3), train=False)(image)
+        for own in (half, None)
+    )
+    assert torch.allclose(ours, 2 * plain - 1)
+    assert (data(photos).spec.mean, data(photos).spec.std) == (PHOTOS.mean, PHOTOS.std)
+    assert data(photos, Augmentation(normalisation=half)).spec.mean == (0.5, 0.5, 0.5)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from datamodules.common.base import DataError
-from datamodules.simclr_v2.photos import SimCLRImageNet
+from datamodules.simclr_v2.photos import Labels, SimCLRImageNet, Views
 
 CLASSES = ("n01440764", "n01443537")
 
@@ -32,10 +32,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def photos(folder: Path, **options: Any) -> SimCLRImageNet:
-    data = SimCLRImageNet(
-        str(folder / "imagenet"), 4, 32, lists=str(folder / "imagenet_subsets"), num_workers=0, **options
-    )
+def labels(folder: Path, part: str | None = None, others: str = "drop") -> Labels:
+    return Labels(part, others, str(folder / "imagenet_subsets"))
+
+
+def photos(folder: Path, views: int = 1, chosen: Labels | None = None, seed: int = 0) -> SimCLRImageNet:
+    data = SimCLRImageNet(str(folder / "imagenet"), 4, 32, Views(views), chosen or labels(folder), 0, seed)
     data.setup()
     return data
 
@@ -64,11 +66,11 @@ def test_one_view_and_the_test_are_crops_alone(folder: Path) -> None:
 
 
 def test_the_list_says_who_has_a_label(folder: Path) -> None:
-    assert [Path(name).name for name, _ in photos(folder, labelled="1percent").items["train"]] == [
+    assert [Path(name).name for name, _ in photos(folder, chosen=labels(folder, "1percent")).items["train"]] == [
         "n01440764_0.png",
         "n01443537_2.png",
     ]
-    data = photos(folder, labelled="1percent", others="unlabelled")
+    data = photos(folder, chosen=labels(folder, "1percent", "unlabelled"))
     assert [label for _, label in data.items["train"]] == [0, -1, -1, -1, -1, 1]
     assert [label for _, label in data.items["test"]] == [0, 0, 0, 1, 1, 1]
 
@@ -86,12 +88,12 @@ def test_a_test_photo_is_pillows_bicubic_reduction_and_its_centre(folder: Path) 
 
 def test_what_is_there_is_available_and_a_list_is_asked_for_where_one_is_named(folder: Path) -> None:
     root = str(folder / "imagenet")
-    lists = str(folder / "imagenet_subsets")
-    for labelled in (None, "1percent"):
-        assert SimCLRImageNet(root, 4, 32, labelled=labelled, lists=lists).available() == ""
-    missing = SimCLRImageNet(root, 4, 32, labelled="10percent", lists=lists).available()
-    assert missing.startswith(f"{lists}/10percent.txt does not exist")
-    nothing = SimCLRImageNet(str(folder / "nowhere"), 4, 32, labelled="10percent", lists=lists).available()
+    for part in (None, "1percent"):
+        assert SimCLRImageNet(root, 4, 32, labels=labels(folder, part)).available() == ""
+    more = labels(folder, "10percent")
+    missing = SimCLRImageNet(root, 4, 32, labels=more).available()
+    assert missing.startswith(f"{folder}/imagenet_subsets/10percent.txt does not exist")
+    nothing = SimCLRImageNet(str(folder / "nowhere"), 4, 32, labels=more).available()
     assert "nowhere" in nothing  # photos are asked for first
     assert "10percent.txt does not exist" not in nothing
 
@@ -104,32 +106,34 @@ def test_photos_are_224_pixels_wide_unless_said_otherwise() -> None:
 
 def test_declared_sizes_are_the_published_ones() -> None:
     def sizes(**options: Any) -> int:
-        return SimCLRImageNet("nowhere", 4, generated=True, **options).spec.sizes["train"]
+        return SimCLRImageNet("nowhere", 4, labels=Labels(**options), generated=True).spec.sizes["train"]
 
-    assert sizes() == sizes(labelled="1percent", others="unlabelled") == 1_281_167
-    assert sizes(labelled="1percent") == 12_811
-    assert sizes(labelled="10percent") == 128_116
+    assert sizes() == sizes(part="1percent", others="unlabelled") == 1_281_167
+    assert sizes(part="1percent") == 12_811
+    assert sizes(part="10percent") == 128_116
 
 
 def test_stand_ins_have_two_views() -> None:
-    data = SimCLRImageNet("nowhere", 4, 32, views=2, generated=True)
+    data = SimCLRImageNet("nowhere", 4, 32, Views(2), generated=True)
     data.setup()
     batch = next(iter(data.train_dataloader()))
     assert batch.x.shape == batch.x2.shape == (4, 3, 32, 32)
     assert not torch.equal(batch.x, batch.x2)
 
 
-@pytest.mark.parametrize("options", [{"views": 3}, {"labelled": "5percent"}, {"others": "maybe"}])
-def test_wrong_options_are_named(options: dict[str, Any]) -> None:
-    with pytest.raises(DataError, match=next(iter(options))):
-        SimCLRImageNet("nowhere", 4, **options)
+@pytest.mark.parametrize(
+    ("kind", "options"), [(Views, {"count": 3}), (Labels, {"part": "5percent"}), (Labels, {"others": "maybe"})]
+)
+def test_wrong_options_are_named(kind: type, options: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=f"{next(iter(options))}="):
+        kind(**options)
 
 
 def test_a_missing_or_foreign_list_is_named(folder: Path) -> None:
-    missing = SimCLRImageNet(str(folder / "imagenet"), 4, 32, labelled="10percent", lists=str(folder / "nowhere"))
+    missing = SimCLRImageNet(str(folder / "imagenet"), 4, 32, labels=Labels("10percent", lists=str(folder / "nowhere")))
     assert "google-research/simclr" in missing.available()
     with pytest.raises(DataError, match=r"10percent.txt does not exist; it comes from"):
         missing.setup()
     (folder / "imagenet_subsets" / "1percent.txt").write_text("n0_1.png\n")
     with pytest.raises(DataError, match="holds none of the photos"):
-        photos(folder, labelled="1percent")
+        photos(folder, chosen=labels(folder, "1percent"))

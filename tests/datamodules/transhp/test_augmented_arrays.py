@@ -9,6 +9,7 @@ import torch
 from timm.data import create_transform
 from torchvision.transforms.functional import to_pil_image
 
+from datamodules.common.timm_photos import Augmentation, Normalisation
 from datamodules.common.torchvision_sets import CIFAR100
 from datamodules.transhp.augmented_arrays import ArrayPhotos, AugmentedArrays
 
@@ -31,7 +32,7 @@ def data(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_training_images_are_enlarged_and_follow_each_other_with_their_copies(data: Any) -> None:
-    arrays = data(repeats=3)
+    arrays = data(augmentation=Augmentation(repeats=3))
     assert arrays.spec.shape == (3, 64, 64)
     assert arrays.spec.split.endswith("; side 64")
     (x, y), *_ = arrays.train_dataloader()
@@ -52,6 +53,16 @@ def test_test_images_are_timms_evaluation_in_their_order(data: Any) -> None:
     assert not rest
     assert torch.equal(y, labels)
     assert torch.allclose(x, torch.stack([theirs(to_pil_image(image)) for image in images]))
+    assert (arrays.spec.mean, arrays.spec.std) == (spec.mean, spec.std)
+
+
+def test_another_normalisation_is_declared_and_served(data: Any) -> None:
+    """Mean 0 and spread 1 leave the pixels as they are: within [0, 1]."""
+    plain = data(augmentation=Augmentation(normalisation=Normalisation((0.0,) * 3, (1.0,) * 3)))
+    assert (plain.spec.mean, plain.spec.std) == ((0.0,) * 3, (1.0,) * 3)
+    (x, _), *_ = plain.test_dataloader()
+    assert 0 <= float(x.min()) < float(x.max()) <= 1
+    assert float(next(iter(data().test_dataloader()))[0].min()) < 0
 
 
 def test_validation_is_there_where_images_are_kept_for_it(data: Any) -> None:
@@ -62,7 +73,8 @@ def test_validation_is_there_where_images_are_kept_for_it(data: Any) -> None:
 
 def test_seed_epoch_and_place_fix_an_image_and_nothing_outside_it(data: Any) -> None:
     """A copy lies a multiple of N behind: another augmentation of the same image and label."""
-    transform = data().augmentation.transform(train=True)
+    arrays = data()
+    transform = arrays.augmentation.transform(64, arrays.normalisation, train=True)
     photos, others = (ArrayPhotos(IMAGES, LABELS, transform, seed) for seed in (0, 1))
     before = torch.get_rng_state()
     x, y = photos[0, 3]

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from datamodules.common.base import DataError
-from datamodules.zpe.photos import CLIP_MEAN, CLIP_STD, PretrainingPhotos, ZeroShotPhotos, label_folders
+from datamodules.zpe.photos import CLIP_MEAN, CLIP_STD, Collection, PretrainingPhotos, ZeroShotPhotos, label_folders
 from datamodules.zpe.prompts import Listed, Released
 
 PROMPTS = Listed(["red fox", "Hen"], ["{}", "a {}."], ["a {}."])
@@ -34,7 +34,7 @@ def test_folders_of_classes() -> None:
 def test_a_set_of_photos(tmp_path: Path) -> None:
     photo(tmp_path / "set" / "hen" / "a.png", (255, 0, 0))
     photo(tmp_path / "set" / "red_fox" / "b.png", (0, 0, 255), (40, 25))
-    data = ZeroShotPhotos(str(tmp_path / "set"), 2, 2, PROMPTS, image_size=16, num_workers=0)
+    data = ZeroShotPhotos(str(tmp_path / "set"), 2, Collection(2), PROMPTS, image_size=16, num_workers=0)
     assert not data.available()
     data.setup()
     (batch,) = list(data.test_dataloader())
@@ -54,7 +54,7 @@ def test_photos_are_identified_by_their_names_and_labels(tmp_path: Path) -> None
         photo(tmp_path / root / folder / "c.png", (0, 255, 0))
     identities = []
     for root in ("one", "two", "three"):
-        data = ZeroShotPhotos(str(tmp_path / root), 2, 3, PROMPTS, image_size=16, num_workers=0)
+        data = ZeroShotPhotos(str(tmp_path / root), 2, Collection(3), PROMPTS, image_size=16, num_workers=0)
         assert data.spec.identity == ""  # not looked at yet
         data.setup()
         identities.append(data.spec.identity)
@@ -67,17 +67,16 @@ def test_a_folder_with_another_number_of_photos_is_refused(tmp_path: Path) -> No
     photo(tmp_path / "imagenet_r" / "hen" / "a.png", (255, 0, 0))
     photo(tmp_path / "imagenet_r" / "red_fox" / "b.png", (0, 0, 255))
     for size in (1, 3, 30000):
-        data = ZeroShotPhotos(
-            str(tmp_path / "imagenet_r"), 2, size, PROMPTS, where="https://hendrycks.example", split="the test set"
-        )
+        expected = Collection(size, where="https://hendrycks.example", split="the test set")
+        data = ZeroShotPhotos(str(tmp_path / "imagenet_r"), 2, expected, PROMPTS)
         with pytest.raises(DataError, match=rf"holds 2 photos; expected {size}, the test set. imagenet_r: https://hen"):
             data.setup()
     with pytest.raises(DataError, match="holds 2 photos; expected 3"):
-        PretrainingPhotos(str(tmp_path / "imagenet_r"), 2, size=3).setup()
+        PretrainingPhotos(str(tmp_path / "imagenet_r"), 2, Collection(3)).setup()
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
-    data = ZeroShotPhotos(str(tmp_path / "none"), 2, 2, Released(str(tmp_path / "no.py"), "pets"))
+    data = ZeroShotPhotos(str(tmp_path / "none"), 2, Collection(2), Released(str(tmp_path / "no.py"), "pets"))
     assert "does not exist" in data.available()
     assert "none: your own photos" in data.available()
     assert "copy it from" in data.available()
@@ -85,14 +84,14 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         data.setup()
     photo(tmp_path / "other" / "cock" / "a.png", (0, 0, 0))
     with pytest.raises(DataError, match="other: 1 class folders for 2"):
-        ZeroShotPhotos(str(tmp_path / "other"), 2, 2, PROMPTS).setup()
+        ZeroShotPhotos(str(tmp_path / "other"), 2, Collection(2), PROMPTS).setup()
 
 
 def test_pretraining_photos_are_the_first_and_random_crops(tmp_path: Path) -> None:
     for number in range(4):
         folder = tmp_path / "laion" / f"0000{number // 2}"
         photo(folder / f"{number}.png", (60 * number, 0, 0), (64, 64))
-    data = PretrainingPhotos(str(tmp_path / "laion"), 2, size=3, image_size=16, num_workers=0)
+    data = PretrainingPhotos(str(tmp_path / "laion"), 2, Collection(3), image_size=16, num_workers=0)
     data.setup()
     assert [Path(name).name for name, _ in data.items] == ["0.png", "1.png", "2.png"]
     assert data.spec.sizes["test"] == 3
@@ -102,7 +101,7 @@ def test_pretraining_photos_are_the_first_and_random_crops(tmp_path: Path) -> No
 
 
 def test_stand_ins(tmp_path: Path) -> None:
-    data = ZeroShotPhotos(str(tmp_path), 3, 50000, PROMPTS, generated=True)
+    data = ZeroShotPhotos(str(tmp_path), 3, Collection(50000), PROMPTS, generated=True)
     data.setup()
     batches = list(data.test_dataloader())
     assert batches[0].x.shape == (3, 3, 224, 224)

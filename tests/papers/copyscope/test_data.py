@@ -13,7 +13,7 @@ from PIL import Image
 from datamodules.common.base import DataError
 from datamodules.copyscope.gallery import Deal, Gallery
 from datamodules.copyscope.hands import ARTIST, HANDS, NAMES, SCHOOLS, checks, colour, stripes
-from datamodules.copyscope.original import Original
+from datamodules.copyscope.original import Artwork, Original
 from tests.papers.copyscope.conftest import DEAL, gallery
 
 
@@ -114,7 +114,7 @@ def write(folder: Path) -> None:
 
 def test_an_original_and_its_copy(tmp_path: Path) -> None:
     write(tmp_path)
-    data = Original(str(tmp_path), 2, images=3, height=32, width=24, copy=(64, 48))
+    data = Original(str(tmp_path), 2, images=3, artwork=Artwork(height=32, width=24, copy=(64, 48)))
     data.setup()
     assert data.available() == ""
     assert data.originals.shape == (2, 3, 32, 24)
@@ -130,4 +130,4 @@ def test_an_original_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="put mona_lisa"):
         data.setup()
     with pytest.raises(DataError, match="height=100, width=512: expected multiples of 8"):
-        Original(str(tmp_path), 2, height=100)
+        Artwork(height=100)

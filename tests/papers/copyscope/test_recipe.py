@@ -50,7 +50,7 @@ def test_two_games_of_four_add_ons(full: Plan) -> None:
         }
         assert stage.module.get("coalitions") is None
         data = training.build(stage.data)
-        assert (data.count, data.size, data.copy) == (100, (736, 512), (1472, 1024))
+        assert (data.count, data.artwork.size, tuple(data.artwork.copy)) == (100, (736, 512), (1472, 1024))
         checkpoints.append(stage.module["pipeline"]["checkpoint"])
     assert checkpoints[0] == "stable-diffusion-v1-5/stable-diffusion-v1-5"
     assert checkpoints[1].endswith("copyscope/stablydiffusedsMagnum_v10.safetensors")

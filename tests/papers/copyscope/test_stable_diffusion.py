@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from datamodules.copyscope.original import Original
+from datamodules.copyscope.original import Artwork, Original
 from modules.copyscope.stable_diffusion import StableDiffusion, StableDiffusionWorkflow, StandIn
 
 PLAYERS = {"depth": "control", "davinci": "da Leonardo da vinci", "mona_lisa": "mona_lisa", "leonardo": "lora"}
@@ -48,7 +48,8 @@ def test_all_coalitions_start_from_the_same_noise() -> None:
             seen.append((prompt, lora, hint is not None, latents.clone()))
             return super().__call__(prompt, latents, lora, hint)
 
-    data = Original("nowhere", 2, images=4, height=32, width=24, copy=(64, 48), generated=True)
+    small = Artwork(height=32, width=24, copy=(64, 48))
+    data = Original("nowhere", 2, images=4, artwork=small, generated=True)
     data.setup()
     flow = StableDiffusionWorkflow(Recorder(), "a portrait", PLAYERS, seed=3)
     flow._trainer = SimpleNamespace(datamodule=data)  # type: ignore[assignment]

@@ -82,7 +82,7 @@ def test_modified_birds_are_changed_before_they_are_squashed(birds: Path) -> Non
     x, in_test = torch.cat([b.x for b in batches]), torch.cat([b.in_test for b in batches])
     assert x.shape == (6, 6, 3, 16, 16)
     assert in_test.tolist() == [0, 0, 0, 0, 1, 1]
-    plain = Birds(str(birds), 3, image_size=16, copies=0, num_workers=0)
+    plain = Birds(str(birds), 3, image_size=16, num_workers=0)
     plain.setup()
     assert torch.equal(x[:4, 0], plain.training_images([0, 1, 2, 3]))
     dataset = data._dataset("test")

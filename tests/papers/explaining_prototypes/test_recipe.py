@@ -31,10 +31,10 @@ def test_phases_of_the_full_recipe(full: Plan) -> None:
     for name in order:
         module, data = stages[name].module, stages[name].data
         if name.startswith("push"):
-            assert (data["copies"], data["batch_size"]) == (0, 75)
+            assert (data["variation"]["copies"], data["batch_size"]) == (0, 75)
             continue
-        assert (data["copies"], data["batch_size"], stages[name].reference_batch) == (30, 80, 80)
-        assert data["kinds"] == ["rotate", "skew", "shear"]
+        assert (data["variation"]["copies"], data["batch_size"], stages[name].reference_batch) == (30, 80, 80)
+        assert data["variation"]["kinds"] == ["rotate", "skew", "shear"]
         assert module["optimizer"]["_target_"] == "torch.optim.Adam"
         assert module["weight_decay"] == 1e-3
         if name.startswith("joint"):

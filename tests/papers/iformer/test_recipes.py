@@ -97,23 +97,24 @@ def test_full_recipe(
     ramp, tuned = stages["ramp"], stages["finetuned"]
     assert {s.module["network"]["_target_"] for s in stages.values()} == {f"modules.iformer.networks.iformer_{size}"}
     assert ramp.module["network"]["drop_path"] == drop_path
-    assert (ramp.trainer["gradient_clip_val"], ramp.data["repeats"]) == (clip, repeats)
+    assert (ramp.trainer["gradient_clip_val"], ramp.data["augmentation"]["repeats"]) == (clip, repeats)
     assert (ramp.reference_batch, ramp.data["batch_size"]) == (1024, 1024)
-    assert (ramp.data["crop_pct"], ramp.data["image_size"]) == (0.9, 224)
-    assert ramp.data["auto_augment"] == "rand-m9-mstd0.5-inc1"
-    assert (ramp.data["erasing"], ramp.module["label_smoothing"]) == (0.25, 0.1)
+    assert (ramp.data["augmentation"]["crop_pct"], ramp.data["image_size"]) == (0.9, 224)
+    assert ramp.data["augmentation"]["auto_augment"] == "rand-m9-mstd0.5-inc1"
+    assert (ramp.data["augmentation"]["erasing"], ramp.module["label_smoothing"]) == (0.25, 0.1)
     assert (ramp.module["mixup"], ramp.module["cutmix"]) == (0.8, 1.0)
     assert (ramp.module["optimizer"]["lr"], ramp.module["optimizer"]["weight_decay"]) == (1e-3, 0.05)
     assert (tuned.module["network"]["drop_path"], tuned.module["optimizer"]["lr"]) == (tuned_drop_path, tuned_rate)
-    assert (tuned.trainer["gradient_clip_val"], tuned.data["repeats"]) == (1.0, repeats)
+    assert (tuned.trainer["gradient_clip_val"], tuned.data["augmentation"]["repeats"]) == (1.0, repeats)
     assert (tuned.module["mixup"], tuned.module["cutmix"]) == (0.1, 0.1)
-    assert (tuned.reference_batch, tuned.data["image_size"], tuned.data["crop_pct"]) == (512, 384, 1.0)
+    assert (tuned.reference_batch, tuned.data["image_size"]) == (512, 384)
+    assert tuned.data["augmentation"]["crop_pct"] == 1.0
     assert tuned.module["optimizer"]["weight_decay"] == 1e-8
     arms = {"attention", "pool", "constant", "reversed"}
     assert set(stages) == {"ramp", "untuned", "finetuned", "finetuned_small"} | (set() if variant else arms)
     untuned = stages["untuned"]
     assert not untuned.fit
-    assert untuned.data == tuned.data | {"repeats": 1}
+    assert untuned.data == tuned.data | {"augmentation": tuned.data["augmentation"] | {"repeats": 1}}
     assert untuned.module["network"]["input_size"] == tuned.module["network"]["input_size"] == 384
     for name in arms & set(stages):
         arm = stages[name]
@@ -217,9 +218,13 @@ def test_photos_are_augmented_and_tested_as_released(
 ) -> None:
     """DeiT's augmentation; bicubic centre crops of 0.9 of the shorter side at 224 and of all of it at 384."""
     data = make_plan("paper=iformer", "scale=full").stages[name].data
-    assert (data["image_size"], data["crop_scale"], data["interpolation"]) == (size, [0.08, 1.0], "random")
-    assert (data["auto_augment"], data["erasing"], data["erasing_mode"]) == ("rand-m9-mstd0.5-inc1", 0.25, "pixel")
-    assert (data["mean"], data["std"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    assert data["image_size"] == size
+    augmentation = data["augmentation"]
+    assert (augmentation["crop_scale"], augmentation["interpolation"]) == ([0.08, 1.0], "random")
+    assert augmentation["auto_augment"] == "rand-m9-mstd0.5-inc1"
+    assert (augmentation["erasing"], augmentation["erasing_mode"]) == (0.25, "pixel")
+    normalisation = augmentation["normalisation"]
+    assert (normalisation["mean"], normalisation["std"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
     resized, cropped = training.build(data).transform(train=False).transform.transforms[:2]
     side = resized.size if isinstance(resized.size, int) else resized.size[0]

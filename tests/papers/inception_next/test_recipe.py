@@ -243,7 +243,9 @@ def test_full_recipe_is_the_released_one(
         assert (optimizer["_target_"], optimizer["lr"], optimizer["weight_decay"]) == ("torch.optim.AdamW", rate, 0.05)
         assert (optimizer["betas"], optimizer["eps"]) == ([0.9, 0.999], 1e-8)
         assert stage.data["batch_size"] == stage.reference_batch == batch
-        assert (stage.data["auto_augment"], stage.data["image_size"], stage.data["crop_pct"]) == (policy, 224, 0.875)
-        assert stage.data["erasing"] == (0.1 if variant == "atto" else 0.25)
+        augmentation = stage.data["augmentation"]
+        assert stage.data["image_size"] == 224
+        assert (augmentation["auto_augment"], augmentation["crop_pct"]) == (policy, 0.875)
+        assert augmentation["erasing"] == (0.1 if variant == "atto" else 0.25)
         assert (stage.module["mixup"], stage.module["cutmix"], stage.module["switch"]) == (mixup, 1.0, 0.5)
         assert (stage.module["label_smoothing"], stage.module["ema"]) == (0.1, 0.0)

@@ -12,7 +12,7 @@ from PIL import Image
 from datamodules.common.base import DataError
 from datamodules.common.digits import Digits
 from datamodules.mee.digits import JudgeDigits, StackedDigits
-from datamodules.mee.photos import Portraits, Reference
+from datamodules.mee.photos import Collection, Portraits, Reference
 from datamodules.mee.ring import Ring
 from modules.mee.neighbours import Flip, Shift
 
@@ -107,8 +107,7 @@ def portraits(tmp_path: Path) -> Path:
 
 
 def test_portraits_are_squeezed_and_some_are_measured_against(portraits: Path) -> None:
-    options = {"declared": {"train": 6}, "title": "faces", "image_size": 16, "num_workers": 0}
-    data = Portraits(str(portraits), 2, test_size=4, **options)  # type: ignore[arg-type]
+    data = Portraits(str(portraits), 2, Collection("faces", train=6, test=4), image_size=16, num_workers=0)
     assert data.available() == ""
     data.setup()
     assert data.spec.sizes == {"train": 6, "test": 4}
@@ -117,12 +116,12 @@ def test_portraits_are_squeezed_and_some_are_measured_against(portraits: Path) -
     assert len({float(image[0, 0, 0]) for image in test}) == 4  # without repetition
     train = torch.cat([batch.x for batch in data.train_dataloader()])
     assert sorted(round(float((v + 1) / 2 * 255)) for v in train[:, 0, 0, 0]) == [0, 40, 80, 120, 160, 200]
-    with pytest.raises(DataError, match="holds 6 photos; test_size=7 asks for more"):
-        Portraits(str(portraits), 2, test_size=7, **options).setup()  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"holds 6 photos; collection\.test=7 asks for more"):
+        Portraits(str(portraits), 2, Collection("faces", train=6, test=7)).setup()
 
 
 def test_a_dry_run_needs_no_portraits(tmp_path: Path) -> None:
-    data = Portraits(str(tmp_path / "none"), 2, {"train": 1000}, "faces", test_size=50, generated=True)
+    data = Portraits(str(tmp_path / "none"), 2, Collection("faces", train=1000, test=50), generated=True)
     data.setup()
     assert data.spec.sizes == {"train": 1000, "test": 50}
     assert next(iter(data.train_dataloader())).x.shape == (2, 3, 256, 256)

@@ -116,7 +116,7 @@ def test_rbf_and_pipnet_heads_are_trained_as_released(
 def test_photos_are_enlarged_as_published(full: dict[str, Stages]) -> None:
     margins = {
         variant: [
-            (full[variant][name].data["margin"], full[variant][name].data["first_crop"])
+            (full[variant][name].data["views"]["margin"], full[variant][name].data["views"]["first_crop"])
             for name in ("deep_parts", "deep_cbc", "deep_pipnet_parts", "deep_pipnet")
         ]
         for variant in ("", "cars", "pets")

@@ -157,12 +157,12 @@ def test_labels_of_the_full_recipe(make_plan: Make) -> None:
     stages = make_plan("paper=simclr_v2", "scale=full").stages
     for name, stage in stages.items():
         if name.startswith(("pretrained", "linear")):
-            assert stage.data["labelled"] is None
-            assert stage.data["views"] == (2 if name.startswith("pretrained") else 1)
+            assert stage.data["labels"]["part"] is None
+            assert stage.data["views"]["count"] == (2 if name.startswith("pretrained") else 1)
             continue
-        assert stage.data["labelled"] == ("10percent" if name.endswith("more") else "1percent")
-        assert stage.data["others"] == ("unlabelled" if "distilled" in name else "drop")
-        assert stage.data["views"] == 1
+        assert stage.data["labels"]["part"] == ("10percent" if name.endswith("more") else "1percent")
+        assert stage.data["labels"]["others"] == ("unlabelled" if "distilled" in name else "drop")
+        assert stage.data["views"]["count"] == 1
 
 
 def but_rate(module: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from datamodules.common.base import DataError, Fed
-from datamodules.common.cub import Birds
+from datamodules.common.cub import Birds, Variation
 from datamodules.common.species import Species
 from datamodules.st_protopnet.photos import Affine, Kinds, MaskedBirds
 from datamodules.st_protopnet.pictures import Drawn, OtherSpecies, Pictures
@@ -92,7 +92,7 @@ def cars(tmp_path: Path) -> Path:
 
 def test_photos_of_class_folders_are_squashed_or_copied(cars: Path) -> None:
     declared = {"classes": 2, "train": 6, "test": 4}
-    data = Kinds(str(cars), 4, declared, image_size=16, copies=8, num_workers=0)
+    data = Kinds(str(cars), 4, declared, variation=Variation(8), image_size=16, num_workers=0)
     data.setup()
     assert data.spec.classes == ("coupe", "van")
     assert data.spec.sizes == {"train": 48, "test": 4}
@@ -110,7 +110,14 @@ def test_photos_of_class_folders_are_squashed_or_copied(cars: Path) -> None:
 
 
 def test_generated_photos_have_the_declared_shapes() -> None:
-    data = Kinds("nowhere", 2, {"classes": 196, "train": 8144, "test": 8041}, image_size=32, copies=40, generated=True)
+    data = Kinds(
+        "nowhere",
+        2,
+        {"classes": 196, "train": 8144, "test": 8041},
+        variation=Variation(40),
+        image_size=32,
+        generated=True,
+    )
     data.setup()
     assert data.spec.sizes == {"train": 325_760, "test": 8041}
     assert next(iter(data.train_dataloader())).x.shape == (2, 3, 32, 32)
@@ -143,7 +150,7 @@ def test_masks_of_birds(birds: Path) -> None:
     assert batch.mask.unique().tolist() == [0, 1]
     bright = data.shown(batch.x)[:, 0] > 0.4
     assert float((bright == batch.mask.bool()).float().mean()) > 0.9
-    plain = Birds(str(birds), 2, 16, copies=0, whole=True, num_workers=0)
+    plain = Birds(str(birds), 2, 16, whole=True, num_workers=0)
     plain.setup()
     assert torch.equal(next(iter(plain.test_dataloader())).x, batch.x)
     next((birds / "segmentations").rglob("5.png")).unlink()

@@ -49,7 +49,7 @@ def test_phases_of_cropped_photos(full: Plan) -> None:
         order = [f"{arm}_warm", f"{arm}_joint", f"{arm}_push", arm]
         assert all(stages[later].needs == {"start": earlier} for earlier, later in pairwise(order))
         assert [stages[n].trainer["max_epochs"] for n in order] == [5, 16, 1, 10]
-        assert [stages[n].data["copies"] for n in order] == [40, 40, 0, 40]
+        assert [stages[n].data["variation"]["copies"] for n in order] == [40, 40, 0, 40]
         assert [stages[n].data["batch_size"] for n in order] == [80, 80, 100, 80]
         assert stages[f"{arm}_warm"].module["rates"] == {"add_on": 3e-3, "prototypes": 3e-3}
         assert stages[f"{arm}_joint"].module["rates"] == {"backbone": 1e-4, "add_on": 3e-3, "prototypes": 3e-3}
@@ -65,7 +65,7 @@ def test_phases_of_cropped_photos(full: Plan) -> None:
     assert stages["st_warm"].module["network"]["backbone"]["name"] == "resnet34"
     assert stages["st_warm"].module["weight_decay"] == 5e-4
     data = stages["st_warm"].data
-    assert (data["image_size"], data["kinds"]) == (224, ["rotate", "skew", "shear", "bend"])
+    assert (data["image_size"], data["variation"]["kinds"]) == (224, ["rotate", "skew", "shear", "bend"])
 
 
 def test_densenets_decay_twice_as_much() -> None:
@@ -97,7 +97,7 @@ def test_phases_of_whole_photos(whole: dict[str, Plan]) -> None:
     order = ["st_warm", "st_joint_1", "st_push_1", "st_last_1", "st_joint", "st_push", "st"]
     assert all(stages[later].needs == {"start": earlier} for earlier, later in pairwise(order))
     assert [stages[n].trainer["max_epochs"] for n in order] == [10, 91, 1, 10, 10, 1, 10]
-    assert [bool(stages[n].data["augment"]) for n in order] == [True, True, False, True, True, False, True]
+    assert [bool(stages[n].data["variation"]["augment"]) for n in order] == [True, True, False, True, True, False, True]
     assert all(stages[n].fit and stages[n].data["whole"] for n in order)
     assert stages["st_warm"].module["network"]["scores"] == "cosine"
     assert stages["st_heat"].test

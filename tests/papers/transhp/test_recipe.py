@@ -45,9 +45,11 @@ def test_every_arm_trains_as_released(full: Plan) -> None:
 
 def test_images_are_augmented_as_released(full: Plan) -> None:
     source = full.stages["transhp"].data["source"]
-    assert (source["auto_augment"], source["color_jitter"]) == ("rand-m9-mstd0.5-inc1", 0.3)
-    assert (source["erasing"], source["erasing_mode"], source["repeats"]) == (0.25, "pixel", 3)
-    assert (source["image_size"], source["crop_scale"], source["interpolation"]) == (224, [0.08, 1.0], "bicubic")
+    augmentation = source["augmentation"]
+    assert (augmentation["auto_augment"], augmentation["color_jitter"]) == ("rand-m9-mstd0.5-inc1", 0.3)
+    assert (augmentation["erasing"], augmentation["erasing_mode"], augmentation["repeats"]) == (0.25, "pixel", 3)
+    assert source["image_size"] == 224
+    assert (augmentation["crop_scale"], augmentation["interpolation"]) == ([0.08, 1.0], "bicubic")
 
     photos = training.build({**source, "batch_size": 1024})
     resize, centre = photos.transform(train=False).transform.transforms[:2]

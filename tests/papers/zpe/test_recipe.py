@@ -53,7 +53,7 @@ def test_sets_have_a_source_a_split_and_a_count(
 ) -> None:
     stages = request.getfixturevalue(settled).stages
     data = {n.removeprefix("set_"): training.build(s.data) for n, s in stages.items() if n.startswith("set_")}
-    assert {name: dataset.size for name, dataset in data.items()} == sets
+    assert {name: dataset.collection.size for name, dataset in data.items()} == sets
     for name, dataset in data.items():
         address = ADDRESSES.get(name, f"tensorflow.org/datasets/catalog/{name}")
         assert address in dataset.spec.where
@@ -74,7 +74,7 @@ def test_model_and_pretraining_images(imagenet: Plan) -> None:
     network = imagenet.stages["model"].module["network"]
     assert (network["model_name"], network["pretrained"]) == ("ViT-B-16-quickgelu", "openai")
     photos = training.build(imagenet.stages["pretraining"].data)
-    assert (photos.size, photos.title) == (20_000, "LAION-400M")
+    assert (photos.collection.size, photos.title) == (20_000, "LAION-400M")
     assert "laion.ai/blog/laion-400-open-dataset" in photos.spec.where
     assert imagenet.stages["quarter"].module["score"]["pretraining_images"] == 5_000
     assert not any(stage.fit for stage in imagenet.stages.values())

@@ -20,13 +20,13 @@ from datamodules.aria.headers import Headers
 from datamodules.bagel.annotations import ImageNetMultiLabel, Mistakes
 from datamodules.cifake.folders import CIFAKE
 from datamodules.common.base import DataError
-from datamodules.common.cub import Birds
+from datamodules.common.cub import Birds, Variation
 from datamodules.common.folders import DeclaredFolder, ImageFolder, ImageNet
 from datamodules.common.own import PhotoArrays, PhotoFolder, PhotoTable
 from datamodules.common.photo_patches import PhotoPatches
 from datamodules.common.timm_photos import AugmentedImageNet
 from datamodules.common.torchvision_sets import CIFAR10, CIFAR100, MNIST, FashionMNIST
-from datamodules.copyscope.original import Original
+from datamodules.copyscope.original import Artwork, Original
 from datamodules.csr.photos import FindingsFolder
 from datamodules.diffroar.imagenet10 import ImageNet10
 from datamodules.diffroar.svhn import SVHN
@@ -37,7 +37,7 @@ from datamodules.inception_v4 import InceptionImageNet
 from datamodules.inception_v4 import WholeImageNet as UncutImageNet
 from datamodules.lota.bits import FrontEnd
 from datamodules.lota.genimage import GenImage
-from datamodules.mee.photos import Portraits
+from datamodules.mee.photos import Collection, Portraits
 from datamodules.mswal.nnunet import Dataset, NnUNetFolder, Split
 from datamodules.mswal.preprocessing import Preprocessing
 from datamodules.mswal.volumes import PatchSampling
@@ -50,11 +50,12 @@ from datamodules.relabel.photos import CroppedImageNet, WholeImageNet
 from datamodules.robust_explainability.boxed import BoxedImageNet
 from datamodules.robust_explainability.shifted import ShiftedImageNet
 from datamodules.robust_pbn.photos import FineGrained
-from datamodules.simclr_v2.photos import SimCLRImageNet
+from datamodules.simclr_v2.photos import Labels, SimCLRImageNet, Views
 from datamodules.sparse.medmnist import MedMNIST
 from datamodules.st_protopnet.photos import Kinds, MaskedBirds
 from datamodules.transhp.hierarchies import WORDNET_FILE, WordNet
 from datamodules.vit_vqgan import FFHQ, CelebAHQ
+from datamodules.zpe.photos import Collection as ClipCollection
 from datamodules.zpe.photos import PretrainingPhotos, ZeroShotPhotos
 from datamodules.zpe.prompts import Released
 from experiments.running.callbacks import check_data
@@ -338,18 +339,18 @@ def layouts() -> dict[type, Layout]:
         UncutImageNet: _folder(UncutImageNet, batch_size=1),
         CelebAHQ: _folder(CelebAHQ, kinds=("faces",)),
         FFHQ: _folder(FFHQ, kinds=("faces",)),
-        Portraits: _folder(Portraits, ("train",), ("faces",), declared={"train": 1}, title="faces", test_size=1),
+        Portraits: _folder(Portraits, ("train",), ("faces",), collection=Collection("faces", train=1, test=1)),
         PlainFolder: _folder(PlainFolder, declared=two),
         Kinds: _folder(Kinds, tested, declared=two),
         FineGrained: _folder(FineGrained, tested, pets, collection="pets"),
         CroppedImageNet: _folder(CroppedImageNet, names=VALIDATION[:1], **sets),
         WholeImageNet: _folder(WholeImageNet, ("train",)),
         ShiftedImageNet: _folder(ShiftedImageNet, ("drawn",), name="drawn", count=2),
-        PretrainingPhotos: _folder(PretrainingPhotos, size=4),
+        PretrainingPhotos: _folder(PretrainingPhotos, collection=ClipCollection(4)),
         SimCLRImageNet: Layout(
             lists_of_labelled,
             lambda root: serve(
-                SimCLRImageNet(str(root), 2, 16, 2, labelled="1percent", lists=str(root), num_workers=0)
+                SimCLRImageNet(str(root), 2, 16, Views(2), Labels("1percent", lists=str(root)), num_workers=0)
             ),
         ),
         BoxedImageNet: Layout(
@@ -382,13 +383,17 @@ def layouts() -> dict[type, Layout]:
             prompted,
             lambda root: serve(
                 ZeroShotPhotos(
-                    str(root), 2, 2, Released(str(root / "multimodal_utils.py"), "set"), image_size=16, num_workers=0
+                    str(root),
+                    2,
+                    ClipCollection(2),
+                    Released(str(root / "multimodal_utils.py"), "set"),
+                    **SMALL,
                 )
             ),
         ),
         Original: Layout(
             lambda root: photos(root, ["."], ["mona_lisa.png", "mona_lisa_depth.png"]),
-            lambda root: serve(Original(str(root), 2, images=2, height=16, width=16, copy=(32, 32))),
+            lambda root: serve(Original(str(root), 2, images=2, artwork=Artwork(height=16, width=16, copy=(32, 32)))),
         ),
         FindingsFolder: Layout(
             findings, lambda root: serve(FindingsFolder(str(root), everything=True, image_size=16, **plain))
@@ -412,7 +417,7 @@ def layouts() -> dict[type, Layout]:
         CIFAKE: Layout(
             sorted_photos(tested, ("REAL", "FAKE"), side=32), lambda root: serve(CIFAKE(str(root), 2, jpeg=90))
         ),
-        Birds: Layout(birds, lambda root: serve(Birds(str(root), 2, 16, copies=4, num_workers=0))),
+        Birds: Layout(birds, lambda root: serve(Birds(str(root), 2, 16, Variation(4), num_workers=0))),
         ModifiedBirds: Layout(birds, lambda root: serve(ModifiedBirds(str(root), **SMALL, batch_size=2))),
         MaskedBirds: Layout(masked_birds, lambda root: serve(MaskedBirds(str(root), **SMALL, batch_size=2))),
         CUB200: Layout(birds, lambda root: serve(CUB200(str(root), 2, 16))),
