@@ -123,8 +123,8 @@ def _cells(stage: Measured) -> list[str]:
 
 def _say_cost(total: float) -> None:
     console.say(
-        f"One seed's training: {total:.1e} operations, {operations.in_hours(total)} "
-        "(three passes of the mult-adds for each image; what is frozen is not counted).",
+        f"One seed's training: at least {total:.1e} operations, {operations.in_hours(total)} (three passes of the "
+        "mult-adds of what answers for each image; a stage's other networks and what is frozen are not counted).",
         "Mult-adds are those of convolutions and matrix products; norms and activations are not counted.",
         "No result comes of a dry run: weights are random and images are generated.",
     )

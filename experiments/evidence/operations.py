@@ -1,7 +1,8 @@
 """Operations of one seed's training, by stage, as a dry run of a published recipe counts them. Imports no torch.
 
 They follow from the recipe alone, so that they are the same on every machine: what a GPU would need is arithmetic where
-none was at hand. `make reproduce PAPER=K SCALE=full DRY=1 ARGS=record=true` writes them to results/operations/K.json.
+none was at hand. They are a lower bound: three passes of what answers for an image, without a stage's other networks
+(teachers, a generator beside a classifier, a discriminator) and without what is done several times for an image. `make reproduce PAPER=K SCALE=full DRY=1 ARGS=record=true` writes them to results/operations/K.json.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ def in_words(paper: str, title: str) -> str:
 
 
 def in_hours(operations: float) -> str:
-    """How long a GPU takes for so many operations, with two digits that count."""
+    """How long a GPU takes for so many operations at least, with two digits that count."""
     hours = operations / GPU / 3600
     digits = 2 if hours < 1 else 1 if hours < 10 else 0
-    amount = f"about {hours:,.{digits}f}" if hours >= 0.01 else "less than 0.01"
-    return f"{amount} GPU-hours at {GPU / 1e12:.0f} TFLOP/s"
+    amount = f"{hours:,.{digits}f} GPU-hours" if hours >= 0.01 else "some seconds of a GPU"
+    return f"at least {amount} at {GPU / 1e12:.0f} TFLOP/s"
