@@ -2,7 +2,8 @@
 
 They follow from the recipe alone, so that they are the same on every machine: what a GPU would need is arithmetic where
 none was at hand. They are a lower bound: three passes of what answers for an image, without a stage's other networks
-(teachers, a generator beside a classifier, a discriminator) and without what is done several times for an image. `make reproduce PAPER=K SCALE=full DRY=1 ARGS=record=true` writes them to results/operations/K.json.
+(teachers, a generator beside a classifier, a discriminator) and without what is done several times for an image.
+`make reproduce PAPER=K SCALE=full DRY=1 ARGS=record=true` writes them to results/operations/K.json.
 """
 
 from __future__ import annotations
