@@ -15,6 +15,8 @@ from datamodules.common.generated_pictures import RealOrGenerated
 from datamodules.common.loader import Columns, Loader, batch_type
 from datamodules.lota.bits import SELECTIONS, FrontEnd
 
+PLACED = ("test", "val")  # splits whose crops follow from a picture's row
+
 
 class Patches(RealOrGenerated):
     """One patch of each picture's noise image: x, patch, y, subset, category; see FrontEnd for x and patch.
@@ -85,7 +87,7 @@ class Patches(RealOrGenerated):
 
     def places(self, name: str) -> Tensor:
         """Of the crops of each picture of a split that is not trained on, (N, K, 2)."""
-        source = generator(f"crops of {name} pictures", self.seed)
+        source = generator("crops of test pictures", self.seed, PLACED.index(name))
         return torch.rand(len(self.columns[name]["y"]), self.front_end.draws, 2, generator=source)
 
     def val_dataloader(self) -> list[Loader]:

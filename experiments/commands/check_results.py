@@ -37,6 +37,7 @@ from experiments.evidence import (
     restarts,
     results,
     statements,
+    words,
 )
 from experiments.evidence import counts as recorded_counts
 from experiments.evidence.order import History, losses, problems
@@ -247,6 +248,11 @@ def differing_claims(entry: Entry, config: Mapping[str, Any]) -> list[str]:
     judged = {claim.name: _comparable(claim.claim().content()) for claim in entry.claims}
     lines = [f"{name!r} is missing" for name in asked if name not in judged]
     lines += [f"{name!r} is none of the paper's file" for name in judged if name not in asked]
+    for claim in entry.claims:
+        if claim.verdict == words.NOT_RUN and claim.name in asked:  # preconditions are kept with what they came to
+            for content in (asked[claim.name], judged[claim.name]):
+                for key in ("requires", "requires_each", "share_of_seeds"):
+                    content.pop(key, None)
     for name, content in asked.items():
         if name in judged and content != judged[name]:
             lines.append(f"{name!r}: {_first_key(content, judged[name])}")

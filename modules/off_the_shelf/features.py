@@ -144,6 +144,7 @@ class RandomBackbone(Backbone):
         self.normalisations = [layer for layer in layers if isinstance(layer, _BatchNorm)]
         for layer in self.normalisations:
             layer.momentum = None  # a cumulative average
+        self.train()  # as ever, in evaluation mode
 
     def configure_optimizers(self) -> list[Optimizer]:
         return []

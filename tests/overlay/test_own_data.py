@@ -113,7 +113,7 @@ def test_what_a_paper_needs_beside_images_is_asked_for_by_name() -> None:
     )
     stage = compose.resolve(config, 0)["stages"]["transhp"]
     assert stage["data"]["hierarchy"]["_target_"] == "mine.datamodules.tree.photos"
-    assert stage["module"]["network"]["levels"] == [[3, 2]]
+    assert stage["module"]["network"]["levels"] == [[0, 2]]
     assert (stage["module"]["classes"], stage["module"]["network"]["in_channels"]) == (4, 3)
     assert stage["data"]["source"]["side"] == stage["module"]["network"]["image_size"] == 20
 

@@ -178,7 +178,7 @@ def test_smoke_runs_to_a_verdict_with_all_that_executes_in_its_identity(
         assert executed <= covered[stage], f"{stage} runs code that its fingerprint leaves out"
     summary = json.loads((tmp_path / paper / "smoke" / "summary.json").read_text())
     assert set(summary) == {"paper", "scale", "variant", "seeds", "stages", "claims", "checks", "published"}
-    assert all(summary["stages"].values())
+    assert all(summary["stages"][name] for name, stage in this.stages.items() if stage.fit or stage.test)
     assert not {c["verdict"] for c in summary["claims"]} & {"not run", "matched"}, summary["claims"]
     assert all(len(c["per_seed"]) == len(summary["seeds"]) for c in summary["claims"])
     stages = len(summary["stages"]) * len(summary["seeds"])
