@@ -13,7 +13,7 @@ import itertools
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +198,9 @@ def _filed(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
     if (said.at, said.stream, said.why) != (told.at, told.stream, told.why):
         yield f"{where}: what it says of its registration is not what {files[0].path.name} says"
     asked = [_comparable(content) for content in files[0].bound["claims"]]
-    if asked != [_comparable(claim.claim().content()) for claim in entry.claims]:
+    judged = [_comparable(claim.claim().content()) for claim in entry.claims]
+    _leave_out_what_is_not_told(entry, asked, judged)
+    if asked != judged:
         yield f"{where}: its claims are not those of {files[0].path.name}"
     yield from (f"{where}: {line}" for line in statements.registered(entry, files[0]))
     knobs = vary.read({"vary": files[0].bound["vary"]})
@@ -248,15 +250,20 @@ def differing_claims(entry: Entry, config: Mapping[str, Any]) -> list[str]:
     judged = {claim.name: _comparable(claim.claim().content()) for claim in entry.claims}
     lines = [f"{name!r} is missing" for name in asked if name not in judged]
     lines += [f"{name!r} is none of the paper's file" for name in judged if name not in asked]
-    for claim in entry.claims:
-        if claim.verdict == words.NOT_RUN and claim.name in asked:  # preconditions are kept with what they came to
-            for content in (asked[claim.name], judged[claim.name]):
-                for key in ("requires", "requires_each", "share_of_seeds"):
-                    content.pop(key, None)
+    _leave_out_what_is_not_told(entry, asked.values(), judged.values())
     for name, content in asked.items():
         if name in judged and content != judged[name]:
             lines.append(f"{name!r}: {_first_key(content, judged[name])}")
     return lines
+
+
+def _leave_out_what_is_not_told(entry: Entry, *contents: Iterable[Plain]) -> None:
+    """Preconditions are recorded with what they came to, and so not at all for claims that were not run."""
+    not_run = {claim.name for claim in entry.claims if claim.verdict == words.NOT_RUN}
+    for content in itertools.chain(*contents):
+        if content["name"] in not_run:
+            for key in ("requires", "requires_each", "share_of_seeds"):
+                content.pop(key, None)
 
 
 def _comparable(content: Mapping[str, Any]) -> Plain:

@@ -93,6 +93,9 @@ def test_the_main_claim_alone_and_then_all_others_are_the_same_record(recorded: 
     assert without
     assert main.main_claim() == recorded.main_claim()
     assert {claim.verdict for claim in main.claims if not claim.main} == {"not run"}
+    record = results.read(PAPER)
+    assert record is not None
+    assert list(check_results.check(record)) == []
 
     assert run(tmp_path / "anew", "most=2") == 0
     assert stored().claims == recorded.claims
