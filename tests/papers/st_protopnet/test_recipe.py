@@ -191,7 +191,7 @@ def test_turns_of_two_branches_on_two_processes_are_those_on_one(make_plan: Call
     weights, metrics = [], []
     for trainer in ("cpu", "ddp_cpu"):
         sgd = [f"stages.st_{n}.module.optimizer={{_target_:torch.optim.SGD,_partial_:true}}" for n in ("warm", "joint")]
-        this = make_plan("paper=st_protopnet", f"trainer={trainer}", *sgd)
+        this = make_plan("paper=st_protopnet", f"trainer={trainer}", "stages.st_joint.test=true", *sgd)
         for name in ("start", "st_warm"):
             engine.ensure(this, this.stages[name])
         metrics.append(engine.ensure(this, this.stages["st_joint"]).metrics)
