@@ -46,7 +46,8 @@ def put(new: Entry, stored: Entry | None, registered: Registration) -> Entry:
 
 def _lacks(new: Entry, stored: Entry) -> bool:
     """Whether a stage has numbers in the record and none now, as after only=main where other stages' runs are gone."""
-    return any(stage.metrics and not new.stages[name].metrics for name, stage in stored.stages.items())
+    told = {name for name, stage in new.stages.items() if stage.metrics}
+    return any(stage.metrics and name not in told for name, stage in stored.stages.items())
 
 
 def _compared(replication: Replication | None, entry: Entry) -> Replication | None:

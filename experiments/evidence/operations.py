@@ -1,8 +1,9 @@
 """Operations of one seed's training, by stage, as a dry run of a published recipe counts them. Imports no torch.
 
-They follow from the recipe alone, so that they are the same on every machine: what a GPU would need is arithmetic where
-none was at hand. They are a lower bound: three passes of what answers for an image, without a stage's other networks
-(teachers, a generator beside a classifier, a discriminator) and without what is done several times for an image.
+They follow from the recipe, whatever the machine: what a GPU would need is arithmetic where none was at hand. Where a
+search hands on a network, a dry run draws one, since nothing was trained. They are a lower bound: three passes of what
+answers for an image, without a stage's other networks (teachers, a generator beside a classifier, a discriminator) and
+without what is done several times for an image.
 `make reproduce PAPER=K SCALE=full DRY=1 ARGS=record=true` writes them to results/operations/K.json.
 """
 

@@ -137,7 +137,7 @@ def test_the_main_claim_is_about_prompts_and_not_about_coarse_losses(full: Plan)
     assert main.better == "transhp/test/top1"
     rivals = [str(each.than).split("/")[0] for each in main.against().values()]
     assert rivals == ["baseline", "no_prompts", "no_coarse"]
-    assert main.requires == ["transhp/test/selection > 1"]
+    assert main.requires == ["transhp/test/ratio > 1"]
     assert main.requires_each == ["transhp/test/masked_top1 < transhp/test/top1 - 1"]
 
 
