@@ -75,11 +75,16 @@ def test_noise_has_its_deviation_and_is_not_clamped() -> None:
 
 
 def test_fixed_versions_do_not_depend_on_the_batch(x: Tensor) -> None:
-    randomizer = Randomizer(noise=0.2, rotation=20.0, scale=0.1, shift=1.0)
-    jointly = randomizer.fixed(x, 4, seed=5)  # (4, 3, 1, 8, 8)
-    assert torch.allclose(jointly[:, 1:2], randomizer.fixed(x[1:2], 4, seed=5), atol=1e-6)
+    randomizer = Randomizer(noise=0.2, rotation=20.0, scale=0.1, shift=1.0, versions=4)
+    jointly = randomizer.fixed(x, seed=5)  # (4, 3, 1, 8, 8)
+    assert torch.allclose(jointly[:, 1:2], randomizer.fixed(x[1:2], seed=5), atol=1e-6)
     assert not torch.allclose(jointly[0], jointly[1])
-    assert not torch.allclose(jointly, randomizer.fixed(x, 4, seed=6))
+    assert not torch.allclose(jointly, randomizer.fixed(x, seed=6))
+
+
+def test_an_image_has_at_least_one_version() -> None:
+    with pytest.raises(ValueError, match="versions=0"):
+        Randomizer(versions=0)
 
 
 def test_a_share_of_a_batch_gets_the_draws_of_one_process(x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
