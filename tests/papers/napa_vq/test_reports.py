@@ -237,3 +237,21 @@ def test_without_neighbours_features_are_drawn_to_their_vector_and_prototypes_ar
 
     p, c = module.draw_prototypes()
     assert torch.allclose(p, module.prototypes[c], atol=1e-6)
+
+
+def test_accuracy_after_the_third_task_is_that_of_the_third_test(first: NapaVQ) -> None:
+    """One image of each class seen, of which all, half and a quarter are right after tasks 0, 1 and 2."""
+    told: dict[str, float] = {}
+    module = copy_of(first)
+    for task, right in enumerate((4, 3, 2)):
+        module = module if task == 0 else build_module(module)
+        y = torch.arange(module.classes)
+        guesses = torch.where(y < right, y, (y + 1) % module.classes)
+        scores = torch.eye(module.classes)[guesses]
+        module.predict_by_both = lambda x, scores=scores: dict.fromkeys(("cosine", "distance"), scores)  # type: ignore[method-assign]
+        module.log_dict = lambda values, **_: told.update({k: float(v) for k, v in values.items()})  # type: ignore[method-assign, assignment]
+        module.test_step((torch.zeros(len(y)), y), 0)
+        module.on_test_epoch_end()
+        expected = 100 * right / len(y)
+        assert told["test/top1"] == told["test/cosine_top1"] == told["test/distance_top1"] == pytest.approx(expected)
+    assert told["test/avg_incremental_acc"] == pytest.approx((100 + 50 + 25) / 3)
