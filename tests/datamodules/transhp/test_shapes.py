@@ -66,6 +66,30 @@ def test_splits_are_balanced_apart_and_fixed_by_the_seed() -> None:
     assert again.spec.identity == data.spec.identity != other.spec.identity
 
 
+def test_validation_images_lie_beside_the_training_images() -> None:
+    """120 pictures, six of each class: 80 to train on, and the other 40."""
+    data = Shapes(50, 80, 40, 20)
+    data.setup()
+    assert data.spec.sizes == {"train": 80, "val": 40, "test": 20}
+    assert data.spec.where == "made by the suite"
+    labels = torch.cat([data.splits[name][1] for name in ("train", "val")])
+    assert labels.bincount().tolist() == [6] * 20
+
+
+def test_training_pictures_alone_are_augmented() -> None:
+    """An operation that makes everything white."""
+
+    def whiten(x: Tensor, source: torch.Generator) -> Tensor:
+        return torch.ones_like(x)
+
+    data = Shapes(20, 20, 0, 20, augment=(whiten,))
+    data.setup()
+    (train,), (test,) = data.train_dataloader(), data.test_dataloader()
+    white = (1 - data.spec.mean[0]) / data.spec.std[0]
+    assert torch.allclose(train.x, torch.full_like(train.x, white), atol=1e-4)
+    assert float((test.x - white).abs().amax((1, 2, 3)).min()) > 1
+
+
 def test_mean_and_deviation() -> None:
     data = Shapes(50, 4000, 0, 20)
     data.setup()
