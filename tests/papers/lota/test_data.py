@@ -16,18 +16,19 @@ from datamodules.common.photo_regions import PhotoRegions
 from datamodules.lota.bits import FrontEnd, gradient_score
 from datamodules.lota.genimage import GenImage
 from datamodules.lota.patches import Patches
+from datamodules.lota.subsets import Selection, Subsets
 
 FRONT = FrontEnd(patch=8, crops=6, size=None, mean=(0.0,) * 3, std=(1.0,) * 3)
 
 
 @pytest.fixture
 def patches() -> Callable[..., Patches]:
-    def make(batch_size: int = 4, **options: Any) -> Patches:
+    def make(batch_size: int = 4, aside: float = 0.0, **options: Any) -> Patches:
         source = PhotoRegions(8, 6, 8, 8, seed=2)
         source.setup()
         pictures = torch.cat([source.splits["val"][0], source.splits["test"][0]]).numpy()
         fed = [Fed(torch.nn.Identity(), {"pictures": pictures})]
-        data = Patches(source, batch_size, ["copy"], ["copy"], FRONT, fed, **options)
+        data = Patches(source, batch_size, Subsets(["copy"], ["copy"], aside), FRONT, fed, **options)
         data.setup()
         return data
 
@@ -41,7 +42,7 @@ def test_test_crops_follow_from_the_row(patches: Callable[..., Patches]) -> None
 
 
 def test_training_crops_change_with_the_epoch(patches: Callable[..., Patches]) -> None:
-    data = patches(16, train_select="random")
+    data = patches(16, select=Selection(train="random"))
     loader = data.train_dataloader()
     (first,) = list(loader)
     (again,) = list(loader)
@@ -52,12 +53,12 @@ def test_training_crops_change_with_the_epoch(patches: Callable[..., Patches]) -
 
 
 def test_selections_are_those_of_the_split(patches: Callable[..., Patches]) -> None:
-    high, low = patches(16, test_select="max"), patches(16, test_select="min")
+    high, low = patches(16), patches(16, select=Selection(test="min"))
     scores = [gradient_score((next(iter(d.test_dataloader())).patch * 255).to(torch.uint8)) for d in (high, low)]
     assert bool((scores[0] >= scores[1]).all())
     assert high.spec.shape == (3, 8, 8)
     with pytest.raises(DataError, match="select='best'"):
-        patches(train_select="best")
+        Selection(train="best")
 
 
 def test_pictures_aside_are_no_training_pictures(patches: Callable[..., Patches]) -> None:
@@ -96,9 +97,9 @@ def genimage(tmp_path: Path) -> Callable[..., GenImage]:
                     pixels = random.integers(0, 256, (12 + number, 20, 3), dtype=np.uint8)
                     Image.fromarray(pixels).save(place / f"{number}.{suffix}")
 
-    def make(**options: Any) -> GenImage:
-        settings = {"train_on": ["adm"], "front_end": FRONT, "names": ("adm", "glide"), "num_workers": 0, **options}
-        return GenImage(str(tmp_path), 4, **settings)
+    def make(select: Selection | None = None, **options: Any) -> GenImage:
+        subsets = Subsets(**{"train_on": ["adm"], "names": ("adm", "glide"), "aside": 0.02, **options})
+        return GenImage(str(tmp_path), 4, subsets, FRONT, select, num_workers=0)
 
     return make
 
@@ -139,7 +140,7 @@ def test_genimage_selects_patches_as_the_split_says(genimage: Callable[..., GenI
     def scores(loader: Any) -> torch.Tensor:
         return torch.cat([gradient_score((torch.as_tensor(batch.patch) * 255).to(torch.uint8)) for batch in loader])
 
-    low, high = genimage(train_select="min", test_select="max"), genimage(train_select="max", test_select="min")
+    low, high = genimage(Selection("min", "max")), genimage(Selection("max", "min"))
     low.setup()
     high.setup()
     assert float(scores(low.train_dataloader()).double().mean()) < float(
