@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from datamodules.cifake.folders import CIFAKE
-from datamodules.cifake.pictures import RealOrFakeScenes, SwappedScenes
+from datamodules.cifake.pictures import RealOrFakeScenes, SwappedScenes, add_noise
 from datamodules.cifake.scenes import Scenes, compose, cut_out, draw_fields, draw_places
 from datamodules.common.base import DataError, Fed, generator
 from datamodules.common.generated_pictures import GeneratorSets, recompress
@@ -132,6 +132,56 @@ def test_real_and_generated_pictures_end_alike(scenes: Scenes) -> None:
     assert float(batch.x.min()) >= 0
     assert float(batch.x.max()) <= 1
     assert next(iter(data.train_dataloader()))._fields == ("x", "y", "subset", "category")
+
+
+def test_noise_has_its_deviation_and_is_drawn_for_each_value() -> None:
+    grey = torch.full((40, 3, 32, 32), 128, dtype=torch.uint8)
+    noise = add_noise(grey, 8, generator("noise")).float() - 128
+    assert float(noise.mean()) == pytest.approx(0, abs=0.1)
+    assert float(noise.std()) == pytest.approx((64 + 1 / 12) ** 0.5, rel=0.02)  # rounding adds 1/12
+    pairs = torch.stack([noise[:, 0].flatten(), noise[:, 1].flatten(), noise[:, 0].roll(1, 2).flatten()])
+    assert float((torch.corrcoef(pairs) - torch.eye(3)).abs().max()) < 0.02
+    assert torch.equal(add_noise(grey, 0, generator("noise")), grey)
+    ends = add_noise(torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 32, 32), 8, generator("noise"))
+    assert bool((ends[0] <= 60).all())
+    assert bool((ends[1] >= 195).all())
+
+
+def test_real_and_generated_pictures_have_noise_of_their_own_before_their_files(scenes: Scenes) -> None:
+    same = [Fed(torch.nn.Identity(), {"pictures": torch.cat([scenes.splits[s][0] for s in ("val", "test")]).numpy()})]
+    plain, noisy, again = (RealOrFakeScenes(scenes, 8, same, noise=noise) for noise in (0, 8, 8))
+    for data in (plain, noisy, again):
+        data.setup()
+    assert noisy.spec.identity == again.spec.identity != plain.spec.identity
+    for name, columns in noisy.columns.items():
+        there = plain.columns[name]["x"]
+        assert torch.equal(there, torch.cat([there[: len(there) // 2]] * 2))  # a generator that copies
+        real, fake = (columns["x"].float() - there.float()).chunk(2)
+        inside = ((there > 40) & (there < 215)).chunk(2)[0]
+        for noise in (real, fake):
+            assert float(noise[inside].std()) == pytest.approx(8, rel=0.03)
+        both = torch.stack([real[inside], fake[inside]])
+        assert abs(float(torch.corrcoef(both)[0, 1])) < 0.05
+    assert "noise of 8 grey levels on every picture" in noisy.spec.split
+    files = RealOrFakeScenes(scenes, 8, same, noise=8, jpeg=75)
+    files.setup()
+    assert torch.equal(files.columns["test"]["x"], recompress(noisy.columns["test"]["x"], 75))
+    with pytest.raises(DataError, match="noise=-1: expected 0 or more grey levels"):
+        RealOrFakeScenes(scenes, 8, same, noise=-1)
+
+
+def test_all_versions_of_a_swapped_picture_have_one_noise(scenes: Scenes) -> None:
+    plain, noisy = (SwappedScenes(scenes, 5, darker(scenes), noise=noise) for noise in (0, 2))
+    for data in (plain, noisy):
+        data.setup()
+    inside = plain.columns["test"]["x"].gt(12) & plain.columns["test"]["real"].lt(243)
+    added = {
+        name: (noisy.columns["test"][name].float() - plain.columns["test"][name].float())[inside]
+        for name in ("x", "object", "background", "real")
+    }
+    assert float(added["x"].std()) == pytest.approx(2, rel=0.05)
+    for name in ("object", "background", "real"):
+        assert torch.equal(added[name], added["x"])
 
 
 def test_reencoded_pictures_are_halves_of_the_real_ones(scenes: Scenes) -> None:

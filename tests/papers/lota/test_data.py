@@ -52,6 +52,18 @@ def test_training_crops_change_with_the_epoch(patches: Callable[..., Patches]) -
     assert not torch.equal(first.x, later.x)
 
 
+def test_validation_and_test_pictures_are_cut_at_places_of_their_own(patches: Callable[..., Patches]) -> None:
+    data = patches(16, aside=0.25)
+    val, test = data.places("val"), data.places("test")
+    assert not (val[:, None] == test).all(-1).any()
+
+
+def test_patches_say_what_generated_them(patches: Callable[..., Patches]) -> None:
+    (batch,) = list(patches(16).test_dataloader())
+    assert batch.y.tolist() == [0] * 8 + [1] * 8
+    assert batch.subset.tolist() == [-1] * 8 + [0] * 8
+
+
 def test_selections_are_those_of_the_split(patches: Callable[..., Patches]) -> None:
     high, low = patches(16), patches(16, select=Selection(test="min"))
     scores = [gradient_score((next(iter(d.test_dataloader())).patch * 255).to(torch.uint8)) for d in (high, low)]
@@ -132,6 +144,45 @@ def test_training_sees_one_generator_and_the_test_all(genimage: Callable[..., Ge
     assert folders["train"] == folders["val"] == {f"{name}/train"}
     assert folders["test"] == {"adm/val", "glide/val"}
     assert {int(subset) for batch in data.test_dataloader() for subset in batch.subset} == {0, 1}
+
+
+def test_pictures_aside_follow_from_the_seed(genimage: Callable[..., GenImage]) -> None:
+    kept = []
+    for seed in (0, 0, 1):
+        data = genimage(aside=0.25, seed=seed)
+        data.setup()
+        kept.append(data.items)
+    assert kept[0] == kept[1]
+    assert kept[0]["val"] != kept[2]["val"]
+
+
+def test_crops_of_genimage_change_with_the_epoch_in_training_alone(genimage: Callable[..., GenImage]) -> None:
+    data = genimage(train_select="random", test_select="random")
+    data.setup()
+
+    def crops(loader: Any, epoch: int) -> list[bytes]:
+        """In whatever order."""
+        loader.sampler.set_epoch(epoch)
+        return sorted(x.numpy().tobytes() for batch in loader for x in batch.x)
+
+    train, test = data.train_dataloader(), data.test_dataloader()
+    assert crops(train, 0) == crops(train, 0) != crops(train, 1)
+    assert crops(test, 0) == crops(test, 1)
+
+
+def test_stand_ins_of_genimage_go_through_the_front_end() -> None:
+    """Two batches, or twice two of each subset if that is more."""
+    for batch_size, count in ((40, 80), (4, 32)):
+        data = GenImage("nowhere", batch_size, ["adm"], FRONT, generated=True)
+        data.setup()
+        batches = list(data.test_dataloader())
+        assert sum(len(batch.x) for batch in batches) == count
+        first = batches[0]
+        assert first.x.shape[1:] == first.patch.shape[1:] == data.spec.shape == (3, 8, 8)
+        assert set(first.patch.unique().tolist()) <= {0.0, 1.0}
+        y, subset = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("y", "subset"))
+        assert set(y.tolist()) == {0, 1}
+        assert set(subset.tolist()) == set(range(8))
 
 
 def test_genimage_selects_patches_as_the_split_says(genimage: Callable[..., GenImage]) -> None:
