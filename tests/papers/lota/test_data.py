@@ -109,9 +109,9 @@ def genimage(tmp_path: Path) -> Callable[..., GenImage]:
                     pixels = random.integers(0, 256, (12 + number, 20, 3), dtype=np.uint8)
                     Image.fromarray(pixels).save(place / f"{number}.{suffix}")
 
-    def make(select: Selection | None = None, **options: Any) -> GenImage:
+    def make(select: Selection | None = None, seed: int = 0, **options: Any) -> GenImage:
         subsets = Subsets(**{"train_on": ["adm"], "names": ("adm", "glide"), "aside": 0.02, **options})
-        return GenImage(str(tmp_path), 4, subsets, FRONT, select, num_workers=0)
+        return GenImage(str(tmp_path), 4, subsets, FRONT, select, num_workers=0, seed=seed)
 
     return make
 
@@ -157,7 +157,7 @@ def test_pictures_aside_follow_from_the_seed(genimage: Callable[..., GenImage]) 
 
 
 def test_crops_of_genimage_change_with_the_epoch_in_training_alone(genimage: Callable[..., GenImage]) -> None:
-    data = genimage(train_select="random", test_select="random")
+    data = genimage(Selection("random", "random"))
     data.setup()
 
     def crops(loader: Any, epoch: int) -> list[bytes]:
@@ -173,7 +173,7 @@ def test_crops_of_genimage_change_with_the_epoch_in_training_alone(genimage: Cal
 def test_stand_ins_of_genimage_go_through_the_front_end() -> None:
     """Two batches, or twice two of each subset if that is more."""
     for batch_size, count in ((40, 80), (4, 32)):
-        data = GenImage("nowhere", batch_size, ["adm"], FRONT, generated=True)
+        data = GenImage("nowhere", batch_size, Subsets(["adm"]), FRONT, generated=True)
         data.setup()
         batches = list(data.test_dataloader())
         assert sum(len(batch.x) for batch in batches) == count
