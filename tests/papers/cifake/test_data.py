@@ -15,7 +15,7 @@ from PIL import Image
 
 from datamodules.cifake.folders import CIFAKE
 from datamodules.cifake.pictures import RealOrFakeScenes, SwappedScenes, add_noise
-from datamodules.cifake.scenes import Scenes, compose, cut_out, draw_fields, draw_places
+from datamodules.cifake.scenes import Objects, Scenes, compose, cut_out, draw_fields, draw_places
 from datamodules.common.base import DataError, Fed, generator
 from datamodules.common.generated_pictures import GeneratorSets, recompress
 from datamodules.common.torchvision_sets import FashionMNIST
@@ -57,6 +57,8 @@ def test_either_place_is_as_likely() -> None:
     assert bool((((first - second).abs() >= torch.tensor([14, 10])).any(1)).all())
     assert bool((torch.stack([first, second]) + torch.tensor([14, 10]) <= 32).all())
     assert torch.allclose(first.float().mean(0), second.float().mean(0), atol=0.4)
+    first, second = draw_places(torch.tensor([[0, 0, 16, 16]]).repeat(20, 1), 32, generator("places"))
+    assert bool((first - second).abs().eq(16).any(1).all())  # half the picture: side by side, and never closer
     with pytest.raises(DataError, match="an object of 17 pixels: expected at most half the picture's 32"):
         draw_places(torch.tensor([[0, 0, 17, 4]]), 32, generator("places"))
 
@@ -79,6 +81,19 @@ def test_only_the_objects_pixels_change() -> None:
         assert float(even.std(1).max()) < float(background[row].float().std())
 
 
+def test_an_objects_colours_are_clipped_before_they_are_mixed_with_the_photo() -> None:
+    """On 200, an object of -20 and 20 about its mean, ten times as strong: 0 and 255, of which its edge is half."""
+    background = torch.full((1, 3, 8, 8), 200, dtype=torch.uint8)
+    colour = torch.tensor([[100.0, 140.0], [100.0, 140.0]]).expand(1, 3, 2, 2)
+    cover = torch.tensor([[1.0, 1.0], [0.5, 0.5]]).expand(1, 2, 2)
+    pictures, masks = compose(
+        background, Objects(colour, cover, torch.tensor([[0, 0, 2, 2]])), 10.0, generator("places")
+    )
+    ((top, left), *_) = masks[0, 0].nonzero().tolist()
+    assert pictures[0, 0, top : top + 2, left : left + 2].tolist() == [[0, 255], [100, 228]]
+    assert masks.sum((2, 3)).tolist() == [[2], [2]]
+
+
 def test_fields_have_the_spectrum_of_photos_and_differ() -> None:
     fields = draw_fields(300, 32, generator("fields"))
     assert fields.shape == (300, 3, 32, 32)
@@ -88,7 +103,10 @@ def test_fields_have_the_spectrum_of_photos_and_differ() -> None:
     along = [float(power[0, k] + power[k, 0]) for k in (2, 4, 8)]
     assert 4.5 < along[0] / along[1] < 9  # an exponent of 1.4 in amplitude: 7 an octave
     assert 4.5 < along[1] / along[2] < 9
-    assert 15 < float(grey.flatten(1).std(1).mean()) < 45
+    spread = grey.flatten(1).std(1)  # of each field 15 to 55, but for its colours
+    assert 13 < float(spread.min()) < 18
+    assert 52 < float(spread.max()) < 60
+    assert torch.equal(draw_fields(300, 32, generator("fields")), fields)
     with pytest.raises(DataError, match="background='sky': expected one of photos, fields"):
         make_scenes(background="sky")
 
@@ -254,7 +272,9 @@ def cifake(tmp_path: Path) -> Callable[..., CIFAKE]:
 def test_folders_and_zips_are_read_with_generated_pictures_as_1(cifake: Callable[..., CIFAKE], tmp_path: Path) -> None:
     data = cifake()
     assert dict(data.spec.sizes) == {"train": 16, "val": 4, "test": 8}
+    assert (data.spec.shape, data.spec.mean, data.spec.std) == ((3, 32, 32), (0.0,) * 3, (1.0,) * 3)
     for images, labels in data.splits.values():
+        assert images.dtype == torch.uint8
         assert torch.equal(images.float().mean((1, 2, 3)) < 90, labels == 1)
     batch = next(iter(data.test_dataloader()))
     assert 0 <= float(batch.x.min()) < float(batch.x.max()) <= 1
@@ -271,6 +291,7 @@ def test_options_of_the_folders(cifake: Callable[..., CIFAKE]) -> None:
     plain, shuffled, encoded = cifake(), cifake(shuffled=True), cifake(jpeg=75)
     assert not torch.equal(plain.splits["train"][1], shuffled.splits["train"][1])
     assert torch.equal(plain.splits["test"][1], shuffled.splits["test"][1])
+    assert shuffled.spec.split == f"{plain.spec.split}; training labels shuffled"
     assert torch.equal(encoded.splits["test"][0], recompress(plain.splits["test"][0], 75))
 
 

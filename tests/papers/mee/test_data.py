@@ -39,6 +39,10 @@ def test_points_of_a_ring() -> None:
     assert not torch.equal(again.splits["train"][0], x)
 
 
+def test_a_ring_has_as_many_points_as_a_hundred_batches_of_stacks() -> None:
+    assert Ring(10).spec.sizes == StackedDigits(digits(), 10).spec.sizes == {"train": 12_800, "val": 0, "test": 10_000}
+
+
 def test_wrong_numbers_of_a_ring() -> None:
     with pytest.raises(DataError, match="modes=0: expected a number above 0"):
         Ring(10, modes=0)
@@ -53,6 +57,10 @@ def test_a_stack_is_three_digits_and_its_label_their_number() -> None:
     assert data.spec.shape == (3, 8, 8)
     assert len(data.spec.classes) == 1000
     assert data.spec.classes[42] == "042"
+    assert data.spec.source == source.spec.source
+    served = torch.cat([batch.y for batch in data.train_dataloader()])
+    assert torch.equal(served.sort().values, data.splits["train"]["y"].sort().values)
+    assert not torch.equal(served, data.splits["train"]["y"])  # shuffled
     for name, loader in (("train", data.train_dataloader()), ("test", data.test_dataloader())):
         images, labels = source.splits[name]
         known = {tuple(image.flatten().tolist()): int(label) for image, label in zip(images, labels, strict=True)}
@@ -114,6 +122,12 @@ def test_portraits_are_squeezed_and_some_are_measured_against(portraits: Path) -
     test = torch.cat([batch.x for batch in data.test_dataloader()])
     assert test.shape == (4, 3, 16, 16)
     assert len({float(image[0, 0, 0]) for image in test}) == 4  # without repetition
+    chosen = set()
+    for seed in range(5):
+        other = Portraits(str(portraits), 2, Collection("faces", train=6, test=4), seed=seed, num_workers=0)
+        other.setup()
+        chosen.add(tuple(other.items["test"]))
+    assert len(chosen) > 1
     train = torch.cat([batch.x for batch in data.train_dataloader()])
     assert sorted(round(float((v + 1) / 2 * 255)) for v in train[:, 0, 0, 0]) == [0, 40, 80, 120, 160, 200]
     with pytest.raises(DataError, match=r"holds 6 photos; collection\.test=7 asks for more"):

@@ -173,3 +173,63 @@ def test_a_copy_of_a_module_keeps_its_modes() -> None:
 def test_wrong_arguments() -> None:
     with pytest.raises(ValueError, match="critic_steps=0: expected 1 or more"):
         gan(critic_steps=0)
+
+
+def test_players_train_with_their_own_optimizer_and_schedule() -> None:
+    def half(position: Any) -> float:
+        return 0.5
+
+    module = gan(schedule=half)
+    assert (module.optimizer_factory, module.schedule) == (torch.optim.Adam, half)
+
+
+def test_a_step_tells_the_gap_between_real_and_generated_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = full()
+    tracked: dict[str, Any] = {}
+    monkeypatch.setattr(module, "track", lambda count, **values: tracked.update(values, count=count))
+    Training(module, monkeypatch).step(torch.randn(16, 3, 8, 8), 0)
+    assert float(tracked["gap"]) == -float(tracked["maf"])
+    terms = ("maf", "disomap", "dlle", "entropy")
+    assert float(tracked["loss"]) == pytest.approx(sum(float(tracked[name]) for name in terms), rel=1e-5)
+    assert tracked["count"] == 16
+
+
+def test_every_test_image_has_a_noise_of_its_own_however_it_is_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes take images 0, 2, 4, ... and 1, 3, 5, ...; samples are those of one process."""
+
+    class Watched(nn.Module):
+        """Keeps what it is asked to measure."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: dict[int, Tensor] = {}
+
+        def start(self, judge: Any) -> None: ...
+
+        def prepare(self, data: Any) -> None:
+            self.seen = {}
+
+        def update(self, real: Tensor, fake: Tensor, indices: Tensor) -> None:
+            assert len(real) == len(fake)
+            self.seen.update(zip(indices.tolist(), fake, strict=True))
+
+    module = gan().eval()
+    module.evaluation = Watched()
+    x = torch.randn(10, 3, 8, 8)
+    made: list[dict[int, Tensor]] = []
+    for rank, world in ((0, 1), (0, 2), (1, 2)):
+        data = SimpleNamespace(spec=SimpleNamespace(sizes={"test": 10}))
+        trainer = SimpleNamespace(datamodule=data, global_rank=rank, world_size=world)
+        monkeypatch.setattr(type(module), "trainer", trainer, raising=False)
+        torch.manual_seed(5)
+        module.on_test_epoch_start()
+        with torch.no_grad():
+            for part in x[rank::world].split(3):
+                module.test_step(SimpleNamespace(x=part), 0)
+        made.append(module.evaluation.seen)
+    whole, first, second = made
+    assert sorted(whole) == list(range(10))
+    assert (sorted(first), sorted(second)) == ([0, 2, 4, 6, 8], [1, 3, 5, 7, 9])
+    both = {**first, **second}
+    assert all(torch.allclose(both[number], sample, atol=1e-6) for number, sample in whole.items())
+    assert len({tuple(sample.flatten().tolist()) for sample in whole.values()}) == 10
