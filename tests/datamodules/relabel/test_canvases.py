@@ -53,6 +53,16 @@ def test_crops_know_the_only_item_that_they_meet() -> None:
     assert only_visible(torch.tensor(boxes), alone, cells).tolist() == [3, -1, 3, -1, 3]
 
 
+@pytest.mark.parametrize("cell", range(4))
+def test_a_crop_at_the_corner_of_a_cell_meets_its_item(cell: int) -> None:
+    x, y = cell % 2 / 2, cell // 2 / 2
+    corners = torch.tensor([[x, y, x + 0.1, y + 0.1], [x + 0.4, y + 0.4, x + 0.5, y + 0.5]])
+    valid, cells = torch.tensor([[5, -1]]).expand(2, 2), torch.tensor([[cell, 3 - cell]]).expand(2, 2)
+    assert only_visible(corners, valid, cells).tolist() == [5, 5]
+    elsewhere = torch.tensor([[3 - cell, cell]]).expand(2, 2)
+    assert only_visible(corners, valid, elsewhere).tolist() == [-1, -1]
+
+
 def fed(data: WholeCanvases, maps: Tensor | None = None) -> Fed:
     labels = data.scenes["train"].valid[:, 0]
     label_maps = torch.arange(len(labels) * 2.0 * 3 * 4).view(-1, 2, 3, 2, 2) if maps is None else maps

@@ -59,7 +59,8 @@ def test_training_sees_what_is_named_and_the_test_everything(aria: Callable[...,
     assert {item[2] for item in data.items["train"]} == {-1, NAMES.index("dalle_t2i")}
     assert {CATEGORIES[item[3]] for item in data.items["train"]} == {"art", "news"}
     assert {item[2] for item in data.items["test"]} == {-1, *range(8)}
-    assert all((item[1] == 0) == item[0].startswith("REAL/") for items in data.items.values() for item in items)
+    every = [item for items in data.items.values() for item in items]
+    assert all(item[1] == (0 if item[0].startswith("REAL/") else 1) for item in every)
 
 
 @pytest.mark.parametrize("matched", [False, True])
@@ -156,6 +157,46 @@ def test_matched_pictures_are_the_centre_square(aria: Callable[..., Aria]) -> No
     squeezed, square = (aria(matched=matched).transform(train=False)(image) for matched in (False, True))
     assert float(square.min()) == pytest.approx(float(square.max()), abs=0.5)
     assert float(squeezed.min()) < float(squeezed.max()) - 3
+
+
+def test_training_pictures_come_in_another_order_each_epoch_and_all_of_them_once(aria: Callable[..., Aria]) -> None:
+    data = aria()
+    data.setup()
+    expected = [item[1:] for item in data.items["train"]]
+    loader = data.train_dataloader()
+    served = [
+        [place for b in loader for place in zip(b.y.tolist(), b.subset.tolist(), b.category.tolist(), strict=True)]
+        for _ in range(2)
+    ]
+    assert sorted(served[0]) == sorted(served[1]) == sorted(expected)
+    assert served[0] != expected
+
+
+def test_a_pictures_augmentation_is_drawn_by_seed_epoch_and_place(aria: Callable[..., Aria]) -> None:
+    data, other = aria(), aria(seed=1)
+    pictures: list[Any] = []
+    for each in (data, other):
+        each.setup()
+        pictures.append(each.pictures("train"))
+        pictures[-1].transform = lambda image: torch.rand(())
+    before = torch.get_rng_state()
+    draws = [float(pictures[0][place][0]) for place in ((0, 0), (0, 1), (1, 0))] + [float(pictures[1][0, 0][0])]
+    assert len(set(draws)) == 4
+    assert float(pictures[0][0, 0][0]) == draws[0]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_stand_ins_are_of_every_source_and_category() -> None:
+    """Two batches, or twice two of each generator if that is more."""
+    data = Aria("nowhere", 4, ["dalle_t2i"], image_size=8, generated=True)
+    data.setup()
+    for loader in (data.train_dataloader(), *data.val_dataloader(), data.test_dataloader()):
+        batches = list(loader)
+        x, y, subset, category = (torch.cat(columns) for columns in zip(*batches, strict=True))
+        assert x.shape == (4 * len(NAMES), 3, 8, 8)
+        assert set(zip(y.tolist(), subset.tolist(), strict=True)) == {(0, -1), *((1, n) for n in range(len(NAMES)))}
+        assert subset.dtype == torch.long
+        assert set(category.tolist()) == set(range(len(CATEGORIES)))
 
 
 def test_headers_by_hand(tmp_path: Path) -> None:

@@ -156,3 +156,11 @@ def test_labels_are_hard_or_smooth_by_hand(crops: Any) -> None:
     assert torch.equal(plain.target(crops), F.one_hot(crops.y, 5).float())
     smooth, _ = student(labels="original", label_smoothing=0.2)
     assert smooth.target(crops)[1].tolist() == pytest.approx([0.04, 0.84, 0.04, 0.04, 0.04])
+
+
+def test_a_student_trains_with_its_own_optimizer_and_schedule() -> None:
+    def half(position: Any) -> float:
+        return 0.5
+
+    module, _ = student(optimizer=torch.optim.SGD, schedule=half)
+    assert (module.optimizer_factory, module.schedule) == (torch.optim.SGD, half)

@@ -37,6 +37,7 @@ from datamodules.inception_v4 import InceptionImageNet
 from datamodules.inception_v4 import WholeImageNet as UncutImageNet
 from datamodules.lota.bits import FrontEnd
 from datamodules.lota.genimage import GenImage
+from datamodules.lota.subsets import Subsets
 from datamodules.mee.photos import Collection, Portraits
 from datamodules.mswal.nnunet import Dataset, NnUNetFolder, Split
 from datamodules.mswal.preprocessing import Preprocessing
@@ -403,7 +404,7 @@ def layouts() -> dict[type, Layout]:
         ),
         GenImage: Layout(
             lambda root: photos(root, generated, ["0.png", "1.png"]),
-            lambda root: serve(GenImage(str(root), 2, ["one"], front, aside=0.25, names=["one"], num_workers=0)),
+            lambda root: serve(GenImage(str(root), 2, Subsets(["one"], ["one"], 0.25), front, num_workers=0)),
         ),
         Aria: Layout(
             aria,
