@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datamodules.common.loader import Loader
-from datamodules.sparse.few_shot import FewShot, Turns
+from datamodules.sparse.few_shot import FewShot, Passes, Turns
 
 
 def equal_passes(labelled_batches: int, unlabelled_batches: int, mu: int, passes: int) -> int:
@@ -34,15 +34,6 @@ class EqualUpdates(FewShot):
             self.mu,
             self.passes,
         )
-        turns = Turns(
-            labelled=self.few,
-            total=total,
-            batch_size=self.batch_size,
-            unlabelled_batch=self.unlabelled_batch,
-            mu=0,
-            passes=passes,
-            seed=self.seed,
-            rank=rank,
-            world=world,
-        )
+        alone = Passes(passes, 0, self.batch_size, self.unlabelled_batch)
+        turns = Turns(self.few, total, alone, seed=self.seed, rank=rank, world=world)
         return Loader(turns, self.fetch("train", augment=True))

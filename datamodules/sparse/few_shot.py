@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -201,18 +201,25 @@ class FewShot(Framed):
     def train_dataloader(self) -> Loader:
         rank, world = self.rank_and_world
         total = len(self.splits["train"][1])
-        turns = Turns(
-            labelled=self.few,
-            total=total,
-            batch_size=self.batch_size,
-            unlabelled_batch=self.unlabelled_batch,
-            mu=self.mu,
-            passes=self.passes,
-            seed=self.seed,
-            rank=rank,
-            world=world,
-        )
+        passes = Passes(self.passes, self.mu, self.batch_size, self.unlabelled_batch)
+        turns = Turns(self.few, total, passes, seed=self.seed, rank=rank, world=world)
         return Loader(turns, self.fetch("train", augment=True))
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How often labelled and unlabelled rows pass, and in which batches.
+
+    Attributes:
+        labelled: passes of the labelled rows in an epoch.
+        mu: of these for one of the unlabelled; 0 never serves those.
+        batch_size, unlabelled_batch: global batches, cut to what there is.
+    """
+
+    labelled: int
+    mu: int
+    batch_size: int
+    unlabelled_batch: int
 
 
 class Turns(Batches):
@@ -223,8 +230,7 @@ class Turns(Batches):
 
     Args:
         labelled, total: how many rows have a label, and all rows.
-        batch_size, unlabelled_batch: global batches, cut to what there is.
-        mu, passes: see FewShot.
+        passes: of both.
         seed, rank, world: see Batches.
     """
 
@@ -232,17 +238,14 @@ class Turns(Batches):
         self,
         labelled: int,
         total: int,
-        batch_size: int,
-        unlabelled_batch: int,
-        mu: int,
-        passes: int,
+        passes: Passes,
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        super().__init__(total, min(batch_size, labelled), shuffle=True, seed=seed, rank=rank, world=world)
-        self.labelled, self.mu, self.passes = labelled, mu, passes
-        self.unlabelled_batch = min(unlabelled_batch, total - labelled)
+        super().__init__(total, min(passes.batch_size, labelled), shuffle=True, seed=seed, rank=rank, world=world)
+        self.labelled, self.mu, self.passes = labelled, passes.mu, passes.labelled
+        self.unlabelled_batch = min(passes.unlabelled_batch, total - labelled)
 
     def __len__(self) -> int:
         unlabelled = (self.size - self.labelled) // self.unlabelled_batch if self.mu else 0

@@ -108,7 +108,8 @@ def _recorded(paper: str, entry: Entry, declared: Plain) -> Setting:
         "metrics": sorted({metric for stage in entry.stages.values() for metric in stage.metrics}),
         "registered": entry.registered.hash,
         "seen": entry.registered.seen,
-        "stale": staleness.stale(paper, entry),
+        "stale": staleness.of_main(paper, entry),
+        "stale_beside": staleness.of_others(paper, entry),
         "replication": entry.replication.word if entry.replication is not None else None,
         "kept": None,  # beside the other papers' verdicts, see describe_all; None where that is not asked
     }
@@ -217,6 +218,9 @@ def _details(paper: Paper) -> Table:
     for name, entry in readme.ordered(paper["entries"]):
         if entry["stale"]:
             table.add_row("stale", f"{name}: changed since: {', '.join(entry['stale'])}")
+        if entry["stale_beside"]:
+            told = ", ".join(entry["stale_beside"])
+            table.add_row("", f"{name}: beside its main claim, changed since or not run: {told}")
     return table
 
 

@@ -73,7 +73,7 @@ def _chosen(own: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     if own["paper"] == "all":
         for paper in compose.papers():
             for title, entry in results.entries(paper).items():
-                if staleness.stale(paper, entry) and "by hand" not in title:
+                if staleness.of_recorded(paper, entry) and "by hand" not in title:
                     yield paper, title
         return
     compose.paper_file(own["paper"])
@@ -91,7 +91,7 @@ class _Confirmation:
         self.paper, self.title, self.name = paper, title, f"{paper}/{title}"
         self.entry = results.entries(paper)[title]
         results.check_seals({title: self.entry}, f"results/{paper}.json")
-        self.changed = staleness.stale(paper, self.entry)
+        self.changed = staleness.of_recorded(paper, self.entry)
         self.lines = [f"paper={paper}", f"scale={self.entry.scale}", *self.entry.overrides, *overrides]
         self.lines += [f"variant={self.entry.variant}"] if self.entry.variant else []
 

@@ -49,7 +49,8 @@ class Setting(TypedDict):
     metrics: list[str]
     registered: str | None
     seen: bool
-    stale: list[str]  # the stages that changed since
+    stale: list[str]  # the main claim's stages that changed since
+    stale_beside: list[str]  # other stages that changed since, or were not run
     replication: str | None
     kept: bool | None  # beside the other papers' verdicts; None where that is not asked
 

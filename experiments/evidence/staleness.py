@@ -8,26 +8,54 @@ from omegaconf import DictConfig
 
 from experiments.common.errors import InputError
 from experiments.common.memory import EVERYTHING, remember
-from experiments.config import compose
+from experiments.config import claims, compose
 from experiments.evidence import registration, results
 from experiments.evidence.records import Entry
 from experiments.identity import content
 from experiments.running import plan
 
+UNNAMED = ("all", "claims")  # what is said in place of stages
+
 
 def stale(paper: str, entry: Entry) -> list[str]:
-    """The stages whose code or configuration changed since an entry was recorded; ["all"] if it no longer composes,
-    ["claims"] if they are other ones now.
+    """The stages whose code or configuration changed since an entry was recorded, or that it does not hold; ["all"] if
+    it no longer composes, ["claims"] if they are other ones now.
 
     Composing takes a while, so answers are remembered until code or configuration changes that concerns the paper.
     """
+    return list(_remembered(paper, entry)["all"])
+
+
+def of_main(paper: str, entry: Entry) -> list[str]:
+    """What of it the main verdict rests on: the stages that it compares and those that they need, ["all"] or
+    ["claims"]. What a recording of the main claim alone leaves out makes its verdict no older."""
+    return list(_remembered(paper, entry)["main"])
+
+
+def of_others(paper: str, entry: Entry) -> list[str]:
+    """The other stages among them."""
+    main = of_main(paper, entry)
+    return [name for name in stale(paper, entry) if name not in main]
+
+
+def of_recorded(paper: str, entry: Entry) -> list[str]:
+    """Those of stale() that the entry holds a run of: what was never run has no number to be confirmed."""
+    return [name for name in stale(paper, entry) if name in UNNAMED or _has_run(name, entry)]
+
+
+def _has_run(name: str, entry: Entry) -> bool:
+    return name in entry.stages and any(entry.stages[name].fingerprints)
+
+
+def _remembered(paper: str, entry: Entry) -> dict[str, list[str]]:
     mark = results.seal(entry)
-    return list(remember("stale", paper, mark, EVERYTHING, lambda: _stale(paper, entry)))
+    answer: dict[str, list[str]] = remember("staleness", paper, mark, EVERYTHING, lambda: _found(paper, entry))
+    return answer
 
 
-def _stale(paper: str, entry: Entry) -> list[str]:
+def _found(paper: str, entry: Entry) -> dict[str, list[str]]:
     if not entry.seeds:
-        return []
+        return _of_both([])
     lines = [f"paper={paper}", f"scale={entry.scale}", *entry.overrides, *entry.place]
     if entry.variant:
         lines.append(f"variant={entry.variant}")
@@ -37,15 +65,24 @@ def _stale(paper: str, entry: Entry) -> list[str]:
         of_any, *plans = plan.plan_each(config, [0, *entry.seeds], precisions)
         declared = registration.digest(of_any.config)
     except InputError:
-        return ["all"]
+        return _of_both(["all"])
     changed = [
         name
         for name, stage in plans[0].stages.items()
         if other_data(stage, entry) or (_other_code(name, plans, entry) and not _confirmed(name, plans, entry))
     ]
-    lost = [name for name in entry.stages if name not in plans[0].stages]
-    other = ["claims"] if not changed and not lost and not entry.registered.binds(declared) else []
-    return changed + lost + other
+    changed += [name for name in entry.stages if name not in plans[0].stages]
+    other = [] if entry.registered.binds(declared) else ["claims"]
+
+    main_stages = claims.read(of_any.config).main_stages
+    if not main_stages:
+        return _of_both(changed or other)
+    rested = plan.only(plans[0], main_stages).stages
+    return {"all": changed or other, "main": [name for name in changed if name in rested] or other}
+
+
+def _of_both(found: list[str]) -> dict[str, list[str]]:
+    return {"all": found, "main": found}
 
 
 def other_data(stage: plan.Stage, entry: Entry) -> bool:
@@ -56,10 +93,10 @@ def other_data(stage: plan.Stage, entry: Entry) -> bool:
 
 def _other_code(name: str, plans: Sequence[plan.Plan], entry: Entry) -> bool:
     """Whether a stage's code or configuration is not what it ran with; so it is also where it never ran."""
-    recorded = entry.stages[name].fingerprints if name in entry.stages else []
-    if not any(recorded):
+    if not _has_run(name, entry):
         return True
 
+    recorded = entry.stages[name].fingerprints
     now = [p.stages[name].fingerprint for p in plans]
     return any(mark and mark != other for mark, other in zip(recorded, now, strict=False))
 

@@ -36,7 +36,8 @@ class Paper(display.About):
     declared: Plain
     record: Record | None
     entries: Mapping[str, display.Entry]
-    stale: Mapping[str, Sequence[str]]  # by setting, the stages that changed since
+    stale: Mapping[str, Sequence[str]]  # by setting, the stages of the main claim that changed since
+    stale_beside: Mapping[str, Sequence[str]]  # by setting, other stages that changed since, or were not run
 
     @property
     def recorded(self) -> Mapping[str, Entry]:

@@ -104,7 +104,8 @@ class Section:
     elsewhere: Sequence[display.Past]
     provenance: Facts
     cost: str
-    stale: Sequence[str]  # the stages that changed since
+    stale: Sequence[str]  # the stages of its main claim that changed since
+    stale_beside: Sequence[str]  # other stages that changed since, or were not run
     all_stale: bool
     commit: str
     commits: str  # the whole commit where there is one alone; else empty

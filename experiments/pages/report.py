@@ -187,7 +187,8 @@ def _gather(key: str) -> index.Paper:
         declared=declared,
         record=record,
         entries={title: _with_found_here(key, title, entry, declared) for title, entry in recorded.items()},
-        stale={title: staleness.stale(key, entry) for title, entry in recorded.items()},
+        stale={title: staleness.of_main(key, entry) for title, entry in recorded.items()},
+        stale_beside={title: staleness.of_others(key, entry) for title, entry in recorded.items()},
     )
 
 
@@ -195,7 +196,14 @@ def _page(paper: index.Paper, site: Path) -> Page:
     key = paper.key
     titles = index.first(paper.entries)
     entries = [
-        section.describe(key, title, paper.entries[title], paper.recorded[title], paper.stale[title], _runs())
+        section.describe(
+            key,
+            title,
+            paper.entries[title],
+            paper.recorded[title],
+            section.Stale(paper.stale[title], paper.stale_beside[title]),
+            _runs(),
+        )
         for title in titles
     ]
     sizes = counts.stored(key)

@@ -6,6 +6,7 @@ import base64
 import shlex
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,19 @@ MOST_STAGES = 8  # shown at once; of more, those that the main claim compares, a
 MOST_DATA = 3  # likewise, of data sets
 
 
-def describe(
-    key: str, title: str, entry: display.Entry, recorded: Entry, changed: Sequence[str], runs: Path
-) -> Section:
+@dataclass(frozen=True)
+class Stale:
+    """The stages that changed since a setting was recorded."""
+
+    main: Sequence[str]  # those that its main claim rests on; "all" or "claims"
+    beside: Sequence[str]  # others, and those that were not run
+
+    @property
+    def stages(self) -> Sequence[str]:
+        return [*self.main, *self.beside]
+
+
+def describe(key: str, title: str, entry: display.Entry, recorded: Entry, stale: Stale, runs: Path) -> Section:
     """One (scale, variant) as the page shows it.
 
     Args:
@@ -50,7 +61,7 @@ def describe(
         title: of the setting.
         entry: what is shown of it.
         recorded: the record's.
-        changed: the stages that changed since.
+        stale: what of it is.
         runs: the folder with what its stages drew.
     """
     styles = {name: index for index, name in enumerate(entry.stages)}
@@ -68,8 +79,8 @@ def describe(
         published=[published_row(item) for item in entry.published],
         facts=[*_facts(entry), *data, *_tuning(key, title, entry)],
         more_data=more_data,
-        tables=_tables(entry, first, changed),
-        more_tables=_tables(entry, others, changed),
+        tables=_tables(entry, first, stale.stages),
+        more_tables=_tables(entry, others, stale.stages),
         seeds=len(entry.seeds),
         curves=figures,
         more_curves=more_figures,
@@ -80,8 +91,9 @@ def describe(
         elsewhere=entry.elsewhere,
         provenance=provenance(entry),
         cost=_cost(entry),
-        stale=changed,
-        all_stale=all(name in changed for name in entry.stages),
+        stale=stale.main,
+        stale_beside=stale.beside,
+        all_stale=all(name in stale.stages for name in entry.stages),
         commit=entry.machine.code,
         commits=entry.machine.commits[0] if len(entry.machine.commits) == 1 else "",
         replication=replications.of(entry, recorded),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -51,26 +52,59 @@ class PrototypeLayer(nn.Module):
         return squared_distances(codes, self.prototypes)
 
 
+@dataclass(frozen=True)
+class Convolutions:
+    """What f and g are made of.
+
+    Attributes:
+        widths: channels; the published 32, 32, 32, 10 turn 28x28 into a code of 2x2x10.
+        act: "relu" (released code) or "sigmoid" (paper); a fully connected layer of units has it too.
+        decode: with g or without.
+        initial_std: of their weights; None: torch's, for weights and biases.
+    Raises:
+        ValueError: no such nonlinearity.
+    """
+
+    widths: Sequence[int]
+    act: str
+    decode: bool = True
+    initial_std: float | None = 0.01
+
+    def __post_init__(self) -> None:
+        if self.act not in ACTIVATIONS:
+            raise ValueError(f"act={self.act!r}: expected one of {', '.join(ACTIVATIONS)}")
+
+    @property
+    def nonlinearity(self) -> type[nn.Module]:
+        return ACTIVATIONS[self.act]
+
+    def initialise(self, stack: nn.Sequential) -> nn.Sequential:
+        """The same stack with its weights drawn anew and biases of 0, if there is an initial_std."""
+        for layer in stack:
+            if self.initial_std is not None and isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.normal_(layer.weight, std=self.initial_std)
+                assert layer.bias is not None
+                nn.init.zeros_(layer.bias)
+        return stack
+
+
 class CaseBasedNetwork(nn.Module):
     """f, g, a layer of m units and W; as published 44,153 parameters.
 
     Initial weights: convolutions N(0, 0.01^2), biases 0, prototypes and W U[0, 1) as released, the fully connected
     layer as torch's nn.Linear. Convolutions of 0.01 leave it nearly without a signal, with some seeds for good. What
     all arms have is built first, a decoder that is not used included, so that networks built from the same random state
-    start alike, but for initial_std.
+    start alike, but for the convolutions' initial_std.
 
     Args:
         channels, size: of the square input.
         classes: K.
-        widths: channels of the convolutions; the published 32, 32, 32, 10 turn 28x28 into a code of 2x2x10.
+        convolutions: of f and g.
         units: m.
         layer: "prototypes", or "dense" for the fully connected layer with the nonlinearity that the paper puts in
             their place.
-        act: "relu" (released code) or "sigmoid" (paper).
-        decode: with g or without.
-        initial_std: of the convolutions' weights; None: torch's, for weights and biases.
     Raises:
-        ValueError: a switch has no such value.
+        ValueError: no such layer.
     """
 
     mean: Tensor
@@ -81,27 +115,23 @@ class CaseBasedNetwork(nn.Module):
         channels: int,
         size: int,
         classes: int,
-        widths: Sequence[int],
+        convolutions: Convolutions,
         units: int,
-        act: str,
         layer: str = "prototypes",
-        decode: bool = True,
-        initial_std: float | None = 0.01,
     ) -> None:
         super().__init__()
-        for name, value, valid in (("layer", layer, LAYERS), ("act", act, tuple(ACTIVATIONS))):
-            if value not in valid:
-                raise ValueError(f"{name}={value!r}: expected one of {', '.join(valid)}")
+        if layer not in LAYERS:
+            raise ValueError(f"layer={layer!r}: expected one of {', '.join(LAYERS)}")
+        widths, nonlinearity = convolutions.widths, convolutions.nonlinearity
         sides = [size]
         for _ in widths:
             sides.append(-(-sides[-1] // 2))
         code = widths[-1] * sides[-1] ** 2
-        nonlinearity = ACTIVATIONS[act]
 
-        self.encoder = _initialised(Encoder(channels, widths, nonlinearity), initial_std)
+        self.encoder = convolutions.initialise(Encoder(channels, widths, nonlinearity))
         self.weight = nn.Parameter(torch.rand(units, classes))  # W
-        decoder = _initialised(Decoder(channels, widths, sides, nonlinearity), initial_std)
-        self.decoder = decoder if decode else None
+        decoder = convolutions.initialise(Decoder(channels, widths, sides, nonlinearity))
+        self.decoder = decoder if convolutions.decode else None
         self.units: nn.Module
         if layer == "prototypes":
             self.units = PrototypeLayer(units, code)
@@ -137,12 +167,3 @@ class CaseBasedNetwork(nn.Module):
         """(n, C, H, W) as the datamodule serves them -> logits (n, K)."""
         _, logits = self.classify(self.encoder(self.pixels(x)))
         return logits
-
-
-def _initialised(stack: nn.Sequential, std: float | None) -> nn.Sequential:
-    for layer in stack:
-        if std is not None and isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.normal_(layer.weight, std=std)
-            assert layer.bias is not None
-            nn.init.zeros_(layer.bias)
-    return stack

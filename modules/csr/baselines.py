@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -214,6 +215,19 @@ class JointBottleneck(Baseline):
         return self(batch.x), self.network.maps(self.network.encoder(batch.x)), True
 
 
+@dataclass(frozen=True)
+class DistanceWeights:
+    """Weights beside cross-entropy, as ProtoPNet's: of the distance to the nearest own prototype, which is pulled, and
+    of that to the nearest of another class, which is pushed.
+    """
+
+    cluster: float = 0.8
+    separation: float = 0.08
+
+    def total(self, cluster: Tensor, separation: Tensor) -> Tensor:
+        return self.cluster * cluster + self.separation * separation
+
+
 class ProtoPNetStyle(Baseline):
     """Prototypes that belong to classes and are trained end to end, without concept labels:
 
@@ -226,7 +240,7 @@ class ProtoPNetStyle(Baseline):
         classes, per_class: of prototypes.
         encoder: F, images to features (B, c, H, W), trained too; None where the data is features already.
         channels: D of the add-on layers.
-        cluster, separation: weights.
+        weights: of the two distances.
         optimizer, schedule: see Baseline.
     """
 
@@ -237,8 +251,7 @@ class ProtoPNetStyle(Baseline):
         per_class: int,
         encoder: nn.Module | None = None,
         channels: int = 64,
-        cluster: float = 0.8,
-        separation: float = 0.08,
+        weights: DistanceWeights | None = None,
         optimizer: OptimizerFactory | None = None,
         schedule: Schedule | None = None,
     ) -> None:
@@ -249,7 +262,7 @@ class ProtoPNetStyle(Baseline):
         )
         self.prototypes = PrototypeLayer(classes, per_class, channels)
         self.last = nn.Linear(len(self.prototypes), classes, bias=False)
-        self.weights = {"cluster": cluster, "separation": separation}
+        self.weights = weights or DistanceWeights()
         with torch.no_grad():
             self.last.weight.copy_(class_weights(self.prototypes.owner, classes))
 
@@ -266,7 +279,7 @@ class ProtoPNetStyle(Baseline):
         nearest = -self.prototypes.distances(z).flatten(2).amin(2)  # (B, P)
         own, other = own_and_other(nearest, self.prototypes.owner, batch.y)
         terms = {"ce": F.cross_entropy(logits, batch.y), "cluster": -own.mean(), "separation": other.mean()}
-        loss = terms["ce"] + sum(weight * terms[name] for name, weight in self.weights.items())
+        loss = terms["ce"] + self.weights.total(terms["cluster"], terms["separation"])
         self.track(len(batch.y), loss=loss, top1=100 * (logits.argmax(-1) == batch.y).float().mean(), **terms)
         return loss
 

@@ -94,18 +94,32 @@ class Losses:
         return functools.reduce(torch.add, [weights[name] * term for name, term in terms.items()])
 
 
+@dataclass(frozen=True)
+class CodingVectors:
+    """The new coding vectors and how they are trained, apart from the network.
+
+    Attributes:
+        features: D, the width of f(x).
+        optimizer: called with the vectors; None for stages that are only tested.
+        schedule: of their rate; None takes the network's.
+    """
+
+    features: int
+    optimizer: OptimizerFactory | None = None
+    schedule: Schedule | None = None
+
+
 class NapaVQ(StageModule):
     """One task of one arm; an arm is a chain of these, each taking over from the previous one.
 
     Args:
         tasks: number of classes of each task; this one is number 0, or the one after that of `previous`.
-        features: D, the width of f(x).
+        vectors: the coding vectors of this task's classes.
         losses: weights of L; they make the arm.
         network: images to f(x), of task 0; later tasks go on with that of `previous`.
         previous: the module of the task before.
         inference: "cosine" or "distance", see above; what the unprefixed metrics go by.
         optimizer, schedule: of the network, see StageModule.
-        cv_optimizer, cv_schedule: of the new coding vectors.
     Raises:
         ValueError: more stages than tasks, a previous stage with other tasks, no network, or no such inference.
     """
@@ -118,24 +132,21 @@ class NapaVQ(StageModule):
     def __init__(
         self,
         tasks: Sequence[int],
-        features: int,
+        vectors: CodingVectors,
         losses: Losses,
         network: nn.Module | None = None,
         previous: NapaVQ | None = None,
         inference: str = "cosine",
         optimizer: OptimizerFactory | None = None,
         schedule: Schedule | None = None,
-        cv_optimizer: OptimizerFactory | None = None,
-        cv_schedule: Schedule | None = None,
     ) -> None:
         super().__init__(optimizer, schedule)
         self.automatic_optimization = False
-        self.cv_optimizer = cv_optimizer
-        self.cv_schedule = cv_schedule
 
         if inference not in INFERENCES:
             raise ValueError(f"inference={inference!r}: expected one of {', '.join(INFERENCES)}")
         self.losses = losses
+        self.vectors = vectors
         self.inference = inference
 
         self.tasks = list(tasks)
@@ -144,7 +155,7 @@ class NapaVQ(StageModule):
         self.classes = sum(tasks[: self.task + 1])
 
         new = ROTATIONS * tasks[self.task]
-        m = ROTATIONS * self.classes
+        m, features = ROTATIONS * self.classes, vectors.features
         self.new_vectors = nn.Parameter(torch.randn(new, features))
         self.register_buffer("old_vectors", torch.empty(0, features))
         self.register_buffer("edges", torch.eye(m))
@@ -232,15 +243,15 @@ class NapaVQ(StageModule):
             optimizer.step()
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        if self.optimizer_factory is None or self.cv_optimizer is None:
-            raise ValueError("NapaVQ is to be fitted but lacks optimizer or cv_optimizer in its configuration")
+        if self.optimizer_factory is None or self.vectors.optimizer is None:
+            raise ValueError("NapaVQ is to be fitted but lacks optimizer or vectors.optimizer in its configuration")
         of_network = self.optimizer_factory(self.network.parameters())
-        of_vectors = self.cv_optimizer([self.new_vectors])
+        of_vectors = self.vectors.optimizer([self.new_vectors])
         return [self.prepared(of_network), self.prepared(of_vectors)]
 
     def factors(self, position: Position) -> list[float]:
         assert self.schedule is not None
-        return [self.schedule(position), (self.cv_schedule or self.schedule)(position)]
+        return [self.schedule(position), (self.vectors.schedule or self.schedule)(position)]
 
     # What a task leaves to the next: measured at the end of its last epoch, so that the last checkpoint holds it.
 

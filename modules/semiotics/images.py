@@ -52,12 +52,20 @@ class Randomizer:
         rotation: largest angle both ways, degrees.
         scale: largest relative change of size both ways.
         shift: largest shift both ways, pixels.
+        versions: J, of each image at test; the same random changes for every image.
+    Raises:
+        ValueError: no version.
     """
 
     noise: float = 0.0
     rotation: float = 0.0
     scale: float = 0.0
     shift: float = 0.0
+    versions: int = 1
+
+    def __post_init__(self) -> None:
+        if self.versions < 1:
+            raise ValueError(f"versions={self.versions}: expected 1 or more")
 
     def fresh(self, x: Tensor) -> Tensor:
         """A new version of each image of a batch (B, C, S, S), drawn as one process would draw it."""
@@ -66,10 +74,10 @@ class Randomizer:
         mine = slice(start, start + len(x))
         return self.change(x, uniform[mine], normal[mine])
 
-    def fixed(self, x: Tensor, count: int, seed: int) -> Tensor:
-        """`count` versions (J, B, C, S, S), the same changes for every image: none depends on the batch it is in."""
-        uniform, normal = self._draw(count, x.shape[1:], torch.Generator().manual_seed(seed))
-        return torch.stack([self.change(x, uniform[j : j + 1], normal[j : j + 1]) for j in range(count)])
+    def fixed(self, x: Tensor, seed: int) -> Tensor:
+        """All versions (J, B, C, S, S), the same changes for every image: none depends on the batch it is in."""
+        uniform, normal = self._draw(self.versions, x.shape[1:], torch.Generator().manual_seed(seed))
+        return torch.stack([self.change(x, uniform[j : j + 1], normal[j : j + 1]) for j in range(self.versions)])
 
     def change(self, x: Tensor, uniform: Tensor, normal: Tensor) -> Tensor:
         """Images (B, C, S, S) changed by `uniform` (B, 4) in [-1, 1), angle, size and shifts, and by `normal` noise.

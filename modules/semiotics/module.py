@@ -56,11 +56,11 @@ class CONN(GreyPixels, ClassificationModule):
         person: whose A perceives; None: B sees the images themselves.
         perception: when an image counts as perceived; needed with a person.
         assembled: B sees all states x_0 to x_T, T = perception.iterations, instead of the last one.
-        randomizer: makes versions, a new one of each image at every training step; None makes none.
-        versions: J, at test; the same random changes for every image, and for all arms that start alike.
+        randomizer: makes versions, a new one of each image at every training step and its J at test, the same for all
+            arms that start alike; None makes none.
         optimizer, schedule: see StageModule.
     Raises:
-        ValueError: a person without perception or the reverse, no version, or assembled without a person.
+        ValueError: a person without perception or the reverse, or assembled without a person.
     """
 
     def __init__(
@@ -71,7 +71,6 @@ class CONN(GreyPixels, ClassificationModule):
         perception: Perception | None = None,
         assembled: bool = False,
         randomizer: Randomizer | None = None,
-        versions: int = 1,
         optimizer: OptimizerFactory | None = None,
         schedule: Schedule | None = None,
     ) -> None:
@@ -80,11 +79,9 @@ class CONN(GreyPixels, ClassificationModule):
             raise ValueError("a perceptual layer takes both: needs: {person: <stage>} and perception")
         if assembled and person is None:
             raise ValueError("assembled=true: states come from a person: needs: {person: <stage>}")
-        if versions < 1:
-            raise ValueError(f"versions={versions}: expected 1 or more")
         self.person = None if person is None else Frozen([person.network])
         self.perception, self.assembled = perception, assembled
-        self.randomizer, self.versions = randomizer, versions
+        self.randomizer = randomizer
         self.versions_seed = int(torch.randint(2**62, ()))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -108,7 +105,7 @@ class CONN(GreyPixels, ClassificationModule):
         """What is seen of each image, J versions in S states, (S J, B, 1, H, W), and B's logits (S J, B, classes)."""
         versions = x[None]
         if self.randomizer is not None:
-            versions = self.randomizer.fixed(x, self.versions, self.versions_seed)  # (J, B, 1, H, W)
+            versions = self.randomizer.fixed(x, self.versions_seed)  # (J, B, 1, H, W)
         perceived = self.perceive(versions.flatten(0, 1))  # (S, J B, 1, H, W)
 
         logits = self.network(perceived.flatten(0, 1))  # (S J B, classes)

@@ -15,7 +15,7 @@ Unsupervised, on all unlabelled images u after every mu-th pass of the labelled 
 
 SPARSE is softmax(C); SPARSE_ens the mean of softmax(C) and softmax(D).
 
-What the released code does otherwise, all of which `supervision`, `voting`, `class_loss` can be set to:
+What the released code does otherwise, all of which the rules can be set to:
 - its mutual loss gets probabilities without a gradient, its votes have no history, its selection keeps all images, its
   votes are divided by 2, its class losses are sums of binary ones, and D and C have one more of them when supervised;
 - its pseudo-labels are drawn in training mode; here in evaluation mode.
@@ -25,7 +25,7 @@ code makes one more for G, of the same weights and z: the same images.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -49,7 +49,7 @@ from modules.sparse.adversarial import (
 )
 from modules.sparse.evaluation import Accuracies, Best, Translation, asked_classes
 from modules.sparse.losses import CLASS_LOSSES, Supervision, class_loss, supervised_terms
-from modules.sparse.networks import Critic, Translator
+from modules.sparse.networks import Networks
 from modules.sparse.pictures import draw_translations
 from modules.sparse.pseudo_labels import History, Voting, above_quantile, vote
 
@@ -76,6 +76,29 @@ class Translating:
 
 
 @dataclass(frozen=True)
+class Rules:
+    """What the three networks learn by; the defaults are the paper's.
+
+    Args:
+        supervision: on labelled images.
+        voting: how the others get pseudo-labels.
+        translating: on these.
+        class_loss: "softmax" (paper) or "binary" (code).
+    Raises:
+        ValueError: no such class loss.
+    """
+
+    supervision: Supervision = field(default_factory=Supervision)
+    voting: Voting = field(default_factory=Voting)
+    translating: Translating = field(default_factory=Translating)
+    class_loss: str = "softmax"
+
+    def __post_init__(self) -> None:
+        if self.class_loss not in CLASS_LOSSES:
+            raise ValueError(f"class_loss={self.class_loss!r}: expected one of {', '.join(CLASS_LOSSES)}")
+
+
+@dataclass(frozen=True)
 class Kept:
     """The pseudo-labelled images of a batch: this process's part of `count` kept ones.
 
@@ -96,47 +119,34 @@ class Sparse(Players):
     the mean of C and D, with `_critic` of D, with `_tail` of G; with a judge those of Translation.
 
     Args:
-        generator, discriminator, classifier: G, D, C.
+        networks: G, D, C.
         classes: K.
         judge: a stage that sees which class a translation shows; None looks at no translations.
-        supervision, voting, translating: see there.
-        class_loss: "softmax" (paper) or "binary" (code).
+        rules: what they learn by.
         select: test each network with the weights that were most accurate on the validation images.
         optimizer: of G and D.
         classifier_optimizer: of C; None takes `optimizer`.
         schedule: see StageModule.
-    Raises:
-        ValueError: no such class loss.
     """
 
     def __init__(
         self,
-        generator: Translator,
-        discriminator: Critic,
-        classifier: nn.Module,
+        networks: Networks,
         classes: int,
         judge: Classifier | None = None,
-        supervision: Supervision | None = None,
-        voting: Voting | None = None,
-        translating: Translating | None = None,
-        class_loss: str = "softmax",
+        rules: Rules | None = None,
         select: bool = False,
         optimizer: OptimizerFactory | None = None,
         classifier_optimizer: OptimizerFactory | None = None,
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__(optimizer, schedule)
-        if class_loss not in CLASS_LOSSES:
-            raise ValueError(f"class_loss={class_loss!r}: expected one of {', '.join(CLASS_LOSSES)}")
-        self.generator = generator
-        self.discriminator = discriminator
-        self.classifier = classifier
+        self.generator = networks.generator
+        self.discriminator = networks.discriminator
+        self.classifier = networks.classifier
         self.classes = classes
         self.judge = None if judge is None else Frozen([judge])
-        self.supervision = supervision or Supervision()
-        self.voting = voting or Voting()
-        self.translating = translating or Translating()
-        self.class_loss = class_loss
+        self.rules = rules or Rules()
         self.classifier_optimizer = classifier_optimizer
         self.val_metrics = Accuracies(classes, MEMBERS)
         self.test_metrics = Accuracies(classes, MEMBERS)
@@ -157,18 +167,18 @@ class Sparse(Players):
 
     def supervised_step(self, batch: Any) -> Tensor:
         """One step of all three networks on labelled images."""
-        rules = self.supervision
+        supervision = self.rules.supervision
         x = batch.x  # (b, C, H, W)
         y = gather(batch.y)  # (B,)
 
         order = torch.randperm(len(y)).to(x.device)
-        weight = torch.distributions.Beta(rules.mixup, rules.mixup).sample().to(x.device)
+        weight = torch.distributions.Beta(supervision.mixup, supervision.mixup).sample().to(x.device)
         mixed = weight * x + (1 - weight) * self.partners(x, order)
 
         clean = self.class_logits(x)
-        terms = supervised_terms(clean, self.class_logits(mixed), y, order, weight, rules)
-        if rules.classification:
-            both = [class_loss(clean[name], y, self.class_loss).mean() for name in ("critic", "classifier")]
+        terms = supervised_terms(clean, self.class_logits(mixed), y, order, weight, supervision)
+        if supervision.classification:
+            both = [class_loss(clean[name], y, self.rules.class_loss).mean() for name in ("critic", "classifier")]
             terms["classification"] = torch.stack(both).sum()
         loss = torch.stack([*terms.values()]).sum()
         self.minimise(loss, *self.steppers())
@@ -221,8 +231,8 @@ class Sparse(Players):
     def pseudo_labelled(self, batch: Any) -> Kept:
         """The images of a batch that get a pseudo-label, and which class they are to become; dealt to the processes."""
         p = self.pseudo_probabilities(batch)  # (B, K), the same on every process
-        chosen = above_quantile(p, self.voting.quantile)
-        if not self.voting.selected:
+        chosen = above_quantile(p, self.rules.voting.quantile)
+        if not self.rules.voting.selected:
             chosen = chosen.any().expand(len(chosen))
         rows = chosen.nonzero().flatten()
 
@@ -235,24 +245,24 @@ class Sparse(Players):
     def pseudo_probabilities(self, batch: Any) -> Tensor:
         """p_ens (B, K) of the global batch."""
         assert self.history is not None
-        if self.voting.training_mode:
+        if self.rules.voting.training_mode:
             with torch.no_grad():
                 logits = [gather(self.discriminator.classify(batch.x)), gather(self.classifier(batch.x))]
         else:
             with inference(self.discriminator), inference(self.classifier):
                 logits = [gather(self.discriminator.classify(batch.x)), gather(self.classifier(batch.x))]
-        p_w = vote(logits, self.voting.temperature, self.voting.normalised)
-        return self.history.follow(gather(batch.row), p_w, self.voting)
+        p_w = vote(logits, self.rules.voting.temperature, self.rules.voting.normalised)
+        return self.history.follow(gather(batch.row), p_w, self.rules.voting)
 
     def source(self, u: Tensor) -> Tensor:
         """What G starts from: the images, or noise of their shape."""
-        if not self.translating.from_noise:
+        if not self.rules.translating.from_noise:
             return u
         return shared_draw(u, lambda count: torch.rand(count, *u.shape[1:]))
 
     def critic_terms(self, kept: Kept, fake: Tensor) -> dict[str, Tensor]:
         """L_D's terms; fake (b, C, H, W) has no gradient."""
-        weights = self.translating
+        weights = self.rules.translating
         real_scores, logits = self.discriminator(kept.u)
         fake_scores = self.discriminator.scores(fake)
 
@@ -272,14 +282,14 @@ class Sparse(Players):
             "generator_class": self.mean_class_loss(logits, kept.asked, kept.count),
             "generator_tail": self.mean_class_loss(self.generator.classify(fake), kept.asked, kept.count),
         }
-        if self.translating.rec and not self.translating.from_noise:
+        if self.rules.translating.rec and not self.rules.translating.from_noise:
             back = self.generator(fake, kept.labels)
             distance = (back - kept.u).abs().flatten(1).mean(1)  # (b,)
-            terms["reconstruction"] = self.translating.rec * shared_mean(distance, kept.count)
+            terms["reconstruction"] = self.rules.translating.rec * shared_mean(distance, kept.count)
         return terms
 
     def mean_class_loss(self, logits: Tensor, y: Tensor, count: int) -> Tensor:
-        return shared_mean(class_loss(logits, y, self.class_loss), count)
+        return shared_mean(class_loss(logits, y, self.rules.class_loss), count)
 
     def forward(self, x: Tensor) -> Tensor:
         """C's logits (B, K)."""
@@ -352,7 +362,7 @@ class Sparse(Players):
 
     def tested_source(self, u: Tensor, rows: Tensor) -> Tensor:
         """As `source`, but an image's noise depends on its row alone: processes need not agree on it."""
-        if not self.translating.from_noise:
+        if not self.rules.translating.from_noise:
             return u
         if not len(self._noise):
             self._noise = torch.rand(NOISES, *u.shape[1:], generator=torch.Generator().manual_seed(0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -147,6 +148,21 @@ class Critic(nn.Module):
     def classify(self, x: Tensor) -> Tensor:
         """(B, C, S, S) -> logits (B, K)."""
         return self.category(self.body(x)).flatten(1)
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The three that learn in turns.
+
+    Attributes:
+        generator: G.
+        discriminator: D.
+        classifier: C, images (B, C, H, W) to logits (B, K).
+    """
+
+    generator: Translator
+    discriminator: Critic
+    classifier: nn.Module
 
 
 def efficientnet_b3(classes: int, pretrained: bool = True) -> nn.Module:

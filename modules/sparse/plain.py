@@ -47,7 +47,7 @@ class PlainPseudoLabels(Sparse):
             "critic": self.discriminator.classify(kept.u),
             "classifier": self.classifier(kept.u),
         }
-        terms = pseudo_label_terms(logits, kept.labels, kept.count, self.class_loss)
+        terms = pseudo_label_terms(logits, kept.labels, kept.count, self.rules.class_loss)
         loss = sum(terms.values(), start=kept.u.new_zeros(()))
         self.minimise(loss, *self.steppers())
 

@@ -110,6 +110,7 @@ def test_generated_labels_belong_to_the_task() -> None:
     assert data.spec.source == "generated"
     assert set(data.splits["train"][1].tolist()) == {6, 7}
     assert int(data.splits["test"][1].max()) <= 7
+    assert torch.equal(data.clean_labels, data.splits["train"][1])  # no label is replaced
 
 
 def test_what_is_not_there_is_named() -> None:
@@ -153,6 +154,7 @@ def test_folders_can_be_stood_in_for(tmp_path: Path) -> None:
     data.setup()
     assert data.spec.sizes == {"train": 4, "test": 6}
     assert {int(label) for _, y in data.train_dataloader() for label in y} == {2}
+    assert min(int(label) for _, y in data.test_dataloader() for label in y) == 0
     assert "does not exist" in folder(tmp_path / "missing", 1).available()
 
 
@@ -165,6 +167,12 @@ def test_brightness_is_torchvisions() -> None:
         assert torch.allclose(result, tv.adjust_brightness(image, factor), atol=1e-6)
 
 
+def test_images_are_brightened_on_their_own_device() -> None:
+    """The meta device holds shapes alone, and refuses what lies elsewhere."""
+    images = torch.zeros(6, 3, 4, 4, device="meta")
+    assert Brightness(0.2)(images, Draws(torch.Generator().manual_seed(1), 6, 0, 6)).device.type == "meta"
+
+
 def test_garments_and_digits_are_both_sets_side_by_side() -> None:
     data = GarmentsAndDigits(50)
     data.setup()
@@ -174,6 +182,7 @@ def test_garments_and_digits_are_both_sets_side_by_side() -> None:
     assert torch.equal(images[:2000], garments.splits["test"][0])
     assert torch.equal(labels[:2000], garments.splits["test"][1])
     assert int(data.splits["train"][1].bincount().min()) >= 120
+    assert data.spec.where.startswith("comes with the install")
 
     scan = torch.as_tensor(load_digits().images[-1], dtype=torch.uint8)
     assert int(labels[-1]) == 10 + int(load_digits().target[-1])

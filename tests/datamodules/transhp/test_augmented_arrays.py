@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from timm.data import create_transform
+from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from datamodules.common.timm_photos import Augmentation, Normalisation
@@ -82,6 +83,21 @@ def test_seed_epoch_and_place_fix_an_image_and_nothing_outside_it(data: Any) -> 
     assert torch.equal(photos[0, 3][0], x)
     assert y == photos[0, 23][1] == 3
     assert all(not torch.equal(x, other) for other in (photos[0, 23][0], photos[1, 3][0], others[0, 3][0]))
+
+
+def test_the_datas_seed_draws_what_is_done_to_an_image(data: Any) -> None:
+    """The same two images under two seeds: whatever their order, each is cropped in another way."""
+
+    def served(seed: int) -> dict[int, Tensor]:
+        arrays = data(seed)
+        arrays.source.splits["train"] = (IMAGES[:2], LABELS[:2])
+        ((x, y),) = arrays.train_dataloader()
+        return dict(zip(y.tolist(), x, strict=True))
+
+    first, again, other = served(0), served(0), served(1)
+    for label in (0, 1):
+        assert torch.equal(first[label], again[label])
+        assert not torch.equal(first[label], other[label])
 
 
 def test_stand_ins_have_the_declared_shape_and_are_two_batches_at_most() -> None:

@@ -51,6 +51,14 @@ def test_pictures_show_what_their_scene_says() -> None:
     assert empty.tolist() == [16 - 3 - 2 - 3 - 4] * 100
 
 
+def test_a_scene_without_strangers_shows_one_emblem_alone() -> None:
+    emblems, _ = patterns()
+    labels = torch.arange(0, 100, 7)
+    shown = cells(labels, Scene(emblems=3, strangers=0, noise=0.0))
+    counts = torch.stack([count(shown, emblem) for emblem in emblems], 1)
+    assert counts.tolist() == [[3 * (k == label // FINE) for k in range(20)] for label in labels.tolist()]
+
+
 def test_cells_are_in_random_places() -> None:
     emblem = patterns()[0][0]
     shown = cells(torch.zeros(800, dtype=torch.long), Scene(emblems=1, noise=0.0))
@@ -93,3 +101,14 @@ def test_the_hierarchy_is_the_one_that_is_drawn() -> None:
 def test_scenes_that_cannot_be_drawn(wrong: dict[str, float]) -> None:
     with pytest.raises(DataError, match="expected 1 or more emblems and symbols, 13 cells in all at most"):
         Scene(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_split_has_an_image_at_least_and_none_of_them_fewer_than_none() -> None:
+    data = Emblems(1, None, 1, 0, 1)
+    data.setup()
+    assert data.spec.sizes == {"train": 1, "val": 0, "test": 1}
+    assert data.spec.where == "made by the suite"
+    for wrong in ((0, 0, 1), (1, 0, 0), (2, -1, 1)):
+        said = "'train': {}, 'val': {}, 'test': {}".format(*wrong)
+        with pytest.raises(DataError, match=said):
+            Emblems(1, None, *wrong)

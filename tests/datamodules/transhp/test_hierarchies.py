@@ -154,3 +154,9 @@ def test_another_dataset_is_refused() -> None:
         Hierarchical(CIFAR10(4, root="nowhere", generated=True), hierarchies.shapes(), 4, generated=True).setup()
     with pytest.raises(DataError, match="skip=1: the hierarchy has 1 levels"):
         Hierarchical(Shapes(4), hierarchies.shapes(), 4, skip=1)
+
+
+def test_label_files_are_looked_for_beside_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = Hierarchical(ImageNet("nowhere", 2, image_size=32), WordNet(), 4)
+    assert "data/labels/hi_label_idx.csv is missing" in data.available()

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from datamodules.common.base import DataError
-from datamodules.transhp.shapes import CLASSES, HIGH, LOW, RADII, SHAPES, Shapes, shapes
+from datamodules.transhp.shapes import CLASSES, HIGH, LOW, RADII, SHAPES, Scene, Shapes, shapes
 
 
 def clean(label: int, seed: int = 0) -> Tensor:
     """The picture of a class without noise and jitter: 1 inside, 0 outside, (20, 20)."""
-    picture = shapes(torch.tensor([label]), 0.0, 0.0, torch.Generator().manual_seed(seed))[0, 0]
+    picture = shapes(torch.tensor([label]), Scene(0.0, 0.0), torch.Generator().manual_seed(seed))[0, 0]
     return picture.float() / 255 * (HIGH - LOW) + LOW
 
 
@@ -66,6 +66,30 @@ def test_splits_are_balanced_apart_and_fixed_by_the_seed() -> None:
     assert again.spec.identity == data.spec.identity != other.spec.identity
 
 
+def test_validation_images_lie_beside_the_training_images() -> None:
+    """120 pictures, six of each class: 80 to train on, and the other 40."""
+    data = Shapes(50, 80, 40, 20)
+    data.setup()
+    assert data.spec.sizes == {"train": 80, "val": 40, "test": 20}
+    assert data.spec.where == "made by the suite"
+    labels = torch.cat([data.splits[name][1] for name in ("train", "val")])
+    assert labels.bincount().tolist() == [6] * 20
+
+
+def test_training_pictures_alone_are_augmented() -> None:
+    """An operation that makes everything white."""
+
+    def whiten(x: Tensor, source: torch.Generator) -> Tensor:
+        return torch.ones_like(x)
+
+    data = Shapes(20, 20, 0, 20, augment=(whiten,))
+    data.setup()
+    (train,), (test,) = data.train_dataloader(), data.test_dataloader()
+    white = (1 - data.spec.mean[0]) / data.spec.std[0]
+    assert torch.allclose(train.x, torch.full_like(train.x, white), atol=1e-4)
+    assert float((test.x - white).abs().amax((1, 2, 3)).min()) > 1
+
+
 def test_mean_and_deviation() -> None:
     data = Shapes(50, 4000, 0, 20)
     data.setup()
@@ -77,10 +101,12 @@ def test_mean_and_deviation() -> None:
 
 def test_noise_is_as_strong_as_it_says() -> None:
     labels = torch.zeros(200, dtype=torch.long)
-    pictures = shapes(labels, 0.35, 0.0, torch.Generator().manual_seed(0)).float() / 255 * (HIGH - LOW) + LOW
+    pictures = shapes(labels, Scene(0.35, 0.0), torch.Generator().manual_seed(0)).float() / 255 * (HIGH - LOW) + LOW
     assert float((pictures[:, 0] - clean(0)).std()) == pytest.approx(0.35, rel=0.02)
 
 
 def test_wrong_sizes() -> None:
     with pytest.raises(DataError, match="expected numbers of images and no negative one"):
-        Shapes(50, 0)
+        Shapes(50, train_size=0)
+    with pytest.raises(DataError, match="noise=-1, jitter=2: expected no negative number"):
+        Scene(noise=-1, jitter=2)

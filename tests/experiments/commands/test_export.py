@@ -121,7 +121,7 @@ def test_a_registered_seed_comes_before_pilots() -> None:
 
 
 def test_a_record_as_latex_and_every_main_claim_in_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(staleness, "stale", lambda *_: ["student"])  # of all papers, its look at all code takes long
+    monkeypatch.setattr(staleness, "of_main", lambda *_: ["student"])  # of all papers, its look at all code takes long
     assert export.main(["paper=meal_v2", "format=latex", f"to={tmp_path / 'tables'}"]) == 0
     claims = (tmp_path / "tables/claims.tex").read_text(encoding="utf-8")
     record = results.read("meal_v2")

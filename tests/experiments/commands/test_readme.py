@@ -18,7 +18,7 @@ def setting(verdict: str, **more: Any) -> dict[str, Any]:
     main = {"name": "a beats b", "verdict": verdict, "difference": 2.0, "interval": [1.0, 3.0], "unit": "points"}
     main |= {"margin": 0.0, "worth": 1.0, "within": None, "reason": ""}
     facts = {"scope": "digits", "main": main, "seeds": 6, "seconds": 120.0, "cpu_seconds": None, "replication": None}
-    return {**facts, "seen": False, "stale": [], "kept": None, **more}
+    return {**facts, "seen": False, "stale": [], "stale_beside": [], "kept": None, **more}
 
 
 def paper(key: str, **entries: dict[str, Any]) -> dict[str, Any]:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from experiments.config import compose
+from experiments.config import claims, compose
 from experiments.evidence import naming, registration, staleness
 from experiments.evidence.records import Entry
-from experiments.running.plan import plan_each
+from experiments.running.plan import only, plan, plan_each
 from tests import example
 
 PAPER = "meal_v2"
+OTHER = "0" * 12  # no stage's fingerprint
 PLACES = [
     ["trainer=cpu"],
     ["trainer=ddp_cpu"],
@@ -64,3 +65,24 @@ def test_a_place_that_is_not_said_or_another_recipe_is_stale() -> None:
     assert set(staleness.stale(PAPER, silent)) == set(silent.stages)
     longer = entry("trainer=cpu", "stages.student.trainer.max_epochs=61").model_copy(update={"overrides": []})
     assert "student" in staleness.stale(PAPER, longer)
+
+
+def test_a_main_verdict_is_as_old_as_the_stages_that_it_rests_on() -> None:
+    recorded = entry()
+    config = compose.compose(compose.request([f"paper={PAPER}"]).overrides)
+    compared = claims.read(compose.resolve(config, 0)).main_stages
+    rested = only(plan(config, 0), compared).stages
+    beside = next(name for name in recorded.stages if name not in rested)
+
+    recorded.stages[beside].fingerprints = [OTHER, OTHER]
+    assert staleness.of_main(PAPER, recorded) == []
+    assert staleness.of_others(PAPER, recorded) == staleness.stale(PAPER, recorded) == [beside]
+    assert staleness.of_recorded(PAPER, recorded) == [beside]
+
+    recorded.stages[beside].fingerprints = [None, None]  # a recording of the main claim alone left it out
+    assert staleness.of_main(PAPER, recorded) == staleness.of_recorded(PAPER, recorded) == []
+    assert staleness.of_others(PAPER, recorded) == [beside]
+
+    recorded.stages[compared[0]].fingerprints = [OTHER, OTHER]
+    assert staleness.of_main(PAPER, recorded) == [compared[0]]
+    assert staleness.of_others(PAPER, recorded) == [beside]

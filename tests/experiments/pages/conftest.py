@@ -17,10 +17,11 @@ from experiments.pages import report
 def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Build a site from one record (None: never run); returns its pages by name."""
 
-    def run(record: Record | None, stale: list[str] | None = None) -> dict[str, str]:
+    def run(record: Record | None, stale: list[str] | None = None, beside: list[str] | None = None) -> dict[str, str]:
         monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
         monkeypatch.setattr(report, "RUNS", tmp_path / "runs")
-        monkeypatch.setattr(staleness, "stale", lambda key, entry: stale or [])
+        monkeypatch.setattr(staleness, "of_main", lambda key, entry: stale or [])
+        monkeypatch.setattr(staleness, "of_others", lambda key, entry: beside or [])
         if record is not None:
             files.write_text(tmp_path / "results" / "meal_v2.json", layout.text(record))
         written = report.build(["meal_v2"], tmp_path / "site")

@@ -97,6 +97,10 @@ def test_index_answers_with_the_main_claim_and_marks_what_is_stale(build: Any) -
     pages = build(sample(), stale=["student"])
     assert Seen(pages["index"]).text.count("↻ stale") == fresh.count("↻ stale") + 1  # one explains the word
     assert "changed since this was recorded: student" in Seen(pages["meal_v2"]).text
+    pages = build(sample(), beside=["student"])  # what the main claim does not rest on
+    assert Seen(pages["index"]).text.count("↻ stale") == fresh.count("↻ stale")
+    page = Seen(pages["meal_v2"]).text
+    assert "Beside the main claim a stage has changed since this was recorded, or was not run: student." in page
 
 
 def test_a_page_begins_with_the_finding_and_says_what_each_verdict_is_about(build: Any) -> None:

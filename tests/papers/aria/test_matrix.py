@@ -33,6 +33,9 @@ def test_the_matrix_by_hand() -> None:
     holed = CELLS.clone()
     holed[0, 1] = torch.nan
     assert float(summarise(holed)["off_diagonal"]) == 50
+    holes = torch.stack([holed, holed - 10])  # where a cell is missing in one draw it is in all
+    assert summarise(holes)["off_diagonal"].tolist() == [50, 40]
+    assert summarise(holes)["gap"].tolist() == [35, 35]
     with pytest.raises(ValueError, match="needs cells on its diagonal and beside it"):
         summarise(torch.tensor([[1.0]]))
     assert draw_matrix(holed, ["a", "b"], ["a", "b"], 2.0).axes
@@ -209,3 +212,30 @@ def test_one_detector_on_every_cell(test_on: Callable[..., dict[str, float]]) ->
     assert [text.get_text() for text in axis.texts] == ["100", "50", "50"]
     with pytest.raises(ValueError, match="tested: 'c'"):
         test_on(Protocol([Says()], ["a"], tested=["c"]), ROWS)
+
+
+def test_a_score_of_zero_calls_a_picture_real_in_cells_and_intervals(test_on: Callable[..., dict[str, float]]) -> None:
+    rows = [(0.0, 0, -1, 0)] * 3 + [(1.0, 1, 0, 0)] * 3
+    stage = Protocol([Says()], ["x"], matrix=False, generators=["a"])
+    assert test_on(stage, rows)["test/cell_x_a"] == 100
+    assert [(row["low"], row["high"]) for row in stage.table] == [(100, 100)]
+    assert stage.spread == 0
+
+
+def test_the_best_and_the_worst_cell_beside_the_diagonal(test_on: Callable[..., dict[str, float]]) -> None:
+    """The first finds a and half of b, the second nothing; real pictures are right for both."""
+    real = [(-1.0, 0, -1, 0)] * 4
+    of_a, of_b = [(1.0, 1, 0, 0)] * 4, [(1.0, 1, 1, 0)] * 2 + [(-1.0, 1, 1, 0)] * 2
+    stage = Protocol([Says(), Quiet()], ["a", "b"])
+    logged = test_on(stage, real + of_a + of_b)
+    assert (logged["test/best_other"], logged["test/worst_other"]) == (75, 50)
+    (low, high) = next((row["low"], row["high"]) for row in stage.table if row["balanced_acc"] == 75)
+    assert 50 <= low < 75 < high <= 100
+    assert stage.spread == (high - low) / 2
+
+
+class Quiet(nn.Module):
+    """A network that calls nothing generated."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -x[:, 0, 0, :1].abs()

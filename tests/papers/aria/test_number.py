@@ -17,3 +17,5 @@ def test_one_number_learns_its_threshold() -> None:
     assert bool((stage.network(flat) > 0).all())
     assert bool((stage.network(sharp) < 0).all())
     assert stage.state_dict().keys() >= {"network.cut", "network.side"}
+    cut, pictures = float(stage.network.cut), torch.cat([flat, sharp])
+    assert torch.allclose(stage.network(pictures)[:, 0], cut - energy(pictures), atol=1e-5)  # the further, the surer

@@ -12,14 +12,16 @@ from torch import Tensor, nn
 
 from datamodules.common.torchvision_sets import FashionMNIST
 from modules.case_based_prototypes.module import CaseBased
-from modules.case_based_prototypes.networks import CaseBasedNetwork
+from modules.case_based_prototypes.networks import CaseBasedNetwork, Convolutions
 
 
 def network(seed: int = 0, **options: Any) -> CaseBasedNetwork:
-    """The published network, from the random state of a seed."""
-    published: dict[str, Any] = {"channels": 1, "size": 28, "classes": 10, "widths": [32, 32, 32, 10], "units": 15}
+    """The published network, from the random state of a seed; options that Convolutions has go there."""
+    published: dict[str, Any] = {"channels": 1, "size": 28, "classes": 10, "units": 15}
+    chosen = {name: options.pop(name) for name in list(options) if name in Convolutions.__dataclass_fields__}
+    convolutions = Convolutions(**{"widths": [32, 32, 32, 10], "act": "relu", **chosen})
     torch.manual_seed(seed)
-    return CaseBasedNetwork(**{**published, "act": "relu", **options})
+    return CaseBasedNetwork(**{**published, "convolutions": convolutions, **options})
 
 
 def lively(**options: Any) -> CaseBasedNetwork:

@@ -101,3 +101,17 @@ def test_pixels_are_those_before_normalisation(
     score(module, data)
     images = data.splits["test"][0]
     assert torch.allclose(module.network.pixels(data.normalised(images)), images / 255.0, atol=1e-6)
+
+
+def test_of_rows_that_are_equally_near_the_first_is_named() -> None:
+    item = torch.randn(1, 5)
+    items = torch.cat([item + 3, item, item + 1, item]).repeat_interleave(700, 0)  # in chunks of 1000
+    distance, which = nearest_of(item, items)
+    assert (float(distance), int(which)) == (pytest.approx(0, abs=1e-5), 700)
+
+
+def test_training_images_are_looked_at_on_the_networks_device() -> None:
+    """The meta device holds shapes alone, and refuses what lies elsewhere."""
+    distance, which = nearest_of(torch.zeros(3, 5, device="meta"), torch.zeros(1500, 5), torch.ones(1500))
+    assert (distance.device.type, which.device.type) == ("meta", "meta")
+    assert (distance.shape, which.shape) == ((3,), (3,))

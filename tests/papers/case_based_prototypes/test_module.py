@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -110,6 +111,11 @@ def test_order_of_prototypes_does_not_matter(
 ARMS = ("prototypes", "unregularised", "dense", "dense_no_decoder")
 
 
+def flat(network: dict[str, Any]) -> dict[str, Any]:
+    """A network's settings with its convolutions' beside the others."""
+    return {**network, **network["convolutions"], "convolutions": None}
+
+
 @pytest.mark.parametrize("scale", ["full", "mini"])
 def test_arms_differ_in_what_they_are_about_alone(scale: str, make_plan: Callable[..., Plan]) -> None:
     stages = make_plan("paper=case_based_prototypes", f"scale={scale}").stages
@@ -123,5 +129,37 @@ def test_arms_differ_in_what_they_are_about_alone(scale: str, make_plan: Callabl
     assert [(arm.module["weights"]["r1"], arm.module["weights"]["r2"]) for arm in arms[:2]] == [(1, 1), (0, 0)]
     assert arms[0].module["network"] == arms[1].module["network"]
     for number, changed in ((2, {"layer", "initial_std"}), (3, {"layer", "initial_std", "decode"})):
-        own, published = arms[number].module["network"], arms[0].module["network"]
+        own, published = (flat(arms[n].module["network"]) for n in (number, 0))
         assert {key for key in published if own[key] != published[key]} == changed
+
+
+def test_a_step_tells_its_terms_and_its_accuracy(
+    lively: Callable[..., CaseBasedNetwork], batch: Callable[..., tuple[Tensor, Tensor]]
+) -> None:
+    net, (x, _) = lively(), batch()
+    y = net(x).argmax(-1)
+    y[:2] = (y[:2] + 1) % 10
+    module = CaseBased(net, 10, LossWeights(e=20, r=2, r1=3, r2=5))
+    loss = module.training_step((x, y), 0)
+    told = {name: float(value) / len(y) for name, value in module._sums.items()}
+    assert told["top1"] == pytest.approx(100 * 4 / 6)
+    assert told["loss"] == pytest.approx(float(loss), rel=1e-5)
+    assert 20 * told["e"] + 2 * told["r"] + 3 * told["r1"] + 5 * told["r2"] == pytest.approx(float(loss), rel=1e-5)
+
+
+def test_a_model_trains_with_its_own_optimizer_and_schedule(network: Callable[..., CaseBasedNetwork]) -> None:
+    def half(position: Any) -> float:
+        return 0.5
+
+    module = CaseBased(network(), 10, LossWeights(), optimizer=torch.optim.Adam, schedule=half)
+    assert (module.optimizer_factory, module.schedule) == (torch.optim.Adam, half)
+
+
+def test_each_colour_is_brought_back_by_its_own_mean_and_deviation(network: Callable[..., CaseBasedNetwork]) -> None:
+    module = CaseBased(network(channels=3), 10, LossWeights())
+    spec = SimpleNamespace(mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 1.0))
+    module._trainer = SimpleNamespace(datamodule=SimpleNamespace(spec=spec))  # type: ignore[assignment]
+    module.setup("fit")
+    x = torch.rand(2, 3, 28, 28)
+    normalised = (x - torch.tensor(spec.mean).view(3, 1, 1)) / torch.tensor(spec.std).view(3, 1, 1)
+    assert torch.allclose(module.network.pixels(normalised), x, atol=1e-6)

@@ -114,3 +114,12 @@ def test_a_constant_on_a_prototypes_row_changes_no_probability(
 def test_a_switch_names_its_values(network: Callable[..., CaseBasedNetwork], option: str) -> None:
     with pytest.raises(ValueError, match=f"{option}='wrong': expected one of"):
         network(**{option: "wrong"})
+
+
+def test_distances_and_logits_are_exact_in_low_precision(lively: Callable[..., CaseBasedNetwork]) -> None:
+    net = lively()
+    codes = torch.randn(6, 40, generator=torch.Generator().manual_seed(0))
+    expected = net.classify(codes)
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = net.classify(codes)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(actual, expected, strict=True))

@@ -43,12 +43,14 @@ def test_the_released_network_and_loss(full: Plan, parameters: Callable[..., int
     assert parameters(training.construct_from(full.stages["prototypes"], {})) == 44_153
     assert {name: module["weights"][name] for name in ("e", "r", "r1", "r2")} == {"e": 20, "r": 1, "r1": 1, "r2": 1}
     network = module["network"]
-    assert (network["widths"], network["units"], network["act"]) == ([32, 32, 32, 10], 15, "relu")
-    assert (network["layer"], network["decode"], network["initial_std"]) == ("prototypes", True, 0.01)
+    assert (network["layer"], network["units"]) == ("prototypes", 15)
+    convolutions = network["convolutions"]
+    assert (convolutions["widths"], convolutions["act"]) == ([32, 32, 32, 10], "relu")
+    assert (convolutions["decode"], convolutions["initial_std"]) == (True, 0.01)
 
 
 def test_variants() -> None:
-    assert compose_full("sigmoid").stages["prototypes"].module["network"]["act"] == "sigmoid"
+    assert compose_full("sigmoid").stages["prototypes"].module["network"]["convolutions"]["act"] == "sigmoid"
     garments = compose_full("fashion_mnist").stages["prototypes"]
     assert garments.data["_target_"].endswith("FashionMNIST")
     assert (garments.trainer["max_epochs"], garments.data["batch_size"], garments.data["val_size"]) == (1500, 250, 5000)

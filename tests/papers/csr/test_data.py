@@ -160,6 +160,56 @@ def test_photos_with_boxes_in_pixels_of_the_square(
     assert data.training_images([1]).shape == (1, 3, 16, 16)
 
 
+def test_half_of_the_training_photos_are_mirrored_by_seed_epoch_and_photo(
+    folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A photo that is black on the left and white on the right."""
+    root = folder()
+    ramp = Image.new("RGB", (8, 4))
+    ramp.paste((255, 255, 255), (4, 0, 8, 4))
+    for name in ("a.png", "b.png", "c.png"):
+        ramp.save(root / "images" / name)
+
+    def mirrored(seed: int = 0, **options: Any) -> list[list[bool]]:
+        """For 40 epochs, each of the two training photos."""
+        data = photos(root, monkeypatch, seed=seed, **options)
+        data.setup()
+        training: Any = data.dataset("train", tested=False)
+        samples = [[training[epoch, item][0] for item in range(2)] for epoch in range(40)]
+        return [[bool(x[0, 0, 0] > x[0, 0, -1]) for x in epoch] for epoch in samples]
+
+    first = mirrored()
+    shares = torch.tensor(first).float().mean(0)
+    assert ((shares > 0.2) & (shares < 0.8)).all()
+    assert [epoch[0] for epoch in first] != [epoch[1] for epoch in first]
+    assert first == mirrored()
+    assert first != mirrored(seed=1)
+    assert not torch.tensor(mirrored(mirror=False)).any()
+
+    data = photos(root, monkeypatch, everything=True)
+    data.setup()
+    tested: Any = data.dataset("train", tested=True)  # boxes are not mirrored
+    assert all(tested[epoch, 0][0][0, 0, 0] < tested[epoch, 0][0][0, 0, -1] for epoch in range(10))
+
+
+def test_stand_ins_of_photos_have_a_box_for_each_concept_they_show(tmp_path: Path) -> None:
+    data = FindingsFolder(str(tmp_path), 4, "tbx11k", image_size=32, everything=True, generated=True)
+    data.setup()
+    assert data.spec.source == "generated"
+    assert data.spec.classes == ("0", "1", "2")
+    train = list(data.train_dataloader())
+    assert [batch._fields for batch in train] == [("x", "y", "concepts", "row")] * 2
+    for batch in data.test_dataloader():
+        assert batch.x.shape == (4, 3, 32, 32)
+        assert batch.concepts.any(1).all()  # a local vector can be made of each
+        numbers = torch.arange(len(data.concepts))
+        assert torch.equal(batch.shows, torch.where(batch.concepts > 0, numbers, -1))
+        sides = batch.boxes[..., 2:] - batch.boxes[..., :2]
+        assert torch.allclose(sides, torch.full_like(sides, 8.0))
+        assert 0 <= float(batch.boxes.min()) < float(batch.boxes.max()) <= 32
+        assert set(batch.in_test.tolist()) == {0, 1}
+
+
 @pytest.mark.parametrize(
     ("images", "boxes", "message"),
     [

@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from datamodules.csr.encoded import ConceptVectors, Encoded
 from modules.common.protopnet import Phase, ProtoPNet
 from modules.csr.atlas import Atlas
-from modules.csr.baselines import JointBottleneck, PhasedProtoPNet, ProtoPNetStyle, SequentialBottleneck, average
+from modules.csr.baselines import (
+    DistanceWeights,
+    JointBottleneck,
+    PhasedProtoPNet,
+    ProtoPNetStyle,
+    SequentialBottleneck,
+    average,
+)
 from modules.csr.interaction import Doctor
 from modules.csr.losses import local_vectors
 from modules.csr.module import ConceptModel, Encode, Prototypes
@@ -242,6 +249,16 @@ def test_baselines_train_and_explain(
     winner = int(logits[0].argmax())
     assert not of_concepts
     assert torch.equal(shown[0, 0], maps[0, 2 * winner : 2 * winner + 2].amax(0))
+
+
+def test_a_prototype_nets_loss_is_cross_entropy_and_the_two_weighted_distances(encoded: Encoded) -> None:
+    batch = next(iter(encoded.train_dataloader()))
+    net = ProtoPNetStyle(8, 40, 2, channels=4, weights=DistanceWeights(cluster=2, separation=3))
+
+    loss = net.training_step(batch, 0)
+    ce, cluster, separation = (net._sums[name] / len(batch.y) for name in ("ce", "cluster", "separation"))
+    assert cluster > 0 > separation
+    torch.testing.assert_close(loss, ce + 2 * cluster + 3 * separation)
 
 
 def test_a_protopnet_of_phases_is_tested_as_it_was_trained() -> None:

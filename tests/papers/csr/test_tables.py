@@ -88,6 +88,7 @@ def test_two_of_three_readers_decide(tmp_path: Path) -> None:
 def test_boxes_agree_by_overlap_and_reader() -> None:
     assert iou((0, 0, 2, 2), (1, 0, 3, 2)) == pytest.approx(1 / 3)
     assert iou((0, 0, 1, 1), (2, 2, 3, 3)) == 0
+    assert iou((1, 1, 1, 1), (1, 1, 1, 1)) == 0  # a point
     assert agreed([("R1", (0, 0, 2, 2)), ("R1", (0, 0, 2, 2))], 2) == []
     assert agreed([("R1", (0, 0, 2, 2)), ("R2", (1, 0, 3, 2))], 2) == []
     assert agreed([("", (0, 0, 2, 2))], 1) == [(0, 0, 2, 2)]

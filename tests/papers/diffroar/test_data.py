@@ -36,6 +36,30 @@ def test_the_constant_patch_is_an_outlined_square_with_diagonals() -> None:
     assert bool((inside[3:6, 9:11] == 0).all())
 
 
+PATCH = """
+..............
+..............
+..##########..
+..##########..
+..####..####..
+..##########..
+..##.####.##..
+..##.####.##..
+..##########..
+..####..####..
+..##########..
+..##########..
+..............
+..............
+"""
+
+
+def test_the_patch_of_14_pixels_as_it_is_drawn() -> None:
+    """A margin of two, an outline of two, and either diagonal with its neighbours."""
+    drawn = "\n".join("".join(".#"[value > 0] for value in row) for row in null_patch(14).tolist())
+    assert drawn == PATCH.strip()
+
+
 def test_blocks_are_a_signal_and_the_same_patch_in_fair_order(images: Callable[..., Any]) -> None:
     data = Blocks(images(4000, 400), 100)
     data.setup()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -106,6 +107,22 @@ def test_the_tiny_gradient_of_a_confident_network_has_a_direction(monkeypatch: p
     values = module.means.compute()
     assert float(values["cosine"]) == pytest.approx(10**-0.5, abs=1e-5)
     assert float(values["own_ratio"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_test_epoch_reports_the_theorems_values(
+    monkeypatch: pytest.MonkeyPatch, logged: Callable[..., dict[str, float]]
+) -> None:
+    """The maximum margin's gradient is alike in the five relevant blocks and 0 in the five others."""
+    data = Signals(50, blocks=10, length=4, relevant=5, train_size=200, test_size=100)
+    data.setup()
+    w = torch.zeros(10, 4)
+    w[:5] = 1.0
+    module = Leakage(SimpleNamespace(network=linear(w.flatten())), kind="loss")  # type: ignore[arg-type]
+    monkeypatch.setattr(Leakage, "trainer", SimpleNamespace(datamodule=data))
+    values = logged(module, *data.test_dataloader())
+    expected = {"own_ratio": 1, "evenness": 1, "irrelevant_share": 0, "signal_share": 20, "cosine": 5**-0.5}
+    assert {name: values[f"test/{name}"] for name in expected} == pytest.approx(expected, abs=1e-4)
+    assert (values["test/top1"], values["test/n"]) == (100, 100)
 
 
 def test_wrong_kind_is_named() -> None:

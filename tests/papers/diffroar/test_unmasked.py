@@ -235,6 +235,26 @@ def test_both_sides_are_augmented_alike_and_test_images_are_not(
     assert len(y) == 20
 
 
+def test_training_images_come_in_another_order_and_moved(
+    images: Callable[..., Any], ranking: Callable[..., Any]
+) -> None:
+    """Each brighter by a number of its own: by their differences from pixel to pixel they are the stored ones."""
+    data = Unmasked(images(), 8, 100, ranking=ranking(60), augment=[Noise()])
+    top, _, y = batches(data, "train")
+    stored, labels = data.images["train"]
+    plain = data.source.normalised(stored).flatten(1)
+    moved = top.flatten(1)
+
+    distance = torch.cdist(moved.diff(dim=1), plain.diff(dim=1))
+    owner = distance.argmin(1)
+    assert owner.tolist() != list(range(40))
+    assert sorted(owner.tolist()) == list(range(40))
+    assert torch.equal(y, labels[owner])
+    added = (moved - plain[owner]).mean(1)
+    assert len(set(added.tolist())) == 40
+    assert 0 < float(added.min()) < float(added.max()) < 1
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

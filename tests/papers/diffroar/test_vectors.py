@@ -40,7 +40,7 @@ def test_distinct_rows_count_how_often_a_pair_stands_in_a_batch() -> None:
 def test_a_step_on_distinct_rows_is_the_step_on_the_batch(
     attack: Attack | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The notebook's x = y e_j: loss and gradients agree with those of all 250 rows."""
+    """The notebook's x = y e_j: gradients, loss and accuracy agree with those of all 250 rows."""
     signal = torch.randint(10, (250,), generator=torch.Generator().manual_seed(0))
     y = torch.randint(2, (250,), generator=torch.Generator().manual_seed(1))
     x = torch.zeros(250, 10).scatter_(1, signal[:, None], 2.0 * y[:, None] - 1).view(250, 1, 1, 10)
@@ -49,11 +49,15 @@ def test_a_step_on_distinct_rows_is_the_step_on_the_batch(
     trainer = SimpleNamespace(datamodule=SimpleNamespace(spec=spec))
 
     gradients = []
+    tracked = []
     for kind in (AdversarialClassifier, DistinctClassifier):
         monkeypatch.setattr(kind, "trainer", trainer)
         torch.manual_seed(0)
         module = kind(classifier("mlp", (1, 1, 10), 2, [200]), 2, attack)
         module.training_step(batch, 0).backward()
         gradients.append([parameter.grad for parameter in module.parameters()])
+        tracked.append({name: float(total) / module._count for name, total in module._sums.items()})
     for whole, distinct in zip(*gradients, strict=True):
         assert torch.allclose(whole, distinct, atol=1e-6)
+    assert set(tracked[0]) == {"loss", "top1"}
+    assert tracked[1] == pytest.approx(tracked[0], abs=1e-4)

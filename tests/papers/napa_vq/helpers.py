@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from datamodules.common.digits import Digits
 from datamodules.napa_vq import Incremental
 from modules.common.schedules import multistep
-from modules.napa_vq.module import Losses, NapaVQ
+from modules.napa_vq.module import CodingVectors, Losses, NapaVQ
 from modules.napa_vq.networks import convnet
 from tests.quiet import trainer as quiet_trainer
 
@@ -22,20 +23,28 @@ def build_network() -> nn.Module:
     return convnet(1, 8, [4, 6], [2, 1])
 
 
+def build_vectors(**options: Any) -> CodingVectors:
+    """Six features wide."""
+    settings: dict[str, Any] = {
+        "optimizer": functools.partial(torch.optim.SGD, lr=0.1),
+        "schedule": functools.partial(multistep, milestones=[20, 40, 60, 80]),
+    }
+    return CodingVectors(6, **{**settings, **options})
+
+
 def build_module(previous: NapaVQ | None = None, *, seed: int = 0, **options: object) -> NapaVQ:
     """A small NapaVQ; options that Losses has go there. Without `previous` it gets a network."""
     torch.manual_seed(seed)
     settings: dict[str, object] = {
         "network": build_network() if previous is None else None,
         "optimizer": functools.partial(torch.optim.Adam, lr=1e-3, weight_decay=2e-4),
-        "cv_optimizer": functools.partial(torch.optim.SGD, lr=0.1),
         "schedule": functools.partial(multistep, milestones=[45, 90]),
-        "cv_schedule": functools.partial(multistep, milestones=[20, 40, 60, 80]),
+        "vectors": build_vectors(),
         **options,
     }
     chosen = {name: settings.pop(name) for name in list(settings) if name in Losses.__dataclass_fields__}
     losses = Losses(**{"neighbours": 5, **chosen})  # type: ignore[arg-type]
-    return NapaVQ(TASKS, 6, losses, previous=previous, **settings)  # type: ignore[arg-type]
+    return NapaVQ(TASKS, losses=losses, previous=previous, **settings)  # type: ignore[arg-type]
 
 
 def build_data(task: int) -> Incremental:

@@ -36,7 +36,7 @@ def test_tasks_augmentation_and_optimisers(full: Plan) -> None:
         assert (type(flip).__name__, flip.p) == ("HorizontalFlip", 0.5)
         assert brightness.amount == pytest.approx(63 / 255, abs=1e-3)
         adam = training.build(stage.module["optimizer"])([torch.nn.Parameter(torch.zeros(1))])
-        vectors = training.build(stage.module["cv_optimizer"])([torch.nn.Parameter(torch.zeros(1))])
+        vectors = training.build(stage.module["vectors"]).optimizer([torch.nn.Parameter(torch.zeros(1))])
         assert isinstance(adam, torch.optim.Adam)
         assert isinstance(vectors, torch.optim.SGD)
         assert adam.defaults["weight_decay"] == 2e-4
@@ -44,7 +44,7 @@ def test_tasks_augmentation_and_optimisers(full: Plan) -> None:
         losses = training.build(stage.module["losses"])
         assert (losses.na, losses.kd, losses.neighbours) == (1, 10, 15)
         assert losses.prototypes == ("neighbours" if stage is not start else "none")
-    assert (start.module["features"], start.module["network"]["stem"]) == (512, "cifar")
+    assert (start.module["vectors"]["features"], start.module["network"]["stem"]) == (512, "cifar")
     assert last.module["inference"] == "cosine"
     without = training.build(full.stages["isolated_3"].module["losses"])
     assert (without.neighbours, without.prototypes, without.na, without.kd) == (1, "neighbours", 1, 10)
@@ -67,10 +67,10 @@ def test_published_recipe(full: Plan) -> None:
     start, last = stages["na_0"], stages["napa"]
     assert start.data["batch_size"] == start.reference_batch == last.reference_batch == 64
     assert (start.module["optimizer"]["lr"], last.module["optimizer"]["lr"]) == (1e-3, 1e-4)
-    assert (start.module["cv_optimizer"]["lr"], last.module["cv_optimizer"]["lr"]) == (5.0, 0.5)
+    assert [stage.module["vectors"]["optimizer"]["lr"] for stage in (start, last)] == [5.0, 0.5]
     assert last.module["losses"]["kd"] == 10
     assert stages["finetune"].module["losses"]["kd"] == 0
-    made = {k: training.build(last.module[k]) for k in ("schedule", "cv_schedule")}
+    made = {k: training.build(last.module[k]) for k in ("schedule", "vectors")}
     module = build_module(**made)
     rates = [module.factors(Position(epoch, 0, 79, 100)) for epoch in (0, 19, 20, 44, 45, 80, 90)]
     step = [(epoch // 45, epoch // 20) for epoch in (0, 19, 20, 44, 45, 80, 90)]
@@ -81,7 +81,7 @@ def test_photos_begin_with_sgd(make_plan: Callable[..., Plan]) -> None:
     stages = make_plan("scale=full", "paper=napa_vq", "variant=imagenet_subset").stages
     for name in ("plain_0", "na_0"):
         module, epochs = stages[name].module, stages[name].trainer["max_epochs"]
-        made = {key: training.build(module[key]) for key in ("optimizer", "schedule", "cv_schedule")}
+        made = {key: training.build(module[key]) for key in ("optimizer", "schedule", "vectors")}
         start = build_module(**made)
         sgd = start.configure_optimizers()[0]
         assert isinstance(sgd, torch.optim.SGD)

@@ -16,7 +16,7 @@ from modules.napa_vq.evidence import EdgeEvidence
 from modules.napa_vq.module import Losses, NapaVQ
 from modules.napa_vq.networks import convnet, resnet
 from modules.napa_vq.prototypes import draw_noisy_prototypes, rotate
-from tests.papers.napa_vq.helpers import TASKS, build_module, build_network, copy_of
+from tests.papers.napa_vq.helpers import TASKS, build_module, build_network, build_vectors, copy_of
 
 
 def images(count: int, seed: int = 0) -> torch.Tensor:
@@ -46,9 +46,7 @@ def test_a_step_descends_both_optimisers_and_tells_the_accuracy_by_distance() ->
 
 def test_descending_moves_network_and_vectors_by_their_own_optimisers() -> None:
     """Plain SGD at two rates: each parameter moves by its gradient times the rate of its own."""
-    module = build_module(
-        optimizer=functools.partial(torch.optim.SGD, lr=0.5), cv_optimizer=functools.partial(torch.optim.SGD, lr=0.1)
-    )
+    module = build_module(optimizer=functools.partial(torch.optim.SGD, lr=0.5))
     optimizers = module.configure_optimizers()
     module.optimizers = lambda: optimizers  # type: ignore[method-assign, assignment]
     module.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign]
@@ -62,16 +60,16 @@ def test_descending_moves_network_and_vectors_by_their_own_optimisers() -> None:
 
 
 def test_vectors_have_a_schedule_of_their_own_or_the_networks() -> None:
-    own = build_module(schedule=lambda p: 0.5, cv_schedule=lambda p: 0.25)
-    shared = build_module(schedule=lambda p: 0.5, cv_schedule=None)
+    own = build_module(schedule=lambda p: 0.5, vectors=build_vectors(schedule=lambda p: 0.25))
+    shared = build_module(schedule=lambda p: 0.5, vectors=build_vectors(schedule=None))
     where = Position(1, 0, 10, 100)
     assert (own.factors(where), shared.factors(where)) == ([0.5, 0.25], [0.5, 0.5])
 
 
-@pytest.mark.parametrize("missing", ["optimizer", "cv_optimizer"])
-def test_a_missing_optimiser_is_named(missing: str) -> None:
-    with pytest.raises(ValueError, match="lacks optimizer or cv_optimizer"):
-        build_module(**{missing: None}).configure_optimizers()
+@pytest.mark.parametrize("missing", [{"optimizer": None}, {"vectors": build_vectors(optimizer=None)}])
+def test_a_missing_optimiser_is_named(missing: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"lacks optimizer or vectors\.optimizer"):
+        build_module(**missing).configure_optimizers()
 
 
 def test_a_test_tells_both_ways_of_inference() -> None:
@@ -141,11 +139,11 @@ def test_stages_follow_each_other_task_by_task(first: NapaVQ) -> None:
     with pytest.raises(ValueError, match=r"nothing there follows task 2 of \[4, 2, 2\]"):
         build_module(third)
     with pytest.raises(ValueError, match=r"tasks=\[4, 3\]: nothing there follows task 0 of \[4, 2, 2\]"):
-        NapaVQ([4, 3], 6, Losses(), previous=copy_of(first))
+        NapaVQ([4, 3], build_vectors(), Losses(), previous=copy_of(first))
     with pytest.raises(ValueError, match="network=None: the first task needs one"):
-        NapaVQ(TASKS, 6, Losses())
+        NapaVQ(TASKS, build_vectors(), Losses())
     with pytest.raises(ValueError, match="inference='dot': expected one of cosine, distance"):
-        NapaVQ(TASKS, 6, Losses(), build_network(), inference="dot")
+        NapaVQ(TASKS, build_vectors(), Losses(), build_network(), inference="dot")
     with pytest.raises(ValueError, match="prototypes='mixed': expected one of neighbours, gaussian, none"):
         Losses(prototypes="mixed")
 
@@ -237,3 +235,21 @@ def test_without_neighbours_features_are_drawn_to_their_vector_and_prototypes_ar
 
     p, c = module.draw_prototypes()
     assert torch.allclose(p, module.prototypes[c], atol=1e-6)
+
+
+def test_accuracy_after_the_third_task_is_that_of_the_third_test(first: NapaVQ) -> None:
+    """One image of each class seen, of which all, half and a quarter are right after tasks 0, 1 and 2."""
+    told: dict[str, float] = {}
+    module = copy_of(first)
+    for task, right in enumerate((4, 3, 2)):
+        module = module if task == 0 else build_module(module)
+        y = torch.arange(module.classes)
+        guesses = torch.where(y < right, y, (y + 1) % module.classes)
+        scores = torch.eye(module.classes)[guesses]
+        module.predict_by_both = lambda x, scores=scores: dict.fromkeys(("cosine", "distance"), scores)  # type: ignore[method-assign]
+        module.log_dict = lambda values, **_: told.update({k: float(v) for k, v in values.items()})  # type: ignore[method-assign, assignment]
+        module.test_step((torch.zeros(len(y)), y), 0)
+        module.on_test_epoch_end()
+        expected = 100 * right / len(y)
+        assert told["test/top1"] == told["test/cosine_top1"] == told["test/distance_top1"] == pytest.approx(expected)
+    assert told["test/avg_incremental_acc"] == pytest.approx((100 + 50 + 25) / 3)

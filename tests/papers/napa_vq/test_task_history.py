@@ -34,6 +34,12 @@ def test_forgetting_and_averages_by_hand() -> None:
     assert set(history.metrics(0)) == {"avg_incremental_acc", "first_acc"}
 
 
+def test_a_task_with_one_test_image_is_right_or_wrong() -> None:
+    history = TaskHistory([1, 1])
+    history.record(0, torch.tensor([[1]]))
+    assert history.by_task(0).tolist() == [[100.0]]
+
+
 def test_scores_are_counted_until_they_enter_the_history() -> None:
     scores = TaskScores(TASKS, 0)
     scores.update(torch.eye(4), torch.arange(4))

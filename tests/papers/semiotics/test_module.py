@@ -56,7 +56,7 @@ def test_without_iterations_or_with_an_identity_it_is_the_baseline_bit_for_bit()
 
 def test_without_randomizer_stochastic_is_vanilla() -> None:
     layer = {"person": person(), "perception": Perception()}
-    assert_same(conn(**layer), conn(**layer, randomizer=Randomizer(), versions=1))
+    assert_same(conn(**layer), conn(**layer, randomizer=Randomizer()))
 
 
 def test_perception_changes_what_the_classifier_sees() -> None:
@@ -77,9 +77,9 @@ def test_votes_are_averaged_as_probabilities_in_any_order() -> None:
 
 
 def test_stochastic_is_the_mean_over_perceived_versions() -> None:
-    module = conn(person=person(), perception=Perception(3), randomizer=Randomizer(noise=0.2), versions=4)
+    module = conn(person=person(), perception=Perception(3), randomizer=Randomizer(noise=0.2, versions=4))
     x = batch()[0]
-    versions = module.randomizer.fixed(x, 4, module.versions_seed) if module.randomizer else x[None]
+    versions = module.randomizer.fixed(x, module.versions_seed) if module.randomizer else x[None]
     expected = torch.stack([module.network(Perception(3)(person().network, v).images).softmax(-1) for v in versions])
     assert torch.allclose(module(x).exp(), expected.mean(0), atol=1e-5)
 
@@ -123,16 +123,16 @@ def test_a_classifier_trains_with_the_optimizer_and_the_schedule_that_it_is_give
 def test_arms_that_start_alike_share_weights_and_versions() -> None:
     baseline, stochastic = (
         conn(),
-        conn(person=person(), perception=Perception(), randomizer=Randomizer(0.1), versions=2),
+        conn(person=person(), perception=Perception(), randomizer=Randomizer(0.1, versions=2)),
     )
-    assert conn(randomizer=Randomizer(0.1), versions=2).versions_seed == stochastic.versions_seed
+    assert conn(randomizer=Randomizer(0.1, versions=2)).versions_seed == stochastic.versions_seed
     assert all(torch.equal(a, b) for a, b in zip(baseline.parameters(), stochastic.parameters(), strict=True))
 
 
 def test_the_person_learns_nothing_from_the_classifier() -> None:
     known = person()
     before = [p.clone() for p in known.network.parameters()]
-    module = conn(person=known, perception=Perception(2), randomizer=Randomizer(noise=0.1), versions=2)
+    module = conn(person=known, perception=Perception(2), randomizer=Randomizer(noise=0.1, versions=2))
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
     module.training_step(batch(), 0).backward()
     optimizer.step()
@@ -174,7 +174,6 @@ def test_behind_a_memory_any_fitting_classifier_says_the_same() -> None:
         ({"perception": Perception()}, "both"),
         ({"person": person()}, "both"),
         ({"assembled": True}, "assembled"),
-        ({"versions": 0}, "versions=0"),
     ],
 )
 def test_switches_that_make_no_sense_together_are_named(options: dict[str, Any], message: str) -> None:

@@ -74,6 +74,7 @@ def test_means_count_images_not_batches() -> None:
     means.add(share=torch.tensor([True, False, False]), value=torch.tensor([1.0, 2.0, 3.0]))
     means.add(share=torch.tensor([True]), value=torch.tensor([6.0]))
     assert {k: float(v) for k, v in means.finish().items()} == {"share": 50.0, "value": 3.0, "n": 4.0}
+    assert list(means.children()) == list(means.sums.values())  # they move to a device with it
 
 
 def test_the_person_is_asked_for_the_clean_image() -> None:
@@ -83,6 +84,8 @@ def test_the_person_is_asked_for_the_clean_image() -> None:
         module = Person(Map(lambda x: x), Perception(), noise=noise)  # type: ignore[arg-type]
         loss = module.training_step(batch(x, torch.zeros(4000)), 0)
         assert float(loss) == pytest.approx(noise**2, rel=0.02)
+    usual = Person(Map(lambda x: x), Perception())  # type: ignore[arg-type]
+    assert float(usual.training_step(batch(x, torch.zeros(4000)), 0)) == pytest.approx(0.3**2, rel=0.02)
 
 
 def test_a_memory_captures_everything(logged: Logged) -> None:
@@ -166,3 +169,26 @@ def test_a_map_that_forgets_what_it_saw_drifts(logged: Logged) -> None:
     scores = logged(person(lambda x: 0 * x + 0.5, stored), batch(stored, torch.tensor([0, 1, 2])))
     assert scores["test/converged"] == scores["test/captured"] == scores["test/attracting"] == 100
     assert scores["test/drift"] == pytest.approx(1 / 3)
+
+
+def test_the_jacobian_is_probed_at_the_first_eight_training_images(logged: Logged) -> None:
+    """Images 0 to 0.9, each a single pixel; the slope of x^2 is 2x: 0 to 1.4 at the first eight, 0.7 in the mean."""
+    stored = torch.linspace(0, 0.9, 10).view(10, 1, 1, 1)
+    module = Person(Map(torch.square), Perception())  # type: ignore[arg-type]
+    module.known, module.labels = stored, torch.arange(10)
+    scores = logged(module, batch(stored, torch.arange(10)))
+    assert scores["test/radius"] == pytest.approx(0.7, abs=1e-5)
+    assert scores["test/attracting"] == 100 * 5 / 8  # slopes 0, 0.2, 0.4, 0.6 and 0.8
+
+
+def test_persons_who_think_before_they_answer(logged: Logged) -> None:
+    """The first halves an image twice, the second takes a third three times; at the end both see black."""
+    stored = torch.tensor([0.0, 0.5]).view(2, 1, 1, 1)
+    persons = [person(lambda x: x / 2, stored), person(lambda x: x / 3, stored)]
+    module = Communication(persons, Perception(), internal=(2, 3))
+    module.known = stored
+    x = torch.rand(4, 1, 1, 1)
+    assert torch.allclose(module(x), x / 4 / 27)
+    scores = logged(module, batch(x, torch.zeros(4)))
+    assert scores["test/same_image"] == scores["test/agreed"] == 100
+    assert scores["test/n"] == 4

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from modules.common.networks import ConvNet
-from modules.sparse.module import Sparse
-from modules.sparse.networks import Critic, Translator
+from modules.sparse.module import Rules, Sparse
+from modules.sparse.networks import Critic, Networks, Translator
 from modules.sparse.pseudo_labels import History
 
 CLASSES = 3
@@ -21,19 +21,20 @@ CLASSES = 3
 
 @pytest.fixture
 def make_sparse(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Sparse]:
-    """SPARSE for 8x8 images of three classes, the same weights each time, whose steps need no trainer."""
+    """SPARSE for 8x8 images of three classes, the same weights each time, whose steps need no trainer.
+
+    Options that Rules has go there.
+    """
 
     def make(images: int = 40, kind: type[Sparse] = Sparse, **options: Any) -> Sparse:
         torch.manual_seed(0)
-        adamw = torch.optim.AdamW
-        module = kind(
+        networks = Networks(
             Translator(CLASSES, channels=1, widths=[4, 8]),
             Critic(CLASSES, channels=1, widths=[4, 8], side=8),
             ConvNet(1, 8, [4, 8], [2, 1], CLASSES, grid=1, dropout=0.2),
-            CLASSES,
-            optimizer=adamw,
-            **options,
         )
+        rules = Rules(**{name: options.pop(name) for name in [*options] if name in Rules.__dataclass_fields__})
+        module = kind(networks, CLASSES, rules=rules, optimizer=torch.optim.AdamW, **options)
         optimizers = module.configure_optimizers()
         monkeypatch.setattr(module, "optimizers", lambda: optimizers)
         monkeypatch.setattr(module, "manual_backward", lambda loss: loss.backward())

@@ -14,7 +14,7 @@ import torch
 from datamodules.common.base import DataError
 from datamodules.common.digits import Digits
 from datamodules.sparse.equal_updates import EqualUpdates, equal_passes
-from datamodules.sparse.few_shot import UNLABELLED, FewShot, JudgeImages, Turns, framed
+from datamodules.sparse.few_shot import UNLABELLED, FewShot, JudgeImages, Passes, Turns, framed
 from datamodules.sparse.medmnist import SETS, MedMNIST
 
 ROOT = Path(os.environ.get("REPRISE_DATA", "data"))
@@ -58,18 +58,18 @@ def test_which_images_are_labelled_follows_from_the_seed() -> None:
 
 def test_passes_come_in_the_papers_order() -> None:
     """Epoch 0 has an unlabelled pass after its labelled one, and then every mu-th."""
-    turns = Turns(labelled=50, total=250, batch_size=24, unlabelled_batch=64, mu=2, passes=4, seed=1)
+    turns = Turns(50, 250, Passes(4, 2, 24, 64), seed=1)
     kinds = ["u" if int(share.indices[0]) >= 50 else "l" for share in turns]
     assert "".join(kinds) == "lluuulllluuull"
     assert len(turns) == len(kinds)
-    none = Turns(labelled=50, total=250, batch_size=24, unlabelled_batch=64, mu=0, passes=4, seed=1)
+    none = Turns(50, 250, Passes(4, 0, 24, 64), seed=1)
     assert len(none) == len([*none]) == 8
 
 
 def test_labelled_batches_are_the_same_with_and_without_unlabelled_ones() -> None:
     served = []
     for mu in (2, 0):
-        turns = Turns(labelled=50, total=250, batch_size=24, unlabelled_batch=64, mu=mu, passes=4, seed=1)
+        turns = Turns(50, 250, Passes(4, mu, 24, 64), seed=1)
         turns.set_epoch(5)
         served.append([(share.indices.tolist(), share.seed) for share in turns if int(share.indices[0]) < 50])
     assert served[0] == served[1]
@@ -105,8 +105,7 @@ def test_as_many_updates_are_labelled_ones_alone_and_begin_as_few_shots_do() -> 
 
 def test_turns_go_on_after_a_kill_and_are_shared_out() -> None:
     def epoch(rank: int, world: int, skip: int = 0) -> list[torch.Tensor]:
-        options = {"batch_size": 24, "unlabelled_batch": 64, "mu": 2, "passes": 4, "seed": 1}
-        turns = Turns(50, 250, rank=rank, world=world, **options)
+        turns = Turns(50, 250, Passes(4, 2, 24, 64), seed=1, rank=rank, world=world)
         turns.set_epoch(3)
         turns.load_state_dict({"position": skip})
         return [share.indices for share in turns]
@@ -118,7 +117,7 @@ def test_turns_go_on_after_a_kill_and_are_shared_out() -> None:
 
 
 def test_labelled_batches_are_no_larger_than_the_labelled_images() -> None:
-    turns = Turns(labelled=10, total=100, batch_size=24, unlabelled_batch=24, mu=10, passes=10, seed=1)
+    turns = Turns(10, 100, Passes(10, 10, 24, 24), seed=1)
     sizes = [share.total for share in turns]
     assert sizes == [10] + [24] * 3 + [10] * 9
 

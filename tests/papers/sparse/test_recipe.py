@@ -25,7 +25,7 @@ def sparse(full: Plan) -> Stage:
 
 
 def test_the_weights_of_table_2(sparse: Stage) -> None:
-    supervision = {key: value for key, value in sparse.module["supervision"].items() if key != "_target_"}
+    supervision = {key: value for key, value in sparse.module["rules"]["supervision"].items() if key != "_target_"}
     assert supervision == {
         "alpha": 0.1,
         "beta": 0.01,
@@ -37,7 +37,7 @@ def test_the_weights_of_table_2(sparse: Stage) -> None:
         "mixup": 0.2,
         "classification": False,
     }
-    voting = {key: value for key, value in sparse.module["voting"].items() if key != "_target_"}
+    voting = {key: value for key, value in sparse.module["rules"]["voting"].items() if key != "_target_"}
     assert voting == {
         "temperature": 2.0,
         "present": 0.6,
@@ -47,9 +47,9 @@ def test_the_weights_of_table_2(sparse: Stage) -> None:
         "selected": True,
         "training_mode": False,
     }
-    translating = {key: value for key, value in sparse.module["translating"].items() if key != "_target_"}
+    translating = {key: value for key, value in sparse.module["rules"]["translating"].items() if key != "_target_"}
     assert translating == {"rec": 10.0, "cls": 1.0, "gp": 10.0, "from_noise": False}
-    assert sparse.module["class_loss"] == "softmax"
+    assert sparse.module["rules"]["class_loss"] == "softmax"
 
 
 def test_three_optimisers_without_a_schedule(sparse: Stage) -> None:
@@ -76,26 +76,27 @@ def test_a_thousand_passes_in_batches_of_24(sparse: Stage) -> None:
 
 def test_the_networks_are_the_released_ones(sparse: Stage) -> None:
     """Sizes are left at the classes' own, which test_networks.py compares with the released parameter counts."""
-    assert sparse.module["generator"] == {"_target_": "modules.sparse.networks.Translator", "classes": 8}
-    assert sparse.module["discriminator"] == {"_target_": "modules.sparse.networks.Critic", "classes": 8}
+    networks = sparse.module["networks"]
+    assert networks["generator"] == {"_target_": "modules.sparse.networks.Translator", "classes": 8}
+    assert networks["discriminator"] == {"_target_": "modules.sparse.networks.Critic", "classes": 8}
     classifier = {"_target_": "modules.sparse.networks.efficientnet_b3", "classes": 8, "pretrained": True}
-    assert sparse.module["classifier"] == classifier
+    assert networks["classifier"] == classifier
 
 
 def test_the_released_codes_numbers(make_plan: Make) -> None:
     stages = make_plan("paper=sparse", "scale=full", "variant=code_compat").stages
     stage = stages["sparse"]
     assert {stages[rival].data["mu"] for rival in ("updates", "pseudo", "generated")} == {stage.data["mu"]}
-    module = stage.module
-    ours = [module["supervision"][key] for key in ("alpha", "beta", "gamma", "kl", "temperature")]
+    rules = stage.module["rules"]
+    ours = [rules["supervision"][key] for key in ("alpha", "beta", "gamma", "kl", "temperature")]
     assert ours == [0.1, 0.1, 1.0, 0.1, 0.1]
-    assert not module["supervision"]["mutual_gradient"]
-    assert module["supervision"]["classification"]
-    voting = module["voting"]
+    assert not rules["supervision"]["mutual_gradient"]
+    assert rules["supervision"]["classification"]
+    voting = rules["voting"]
     assert (voting["temperature"], voting["present"], voting["training_mode"]) == (0.5, 1.0, True)
     assert not voting["normalised"]
     assert not voting["selected"]
-    assert (module["class_loss"], stage.data["mu"]) == ("binary", 5)
+    assert (rules["class_loss"], stage.data["mu"]) == ("binary", 5)
 
 
 def test_eleven_sets_and_four_numbers_of_shots(full: Plan, make_plan: Make) -> None:
@@ -103,7 +104,7 @@ def test_eleven_sets_and_four_numbers_of_shots(full: Plan, make_plan: Make) -> N
     assert len(variants) == 43  # and the default, BloodMNIST with 5
     stage = make_plan("paper=sparse", "scale=full", "variant=organsmnist_20").stages["sparse"]
     assert (stage.data["source"]["name"], stage.data["per_class"]) == ("organsmnist", 20)
-    assert stage.module["generator"]["classes"] == 11
+    assert stage.module["networks"]["generator"]["classes"] == 11
 
 
 def test_published_accuracies(full: Plan) -> None:

@@ -32,7 +32,7 @@ def test_arms_differ_in_one_number_each(make_plan: Make, scale: str) -> None:
         "supervised": {"data.mu"},
         "updates": {"data._target_"},
         "pseudo": {"module._target_"},
-        "generated": {"module.translating.from_noise"},
+        "generated": {"module.rules.translating.from_noise"},
     }
     for name, paths in expected.items():
         ours, theirs = (
@@ -66,7 +66,7 @@ def test_arms_share_their_starting_weights_and_labelled_images(make_plan: Make) 
 def test_the_preset_fits_mini_too(make_plan: Make) -> None:
     plan = make_plan("paper=sparse", "scale=mini", "+recipe/sparse@_global_=released")
     training.check_plan(plan)
-    assert plan.stages["sparse"].module["class_loss"] == "binary"
+    assert plan.stages["sparse"].module["rules"]["class_loss"] == "binary"
 
 
 def test_each_setting_has_its_main_claim(make_plan: Make) -> None:

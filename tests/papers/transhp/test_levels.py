@@ -58,3 +58,12 @@ def test_a_prompt_that_all_images_prefer_is_not_selected() -> None:
 def test_selection_needs_images_of_two_classes() -> None:
     own, others = torch.tensor([0.4, 0.0]), torch.tensor([0.0, 0.8])
     assert float(selection(own, others, torch.tensor([4, 0]))) == 1
+
+
+def test_a_large_ratio_hides_none_of_those_that_follow() -> None:
+    """2^25 and forty times 1: in single precision the sum would stay at 2^25."""
+    measure = Levels([2], prompted=True)
+    for own in (2.0**25, *[1.0] * 40):
+        absorbed = Absorbed(torch.tensor([[own, 1.0]]), torch.tensor([[0.2, 0.1]]))
+        measure.update([torch.eye(2)[:1]], [absorbed], torch.zeros(1, 1, dtype=torch.long))
+    assert float(measure.compute()["ratio"]) == pytest.approx((2**25 + 40) / 41, rel=2e-7)

@@ -235,6 +235,7 @@ def test_attention_can_start_as_uneven_as_at_the_published_width() -> None:
     [
         ({"coarse": "wrong"}, "expected one of prompts, class_token, none"),
         ({"levels": [(3, 5)]}, "from 0 to 2"),
+        ({"levels": [(-1, 5)]}, "from 0 to 2"),
         ({"levels": [(1, 5), (0, 2)]}, "in this order"),
     ],
 )
