@@ -11,10 +11,27 @@ from torch import Tensor
 
 from datamodules.cifake.scenes import Scenes
 from datamodules.common.base import DataError, Fed, Share, Spec, generator, hashed
-from datamodules.common.generated_pictures import RealOrGenerated, finish
+from datamodules.common.generated_pictures import RealOrGenerated, finish, to_bytes
 from datamodules.common.loader import Columns, Images, Loader, batch_type
 
 FAKES = ("generated", "reencoded")
+
+
+def add_noise(images: Tensor, deviation: float, source: torch.Generator) -> Tensor:
+    """What a sensor adds: independent N(0, deviation^2) on every value, in grey levels.
+
+    Args:
+        images: (N, 3, H, W), uint8 or in [0, 1].
+        deviation: grey levels of 256; 0 leaves the pictures as they are.
+        source: of the noise.
+    Returns:
+        (N, 3, H, W) uint8.
+    """
+    pictures = to_bytes(images)
+    if not deviation:
+        return pictures
+    noise = deviation * torch.randn(pictures.shape, generator=source)
+    return (pictures + noise).round().clamp(0, 255).to(torch.uint8)
 
 
 class RealOrFakeScenes(RealOrGenerated):
@@ -31,9 +48,11 @@ class RealOrFakeScenes(RealOrGenerated):
         fakes: "generated", or "reencoded": half of the real pictures, through all that generated ones go through after
             they were made, against the rest: nothing can be learnt from them.
         shuffled: training labels in random order, from which nothing can be learnt either.
+        noise: see add_noise; of real and generated pictures alike, before the file. What is lost of fine detail in a
+            generated picture is hidden by it.
         generated: see DataModule.
     Raises:
-        DataError: unknown `fakes`, or what RealOrGenerated raises.
+        DataError: unknown `fakes`, noise below 0, or what RealOrGenerated raises.
     """
 
     source: Scenes
@@ -46,13 +65,18 @@ class RealOrFakeScenes(RealOrGenerated):
         jpeg: int | None = None,
         fakes: str = "generated",
         shuffled: bool = False,
+        noise: float = 0.0,
         generated: bool = False,
     ) -> None:
         super().__init__(source, batch_size, ["generator"], ["generator"], generators, jpeg, generated=generated)
         if fakes not in FAKES:
             raise DataError(f"fakes={fakes!r}: expected one of {', '.join(FAKES)}")
+        if noise < 0:
+            raise DataError(f"noise={noise}: expected 0 or more grey levels")
         self.fakes = fakes
         self.shuffled = shuffled
+        self.noise = noise
+        self._drawn = 0  # how often noise was: each time from a stream of its own
 
     @property
     def spec(self) -> Spec:
@@ -65,6 +89,8 @@ class RealOrFakeScenes(RealOrGenerated):
         words = there.split.split(";")[0]
         if self.fakes == "reencoded":
             words += "; real pictures stand in for generated ones"
+        if self.noise:
+            words += f"; noise of {self.noise:g} grey levels on every picture"
         if self.shuffled:
             words += "; training labels shuffled"
         return replace(there, classes=("real", "generated"), sizes=sizes, mean=(0.0,) * 3, std=(1.0,) * 3, split=words)
@@ -89,6 +115,12 @@ class RealOrFakeScenes(RealOrGenerated):
             self.columns["train"]["y"] = labels[order]
         self.identity = hashed(*(column for split in self.columns.values() for column in split.values()))
 
+    def history(self, pictures: Tensor, *, real: bool) -> Tensor:
+        """Pictures as a detector gets them: with noise of their own, then as files."""
+        source = generator("pixel noise", self.seed, self._drawn)
+        self._drawn += 1
+        return finish(add_noise(pictures, self.noise, source), self.jpeg)
+
     def _side_by_side(self, images: Tensor, made: Tensor, labels: Tensor, mask: Tensor) -> dict[str, Tensor]:
         if self.fakes == "generated":
             return {**self._joined([(images, 0, -1), (made, 1, 0)], labels), "mask": mask.repeat(2, 1, 1)}
@@ -110,7 +142,8 @@ class RealOrFakeScenes(RealOrGenerated):
 class SwappedScenes(RealOrFakeScenes):
     """The test's generated scenes, and the same with real pixels in the object or in a place of the background.
 
-    Pixels are put in before the last steps of the pictures' history, which are those of all pictures. Test batches are
+    Pixels are put in before the last steps of the pictures' history, which are those of all pictures; the noise is the
+    same on all versions of a picture. Test batches are
     x (generated), object and background (with real pixels there), real, all (B, 3, S, S) in [0, 1]; mask and place,
     (B, S, S) bool.
 
@@ -136,7 +169,9 @@ class SwappedScenes(RealOrFakeScenes):
             "background": torch.where(place[:, None], real, made),
             "real": real,
         }
-        finished = {name: finish(images, self.jpeg) for name, images in pictures.items()}
+        sources = {name: generator("noise of swapped pictures", self.seed) for name in pictures}  # one noise for all
+        noisy = {name: add_noise(images, self.noise, sources[name]) for name, images in pictures.items()}
+        finished = {name: finish(images, self.jpeg) for name, images in noisy.items()}
         self.columns["test"] = {**finished, "mask": mask, "place": place}
         self.identity = hashed(*self.columns["test"].values())
 

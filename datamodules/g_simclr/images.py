@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,22 +90,41 @@ class UnitImages(View, ArrayData):
         self._settle(replace(self.spec, sizes=self._sizes(), split=words))
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How training batches are composed.
+
+    Samplers: `random`; `strict`, one image of each cluster; `rank_order`, the released code's; `reweighted`, the images
+    of `strict` in random batches, which tells what seeing small clusters more often does from what batches do.
+
+    Attributes:
+        sampler: one of these.
+        reshuffle: draw the batches anew in every epoch (rank order: shuffle them); false serves those of the first
+            epoch, in the same order, in each.
+    Raises:
+        DataError: no such sampler.
+    """
+
+    sampler: str = "random"
+    reshuffle: bool = True
+
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise DataError(f"sampler={self.sampler!r}: expected one of {', '.join(SAMPLERS)}")
+
+
 class GuidedBatches(UnitImages):
     """Training batches whose composition a sampler decides, from the cluster of each image.
 
-    Samplers: `random`; `strict`, one image of each cluster; `rank_order`, the released code's; `reweighted`, the images
-    of `strict` in random batches, which tells what seeing small clusters more often does from what batches do. Only
-    whole batches are served, equally many by each sampler.
+    Only whole batches are served, equally many by each sampler.
 
     Args:
         source, batch_size, augment, views, rows, generated: see UnitImages.
         clusters: the stage whose artifact `clusters` (N,) says in which cluster each training image is; not needed for
             random batches.
-        sampler: one of the above.
-        reshuffle: draw the batches anew in every epoch (rank order: shuffle them); false serves those of the first
-            epoch, in the same order, in each.
+        sampling: the sampler, and whether each epoch has batches of its own.
     Raises:
-        DataError: no such sampler, no clusters, clusters of other images, or fewer images than a batch.
+        DataError: no clusters, clusters of other images, or fewer images than a batch.
     """
 
     def __init__(
@@ -113,19 +132,17 @@ class GuidedBatches(UnitImages):
         source: ArrayData,
         batch_size: int,
         clusters: Fed | None = None,
-        sampler: str = "random",
-        reshuffle: bool = True,
+        sampling: Sampling | None = None,
         augment: Sequence[Augmentation] = (),
         views: int = 2,
         rows: bool = False,
         generated: bool = False,
     ) -> None:
         super().__init__(source, batch_size, augment, views, rows, generated=generated)
-        if sampler not in SAMPLERS:
-            raise DataError(f"sampler={sampler!r}: expected one of {', '.join(SAMPLERS)}")
-        if sampler != "random" and clusters is None:
-            raise DataError(f"sampler={sampler}: batches are guided by clusters: feeds: {{clusters: <stage>}}")
-        self.fed, self.sampler, self.reshuffle = clusters, sampler, reshuffle
+        chosen = sampling or Sampling()
+        if chosen.sampler != "random" and clusters is None:
+            raise DataError(f"sampler={chosen.sampler}: batches are guided by clusters: feeds: {{clusters: <stage>}}")
+        self.fed, self.sampling = clusters, chosen
         self.clusters: Tensor | None = None  # (N,)
         self._orders: dict[int, Tensor] = {}
 
@@ -156,15 +173,16 @@ class GuidedBatches(UnitImages):
 
     def _draw(self, epoch: int) -> Tensor:
         labels, batch = self.splits["train"][1], self.batch_size
-        drawn = epoch if self.reshuffle else 0
+        sampler, reshuffle = self.sampling.sampler, self.sampling.reshuffle
+        drawn = epoch if reshuffle else 0
         source = generator("guided order", self.seed, drawn)
-        if self.clusters is None or self.sampler == "random":
+        if self.clusters is None or sampler == "random":
             return random_order(len(labels), batch, source)
-        if self.sampler == "rank_order":
+        if sampler == "rank_order":
             order = rank_order(self.clusters, batch)
-            return order[torch.randperm(len(order), generator=source)] if self.reshuffle else order
+            return order[torch.randperm(len(order), generator=source)] if reshuffle else order
         order = strict_order(self.clusters, batch, source)
-        if self.sampler == "reweighted":
+        if sampler == "reweighted":
             return order.flatten()[torch.randperm(order.numel(), generator=source)].view_as(order)
         return order
 

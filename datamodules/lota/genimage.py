@@ -22,9 +22,8 @@ from datamodules.common.base import DataError, DataModule, Spec, generator, stre
 from datamodules.common.folders import SUFFIXES, UNREADABLE
 from datamodules.common.loader import WorkerLoader
 from datamodules.lota.bits import FrontEnd
-from datamodules.lota.patches import check_selections
+from datamodules.lota.subsets import GENIMAGE, Selection, Subsets
 
-SUBSETS = ("biggan", "midjourney", "wukong", "sd14", "sd15", "adm", "glide", "vqdm")
 FOLDERS = {"nature": 0, "ai": 1}  # folder -> label
 CLASSES = (("real", 0), ("generated", 1))
 COLUMNS = ("x", "patch", "y", "subset")
@@ -91,7 +90,7 @@ class Random(Dataset):
         pixels = torch.randint(256, (1, 3, side, side), generator=source, dtype=torch.uint8)
         x, patch = self.front_end(pixels, torch.rand(1, self.front_end.draws, 2, generator=source))
         row = key[1]
-        return x[0], patch[0], row % 2, row % len(SUBSETS)
+        return x[0], patch[0], row % 2, row % len(GENIMAGE)
 
 
 class GenImage(DataModule):
@@ -100,43 +99,34 @@ class GenImage(DataModule):
     Args:
         root: folder of the eight subsets.
         batch_size: the global batch, over all devices.
-        train_on: subsets whose train folders are trained on.
+        subsets: their folders, whose train folders are trained on, and what share of these is the val split, looked at
+            while training, never chosen by.
         front_end: from bytes to what networks see.
-        train_select, test_select: "max", "min" or "random" patch.
-        aside: share of the train folders that is the val split, looked at while training, never chosen by.
-        names: the subsets' folders.
+        select: which patch that is.
         num_workers: decoding processes; does not change what is served.
         seed, generated: see DataModule.
     Raises:
-        DataError: an unknown subset or selection, or folders that are missing or empty.
+        DataError: folders that are missing or empty.
     """
 
     def __init__(
         self,
         root: str,
         batch_size: int,
-        train_on: Sequence[str],
+        subsets: Subsets,
         front_end: FrontEnd,
-        train_select: str = "max",
-        test_select: str = "max",
-        aside: float = 0.02,
-        names: Sequence[str] = SUBSETS,
+        select: Selection | None = None,
         num_workers: int = 8,
         seed: int = 0,
         generated: bool = False,
     ) -> None:
         super().__init__(batch_size, seed, generated)
-        if unknown := [name for name in train_on if name not in names]:
-            raise DataError(f"train_on: {unknown[0]!r}: expected some of {', '.join(names)}")
-        if not 0 <= aside < 1:
-            raise DataError(f"aside={aside}: expected a share from 0 to below 1")
-        check_selections(train_select, test_select)
         self.root = Path(root)
-        self.train_on = tuple(train_on)
+        self.train_on = tuple(subsets.train_on)
+        self.names = tuple(subsets.names)
+        self.aside = subsets.aside
         self.front_end = front_end
-        self.selections = {"train": train_select, "val": test_select, "test": test_select}
-        self.aside = aside
-        self.names = tuple(names)
+        self.select = select or Selection()
         self.num_workers = num_workers
         self.items: dict[str, list[Item]] = {}
 
@@ -201,7 +191,7 @@ class GenImage(DataModule):
             length = 2 * max(self.batch_size, 2 * len(self.names))
             return WorkerLoader(Random(self.front_end, length), self.batches(length, shuffle=train), columns=COLUMNS)
         items = self.items[split]
-        dataset = Pictures(self.root, items, self.front_end, self.selections[split], self.seed, train=train)
+        dataset = Pictures(self.root, items, self.front_end, self.select.of(split), self.seed, train=train)
         batches = self.batches(len(items), shuffle=train)
         return WorkerLoader(dataset, batches, columns=COLUMNS, num_workers=self.num_workers)
 

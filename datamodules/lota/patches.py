@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from datamodules.common.arrays import ArrayData
-from datamodules.common.base import DataError, Fed, Share, Spec, generator
+from datamodules.common.base import Fed, Share, Spec, generator
 from datamodules.common.generated_pictures import RealOrGenerated
 from datamodules.common.loader import Columns, Loader, batch_type
-from datamodules.lota.bits import SELECTIONS, FrontEnd
+from datamodules.lota.bits import FrontEnd
+from datamodules.lota.subsets import Selection, Subsets
 
 PLACED = ("test", "val")  # splits whose crops follow from a picture's row
+
+
+@dataclass(frozen=True)
+class History:
+    """Through which files pictures went; see RealOrGenerated.
+
+    Attributes:
+        jpeg: quality of the JPEG file that every picture was last; None for none.
+        only_real: only real pictures were JPEG files: a leak on purpose.
+    """
+
+    jpeg: int | None = None
+    only_real: bool = False
 
 
 class Patches(RealOrGenerated):
@@ -24,37 +38,34 @@ class Patches(RealOrGenerated):
     The places of the crops follow from epoch and place in the batch in training, and from the row alone otherwise.
 
     Args:
+        source, batch_size, generators, generated: see RealOrGenerated.
+        subsets: generators by name, which are trained on, and what share of the pictures, real and generated, lies
+            aside for rates to be chosen on.
         front_end: from bytes to what networks see.
-        train_select, test_select: "max", "min" or "random" patch; validation goes by the test's.
-        aside: share of the source's pictures that, real and generated, no detector is trained on: the val split, on
-            which rates are chosen.
-        source, batch_size, names, train_on, generators, jpeg, only_real, generated: see RealOrGenerated.
+        select: which patch that is.
+        history: of the pictures' files.
     Raises:
-        DataError: an unknown selection, no share, or what RealOrGenerated refuses.
+        DataError: what RealOrGenerated refuses.
     """
 
     def __init__(
         self,
         source: ArrayData,
         batch_size: int,
-        names: Sequence[str],
-        train_on: Sequence[str],
+        subsets: Subsets,
         front_end: FrontEnd,
         generators: Sequence[Fed] = (),
-        train_select: str = "max",
-        test_select: str = "max",
-        aside: float = 0.0,
-        jpeg: int | None = None,
-        only_real: bool = False,
+        select: Selection | None = None,
+        history: History | None = None,
         generated: bool = False,
     ) -> None:
+        files = history or History()
+        names, train_on = subsets.names, subsets.train_on
+        jpeg, only_real = files.jpeg, files.only_real
         super().__init__(source, batch_size, names, train_on, generators, jpeg, only_real, generated=generated)
-        check_selections(train_select, test_select)
-        if not 0 <= aside < 1:
-            raise DataError(f"aside={aside}: expected a share from 0 to below 1")
         self.front_end = front_end
-        self.selections = {"train": train_select, "val": test_select, "test": test_select}
-        self.aside = aside
+        self.select = select or Selection()
+        self.aside = subsets.aside
 
     def _counts(self) -> tuple[int, int]:
         """Of the pictures that detectors may learn from: how many they do, and how many lie aside, real ones each."""
@@ -80,7 +91,7 @@ class Patches(RealOrGenerated):
         def fetch(share: Share) -> Any:
             batch = columns(share)
             chosen = share.generator().uniform(self.front_end.draws, 2) if name == "train" else places[share.indices]
-            x, patch = self.front_end(batch.x, chosen, self.selections[name])
+            x, patch = self.front_end(batch.x, chosen, self.select.of(name))
             return make(x, patch, batch.y, batch.subset, batch.category)
 
         return fetch
@@ -106,9 +117,3 @@ class Patches(RealOrGenerated):
 def _described(spec: Spec, side: int, front: FrontEnd) -> Spec:
     shape = (spec.shape[0], side, side)
     return replace(spec, shape=shape, mean=tuple(front.mean), std=tuple(front.std))
-
-
-def check_selections(*selections: str) -> None:
-    """Raises DataError for a selection that is none."""
-    if wrong := [item for item in selections if item not in SELECTIONS]:
-        raise DataError(f"select={wrong[0]!r}: expected one of {', '.join(SELECTIONS)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -33,14 +34,29 @@ HIGH = 2.0
 SIDE = 20
 
 
-def shapes(labels: Tensor, noise: float, jitter: float, source: torch.Generator) -> Tensor:
+@dataclass(frozen=True)
+class Scene:
+    """How a picture shows its shape.
+
+    Attributes:
+        noise: standard deviation of white noise; a shape is 1 on 0.
+        jitter: largest shift of the centre along each axis, pixels.
+    Raises:
+        DataError: a negative number.
+    """
+
+    noise: float = 0.35
+    jitter: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.noise < 0 or self.jitter < 0:
+            raise DataError(f"noise={self.noise}, jitter={self.jitter}: expected no negative number")
+
+
+def shapes(labels: Tensor, scene: Scene, source: torch.Generator) -> Tensor:
     """One picture for each label (N,) of CLASSES: uint8 (N, 1, 20, 20).
 
     Edges are one pixel wide. Stripes have a random phase.
-
-    Args:
-        noise: standard deviation of white noise; a shape is 1 on 0.
-        jitter: largest shift of the centre along each axis, pixels.
     """
     n = len(labels)
     u = torch.rand(n, 3, generator=source)
@@ -49,7 +65,7 @@ def shapes(labels: Tensor, noise: float, jitter: float, source: torch.Generator)
     value = labels % 4
 
     line = torch.arange(SIDE) - (SIDE - 1) / 2
-    shift = (2 * u[:, :2] - 1) * jitter
+    shift = (2 * u[:, :2] - 1) * scene.jitter
     y = (line - shift[:, :1])[:, :, None].expand(n, SIDE, SIDE)
     x = (line - shift[:, 1:])[:, None, :].expand(n, SIDE, SIDE)
     r = (x.square() + y.square()).sqrt()
@@ -75,7 +91,7 @@ def shapes(labels: Tensor, noise: float, jitter: float, source: torch.Generator)
     cross = torch.stack(arms).amax(0)
 
     picture = torch.stack([disc, square, stripes, ring, cross], 1)[torch.arange(n), kind]  # (N, 20, 20)
-    grey = (picture + noise * white - LOW) / (HIGH - LOW)
+    grey = (picture + scene.noise * white - LOW) / (HIGH - LOW)
     return (255 * grey).round().clamp(0, 255).to(torch.uint8)[:, None]
 
 
@@ -90,8 +106,8 @@ class Shapes(ArrayData):
     Args:
         train_size, val_size, test_size: images; train and val are cut from one set, test is another. Here the sizes are
             needed.
-        noise, jitter: see `shapes`.
-        others: see ArrayData.
+        scene: how they show their shapes.
+        batch_size, augment, seed, generated: see ArrayData.
     """
 
     def __init__(
@@ -100,20 +116,17 @@ class Shapes(ArrayData):
         train_size: int = 800,
         val_size: int = 0,
         test_size: int = 1500,
-        noise: float = 0.35,
-        jitter: float = 2.0,
-        label_noise: float = 0.0,
+        scene: Scene | None = None,
         augment: Sequence[Augmentation] = (),
         seed: int = 0,
         generated: bool = False,
     ) -> None:
-        super().__init__(batch_size, train_size, val_size, test_size, label_noise, augment, seed, generated)
-        if train_size < 1 or val_size < 0 or test_size < 1 or noise < 0 or jitter < 0:
+        super().__init__(batch_size, train_size, val_size, test_size, 0.0, augment, seed, generated)
+        if train_size < 1 or val_size < 0 or test_size < 1:
             sizes = {"train_size": train_size, "val_size": val_size, "test_size": test_size}
-            raise DataError(f"{sizes}, noise={noise}, jitter={jitter}: expected numbers of images and no negative one")
+            raise DataError(f"{sizes}: expected numbers of images and no negative one")
         self.counts = {"train": train_size + val_size, "test": test_size}
-        self.noise = noise
-        self.jitter = jitter
+        self.scene = scene or Scene()
 
     def declared(self) -> Spec:
         return Spec(
@@ -123,7 +136,8 @@ class Shapes(ArrayData):
             sizes=self.counts,
             mean=(0.3877,),
             std=(0.1618,),
-            split=f"procedurally generated 20x20 pictures, noise {self.noise:g}; train and test from different streams",
+            split=f"procedurally generated 20x20 pictures, noise {self.scene.noise:g}; train and test from "
+            "different streams",
             source="generated",
             where="made by the suite",
         )
@@ -133,5 +147,5 @@ class Shapes(ArrayData):
         for number, count in enumerate(self.counts.values()):
             labels = torch.arange(count) % len(CLASSES)
             source = generator("shapes", self.seed, number)
-            splits.append((shapes(labels, self.noise, self.jitter, source), labels))
+            splits.append((shapes(labels, self.scene, source), labels))
         return splits[0], splits[1]

@@ -4,12 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Inference:
+    """How whole scans are segmented.
+
+    Attributes:
+        mirror: axes along which test patches are mirrored, all combinations, logits averaged.
+        step: distance of test windows as a fraction of the patch; they are weighted by a Gaussian.
+        window_batch: windows per forward pass.
+        compare: also report Dice without mirroring, and from as few windows as cover the scan, each voxel from one of
+            them, on the same weights.
+    """
+
+    mirror: Sequence[int] = (0, 1, 2)
+    step: float = 0.5
+    window_batch: int = 1
+    compare: bool = False
 
 
 def window_starts(size: int, patch: int, step: float) -> list[int]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ from torchmetrics import MeanMetric
 from modules.common.metrics import compute_and_reset
 from modules.common.module import OptimizerFactory, StageModule
 from modules.common.schedules import Schedule
-from modules.mswal.inference import gaussian_window, list_flips, resample_to_labels, sliding_window
+from modules.mswal.inference import Inference, gaussian_window, list_flips, resample_to_labels, sliding_window
 from modules.mswal.losses import deeply_supervised_loss
 from modules.mswal.networks import transfer, watched_sides
 from modules.mswal.pictures import choose_slice, draw_bars, draw_slices
@@ -48,11 +48,7 @@ class Segmenter(StageModule):
         network: see networks.build_network; gives logits (B, C, ...) at every resolution, the full one first.
         pretrained: the segmenter to start from; all weights but the heads are taken over.
         batch_dice: sums of the Dice loss over the batch (nnU-Net's 3d_fullres beside a low-resolution stage).
-        mirror: axes along which test patches are mirrored, all combinations, logits averaged.
-        step: distance of test windows as a fraction of the patch; they are weighted by a Gaussian.
-        window_batch: windows per forward pass.
-        compare_inference: also report Dice without mirroring, and from as few windows as cover the scan, each voxel
-            from one of them, on the same weights.
+        inference: how whole scans are segmented.
         optimizer, schedule: see StageModule.
     """
 
@@ -61,10 +57,7 @@ class Segmenter(StageModule):
         network: nn.Module,
         pretrained: Segmenter | None = None,
         batch_dice: bool = False,
-        mirror: Sequence[int] = (0, 1, 2),
-        step: float = 0.5,
-        window_batch: int = 1,
-        compare_inference: bool = False,
+        inference: Inference | None = None,
         optimizer: OptimizerFactory | None = None,
         schedule: Schedule | None = None,
     ) -> None:
@@ -74,14 +67,13 @@ class Segmenter(StageModule):
         if pretrained is not None:
             transfer(network, pretrained.network)
         self.batch_dice = batch_dice
-        self.flips = list_flips(mirror)
-        self.step = step
-        self.window_batch = window_batch
+        self.inference = inference or Inference()
+        self.flips = list_flips(self.inference.mirror)
 
         self.scores = SegmentationScores(self.classes, THRESHOLDS)
         self.val_scores = SegmentationScores(self.classes)
         self.inference_scores: Any = nn.ModuleDict(
-            {name: SegmentationScores(self.classes) for name in ("no_mirror", "no_overlap") if compare_inference}
+            {name: SegmentationScores(self.classes) for name in ("no_mirror", "no_overlap") if self.inference.compare}
         )
         self.side_share = MeanMetric(nan_strategy="error")
         self.last_scores: dict[str, float] = {}  # of the last test, for the picture
@@ -105,11 +97,16 @@ class Segmenter(StageModule):
         total /= len(self.flips)
         return torch.cat([total, straight], 1) if self.inference_scores else total
 
+    def over_windows(self, image: Tensor, network: Callable[[Tensor], Tensor], patch: Sequence[int]) -> Tensor:
+        """Logits (1, C, D, H, W) of a whole scan (1, 1, D, H, W), from overlapping windows weighted by a Gaussian."""
+        how = self.inference
+        return sliding_window(image, network, patch, how.step, gaussian_window(patch), how.window_batch)
+
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Dice of whole scans without mirroring, where the data has some to choose by."""
         image, reference = batch
         patch = self.trainer.datamodule.spec.shape[1:]  # type: ignore[attr-defined]
-        logits = sliding_window(image, self, patch, self.step, gaussian_window(patch), self.window_batch)
+        logits = self.over_windows(image, self, patch)
         self.val_scores.update(resample_to_labels(logits, reference.shape[1:]), reference[0])
 
     def on_validation_epoch_end(self) -> None:
@@ -121,16 +118,15 @@ class Segmenter(StageModule):
         patch = self.trainer.datamodule.spec.shape[1:]  # type: ignore[attr-defined]
         size = reference.shape[1:]
 
-        window = gaussian_window(patch)
         with watched_sides(self.network) as shares:
-            logits = sliding_window(image, self.average_views, patch, self.step, window, self.window_batch)
+            logits = self.over_windows(image, self.average_views, patch)
         if shares:
             self.side_share.update(torch.stack(shares))
         self.scores.update(resample_to_labels(logits[:, : self.classes], size), reference[0])
         if self.inference_scores:
             straight = resample_to_labels(logits[:, self.classes :], size)
             self.inference_scores["no_mirror"].update(straight, reference[0])
-            single = sliding_window(image, self, patch, 1.0, None, self.window_batch, first=True)
+            single = sliding_window(image, self, patch, 1.0, None, self.inference.window_batch, first=True)
             self.inference_scores["no_overlap"].update(resample_to_labels(single, size), reference[0])
 
     def on_test_epoch_end(self) -> None:
@@ -162,9 +158,7 @@ class Segmenter(StageModule):
         slices = []
         for image, reference in data.tested(4):  # the test volumes with the most classes
             x = image[None].to(self.device)
-            logits = sliding_window(
-                x, self, patch, self.step, gaussian_window(patch), self.window_batch
-            )  # not mirrored
+            logits = self.over_windows(x, self, patch)  # not mirrored
             predicted = resample_to_labels(logits, reference.shape).cpu()
             slices.append(choose_slice(image, reference, predicted, self.classes))
 

@@ -23,6 +23,7 @@ What deviates, and where paper and released code differ:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -55,6 +56,38 @@ class Start(Classifier):
         return self.trainer.datamodule.arrays()  # type: ignore[attr-defined]
 
 
+@dataclass(frozen=True)
+class Trained:
+    """Which parts of a network a phase trains, and how fast.
+
+    Attributes:
+        rates: learning rate of each part that is trained: backbone, add_on, prototypes, last.
+        weight_decay: of backbone and add-on layers, biases too.
+    Raises:
+        ValueError: an unknown part.
+    """
+
+    rates: Mapping[str, float]
+    weight_decay: float = 1e-3
+
+    def __post_init__(self) -> None:
+        for part in self.rates:
+            if part not in PARTS:
+                raise ValueError(f"rates: {part!r}: expected one of {', '.join(PARTS)}")
+
+    def groups(self, network: BranchedNetwork) -> list[dict[str, Any]]:
+        """Parameter groups, one for each part that is trained."""
+        decay = {"backbone": self.weight_decay, "add_on": self.weight_decay}
+        return [
+            {
+                "params": [p for part in network.part(name) for p in part.parameters()],
+                "lr": rate,
+                "weight_decay": decay.get(name, 0.0),
+            }
+            for name, rate in self.rates.items()
+        ]
+
+
 class Phase(ClassificationModule):
     """Training of some parts of a network with branches, batch by batch in turns; the others keep their weights.
 
@@ -63,15 +96,14 @@ class Phase(ClassificationModule):
 
     Args:
         classes: number of classes.
-        rates: learning rate of each part that is trained: backbone, add_on, prototypes, last.
+        parts: which are trained, and how fast.
         losses: of each branch.
         network: what to begin with; not needed with `start`.
         start: a stage whose network to go on with.
         backbone: a stage whose backbone the network begins with.
-        weight_decay: of backbone and add-on layers, biases too.
         optimizer, schedule: see StageModule.
     Raises:
-        ValueError: neither or both of network and start, an unknown part, or losses of other branches.
+        ValueError: neither or both of network and start, or losses of other branches.
     """
 
     network: BranchedNetwork
@@ -80,20 +112,16 @@ class Phase(ClassificationModule):
     def __init__(
         self,
         classes: int,
-        rates: Mapping[str, float],
+        parts: Trained,
         losses: Mapping[str, BranchLoss] | None = None,
         network: BranchedNetwork | None = None,
         start: Phase | None = None,
         backbone: Start | None = None,
-        weight_decay: float = 1e-3,
         optimizer: OptimizerFactory | None = None,
         schedule: Schedule | None = None,
     ) -> None:
         if (network is None) == (start is None):
             raise ValueError("expected either network, or start from needs: {start: <stage>}")
-        for part in rates:
-            if part not in PARTS:
-                raise ValueError(f"rates: {part!r}: expected one of {', '.join(PARTS)}")
         super().__init__(network if start is None else start.network, classes, optimizer, schedule)  # type: ignore[arg-type]
         if losses is None:
             losses = start.losses if start is not None else {}
@@ -102,23 +130,14 @@ class Phase(ClassificationModule):
             raise ValueError(f"losses: {sorted(self.losses)}: expected those of {sorted(self.network.branches)}")
         if backbone is not None:
             self.network.backbone = backbone.network.backbone
-        self.rates = dict(rates)
-        self.weight_decay = weight_decay
+        self.parts = parts
         for name in PARTS:
             for layers in self.network.part(name):
-                layers.requires_grad_(name in self.rates)
+                layers.requires_grad_(name in parts.rates)
         self.branch_metrics = nn.ModuleDict({name: Classification(classes, ["top1"]) for name in self.network.branches})
 
     def trained(self) -> list[dict[str, Any]]:
-        decay = {"backbone": self.weight_decay, "add_on": self.weight_decay}
-        return [
-            {
-                "params": [p for part in self.network.part(name) for p in part.parameters()],
-                "lr": rate,
-                "weight_decay": decay.get(name, 0.0),
-            }
-            for name, rate in self.rates.items()
-        ]
+        return self.parts.groups(self.network)
 
     def turn(self, batch_idx: int) -> str:
         """Whose batch it is."""
@@ -148,7 +167,7 @@ class Phase(ClassificationModule):
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Directions alone count."""
-        if "prototypes" in self.rates:
+        if "prototypes" in self.parts.rates:
             for name in self.network.branches:
                 self.network.branch(name).prototypes.normalise()
 
@@ -183,7 +202,7 @@ class Push(Phase):
     """
 
     def __init__(self, classes: int, start: Phase) -> None:
-        super().__init__(classes, {}, start=start)
+        super().__init__(classes, Trained({}), start=start)
         self.automatic_optimization = False
         self.searches = nn.ModuleDict(
             {name: NearestPatches(self.network.branch(name).prototypes) for name in self.network.branches}

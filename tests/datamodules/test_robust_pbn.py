@@ -35,7 +35,11 @@ def test_training_has_two_views_and_the_test_one(folder: Path) -> None:
     assert batch._fields == ("x", "y", "x2")
     assert batch.x.shape == batch.x2.shape == (4, 3, 32, 32)
     assert not torch.equal(batch.x, batch.x2)
-    assert next(iter(data.test_dataloader()))[0].shape == (4, 3, 32, 32)
+    tested = next(iter(data.test_dataloader()))[0]
+    assert tested.shape == (4, 3, 32, 32)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    expected = (torch.tensor([0, 20, 90]).view(3, 1, 1) / 255 - mean) / std  # the first ash
+    assert torch.allclose(tested[0], expected.expand(3, 32, 32), atol=0.05)
 
 
 def test_a_photo_and_an_epoch_fix_both_views(folder: Path) -> None:

@@ -24,6 +24,7 @@ from experiments.config import compose, instantiate
 from experiments.evidence import results
 from experiments.pages.progress import Board
 from experiments.running import callbacks, engine, training
+from tests.command import command
 from tests.reliability.soak import __main__ as soak
 from tests.reliability.soak import bench as benches
 from tests.reliability.soak import disturb, hostile, machine, records, workers
@@ -112,27 +113,26 @@ def test_two_processes_on_one_run(bench: Bench) -> None:
 @pytest.mark.slow
 def test_reproduce_a_sweep_and_reports_at_the_same_time(tmp_path: Path) -> None:
     """Over the same runs: each ends well, every page is whole, and nothing is left to do."""
-    words = [f"paper={PAPER}", "scale=smoke", "trainer=cpu", f"runs_dir={tmp_path / 'runs'}"]
-    commands = [
-        ["experiments.reproduce", *words, "jobs=1"],
-        ["experiments.run", "-m", *words, "seed=1,0"],
-    ]
+    lines = [f"paper={PAPER}", "scale=smoke", "trainer=cpu", f"runs_dir={tmp_path / 'runs'}"]
+    reproduces, sweeps = ["reproduce", *lines, "jobs=1"], ["run", "-m", *lines, "seed=1,0"]
     output = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    children = [subprocess.Popen([sys.executable, "-m", *command], **output) for command in commands]
+    children = [
+        subprocess.Popen([sys.executable, "-m", f"experiments.{module}", *words], **output)
+        for module, *words in (reproduces, sweeps)
+    ]
 
     pages = 0
     while any(child.poll() is None for child in children):
-        command = [sys.executable, "-m", "experiments.commands.report", PAPER, f"site={tmp_path / 'site'}"]
-        assert subprocess.run(command, cwd=ROOT, check=False, capture_output=True).returncode == 0
+        assert command("commands.report", PAPER, f"site={tmp_path / 'site'}").returncode == 0
         for page in (tmp_path / "site").glob("*.html"):
             assert page.read_text(encoding="utf-8").rstrip().endswith("</html>")
             pages += 1
+        time.sleep(1)  # they take turns with those who write
     assert pages
     for child in children:
         said = child.communicate(timeout=60)[0]
         assert child.returncode == 0, said[-500:]
-    again = subprocess.run([sys.executable, "-m", *commands[0]], cwd=ROOT, capture_output=True, text=True)
-    assert "0 stages run" in again.stdout
+    assert "0 stages run" in command(*reproduces).stdout
 
 
 @pytest.mark.slow

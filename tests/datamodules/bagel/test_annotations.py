@@ -62,6 +62,7 @@ def test_unclear_counts_as_right_and_wrong_does_not(validation: Path, tmp_path: 
     assert data.skip.tolist() == [False, False, True, True]  # problematic, never annotated
     assert data.major.tolist() == [False, True, False, False]
     batches = list(data.test_dataloader())
+    assert batches[0]._fields == ("x", "y", "valid", "skip", "major")
     assert [len(batch[1]) for batch in batches] == [3, 1]
     assert batches[0][0].shape == (3, 3, 224, 224)
     assert torch.equal(batches[0][2], data.valid[:3])
@@ -99,6 +100,14 @@ def test_labels_are_never_made_up(validation: Path, tmp_path: Path) -> None:
     assert "403" in both
 
 
+def test_photos_of_another_split_are_not_taken(validation: Path, tmp_path: Path) -> None:
+    (validation / "val").rename(validation / "train")
+    data = labelled(validation, write_labels(tmp_path / "labels.json"))
+    assert data.available().startswith(f"{validation} has no val folder. photos: https://image-net.org")
+    with pytest.raises(DataError, match="val holds no image"):
+        data.setup()
+
+
 def test_labels_that_do_not_fit_the_photos_are_refused(validation: Path, tmp_path: Path) -> None:
     other = {"ILSVRC2012_val_00000001.JPEG": {"correct": [WNIDS[2]]}}
     with pytest.raises(DataError, match="lies in class folder n01440764"):
@@ -128,6 +137,10 @@ def test_mistakes_are_read_and_what_is_not_known_is_named(tmp_path: Path) -> Non
     assert data.photos.tolist() == [[[7, 0, 0], [-1, -1, -1]], [[7, 1, 1], [7, 0, 0]]]
     assert data.pairs.tolist() == [[2, 0, 4]]
     assert data.spec.sizes["test"] == 2
+    (tmp_path / "class_confusion_wnids.json").write_text(json.dumps([[WNIDS[2], WNIDS[0], 3]]))
+    other = Mistakes(str(tmp_path), **NAMES)
+    other.setup()
+    assert "" != other.spec.identity != data.spec.identity != ""
     (tmp_path / "vit3b_mistakes.json").write_text(json.dumps({"a": {**major, "failure severity": "Awful"}}))
     with pytest.raises(DataError, match="a: a category or severity that is not known"):
         Mistakes(str(tmp_path), **NAMES).setup()
@@ -141,4 +154,22 @@ def test_a_dry_run_gets_data_of_the_declared_shapes() -> None:
     views, original, valid, skip, major = next(iter(data.test_dataloader()))
     assert [tuple(view.shape) for view in views] == [(2, 3, 224, 224), (2, 3, 240, 240)]
     assert (len(original), len(valid), len(skip), len(major)) == (2, 2, 2, 2)
+    assert valid.tolist() == [[label, (label + 1) % 1000] for label in original.tolist()]
+    assert (skip.tolist(), major.tolist()) == ([False, False], [True, False])
+    assert not any(torch.equal(*view) for view in views)  # two photos each
+    assert data.spec.source == "generated"
+
+
+def test_a_dry_run_gets_mistakes_of_the_declared_kinds() -> None:
+    data, again = (Mistakes("nowhere", **NAMES, generated=True) for _ in range(2))
+    for each in (data, again):
+        each.setup()
+    photos, pairs = (next(iter(loader)) for loader in data.test_dataloader())
+    assert (photos.shape, pairs.shape) == ((8, 2, 3), (8, 3))
+    assert all(int(photos[..., place].min()) >= 0 for place in range(3))
+    assert [int(photos[..., place].max()) for place in (1, 2)] == [1, 1]  # two categories, two severities
+    assert int(photos[..., 0].max()) > 1
+    assert 1 <= int(pairs.min()) < int(pairs.max()) <= 4
+    assert torch.equal(again.photos, photos)
+    assert torch.equal(again.pairs, pairs)
     assert data.spec.source == "generated"

@@ -299,7 +299,9 @@ def test_scans_that_would_ruin_a_training_are_refused(folder: Path, kind: str, m
 def test_declared_sizes_without_reading() -> None:
     data = build("nowhere", generated=True)
     assert data.spec.sizes == {"train": 8, "val": 0, "test": 2}
+    assert (data.spec.shape, data.spec.source) == ((1, 8, 8, 8), "real")
     data.setup()
+    assert data.spec.source == "generated"
     assert next(iter(data.train_dataloader()))[0].shape == (2, 1, 8, 8, 8)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from datamodules.common.base import DataError, hashed
 from datamodules.mswal.phantoms import LESIONS, Phantoms, Volumes, phantoms
@@ -105,10 +106,51 @@ def test_grey_values_are_those_of_the_training_lesions() -> None:
     assert max(float(v.image.max()) for v in data.train) == pytest.approx(float(lesions.max()))
 
 
+def test_grey_values_are_clipped_to_percentiles_by_hand() -> None:
+    data = Phantoms(2, SAMPLING, **SMALL)
+    assert (data.spec.mean, data.spec.std) == ((0.0,), (1.0,))  # before anything is read
+    data.setup()
+    images, lesions = data.draw("train")
+    grey = images[lesions > 0].double().numpy()
+    low, high = np.percentile(grey, [0.5, 99.5])
+    clipped = grey.clip(low, high)
+    assert grey.min() < low < high < grey.max()
+    assert data.spec.mean[0] == pytest.approx(clipped.mean(), rel=1e-5)
+    assert data.spec.std[0] == pytest.approx(clipped.std(ddof=1), rel=1e-5)
+    for number, volume in enumerate(data.train):
+        expected = (images[number].double().clip(low, high) - clipped.mean()) / clipped.std(ddof=1)
+        assert torch.allclose(volume.image[0].double(), expected, atol=1e-4)
+
+
+def test_tumours_have_a_finer_and_stronger_texture_than_the_organ() -> None:
+    """Steps from a voxel to the next: of 0.1 times white noise of every fourth voxel, and besides in tumours of 0.15
+    times that of every second, both interpolated: 1.5 times as strong and twice as steep.
+    """
+    images, labels = phantoms(range(12), 48, 0.0)
+    step = images.diff(dim=-1)
+
+    def roughness(where: Tensor) -> float:
+        return float(step[where[..., 1:] & where[..., :-1]].std())
+
+    organ = roughness((labels == 0) & (images > 0.8))
+    assert 1.5 * organ < roughness(labels == 3) < 4 * organ
+    assert roughness(labels == 2) < 0.5 * organ  # cysts have none
+
+
+def test_scans_to_show_are_those_with_the_most_classes() -> None:
+    data = Phantoms(2, SAMPLING, replace(SMALL["volumes"], test=14))
+    data.setup()
+    counts = [len(data.pair(index)[1].unique()) for index in range(12)]  # of the first dozen
+    shown = data.tested(5)
+    assert [len(label.unique()) for _, label in shown] == sorted(counts, reverse=True)[:5]
+    assert len(data.tested(99)) == 12
+
+
 def test_generated_volumes_have_the_patches_size() -> None:
     data = Phantoms(1, SAMPLING, **SMALL, generated=True)
     data.setup()
     assert data.spec.source == "generated"
+    assert data.spec.sizes == {"train": 5, "val": 1, "test": 1}
     assert next(iter(data.train_dataloader()))[0].shape == (1, 1, 16, 16, 16)
     assert [x.shape for x, _ in data.test_dataloader()] == [(1, 1, 16, 16, 16)]
 

@@ -65,6 +65,16 @@ def test_two_processes_serve_what_one_does() -> None:
     assert torch.equal(patches[keys[0][0]][0], patches[keys[1][0]][0])
 
 
+def test_training_batches_are_shared_out_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = []
+    for rank, world in ((0, 1), (0, 2), (1, 2)):
+        monkeypatch.setattr(Phantoms, "rank_and_world", (rank, world))
+        shares.append(served(Phantoms(2, SAMPLING, **SMALL)))
+    for (x, y), first, second in zip(*shares, strict=True):
+        assert torch.equal(x, torch.cat([first[0], second[0]]))
+        assert torch.equal(y, torch.cat([first[1], second[1]]))
+
+
 def test_every_scan_is_tested_on_exactly_one_process() -> None:
     data = Phantoms(2, SAMPLING, **SMALL)
     data.setup()
@@ -135,6 +145,28 @@ def test_augmentation_moves_labels_with_the_image() -> None:
     assert changed > 10
 
 
+def test_each_axis_is_mirrored_on_its_own() -> None:
+    """All eight combinations occur, about equally often."""
+    label = torch.arange(8.0).view(1, 2, 2, 2)
+    augment = nnunet_augmentation([2, 2, 2])
+    mirrors = type(augment)([op for op in augment.transforms if type(op).__name__ == "RandFlipd"])
+    mirrors.set_random_state(seed=0)
+    corners = [int(mirrors({"image": label, "label": label})["label"][0, 0, 0, 0]) for _ in range(160)]
+    assert min(corners.count(number) for number in range(8)) > 8
+
+
+def test_brightness_changes_by_a_quarter_at_most() -> None:
+    """nnU-Net multiplies by 0.75 to 1.25, in 15% of the patches."""
+    augment, x = nnunet_augmentation([2, 2, 2]), torch.ones(1, 2, 2, 2)
+    (brighten,) = (op for op in augment.transforms if type(op).__name__ == "RandScaleIntensityd")
+    brighten.set_random_state(seed=0)
+    factors = torch.tensor([float(brighten({"image": x})["image"].mean()) for _ in range(600)])
+    changed = factors[factors != 1]
+    assert 60 < len(changed) < 120
+    assert 0.75 <= float(changed.min()) < 0.8
+    assert 1.2 < float(changed.max()) <= 1.25
+
+
 def test_noise_and_low_resolution_are_as_frequent_and_as_strong_as_nnunets() -> None:
     augment, x = nnunet_augmentation([16, 16, 16]), torch.zeros(1, 16, 16, 16)
     (noise,) = (op for op in augment.transforms if type(op).__name__ == "RandGaussianNoised")
@@ -150,6 +182,7 @@ def test_noise_and_low_resolution_are_as_frequent_and_as_strong_as_nnunets() -> 
 
 
 def test_wrong_samplings_are_named() -> None:
+    assert PatchSampling([1, 1, 1], foreground=0.0).size == [1, 1, 1]
     with pytest.raises(DataError, match=r"size=\[8, 8\]"):
         PatchSampling([8, 8])
     with pytest.raises(DataError, match=r"foreground=2\.0"):

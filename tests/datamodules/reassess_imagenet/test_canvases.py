@@ -36,6 +36,7 @@ def test_sets_show_the_same_objects_and_one_of_them_large() -> None:
         there = torch.arange(4) < counts[:, None]
         assert torch.equal(layout.items >= 0, there)
         assert torch.equal(labels[layout.items.clamp(min=0) % len(images)][there], layout.valid[there])
+        assert bool((layout.items[~there] == -1).all())
         large = there & (layout.items < len(images))
         assert bool((large.sum(1) == 1).all())
     assert torch.equal(first.cells, second.cells)
@@ -106,6 +107,19 @@ def test_the_seed_decides_and_training_canvases_show_no_test_image() -> None:
         for name, split, layout in (("a", "train", first.served["train"]), ("b", "test", first.served["v2"]))
     }
     assert not shown["a"] & shown["b"]
+
+
+def test_each_seed_makes_other_images_large_and_misses_other_labels() -> None:
+    large, missed = [], []
+    for seed in (0, 1):
+        sets = {"v1": CanvasSet([0, 0, 0, 1], missed=0.5)}
+        data = CountedCanvases(FashionMNIST(50, seed=3), 40, V1, sets, test_size=400, seed=seed)
+        data.setup()
+        layout = data.served["v1"]
+        large.append((layout.items < len(data.source.splits["test"][0])).int().argmax(1))
+        missed.append(layout.valid < 0)
+    assert float((large[0] != large[1]).float().mean()) > 0.2
+    assert float((missed[0] != missed[1]).float().mean()) > 0.2
 
 
 def test_what_is_refused() -> None:

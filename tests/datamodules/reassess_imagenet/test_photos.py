@@ -46,6 +46,7 @@ def second(tmp_path: Path) -> PhotoSet:
 def test_labels_follow_the_names_of_the_photos(imagenet: PhotoSet, second: PhotoSet) -> None:
     data = PhotoSets({"v1": imagenet, "v2": second}, "tf_efficientnet_lite1.in1k", batch_size=2, num_workers=0)
     assert data.available() == ""
+    assert data.spec.sizes == {"train": 0, "val": 0, "test": 0}  # nobody said how many there are
     data.setup()
     assert data.spec.sizes == {"train": 0, "val": 0, "test": 6}
     first, other = data.listed["v1"], data.listed["v2"]
@@ -76,6 +77,7 @@ def test_what_is_missing_or_does_not_fit_is_named(imagenet: PhotoSet, second: Ph
     problem = PhotoSets({"v1": nowhere}, "resnet18.tv_in1k").available()
     assert "none.json is missing" in problem
     assert "nowhere does not exist" in problem
+    assert " photos: your own photos in folders of ImageNet's classes" in problem
     assert "has no test folder" in PhotoSet(imagenet.root, "test").available()
     with pytest.raises(DataError, match="has no test folder"):
         PhotoSet(imagenet.root, "test").read()
@@ -96,9 +98,12 @@ def test_a_dry_run_gets_images_of_the_models_size(imagenet: PhotoSet) -> None:
     data = PhotoSets(sets, "tf_efficientnet_lite2.in1k", batch_size=2, generated=True)
     assert data.spec.sizes["test"] == 60_000
     data.setup()
-    x, y, valid = next(iter(data.test_dataloader()[1]))
-    assert (x.shape, y.shape, valid.shape) == ((2, 3, 260, 260), (2,), (2, 2))
-    assert torch.equal(valid[:, 0], y)
+    first, second = (list(loader) for loader in data.test_dataloader())
+    assert len(first) == len(second) == 2
+    for x, y, valid in (*first, *second):
+        assert (x.shape, y.shape, valid.shape) == ((2, 3, 260, 260), (2,), (2, 2))
+        assert torch.equal(valid[:, 0], y)
+        assert bool(((valid[:, 1] == -1) | (valid[:, 1] == (y + 1) % 1000)).all())
     assert data.spec.source == "generated"
 
 

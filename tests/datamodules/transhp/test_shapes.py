@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from datamodules.common.base import DataError
-from datamodules.transhp.shapes import CLASSES, HIGH, LOW, RADII, SHAPES, Shapes, shapes
+from datamodules.transhp.shapes import CLASSES, HIGH, LOW, RADII, SHAPES, Scene, Shapes, shapes
 
 
 def clean(label: int, seed: int = 0) -> Tensor:
     """The picture of a class without noise and jitter: 1 inside, 0 outside, (20, 20)."""
-    picture = shapes(torch.tensor([label]), 0.0, 0.0, torch.Generator().manual_seed(seed))[0, 0]
+    picture = shapes(torch.tensor([label]), Scene(0.0, 0.0), torch.Generator().manual_seed(seed))[0, 0]
     return picture.float() / 255 * (HIGH - LOW) + LOW
 
 
@@ -101,10 +101,12 @@ def test_mean_and_deviation() -> None:
 
 def test_noise_is_as_strong_as_it_says() -> None:
     labels = torch.zeros(200, dtype=torch.long)
-    pictures = shapes(labels, 0.35, 0.0, torch.Generator().manual_seed(0)).float() / 255 * (HIGH - LOW) + LOW
+    pictures = shapes(labels, Scene(0.35, 0.0), torch.Generator().manual_seed(0)).float() / 255 * (HIGH - LOW) + LOW
     assert float((pictures[:, 0] - clean(0)).std()) == pytest.approx(0.35, rel=0.02)
 
 
 def test_wrong_sizes() -> None:
     with pytest.raises(DataError, match="expected numbers of images and no negative one"):
-        Shapes(50, 0)
+        Shapes(50, train_size=0)
+    with pytest.raises(DataError, match="noise=-1, jitter=2: expected no negative number"):
+        Scene(noise=-1, jitter=2)

@@ -8,8 +8,6 @@ from __future__ import annotations
 import dataclasses
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from experiments.commands import run, setting
 from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
 from experiments.config import compose, frame, reading, schema
+from tests.command import command
 
 HEADER = "# @package _global_\n"
 EVIL = {"evil": {"_target_": "logging.FileHandler", "filename": "ran"}}  # Hydra builds callbacks: it leaves a file
@@ -243,13 +242,7 @@ def test_a_door_runs_nothing_in_a_process_of_its_own(tmp_path: Path, multirun: b
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     _text_defaults(tmp_path / "conf")
     papers = ["-m", "paper=rotnet,meal_v2"] if multirun else ["paper=meal_v2"]
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.run", *papers, "scale=smoke"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = command("run", *papers, "scale=smoke", root=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert f"error: {RECIPE}: 'hydra.callbacks" in done.stderr
     assert not (tmp_path / "ran").exists()

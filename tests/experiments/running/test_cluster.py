@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +12,12 @@ import pytest
 
 from experiments.common import files
 from experiments.common.errors import InputError
-from experiments.common.paths import ROOT
 from experiments.config import compose
 from experiments.running import cluster, devices, engine, pool
 from experiments.running.engine import Outcome
 from experiments.running.plan import Plan, Stage, only, plan
 from experiments.running.pool import Lost, Pool
+from tests.command import command
 from tests.reliability.soak import shell
 
 
@@ -162,12 +161,13 @@ def test_each_worker_sees_its_own_gpus(make_plan: Callable[..., Plan], monkeypat
 
 @pytest.mark.slow
 def test_reproduce_by_jobs_gives_what_it_gives_here(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "experiments.reproduce", "paper=bagel", "scale=smoke"]
+    """Of one seed: each job imports everything anew."""
     metrics = []
     for launcher in ("submitit_local", "local"):
         runs = tmp_path / launcher
-        lines = [f"launcher={launcher}", f"runs_dir={runs}"]
-        subprocess.run([*command, *lines], cwd=ROOT, check=True, capture_output=True)
+        lines = ["paper=bagel", "scale=smoke", "seeds=[0]", f"launcher={launcher}", f"runs_dir={runs}"]
+        done = command("reproduce", *lines)
+        assert done.returncode == 0, done.stdout + done.stderr
         found = {path.parent.name: files.read_json(path) for path in sorted(runs.glob("bagel/*/*/*/metrics.json"))}
         assert found
         metrics.append(found)

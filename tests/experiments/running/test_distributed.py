@@ -19,9 +19,11 @@ from torch import nn
 
 from experiments.common import files
 from experiments.common.paths import ROOT
+from experiments.config import compose
 from experiments.running import callbacks, engine
 from experiments.running.manifest import silent
 from experiments.running.plan import Plan
+from experiments.running.plan import plan as plan_of
 from modules.common.distributed import SyncedBatchNorm, summed, synced
 
 Make = Callable[..., Plan]
@@ -92,8 +94,9 @@ def test_a_stage_on_two_processes_is_the_stage_on_one(make_plan: Make, name: str
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_ranks")
 def test_killed_on_two_processes_it_resumes_to_the_same_end(tmp_path: Path) -> None:
-    """SIGKILL to the whole process group, then the same command again."""
+    """SIGKILL to the whole process group, then the same again."""
     actual, curves = [], []
     lines = ["scale=smoke", "seed=0", "trainer=ddp_cpu", "stages.init.trainer.max_epochs=20", "checkpoint_seconds=0"]
     code = (
@@ -103,8 +106,9 @@ def test_killed_on_two_processes_it_resumes_to_the_same_end(tmp_path: Path) -> N
         "engine.ensure(p, p.stages['init'])"
     )
     for name in ("unbroken", "killed"):
-        command = [sys.executable, "-c", code, *lines, f"runs_dir={tmp_path / name}"]
+        asked = [*lines, f"runs_dir={tmp_path / name}"]
         if name == "killed":
+            command = [sys.executable, "-c", code, *asked]
             process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
             deadline = time.monotonic() + 240
             while time.monotonic() < deadline and not list((tmp_path / name).rglob("last.ckpt")):
@@ -112,7 +116,8 @@ def test_killed_on_two_processes_it_resumes_to_the_same_end(tmp_path: Path) -> N
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             assert not list((tmp_path / name).rglob("manifest.json")), "it ended before it could be killed"
-        subprocess.run(command, cwd=ROOT, check=True)
+        plan = plan_of(compose.compose(compose.request(asked).overrides), 0)
+        assert engine.ensure(plan, plan.stages["init"]).status == "done"
         (checkpoint,) = (tmp_path / name).rglob("last.ckpt")
         actual.append(torch.load(checkpoint, weights_only=True)["state_dict"])
         curves.append((checkpoint.parent / "metrics.csv").read_text().splitlines())

@@ -19,6 +19,7 @@ from experiments.common.errors import RunError
 from experiments.common.paths import ROOT
 from experiments.running import training
 from experiments.running.plan import Plan, only
+from tests.command import command
 from tests.experiments.running.helpers import Make, collect
 
 RESUME = ["scale=smoke", "stages.student.trainer.max_epochs=12", "checkpoint_seconds=0", "objective=student/test/top1"]
@@ -31,9 +32,10 @@ def test_killed_and_restarted_ends_bit_identical(tmp_path: Path) -> None:
     """SIGKILL in the middle of the student's training, then the same command again."""
     weights, metrics, rows = [], [], []
     for name in ("unbroken", "killed"):
-        command = [sys.executable, "-m", "experiments.run", "seed=0", *RESUME, f"runs_dir={tmp_path / name}"]
+        lines = ["seed=0", *RESUME, f"runs_dir={tmp_path / name}"]
         if name == "killed":
-            process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            arguments = [sys.executable, "-m", "experiments.run", *lines]
+            process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             deadline = time.monotonic() + 120
             while time.monotonic() < deadline and process.poll() is None:
                 if any((tmp_path / name).glob("meal_v2/smoke/seed=0/student-*/last.ckpt")):
@@ -45,7 +47,8 @@ def test_killed_and_restarted_ends_bit_identical(tmp_path: Path) -> None:
             (folder,) = (tmp_path / name).glob("meal_v2/smoke/seed=0/student-*/")
             assert not (folder / "manifest.json").exists(), "the student ended before it could be killed"
             assert torch.load(folder / "last.ckpt", weights_only=True)["epoch"] < 11
-        subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+        done = command("run", *lines)
+        assert done.returncode == 0, done.stdout + done.stderr
         (folder,) = (tmp_path / name).glob("meal_v2/smoke/seed=0/student-*/")
         weights.append(torch.load(folder / "last.ckpt", weights_only=True)["state_dict"])
         metrics.append((folder / "metrics.json").read_text())

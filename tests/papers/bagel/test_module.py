@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
+import torchmetrics
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -20,6 +22,7 @@ from experiments.running import training
 from experiments.running.plan import Plan
 from modules.bagel import COLLAPSED, MistakeCounts, MistakeTables, MultiLabelEvaluation, SelectedSlice, collapsed_table
 from modules.common.multilabel import MultiLabelAccuracy, among, class_average
+from modules.common.schedules import Position
 
 ROOT = Path(os.environ.get("REPRISE_DATA", "data"))
 NAMES = {
@@ -227,6 +230,15 @@ def test_a_slice_is_what_every_judge_gets_wrong() -> None:
     assert torch.equal(module(x), torch.stack([x, x, x]))
 
 
+def test_a_stage_keeps_its_optimiser_and_schedule() -> None:
+    def half(position: Position) -> float:
+        return 0.5
+
+    sgd = partial(torch.optim.SGD, lr=0.1)
+    module = MultiLabelEvaluation(Given(), 3, optimizer=sgd, schedule=half)
+    assert (module.optimizer_factory, module.schedule) == (sgd, half)
+
+
 def test_pictures(make_plan: Callable[..., Plan]) -> None:
     this = make_plan("paper=bagel")
     data = training.build(this.stages["slice"].data)
@@ -301,6 +313,7 @@ def test_mistake_tables_by_hand() -> None:
     assert [actual[f"test/{name}"] for name in ("shared", "shared_same_class", "shared_major")] == [2, 1, 1]
     counts = MistakeCounts(2, 5, 3)
     counts.update(photos)
+    assert set(counts._reductions.values()) == {torchmetrics.utilities.dim_zero_sum}  # over processes
     assert counts.table[0].tolist() == [[2, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 1, 0]]
     assert counts.table[1].tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0], [0, 0, 0]]
     assert actual["test/vit3b_mistakes"] == int(counts.table[0].sum()) == 3

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from datamodules.cifake.folders import CIFAKE
-from datamodules.cifake.pictures import RealOrFakeScenes, SwappedScenes
-from datamodules.cifake.scenes import Scenes, compose, cut_out, draw_fields, draw_places
+from datamodules.cifake.pictures import RealOrFakeScenes, SwappedScenes, add_noise
+from datamodules.cifake.scenes import Objects, Scenes, compose, cut_out, draw_fields, draw_places
 from datamodules.common.base import DataError, Fed, generator
 from datamodules.common.generated_pictures import GeneratorSets, recompress
 from datamodules.common.torchvision_sets import FashionMNIST
@@ -57,6 +57,8 @@ def test_either_place_is_as_likely() -> None:
     assert bool((((first - second).abs() >= torch.tensor([14, 10])).any(1)).all())
     assert bool((torch.stack([first, second]) + torch.tensor([14, 10]) <= 32).all())
     assert torch.allclose(first.float().mean(0), second.float().mean(0), atol=0.4)
+    first, second = draw_places(torch.tensor([[0, 0, 16, 16]]).repeat(20, 1), 32, generator("places"))
+    assert bool((first - second).abs().eq(16).any(1).all())  # half the picture: side by side, and never closer
     with pytest.raises(DataError, match="an object of 17 pixels: expected at most half the picture's 32"):
         draw_places(torch.tensor([[0, 0, 17, 4]]), 32, generator("places"))
 
@@ -79,6 +81,19 @@ def test_only_the_objects_pixels_change() -> None:
         assert float(even.std(1).max()) < float(background[row].float().std())
 
 
+def test_an_objects_colours_are_clipped_before_they_are_mixed_with_the_photo() -> None:
+    """On 200, an object of -20 and 20 about its mean, ten times as strong: 0 and 255, of which its edge is half."""
+    background = torch.full((1, 3, 8, 8), 200, dtype=torch.uint8)
+    colour = torch.tensor([[100.0, 140.0], [100.0, 140.0]]).expand(1, 3, 2, 2)
+    cover = torch.tensor([[1.0, 1.0], [0.5, 0.5]]).expand(1, 2, 2)
+    pictures, masks = compose(
+        background, Objects(colour, cover, torch.tensor([[0, 0, 2, 2]])), 10.0, generator("places")
+    )
+    ((top, left), *_) = masks[0, 0].nonzero().tolist()
+    assert pictures[0, 0, top : top + 2, left : left + 2].tolist() == [[0, 255], [100, 228]]
+    assert masks.sum((2, 3)).tolist() == [[2], [2]]
+
+
 def test_fields_have_the_spectrum_of_photos_and_differ() -> None:
     fields = draw_fields(300, 32, generator("fields"))
     assert fields.shape == (300, 3, 32, 32)
@@ -88,7 +103,10 @@ def test_fields_have_the_spectrum_of_photos_and_differ() -> None:
     along = [float(power[0, k] + power[k, 0]) for k in (2, 4, 8)]
     assert 4.5 < along[0] / along[1] < 9  # an exponent of 1.4 in amplitude: 7 an octave
     assert 4.5 < along[1] / along[2] < 9
-    assert 15 < float(grey.flatten(1).std(1).mean()) < 45
+    spread = grey.flatten(1).std(1)  # of each field 15 to 55, but for its colours
+    assert 13 < float(spread.min()) < 18
+    assert 52 < float(spread.max()) < 60
+    assert torch.equal(draw_fields(300, 32, generator("fields")), fields)
     with pytest.raises(DataError, match="background='sky': expected one of photos, fields"):
         make_scenes(background="sky")
 
@@ -132,6 +150,56 @@ def test_real_and_generated_pictures_end_alike(scenes: Scenes) -> None:
     assert float(batch.x.min()) >= 0
     assert float(batch.x.max()) <= 1
     assert next(iter(data.train_dataloader()))._fields == ("x", "y", "subset", "category")
+
+
+def test_noise_has_its_deviation_and_is_drawn_for_each_value() -> None:
+    grey = torch.full((40, 3, 32, 32), 128, dtype=torch.uint8)
+    noise = add_noise(grey, 8, generator("noise")).float() - 128
+    assert float(noise.mean()) == pytest.approx(0, abs=0.1)
+    assert float(noise.std()) == pytest.approx((64 + 1 / 12) ** 0.5, rel=0.02)  # rounding adds 1/12
+    pairs = torch.stack([noise[:, 0].flatten(), noise[:, 1].flatten(), noise[:, 0].roll(1, 2).flatten()])
+    assert float((torch.corrcoef(pairs) - torch.eye(3)).abs().max()) < 0.02
+    assert torch.equal(add_noise(grey, 0, generator("noise")), grey)
+    ends = add_noise(torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 32, 32), 8, generator("noise"))
+    assert bool((ends[0] <= 60).all())
+    assert bool((ends[1] >= 195).all())
+
+
+def test_real_and_generated_pictures_have_noise_of_their_own_before_their_files(scenes: Scenes) -> None:
+    same = [Fed(torch.nn.Identity(), {"pictures": torch.cat([scenes.splits[s][0] for s in ("val", "test")]).numpy()})]
+    plain, noisy, again = (RealOrFakeScenes(scenes, 8, same, noise=noise) for noise in (0, 8, 8))
+    for data in (plain, noisy, again):
+        data.setup()
+    assert noisy.spec.identity == again.spec.identity != plain.spec.identity
+    for name, columns in noisy.columns.items():
+        there = plain.columns[name]["x"]
+        assert torch.equal(there, torch.cat([there[: len(there) // 2]] * 2))  # a generator that copies
+        real, fake = (columns["x"].float() - there.float()).chunk(2)
+        inside = ((there > 40) & (there < 215)).chunk(2)[0]
+        for noise in (real, fake):
+            assert float(noise[inside].std()) == pytest.approx(8, rel=0.03)
+        both = torch.stack([real[inside], fake[inside]])
+        assert abs(float(torch.corrcoef(both)[0, 1])) < 0.05
+    assert "noise of 8 grey levels on every picture" in noisy.spec.split
+    files = RealOrFakeScenes(scenes, 8, same, noise=8, jpeg=75)
+    files.setup()
+    assert torch.equal(files.columns["test"]["x"], recompress(noisy.columns["test"]["x"], 75))
+    with pytest.raises(DataError, match="noise=-1: expected 0 or more grey levels"):
+        RealOrFakeScenes(scenes, 8, same, noise=-1)
+
+
+def test_all_versions_of_a_swapped_picture_have_one_noise(scenes: Scenes) -> None:
+    plain, noisy = (SwappedScenes(scenes, 5, darker(scenes), noise=noise) for noise in (0, 2))
+    for data in (plain, noisy):
+        data.setup()
+    inside = plain.columns["test"]["x"].gt(12) & plain.columns["test"]["real"].lt(243)
+    added = {
+        name: (noisy.columns["test"][name].float() - plain.columns["test"][name].float())[inside]
+        for name in ("x", "object", "background", "real")
+    }
+    assert float(added["x"].std()) == pytest.approx(2, rel=0.05)
+    for name in ("object", "background", "real"):
+        assert torch.equal(added[name], added["x"])
 
 
 def test_reencoded_pictures_are_halves_of_the_real_ones(scenes: Scenes) -> None:
@@ -204,7 +272,9 @@ def cifake(tmp_path: Path) -> Callable[..., CIFAKE]:
 def test_folders_and_zips_are_read_with_generated_pictures_as_1(cifake: Callable[..., CIFAKE], tmp_path: Path) -> None:
     data = cifake()
     assert dict(data.spec.sizes) == {"train": 16, "val": 4, "test": 8}
+    assert (data.spec.shape, data.spec.mean, data.spec.std) == ((3, 32, 32), (0.0,) * 3, (1.0,) * 3)
     for images, labels in data.splits.values():
+        assert images.dtype == torch.uint8
         assert torch.equal(images.float().mean((1, 2, 3)) < 90, labels == 1)
     batch = next(iter(data.test_dataloader()))
     assert 0 <= float(batch.x.min()) < float(batch.x.max()) <= 1
@@ -221,6 +291,7 @@ def test_options_of_the_folders(cifake: Callable[..., CIFAKE]) -> None:
     plain, shuffled, encoded = cifake(), cifake(shuffled=True), cifake(jpeg=75)
     assert not torch.equal(plain.splits["train"][1], shuffled.splits["train"][1])
     assert torch.equal(plain.splits["test"][1], shuffled.splits["test"][1])
+    assert shuffled.spec.split == f"{plain.spec.split}; training labels shuffled"
     assert torch.equal(encoded.splits["test"][0], recompress(plain.splits["test"][0], 75))
 
 

@@ -99,6 +99,7 @@ def test_it_works_where_nothing_is_recorded_and_leaves_no_gradient() -> None:
     with torch.inference_mode():
         assert torch.equal(grad_cam(network, X, 1.0), expected)
     with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(grad_cam(network, X, 1.0), expected)
         assert torch.equal(grad_cam(network, X.bfloat16().float(), 1.0), grad_cam(network, X.bfloat16(), 1.0))
     assert all(p.grad is None for p in network.parameters())
 

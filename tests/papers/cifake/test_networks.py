@@ -143,3 +143,14 @@ def test_a_probability_of_one_half_says_real_and_empty_classes_give_nought() -> 
     values = scores.compute()
     assert float(values["acc"]) == 100
     assert float(values["precision_fake"]) == float(values["f1_fake"]) == 0
+
+
+def test_scores_of_two_processes_are_added_up() -> None:
+    logits, y = torch.randn(50), torch.randint(2, (50,))
+    whole, first, second = BinaryScores(), BinaryScores(), BinaryScores()
+    whole.update(logits, y)
+    first.update(logits[:20], y[:20])
+    second.update(logits[20:], y[20:])
+    first.merge_state(second)
+    expected = {name: float(value) for name, value in whole.compute().items()}
+    assert {name: float(value) for name, value in first.compute().items()} == pytest.approx(expected)

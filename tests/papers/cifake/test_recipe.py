@@ -1,13 +1,14 @@
-"""What is published stands in the full recipe; nobody but the winner sees the test pictures."""
+"""What is published stands in the full recipe; there nobody but the winner sees the test pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import combinations
 
 import pytest
 import torch
 
-from experiments.config import compose
+from experiments.config import claims, compose
 from experiments.config.instantiate import build
 from experiments.running.plan import Plan, plan
 
@@ -50,13 +51,38 @@ def test_the_abstracts_number_is_the_winners(full: Plan) -> None:
     assert (row["stage"], row["metric"], row["value"], row["scale"]) == ("winner", "test/acc", 92.98, "full")
 
 
-@pytest.mark.parametrize("scale", ["full", "mini"])
-def test_the_test_pictures_are_seen_by_the_winner_alone(scale: str, make_plan: Callable[..., Plan]) -> None:
-    stages = make_plan("paper=cifake", f"scale={scale}").stages
-    for name, stage in stages.items():
+def test_the_test_pictures_are_seen_by_the_winner_alone(full: Plan) -> None:
+    for name, stage in full.stages.items():
         assert stage.test == (not name.startswith(("conv_", "head_")))
-    candidates = stages["winner"].needs["candidates"]
-    assert set(candidates) == {name for name in stages if name.startswith(("conv_", "head_"))}
+    candidates = full.stages["winner"].needs["candidates"]
+    assert set(candidates) == {name for name in full.stages if name.startswith(("conv_", "head_"))}
+
+
+def test_the_claim_compares_every_pair_of_the_grids_corners(make_plan: Callable[..., Plan]) -> None:
+    """They differ in topology and rate; the winner is one of them, and its dense head follows the same training."""
+    for scale, filters in {"mini": (16, 32), "full": (16, 128)}.items():
+        made = make_plan("paper=cifake", f"scale={scale}")
+        corners = [f"conv_{f}x{n}" for f in filters for n in (1, 3)]
+        main = claims.read(made.config).main
+        assert main is not None
+        sides = {frozenset(part.arms(made.stages)) for part in main.parts()}
+        assert sides == {frozenset(pair) for pair in combinations(corners, 2)}
+        assert {part.within for part in main.parts()} == {3}
+
+    stages = make_plan("paper=cifake", "scale=mini").stages
+    first, *others = (stages[name] for name in ("conv_16x1", "conv_16x3", "conv_32x1", "conv_32x3"))
+    for stage in others:
+        assert (stage.data, stage.trainer, stage.test) == (first.data, first.trainer, True)
+        for module in (stage.module, first.module):
+            assert module["optimizer"]["_target_"] == "torch.optim.Adam"
+        rest = (
+            {k: v for k, v in m.items() if k not in ("topology", "optimizer")} for m in (stage.module, first.module)
+        )
+        assert next(rest) == next(rest)
+    winner, head = stages["winner"], stages["head_64x1"]
+    assert winner.needs == head.needs
+    assert (winner.data, winner.trainer) == (head.data, head.trainer)
+    assert {**winner.module, "units": 64, "dense": 1} == head.module
 
 
 def test_controls_differ_from_the_winner_in_their_data_alone(make_plan: Callable[..., Plan]) -> None:
@@ -70,7 +96,7 @@ def test_controls_differ_from_the_winner_in_their_data_alone(make_plan: Callable
         assert stage.data == {**winner.data, **change}
     for name, stage in stages.items():
         if name != "autoencoder":
-            assert stage.data["jpeg"] == 75, name
+            assert (stage.data["jpeg"], stage.data["noise"]) == (75, stages["conv_16x1"].data["noise"]), name
     full = make_plan("paper=cifake", "scale=full").stages
     assert full["shuffled"].data == {**full["winner"].data, "shuffled": True}
 

@@ -64,6 +64,16 @@ def test_a_constant_answer_to_shuffled_labels_is_chance() -> None:
     assert float(detector.network.head[-1].bias.grad) == pytest.approx(0, abs=1e-7)
 
 
+def test_a_step_tells_the_share_that_is_right() -> None:
+    detector = TopologyDetector(Topology(8, 1))
+    x = torch.rand(8, 3, 32, 32)
+    y = (detector.logits(x) > 0).long()
+    y[:2] = 1 - y[:2]
+    loss = detector.training_step(namedtuple("Batch", "x y")(x, y), 0)
+    assert float(detector._sums["acc"]) / 8 == 75
+    assert float(detector._sums["loss"]) / 8 == pytest.approx(float(loss.detach()))
+
+
 def test_the_middle_is_a_quarter() -> None:
     region = central(torch.zeros(2, 3, 32, 32))
     assert float(region.float().mean()) == 0.25
@@ -137,3 +147,49 @@ def test_maps_are_measured_on_pictures_that_are_called_right() -> None:
         assert sum(len(part) for part in maps.shown[kind]["image"]) == 3 * right
         for sign in ("fake", "real"):
             assert 0 <= values[f"test/energy_{kind}_{sign}"] <= 100
+
+
+def test_shares_of_maps_are_of_pictures_called_right_whose_map_is_not_empty() -> None:
+    """Columns: generated, called right, area of the object; for either sign a map's share and whether it has any."""
+    maps = GradCAMs(TopologyDetector(Topology(8, 1)))
+    rows = [
+        [1, 1, 20, 40, 1, 0, 0],
+        [1, 1, 30, 60, 1, 10, 1],
+        [1, 0, 90, 99, 1, 99, 1],  # called real
+        [0, 1, 12, 0, 0, 30, 1],
+    ]
+    maps.rows.update(torch.tensor(rows, dtype=torch.double))
+    values = finished(maps)
+    expected = {"n": 4, "fake_right": 200 / 3, "real_right": 100, "area_fake": 25, "area_real": 12}
+    expected |= {"energy_fake_fake": 50, "energy_fake_real": 10, "energy_real_fake": 0, "energy_real_real": 30}
+    expected |= {"blank_fake_fake": 0, "blank_fake_real": 50, "blank_real_fake": 100, "blank_real_real": 0}
+    expected |= {"energy": 50, "area": 25}
+    assert values == pytest.approx({f"test/{name}": value for name, value in expected.items()})
+    x = torch.rand(2, 3, 32, 32)
+    assert torch.equal(maps(x), maps.detector(x))
+    assert torch.equal(Swap(maps.detector)(x), maps.detector(x))
+
+
+def test_swaps_of_the_detector_of_one_number_by_hand() -> None:
+    """Columns: logits and numbers of x, object, background and real, then the two errors. 0 says "real"."""
+    swap = Swap(Brightness())
+    rows = [
+        [2, 1, 1, 1, 3, 0, 0, -1, 5, 7],
+        [2, 0, -3, -1, 1, 2, 1, 0, 5, 7],
+        [-1, -1, -1, -1, -2, -2, -2, 4, 5, 7],
+        [-1, -1, -1, -1, 1, -1, 2, -4, 5, 7],
+    ]
+    swap.rows.update(torch.tensor(rows, dtype=torch.double))
+    values = finished(swap)
+    expected = {"n": 4, "detected": 50, "flip_object": 50, "flip_background": 50, "flip_everything": 50}
+    expected |= {"flip_either": 50, "drop_object": 1.5, "drop_background": 3, "drop_everything": 2}
+    expected |= {"number_detected": 75, "number_acc": 75, "number_flip_object": 200 / 3}
+    expected |= {"number_flip_background": 100 / 3, "error_object": 5, "error_background": 7}
+    assert values == pytest.approx({f"test/{name}": value for name, value in expected.items()})
+
+
+def test_where_no_picture_is_detected_no_decision_changes() -> None:
+    swap = Swap(Brightness())
+    swap.rows.update(-torch.ones(3, 10, dtype=torch.double))
+    values = finished(swap)
+    assert {values[f"test/{name}"] for name in ("detected", "flip_object", "flip_either", "number_flip_object")} == {0}

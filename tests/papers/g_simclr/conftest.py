@@ -13,7 +13,7 @@ from torch import nn
 
 from datamodules.common.base import Fed
 from datamodules.common.torchvision_sets import FashionMNIST
-from datamodules.g_simclr.images import GuidedBatches, UnitImages
+from datamodules.g_simclr.images import GuidedBatches, Sampling, UnitImages
 from modules.g_simclr.module import GSimCLR
 from modules.g_simclr.networks import CifarResNet
 
@@ -33,13 +33,13 @@ def small() -> Callable[..., GSimCLR]:
 def guided() -> Callable[..., GuidedBatches]:
     """Guided batches of 60 embedded images in 6 clusters of unequal size, set up."""
 
-    def build(sampler: str = "strict", batch_size: int = 6, **options: Any) -> GuidedBatches:
+    def build(sampler: str = "strict", batch_size: int = 6, reshuffle: bool = True, **options: Any) -> GuidedBatches:
         clusters = np.repeat(np.arange(6), [2, 5, 8, 10, 15, 20])
         data = GuidedBatches(
             FashionMNIST(batch_size, train_size=60, val_size=0, test_size=20),
             batch_size,
             Fed(nn.Identity(), {"clusters": clusters}),
-            sampler,
+            Sampling(sampler, reshuffle),
             **options,
         )
         data.setup()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.cluster import KMeans
+from sklearn.metrics import normalized_mutual_info_score
 
 from datamodules.common.loader import batch_type
 from datamodules.g_simclr.images import UnitImages
@@ -43,6 +44,18 @@ def test_noise_is_in_training_alone(logged: Callable[..., dict[str, float]], att
     assert metrics["test/n"] == 6
 
 
+def test_a_large_error_hides_none_of_those_that_follow(
+    logged: Callable[..., dict[str, float]], attach: Callable[..., Any]
+) -> None:
+    """2^26 and forty times 1: in single precision the sum would stay at 2^26."""
+    module = autoencoder()
+    attach(module)
+    module.forward = lambda x: x + (2.0**13 if bool(x.any()) else 1.0)  # type: ignore[method-assign]
+    black, white = torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4)
+    metrics = logged(module, BATCH(white, white), *[BATCH(black, black)] * 40)
+    assert metrics["test/mse"] == pytest.approx((2**26 + 40) / 41, rel=1e-9)
+
+
 def pseudo_labels(images: UnitImages, attach: Callable[..., Any], **options: Any) -> PseudoLabels:
     module = PseudoLabels(autoencoder(), classes=10, initialisations=2, **options)
     attach(module, images)
@@ -68,6 +81,10 @@ def test_clusters_are_those_of_scikit_learn_on_unaugmented_training_images(
     assert metrics["test/purity"] == pytest.approx(100 * right / 60)
     assert metrics["test/assigned"] == pytest.approx(100 * right / 60)  # on the images they were made of
     assert metrics["test/largest"] == np.bincount(expected.labels_).max()
+    assert metrics["test/smallest"] == np.bincount(expected.labels_).min()
+    assert metrics["test/nmi"] == pytest.approx(normalized_mutual_info_score(labels, expected.labels_))
+    assert metrics["test/n"] == 60
+    assert PseudoLabels(autoencoder(), 8, 10).initialisations == 10  # k-means starts as often as scikit-learn's did
 
 
 def test_permuted_labels_do_not_move_the_clusters(images: UnitImages, attach: Callable[..., Any]) -> None:

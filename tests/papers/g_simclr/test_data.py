@@ -32,6 +32,15 @@ def test_pixels_lie_in_0_to_1_and_splits_are_the_source_s(images: UnitImages) ->
     assert images.spec.identity == images.source.spec.identity
 
 
+def test_stand_ins_have_the_sources_shape() -> None:
+    data = UnitImages(FashionMNIST(8, train_size=80, val_size=0), 8, generated=True)
+    data.setup()
+    assert data.spec.source == "generated"
+    batch = next(iter(data.train_dataloader()))
+    assert batch.x.shape == (8, 1, 28, 28)
+    assert 0 <= float(batch.x.min()) < float(batch.x.max()) <= 1
+
+
 def test_images_without_a_validation_split_begin_with_the_same_ones() -> None:
     """Pretraining takes all images, probes hold some out: the others keep their place."""
     whole = UnitImages(FashionMNIST(8, train_size=80, val_size=0), 8)
@@ -146,11 +155,16 @@ def test_photos_are_read_whole(photos: Path) -> None:
     }
     images, labels = data.splits["test"]
     assert torch.equal(images[:, 1, 0, 0].long(), 100 * labels)
+    assert data.normalised(images)[:, 1, 0, 0].tolist() == pytest.approx([0, 0, 100 / 255, 100 / 255])
+    assert data.spec.name == data.title
 
 
 def test_missing_and_damaged_photos_are_named(photos: Path, tmp_path: Path) -> None:
     assert "does not exist" in folder(tmp_path / "none").available()
     assert folder(photos).available() == ""
+    (photos / "test").rename(photos / "elsewhere")
+    assert "test" in folder(photos).available()
+    (photos / "elsewhere").rename(photos / "test")
     with pytest.raises(DataError, match="2 class folders; expected 3"):
         FolderInMemory(str(photos), 2, {"classes": 3, "train": 6, "test": 4}, 8).setup()
     with pytest.raises(DataError, match="6 train photos; expected 9"):

@@ -138,3 +138,20 @@ def test_rates_restart_after_1000_and_3000_steps() -> None:
 
 def test_rates_of_the_photos_end_after_1000_steps() -> None:
     assert [cosine_steps(at(step)) for step in (0, 500, 1000, 3799)] == pytest.approx([1, 0.5, 0, 0])
+
+
+def test_sums_of_a_test_are_no_weights_and_are_added_up_over_processes(
+    small: Small, logged: Callable[..., dict[str, float]], attach: Callable[..., Any]
+) -> None:
+    """Two processes with the same six images: all pairs of one of them, and the pairs of an image with itself."""
+    module = small().eval()
+    trainer = attach(module)
+    assert not any(name.startswith("total") for name in module.state_dict())
+    batch = batch_type(("x", "y"))(torch.rand(6, 1, 28, 28), torch.arange(6))
+    with torch.no_grad():
+        alone = logged(module, batch)
+        trainer.strategy.reduce = lambda value, reduce_op: {"sum": 2 * value}[reduce_op]
+        both = logged(module, batch)
+    assert both["test/n"] == 12
+    expected = (4 * 30 * alone["test/similarity"] + 12) / (12 * 11)  # 6 cosines of 1 between the halves, both ways
+    assert both["test/similarity"] == pytest.approx(expected, abs=1e-4)

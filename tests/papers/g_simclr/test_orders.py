@@ -13,7 +13,7 @@ from torch import Tensor
 
 from datamodules.common.base import DataError, Fed
 from datamodules.common.torchvision_sets import FashionMNIST
-from datamodules.g_simclr.images import GuidedBatches
+from datamodules.g_simclr.images import GuidedBatches, Sampling
 from datamodules.g_simclr.orders import Ordered, pair_rate, random_order, rank_order, strict_order
 
 Guided = Callable[..., GuidedBatches]
@@ -162,10 +162,9 @@ def test_a_loader_serves_the_order_and_resumes_in_it(guided: Guided) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sampler": "sorted"}, "sampler='sorted': expected one of random, strict"),
-        ({"sampler": "strict"}, "feeds: {clusters: <stage>}"),
+        ({"sampling": Sampling("strict")}, "feeds: {clusters: <stage>}"),
         (
-            {"sampler": "strict", "clusters": Fed(torch.nn.Identity(), {"clusters": np.zeros(9)})},
+            {"sampling": Sampling("strict"), "clusters": Fed(torch.nn.Identity(), {"clusters": np.zeros(9)})},
             "of 9 images",
         ),
         ({"batch_size": 100}, "batch_size=100: Fashion-MNIST"),
@@ -174,3 +173,8 @@ def test_a_loader_serves_the_order_and_resumes_in_it(guided: Guided) -> None:
 def test_bad_input_is_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         GuidedBatches(FashionMNIST(6, train_size=60, val_size=0), **{"batch_size": 6, **options}).setup()
+
+
+def test_a_sampler_is_one_of_four() -> None:
+    with pytest.raises(DataError, match="sampler='sorted': expected one of random, strict"):
+        Sampling("sorted")

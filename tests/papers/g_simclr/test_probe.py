@@ -174,3 +174,38 @@ def test_early_stopping_looks_at_the_validation_loss(
         module.on_validation_epoch_end()
         expected = nn.functional.cross_entropy(module(batch.x), batch.y)
     assert float(module.best["network"].lowest) == pytest.approx(float(expected), rel=1e-5)  # type: ignore[arg-type]
+
+
+def test_probes_see_features_as_they_are_unless_told_otherwise(
+    small: Small, images: UnitImages, attach: Callable[..., Any]
+) -> None:
+    source = small()
+    probe = Probe(source, 10).eval()
+    attach(probe, images)
+    probe.on_fit_start()
+    x = next(iter(images.test_dataloader())).x
+    with torch.no_grad():
+        features = source.eval().probed(x)
+        for name, logits in probe(x).items():
+            assert torch.allclose(logits, probe.heads[name](features[name]), atol=1e-5)
+
+
+def test_a_classifiers_loss_is_plain_cross_entropy(small: Small, images: UnitImages) -> None:
+    images.rows = False
+    module = FineTuned(small(), 10)
+    batch = next(iter(images.train_dataloader()))
+    loss = module.training_step(batch, 0)
+    assert float(loss.detach()) == pytest.approx(
+        float(nn.functional.cross_entropy(module(batch.x), batch.y).detach()), rel=1e-6
+    )
+
+
+def half(position: Any) -> float:
+    return 0.5
+
+
+def test_every_stage_trains_with_its_own_optimizer_and_schedule(small: Small) -> None:
+    given: dict[str, Any] = {"optimizer": ADAM, "schedule": half}
+    source = small(**given)
+    for stage in (source, Probe(source, 10, **given), FineTuned(source, 10, **given)):
+        assert (stage.optimizer_factory, stage.schedule) == (ADAM, half), type(stage).__name__

@@ -82,7 +82,8 @@ def test_augmentation(cifar: Plan, photos: Plan) -> None:
 
 
 def test_orders(cifar: Plan) -> None:
-    orders = {n: (s.data["sampler"], s.data["reshuffle"]) for n, s in cifar.stages.items() if n.startswith("simclr_")}
+    sampling = {n: s.data["sampling"] for n, s in cifar.stages.items() if n.startswith("simclr_")}
+    orders = {name: (each["sampler"], each["reshuffle"]) for name, each in sampling.items()}
     assert orders["simclr_fixed"] == ("random", False)
     assert orders["simclr_rank_order"] == ("rank_order", False)
     assert orders["simclr_random"] == ("random", True)

@@ -87,6 +87,23 @@ def test_timing_leaves_settings_gradients_and_the_batch_alone() -> None:
     assert spread([1.0]) == 0.0
 
 
+def test_training_calls_go_back_through_the_network_and_inference_does_not() -> None:
+    """Where no gradients are kept, as in a test: 3 steps to warm up and 2 rounds of 2, all of them in training mode."""
+    layer = nn.Conv2d(8, 8, 1)
+    backward: list[bool] = []
+    layer.weight.register_hook(lambda _: backward.append(layer.training))
+    timing = Timing(rounds=2, calls=2, warmup=3, layouts=["channels_first"])
+    module = Throughput({"a": layer, "b": nn.Identity()}, timing)
+    with torch.inference_mode():
+        module.test_step((torch.randn(2, 8, 6, 6), torch.zeros(2)), 0)
+    assert backward == [True] * (3 + 2 * 2)
+    assert module.madds["a"] == 8 * 8 * 36  # of one of the two images
+
+
+def test_a_test_without_images_reports_nothing(logged: Callable[..., dict[str, float]]) -> None:
+    assert logged(Throughput({"a": nn.Identity(), "b": nn.Identity()}, Timing())) == {}
+
+
 def test_a_device_is_called_by_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"card {device.index}")
     assert device_name(torch.device("cuda:1")) == "card 1"

@@ -31,6 +31,7 @@ def test_bits_by_hand() -> None:
     x = x.view(1, 1, 2, 2)
     assert noise_image(x, "threshold").flatten().tolist() == [0, 255, 0, 255]
     assert noise_image(x, "scale").flatten().tolist() == [0, 255, 0, 255]
+    assert torch.equal(noise_image(x), noise_image(x, "threshold", 3))
     assert torch.equal(noise_image(x, "rgb"), x)
     assert low_bits(torch.tensor([5], dtype=torch.uint8), 1).item() == 1
 
@@ -76,6 +77,12 @@ def test_high_passed_pictures_use_all_planes() -> None:
     x = random_bytes(2, 3, 8, 8) // 2
     assert torch.equal(noise_image(x, "highpass"), noise_image(x + 100, "highpass"))
     assert noise_image(x & 248, "highpass").float().std() > 20
+
+
+def test_of_the_lowest_plane_alone_odd_values_are_white() -> None:
+    x = torch.tensor([2, 3, 6, 9], dtype=torch.uint8).view(1, 1, 2, 2)
+    patch = FrontEnd(bits=1, patch=2).extract(x, torch.zeros(1, 1, 2), "max")
+    assert patch.flatten().tolist() == [0, 255, 0, 255]
 
 
 def test_gradients_by_hand() -> None:

@@ -16,18 +16,19 @@ from datamodules.common.photo_regions import PhotoRegions
 from datamodules.lota.bits import FrontEnd, gradient_score
 from datamodules.lota.genimage import GenImage
 from datamodules.lota.patches import Patches
+from datamodules.lota.subsets import Selection, Subsets
 
 FRONT = FrontEnd(patch=8, crops=6, size=None, mean=(0.0,) * 3, std=(1.0,) * 3)
 
 
 @pytest.fixture
 def patches() -> Callable[..., Patches]:
-    def make(batch_size: int = 4, **options: Any) -> Patches:
+    def make(batch_size: int = 4, aside: float = 0.0, **options: Any) -> Patches:
         source = PhotoRegions(8, 6, 8, 8, seed=2)
         source.setup()
         pictures = torch.cat([source.splits["val"][0], source.splits["test"][0]]).numpy()
         fed = [Fed(torch.nn.Identity(), {"pictures": pictures})]
-        data = Patches(source, batch_size, ["copy"], ["copy"], FRONT, fed, **options)
+        data = Patches(source, batch_size, Subsets(["copy"], ["copy"], aside), FRONT, fed, **options)
         data.setup()
         return data
 
@@ -41,7 +42,7 @@ def test_test_crops_follow_from_the_row(patches: Callable[..., Patches]) -> None
 
 
 def test_training_crops_change_with_the_epoch(patches: Callable[..., Patches]) -> None:
-    data = patches(16, train_select="random")
+    data = patches(16, select=Selection(train="random"))
     loader = data.train_dataloader()
     (first,) = list(loader)
     (again,) = list(loader)
@@ -51,13 +52,25 @@ def test_training_crops_change_with_the_epoch(patches: Callable[..., Patches]) -
     assert not torch.equal(first.x, later.x)
 
 
+def test_validation_and_test_pictures_are_cut_at_places_of_their_own(patches: Callable[..., Patches]) -> None:
+    data = patches(16, aside=0.25)
+    val, test = data.places("val"), data.places("test")
+    assert not (val[:, None] == test).all(-1).any()
+
+
+def test_patches_say_what_generated_them(patches: Callable[..., Patches]) -> None:
+    (batch,) = list(patches(16).test_dataloader())
+    assert batch.y.tolist() == [0] * 8 + [1] * 8
+    assert batch.subset.tolist() == [-1] * 8 + [0] * 8
+
+
 def test_selections_are_those_of_the_split(patches: Callable[..., Patches]) -> None:
-    high, low = patches(16, test_select="max"), patches(16, test_select="min")
+    high, low = patches(16), patches(16, select=Selection(test="min"))
     scores = [gradient_score((next(iter(d.test_dataloader())).patch * 255).to(torch.uint8)) for d in (high, low)]
     assert bool((scores[0] >= scores[1]).all())
     assert high.spec.shape == (3, 8, 8)
     with pytest.raises(DataError, match="select='best'"):
-        patches(train_select="best")
+        Selection(train="best")
 
 
 def test_pictures_aside_are_no_training_pictures(patches: Callable[..., Patches]) -> None:
@@ -96,9 +109,9 @@ def genimage(tmp_path: Path) -> Callable[..., GenImage]:
                     pixels = random.integers(0, 256, (12 + number, 20, 3), dtype=np.uint8)
                     Image.fromarray(pixels).save(place / f"{number}.{suffix}")
 
-    def make(**options: Any) -> GenImage:
-        settings = {"train_on": ["adm"], "front_end": FRONT, "names": ("adm", "glide"), "num_workers": 0, **options}
-        return GenImage(str(tmp_path), 4, **settings)
+    def make(select: Selection | None = None, seed: int = 0, **options: Any) -> GenImage:
+        subsets = Subsets(**{"train_on": ["adm"], "names": ("adm", "glide"), "aside": 0.02, **options})
+        return GenImage(str(tmp_path), 4, subsets, FRONT, select, num_workers=0, seed=seed)
 
     return make
 
@@ -133,13 +146,52 @@ def test_training_sees_one_generator_and_the_test_all(genimage: Callable[..., Ge
     assert {int(subset) for batch in data.test_dataloader() for subset in batch.subset} == {0, 1}
 
 
+def test_pictures_aside_follow_from_the_seed(genimage: Callable[..., GenImage]) -> None:
+    kept = []
+    for seed in (0, 0, 1):
+        data = genimage(aside=0.25, seed=seed)
+        data.setup()
+        kept.append(data.items)
+    assert kept[0] == kept[1]
+    assert kept[0]["val"] != kept[2]["val"]
+
+
+def test_crops_of_genimage_change_with_the_epoch_in_training_alone(genimage: Callable[..., GenImage]) -> None:
+    data = genimage(Selection("random", "random"))
+    data.setup()
+
+    def crops(loader: Any, epoch: int) -> list[bytes]:
+        """In whatever order."""
+        loader.sampler.set_epoch(epoch)
+        return sorted(x.numpy().tobytes() for batch in loader for x in batch.x)
+
+    train, test = data.train_dataloader(), data.test_dataloader()
+    assert crops(train, 0) == crops(train, 0) != crops(train, 1)
+    assert crops(test, 0) == crops(test, 1)
+
+
+def test_stand_ins_of_genimage_go_through_the_front_end() -> None:
+    """Two batches, or twice two of each subset if that is more."""
+    for batch_size, count in ((40, 80), (4, 32)):
+        data = GenImage("nowhere", batch_size, Subsets(["adm"]), FRONT, generated=True)
+        data.setup()
+        batches = list(data.test_dataloader())
+        assert sum(len(batch.x) for batch in batches) == count
+        first = batches[0]
+        assert first.x.shape[1:] == first.patch.shape[1:] == data.spec.shape == (3, 8, 8)
+        assert set(first.patch.unique().tolist()) <= {0.0, 1.0}
+        y, subset = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("y", "subset"))
+        assert set(y.tolist()) == {0, 1}
+        assert set(subset.tolist()) == set(range(8))
+
+
 def test_genimage_selects_patches_as_the_split_says(genimage: Callable[..., GenImage]) -> None:
     """Trained on the smallest gradients and tested on the largest, and the other way round, over the same crops."""
 
     def scores(loader: Any) -> torch.Tensor:
         return torch.cat([gradient_score((torch.as_tensor(batch.patch) * 255).to(torch.uint8)) for batch in loader])
 
-    low, high = genimage(train_select="min", test_select="max"), genimage(train_select="max", test_select="min")
+    low, high = genimage(Selection("min", "max")), genimage(Selection("max", "min"))
     low.setup()
     high.setup()
     assert float(scores(low.train_dataloader()).double().mean()) < float(

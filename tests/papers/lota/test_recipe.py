@@ -30,7 +30,7 @@ def test_arms_of_the_grid_differ_in_input_and_generator_alone(
             assert stage.trainer == first.trainer
             assert stage.start_like == "detector"
             front = {**first.data["front_end"], "mode": mode}
-            expected = {**first.data, "train_on": [name], "front_end": front}
+            expected = {**first.data, "subsets": {**first.data["subsets"], "train_on": [name]}, "front_end": front}
             assert stage.data == expected
 
 
@@ -45,7 +45,7 @@ def test_the_grid_is_trained_as_released(full: Plan, kind: str) -> None:
         stage = full.stages[f"{kind}_{name}"]
         assert stage.trainer["max_epochs"] == 30
         assert stage.data["batch_size"] == 64
-        assert stage.data["train_on"] == [name]
+        assert stage.data["subsets"]["train_on"] == [name]
         assert stage.module["network"] == {
             "_target_": "timm.create_model",
             "model_name": "resnet50.tv_in1k",
@@ -69,7 +69,8 @@ def test_the_full_front_end_is_the_papers(full: Plan) -> None:
     assert (front.mode, front.bits, front.patch, front.draws, front.size) == ("threshold", 3, 32, 64, 256)
     assert (front.resize_first, front.guided) == (None, False)
     assert (tuple(front.mean), tuple(front.std)) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    assert (data["train_select"], data.get("test_select", "max")) == ("max", "max")
+    select = build(data["select"])
+    assert (select.train, select.test) == ("max", "max")
 
 
 def test_ablations_are_trained_on_one_generator(full: Plan) -> None:
@@ -77,7 +78,7 @@ def test_ablations_are_trained_on_one_generator(full: Plan) -> None:
     fronts = {}
     for name in ("scaled", "random_patch", "min_patch", "whole", "whole_rgb", "guided"):
         stage = full.stages[name]
-        assert stage.data["train_on"] == ["sd15"]
+        assert stage.data["subsets"]["train_on"] == ["sd15"]
         assert stage.module["schedule"] == plain.module["schedule"]
         assert stage.module["optimizer"] == plain.module["optimizer"]
         assert (stage.trainer, stage.data["batch_size"]) == (plain.trainer, 64)
@@ -135,7 +136,8 @@ def test_variants_change_the_front_end_of_every_arm_of_patches(
 def test_the_released_command_is_a_variant(make_plan: Callable[..., Plan]) -> None:
     stages = make_plan("paper=lota", "scale=full", "variant=released").stages
     data = stages["bits_sd15"].data
-    assert (data["train_select"], data.get("test_select", "max")) == ("random", "max")
+    select = build(data["select"])
+    assert (select.train, select.test) == ("random", "max")
     assert {stages[name].data["front_end"]["mode"] for name in ("bits_sd15", "random_patch", "guided")} == {"scale"}
 
 
@@ -144,7 +146,7 @@ def test_ablations_choose_other_patches(make_plan: Callable[..., Plan], scale: s
     stages = make_plan("paper=lota", f"scale={scale}").stages
     for choice in ("random", "min"):
         data = stages[f"{choice}_patch"].data
-        assert (data["train_select"], data["test_select"]) == (choice, choice)
+        assert (data["select"]["train"], data["select"]["test"]) == (choice, choice)
 
 
 def test_all_detectors_of_mini_see_the_same_pictures(make_plan: Callable[..., Plan]) -> None:
@@ -152,8 +154,8 @@ def test_all_detectors_of_mini_see_the_same_pictures(make_plan: Callable[..., Pl
     source = stages["deconv"].data["source"]
     for stage in stages.values():
         assert stage.data["source"] == source
-        if "names" in stage.data:
-            assert stage.data["names"] == list(SMALL)
+        if stage.feeds:
+            assert stage.data.get("subsets", stage.data)["names"] == list(SMALL)
             assert stage.feeds == {"generators": list(SMALL)}
 
 
@@ -161,8 +163,9 @@ def test_another_history_is_that_of_all_detectors(make_plan: Callable[..., Plan]
     for variant, history in (("own_formats", (90, True)), ("jpeg", (90, False)), ("cifar10", (75, False))):
         stages = make_plan("paper=lota", "scale=mini", f"variant={variant}").stages
         for stage in stages.values():
-            if "names" in stage.data:
-                assert (stage.data["jpeg"], stage.data["only_real"]) == history
+            if stage.feeds:
+                files = stage.data.get("history", stage.data)
+                assert (files["jpeg"], files["only_real"]) == history
             name = "CIFAR10" if variant == "cifar10" else "PhotoRegions"
             assert stage.data["source"]["_target_"].endswith(name)
 
@@ -177,5 +180,5 @@ def test_rates_of_mini_are_chosen_on_pictures_that_lie_aside(make_plan: Callable
     detectors = [stage for stage in plan.stages.values() if "front_end" in stage.data]
     assert len(detectors) == 18
     for stage in detectors:
-        assert stage.data["aside"] == 0.15
+        assert stage.data["subsets"]["aside"] == 0.15
         assert stage.trainer["check_val_every_n_epoch"] == stage.trainer["max_epochs"]

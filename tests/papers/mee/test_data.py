@@ -33,10 +33,18 @@ def test_points_of_a_ring() -> None:
         assert own.std(0).tolist() == pytest.approx([0.1, 0.1], rel=0.1)
     batches = list(data.test_dataloader())
     assert torch.equal(torch.cat([b.x for b in batches]), data.splits["test"][0])
+    (loader,) = data.val_dataloader()
+    val = torch.cat([b.x for b in loader])
+    assert len(val) == 200
+    assert not torch.equal(val, data.splits["test"][0])
     again = Ring(100, train_size=8000, test_size=200, seed=2)
     again.setup()
     assert again.spec.identity != data.spec.identity
     assert not torch.equal(again.splits["train"][0], x)
+
+
+def test_a_ring_has_as_many_points_as_a_hundred_batches_of_stacks() -> None:
+    assert Ring(10).spec.sizes == StackedDigits(digits(), 10).spec.sizes == {"train": 12_800, "val": 0, "test": 10_000}
 
 
 def test_wrong_numbers_of_a_ring() -> None:
@@ -53,6 +61,10 @@ def test_a_stack_is_three_digits_and_its_label_their_number() -> None:
     assert data.spec.shape == (3, 8, 8)
     assert len(data.spec.classes) == 1000
     assert data.spec.classes[42] == "042"
+    assert data.spec.source == source.spec.source
+    served = torch.cat([batch.y for batch in data.train_dataloader()])
+    assert torch.equal(served.sort().values, data.splits["train"]["y"].sort().values)
+    assert not torch.equal(served, data.splits["train"]["y"])  # shuffled
     for name, loader in (("train", data.train_dataloader()), ("test", data.test_dataloader())):
         images, labels = source.splits[name]
         known = {tuple(image.flatten().tolist()): int(label) for image, label in zip(images, labels, strict=True)}
@@ -71,6 +83,25 @@ def test_stacks_are_drawn_by_the_seed() -> None:
     assert made[0].spec.identity == made[1].spec.identity != made[2].spec.identity
     with pytest.raises(DataError, match="channels=0: expected 1 or more"):
         StackedDigits(digits(), 50, channels=0)
+
+
+def test_validation_stacks_are_of_digits_of_their_own() -> None:
+    plain = StackedDigits(digits(), 50, train_size=200, test_size=100)
+    data = StackedDigits(digits(), 50, train_size=200, test_size=100, val_size=60, val_digits=97)
+    for made in (plain, data):
+        made.setup()
+    assert plain.val_dataloader() == []
+    assert torch.equal(plain.splits["train"]["rows"], data.splits["train"]["rows"])
+    (loader,) = data.val_dataloader()
+    seen = {name: torch.cat([b.x for b in part]) for name, part in (("val", loader), ("test", data.test_dataloader()))}
+    assert [len(images) for images in seen.values()] == [60, 100]
+    known = {name: {d.numpy().tobytes() for d in stacks.flatten(0, 1)} for name, stacks in seen.items()}
+    assert len(known["val"]) > 50
+    assert not known["val"] & known["test"]
+    assert [len(part) for part in data.single_digits()] == [1000, 200]
+    for sizes in ({"val_size": 60}, {"val_size": 60, "val_digits": 297}):
+        with pytest.raises(DataError, match=r"val_digits=\d+ for val_size=60 stacks: expected from 1 to below the 297"):
+            StackedDigits(digits(), 50, **sizes)
 
 
 def test_nobody_stacks_the_digits_that_the_judge_learns_from() -> None:
@@ -114,6 +145,12 @@ def test_portraits_are_squeezed_and_some_are_measured_against(portraits: Path) -
     test = torch.cat([batch.x for batch in data.test_dataloader()])
     assert test.shape == (4, 3, 16, 16)
     assert len({float(image[0, 0, 0]) for image in test}) == 4  # without repetition
+    chosen = set()
+    for seed in range(5):
+        other = Portraits(str(portraits), 2, Collection("faces", train=6, test=4), seed=seed, num_workers=0)
+        other.setup()
+        chosen.add(tuple(other.items["test"]))
+    assert len(chosen) > 1
     train = torch.cat([batch.x for batch in data.train_dataloader()])
     assert sorted(round(float((v + 1) / 2 * 255)) for v in train[:, 0, 0, 0]) == [0, 40, 80, 120, 160, 200]
     with pytest.raises(DataError, match=r"holds 6 photos; collection\.test=7 asks for more"):

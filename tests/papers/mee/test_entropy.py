@@ -66,6 +66,8 @@ def test_the_papers_buffer_is_first_in_first_out() -> None:
 def test_the_released_buffer_shrinks_to_the_batch_before() -> None:
     buffer = ReleasedBuffer(1024, 16, 64)
     assert bool((buffer.codes[:, :1] == buffer.codes).all())  # all slots begin alike
+    assert -1 <= float(buffer.codes.min()) < -0.9
+    assert 0.9 < float(buffer.codes.max()) <= 1
     lengths = [int(buffer.length)]
     for _ in range(18):
         batch = torch.randn(64, 16)

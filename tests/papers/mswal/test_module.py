@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from experiments.running import training
 from experiments.running.plan import Plan
-from modules.mswal.inference import gaussian_window, sliding_window
+from modules.mswal.inference import Inference, gaussian_window, sliding_window
 from modules.mswal.module import Segmenter
 from modules.mswal.networks import HEADS, transfer
 from modules.mswal.scores import dice_per_class
@@ -68,7 +68,7 @@ def test_mirrored_logits_are_the_average_over_mirrored_inputs() -> None:
         each = [module(x.flip(axes)).flip(axes) if axes else module(x) for axes in module.flips]
         assert torch.allclose(actual, torch.stack(each).mean(0), atol=1e-5)
         assert torch.allclose(module.average_views(x.flip(3)), actual.flip(3), atol=1e-5)
-        both = Segmenter(module.network, compare_inference=True).eval().average_views(x)
+        both = Segmenter(module.network, inference=Inference(compare=True)).eval().average_views(x)
         assert torch.equal(both, torch.cat([actual, module(x)], 1))
 
 
@@ -87,7 +87,7 @@ class OfEachWindow(nn.Module):
 def test_the_three_ways_of_inference(make_plan: Callable[..., Plan]) -> None:
     data = training.build(make_plan("paper=mswal", "scale=smoke").stages["inception"].data)
     data.setup()
-    module = Segmenter(OfEachWindow(), compare_inference=True, window_batch=3)
+    module = Segmenter(OfEachWindow(), inference=Inference(compare=True, window_batch=3))
     module._trainer = SimpleNamespace(datamodule=data)  # type: ignore[assignment]
     patch, (image, reference) = [16, 16, 16], next(iter(data.test_dataloader()))
     module.test_step((image, reference), 0)
@@ -113,7 +113,7 @@ def test_validation_is_the_mean_dice_of_whole_scans(make_plan: Callable[..., Pla
     """Without mirroring; the next epoch starts anew."""
     data = training.build(make_plan("paper=mswal", "scale=smoke").stages["inception"].data)
     data.setup()
-    module = Segmenter(OfEachWindow(), window_batch=3)
+    module = Segmenter(OfEachWindow(), inference=Inference(window_batch=3))
     module._trainer = SimpleNamespace(datamodule=data)  # type: ignore[assignment]
     logged: dict[str, Tensor] = {}
     module.log = logged.__setitem__  # type: ignore[method-assign, assignment]
@@ -131,7 +131,7 @@ def test_scores_count_every_volume_and_name_every_class(make_plan: Callable[...,
     stage = make_plan("paper=mswal", "scale=smoke").stages["inception"]
     data = training.build(stage.data)
     data.setup()
-    module = Segmenter(small_network(classes=4), compare_inference=True, window_batch=8).eval()
+    module = Segmenter(small_network(classes=4), inference=Inference(compare=True, window_batch=8)).eval()
     logged: dict[str, float] = {}
     module._trainer = SimpleNamespace(datamodule=data)  # type: ignore[assignment]
     module.log_dict = logged.update  # type: ignore[method-assign, assignment]

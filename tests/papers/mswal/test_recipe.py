@@ -32,7 +32,7 @@ def test_every_arm_trains_as_nnunet_does(full: Plan, name: str) -> None:
     assert stage.data["batch_size"] == stage.reference_batch == 2
     assert (stage.data["patches"]["iterations"], stage.data["patches"]["foreground"]) == (250, 0.33)
     assert stage.module["batch_dice"]  # a plan for scans of this size has a low-resolution stage
-    assert (stage.module["mirror"], stage.module["step"]) == ([0, 1, 2], 0.5)
+    assert (stage.module["inference"]["mirror"], stage.module["inference"]["step"]) == ([0, 1, 2], 0.5)
     (group,) = (
         Segmenter(small_network(), optimizer=training.build(stage.module["optimizer"]))
         .configure_optimizers()
@@ -116,7 +116,8 @@ def test_published_differences_stand_with_the_claims_that_they_belong_to(make_pl
 
 def apart_from_network(module: Mapping[str, Any]) -> dict[str, Any]:
     """Without the network, its rate, which is each one's best, and other ways of inference."""
-    rest = {name: value for name, value in module.items() if name not in ("network", "compare_inference")}
+    rest = {name: value for name, value in module.items() if name != "network"}
+    rest["inference"] = {name: value for name, value in module["inference"].items() if name != "compare"}
     return rest | {"optimizer": {name: value for name, value in module["optimizer"].items() if name != "lr"}}
 
 

@@ -105,6 +105,14 @@ def test_two_sets_and_their_gap() -> None:
     assert all(value == value for value in actual.values())
 
 
+def test_small_groups_count_in_the_gap_where_they_count_in_the_sets() -> None:
+    """20 images in four groups: none of them has 30."""
+    first, second = batch(1, count=20), batch(2, count=20, most=2)
+    actual = report(Reassessment(Given(), 8, least=1), [first], [second])
+    assert actual["gap_asma"] == pytest.approx(actual["v1_asma"] - actual["v2_asma"], abs=1e-4)
+    assert (actual["v1_asma_groups"], actual["v2_asma_groups"]) == (4, 2)
+
+
 def test_one_sets_scores_image_by_image() -> None:
     """Plain Python on each image's ranking, in percent; mlpc takes off what the same first rank and guesses score."""
     x, original, valid = batch(1)

@@ -38,6 +38,14 @@ def test_the_box_is_tight_and_the_object_in_it() -> None:
     assert len({tuple(box) for box in boxes.tolist()}) > 3  # anywhere
 
 
+def test_clutter_has_half_the_contrast_where_that_is_asked_for() -> None:
+    """White pieces on grey: half way between grey and white, of which the object shows all."""
+    images = torch.full((3, 1, 28, 28), 255, dtype=torch.uint8)
+    scene = Scene(side=60, image=28, clutter=8, noise=0.0, uneven=0.0, low=0.5, high=0.5, contrast=0.5)
+    canvases, _ = draw(images, scene, torch.Generator().manual_seed(0))
+    assert canvases.unique().tolist() == [128, 191, 255]  # 0.75 of 255
+
+
 def test_an_image_that_covers_nothing_has_the_whole_patch_as_its_box() -> None:
     _, boxes = draw(torch.zeros(2, 1, 28, 28, dtype=torch.uint8), Scene(), torch.Generator().manual_seed(0))
     assert ((boxes[:, 2] - boxes[:, 0]) == 20).all()
@@ -49,6 +57,7 @@ def test_the_canvas_has_no_pixels_that_say_nothing() -> None:
     data.setup()
     x = data.normalised(data.splits["test"][0])
     assert (x == 0).float().mean() < 0.02
+    assert abs(float(x.mean())) < 0.5  # grey in the mean
     assert data.splits["test"][0].shape == (30, 1, 36, 36)
 
 
@@ -137,8 +146,29 @@ def test_boxes_go_where_the_photo_goes(photos: Path) -> None:
             assert torch.allclose(bright.amax(0) + 1, torch.tensor([y2, x2]), atol=1)
     again = boxed(photos)
     again.setup()
+    assert data.spec.sizes == {"train": 0, "test": 6}
+    assert batches[0].x.dtype == torch.float32
+    assert float(torch.cat([batch.x for batch in batches]).max()) == pytest.approx(1)  # white, not 255
     assert again.items == data.items
     assert again.spec.identity == data.spec.identity
+
+
+def test_fewer_photos_than_fit_may_be_asked_for(photos: Path) -> None:
+    data = boxed(photos, images=2, tuning_images=1)
+    data.setup()
+    assert len({name for name, _ in data.items["test"]}) == 3
+
+
+def test_stand_ins_have_a_box_in_their_middle() -> None:
+    """Two batches; every other image is to tune on."""
+    data = BoxedImageNet("nowhere", 3, image_size=64, generated=True)
+    data.setup()
+    assert data.spec.sizes == {"train": 0, "test": 3000}
+    batches = list(data.test_dataloader())
+    assert [batch.x.shape for batch in batches] == [(3, 3, 64, 64)] * 2
+    assert torch.cat([batch.boxes for batch in batches]).tolist() == [[[16, 16, 48, 48]]] * 6
+    assert torch.cat([batch.in_test for batch in batches]).tolist() == [0, 1] * 3
+    assert torch.cat([batch.row for batch in batches]).tolist() == [0, 0, 1, 1, 2, 2]
 
 
 def test_what_does_not_fit_is_left_out_or_named(photos: Path) -> None:
@@ -179,6 +209,7 @@ def test_shifted_sets_are_read_from_whatever_folders_they_come_in(tmp_path: Path
     assert data.available() == ""
     data.setup()
     assert data.spec.sizes["test"] == 6
+    assert next(iter(data.test_dataloader())).x.shape == (4, *data.spec.shape) == (4, 3, 32, 32)
     assert sorted(torch.cat([batch.y for batch in data.test_dataloader()]).tolist()) == [0, 0, 0, 1, 1, 1]
     assert "does not exist" in ShiftedImageNet(str(tmp_path / "none"), 4, "corrupted", 6).available()
 

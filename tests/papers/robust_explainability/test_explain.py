@@ -121,6 +121,31 @@ def test_limits_are_by_an_images_number(batch: Any, logged: Logged, monkeypatch:
     assert max(rows["gradcam"]) == 9
 
 
+def test_areas_are_of_the_first_images_alone(batch: Any, logged: Logged) -> None:
+    """Of images 0 to 9 to measure on, a fifth is wrong: 8 are left, and one pass for each method and control."""
+    lengths: list[int] = []
+
+    class Watched(Curves):
+        def __call__(self, network: Any, x: Tensor, *others: Any) -> Any:
+            lengths.append(len(x))
+            return super().__call__(network, x, *others)
+
+    one = stage(0)
+    measures = Measures(Watched(steps=2, blur=3), curve_images=10)
+    logged(Explain(one, [one], METHODS, measures).eval(), batch)
+    assert lengths == [8] * (len(METHODS) + len(CONTROLS))
+
+
+def test_images_need_not_be_square(batch: Any, logged: Logged) -> None:
+    one = stage(0)
+    wide = batch._replace(x=batch.x[:, :, 2:14], boxes=torch.tensor([4.0, 2, 12, 8]).expand(40, 1, 4))
+    with torch.no_grad():
+        wide = wide._replace(y=one.network(wide.x).argmax(1))
+    values = logged(explained(one, [one], {"smoothed": ["edges"], "sigmas": [0, 5]}), wide)
+    assert values["test/images"] == 20
+    assert values["test/chance"] == pytest.approx(100 * 48 / (12 * 16))
+
+
 def test_confidence_moves_areas_and_no_pointing(batch: Any, logged: Logged) -> None:
     """The sheet's check 10."""
     plain, sharper = stage(0), stage(0, 2.0)
@@ -233,7 +258,8 @@ def test_networks_side_by_side(batch: Any, logged: Logged) -> None:
     one, other = stage(0), stage(1)
     curves = Curves(steps=4, blur=3)
     module = Compare([one, other], ["vanilla", "robust"], METHODS, curves, shown=1, followed=5).eval()
-    values = logged(module, batch)
+    halves = [Batch(*columns) for columns in zip(*(column.split(25) for column in batch), strict=True)]
+    values = logged(module, *halves)
     assert values["test/n"] == 40
     assert 0 < values["test/common"] < 80
     assert values["test/common"] + values["test/apart"] <= 100

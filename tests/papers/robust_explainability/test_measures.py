@@ -136,6 +136,18 @@ def test_thresholds_are_chosen_on_other_images() -> None:
     assert float(metric.compute()["wsl"]) == 0  # nothing to tune on
 
 
+def test_a_pixel_at_the_threshold_belongs_to_the_bright_region() -> None:
+    """A box half as bright as the map's one peak, at a threshold of a half: with the peak alone it would be missed."""
+    box = torch.tensor([[[2.0, 2, 6, 6]]])
+    level = torch.zeros(1, 12, 12)
+    level[:, 2:6, 2:6] = 0.5
+    level[0, 2, 2] = 1.0
+    metric = Localisation([0.5])
+    for in_test in (0, 1):
+        metric.update(level, box, torch.full((1,), in_test))
+    assert float(metric.compute()["wsl"]) == 100
+
+
 def test_a_map_that_is_the_box_is_right_everywhere() -> None:
     boxes = torch.tensor([[[3.0, 1, 9, 7]], [[0.0, 0, 4, 4]]])
     masks = box_masks(boxes, torch.ones(2, 1, 1, dtype=torch.bool), (12, 12))

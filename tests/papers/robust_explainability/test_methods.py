@@ -119,6 +119,20 @@ def test_smoothgrad_without_noise_is_the_gradient_and_with_it_captums_in_the_mea
     assert torch.corrcoef(torch.stack([ours.flatten(), flat(expected).flatten()]))[0, 1] > 0.97
 
 
+def test_smoothgrads_noise_is_each_channels_own() -> None:
+    """Of the squared difference of two channels, noise that they shared would change nothing."""
+
+    class Apart(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x[:, 0] - x[:, 1]).square().sum((1, 2))[:, None]
+
+    x, target = torch.randn(1, 2, 6, 6), torch.zeros(1, dtype=torch.long)
+    noise = torch.randn(2, 6, 6, generator=torch.Generator().manual_seed(3))
+    noisy = x[0] + 0.5 * noise
+    expected = 4 * (noisy[0] - noisy[1]).abs()  # 2 of either channel
+    assert torch.allclose(explain(SmoothGrad(1, 0.5, seed=3), Apart(), x, target)[0], expected, atol=1e-5)
+
+
 def test_integrated_gradients_are_complete(network: Any, x: Tensor) -> None:
     signed = IntegratedGradients(256).signed(network, x, TARGETS)
     with torch.no_grad():

@@ -42,6 +42,9 @@ def test_no_blur_and_a_blur_wider_than_the_map() -> None:
     assert torch.equal(blur(maps, 0), maps)
     assert torch.allclose(blur(torch.ones(1, 8, 8), 6.0), torch.ones(1, 8, 8), atol=1e-5)
     assert float(blur(maps, 6.0).std()) < 0.2 * float(maps.std())
+    flat = torch.ones(1, 4, 30)  # lower than the kernel and wider
+    assert torch.allclose(blur(flat, 6.0), flat, atol=1e-5)
+    assert torch.allclose(blur(flat.mT, 6.0), flat.mT, atol=1e-5)
 
 
 def hill_and_speck(count: int) -> Tensor:

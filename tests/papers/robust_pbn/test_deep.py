@@ -253,14 +253,16 @@ def test_validation_and_test_report_the_same_images_alike(logged: Callable[..., 
     assert values["test/negative_share"] == pytest.approx(float(negative.sum(0).mean()))
 
 
-def test_stages_keep_their_schedule() -> None:
+def test_stages_keep_their_optimiser_and_schedule() -> None:
     def half(position: Position) -> float:
         return 0.5
 
     options: dict[str, Any] = {"optimizer": partial(torch.optim.SGD, lr=0.1), "schedule": half}
     parts = phase_1()
     second = HeadOnly(parts, CBC, 3, Margin(0.025), **options)
-    assert second.schedule is EndToEnd(parts, second, **options).schedule is Parts(start(), **options).schedule is half
+    for stage in (Parts(start(), **options), second, EndToEnd(parts, second, **options)):
+        assert stage.schedule is half
+        assert stage.optimizer_factory is options["optimizer"]
 
 
 def test_heads_and_losses_are_crossed_on_the_same_components() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from modules.robust_pbn.evaluation import Robustness
 from modules.robust_pbn.heads import LinearRBF, NormalisedRBF, StableCBC
@@ -203,6 +205,57 @@ def test_a_network_without_certificate_is_attacked_alone() -> None:
     assert set(values) == {"robust_acc@0.5"}
     with pytest.raises(ValueError, match="no certificate is known for LinearRBF"):
         network.read(torch.rand(1, 784)).radius(network.right(torch.zeros(1, dtype=torch.long)))
+
+
+def test_a_tie_is_not_right(small: Callable[..., Any]) -> None:
+    """All concepts reason alike, so that every class has the same score."""
+    network = small()
+    with torch.no_grad():
+        network.head.logits.copy_(network.head.logits[:, :, :1].expand_as(network.head.logits))
+    x, y = torch.rand(4, 5), torch.zeros(4, dtype=torch.long)
+    robustness = Robustness(lengths=(0.1,), steps=2)
+    assert not robustness.measure_first(network, x, y)["robust_acc@0.1"].any()
+    assert not robustness.measure(network, x, y)["robust_acc@0.1"].any()
+
+
+def test_each_restart_asks_the_network_as_often(small: Callable[..., Any]) -> None:
+    def asked(restarts: int) -> int:
+        network = small()
+        seen: list[int] = []
+        network.components.register_forward_hook(lambda *_: seen.append(1))
+        Robustness(lengths=(0.1,), steps=4, restarts=restarts).measure_first(
+            network, torch.rand(3, 5), torch.zeros(3, dtype=torch.long)
+        )
+        return len(seen)
+
+    assert asked(3) - asked(2) == asked(2) - asked(1) >= 4
+
+
+def test_autoattack_gets_square_images_and_an_l2_ball(
+    small: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the package's place stands an attack that shows negatives; what is right on those survives."""
+    asked: list[tuple[Any, ...]] = []
+
+    class Negatives:
+        def __init__(self, classify: Any, norm: str, eps: float, seed: int, device: torch.device) -> None:
+            asked.append((norm, eps, device.type))
+            self.classify = classify
+
+        def run_standard_evaluation(self, images: Tensor, y: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
+            asked.append((tuple(images.shape), batch_size))
+            torch.manual_seed(9)
+            return 1 - images, self.classify(1 - images).argmax(1)
+
+    monkeypatch.setitem(sys.modules, "pyautoattack", SimpleNamespace(AutoAttack=Negatives))
+    network = small(features=9)
+    x = torch.rand(6, 9)
+    y = network.read(1 - x).class_scores().argmax(1)
+    y[0] = (y[0] + 1) % 3
+    before = torch.get_rng_state()
+    assert Robustness().survivors(network, x, y, 0.5).tolist() == [False, *[True] * 5]
+    assert asked == [("L2", 0.5, "cpu"), ((6, 1, 3, 3), 6)]
+    assert torch.equal(torch.get_rng_state(), before)  # the attack's seed stays its own
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pyautoattack") is not None, reason="pyautoattack is installed")

@@ -14,7 +14,7 @@ from modules.common.classifier import Classifier
 from modules.st_protopnet.evaluation import Heat, Placed
 from modules.st_protopnet.losses import BranchLoss
 from modules.st_protopnet.measures import heat_in_mask
-from modules.st_protopnet.module import Phase, Push
+from modules.st_protopnet.module import Phase, Push, Trained
 from modules.st_protopnet.networks import PARTS, BranchedNetwork
 
 Build = Callable[..., BranchedNetwork]
@@ -44,7 +44,7 @@ def test_a_phase_changes_its_parts_alone(name: str, network: Build, losses: Loss
     net = network()
     before = values(net)
     running = net.backbone[1].running_mean.clone()
-    phase = Phase(3, PHASES[name], losses, net)
+    phase = Phase(3, Trained(PHASES[name]), losses, net)
     for number in (0, 1):
         step(phase, batch, number)
     for part, parameters in values(net).items():
@@ -57,7 +57,7 @@ def test_a_phase_changes_its_parts_alone(name: str, network: Build, losses: Loss
 @pytest.mark.parametrize("name", ["joint", "last"])
 def test_a_batch_reaches_one_branch(turn: int, name: str, network: Build, losses: Losses, batch: Any) -> None:
     net = network()
-    Phase(3, PHASES[name], losses, net).training_step(batch, turn).backward()
+    Phase(3, Trained(PHASES[name]), losses, net).training_step(batch, turn).backward()
     chosen, other = ("trivial", "support") if turn % 2 == 0 else ("support", "trivial")
     assert all(p.grad is None for p in net.branch(other).parameters())
     reached = {n.split(".")[0] for n, p in net.branch(chosen).named_parameters() if p.grad is not None}
@@ -67,7 +67,7 @@ def test_a_batch_reaches_one_branch(turn: int, name: str, network: Build, losses
 
 def test_prototypes_of_both_branches_have_length_1_after_a_step(network: Build, losses: Losses, batch: Any) -> None:
     net = network()
-    phase = Phase(3, PHASES["warm"], losses, net)
+    phase = Phase(3, Trained(PHASES["warm"]), losses, net)
     before = net.branch("support").vectors().detach().clone()
     assert float(before.norm(dim=2).sub(1).abs().max()) > 0.1  # as released, the first step sees other lengths
     step(phase, batch, 0)
@@ -78,7 +78,7 @@ def test_prototypes_of_both_branches_have_length_1_after_a_step(network: Build, 
 
 
 def test_rates_and_decay_of_each_part(network: Build, losses: Losses) -> None:
-    phase = Phase(3, PHASES["joint"], losses, network(), weight_decay=5e-4)
+    phase = Phase(3, Trained(PHASES["joint"], 5e-4), losses, network())
     assert [(g["lr"], g["weight_decay"]) for g in phase.trained()] == [(1e-4, 5e-4), (3e-3, 5e-4), (3e-3, 0.0)]
     assert sum(len(g["params"]) for g in phase.trained()) == sum(p.requires_grad for p in phase.parameters())
 
@@ -86,13 +86,13 @@ def test_rates_and_decay_of_each_part(network: Build, losses: Losses) -> None:
 def test_equal_losses_make_the_branches_exchangeable(network: Build, batch: Any) -> None:
     net = network(branches={"first": 2, "second": 2})
     net.branch("second").load_state_dict(net.branch("first").state_dict())
-    phase = Phase(3, PHASES["joint"], {"first": BranchLoss(), "second": BranchLoss()}, net)
+    phase = Phase(3, Trained(PHASES["joint"]), {"first": BranchLoss(), "second": BranchLoss()}, net)
     assert torch.equal(phase.training_step(batch, 0), phase.training_step(batch, 1))
 
 
 def test_the_next_phase_goes_on_with_network_and_losses(network: Build, losses: Losses) -> None:
-    first = Phase(3, PHASES["warm"], losses, network())
-    second = Phase(3, PHASES["last"], start=first)
+    first = Phase(3, Trained(PHASES["warm"]), losses, network())
+    second = Phase(3, Trained(PHASES["last"]), start=first)
     assert second.network is first.network
     assert second.losses == losses
     assert not any(p.requires_grad for p in second.network.backbone.parameters())
@@ -100,15 +100,15 @@ def test_the_next_phase_goes_on_with_network_and_losses(network: Build, losses: 
 
 def test_wrong_arguments(network: Build, losses: Losses) -> None:
     with pytest.raises(ValueError, match="either network, or start"):
-        Phase(3, {}, losses)
+        Phase(3, Trained({}), losses)
     with pytest.raises(ValueError, match="'head': expected one of backbone"):
-        Phase(3, {"head": 1.0}, losses, network())
+        Phase(3, Trained({"head": 1.0}), losses, network())
     with pytest.raises(ValueError, match=r"\['trivial'\]: expected those of \['support', 'trivial'\]"):
-        Phase(3, {}, {"trivial": BranchLoss()}, network())
+        Phase(3, Trained({}), {"trivial": BranchLoss()}, network())
 
 
 def pushed(net: BranchedNetwork, losses: Losses, batch: Any, size: int = 10) -> Push:
-    stage = Push(3, Phase(3, {}, losses, net))
+    stage = Push(3, Phase(3, Trained({}), losses, net))
     stage.train()
     for rows in torch.arange(len(batch.y)).split(size):
         part = {name: getattr(batch, name)[rows] for name in ("x", "y", "row")}
@@ -139,7 +139,7 @@ def test_after_a_push_prototypes_are_directions_of_patches(
 
 
 def test_each_branch_is_tested_alone_too(network: Build, losses: Losses, batch: Any, logged: Any) -> None:
-    phase = Phase(3, {}, losses, network()).eval()
+    phase = Phase(3, Trained({}), losses, network()).eval()
     values = logged(phase, batch)
     x, y = batch.x, batch.y
     for name, logits in phase.network.logits(x).items():
@@ -169,7 +169,7 @@ def test_margins_of_the_images_that_prototypes_are_patches_of(
 
 
 def test_heat_is_that_of_the_own_class(network: Build, losses: Losses, batch: Any, logged: Any) -> None:
-    stage = Heat(Phase(3, {}, losses, network()), steps=2)
+    stage = Heat(Phase(3, Trained({}), losses, network()), steps=2)
     with torch.no_grad():
         heat = stage.heat(batch.x, batch.y)
         assert not torch.allclose(heat, stage.heat(batch.x, (batch.y + 1) % 3))
@@ -192,7 +192,7 @@ def test_deletion_follows_the_mean_of_the_branches_probabilities(
 ) -> None:
     """One branch is 98% sure of class 0, the other 88% of class 1: 55%, where the sum of their logits says 88%."""
     net = network()
-    stage = Heat(Phase(3, PHASES["last"], losses, net), steps=2)
+    stage = Heat(Phase(3, Trained(PHASES["last"]), losses, net), steps=2)
     fixed = {"trivial": torch.tensor([[4.0, 0.0]]), "support": torch.tensor([[0.0, 2.0]])}
     monkeypatch.setattr(net, "logits", lambda x: {name: value.expand(len(x), 2) for name, value in fixed.items()})
     side = 16

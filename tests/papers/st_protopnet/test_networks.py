@@ -35,6 +35,35 @@ def test_maps_of_cropped_and_whole_photos(name: str, features: int) -> None:
         assert large_map_backbone(name, False).eval()(x).shape == (1, features, 14, 14)
 
 
+def test_the_small_backbones_strides_alone_make_maps_smaller() -> None:
+    with torch.device("meta"):
+        assert conv_backbone()(torch.zeros(2, 3, 64, 64)).shape == (2, 64, 8, 8)
+        assert conv_backbone(1, (4, 6), (1, 2), (5, 3))(torch.zeros(2, 1, 10, 10)).shape == (2, 6, 5, 5)
+
+
+def test_vgg_has_larger_maps_without_its_last_pooling_and_others_by_interpolation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[str, bool]] = []
+
+    def backbone(name: str, pretrained: bool) -> nn.Sequential:
+        asked.append((name, pretrained))
+        return nn.Sequential(nn.ReLU(), nn.MaxPool2d(2))
+
+    monkeypatch.setattr("modules.st_protopnet.networks.imagenet_backbone", backbone)
+    x = torch.rand(1, 3, 4, 4)
+    assert torch.equal(large_map_backbone("vgg19", True)(x), x)
+    enlarged = F.interpolate(F.max_pool2d(x, 2), scale_factor=2, mode="bilinear")
+    assert torch.allclose(large_map_backbone("resnet34", False)(x), enlarged)
+    assert asked == [("vgg19", True), ("resnet34", False)]
+
+
+def test_add_on_layers_are_bounded_for_cropped_photos_alone() -> None:
+    z = 100 * torch.randn(2, 4, 3, 3)
+    cropped, whole = (Branch(4, 3, 2, 8, scores).add_on(z).detach().abs() for scores in ("projection", "cosine"))
+    assert float(cropped.max()) <= 1 < float(whole.max())
+
+
 def test_the_last_layer_at_the_start() -> None:
     branch = Branch(4, 200, 5, 8, "projection")
     assert float(branch.last.weight.abs().sum()) == 100_500

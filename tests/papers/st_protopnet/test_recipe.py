@@ -51,11 +51,11 @@ def test_phases_of_cropped_photos(full: Plan) -> None:
         assert [stages[n].trainer["max_epochs"] for n in order] == [5, 16, 1, 10]
         assert [stages[n].data["variation"]["copies"] for n in order] == [40, 40, 0, 40]
         assert [stages[n].data["batch_size"] for n in order] == [80, 80, 100, 80]
-        assert stages[f"{arm}_warm"].module["rates"] == {"add_on": 3e-3, "prototypes": 3e-3}
-        assert stages[f"{arm}_joint"].module["rates"] == {"backbone": 1e-4, "add_on": 3e-3, "prototypes": 3e-3}
+        assert stages[f"{arm}_warm"].module["parts"]["rates"] == {"add_on": 3e-3, "prototypes": 3e-3}
+        assert stages[f"{arm}_joint"].module["parts"]["rates"] == {"backbone": 1e-4, "add_on": 3e-3, "prototypes": 3e-3}
         schedule = stages[f"{arm}_joint"].module["schedule"]
         assert (schedule["milestones"], schedule["gamma"]) == ([7 - 5, 9 - 5, 11 - 5, 13 - 5], 0.2)
-        assert stages[arm].module["rates"] == {"last": 1e-4}
+        assert stages[arm].module["parts"]["rates"] == {"last": 1e-4}
         for name in (f"{arm}_warm", f"{arm}_joint", arm):
             assert stages[name].module["optimizer"]["_target_"] == "torch.optim.Adam"
         network = stages[f"{arm}_warm"].module["network"]
@@ -63,13 +63,13 @@ def test_phases_of_cropped_photos(full: Plan) -> None:
         assert sum(network["branches"].values()) == 10
     assert stages["st_warm"].module["network"]["branches"] == {"trivial": 5, "support": 5}
     assert stages["st_warm"].module["network"]["backbone"]["name"] == "resnet34"
-    assert stages["st_warm"].module["weight_decay"] == 5e-4
+    assert stages["st_warm"].module["parts"]["weight_decay"] == 5e-4
     data = stages["st_warm"].data
     assert (data["image_size"], data["variation"]["kinds"]) == (224, ["rotate", "skew", "shear", "bend"])
 
 
 def test_densenets_decay_twice_as_much() -> None:
-    assert compose_full("densenet121").stages["st_warm"].module["weight_decay"] == 1e-3
+    assert compose_full("densenet121").stages["st_warm"].module["parts"]["weight_decay"] == 1e-3
 
 
 def test_projections_and_heat_are_not_rounded(full: Plan) -> None:
@@ -108,10 +108,10 @@ def test_phases_of_whole_photos(whole: dict[str, Plan]) -> None:
             schedule = training.build(setting[name].module["schedule"])
             factors += [schedule(Position(epoch, 0, 10, epochs)) for epoch in range(epochs)]
         assert factors == pytest.approx([0.2 ** (epoch // every) for epoch in range(1, 102)])  # stepped before an epoch
-    assert stages["st_joint_1"].module["rates"]["backbone"] == 1e-4
-    assert stages["st_joint_1"].module["weight_decay"] == 1e-4
-    assert dogs["st_joint_1"].module["rates"]["backbone"] == 1e-5
-    assert dogs["st_joint_1"].module["weight_decay"] == 5e-4
+    assert stages["st_joint_1"].module["parts"]["rates"]["backbone"] == 1e-4
+    assert stages["st_joint_1"].module["parts"]["weight_decay"] == 1e-4
+    assert dogs["st_joint_1"].module["parts"]["rates"]["backbone"] == 1e-5
+    assert dogs["st_joint_1"].module["parts"]["weight_decay"] == 5e-4
     assert not dogs["st_heat"].test
 
 
@@ -159,7 +159,7 @@ def test_budgets_of_mini(make_plan: Callable[..., Plan]) -> None:
         options = [stages[f"{arm}{phase}"].module for arm in ARMS]
         assert all(option["optimizer"] == options[0]["optimizer"] for option in options)
         others = [
-            {name: rate for name, rate in option["rates"].items() if name not in ("add_on", "prototypes")}
+            {name: rate for name, rate in option["parts"]["rates"].items() if name not in ("add_on", "prototypes")}
             for option in options
         ]
         assert all(rates == others[0] for rates in others)

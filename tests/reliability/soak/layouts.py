@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 from PIL import Image
 from scipy import io as matlab
 
-from datamodules.aria.folders import CATEGORIES, SOURCES, Aria
+from datamodules.aria.folders import CATEGORIES, SOURCES, Aria, Shown, TrainedOn
 from datamodules.aria.headers import Headers
 from datamodules.bagel.annotations import ImageNetMultiLabel, Mistakes
 from datamodules.cifake.folders import CIFAKE
@@ -37,6 +37,7 @@ from datamodules.inception_v4 import InceptionImageNet
 from datamodules.inception_v4 import WholeImageNet as UncutImageNet
 from datamodules.lota.bits import FrontEnd
 from datamodules.lota.genimage import GenImage
+from datamodules.lota.subsets import Subsets
 from datamodules.mee.photos import Collection, Portraits
 from datamodules.mswal.nnunet import Dataset, NnUNetFolder, Split
 from datamodules.mswal.preprocessing import Preprocessing
@@ -326,6 +327,7 @@ def layouts() -> dict[type, Layout]:
     pets = [f"kind {number}" for number in range(37)]
     generated = [f"one/{split}/{kind}" for split in ("train", "val") for kind in ("nature", "ai")]
     front = FrontEnd(patch=8, crops=2, size=16)
+    one_of_several = TrainedOn(["dalle_t2i"], share=False)
     sets = {"crop_scale": (0.5, 1.0)}
     return {
         ImageFolder: _folder(ImageFolder),
@@ -403,15 +405,15 @@ def layouts() -> dict[type, Layout]:
         ),
         GenImage: Layout(
             lambda root: photos(root, generated, ["0.png", "1.png"]),
-            lambda root: serve(GenImage(str(root), 2, ["one"], front, aside=0.25, names=["one"], num_workers=0)),
+            lambda root: serve(GenImage(str(root), 2, Subsets(["one"], ["one"], 0.25), front, num_workers=0)),
         ),
         Aria: Layout(
             aria,
-            lambda root: serve(Aria(str(root), train_on=["dalle_t2i"], share=False, image_size=16, **plain)),
+            lambda root: serve(Aria(str(root), trained_on=one_of_several, shown=Shown(16), **plain)),
         ),
         Headers: Layout(
             aria,
-            lambda root: serve(Headers(str(root), train_on=["dalle_t2i"], share=False, **plain)),
+            lambda root: serve(Headers(str(root), trained_on=one_of_several, **plain)),
             headers=True,
         ),
         CIFAKE: Layout(
