@@ -10,6 +10,7 @@ import hashlib
 import io
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -89,26 +90,86 @@ class Random(Dataset):
         return torch.randn(self.shape, generator=source), row % 2, subset, row % len(CATEGORIES)
 
 
+@dataclass(frozen=True)
+class TrainedOn:
+    """Which pictures detectors learn from and are validated on; the test is on all.
+
+    Attributes:
+        generators: with modes, of NAMES; none for what is not trained.
+        categories: None takes all.
+        share: of several generators, each seed's picture by one of them alone, which a hash chooses: about as many
+            generated pictures as real ones; False takes all.
+    Raises:
+        DataError: an unknown generator or category.
+    """
+
+    generators: Sequence[str] = ()
+    categories: Sequence[str] | None = None
+    share: bool = True
+
+    def __post_init__(self) -> None:
+        for key, values, known in (
+            ("generators", self.generators, NAMES),
+            ("categories", self.categories or (), CATEGORIES),
+        ):
+            if unknown := [value for value in values if value not in known]:
+                raise DataError(f"{key}: {unknown[0]!r}: expected some of {', '.join(known)}")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How a picture becomes a square.
+
+    Attributes:
+        image_size: side that pictures are squeezed to, pixels.
+        matched: the same history for all: centre square, then resized, then a JPEG file of quality 90; False squeezes
+            pictures as the released code does.
+    """
+
+    image_size: int = 224
+    matched: bool = False
+
+
+@dataclass(frozen=True)
+class Files:
+    """What is known of the files.
+
+    Attributes:
+        seed_pattern: regular expression for the seed in a file's stem; its first group is the seed.
+        skip: files, relative to the root, that are left out because they cannot be decoded.
+    Raises:
+        DataError: no regular expression, or one without a group.
+    """
+
+    seed_pattern: str = "(.+)"
+    skip: Sequence[str] = ("StarryAI/IT2I/ins/1489777465165169105.png",)
+
+    def __post_init__(self) -> None:
+        try:
+            groups = self.pattern.groups
+        except re.error as error:
+            raise DataError(f"seed_pattern={self.seed_pattern!r}: {error}; expected a regular expression") from error
+        if groups < 1:
+            raise DataError(f"seed_pattern={self.seed_pattern!r}: expected a group, as in '(.+)'")
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        return re.compile(self.seed_pattern)
+
+
 class Aria(DataModule):
     """Real and generated pictures of ARIA: x, y, subset (generator and mode), category.
 
     Args:
         root: the folder.
         batch_size: the global batch, over all devices.
-        train_on: generators with modes, of NAMES, whose pictures are trained on.
-        categories: that are trained on; None takes all.
-        share: where several generators are trained on, each seed's picture by one of them alone, which a hash chooses:
-            about as many generated pictures as real ones; False takes all.
-        image_size: side that pictures are squeezed to, pixels.
-        matched: the same history for all: centre square, then resized, then a JPEG file of quality 90; False squeezes
-            pictures as the released code does.
-        seed_pattern: regular expression for the seed in a file's stem; its first group is the seed.
-        skip: files, relative to the root, that are left out because they cannot be decoded.
+        trained_on: which pictures that is.
+        shown: how networks see them.
+        files: their names.
         num_workers: decoding processes; does not change what is served.
         seed, generated: see DataModule.
     Raises:
-        DataError: an unknown generator or category, folders that are missing, or names of generated pictures that do
-            not say of which real one.
+        DataError: folders that are missing, or names of generated pictures that do not say of which real one.
     """
 
     names = NAMES
@@ -119,34 +180,23 @@ class Aria(DataModule):
         self,
         root: str,
         batch_size: int,
-        train_on: Sequence[str],
-        categories: Sequence[str] | None = None,
-        share: bool = True,
-        image_size: int = 224,
-        matched: bool = False,
-        seed_pattern: str = "(.+)",
-        skip: Sequence[str] = ("StarryAI/IT2I/ins/1489777465165169105.png",),
+        trained_on: TrainedOn,
+        shown: Shown | None = None,
+        files: Files | None = None,
         num_workers: int = 8,
         seed: int = 0,
         generated: bool = False,
     ) -> None:
         super().__init__(batch_size, seed, generated)
-        for key, values, known in (("train_on", train_on, NAMES), ("categories", categories or (), CATEGORIES)):
-            if unknown := [value for value in values if value not in known]:
-                raise DataError(f"{key}: {unknown[0]!r}: expected some of {', '.join(known)}")
+        shown, files = shown or Shown(), files or Files()
         self.root = Path(root)
-        self.train_on = tuple(train_on)
-        self.categories = tuple(categories or CATEGORIES)
-        self.share = share
-        self.image_size = image_size
-        self.matched = matched
-        try:
-            self.seed_pattern = re.compile(seed_pattern)
-        except re.error as error:
-            raise DataError(f"seed_pattern={seed_pattern!r}: {error}; expected a regular expression") from error
-        if self.seed_pattern.groups < 1:
-            raise DataError(f"seed_pattern={seed_pattern!r}: expected a group, as in '(.+)'")
-        self.skip = frozenset(skip)
+        self.train_on = tuple(trained_on.generators)
+        self.categories = tuple(trained_on.categories or CATEGORIES)
+        self.share = trained_on.share
+        self.image_size = shown.image_size
+        self.matched = shown.matched
+        self.seed_pattern = files.pattern
+        self.skip = frozenset(files.skip)
         self.num_workers = num_workers
         self.items: dict[str, list[Item]] = {}
 

@@ -60,8 +60,9 @@ class Patches(RealOrGenerated):
         generated: bool = False,
     ) -> None:
         files = history or History()
-        options: dict[str, Any] = {"jpeg": files.jpeg, "only_real": files.only_real, "generated": generated}
-        super().__init__(source, batch_size, subsets.names, subsets.train_on, generators, **options)
+        names, train_on = subsets.names, subsets.train_on
+        jpeg, only_real = files.jpeg, files.only_real
+        super().__init__(source, batch_size, names, train_on, generators, jpeg, only_real, generated=generated)
         self.front_end = front_end
         self.select = select or Selection()
         self.aside = subsets.aside

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from datamodules.common.base import DataError, Spec, generator
 from datamodules.common.drawn import DrawnData
+from datamodules.common.loader import Loader
 
-SPLITS = ("train", "test")
+SPLITS = ("train", "test", "val")
 
 
 class Ring(DrawnData):
@@ -21,7 +22,7 @@ class Ring(DrawnData):
         modes: Gaussians.
         radius: of the circle.
         deviation: of each Gaussian, in both coordinates.
-        train_size, test_size: points per split.
+        train_size, test_size: points per split; there are as many to choose a recipe by as to test on.
         seed, generated: see DataModule; the data is generated in any case.
     Raises:
         DataError: a number that makes no sense.
@@ -48,7 +49,7 @@ class Ring(DrawnData):
             name=f"ring of {modes} Gaussians",
             shape=(2,),
             classes=tuple(map(str, range(modes))),
-            sizes={"train": train_size, "val": 0, "test": test_size},
+            sizes={"train": train_size, "val": test_size, "test": test_size},
             mean=(0.0,),
             std=(1.0,),
             split=f"drawn by the seed: radius {radius:g}, standard deviation {deviation:g}",
@@ -59,6 +60,9 @@ class Ring(DrawnData):
         self.modes = modes
         self.radius = radius
         self.deviation = deviation
+
+    def val_dataloader(self) -> list[Loader]:
+        return [self._loader("val")]
 
     def draw(self) -> dict[str, dict[str, Tensor]]:
         return {name: self._points(name) for name in SPLITS}

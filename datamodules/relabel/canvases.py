@@ -39,6 +39,19 @@ class Scenes:
 
 
 @dataclass(frozen=True)
+class Augmentation:
+    """What training canvases go through.
+
+    Attributes:
+        crop: None shows them whole.
+        mirror: probability of mirroring one, after the crop.
+    """
+
+    crop: RandomResizedCrop | None = None
+    mirror: float = 0.5
+
+
+@dataclass(frozen=True)
 class Counts:
     """How many canvases there are.
 
@@ -103,7 +116,7 @@ def only_visible(boxes: Tensor, valid: Tensor, cells: Tensor) -> Tensor:
 class Canvases(View, DataModule):
     """Items of `source` on canvases of 2 x 2 cells, drawn once from the seed.
 
-    Training batches are (x, y); with `crop` also box (B, 4), x1, y1, x2, y2 as fractions of the canvas, and shown (B,),
+    Training batches are (x, y); with a crop also box (B, 4), x1, y1, x2, y2 as fractions of the canvas, and shown (B,),
     the class of the only item that the crop meets (-1: none or two); fed with label maps also map (B, 2, K, H, W).
     Validation and test batches of single items are (x, y), those of pairs (x, y, valid (B, 2)), served by a loader of
     their own.
@@ -113,8 +126,7 @@ class Canvases(View, DataModule):
         batch_size: the global batch, over all devices.
         half: which half of the source's training images is shown, "first" or "second".
         counts: how many canvases of which kind.
-        crop: of training canvases; None shows them whole.
-        mirror: probability of mirroring a training canvas, after the crop.
+        augmentation: of training canvases.
         maps: a finished stage that made label maps of these training canvases, see WholeCanvases.
         seed, generated: see DataModule.
     Raises:
@@ -128,8 +140,7 @@ class Canvases(View, DataModule):
         batch_size: int,
         half: str = "second",
         counts: Counts | None = None,
-        crop: RandomResizedCrop | None = None,
-        mirror: float = 0.5,
+        augmentation: Augmentation | None = None,
         maps: Fed | None = None,
         seed: int | None = None,
         generated: bool = False,
@@ -137,9 +148,10 @@ class Canvases(View, DataModule):
         super().__init__(source, batch_size, seed, generated)
         if half not in HALVES:
             raise DataError(f"half={half!r}: expected one of {', '.join(HALVES)}")
-        if maps is not None and crop is None:
-            raise DataError("label maps are pooled over crops: crop is missing")
-        self.half, self.crop, self.mirror = half, crop, HorizontalFlip(mirror)
+        augmentation = augmentation or Augmentation()
+        if maps is not None and augmentation.crop is None:
+            raise DataError("label maps are pooled over crops: augmentation.crop is missing")
+        self.half, self.crop, self.mirror = half, augmentation.crop, HorizontalFlip(augmentation.mirror)
         counts = counts or Counts()
         if counts.val_singles and not source.val_size:
             raise DataError(f"val_singles={counts.val_singles}: the source has no validation images; set its val_size")

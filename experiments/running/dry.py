@@ -2,19 +2,25 @@
 
 A stage's `dry` (experiments.config.stages.Shortened) says what may be cut because it only repeats: images per step,
 steps, and arguments of its module or data such as the number of samples to draw. Sizes of networks and inputs stay as
-published.
+published. Stages whose modules are built alike, of predecessors that are, and get batches alike compute the same: the
+first takes the steps, and the others make their batches. A stage that feeds another takes its own.
 """
 
 from __future__ import annotations
 
 import gc
+import hashlib
+import json
 import math
 from collections import Counter
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from datamodules.common.base import DataModule, Fed
 from experiments.common import failure
@@ -33,6 +39,7 @@ from modules.common.module import StageModule
 
 LONGEST = 60.0  # seconds, and 20 times as long as a training is timed for: then it is given up
 BYTES = 16  # of a parameter in training: itself, its gradient, and Adam's two moments
+MOST_GARBAGE = 2**29  # bytes by which the process may grow before all objects are looked through, which takes long
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,14 @@ class Measured:
         return 3 * 2 * 1e9 * self.mult_adds * self.images
 
 
+@dataclass(frozen=True)
+class _Taken:
+    """What the steps of a stage came to, for those that would take the same."""
+
+    mult_adds: float
+    state: Mapping[str, Any]  # of its module; nothing where it trains nothing
+
+
 class DryRun:
     """The stages of a plan, one after another, with what they need of each other.
 
@@ -90,9 +105,17 @@ class DryRun:
         self.timed = self.stages if timed is None else timed
         self.smallest = smallest
         self._built: dict[str, StageModule] = {}
+        self._made_of: dict[str, str] = {}
+        for name, stage in self.stages.items():
+            self._made_of[name] = self._made(stage)
+        self._feeding = {name for stage in self.stages.values() for name in names_in(stage.feeds)}
+        self._left = Counter(self._made_of.values())  # stages that are not measured yet
+        self._taken: dict[str, dict[str, _Taken]] = {}  # by what a module is made of, by its batches
 
     def run(self, report: Report) -> dict[str, Measured | str]:
         """What was measured of each stage, or why it failed; events go to `report` as of a real run."""
+        process_memory.keep_freed_blocks()
+        resident = process_memory.resident()
         measured: dict[str, Measured | str] = {}
         users = Counter(needed for stage in self.stages.values() for needed in stage.predecessors)
         for name, stage in self.stages.items():
@@ -105,11 +128,18 @@ class DryRun:
             except Exception as error:  # noqa: BLE001 - every stage is reported, whatever breaks in one
                 measured[name] = reason = failure.explain(error, trace)[0]
                 report(Outcome(name, "failed", reason=reason).event(stage.seed))
+            self._left[self._made_of[name]] -= 1
+            if not self._left[self._made_of[name]]:
+                self._taken.pop(self._made_of[name], None)
             users.subtract(stage.predecessors)
             for unused in [built for built in self._built if not users[built]]:
                 del self._built[unused]  # published sizes: all at once may not fit
-            gc.collect()  # trainers and modules refer to each other: without this the last stage stays in memory
-            process_memory.give_back_freed_blocks()
+            if self.seconds or process_memory.resident() > resident + MOST_GARBAGE:
+                gc.collect()  # trainers and modules refer to each other: without this the last stage stays in memory
+                process_memory.give_back_freed_blocks()
+                resident = process_memory.resident()
+        gc.collect()
+        process_memory.give_back_freed_blocks()
         return measured
 
     def _measure(self, stage: Stage, short: Shortened) -> Measured:
@@ -120,7 +150,7 @@ class DryRun:
             module.lr_scale = short.batch / stage.reference_batch
         self._built[stage.name] = module
 
-        _step(stage, short, module, generated)
+        mult_adds = self._steps(stage, short, module, generated)
         spec = generated.spec
         batch = stage.data["batch_size"]
         epochs = (stage.trainer.get("max_epochs") or 0) if stage.fit else 0
@@ -133,13 +163,35 @@ class DryRun:
             fit=stage.fit,
             parameters=sum(p.numel() for p in module.parameters()),
             frozen=sum(p.numel() for member in members for p in member.parameters() if id(p) not in own),
-            mult_adds=multiply_adds(module, *module.example(spec.shape)) / 1e9,
+            mult_adds=mult_adds,
             shape=spec.shape,
             batch=batch,
             steps=steps,
             images=spec.sizes["train"] * epochs or steps * batch,
             pace=self._time(stage, short, module) if steps else "",
         )
+
+    def _steps(self, stage: Stage, short: Shortened, module: StageModule, data: DataModule) -> float:
+        """Train and test a stage for a few steps, or take those of one that is alike; its multiply-adds in 1e9."""
+        taken = self._taken.setdefault(self._made_of[stage.name], {})
+        alone = stage.name in self._feeding or not (taken or self._left[self._made_of[stage.name]] > 1)
+        batches = stage.name if alone else _batches(stage, short, module, data)
+        same = taken.get(batches)
+        if same is None:
+            _step(stage, short, module, data)
+            mult_adds = multiply_adds(module, *module.example(data.spec.shape)) / 1e9
+            same = taken[batches] = _Taken(mult_adds, module.state_dict() if stage.fit else {})
+        elif stage.fit:
+            module.load_state_dict(same.state)  # as what needs it gets it of a real run
+        return same.mult_adds
+
+    def _made(self, stage: Stage) -> str:
+        """A hash of what a stage's module and those before it are built of, and of its steps: equal for two that differ
+        in their data alone."""
+        steps = [stage.fit, stage.test, stage.reference_batch, asdict(self.short[stage.name])]
+        before = [fill(wiring, self._made_of.__getitem__) for wiring in (stage.needs, stage.feeds)]
+        text = json.dumps([stage.module, steps, before], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def _time(self, stage: Stage, short: Shortened, module: StageModule) -> Pace | str:
         """How fast a stage trains, or why that is not known. What fails at a larger batch is no failed dry run."""
@@ -190,6 +242,29 @@ class DryRun:
     def _fed(self, name: str) -> Fed:
         """What feeds generated data: the module alone, since no stage has made anything."""
         return Fed(self._built[name], {})
+
+
+def _batches(stage: Stage, short: Shortened, module: StageModule, data: DataModule) -> str:
+    """What a module sees of its data in these steps: the shapes of the batches of each split, and the spec."""
+    splits = {
+        "train_dataloader": short.steps if stage.fit else 0,
+        "val_dataloader": 1 if stage.fit and is_overridden("validation_step", module) else 0,
+        "test_dataloader": 1 if stage.test else 0,
+    }
+    data.prepare_data()
+    data.setup("fit")
+    data.setup("test")
+    seen: list[Any] = [data.spec.shape, data.spec.classes, data.spec.mean, data.spec.std]
+    for split, count in splits.items():
+        loaders = getattr(data, split)() if count and is_overridden(split, data) else []
+        for loader in loaders if isinstance(loaders, list) else [loaders]:
+            seen += [split, *(_shapes(batch) for batch in islice(loader, count))]
+    return repr(seen)
+
+
+def _shapes(batch: Sequence[Any]) -> list[Any]:
+    """Of a batch's columns; what is no tensor as it is."""
+    return [(*column.shape, column.dtype) if isinstance(column, torch.Tensor) else column for column in batch]
 
 
 def _step(stage: Stage, short: Shortened, module: StageModule, data: DataModule) -> None:

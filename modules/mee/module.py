@@ -22,7 +22,6 @@ MaF-GAN, the baseline, is L_MaF and L_DIsoMap. Where paper and released code (Ha
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,11 +34,11 @@ from modules.common.module import OptimizerFactory, StageModule
 from modules.common.players import Players, held
 from modules.common.precision import at_least_single
 from modules.common.schedules import Schedule
-from modules.mee.entropy import Entropy
 from modules.mee.evaluation import CodeSpread
-from modules.mee.losses import Mixing, critic_loss, disomap_loss, dlle_loss, generator_loss, mix, relative_pull
+from modules.mee.losses import critic_loss, disomap_loss, dlle_loss, generator_loss, mix, relative_pull
 from modules.mee.networks import Embedding, resample
 from modules.mee.pictures import draw_samples
+from modules.mee.terms import Terms
 
 SHOWN = 512  # generated samples that pictures are made of
 
@@ -49,18 +48,18 @@ class MaEMGAN(Players):
 
     Training metrics, besides the terms: `entropy_pull` and `entropy_pull_generator`, how the entropy's gradient with
     respect to real and to generated codes compares with that of the other terms; 0 is an entropy that cannot act.
+    `entropy_moves`: the same with respect to generated samples, which is what reaches the generator.
 
-    Test metrics: those of `evaluation`, of one generated sample for each test sample; `spread`, the share of the real
-    codes' variance that comes of the images and not of the resampling, 0 for a discriminator that is dead.
+    Validation and test metrics: those of `evaluation`, of one generated sample for each sample of the split; `spread`,
+    the share of the real codes' variance that comes of the images and not of the resampling, 0 for a discriminator that
+    is dead.
 
     Args:
         generator: noise (B, code) -> samples; its attribute `code` says how many entries.
         embedding: D.
         evaluation: what is measured of generated samples.
         judge: a stage that `evaluation` measures with; None where it needs none.
-        neighbours: DLLE's augmentation of a batch of images; None leaves the term out.
-        mixing: DIsoMap's; None leaves the term out.
-        entropy: L_ent of both players; None leaves it out.
+        terms: what is added to the adversarial term; None adds nothing.
         critic_steps: steps of D for one of G, which reuses the noise of the last.
         optimizer: of either player.
         schedule: see StageModule.
@@ -72,9 +71,7 @@ class MaEMGAN(Players):
         embedding: Embedding,
         evaluation: Any,
         judge: StageModule | None = None,
-        neighbours: Callable[[Tensor], Tensor] | None = None,
-        mixing: Mixing | None = None,
-        entropy: Entropy | None = None,
+        terms: Terms | None = None,
         critic_steps: int = 3,
         optimizer: OptimizerFactory | None = None,
         schedule: Schedule | None = None,
@@ -85,16 +82,17 @@ class MaEMGAN(Players):
         self.generator = generator
         self.embedding = embedding
         self.evaluation = evaluation
-        self.neighbours = neighbours
-        self.mixing = mixing
-        self.entropy = entropy
+        terms = terms or Terms()
+        self.neighbours = terms.neighbours
+        self.mixing = terms.mixing
+        self.entropy = terms.entropy
         self.critic_steps = critic_steps
         evaluation.start(judge)
         self.spread = CodeSpread(embedding.outcomes)
 
         self._pulls: dict[str, Tensor] = {}  # of the entropy, at each player's last step
-        self._noise = torch.empty(0)  # of a test's samples, all of them
-        self._tested = 0
+        self._noise = torch.empty(0)  # of all samples that are measured
+        self._measured = 0
         self._shown: list[Tensor] = []
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -105,7 +103,7 @@ class MaEMGAN(Players):
         with torch.no_grad():
             fake = self.generate(noise)
 
-        terms = self.critic_terms(x, fake)
+        terms = self.critic_terms(self.embedding.pack(x), self.embedding.pack(fake))
         loss = torch.stack([*terms.values()]).sum()
         self.minimise(loss, critic_optimizer)
 
@@ -117,7 +115,7 @@ class MaEMGAN(Players):
         return loss.detach()
 
     def critic_terms(self, x: Tensor, fake: Tensor) -> dict[str, Tensor]:
-        """L_D's terms of real and generated samples (B, ...)."""
+        """L_D's terms of real and generated samples, or packs of them (B, ...)."""
         mixed = []
         if self.mixing is not None:
             alpha = self.mixing.weigh(shared_normal(x))  # (B,)
@@ -143,11 +141,13 @@ class MaEMGAN(Players):
 
     def generator_loss(self, noise: Tensor) -> Tensor:
         """L_G of noise (B, code)."""
-        (code,) = self.codes(self.generate(noise))
+        fake = self.embedding.pack(self.generate(noise))
+        (code,) = self.codes(fake)
         loss = generator_loss(code)
         if self.entropy is not None:
             entropy = self.entropy.loss(code, self.entropy.fake, self.current_epoch)[0]
             self._pulls["entropy_pull_generator"] = relative_pull(entropy, loss, code)
+            self._pulls["entropy_moves"] = relative_pull(entropy, loss, fake)
             loss = loss + entropy
         return loss
 
@@ -177,29 +177,49 @@ class MaEMGAN(Players):
 
     # Evaluation and pictures
 
+    def on_validation_epoch_start(self) -> None:
+        self._start_measuring("val")
+
     def on_test_epoch_start(self) -> None:
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.evaluation.prepare(data)
-        size = data.spec.sizes["test"]
-        self._noise = torch.randn(size, self.code)  # the same on every process
-        self._tested = 0
+        self._start_measuring("test")
         self._shown = []
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        count = len(batch.x)
-        rank, world = self.trainer.global_rank, self.trainer.world_size
-        indices = rank + world * torch.arange(self._tested, self._tested + count)  # where these are in the test set
-        self._tested += count
+    def _start_measuring(self, split: str) -> None:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.evaluation.prepare(data)
+        size = data.spec.sizes[split]
+        self._noise = torch.randn(size, self.code)  # the same on every process
+        self._measured = 0
 
-        fake = self.generate(self._noise[indices].to(batch.x))
-        self.evaluation.update(batch.x, fake, indices.to(self.device))
-        self.spread.update(*self.embedding.distribution(batch.x))
-        if len(self._shown) * count < SHOWN:
+    def measure(self, x: Tensor) -> Tensor:
+        """Count a batch of real samples and as many generated ones (B, ...), which are returned."""
+        count = len(x)
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        indices = rank + world * torch.arange(self._measured, self._measured + count)  # where these are in the split
+        self._measured += count
+
+        fake = self.generate(self._noise[indices].to(x))
+        self.evaluation.update(x, fake, indices.to(self.device))
+        self.spread.update(*self.embedding.distribution(self.embedding.pack(x)))
+        return fake
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.measure(batch.x)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        fake = self.measure(batch.x)
+        if len(self._shown) * len(fake) < SHOWN:
             self._shown.append(fake.cpu())
 
-    def on_test_epoch_end(self) -> None:
+    def _log_measures(self, split: str) -> None:
         metrics = {**self.evaluation.compute(), "spread": compute_and_reset(self.spread)}
-        self.log_dict({f"test/{name}": value for name, value in metrics.items()})
+        self.log_dict({f"{split}/{name}": value for name, value in metrics.items()})
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_measures("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_measures("test")
 
     def pictures(self, data: Any) -> dict[str, Figure]:
         """Generated samples of the test."""

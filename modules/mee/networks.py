@@ -22,16 +22,30 @@ class Embedding(nn.Module):
         body: samples -> features (B, F); has the attribute `features`, F.
         outcomes: K.
         resampling: False gives codes without noise, sigma = 0.
+        packing: samples that D judges together, along their channels (PacGAN, Lin et al. 2018, arXiv 1712.04086);
+            `body` takes as many times the channels.
+    Raises:
+        ValueError: packing below 1.
     """
 
-    def __init__(self, body: nn.Module, outcomes: int = 16, resampling: bool = True) -> None:
+    def __init__(self, body: nn.Module, outcomes: int = 16, resampling: bool = True, packing: int = 1) -> None:
         super().__init__()
+        if packing < 1:
+            raise ValueError(f"packing={packing}: expected 1 or more samples")
         self.body = body
         self.outcomes = outcomes
         self.resampling = resampling
+        self.packing = packing
         head = nn.Linear(int(body.features), (1 + resampling) * outcomes, bias=False)  # type: ignore[arg-type]
         nn.init.orthogonal_(head.weight)
         self.head = spectral_norm(head)
+
+    def pack(self, samples: Tensor) -> Tensor:
+        """Samples (B, C, ...) -> packs (B / m, m C, ...) of m neighbours in the batch; a rest is left out."""
+        if self.packing == 1:
+            return samples
+        count = len(samples) // self.packing
+        return samples[: count * self.packing].reshape(count, -1, *samples.shape[2:])
 
     def distribution(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, ...) -> mu and log sigma^2, both (B, K), not in half precision: distances of codes are small."""

@@ -43,6 +43,36 @@ class Noise:
     h: float = 0.0
 
 
+@dataclass(frozen=True)
+class Pair:
+    """Who plays.
+
+    Attributes:
+        generator: codes -> images at least as large as E's.
+        side: of the images that E and D see, pixels: the middle of G's.
+        discriminator: (images, codes) -> logits (B, 2); None trains without L_GAN.
+    """
+
+    generator: nn.Module
+    side: int
+    discriminator: nn.Module | None = None
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is played for.
+
+    Attributes:
+        weights: of L_G.
+        pause: who rests; None never pauses.
+        noise: of Joint PPGN-h; None is noiseless.
+    """
+
+    weights: Weights
+    pause: Pause | None = None
+    noise: Noise | None = None
+
+
 def crop(x: Tensor, side: int) -> Tensor:
     """The middle (B, C, side, side) of images at least as large."""
     top, left = (x.shape[-2] - side) // 2, (x.shape[-1] - side) // 2
@@ -57,12 +87,8 @@ class GeneratorTraining(Players):
 
     Args:
         encoder: the stage whose network is E.
-        generator: codes -> images at least as large as E's.
-        discriminator: (images, codes) -> logits (B, 2); None trains without L_GAN.
-        side: of the images that E and D see, pixels: the middle of G's.
-        weights: of L_G.
-        pause: who rests; None never pauses.
-        noise: of Joint PPGN-h; None is noiseless.
+        pair: G, D and the side of their images.
+        rules: weights of the losses, pauses and noise.
         codes: the stage that knows the spread of x, h1 and h; needed with noise alone.
         judge: a classifier's stage; None leaves `judge_top1` out.
         optimizer: of either player.
@@ -74,32 +100,25 @@ class GeneratorTraining(Players):
     def __init__(
         self,
         encoder: Any,
-        generator: nn.Module,
-        side: int,
-        weights: Weights,
-        discriminator: nn.Module | None = None,
-        pause: Pause | None = None,
-        noise: Noise | None = None,
+        pair: Pair,
+        rules: Rules,
         codes: Codes | None = None,
         judge: StageModule | None = None,
         optimizer: OptimizerFactory | None = None,
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__(optimizer, schedule)
-        if (weights.adversarial > 0) != (discriminator is not None):
-            raise ValueError(
-                f"adversarial={weights.adversarial}: expected 0 without a discriminator, and more with one"
-            )
-        if noise is not None and codes is None:
-            raise ValueError(f"noise={noise}: expected a stage `codes`, whose spread it is measured in")
+        adversarial = rules.weights.adversarial
+        if (adversarial > 0) != (pair.discriminator is not None):
+            raise ValueError(f"adversarial={adversarial}: expected 0 without a discriminator, and more with one")
+        if rules.noise is not None and codes is None:
+            raise ValueError(f"noise={rules.noise}: expected a stage `codes`, whose spread it is measured in")
         self.encoder = Frozen([encoder.network])
         self.code = int(encoder.network.code)
-        self.generator = generator
-        self.discriminator = discriminator
-        self.side = side
-        self.weights = weights
-        self.pause = pause
-        self.noise = noise
+        self.generator = pair.generator
+        self.discriminator = pair.discriminator
+        self.side = pair.side
+        self.weights, self.pause, self.noise = rules.weights, rules.pause, rules.noise
         self.spread = codes.spread.tolist() if codes is not None else [1.0, 1.0, 1.0]
         self.judge = Frozen([judge]) if judge is not None else None
         self.sums = Sums("image_mse", "code_mse", *(["judge_top1"] if judge is not None else []))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,9 +19,12 @@ from modules.ppgn.conditions import ClassCondition
 from modules.ppgn.denoiser import Denoiser
 from modules.ppgn.evaluation import SampleScores
 from modules.ppgn.generator import GeneratorTraining
+from modules.ppgn.networks import encode
 from modules.ppgn.pictures import draw_rows
+from modules.ppgn.rivals import Prior
 from modules.ppgn.sampler import ChainNoise, Sampler, with_options
 from modules.ppgn.spaces import CodeSpace, PixelSpace, Space
+from modules.ppgn.sums import Sums
 
 COLUMNS = 12  # of a picture
 
@@ -32,6 +35,21 @@ class Samples(NamedTuple):
     images: Tensor
     halfway: Tensor
     states: Tensor
+
+
+@dataclass(frozen=True)
+class Chains:
+    """Which chains are made.
+
+    Attributes:
+        seed: of starts and noise: chains of all stages start alike.
+        classes: the labels that the data's 0, 1, ... stand for, where it holds some of them alone.
+        gradient: of the condition, `exact` or `released`.
+    """
+
+    seed: int = 0
+    classes: Sequence[int] | None = None
+    gradient: str = "exact"
 
 
 class World(StageModule):
@@ -46,10 +64,8 @@ class World(StageModule):
         judge: the stage of the classifier that judges; another one than `condition`.
         codes: the stage that knows where chains are clipped.
         generator: the stage of G; None moves in pixels, which needs a denoiser of pixels.
-        denoiser: the stage of R_h or R_x; None takes E(G(h)).
-        seed: of starts and noise: chains of all stages start alike.
-        classes: the labels that the data's 0, 1, ... stand for, where it holds some of them alone.
-        gradient: of the condition, `exact` or `released`.
+        denoiser: the stage of R_h or R_x, or of a rival of theirs; None takes E(G(h)).
+        chains: their seed, classes and gradient.
     Raises:
         ValueError: condition and judge are one network, or there is nothing to move in.
     """
@@ -62,12 +78,11 @@ class World(StageModule):
         judge: Judge,
         codes: Codes,
         generator: GeneratorTraining | None = None,
-        denoiser: Denoiser | None = None,
-        seed: int = 0,
-        classes: Sequence[int] | None = None,
-        gradient: str = "exact",
+        denoiser: Denoiser | Prior | None = None,
+        chains: Chains | None = None,
     ) -> None:
         super().__init__()
+        chains = chains or Chains()
         if generator is None and denoiser is None:
             raise ValueError("expected a generator, or a denoiser of pixels")
         if condition is judge or getattr(condition, "network", None) is judge.network:
@@ -80,9 +95,8 @@ class World(StageModule):
         self.places = {name: place for place, name in enumerate(networks)}
         self.frozen = Frozen(networks.values())
         self.top = codes.top.clone()  # (code,), the highest value of each entry of h
-        self.seed = seed
-        self.labels = torch.tensor(list(classes)) if classes is not None else None
-        self.gradient = gradient
+        self.seed, self.gradient = chains.seed, chains.gradient
+        self.labels = torch.tensor(list(chains.classes)) if chains.classes is not None else None
         self.judge_features, self.suffix = judge.features, judge.suffix
         self._tested = 0
 
@@ -171,10 +185,12 @@ class World(StageModule):
 class Sampling(World):
     """One chain for each test image, of its class; the test images are what the samples are compared with.
 
-    Test metrics: see SampleScores; `e1` and `lr` of the sampler.
+    Test metrics: see SampleScores; `e1` and `lr` of the sampler; in codes, `unexplained`: |E(G(h)) - h| over |h| of the
+    chains' ends, whatever pulled them, which is 0 where the learned prior would leave them.
 
     Args:
-        choice: a stage that has chosen some of the sampler's numbers; None takes the sampler as it is.
+        sampler: see World.
+        choice: a stage that has chosen a sampler, which is taken instead; None takes the sampler as it is.
         k: neighbours of density and coverage.
         ms_ssim: see SampleScores.
         others: of World.
@@ -183,8 +199,9 @@ class Sampling(World):
     def __init__(
         self, sampler: Sampler, choice: Choice | None = None, k: int = 5, ms_ssim: bool = False, **world: Any
     ) -> None:
-        super().__init__(with_options(sampler, choice.chosen()) if choice is not None else sampler, **world)
+        super().__init__(sampler if choice is None else choice.chosen(), **world)
         self.scores = SampleScores(self.judge_features, self.suffix, k, ms_ssim)
+        self.ends = Sums("unexplained")
         self._shown: dict[int, list[Tensor]] = {}
 
     def on_test_epoch_start(self) -> None:
@@ -195,6 +212,9 @@ class Sampling(World):
         target = self.targets(batch.y)
         samples = self.chains(self.sampler, batch.x, target, self.numbers(len(target)))
         self.score(self.scores, batch.x, samples, target)
+        if "generator" in self.places:
+            self.ends.add(unexplained=self.unexplained(samples.states))
+            self.ends.count(len(target))
 
         for image, label in zip(samples.images, target.tolist(), strict=True):
             row = self._shown.setdefault(label, [])
@@ -205,6 +225,14 @@ class Sampling(World):
         metrics = self.scores.compute()
         self.log_dict({f"test/{name}": value for name, value in metrics.items()})
         self.log_dict({"test/e1": self.sampler.e1, "test/lr": self.sampler.lr})
+        if "generator" in self.places:
+            self.log("test/unexplained", self.ends.means()["unexplained"])
+
+    @torch.no_grad()
+    def unexplained(self, h: Tensor) -> Tensor:
+        """|E(G(h)) - h| / |h| of codes (B, code), (B,)."""
+        kept = encode(self.network("encoder"), self.network("generator").generate(h))[1]
+        return (kept - h).norm(dim=1) / h.norm(dim=1).clamp(min=1e-6)
 
     def pictures(self, data: Any) -> dict[str, Figure]:
         """Ends of chains, one row for each class."""
@@ -221,7 +249,7 @@ class Choice(World):
     """Which of several samplers has the lowest FID in the judge's features, on validation images of some classes.
 
     The stage's configuration says `trainer: {max_epochs: 1, devices: 1, strategy: auto}`; training batches are not
-    looked at. Logs val/<score>_<number> for each candidate and val/chosen, a number.
+    looked at. Logs val/<score>_<number> for each candidate, val/chosen, a number, and val/<score> of that one.
 
     Args:
         candidates: attributes of the sampler in which they differ.
@@ -237,13 +265,12 @@ class Choice(World):
         if not candidates:
             raise ValueError("candidates=[]: expected at least one")
         self.candidates = [with_options(sampler, dict(options)) for options in candidates]
-        self.options = [dict(options) for options in candidates]
         self.scores = nn.ModuleList([SampleScores(self.judge_features, self.suffix) for _ in candidates])
         self.register_buffer("choice", torch.tensor(0))
 
-    def chosen(self) -> dict[str, float]:
-        """The attributes that were best."""
-        return self.options[int(self.choice)]
+    def chosen(self) -> Sampler:
+        """The one that was best."""
+        return self.candidates[int(self.choice)]
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """Nothing is trained."""
@@ -264,6 +291,8 @@ class Choice(World):
         self.choice.fill_(int(fid.nan_to_num(torch.inf).argmin()))
         for number, each in enumerate(metrics):
             self.log_dict({f"val/{name}_{number}": value for name, value in each.items() if name != "n"})
+        best = metrics[int(self.choice)]
+        self.log_dict({f"val/{name}": value for name, value in best.items() if name != "n"})
         self.log("val/chosen", self.choice.double())
         self.log_dict(
             {

@@ -11,13 +11,14 @@ With CutMix on top, labels are mixed by the share of the picture that each image
 
 Where the released code is not followed:
 - it hands boxes to RoIAlign as (y1, x1, y2, x2), whose order is (x1, y1, x2, y2): the pooled region is mirrored at the
-  image's diagonal. Here it is the region; `coordinates="yxyx"` gives the code's.
+  image's diagonal. Here it is the region; `coordinates="yxyx"` of Labels gives the code's.
 - classes that a cell did not keep have the logit 0 before the softmax, as in the code, and so keep some of the mass.
 - the weights of a map's cells are computed once for all classes: dense maps of a thousand classes are never made.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -34,7 +35,47 @@ from modules.common.schedules import Schedule
 from modules.relabel.pictures import draw_crops
 from modules.relabel.pooling import COORDINATES, pool_labels
 
-LABELS = ("localised", "global", "original")
+KINDS = ("localised", "global", "original")
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a crop is labelled with.
+
+    Attributes:
+        kind: "localised" pools the label map over the crop, "global" over the whole image; "original" is the dataset's
+            single label.
+        single: one-hot labels of the largest class instead of pooled ones.
+        coordinates: order of a box's coordinates in LabelPooling: "xyxy", or "yxyx" as in the released code.
+        smoothing: of original labels, in [0, 1).
+    Raises:
+        ValueError: an unknown name, or a smoothing out of range.
+    """
+
+    kind: str = "localised"
+    single: bool = False
+    coordinates: str = "xyxy"
+    smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value, valid in (("kind", self.kind, KINDS), ("coordinates", self.coordinates, COORDINATES)):
+            if value not in valid:
+                raise ValueError(f"{name}={value!r}: expected one of {', '.join(valid)}")
+        if not 0 <= self.smoothing < 1:
+            raise ValueError(f"smoothing={self.smoothing}: expected a number from 0 to below 1")
+
+
+@dataclass(frozen=True)
+class CutMix:
+    """One box a batch, in which each image shows its neighbour.
+
+    Attributes:
+        alpha: parameter of the Beta distribution of the box's share.
+        plain_epochs: at the end, without it.
+    """
+
+    alpha: float = 1.0
+    plain_epochs: int = 5
 
 
 class ReLabel(ClassificationModule):
@@ -42,41 +83,24 @@ class ReLabel(ClassificationModule):
 
     Args:
         network, classes: see ClassificationModule.
-        labels: "localised" pools the label map over the crop, "global" over the whole image; "original" is the
-            dataset's single label.
-        single: one-hot labels of the largest class instead of pooled ones.
-        coordinates: order of a box's coordinates in LabelPooling: "xyxy", or "yxyx" as in the released code.
-        label_smoothing: of original labels, in [0, 1).
-        cutmix: parameter of CutMix's Beta distribution, one box a batch; 0 is off.
-        cutmix_off: epochs at the end without CutMix.
+        labels: of the crops.
+        cutmix: on top; None does without.
         optimizer, schedule: see StageModule.
-    Raises:
-        ValueError: an unknown name, or a smoothing out of range.
     """
 
     def __init__(
         self,
         network: nn.Module,
         classes: int,
-        labels: str = "localised",
-        single: bool = False,
-        coordinates: str = "xyxy",
-        label_smoothing: float = 0.0,
-        cutmix: float = 0.0,
-        cutmix_off: int = 5,
+        labels: Labels | None = None,
+        cutmix: CutMix | None = None,
         optimizer: OptimizerFactory | None = None,
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__(network, classes, optimizer, schedule)
-        for name, value, valid in (("labels", labels, LABELS), ("coordinates", coordinates, COORDINATES)):
-            if value not in valid:
-                raise ValueError(f"{name}={value!r}: expected one of {', '.join(valid)}")
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing={label_smoothing}: expected a number from 0 to below 1")
-        self.labels, self.single, self.coordinates = labels, single, coordinates
-        self.label_smoothing = label_smoothing
-        self.cutmix = v2.CutMix(alpha=cutmix) if cutmix else None
-        self.cutmix_off = cutmix_off
+        self.labels = labels or Labels()
+        self.cutmix = v2.CutMix(alpha=cutmix.alpha) if cutmix else None
+        self.cutmix_off = cutmix.plain_epochs if cutmix else 0
         self.multilabel = MultiLabelAccuracy(classes)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -90,16 +114,16 @@ class ReLabel(ClassificationModule):
 
     def target(self, batch: Any) -> Tensor:
         """The labels of a batch of crops, (B, classes), each summing to 1."""
-        if self.labels == "original":
+        if self.labels.kind == "original":
             hard = F.one_hot(batch.y, self.classes).float()
-            return hard * (1 - self.label_smoothing) + self.label_smoothing / self.classes
-        soft = self.pooled(batch, self.labels).softmax(-1)
-        return F.one_hot(soft.argmax(-1), self.classes).float() if self.single else soft
+            return hard * (1 - self.labels.smoothing) + self.labels.smoothing / self.classes
+        soft = self.pooled(batch, self.labels.kind).softmax(-1)
+        return F.one_hot(soft.argmax(-1), self.classes).float() if self.labels.single else soft
 
-    def pooled(self, batch: Any, labels: str) -> Tensor:
+    def pooled(self, batch: Any, kind: str) -> Tensor:
         """Pooled logits (B, classes) over each crop ("localised") or the whole image ("global")."""
-        box = batch.box if labels == "localised" else batch.box.new_tensor([0.0, 0.0, 1.0, 1.0]).expand_as(batch.box)
-        return pool_labels(batch.map, box, self.classes, self.coordinates)
+        box = batch.box if kind == "localised" else batch.box.new_tensor([0.0, 0.0, 1.0, 1.0]).expand_as(batch.box)
+        return pool_labels(batch.map, box, self.classes, self.labels.coordinates)
 
     def mix(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """CutMix of neighbours in this process's share of the batch, whose order is random; nothing where it is off."""
@@ -143,9 +167,9 @@ class ReLabel(ClassificationModule):
     def pictures(self, data: Any) -> dict[str, Figure]:
         """Training crops with the labels that LabelPooling and the whole image give."""
         batch = next(iter(data.train_dataloader()))
-        if self.labels != "localised" or self.single:
+        if self.labels.kind != "localised" or self.labels.single:
             return {}
         batch = type(batch)(*(column[:6].to(self.device) for column in batch))
-        soft = torch.stack([self.pooled(batch, labels).softmax(-1).cpu() for labels in ("localised", "global")], 1)
+        soft = torch.stack([self.pooled(batch, kind).softmax(-1).cpu() for kind in ("localised", "global")], 1)
         names = data.spec.classes
         return {"labels of crops": draw_crops(data.shown(batch.x), soft, [names[y] for y in batch.y.tolist()], names)}

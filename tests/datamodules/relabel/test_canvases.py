@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from datamodules.common.augment import RandomResizedCrop
 from datamodules.common.base import DataError, Fed
 from datamodules.common.torchvision_sets import FashionMNIST
-from datamodules.relabel.canvases import Canvases, Counts, WholeCanvases, draw, only_visible
+from datamodules.relabel.canvases import Augmentation, Canvases, Counts, WholeCanvases, draw, only_visible
 
 
 def source(seed: int = 0, val_size: int = 0) -> FashionMNIST:
@@ -75,7 +75,7 @@ def test_maps_belong_to_the_canvases_that_are_cropped() -> None:
     rows = torch.cat([batch.row for batch in whole.test_dataloader()])
     assert torch.equal(rows, torch.arange(64))
 
-    data = canvases(crop=RandomResizedCrop((1.0, 1.0), (1.0, 1.0)), mirror=0.0, maps=fed(whole))
+    data = canvases(augmentation=Augmentation(RandomResizedCrop((1.0, 1.0), (1.0, 1.0)), 0.0), maps=fed(whole))
     assert data.fed is None  # it held the annotator
     seen = list(data.train_dataloader())
     assert seen[0]._fields == ("x", "y", "box", "shown", "map")
@@ -87,7 +87,7 @@ def test_maps_belong_to_the_canvases_that_are_cropped() -> None:
 
 
 def test_arms_with_and_without_maps_see_the_same_crops() -> None:
-    options = {"crop": RandomResizedCrop()}
+    options = {"augmentation": Augmentation(RandomResizedCrop())}
     with_maps = next(iter(canvases(maps=fed(canvases(WholeCanvases)), **options).train_dataloader()))
     without = next(iter(canvases(**options).train_dataloader()))
     assert without._fields == ("x", "y", "box", "shown")
@@ -97,7 +97,7 @@ def test_arms_with_and_without_maps_see_the_same_crops() -> None:
 def test_maps_of_other_images_are_refused() -> None:
     other = canvases(WholeCanvases, seed=5)
     with pytest.raises(DataError, match="made of 64 other images"):
-        canvases(crop=RandomResizedCrop(), maps=fed(other))
+        canvases(augmentation=Augmentation(RandomResizedCrop()), maps=fed(other))
     with pytest.raises(DataError, match="crop is missing"):
         canvases(maps=fed(other))
     with pytest.raises(DataError, match="half='third': expected one of first, second"):

@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 
 from datamodules.common.augment import RandomResizedCrop
 from datamodules.common.torchvision_sets import CIFAR10, FashionMNIST
-from datamodules.relabel.canvases import Canvases, Counts, draw
+from datamodules.relabel.canvases import Augmentation, Canvases, Counts, draw
 from datamodules.relabel.photos import BoxedCrop, CroppedImageNet, Lighting, WholeImageNet
 
 OPTIONS: dict[str, Any] = {"batch_size": 3, "image_size": 32, "num_workers": 0, "generated": True}
@@ -27,13 +27,13 @@ def canvases(test_pairs: int = 0, **options: Any) -> Canvases:
 
 
 def test_canvases_are_mirrored_whole_where_nothing_is_cropped() -> None:
-    plain, mirrored = (canvases(mirror=share).train_dataloader() for share in (0.0, 1.0))
+    plain, mirrored = (canvases(augmentation=Augmentation(mirror=share)).train_dataloader() for share in (0.0, 1.0))
     for there, other in zip(plain, mirrored, strict=True):
         assert there._fields == ("x", "y")
         assert torch.equal(there.y, other.y)
         assert torch.equal(there.x, other.x.flip(-1))
-    half = torch.cat([batch.x for batch in canvases(mirror=0.5).train_dataloader()])
-    whole = torch.cat([batch.x for batch in canvases(mirror=0.0).train_dataloader()])
+    half = torch.cat([batch.x for batch in canvases(augmentation=Augmentation(mirror=0.5)).train_dataloader()])
+    whole = torch.cat([batch.x for batch in canvases(augmentation=Augmentation(mirror=0.0)).train_dataloader()])
     unchanged = (half == whole).flatten(1).all(1)
     assert 4 < int(unchanged.sum()) < 28
 
@@ -53,9 +53,9 @@ def test_what_a_setting_says_of_itself() -> None:
 
 
 def test_crops_are_normalised_and_tell_what_they_show() -> None:
-    whole = canvases(crop=RandomResizedCrop((1.0, 1.0), (1.0, 1.0)), mirror=0.0)
+    whole = canvases(augmentation=Augmentation(RandomResizedCrop((1.0, 1.0), (1.0, 1.0)), 0.0))
     batch = next(iter(whole.train_dataloader()))
-    plain = canvases(mirror=0.0)
+    plain = canvases(augmentation=Augmentation(mirror=0.0))
     served = next(iter(plain.train_dataloader()))
     assert torch.allclose(batch.x, served.x, atol=1e-4)
     assert torch.allclose(batch.box, torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(16, 4))
@@ -68,9 +68,10 @@ def test_crops_are_normalised_and_tell_what_they_show() -> None:
 def test_each_colour_is_normalised_by_its_own_mean() -> None:
     """A crop of the whole canvas is the canvas."""
     source = CIFAR10(batch_size=8, root="nowhere", train_size=40, test_size=20, generated=True)
-    whole = {"crop": RandomResizedCrop((1.0, 1.0), (1.0, 1.0)), "mirror": 0.0}
+    crops = (RandomResizedCrop((1.0, 1.0), (1.0, 1.0)), None)
     cropped, plain = (
-        Canvases(source, 8, counts=Counts(pairs=8, test_singles=4), **options) for options in (whole, {"mirror": 0.0})
+        Canvases(source, 8, counts=Counts(pairs=8, test_singles=4), augmentation=Augmentation(crop, 0.0))
+        for crop in crops
     )
     for data in (cropped, plain):
         data.setup()
@@ -82,8 +83,8 @@ def test_each_colour_is_normalised_by_its_own_mean() -> None:
 def test_batches_are_made_on_the_trainers_device() -> None:
     """The meta device holds shapes alone: what lies there came from nowhere else."""
     elsewhere = SimpleNamespace(root_device=torch.device("meta"))
-    for options in ({}, {"crop": RandomResizedCrop()}):
-        data = canvases(test_pairs=4, **options)
+    for crop in (None, RandomResizedCrop()):
+        data = canvases(test_pairs=4, augmentation=Augmentation(crop))
         data.trainer = SimpleNamespace(strategy=elsewhere, global_rank=0, world_size=1)  # type: ignore[assignment]
         columns = data._columns("pairs", valid=data.scenes["pairs"].valid)
         assert {column.device.type for column in columns.columns.values() if column is not None} == {"meta"}

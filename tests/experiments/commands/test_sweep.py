@@ -21,6 +21,7 @@ from experiments.common.paths import ROOT
 from experiments.config import compose
 from experiments.evidence.sweeps import Sweep
 from experiments.pages import console
+from tests.command import command as quick
 
 
 def job(folder: Path, number: int, overrides: list[str], value: float | None, seed: int = 0, code: int = 0) -> None:
@@ -120,6 +121,11 @@ def command(*lines: str) -> list[str]:
     return [sys.executable, "-m", "experiments.run", "-m", "scale=smoke", *lines]
 
 
+def forked(*lines: str) -> subprocess.CompletedProcess[str]:
+    """The same where none of its processes is to be killed, and none of its jobs goes through joblib."""
+    return quick("run", "-m", "scale=smoke", *lines)
+
+
 FEW = [f"~stages.{name}" for name in ("continued", "soft", "one_teacher", "student_untrained")]
 FEW += ["~stages.continued_wd", "~stages.student_wd", "~claims", "~published", "objective=student/test/top1"]
 
@@ -165,7 +171,7 @@ def test_a_search_is_kept_in_its_storage_and_continued(tmp_path: Path) -> None:
     lines += ["hydra.sweeper.direction=maximize", f"hydra.sweeper.storage=sqlite:///{tmp_path}/study.db"]
     lines += ["hydra.sweeper.study_name=s", "seed=0", "stages.student.module.labels.hard=interval(0,1)", *FEW]
     for trials in (2, 4):
-        done = subprocess.run(command(*lines), cwd=ROOT, capture_output=True, text=True, check=False)
+        done = forked(*lines)
         assert done.returncode == 0, done.stdout + done.stderr
         with sqlite3.connect(tmp_path / "study.db") as database:
             assert database.execute("select count(*) from trials where state='COMPLETE'").fetchone() == (trials,)
@@ -177,7 +183,7 @@ def test_a_search_is_kept_in_its_storage_and_continued(tmp_path: Path) -> None:
 def test_a_failing_job_does_not_end_the_others(tmp_path: Path) -> None:
     lines = ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5", f"runs_dir={tmp_path}", "seed=0"]
     lines += ["stages.init.module.optimizer.lr=1e9,0.05", "hydra.launcher.cpus_per_task=1", *FEW]
-    done = subprocess.run(command(*lines), cwd=ROOT, capture_output=True, text=True, check=False)
+    done = forked(*lines)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "2 jobs, 1 failed" in done.stdout
     assert "Traceback" not in done.stderr
@@ -194,9 +200,9 @@ def test_two_processes_inside_a_sweep_train_the_same_hyper_parameters(tmp_path: 
     lines = ["trainer=ddp_cpu", "seed=0", f"runs_dir={tmp_path}", "stages.init.module.optimizer.lr=0.05,0.01"]
     stages = ["~stages.teacher_a", "~stages.teacher_b", "~stages.ensemble", "~stages.student", "~stages.continued"]
     stages += ["~stages.continued_wd", "~stages.soft", "~stages.one_teacher", "~stages.student_wd"]
-    stages += ["~stages.student_untrained", "~claims", "objective=init/test/top1", "hydra/launcher=joblib"]
+    stages += ["~stages.student_untrained", "~claims", "objective=init/test/top1"]
     done = subprocess.run(
-        command(*lines, *stages, "hydra.launcher.n_jobs=2"),
+        command(*lines, *stages, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -205,12 +211,8 @@ def test_two_processes_inside_a_sweep_train_the_same_hyper_parameters(tmp_path: 
     assert done.returncode == 0, done.stdout + done.stderr
     single = tmp_path / "single"
     reference = [line for line in lines if "trainer" not in line and "runs_dir" not in line]
-    subprocess.run(
-        command(*reference, *stages, "trainer=cpu", f"runs_dir={single}"),
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-    )
+    done = forked(*reference, *stages, "trainer=cpu", f"runs_dir={single}")
+    assert done.returncode == 0, done.stdout + done.stderr
 
     def top1(runs: Path) -> list[float]:
         (path,) = (runs / "meal_v2" / "smoke" / "sweeps").glob("*.json")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from experiments.running import dry, training
 from experiments.running.counting import multiply_adds
-from experiments.running.dry import part_of_the_recipe
-from experiments.running.plan import Plan
+from experiments.running.dry import DryRun, Measured, part_of_the_recipe
+from experiments.running.manifest import silent
+from experiments.running.plan import Plan, Stage
 from modules.common.module import StageModule
 
 
@@ -45,3 +49,50 @@ def test_stages_that_a_recipe_neither_fits_nor_tests_are_built_only_for_others(m
     assert not this.stages["features"].test
     assert "features" in shortened  # measures what others reconstruct
     assert {"vanilla", "vim_vanilla", "probe_vanilla", "gan_late"}.isdisjoint(shortened)
+
+
+def test_stages_that_are_alike_take_their_steps_once(make_plan: Callable[..., Plan], monkeypatch: Any) -> None:
+    """A copy whose images are others makes its batches and gets the first one's weights. One of another network, or
+    whose batches are smaller, takes its own."""
+    init = make_plan("paper=meal_v2").stages["init"]
+    narrow = {**init.module, "network": {**init.module["network"], "widths": [4, 4]}}
+    copies = {
+        "again": replace(init, name="again", data={**init.data, "seed": 3, "label_noise": 0.1}),
+        "narrow": replace(init, name="narrow", module=narrow),
+        "few": replace(init, name="few", data={**init.data, "train_size": 3}),
+    }
+    this = make_plan("paper=meal_v2")
+    stepped: list[str] = []
+    served: list[str] = []
+    built: dict[str, Any] = {}
+    step, batches, construct = dry._step, dry._batches, training.construct_from
+
+    def seen_step(stage: Stage, *others: Any) -> None:
+        stepped.append(stage.name)
+        step(stage, *others)
+
+    def seen_batches(stage: Stage, *others: Any) -> str:
+        served.append(stage.name)
+        return batches(stage, *others)
+
+    def seen(stage: Stage, partners: Any) -> Any:
+        built[stage.name] = construct(stage, partners)
+        return built[stage.name]
+
+    monkeypatch.setattr(dry, "_step", seen_step)
+    monkeypatch.setattr(dry, "_batches", seen_batches)
+    monkeypatch.setattr(training, "construct_from", seen)
+    stages = {"init": init, **copies}
+    measured = DryRun(Plan(this.paper, this.scale, None, 0, stages, this.config)).run(silent)
+
+    assert stepped == ["init", "narrow", "few"]
+    assert served == ["init", "again", "few"]
+    first, again, other, few = (measured[name] for name in stages)
+    assert isinstance(first, Measured)
+    assert isinstance(other, Measured)
+    assert isinstance(few, Measured)
+    assert again == first
+    assert other.mult_adds < few.mult_adds == first.mult_adds
+    states = {name: module.state_dict() for name, module in built.items()}
+    assert all(torch.equal(value, states["again"][key]) for key, value in states["init"].items())
+    assert not all(torch.equal(value, states["few"][key]) for key, value in states["init"].items())

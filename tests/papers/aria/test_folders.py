@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.aria.folders import CATEGORIES, GENERATORS, MODES, NAMES, Aria, split_of
+from datamodules.aria.folders import CATEGORIES, GENERATORS, MODES, NAMES, Aria, Files, Shown, TrainedOn, split_of
 from datamodules.aria.headers import FIELDS, Headers, read_header
 from datamodules.common.base import DataError
 from modules.aria.headers import HeaderNet
@@ -33,8 +33,9 @@ def aria(tmp_path: Path) -> Callable[..., Aria]:
                 pixels = random.integers(0, 256, (9, 12, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(place / f"{seed}.png")
 
-    def make(**options: Any) -> Aria:
-        return Aria(str(tmp_path), 16, **{"train_on": ["dalle_t2i"], "image_size": 8, "num_workers": 0, **options})
+    def make(matched: bool = False, files: Files | None = None, seed: int = 0, **options: Any) -> Aria:
+        trained_on = TrainedOn(**{"generators": ["dalle_t2i"], **options})
+        return Aria(str(tmp_path), 16, trained_on, Shown(8, matched), files, num_workers=0, seed=seed)
 
     return make
 
@@ -44,7 +45,7 @@ def seeds(data: Aria, split: str) -> set[tuple[str, str]]:
 
 
 def test_siblings_of_a_seed_are_in_one_split(aria: Callable[..., Aria]) -> None:
-    data = aria(train_on=NAMES)
+    data = aria(generators=NAMES)
     data.setup()
     splits = [seeds(data, name) for name in ("train", "val", "test")]
     assert sum(len(part) for part in splits) == len(set.union(*splits)) == 12 * len(CATEGORIES)
@@ -73,47 +74,47 @@ def test_two_tests_are_the_same(aria: Callable[..., Aria], matched: bool) -> Non
 
 
 def test_what_is_missing_or_broken_is_named(aria: Callable[..., Aria], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="train_on: 'imagen'"):
-        aria(train_on=["imagen"])
+    with pytest.raises(DataError, match="generators: 'imagen'"):
+        aria(generators=["imagen"])
     with pytest.raises(DataError, match="categories: 'cats'"):
         aria(categories=["cats"])
-    assert "has no REAL folder" in Aria(str(tmp_path / "nowhere"), 4, ["dalle_t2i"]).available()
+    assert "has no REAL folder" in Aria(str(tmp_path / "nowhere"), 4, TrainedOn()).available()
     for file in (tmp_path / "StarryAI" / "IT2I" / "ins").iterdir():
         file.write_bytes(b"no picture")
     data = aria()
     data.setup()
     with pytest.raises(DataError, match=r"StarryAI/IT2I/ins/.*cannot be decoded"):
         list(data.test_dataloader())
-    skipped = aria(skip=[f"StarryAI/IT2I/ins/{seed}.png" for seed in range(12)])
+    skipped = aria(files=Files(skip=[f"StarryAI/IT2I/ins/{seed}.png" for seed in range(12)]))
     skipped.setup()
     assert len(list(skipped.test_dataloader()))
 
 
 def test_validation_is_of_the_training_sources_alone(aria: Callable[..., Aria]) -> None:
-    data = aria(train_on=["midjourney_it2i"])
+    data = aria(generators=["midjourney_it2i"])
     data.setup()
     (loader,) = data.val_dataloader()
     assert set(torch.cat([batch.subset for batch in loader]).tolist()) == {-1, NAMES.index("midjourney_it2i")}
-    assert aria(train_on=[]).val_dataloader() == []
+    assert aria(generators=[]).val_dataloader() == []
 
 
 def test_sizes_are_stated_before_anything_is_read() -> None:
-    one = Aria("nowhere", 4, ["dalle_t2i"]).spec.sizes
+    one = Aria("nowhere", 4, TrainedOn(["dalle_t2i"])).spec.sizes
     assert one == {"train": 2 * 144_175 // 9 * 8 // 10, "val": 2 * 144_175 // 9 // 10, "test": 14_417}
-    assert Aria("nowhere", 4, NAMES).spec.sizes == one
-    assert Aria("nowhere", 4, NAMES, share=False).spec.sizes["train"] == 144_175 * 8 // 10
-    assert Aria("nowhere", 4, NAMES, ["art"]).spec.sizes["val"] == 2 * 144_175 // 45 // 10
+    assert Aria("nowhere", 4, TrainedOn(NAMES)).spec.sizes == one
+    assert Aria("nowhere", 4, TrainedOn(NAMES, share=False)).spec.sizes["train"] == 144_175 * 8 // 10
+    assert Aria("nowhere", 4, TrainedOn(NAMES, ["art"])).spec.sizes["val"] == 2 * 144_175 // 45 // 10
 
 
 def test_several_generators_share_the_seeds(aria: Callable[..., Aria]) -> None:
-    data = aria(train_on=NAMES)
+    data = aria(generators=NAMES)
     data.setup()
     real = [item for item in data.items["train"] if not item[1]]
     fake = [item for item in data.items["train"] if item[1]]
     assert len(fake) == len(real)
     assert {(Path(item[0]).stem, item[3]) for item in fake} == {(Path(item[0]).stem, item[3]) for item in real}
     assert len({item[2] for item in fake}) > 4
-    every = aria(train_on=NAMES, share=False)
+    every = aria(generators=NAMES, share=False)
     every.setup()
     assert len(every.items["train"]) == 9 * len(real)
     assert [item for item in every.items["test"]] == data.items["test"]
@@ -124,16 +125,16 @@ def test_a_seed_is_found_in_names_by_a_pattern(aria: Callable[..., Aria], tmp_pa
         file.rename(file.with_name(f"{file.stem}_made.png"))
     with pytest.raises(DataError, match=r"480 of 480 generated pictures, such as .*share no seed.*set seed_pattern"):
         aria().setup()
-    data = aria(train_on=NAMES, seed_pattern="([0-9]+)")
+    data = aria(generators=NAMES, files=Files("([0-9]+)"))
     data.setup()
     split = {(i[3], Path(i[0]).stem.removesuffix("_made")): name for name, items in data.items.items() for i in items}
     assert len(data.items["test"]) == 9 * sum(name == "test" for name in split.values())
     with pytest.raises(DataError, match="does not match seed_pattern"):
-        aria(seed_pattern="(x+)").setup()
+        aria(files=Files("(x+)")).setup()
     with pytest.raises(DataError, match="expected a group"):
-        aria(seed_pattern="[0-9]+")
+        Files("[0-9]+")
     with pytest.raises(DataError, match="expected a regular expression"):
-        aria(seed_pattern="(")
+        Files("(")
 
 
 def test_what_is_served_does_not_depend_on_folder_or_label(aria: Callable[..., Aria], tmp_path: Path) -> None:
@@ -188,7 +189,7 @@ def test_a_pictures_augmentation_is_drawn_by_seed_epoch_and_place(aria: Callable
 
 def test_stand_ins_are_of_every_source_and_category() -> None:
     """Two batches, or twice two of each generator if that is more."""
-    data = Aria("nowhere", 4, ["dalle_t2i"], image_size=8, generated=True)
+    data = Aria("nowhere", 4, TrainedOn(["dalle_t2i"]), Shown(8), generated=True)
     data.setup()
     for loader in (data.train_dataloader(), *data.val_dataloader(), data.test_dataloader()):
         batches = list(loader)
@@ -211,9 +212,9 @@ def test_headers_by_hand(tmp_path: Path) -> None:
 
 
 def test_headers_of_the_same_files(aria: Callable[..., Aria], tmp_path: Path) -> None:
-    pictures = aria(train_on=NAMES)
+    pictures = aria(generators=NAMES)
     pictures.setup()
-    data = Headers(str(tmp_path), 16, NAMES, num_workers=0)
+    data = Headers(str(tmp_path), 16, TrainedOn(NAMES), num_workers=0)
     data.setup()
     batches = list(data.test_dataloader())
     x, y = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("x", "y"))

@@ -36,7 +36,7 @@ def test_every_detector_is_trained_as_released(full: Plan) -> None:
     for name in arms:
         stage = full.stages[name]
         assert (stage.trainer["max_epochs"], stage.module["patience"]) == (300, 5)
-        assert (stage.data["batch_size"], stage.data["image_size"]) == (64, 224)
+        assert (stage.data["batch_size"], stage.data["shown"]["image_size"]) == (64, 224)
         network = stage.module["network"]
         assert (network["model_name"], network["pretrained"], network["num_classes"]) == ("resnet50.a1h_in1k", True, 2)
         optimizer = build(stage.module["optimizer"])([torch.nn.Parameter(torch.zeros(1))])
@@ -52,11 +52,12 @@ def test_detectors_differ_in_their_pictures_alone(full: Plan) -> None:
     stages = full.stages
     first = stages[f"from_{GENERATORS[0]}"]
     for name in GENERATORS:
-        assert stages[f"from_{name}"].data == {**first.data, "train_on": [name]}
+        trained_on = {**first.data["trained_on"], "generators": [name]}
+        assert stages[f"from_{name}"].data == {**first.data, "trained_on": trained_on}
     for category in SUBJECTS_OF_FULL:
         stage = stages[f"about_{category}"]
-        assert {**stage.data, "categories": None} == {**stages["from_all"].data, "categories": None}
-        assert stage.data["categories"] == [category]
+        of_all = stages["from_all"].data
+        assert stage.data == {**of_all, "trained_on": {**of_all["trained_on"], "categories": [category]}}
     for name, stage in stages.items():
         if name.startswith(("from_", "about_")):
             assert stage.module == first.module
@@ -119,8 +120,9 @@ def test_variants_say_what_they_are_named_for(make_plan: MakePlan) -> None:
     external = make_plan("paper=aria", "scale=full", "variant=external").stages
     for name, stage in plain.items():
         if name != "formats":
-            assert matched[name].data == {**stage.data, "matched": True}
-    assert every["from_all"].data == {**plain["from_all"].data, "share": False}
+            assert matched[name].data == {**stage.data, "shown": {**stage.data["shown"], "matched": True}}
+    of_all = plain["from_all"].data
+    assert every["from_all"].data == {**of_all, "trained_on": {**of_all["trained_on"], "share": False}}
     assert not plain["outsiders"].test
     assert external["outsiders"].test
     jpeg = make_plan("paper=aria", "scale=mini", "variant=jpeg").stages

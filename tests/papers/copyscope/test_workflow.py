@@ -16,7 +16,7 @@ from modules.common.diffusion import RowNoise
 from modules.copyscope.adapters import ControlBranch, LoRA, relief
 from modules.copyscope.addons import ControlTraining, LoRATraining
 from modules.copyscope.base import Base, leave_out
-from modules.copyscope.workflow import CLASS_WORD, CONTROL, LORA, STYLE_WORD, Workflow, coalition_name
+from modules.copyscope.workflow import CLASS_WORD, CONTROL, LORA, STYLE_WORD, Sampling, Workflow, coalition_name
 
 Batch = namedtuple("Batch", "x y style")
 T = torch.tensor([3, 50])
@@ -96,7 +96,8 @@ def test_a_relief_does_not_tell_the_palette() -> None:
 
 
 def workflow(base: Base, control: ControlTraining, lora: LoRATraining | None, **options: Any) -> Workflow:
-    return Workflow(base, control, lora, steps=3, seed=5, **options).eval()
+    sampling = Sampling(steps=3, guidance=options.pop("guidance", 1.0), seed=5)
+    return Workflow(base, control, lora, sampling=sampling, **options).eval()
 
 
 def make(flow: Workflow, coalition: int, x: Tensor, y: Tensor) -> Tensor:

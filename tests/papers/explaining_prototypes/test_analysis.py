@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
 from datamodules.common.species import Species
 from datamodules.explaining_prototypes.modifications import Strengths
@@ -16,7 +18,7 @@ from datamodules.explaining_prototypes.modified import Modified
 from datamodules.explaining_prototypes.parts import Parts
 from modules.common.protopnet import Phase, ProtoPNet, Push
 from modules.explaining_prototypes.analysis import Explain
-from modules.explaining_prototypes.scores import local_scores
+from modules.explaining_prototypes.scores import local_scores, look_alikes, normalise, share_apart
 
 STRENGTHS = Strengths(amplitude=1.5, frequency=0.4, texture="blur")
 
@@ -139,6 +141,49 @@ def test_pixels_of_patches(data: Modified) -> None:
     assert torch.equal(pixels[0], images[3, :, 10:26, 6:22])
     assert torch.equal(pixels[1][:, 6:, :10], images[40, :, 0:10, 22:32])
     assert torch.equal(pixels[1][:, 0], pixels[1][:, 6])  # beyond the border its edge goes on
+
+
+def results(prototypes: int) -> dict[str, Tensor]:
+    """Scores as a test would leave them, drawn at random."""
+    names = ("global", "relocated", "unweighted")
+    return {name: torch.randn(2, 5, prototypes) for name in names} | {"images": torch.tensor([72.0, 36.0])}
+
+
+def test_two_planted_characteristics_can_be_told_apart(pushed: Push, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five classes are hues and two textures; classes of the outline show nothing that is asked for."""
+    source = Parts(Species(20, 2, 1), 16, ["hue", "texture"], train_per_class=8, test_per_class=4)
+    data = Modified(source, 16, STRENGTHS)
+    data.setup()
+    layer = pushed.network.prototypes
+    layer.owner.clamp_(max=6)
+    layer.row.clamp_(max=55)  # 56 training pictures
+    module, result = Explain(pushed), results(len(layer))
+    monkeypatch.setattr(Explain, "trainer", SimpleNamespace(datamodule=data))
+    values = module.evaluate(result)
+
+    planted, pixels = module.patches(data)
+    assert pixels is not None
+    assert len(planted.unique()) == 2
+    test = result["global"][1]
+    assert values["apart"] == share_apart(normalise(test), look_alikes(pixels, planted)) > 0
+    assert values["planted_first"] == (values["hue_first"] + values["texture_first"]) / 2
+
+
+def test_where_nothing_is_planted_nothing_is_first(pushed: Push, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole species: a class is about several things at once."""
+    whole = Modified(Species(20, 2, 1), 16, STRENGTHS)
+    whole.setup()
+    monkeypatch.setattr(Explain, "trainer", SimpleNamespace(datamodule=whole))
+    values = Explain(pushed).evaluate(results(len(pushed.network.prototypes)))
+    judged = ("planted_first", "planted_first_raw", "planted_first_permuted", "apart", "planted_prototypes")
+    assert [values[name] for name in judged] == [0] * 5
+
+
+def test_the_first_training_image_has_patches_too(pushed: Push, data: Modified) -> None:
+    pushed.network.prototypes.row[0] = 0
+    planted, pixels = Explain(pushed).patches(data)
+    assert pixels is not None
+    assert int(planted.min()) >= 0
 
 
 def test_prototypes_without_a_patch_are_not_judged(network: Callable[..., ProtoPNet], data: Modified) -> None:

@@ -52,6 +52,7 @@ def test_parts_are_cut_out_of_the_species() -> None:
     assert data.spec.sizes == {"train": 180, "val": 0, "test": 90}
     assert data.spec.classes == tuple(f"{p} {v}" for p in ("hue", "texture", "outline") for v in ATTRIBUTES[p])
     assert data.spec.shape == (3, 32, 32)
+    assert data.spec.split == f"squares around the hue, texture, outline parts; {source.spec.split}"
     images, labels = data.splits["train"]
     assert labels.bincount().tolist() == [20] * 9
     values = values_of(source.splits["train"][1])

@@ -111,6 +111,19 @@ def test_what_each_modification_cannot_see(texture: str) -> None:
         assert torch.equal(changed, plain - lost), name
 
 
+def test_what_is_brighter_than_white_is_white() -> None:
+    made = modify(colours((200, 100, 0)).repeat(1, 1, 8, 8), Strengths(texture="blur", contrast=3.0, brightness=1.5))
+    assert made["brightness"][0, :, 0, 0].tolist() == [255, 150, 0]
+    assert made["contrast"][0, :, 0, 0].tolist() == [255, 64, 0]  # 118 is the mean grey
+
+
+@pytest.mark.parametrize("colour", [(255, 192, 255), (255, 255, 0), (0, 255, 255), (255, 192, 128), (3, 1, 2)])
+def test_denoising_leaves_a_small_picture_of_one_colour(colour: tuple[int, int, int]) -> None:
+    """Smaller than what is searched; rounded colours of CIELAB lie up to four levels beyond 255."""
+    image = colours(colour).repeat(1, 1, 8, 8)
+    assert int((denoise(image, 4.0).int() - image.int()).abs().max()) <= 4
+
+
 def test_shifts_as_released() -> None:
     released = shifts(40, 4.0, 0.05)
     assert released[:11] == [0, 0, 1, 1, 2, 2, 3, 3, 3, 3, 4]
@@ -151,6 +164,10 @@ def test_lab_is_inverted_and_known() -> None:
     white, half, red = torch.ones(1, 3, 1, 1), torch.full((1, 3, 1, 1), 0.5), torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1)
     assert rgb_to_lab(white).flatten().tolist() == pytest.approx([255.2, 128, 128], abs=0.05)
     assert float(rgb_to_lab(half)[0, 0]) == pytest.approx(2.55 * (116 * 0.5 ** (1 / 3) - 16), abs=0.25)  # no gamma
+    dark = torch.full((1, 3, 1, 1), 0.004)  # below the bend CIE's lightness is a line: 903.3 Y
+    assert rgb_to_lab(dark).flatten().tolist() == pytest.approx([2.55 * 903.3 * 0.004, 128, 128], abs=0.05)
+    assert rgb_to_lab(torch.zeros(1, 3, 1, 1)).flatten().tolist() == pytest.approx([0, 128, 128], abs=0.05)
+    assert torch.allclose(lab_to_rgb(rgb_to_lab(images / 200)), images / 200, atol=5e-5)
     light, a, b = rgb_to_lab(red).flatten().tolist()
     assert (light / 2.55, a - 128, b - 128) == pytest.approx((53.24, 80.09, 67.20), abs=0.1)
 

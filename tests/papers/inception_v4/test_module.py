@@ -127,10 +127,11 @@ def test_without_an_average_the_last_weights_are_counted_alike_where_outputs_are
         module.network.classifier.weight.zero_()
         module.network.classifier.bias.fill_(-1.0)
         module.network.classifier.bias[3] = -torch.inf
-    x, y = batch()  # labels 0 to 7
-    module.test_step((x, y), 0)
-    module.on_test_epoch_end()
-    assert logged["test/raw_top1"] == logged["test/top1"] == 12.5
+    x, _ = batch()
+    for label, right in ((3, 100), (0, 0)):
+        module.test_step((x, torch.full((8,), label)), 0)
+        module.on_test_epoch_end()
+        assert logged["test/raw_top1"] == logged["test/top1"] == right
 
 
 def test_running_average_follows_tensorflows_rule() -> None:

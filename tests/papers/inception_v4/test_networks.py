@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from modules.inception_v4 import architectures
-from modules.inception_v4.blocks import Build
+from modules.inception_v4.blocks import Build, Unit
 from modules.inception_v4.networks import Plain, Residual
 from tests.papers.inception_v4.helpers import LINES, parameters
 
@@ -66,3 +66,10 @@ def test_initial_weights() -> None:
         assert float(unit.weight.detach().std()) == pytest.approx(deviation, rel=0.03)
         assert float(unit.weight.detach().abs().max()) <= 2 * 1.3**0.5 * deviation + 1e-6
         assert unit.bias is None or not unit.bias.any()
+
+
+def test_the_narrowest_network_has_one_filter_in_each_convolution() -> None:
+    with torch.device("meta"):
+        network = architectures.inception_resnet_v1(classes=7, repeats=(1, 1, 1), width=1e-4)
+        assert {unit.out_channels for unit in network.modules() if isinstance(unit, Unit)} == {1}
+        assert network(torch.zeros(2, 3, 139, 139)).shape == (2, 7)

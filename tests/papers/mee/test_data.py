@@ -33,6 +33,10 @@ def test_points_of_a_ring() -> None:
         assert own.std(0).tolist() == pytest.approx([0.1, 0.1], rel=0.1)
     batches = list(data.test_dataloader())
     assert torch.equal(torch.cat([b.x for b in batches]), data.splits["test"][0])
+    (loader,) = data.val_dataloader()
+    val = torch.cat([b.x for b in loader])
+    assert len(val) == 200
+    assert not torch.equal(val, data.splits["test"][0])
     again = Ring(100, train_size=8000, test_size=200, seed=2)
     again.setup()
     assert again.spec.identity != data.spec.identity
@@ -79,6 +83,25 @@ def test_stacks_are_drawn_by_the_seed() -> None:
     assert made[0].spec.identity == made[1].spec.identity != made[2].spec.identity
     with pytest.raises(DataError, match="channels=0: expected 1 or more"):
         StackedDigits(digits(), 50, channels=0)
+
+
+def test_validation_stacks_are_of_digits_of_their_own() -> None:
+    plain = StackedDigits(digits(), 50, train_size=200, test_size=100)
+    data = StackedDigits(digits(), 50, train_size=200, test_size=100, val_size=60, val_digits=97)
+    for made in (plain, data):
+        made.setup()
+    assert plain.val_dataloader() == []
+    assert torch.equal(plain.splits["train"]["rows"], data.splits["train"]["rows"])
+    (loader,) = data.val_dataloader()
+    seen = {name: torch.cat([b.x for b in part]) for name, part in (("val", loader), ("test", data.test_dataloader()))}
+    assert [len(images) for images in seen.values()] == [60, 100]
+    known = {name: {d.numpy().tobytes() for d in stacks.flatten(0, 1)} for name, stacks in seen.items()}
+    assert len(known["val"]) > 50
+    assert not known["val"] & known["test"]
+    assert [len(part) for part in data.single_digits()] == [1000, 200]
+    for sizes in ({"val_size": 60}, {"val_size": 60, "val_digits": 297}):
+        with pytest.raises(DataError, match=r"val_digits=\d+ for val_size=60 stacks: expected from 1 to below the 297"):
+            StackedDigits(digits(), 50, **sizes)
 
 
 def test_nobody_stacks_the_digits_that_the_judge_learns_from() -> None:

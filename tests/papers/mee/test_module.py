@@ -17,13 +17,16 @@ from modules.mee.losses import Mixing
 from modules.mee.module import MaEMGAN
 from modules.mee.neighbours import Shift
 from modules.mee.networks import Embedding
+from modules.mee.terms import Terms
 
 
-def gan(**options: Any) -> MaEMGAN:
+def gan(packing: int = 1, critic_steps: int = 3, **terms: Any) -> MaEMGAN:
     """A small GAN of 8x8 images; the same weights each time."""
     torch.manual_seed(0)
-    generator, embedding = Generator(8, 8, 8, start=2), Embedding(DiscriminatorBody(8, 8, start=2), 4)
-    return MaEMGAN(generator, embedding, RingScores(), optimizer=torch.optim.Adam, **options)
+    generator = Generator(8, 8, 8, start=2)
+    embedding = Embedding(DiscriminatorBody(8, 8, channels=3 * packing, start=2), 4, packing=packing)
+    options = {"critic_steps": critic_steps, "optimizer": torch.optim.Adam}
+    return MaEMGAN(generator, embedding, RingScores(), terms=Terms(**terms), **options)
 
 
 def full(**options: Any) -> MaEMGAN:
@@ -86,6 +89,44 @@ def test_how_strongly_the_entropy_pulls(monkeypatch: pytest.MonkeyPatch) -> None
     assert pulls[0] == (0.0, 0.0)
     assert pulls[2][1] == pytest.approx(float(gradient.norm()) * generated.numel() ** 0.5, rel=1e-4)
     assert pulls[2][0] == pytest.approx(10 * pulls[1][0], rel=1e-3)
+
+
+def test_what_the_entropy_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its gradient with respect to generated samples over that of the other term, through a held discriminator."""
+    module = gan(entropy=Entropy(4, weight=0.3, size=32, ramp=0))
+    assert isinstance(module.entropy, Entropy)
+    noise = torch.randn(16, 8)
+    torch.manual_seed(3)
+    buffer = copy.deepcopy(module.entropy.fake)
+    module.generator_loss(noise)
+
+    torch.manual_seed(3)
+    fake = module.generate(noise).detach().requires_grad_()
+    module.embedding.eval()  # the same spectral norms again
+    (code,) = module.codes(fake)
+    gradients = [
+        torch.autograd.grad(term, fake, retain_graph=True)[0].norm()
+        for term in (-0.3 * buffer.distances(code).mean().log(), -code.mean())
+    ]
+    assert float(module._pulls["entropy_moves"]) == pytest.approx(float(gradients[0] / gradients[1]), rel=0.05)
+
+
+def test_a_packed_discriminator_judges_neighbours_in_the_batch_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = gan(packing=2, mixing=Mixing(), neighbours=Shift(), entropy=Entropy(4, size=32, ramp=0))
+    x = torch.randn(5, 3, 8, 8)
+    packs = module.embedding.pack(x)
+    assert torch.equal(packs, torch.stack([torch.cat([x[0], x[1]]), torch.cat([x[2], x[3]])]))  # the fifth is alone
+    assert torch.equal(gan().embedding.pack(x), x)
+
+    seen: list[tuple[int, ...]] = []
+    module.embedding.body.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
+    old = weights(module.generator), weights(module.embedding)
+    Training(module, monkeypatch).step(torch.randn(16, 3, 8, 8), 0)
+    assert seen == [(24, 6, 8, 8), (16, 6, 8, 8), (8, 6, 8, 8)]  # real, generated, mixed; neighbours; G's step
+    assert changed(module.generator, old[0])
+    assert changed(module.embedding, old[1])
+    with pytest.raises(ValueError, match="packing=0: expected 1 or more samples"):
+        Embedding(nn.Identity(), packing=0)
 
 
 def weights(network: nn.Module) -> list[Tensor]:

@@ -50,24 +50,25 @@ def test_cifar10_trains_as_released(cifar10: Plan) -> None:
         assert factors == pytest.approx([1, 1, 0.9, 0.81, 0.9**35])
         assert stage.data["augment"] == [{"_target_": "datamodules.common.augment.HorizontalFlip"}]
         assert stage.data["source"]["val_size"] == 0  # all training images
-        assert module["mixing"] | {"_target_": ""} == {"_target_": "", "alpha": "normal", "noise": 0.05, "weight": 1.0}
+        mixing = {"_target_": "modules.mee.losses.Mixing", "alpha": "normal", "noise": 0.05, "weight": 1.0}
+        assert module["terms"]["mixing"] == mixing
 
 
 def test_which_terms_the_arms_have(cifar10: Plan) -> None:
-    modules = {name: cifar10.stages[name].module for name in ARMS}
-    assert [modules[name]["neighbours"] is not None for name in ARMS] == [False, True, True]
-    assert [modules[name]["entropy"] is not None for name in ARMS] == [False, False, True]
-    assert modules["full"]["neighbours"] == {"_target_": "modules.mee.neighbours.Flip"}  # along height or width
+    terms = {name: cifar10.stages[name].module["terms"] for name in ARMS}
+    assert [terms[name]["neighbours"] is not None for name in ARMS] == [False, True, True]
+    assert [terms[name]["entropy"] is not None for name in ARMS] == [False, False, True]
+    assert terms["full"]["neighbours"] == {"_target_": "modules.mee.neighbours.Flip"}  # along height or width
 
 
 def test_the_entropy_of_the_readme(cifar10: Plan) -> None:
-    entropy = training.build(cifar10.stages["full"].module["entropy"])
+    entropy = training.build(cifar10.stages["full"].module["terms"]["entropy"])
     assert [entropy.weight_at(epoch) for epoch in (0, 50, 100, 1000)] == pytest.approx([0, 2.5e-4, 5e-4, 5e-4])
     assert isinstance(entropy.real, PaperBuffer)
     assert entropy.real.codes.shape == entropy.fake.codes.shape == (1024, 16)
 
     released = composed("variant=cifar10_released").stages["full"]
-    buffer = training.build(released.module["entropy"]).real
+    buffer = training.build(released.module["terms"]["entropy"]).real
     assert isinstance(buffer, ReleasedBuffer)
     assert buffer.codes.shape == (1024, 64, 16)
 
@@ -100,7 +101,7 @@ def test_the_recipe_of_celeba(celeba: Plan) -> None:
             128,
         )
         assert (module["embedding"]["outcomes"], module["embedding"]["body"]["width"]) == (51, 32)
-    assert celeba.stages["full"].module["entropy"]["weight"] == 5e-4
+    assert celeba.stages["full"].module["terms"]["entropy"]["weight"] == 5e-4
 
 
 def test_published_scores_stand_with_the_arm_that_has_them(celeba: Plan) -> None:

@@ -12,7 +12,7 @@ from modules.common.classifier import Classifier
 from modules.common.judge import Judge
 from modules.common.networks import ConvNet
 from modules.ppgn.codes import Codes
-from modules.ppgn.generator import GeneratorTraining
+from modules.ppgn.generator import GeneratorTraining, Pair, Rules
 from modules.ppgn.losses import Weights
 from modules.ppgn.networks import SmallDiscriminator, SmallEncoder, SmallGenerator, SmallJudge
 
@@ -36,7 +36,7 @@ def train_generator(encoder: Any, **options: Any) -> GeneratorTraining:
     """G in front of its training, with an optimiser."""
     torch.manual_seed(1)
     weights = options.pop("weights", Weights(image=1.0, feature=0.3, adversarial=0.05, form="mean"))
+    rules = Rules(weights, options.pop("pause", None), options.pop("noise", None))
     discriminator = options.pop("discriminator", SmallDiscriminator())
-    return GeneratorTraining(
-        encoder, SmallGenerator(), 28, weights, discriminator, optimizer=torch.optim.Adam, **options
-    )
+    pair = Pair(SmallGenerator(), 28, discriminator)
+    return GeneratorTraining(encoder, pair, rules, optimizer=torch.optim.Adam, **options)

@@ -28,17 +28,17 @@ def test_training_of_generator_and_discriminator(full: Plan, name: str) -> None:
     schedule = training.build(stage.module["schedule"])
     factors = [schedule(Position(0, step, 1_300_000, 1)) for step in (0, 299_999, 300_000, 500_000, 1_299_999)]
     assert factors == pytest.approx([1, 1, 0.5, 0.25, 1 / 32])
-    pause = training.build(stage.module["pause"])
+    pause = training.build(stage.module["rules"]["pause"])
     assert (pause.low, pause.high) == (0.1, 10.0)
 
 
 def test_weights_of_the_losses(full: Plan) -> None:
     """Caffe's sums: 2e-6 of the image, 0.01 of pool5, 100 of the adversarial loss; L_h and noise are Joint PPGN-h's."""
-    weights = {name: full.stages[name].module["weights"] for name in ("noiseless", "joint", "no_gan")}
+    weights = {name: full.stages[name].module["rules"]["weights"] for name in ("noiseless", "joint", "no_gan")}
     assert all((w["image"], w["feature"], w["form"]) == (2e-6, 0.01, "sum") for w in weights.values())
     assert {name: w["adversarial"] for name, w in weights.items()} == {"noiseless": 100, "joint": 100, "no_gan": 0}
     assert {name: w["code"] > 0 for name, w in weights.items()} == {"noiseless": False, "joint": True, "no_gan": False}
-    assert {name: "noise" in full.stages[name].module for name in weights} == {
+    assert {name: "noise" in full.stages[name].module["rules"] for name in weights} == {
         "noiseless": False,
         "joint": True,
         "no_gan": False,
@@ -48,9 +48,8 @@ def test_weights_of_the_losses(full: Plan) -> None:
 def test_networks_have_the_published_sizes(full: Plan) -> None:
     module = full.stages["noiseless"].module
     with torch.device("meta"):
-        sizes = [
-            sum(p.numel() for p in training.build(module[part]).parameters()) for part in ("generator", "discriminator")
-        ]
+        pair = training.build(module["pair"])
+        sizes = [sum(p.numel() for p in part.parameters()) for part in (pair.generator, pair.discriminator)]
     assert sizes[0] in (56_097_891, 56_096_256)  # with and without the biases that do not learn
     assert sizes[1] == 1_015_104 + 5_114_882
 
@@ -59,10 +58,10 @@ def test_chains_for_classes(full: Plan) -> None:
     sampler = training.build(full.stages["sample_noiseless"].module["sampler"])
     assert (sampler.rule, sampler.e1, sampler.e2, sampler.e3) == ("released", 1e-5, 1.0, 1e-17)
     assert (sampler.lr, sampler.lr_end, sampler.steps) == (1.0, 1.0, 200)
-    assert full.stages["sample_noiseless"].module["gradient"] == "released"
+    assert full.stages["sample_noiseless"].module["chains"]["gradient"] == "released"
     assert training.build(full.stages["sample_dgn_am"].module["sampler"]).e1 == 0
-    for name in ("sample_joint", "sample_ppgn_h", "sample_ppgn_x", "sample_no_gan"):
-        assert full.stages[name].module["sampler"] == full.stages["sample_noiseless"].module["sampler"]
+    for name in ("joint", "ppgn_h", "ppgn_x", "no_gan", "untrained", "zero"):
+        assert full.stages[f"sample_{name}"].module["sampler"] == full.stages["sample_noiseless"].module["sampler"]
 
 
 def test_what_else_chains_do(full: Plan) -> None:

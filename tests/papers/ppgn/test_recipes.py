@@ -13,7 +13,7 @@ from experiments.running import engine, training
 from experiments.running.plan import Plan
 
 Make = Callable[..., Plan]
-SAMPLES = ["noiseless", "dgn_am", "no_gan", "joint", "ppgn_h", "ppgn_x"]
+SAMPLES = ["noiseless", "dgn_am", "untrained", "zero", "no_gan", "joint", "ppgn_h", "ppgn_x"]
 
 
 @pytest.mark.parametrize("scale", ["mini", "full"])
@@ -37,16 +37,22 @@ def test_arms_differ_in_their_prior_and_generator_alone(make_plan: Make, scale: 
 def test_nothing_is_judged_on_what_it_was_chosen_with(make_plan: Make) -> None:
     stages = make_plan("paper=ppgn", "scale=mini", seed=3).stages
     chosen = {n: s for n, s in stages.items() if n.startswith("choose_")}
-    assert len(chosen) == 4
+    assert len(chosen) == 6
+    first = stages["choose_noiseless"]
     for stage in chosen.values():
-        assert stage.module["classes"] == stage.data["classes"] == [0, 1, 2, 3, 4]
-        assert len(stage.module["candidates"]) == 6  # all methods are tuned alike
-        assert stage.data == stages["choose_noiseless"].data
-    assert {c["e1"] for c in chosen["choose_dgn_am"].module["candidates"]} == {0}
-    assert all(c["e1"] > 0 for n in chosen for c in chosen[n].module["candidates"] if n != "choose_dgn_am")
+        assert stage.module["chains"]["classes"] == stage.data["classes"] == [0, 1, 2, 3, 4]
+        assert stage.module["candidates"] == first.module["candidates"]  # all methods are tuned alike
+        assert stage.data == first.data
+    assert stages["choose_dgn_am"].module["sampler"]["e1"] == 0
+    assert all(s.module["sampler"]["e1"] > 0 for n, s in chosen.items() if n != "choose_dgn_am")
+    for name in ("noiseless", "dgn_am", "untrained", "zero"):
+        assert stages[f"sample_{name}"].needs["choice"] == f"choose_{name}"
+        assert stages[f"choose_{name}"].needs["generator"] == stages[f"sample_{name}"].needs["generator"] == "noiseless"
+        assert stages[f"choose_{name}"].needs.get("denoiser") == stages[f"sample_{name}"].needs.get("denoiser")
+    assert stages["untrained"].start_like == stages["noiseless"].start_like
     for name in SAMPLES:
         stage = stages[f"sample_{name}"]
-        assert stage.module["classes"] == stage.data["classes"] == [5, 6, 7, 8, 9]
+        assert stage.module["chains"]["classes"] == stage.data["classes"] == [5, 6, 7, 8, 9]
 
 
 def test_the_images_of_the_choice_were_met_by_no_network(make_plan: Make) -> None:
@@ -68,8 +74,14 @@ def test_the_images_of_the_choice_were_met_by_no_network(make_plan: Make) -> Non
 def test_each_scale_has_its_main_claim(make_plan: Make, scale: str, stage: str) -> None:
     main = claims.read(make_plan("paper=ppgn", f"scale={scale}").config).main
     assert main is not None
-    assert str(main.better).split("/")[0] == stage
-    assert str(main.than).split("/")[0] == "sample_dgn_am"
+    for part in main.parts():
+        assert str(part.better).split("/")[0] == stage
+        assert [str(side).split("/")[0] for side in part.than.values()] == [
+            "sample_dgn_am",
+            "sample_untrained",
+            "sample_zero",
+        ]
+    assert [str(part.better).split("/")[-1].split("_")[0] for part in main.parts()] == ["fid", "diversity"]
 
 
 @pytest.mark.slow

@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 from datamodules.common.torchvision_sets import FashionMNIST
 from modules.ppgn.demonstrations import Captioned, ChangeClass, Facets, Inpaint, normal_to_uniform
 from modules.ppgn.denoiser import Denoiser
-from modules.ppgn.networks import DenseDenoiser, PixelDenoiser
+from modules.ppgn.networks import DenseDenoiser, PixelDenoiser, SmallGenerator
+from modules.ppgn.rivals import Constant, Untrained
 from modules.ppgn.sampler import ChainNoise, Sampler
-from modules.ppgn.sampling import Choice, Sampling
+from modules.ppgn.sampling import Chains, Choice, Sampling
 from modules.ppgn.spaces import CodeSpace, PixelSpace
 
 STABLE = Sampler(rule="stable", e1=0.3, e3=0.0, lr=0.05, lr_end=0.05, steps=4)
@@ -51,9 +52,10 @@ def run_test(module: Any, logged: Any, monkeypatch: pytest.MonkeyPatch, *batches
 
 
 def test_a_stage_samples_one_chain_for_each_image(stages: Any, logged: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = Sampling(STABLE, **world(stages, classes=[5, 6, 7, 8, 9], seed=3))
+    module = Sampling(STABLE, **world(stages, chains=Chains(3, [5, 6, 7, 8, 9])))
     metrics = run_test(module, logged, monkeypatch)
     names = {"judge_top1", "condition_top1", "fid_judge", "density_judge", "coverage_judge", "diversity", "mixing", "n"}
+    names |= {"unexplained"}
     assert {f"test/{name}" for name in names} <= set(metrics)
     assert metrics["test/n"] == 12
     assert (metrics["test/e1"], metrics["test/lr"]) == (0.3, 0.05)
@@ -80,7 +82,7 @@ def test_images_are_those_that_the_released_loop_shows(stages: Any, monkeypatch:
     n, e1, lr, lr_end = 4, 0.2, 0.3, 0.1
     sampler = Sampler(rule="released", e1=e1, e3=0.0, lr=lr, lr_end=lr_end, steps=n)
     stages.codes.top.fill_(30.0)
-    module = begin(Sampling(sampler, **world(stages, seed=3, gradient="released")), monkeypatch)
+    module = begin(Sampling(sampler, **world(stages, chains=Chains(3, gradient="released"))), monkeypatch)
     samples = module.chains(sampler, BATCH.x, BATCH.y, list(range(12)))
 
     encoder, generate = stages.encoder.network.eval(), stages.generator.eval().generate
@@ -107,10 +109,12 @@ def test_arms_start_their_chains_alike(stages: Any, monkeypatch: pytest.MonkeyPa
     still = Sampler(rule="stable", e1=0.0, e2=0.0, e3=0.0, steps=1, low=-1e9)
     stages.codes.top.fill_(1e9)
     first, second = (
-        begin(Sampling(still, **world(stages, seed=seed)), monkeypatch).chains(still, BATCH.x, BATCH.y, list(range(12)))
+        begin(Sampling(still, **world(stages, chains=Chains(seed))), monkeypatch).chains(
+            still, BATCH.x, BATCH.y, list(range(12))
+        )
         for seed in (1, 2)
     )
-    again = begin(Sampling(still, **world(stages, seed=1)), monkeypatch)
+    again = begin(Sampling(still, **world(stages, chains=Chains(1))), monkeypatch)
     torch.testing.assert_close(again.chains(still, BATCH.x, BATCH.y, list(range(12))).states, first.states)
     assert not torch.equal(first.states, second.states)
     assert float(first.states.std()) == pytest.approx(1, abs=0.1)
@@ -142,6 +146,37 @@ def test_the_spaces_of_the_variants(stages: Any, monkeypatch: pytest.MonkeyPatch
     low, high = ppgn_x.pixel_range(BATCH.x)
     assert samples.states.shape == (12, 1, 28, 28)
     assert bool(((samples.states >= low - 1e-6) & (samples.states <= high + 1e-6)).all())
+
+
+def test_rivals_of_the_prior_learn_nothing(stages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One is E(G(h)) of weights that met no image, the other 0; the images of either are the trained generator's."""
+    fresh = SmallGenerator()
+    h = torch.rand(3, 128)
+    untrained = Untrained(stages.encoder, fresh, 28)
+    encoder = stages.encoder.network.eval()
+    torch.testing.assert_close(untrained(h), encoder.upper(encoder.pooled(fresh(h))))
+    assert not any(p.requires_grad for p in untrained.parameters())
+    for prior, expected in ((untrained, untrained(h)), (Constant(stages.encoder), torch.zeros(3, 128))):
+        space = begin(Sampling(STABLE, **world(stages, denoiser=prior)), monkeypatch).space((1, 28, 28))
+        x = space.decode(h)
+        torch.testing.assert_close(x, stages.generator.generate(h))
+        torch.testing.assert_close(space.reconstruct(h, x), expected)
+
+
+def test_shrinking_is_geometric_without_a_class(stages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """h <- h - lr e1 h: after n steps (1 - lr e1)^n of the start is left."""
+    alone = Sampler(rule="stable", e1=2.0, e2=0.0, e3=0.0, lr=0.1, lr_end=0.1, steps=5)
+    module = begin(Sampling(alone, **world(stages, denoiser=Constant(stages.encoder))), monkeypatch)
+    end = module.chains(alone, BATCH.x, BATCH.y, list(range(12))).states
+    start = ChainNoise(0, list(range(12))).draw(torch.empty(12, 128)).clamp(min=0)
+    torch.testing.assert_close(end, 0.8**5 * start)
+
+
+def test_a_code_that_the_prior_keeps_is_explained(stages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = begin(Sampling(STABLE, **world(stages)), monkeypatch)
+    h = torch.rand(3, 128)
+    monkeypatch.setattr("modules.ppgn.sampling.encode", lambda encoder, x: (x, h * torch.tensor([[1.0], [0.5], [3.0]])))
+    torch.testing.assert_close(module.unexplained(h), torch.tensor([0.0, 0.5, 2.0]))
 
 
 def test_judge_and_condition_are_different_networks(stages: Any) -> None:
@@ -179,7 +214,8 @@ def test_the_lowest_fid_is_chosen_and_handed_on(stages: Any, monkeypatch: pytest
     assert len(set(fids)) == 3
     best = fids.index(min(fids))
     assert int(module.choice) == int(seen["val/chosen"]) == best
-    assert module.chosen() == candidates[best]
+    assert seen["val/fid_judge"] == fids[best]
+    assert module.chosen().e1 == candidates[best]["e1"]
     sampling = Sampling(STABLE, choice=module, **world(stages))
     assert sampling.sampler.e1 == candidates[best]["e1"]
     assert sampling.sampler.lr == candidates[best].get("lr", 0.05)
@@ -190,7 +226,7 @@ def test_the_choice_is_part_of_the_checkpoint(stages: Any) -> None:
     module.choice.fill_(1)
     fresh = Choice(STABLE, [{"e1": 0.1}, {"e1": 1.0}], **world(stages))
     fresh.load_state_dict(module.state_dict())
-    assert fresh.chosen() == {"e1": 1.0}
+    assert fresh.chosen().e1 == 1.0
     with pytest.raises(ValueError, match="expected at least one"):
         Choice(STABLE, [], **world(stages))
 
@@ -227,7 +263,7 @@ def test_a_class_changes_without_a_new_start(stages: Any, logged: Any, monkeypat
         return end
 
     monkeypatch.setattr(Sampler, "run", watched)
-    module = ChangeClass(STABLE, among=[5, 7, 9], changes=2, **world(stages, classes=[5, 7, 9, 5, 7]))
+    module = ChangeClass(STABLE, among=[5, 7, 9], changes=2, **world(stages, chains=Chains(classes=[5, 7, 9, 5, 7])))
     metrics = run_test(module, logged, monkeypatch)
     assert {"test/judge_top1", "test/left_top1", "test/moved", "test/n"} == set(metrics)
     assert [t[0][:3].tolist() for t in targets] == [[5, 7, 9], [7, 9, 5], [9, 5, 7]]

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from modules.common.classifier import Classifier
 from modules.common.networks import ConvNet
 from modules.relabel.annotate import LabelMaps, split_at_pooling
-from modules.relabel.module import ReLabel
+from modules.relabel.module import CutMix, Labels, ReLabel
 from modules.relabel.pooling import cell_weights, keep_best
 
 Numbered = namedtuple("Numbered", ["x", "y", "row"])
@@ -101,7 +101,9 @@ def test_a_network_is_split_before_its_pooling() -> None:
 
 
 def student(**options: Any) -> tuple[ReLabel, dict[str, Any]]:
-    module = ReLabel(network(), 5, **options)
+    """Options that Labels has go there."""
+    labels = Labels(**{name: options.pop(name) for name in [*options] if name in Labels.__dataclass_fields__})
+    module = ReLabel(network(), 5, labels, **options)
     module._trainer = SimpleNamespace(max_epochs=10, current_epoch=0)  # type: ignore[assignment]
     tracked: dict[str, Any] = {}
     module.track = lambda count, **terms: tracked.update(terms, count=count)  # type: ignore[method-assign]
@@ -119,7 +121,7 @@ def crops() -> Any:
 
 def test_the_student_learns_the_mixed_label_of_the_mixed_crop(crops: Any) -> None:
     """Cross-entropy with what CutMix makes of picture and label under the same draw."""
-    module, tracked = student(cutmix=1.0)
+    module, tracked = student(cutmix=CutMix())
     target = module.target(crops)
     torch.manual_seed(3)
     x, y = module.mix(crops.x, target)
@@ -152,9 +154,9 @@ def test_cells_of_a_map_that_is_not_square() -> None:
 
 
 def test_labels_are_hard_or_smooth_by_hand(crops: Any) -> None:
-    plain, _ = student(labels="original")
+    plain, _ = student(kind="original")
     assert torch.equal(plain.target(crops), F.one_hot(crops.y, 5).float())
-    smooth, _ = student(labels="original", label_smoothing=0.2)
+    smooth, _ = student(kind="original", smoothing=0.2)
     assert smooth.target(crops)[1].tolist() == pytest.approx([0.04, 0.84, 0.04, 0.04, 0.04])
 
 

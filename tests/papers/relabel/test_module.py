@@ -18,7 +18,7 @@ from modules.common.classifier import Classifier
 from modules.common.distillation import similarity_loss
 from modules.common.networks import ConvNet
 from modules.relabel.annotate import LabelMaps, label_map, split_at_pooling
-from modules.relabel.module import ReLabel
+from modules.relabel.module import CutMix, Labels, ReLabel
 from modules.relabel.networks import resnet
 from modules.relabel.pooling import keep_best, pool_labels
 
@@ -39,7 +39,9 @@ def batch() -> Any:
 
 
 def student(**options: Any) -> ReLabel:
-    module = ReLabel(network(), 5, **options)
+    """Options that are not CutMix's go to the labels."""
+    cutmix = options.pop("cutmix", None)
+    module = ReLabel(network(), 5, Labels(**options), cutmix)
     module._trainer = SimpleNamespace(max_epochs=10, current_epoch=0)  # type: ignore[assignment]
     return module
 
@@ -53,9 +55,9 @@ def test_loss_values() -> None:
 
 
 def test_original_labels_are_plain_cross_entropy() -> None:
-    module, given = student(labels="original"), batch()
+    module, given = student(kind="original"), batch()
     assert torch.allclose(module.training_step(given, 0), F.cross_entropy(module(given.x), given.y))
-    smooth = student(labels="original", label_smoothing=0.1)
+    smooth = student(kind="original", smoothing=0.1)
     expected = F.cross_entropy(smooth(given.x), given.y, label_smoothing=0.1)
     assert torch.allclose(smooth.training_step(given, 0), expected)
 
@@ -64,7 +66,7 @@ def test_labels_of_every_arm() -> None:
     given = batch()
     localised = student().target(given)
     assert torch.equal(localised, pool_labels(given.map, BOXES, 5).softmax(1))
-    whole = student(labels="global").target(given)
+    whole = student(kind="global").target(given)
     assert torch.equal(whole, pool_labels(given.map, BOXES[3:].expand(4, 4), 5).softmax(1))
     assert torch.allclose(whole[3], localised[3])
     assert not torch.allclose(whole[0], localised[0])
@@ -97,7 +99,7 @@ def test_known_facts_about_labels() -> None:
 
 
 def test_cutmix_mixes_labels_by_area_and_stops_before_the_end() -> None:
-    module, given = student(cutmix=1.0, cutmix_off=5), batch()
+    module, given = student(cutmix=CutMix(1.0, 5)), batch()
     images = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 1, 16, 16).contiguous()
     target = module.target(given)
     for seed in range(20):
@@ -113,7 +115,7 @@ def test_cutmix_mixes_labels_by_area_and_stops_before_the_end() -> None:
 
 
 def test_cutmix_without_a_box_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    module, given = student(cutmix=1.0), batch()
+    module, given = student(cutmix=CutMix()), batch()
     assert module.cutmix is not None
     monkeypatch.setattr(module.cutmix._dist, "sample", lambda shape: torch.ones(1))  # lambda = 1
     target = module.target(given)
@@ -125,14 +127,14 @@ def test_cutmix_without_a_box_changes_nothing(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"labels": "soft"}, "labels='soft': expected one of localised, global, original"),
+        ({"kind": "soft"}, "kind='soft': expected one of localised, global, original"),
         ({"coordinates": "xywh"}, "coordinates='xywh': expected one of xyxy, yxyx"),
-        ({"label_smoothing": 1.0}, "label_smoothing=1.0"),
+        ({"smoothing": 1.0}, "smoothing=1.0"),
     ],
 )
 def test_a_switch_names_its_values(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ReLabel(network(), 5, **options)
+        Labels(**options)
 
 
 @pytest.mark.parametrize("name", ["small", "timm"])

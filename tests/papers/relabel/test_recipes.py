@@ -42,8 +42,8 @@ def test_the_full_recipe_is_the_published_one(make_plan: Callable[..., Plan]) ->
     (group,) = mixed.param_groups
     assert isinstance(mixed, AdamP)
     assert (group["lr"], group["betas"], group["weight_decay"], group["nesterov"]) == (2e-3, [0.9, 0.999], 1e-2, True)
-    assert stages["relabel_cutmix"].module["cutmix_off"] == 5
-    assert stages["smoothed"].module["label_smoothing"] == 0.1
+    assert stages["relabel_cutmix"].module["cutmix"]["plain_epochs"] == 5
+    assert stages["smoothed"].module["labels"]["smoothing"] == 0.1
 
 
 def test_the_annotator_is_named_in_full(make_plan: Callable[..., Plan]) -> None:
@@ -68,7 +68,7 @@ def test_arms_differ_in_their_labels_alone(scale: str, make_plan: Callable[..., 
     for name in ARMS:
         stage = stages[name]
         module: dict[str, Any] = {**stage.module}
-        for switch in ("labels", "single", "coordinates", "optimizer"):
+        for switch in ("labels", "optimizer"):
             module[switch] = reference.module[switch]
         assert module == reference.module
         assert {**stage.module["optimizer"], "lr": 0} == {**reference.module["optimizer"], "lr": 0}  # tuned for each
@@ -95,7 +95,8 @@ def test_the_main_claim_is_about_the_place_on_the_map(make_plan: Callable[..., P
 def test_cutmix_is_compared_at_equal_length(make_plan: Callable[..., Plan]) -> None:
     stages = make_plan("paper=relabel", "scale=mini").stages
     assert stages["relabel_cutmix"].trainer == stages["relabel_long"].trainer
-    assert {**stages["relabel_cutmix"].module, "cutmix": 0.0} == stages["relabel_long"].module
+    without = {name: value for name, value in stages["relabel_cutmix"].module.items() if name != "cutmix"}
+    assert without == stages["relabel_long"].module
 
 
 def test_rates_are_chosen_on_images_that_no_stage_learns_from(make_plan: Callable[..., Plan]) -> None:
@@ -146,16 +147,16 @@ def test_crops_and_their_labels_are_the_published_ones(make_plan: Callable[..., 
         stage = stages[name]
         assert stage.data["image_size"] == 224
         assert stage.data["crop_scale"] == [0.08, 1.0]
-        assert stage.module.get("cutmix", 0.0) == (1.0 if name.endswith("_cutmix") else 0.0)
-    labels = {name: (stages[name].module["labels"], stages[name].module["single"]) for name in ARMS}
-    assert labels == {
+        assert stage.module.get("cutmix", {}).get("alpha") == (1.0 if name.endswith("_cutmix") else None)
+    labels = {name: stages[name].module["labels"] for name in ARMS}
+    assert {name: (each["kind"], each["single"]) for name, each in labels.items()} == {
         "relabel": ("localised", False),
         "global": ("global", False),
         "single": ("localised", True),
         "swapped": ("localised", False),
         "original": ("original", False),
     }
-    assert {name: stages[name].module["coordinates"] for name in ("relabel", "swapped")} == {
+    assert {name: labels[name]["coordinates"] for name in ("relabel", "swapped")} == {
         "relabel": "xyxy",
         "swapped": "yxyx",
     }

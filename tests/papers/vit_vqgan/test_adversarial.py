@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from modules.vit_vqgan.adversarial import (
+    Critic,
     EqualizedConv,
     StyleDiscriminator,
     discriminator_loss,
@@ -47,6 +48,21 @@ def test_minibatch_deviation_sees_groups_of_consecutive_images() -> None:
     d, x = StyleDiscriminator(8, 1, capacity=64, widest=8), torch.randn(8, 1, 8, 8)
     assert torch.allclose(d(x)[:4], d(x[:4]), atol=1e-6)
     assert not torch.allclose(d(x)[:2], d(x[:2]), atol=1e-6)
+
+
+def test_five_images_are_groups_of_one() -> None:
+    """Groups share an image count out evenly, and of 2, 3 and 4 none divides 5: nobody deviates."""
+    torch.manual_seed(0)
+    d, x = StyleDiscriminator(8, 1, capacity=64, widest=8), torch.randn(5, 1, 8, 8)
+    assert torch.allclose(d(x), torch.cat([d(image) for image in x.split(1)]), atol=1e-6)
+
+
+def test_r1_is_due_on_every_sixteenth_batch_and_weighs_as_much_more() -> None:
+    d = nn.Sequential(nn.Flatten(), nn.Linear(4, 1), nn.Flatten(0))
+    x = torch.rand(3, 1, 2, 2)
+    due = 0.5 * 10 * 16 * float(d[1].weight.detach().square().sum())
+    penalties = [float(Critic(d).penalty(x, seen).detach()) for seen in (0, 1, 15, 16, 17, 32)]
+    assert penalties == pytest.approx([due, 0, 0, due, 0, due], rel=1e-5)
 
 
 def test_logistic_losses_by_hand() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modules.common.schedules import Position
 from modules.vit_vqgan.autoencoder import Size
 from modules.vit_vqgan.vim import Vim
 
@@ -109,6 +111,15 @@ def test_vim_trains_its_own_weights_alone(vim: Callable[..., Vim]) -> None:
     assert all(p.grad is not None for p in module.parameters())
     assert not any("tokenizer" in name for name in module.state_dict())
     assert all(p.grad is None for p in module.tokenizer.networks[0].parameters())
+
+
+def test_vim_keeps_its_optimiser_and_schedule(vim: Callable[..., Vim]) -> None:
+    def half(position: Position) -> float:
+        return 0.5
+
+    adam = partial(torch.optim.Adam, lr=0.1)
+    module = vim(optimizer=adam, schedule=half)
+    assert (module.optimizer_factory, module.schedule) == (adam, half)
 
 
 def test_fewer_tokens_cut_training_and_samples(vim: Callable[..., Vim]) -> None:

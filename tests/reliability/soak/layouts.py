@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 from PIL import Image
 from scipy import io as matlab
 
-from datamodules.aria.folders import CATEGORIES, SOURCES, Aria
+from datamodules.aria.folders import CATEGORIES, SOURCES, Aria, Shown, TrainedOn
 from datamodules.aria.headers import Headers
 from datamodules.bagel.annotations import ImageNetMultiLabel, Mistakes
 from datamodules.cifake.folders import CIFAKE
@@ -327,6 +327,7 @@ def layouts() -> dict[type, Layout]:
     pets = [f"kind {number}" for number in range(37)]
     generated = [f"one/{split}/{kind}" for split in ("train", "val") for kind in ("nature", "ai")]
     front = FrontEnd(patch=8, crops=2, size=16)
+    one_of_several = TrainedOn(["dalle_t2i"], share=False)
     sets = {"crop_scale": (0.5, 1.0)}
     return {
         ImageFolder: _folder(ImageFolder),
@@ -408,11 +409,11 @@ def layouts() -> dict[type, Layout]:
         ),
         Aria: Layout(
             aria,
-            lambda root: serve(Aria(str(root), train_on=["dalle_t2i"], share=False, image_size=16, **plain)),
+            lambda root: serve(Aria(str(root), trained_on=one_of_several, shown=Shown(16), **plain)),
         ),
         Headers: Layout(
             aria,
-            lambda root: serve(Headers(str(root), train_on=["dalle_t2i"], share=False, **plain)),
+            lambda root: serve(Headers(str(root), trained_on=one_of_several, **plain)),
             headers=True,
         ),
         CIFAKE: Layout(
