@@ -312,7 +312,7 @@ def test_a_class_that_is_left_is_the_one_before(stages: Any, logged: Any, monkey
         return end
 
     monkeypatch.setattr(Sampler, "run", watched)
-    module = ChangeClass(STABLE, among=[5, 7, 9], changes=1, **world(stages, classes=[5, 7, 9, 5, 7]))
+    module = ChangeClass(STABLE, among=[5, 7, 9], changes=1, **world(stages, chains=Chains(classes=[5, 7, 9, 5, 7])))
     network = module.network
     nines = torch.nn.functional.one_hot(torch.tensor([9]), 10).float()
     judge = lambda x: nines.expand(len(x), 10)  # noqa: E731
