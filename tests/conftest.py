@@ -57,6 +57,29 @@ def real_layout(_layout: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _ticks_when_shown() -> Iterator[None]:
+    """Ticks are made once they are shown or asked for, not to be told how: most pictures are rows of images without
+    any, and their ticks take a third of the time."""
+    from matplotlib.axis import Axis
+
+    def without_making(method: Callable[..., None]) -> Callable[..., None]:
+        def tell(axis: Axis, *arguments: Any, **options: Any) -> None:
+            missing = [ticks for ticks in ("majorTicks", "minorTicks") if ticks not in vars(axis)]
+            vars(axis).update({ticks: [] for ticks in missing})
+            method(axis, *arguments, **options)
+            for ticks in missing:
+                if not vars(axis).get(ticks, True):
+                    del vars(axis)[ticks]
+
+        return tell
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("set_clip_path", "set_tick_params"):
+            patch.setattr(Axis, name, without_making(getattr(Axis, name)))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _no_power_cut() -> Iterator[None]:
     """Files are not forced onto the disk, which takes milliseconds a file: no test ends the machine, and what a killed
     process wrote the system keeps."""
@@ -204,7 +227,7 @@ def _checkpoints_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def _one_of_a_kind_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes as long as training: of stages that are of one kind, the first makes its pictures; of those that
-    one method makes under one name for stages of several kinds, the first is drawn."""
+    one method makes under one name for stages of several kinds, the first is drawn, small."""
     from matplotlib.figure import Figure
 
     from experiments.running import training
@@ -223,13 +246,36 @@ def _one_of_a_kind_draws(monkeypatch: pytest.MonkeyPatch) -> None:
             picture = (type(module).pictures, path.name.split(".png")[0])
             if picture not in drawn:
                 drawn.add(picture)
-                save(figure, path, **options)
+                save(figure, path, **{**options, "dpi": 30})
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Figure, "savefig", save_once)
             draw(module, data, stage)
 
     monkeypatch.setattr(training, "_draw", draw_once)
+
+
+@pytest.fixture
+def _few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To draw all weights of a network of published size takes as long as a step: of a large tensor a part is drawn,
+    over and over. It is of a prime length, so that no two rows are equal."""
+    import torch
+
+    drawn_at_once = 65_521
+    for name in ("uniform_", "normal_"):
+        draw = getattr(torch.Tensor, name)
+
+        def repeated(tensor: Any, *numbers: float, draw: Any = draw, **options: Any) -> Any:
+            if tensor.numel() <= drawn_at_once or not tensor.is_contiguous() or tensor.is_meta:
+                return draw(tensor, *numbers, **options)
+            flat = tensor.detach().view(-1)
+            part = draw(flat[:drawn_at_once], *numbers, **options)
+            for start in range(drawn_at_once, len(flat), drawn_at_once):
+                rest = flat[start : start + drawn_at_once]
+                rest.copy_(part[: len(rest)])
+            return tensor
+
+        monkeypatch.setattr(torch.Tensor, name, repeated)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
     counted:
       - network: stages.nasnet_a.module.network     # of the full recipe, where it says how the network is built
         variant: mobile
-        set: {auxiliary: false}                     # merged over it: what the table leaves out
+        set: {regularisers: {auxiliary: false}}     # merged over it: what the table leaves out
         input: [3, 224, 224]                        # mult-adds are those of one such image
         parameters: 5.3M                            # as printed: matched by what rounds to it
         mult_adds: 564M
@@ -16,9 +16,10 @@ wherever it is counted. `make counts` writes them to results/counts/<paper>.json
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from experiments.common import files
 from experiments.common.errors import InputError
@@ -77,8 +78,26 @@ def judge(asked: Counted, what: str, ours: int) -> Row:
     low, high = limits(printed)
     slack = 1e-9 * high  # of floating point, where the limit itself is reached
     verdict = MATCHED if low - slack <= ours <= high + slack else FAILED
-    changed = ", ".join(f"{key}={value}" for key, value in asked.set.items())
-    return Row(asked.network, asked.variant, changed, what, printed, ours, verdict, asked.source, asked.note)
+    return Row(
+        asked.network,
+        asked.variant,
+        ", ".join(_changes(asked.set)),
+        what,
+        printed,
+        ours,
+        verdict,
+        asked.source,
+        asked.note,
+    )
+
+
+def _changes(settings: Mapping[str, Any], within: str = "") -> Iterator[str]:
+    """`head.auxiliary=False` for each setting, however deep it lies."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _changes(value, f"{within}{key}.")
+        else:
+            yield f"{within}{key}={value}"
 
 
 def path(paper: str) -> Path:

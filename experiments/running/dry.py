@@ -3,7 +3,7 @@
 A stage's `dry` (experiments.config.stages.Shortened) says what may be cut because it only repeats: images per step,
 steps, and arguments of its module or data such as the number of samples to draw. Sizes of networks and inputs stay as
 published. Stages whose modules are built alike, of predecessors that are, and get batches alike compute the same: the
-first takes the steps, and the others make their batches.
+first takes the steps, and the others make their batches. A stage that feeds another takes its own.
 """
 
 from __future__ import annotations
@@ -108,6 +108,7 @@ class DryRun:
         self._made_of: dict[str, str] = {}
         for name, stage in self.stages.items():
             self._made_of[name] = self._made(stage)
+        self._feeding = {name for stage in self.stages.values() for name in names_in(stage.feeds)}
         self._left = Counter(self._made_of.values())  # stages that are not measured yet
         self._taken: dict[str, dict[str, _Taken]] = {}  # by what a module is made of, by its batches
 
@@ -173,8 +174,8 @@ class DryRun:
     def _steps(self, stage: Stage, short: Shortened, module: StageModule, data: DataModule) -> float:
         """Train and test a stage for a few steps, or take those of one that is alike; its multiply-adds in 1e9."""
         taken = self._taken.setdefault(self._made_of[stage.name], {})
-        several = taken or self._left[self._made_of[stage.name]] > 1
-        batches = _batches(stage, short, module, data) if several else ""
+        alone = stage.name in self._feeding or not (taken or self._left[self._made_of[stage.name]] > 1)
+        batches = stage.name if alone else _batches(stage, short, module, data)
         same = taken.get(batches)
         if same is None:
             _step(stage, short, module, data)

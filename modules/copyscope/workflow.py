@@ -8,6 +8,7 @@ no class word or style word, the word that stands for none.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,23 @@ def to_bytes(images: Tensor) -> np.ndarray:
     return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How images are made.
+
+    Attributes:
+        steps: of DDIM.
+        guidance: w of v = v_none + w (v_words - v_none); 1 asks the network once.
+        seed: of the latent noise; with the same one every stage starts from the same noise.
+        shift: added to the noise's row numbers, for noise that no other stage has.
+    """
+
+    steps: int = 10
+    guidance: float = 1.0
+    seed: int = 0
+    shift: int = 0
+
+
 class Workflow(VelocityDDPM):
     """Generates, for every original, an image by each coalition, all from the same noise. Nothing is trained.
 
@@ -54,11 +72,8 @@ class Workflow(VelocityDDPM):
         judge: a stage that says who made an image.
         style: number of the style word.
         coalitions: which are made; None is all.
-        steps: of DDIM.
-        guidance: w of v = v_none + w (v_words - v_none); 1 asks the network once.
-        seed: of the latent noise; with the same one every stage starts from the same noise.
-        shift: added to the noise's row numbers, for noise that no other stage has.
-        artist: the judge's label of the artist.
+        sampling: how they are made.
+        artist: the judge's label of whoever it looks for.
     Raises:
         ValueError: a coalition that is not one.
     """
@@ -71,10 +86,7 @@ class Workflow(VelocityDDPM):
         judge: Any = None,
         style: int = 2,
         coalitions: Sequence[int] | None = None,
-        steps: int = 10,
-        guidance: float = 1.0,
-        seed: int = 0,
-        shift: int = 0,
+        sampling: Sampling | None = None,
         artist: int = 4,
     ) -> None:
         super().__init__(base.averaged(), base.noise, decay=None)
@@ -85,8 +97,8 @@ class Workflow(VelocityDDPM):
         self.coalitions = here if coalitions is None else list(coalitions)
         if wrong := [c for c in self.coalitions if not 0 <= c < 16 or (c & LORA and lora is None)]:
             raise ValueError(f"coalitions: {wrong[0]}: expected numbers below 16, odd ones only with a LoRA")
-        self.style, self.steps, self.guidance = style, steps, guidance
-        self.seed, self.shift, self.artist = seed, shift, artist
+        self.style, self.artist = style, artist
+        self.sampling = sampling or Sampling()
         self.made: list[list[Tensor]] = []
         self.originals: list[Tensor] = []
         self.arrays: dict[str, np.ndarray] = {}
@@ -97,10 +109,11 @@ class Workflow(VelocityDDPM):
         """v of a coalition: inputs are `coalition`, `y` (B,), `hint` (B, 1, S, S) of the originals."""
         words = self.words(inputs["coalition"], inputs["y"])
         v = self.once(noisy, t, *words, inputs)
-        if self.guidance == 1:
+        guidance = self.sampling.guidance
+        if guidance == 1:
             return v
         none = self.once(noisy, t, *self.words(0, inputs["y"]), inputs)
-        return none + self.guidance * (v - none)
+        return none + guidance * (v - none)
 
     def words(self, coalition: int, y: Tensor) -> tuple[Tensor, Tensor]:
         """Class and style words (B,) of a coalition, for originals of classes y."""
@@ -128,14 +141,14 @@ class Workflow(VelocityDDPM):
         return self.network(noisy, t, *words, **inputs)
 
     def on_test_epoch_start(self) -> None:
-        self.row_noise = RowNoise(self.seed * 1_000_003 + self.shift)
+        self.row_noise = RowNoise(self.sampling.seed * 1_000_003 + self.sampling.shift)
         self.made, self.originals = [[] for _ in self.coalitions], []
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         _, start = self.row_noise(batch.x)
         hint = relief(batch.x)
         for coalition, images in zip(self.coalitions, self.made, strict=True):
-            images.append(self.sample(start, steps=self.steps, coalition=coalition, y=batch.y, hint=hint))
+            images.append(self.sample(start, steps=self.sampling.steps, coalition=coalition, y=batch.y, hint=hint))
         self.originals.append(batch.x)
 
     def on_test_epoch_end(self) -> None:

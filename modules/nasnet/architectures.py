@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from modules.nasnet.cells import Block, Genotype, Graph
-from modules.nasnet.networks import CellNetwork, Stem
+from modules.nasnet.networks import CellNetwork, Size, Stem
 
 NORMAL_A = Graph(
     (
@@ -38,8 +38,7 @@ def nasnet_a(**options: Any) -> CellNetwork:
 def nasnet_a_large(classes: int = 1000, input_size: int = 331, **options: Any) -> CellNetwork:
     """NASNet-A (6 @ 4032) for ImageNet at 331 pixels."""
     return nasnet_a(
-        repeats=6,
-        penultimate=4032,
+        size=Size(6, penultimate=4032),
         classes=classes,
         input_size=input_size,
         stem=Stem("imagenet", width=96),
@@ -51,8 +50,7 @@ def nasnet_a_large(classes: int = 1000, input_size: int = 331, **options: Any) -
 def nasnet_a_mobile(classes: int = 1000, input_size: int = 224, **options: Any) -> CellNetwork:
     """NASNet-A (4 @ 1056) for ImageNet at 224 pixels."""
     return nasnet_a(
-        repeats=4,
-        penultimate=1056,
+        size=Size(4, penultimate=1056),
         classes=classes,
         input_size=input_size,
         stem=Stem("imagenet", width=32),

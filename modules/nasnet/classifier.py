@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from matplotlib.figure import Figure
@@ -26,6 +27,42 @@ class Searched(Protocol):
     def genotype(self) -> Genotype: ...
 
 
+@dataclass(frozen=True)
+class Growth:
+    """How the share of dropped paths comes to what the network's DropPath says.
+
+    Attributes:
+        kind: "scheduled": linear in the step; "constant": there from the start; "none": no path is dropped.
+        steps: T, when the schedule ends; None is the end of training.
+    Raises:
+        ValueError: an unknown kind.
+    """
+
+    kind: str = "scheduled"
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in DROP_PATHS:
+            raise ValueError(f"drop_path={self.kind!r}: expected one of {', '.join(DROP_PATHS)}")
+
+    def progress(self, step: int, steps: int) -> float:
+        """The fraction of the schedule that is over before a step, of so many in all."""
+        return {"scheduled": min(1.0, step / (self.steps or steps)), "constant": 1.0, "none": 0.0}[self.kind]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Cross-entropy, and that of the auxiliary head.
+
+    Attributes:
+        auxiliary_weight: of the auxiliary head's, where the network has one.
+        label_smoothing: of both, in [0, 1).
+    """
+
+    auxiliary_weight: float = 0.4
+    label_smoothing: float = 0.0
+
+
 class NASNet(ClassificationModule):
     """A CellNetwork trained by the paper's recipe.
 
@@ -33,15 +70,13 @@ class NASNet(ClassificationModule):
         classes: number of classes.
         network: a CellNetwork, or with `search` what makes one of a genotype.
         search: whose architecture is trained.
-        drop_path: "scheduled": up to the network's `keep`, linear in the step; "constant": from the start; "none".
-        drop_path_steps: T, when the schedule ends; None is the end of training.
-        auxiliary_weight: of the auxiliary head's loss, where the network has one.
-        label_smoothing: in [0, 1).
+        drop_path: how the share of dropped paths grows.
+        loss: weights of its two parts.
         average_decay: test with an exponential moving average (WeightAverage, TensorFlow's rule); None tests with the
             last weights.
         optimizer, schedule: see StageModule. Biases and batch norms have no weight decay.
     Raises:
-        ValueError: an unknown drop_path, or a network that does not fit `search`.
+        ValueError: a network that does not fit `search`.
     """
 
     def __init__(
@@ -49,16 +84,12 @@ class NASNet(ClassificationModule):
         classes: int,
         network: CellNetwork | Callable[..., CellNetwork],
         search: Searched | None = None,
-        drop_path: str = "scheduled",
-        drop_path_steps: int | None = None,
-        auxiliary_weight: float = 0.4,
-        label_smoothing: float = 0.0,
+        drop_path: Growth = Growth(),
+        loss: Loss = Loss(),
         average_decay: float | None = None,
         optimizer: OptimizerFactory | None = None,
         schedule: Schedule | None = None,
     ) -> None:
-        if drop_path not in DROP_PATHS:
-            raise ValueError(f"drop_path={drop_path!r}: expected one of {', '.join(DROP_PATHS)}")
         if isinstance(network, nn.Module) != (search is None):
             raise ValueError("network: expected a network, or with `search` a _partial_ one without a genotype")
         if search is not None:
@@ -68,9 +99,7 @@ class NASNet(ClassificationModule):
 
         self.network: CellNetwork = network
         self.drop_path = drop_path
-        self.drop_path_steps = drop_path_steps
-        self.auxiliary_weight = auxiliary_weight
-        self.label_smoothing = label_smoothing
+        self.loss = loss
         self.average = None if average_decay is None else WeightAverage(network, average_decay)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -83,13 +112,12 @@ class NASNet(ClassificationModule):
         trainer = self.trainer
         steps_an_epoch = int(trainer.num_training_batches)
         step = self.current_epoch * steps_an_epoch + batch_idx
-        end = self.drop_path_steps or steps_an_epoch * (trainer.max_epochs or 1)
-        self.network.progress = {"scheduled": min(1.0, step / end), "constant": 1.0, "none": 0.0}[self.drop_path]
+        self.network.progress = self.drop_path.progress(step, steps_an_epoch * (trainer.max_epochs or 1))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, y = batch
         logits, second = self.network.with_auxiliary(x)  # (B, C), (B, C)
-        loss = total_loss(logits, second, y, self.auxiliary_weight, self.label_smoothing)
+        loss = total_loss(logits, second, y, self.loss.auxiliary_weight, self.loss.label_smoothing)
         self.track(len(y), loss=loss, top1=100 * (logits.argmax(-1) == y).float().mean())
         return loss
 
@@ -113,7 +141,7 @@ class NASNet(ClassificationModule):
         """Its two cells, and what ScheduledDropPath does with each cell's paths."""
         genotype = self.network.genotype
         figures = {"normal cell": cell_picture(genotype.normal), "reduction cell": cell_picture(genotype.reduction)}
-        if self.drop_path != "none" and self.network.drop_path.keep < 1:
+        if self.drop_path.kind != "none" and self.network.drop_path.keep < 1:
             cells = len(self.network.cells)
-            figures["drop path"] = drop_path_picture(cells, self.network.drop_path, self.drop_path == "constant")
+            figures["drop path"] = drop_path_picture(cells, self.network.drop_path, self.drop_path.kind == "constant")
         return figures

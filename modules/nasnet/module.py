@@ -46,7 +46,6 @@ from modules.nasnet.pictures import cell_pictures, reward_picture
 from modules.nasnet.space import Space
 from modules.nasnet.table import RewardTable
 
-METHODS = ("ppo", "random")
 FINDS = ("best", "frequent")
 TOP = (1, 5, 25)  # how many of the best architectures Fig. 6 averages
 
@@ -68,19 +67,41 @@ def ppo_loss(
 
 @dataclass(frozen=True)
 class PPO:
-    """How the controller learns from a minibatch.
+    """The controller, and how it learns from a minibatch.
 
     Attributes:
+        units: of its LSTM.
         clip: eps.
         epochs: gradient steps on a minibatch.
         entropy_weight: w.
         baseline_decay: of the moving average b.
     """
 
+    units: int = 100
     clip: float = 0.2
     epochs: int = 4
     entropy_weight: float = 1e-5
     baseline_decay: float = 0.95
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which architecture a search hands on.
+
+    Attributes:
+        finds: "best" by reward, as in the paper, or the most "frequent" late one, which is the controller's choice
+            rather than the luckiest draw.
+        late: the fraction of samples at the end that count as late, also for `late_` metrics.
+    Raises:
+        ValueError: an unknown `finds`.
+    """
+
+    finds: str = "best"
+    late: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.finds not in FINDS:
+            raise ValueError(f"finds={self.finds!r}: expected one of {', '.join(FINDS)}")
 
 
 class Search(ChildStage):
@@ -93,18 +114,14 @@ class Search(ChildStage):
     Args:
         space: what is searched.
         samples: architectures drawn per replay in all.
-        method: "ppo", or "random": every choice uniform, nothing is learned.
         table: rewards to look up; None trains children.
         children: how; not needed with a table.
         replays: searches side by side; more than one makes sense with a table.
-        ppo: how PPO learns.
-        units: of the controller's LSTM.
-        late: the fraction of samples at the end that `late_` metrics average.
-        finds: which architecture this search hands on: "best" by reward, as in the paper, or the most "frequent" late
-            one, which is the controller's choice rather than the luckiest draw.
+        ppo: how PPO learns; None is random search: every choice uniform, nothing is learned.
+        choice: what this search hands on.
         optimizer: of the controller.
     Raises:
-        ValueError: an unknown method or `finds`, neither table nor children, or a table of another space.
+        ValueError: neither table nor children, or a table of another space.
     """
 
     baseline: Tensor  # b, (R, 1)
@@ -113,35 +130,26 @@ class Search(ChildStage):
         self,
         space: Space,
         samples: int,
-        method: str = "ppo",
         table: RewardTable | None = None,
         children: Children | None = None,
         replays: int = 1,
-        ppo: PPO = PPO(),
-        units: int = 100,
-        late: float = 0.2,
-        finds: str = "best",
+        ppo: PPO | None = None,
+        choice: Choice = Choice(),
         optimizer: OptimizerFactory | None = None,
     ) -> None:
         super().__init__(optimizer)
-        if method not in METHODS:
-            raise ValueError(f"method={method!r}: expected one of {', '.join(METHODS)}")
-        if finds not in FINDS:
-            raise ValueError(f"finds={finds!r}: expected one of {', '.join(FINDS)}")
         if table is None and children is None:
             raise ValueError("expected children to train or a table from needs: {table: <stage>}")
         if table is not None and table.space != space:
             raise ValueError(f"space: the table has another one, {table.space}")
         self.space = space
         self.samples = samples
-        self.method = method
         self.looked_up = None if table is None else torch.stack([table.rewards, table.accuracies], -1)  # (M, 2)
         self.training_of = children
         self.replays = replays
         self.ppo = ppo
-        self.late = late
-        self.finds = finds
-        self.controller = Controller(space.sizes, units, replays)
+        self.choice = choice
+        self.controller = Controller(space.sizes, (ppo or PPO()).units, replays)
         self.history = History(samples, replays, len(space.sizes))
         self.register_buffer("baseline", torch.full((replays, 1), math.nan))
 
@@ -154,13 +162,13 @@ class Search(ChildStage):
         outcome = self.evaluate(actions)  # (R, n, 2): reward R, test accuracy
         self.history.add(self.space.canonical(actions), outcome)
 
-        terms = self.improve(actions, outcome[..., 0]) if self.method == "ppo" else {}
+        terms = self.improve(actions, outcome[..., 0]) if self.ppo else {}
         self.track(n, reward=100 * outcome[..., 0].mean(), **terms)
 
     def draw(self, n: int) -> Tensor:
         """n architectures of every replay, (R, n, T)."""
         with torch.autocast(self.device.type, enabled=False):
-            if self.method == "random":
+            if self.ppo is None:
                 return self.space.uniform(self.replays, n, device=self.device)
             return self.controller.sample(n)
 
@@ -180,6 +188,8 @@ class Search(ChildStage):
 
     def improve(self, actions: Tensor, rewards: Tensor) -> dict[str, Tensor]:
         """PPO on one minibatch: actions (R, n, T), rewards (R, n). Every process computes the same."""
+        ppo = self.ppo
+        assert ppo is not None
         with torch.autocast(self.device.type, enabled=False):
             mean = rewards.mean(1, keepdim=True)  # (R, 1)
             self.baseline.copy_(torch.where(self.baseline.isnan(), mean, self.baseline))
@@ -188,13 +198,13 @@ class Search(ChildStage):
                 log_p_old, _ = self.controller(actions)
 
             terms: dict[str, Tensor] = {}
-            for _ in range(self.ppo.epochs):
+            for _ in range(ppo.epochs):
                 log_p, entropy = self.controller(actions)  # (R, n) each
-                loss = ppo_loss(log_p, log_p_old, advantage, entropy, self.ppo.clip, self.ppo.entropy_weight)
+                loss = ppo_loss(log_p, log_p_old, advantage, entropy, ppo.clip, ppo.entropy_weight)
                 self.descend(loss)
                 terms = {"loss": loss / len(actions), "entropy": entropy.mean()}
 
-            self.baseline.lerp_(mean, 1 - self.ppo.baseline_decay)
+            self.baseline.lerp_(mean, 1 - ppo.baseline_decay)
         return terms
 
     def descend(self, loss: Tensor) -> None:
@@ -223,11 +233,11 @@ class Search(ChildStage):
 
     @property
     def late_samples(self) -> int:
-        return max(1, round(self.late * self.history.count))
+        return max(1, round(self.choice.late * self.history.count))
 
     def select(self) -> list[int]:
-        """The architecture that this search hands on (`finds`), as canonical choices."""
-        return self.history.best() if self.finds == "best" else self.history.most_frequent(self.late_samples)
+        """The architecture that this search hands on (Choice), as canonical choices."""
+        return self.history.best() if self.choice.finds == "best" else self.history.most_frequent(self.late_samples)
 
     def genotype(self) -> Genotype:
         return self.space.decode(self.select())
@@ -259,12 +269,12 @@ class Search(ChildStage):
             "late_top1": late[..., 1].mean(),
         }
         metrics |= {f"top{k}_reward": self.history.top(k) for k in TOP}
-        if self.method == "ppo":
+        if self.ppo:
             metrics["entropy_left"] = self.entropy_left()
         self.log_dict({f"test/{name}": 100 * value for name, value in metrics.items()})
 
     def pictures(self, data: Any) -> dict[str, Figure]:
         """Rewards as the search goes on, and the cells it hands on."""
-        title = f"mean of each minibatch ({self.method})"
+        title = f"mean of each minibatch ({'ppo' if self.ppo else 'random'})"
         rewards = reward_picture(100 * self.history.rewards.cpu(), data.batch_size, title)
         return {"rewards": rewards, **cell_pictures(self.space, self.select(), "found")}

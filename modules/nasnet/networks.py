@@ -75,6 +75,56 @@ class DropPath:
 
 
 @dataclass(frozen=True)
+class Size:
+    """How often cells are stacked and how wide they are: the paper's "N @ P".
+
+    Attributes:
+        repeats: N.
+        filters: F of the first stage; None takes it from `penultimate`.
+        penultimate: P, channels of the last cell's output; None takes it from `filters`.
+    Raises:
+        ValueError: neither or both of filters and penultimate.
+    """
+
+    repeats: int
+    filters: int | None = None
+    penultimate: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.filters is None) == (self.penultimate is None):
+            raise ValueError(f"filters={self.filters}, penultimate={self.penultimate}: expected one of them")
+
+    def first_filters(self, genotype: Genotype) -> int:
+        """F: as given, or from the channels of the last cell's output, 4 F in every output state.
+
+        Raises ValueError if the channels do not divide.
+        """
+        if self.filters is not None:
+            return self.filters
+
+        assert self.penultimate is not None
+        multiple = 4 * genotype.normal.multiple
+        if self.penultimate % multiple or not self.penultimate:
+            raise ValueError(f"penultimate={self.penultimate}: expected a multiple of {multiple} for this genotype")
+        return self.penultimate // multiple
+
+
+@dataclass(frozen=True)
+class Regularisers:
+    """What a network has for training alone.
+
+    Attributes:
+        auxiliary: a second classifier after the last cell before the second reduction.
+        dropout: before the linear layer.
+        drop_path: how paths are dropped.
+    """
+
+    auxiliary: bool = False
+    dropout: float = 0.0
+    drop_path: DropPath = DropPath()
+
+
+@dataclass(frozen=True)
 class BatchNorm:
     """Makes batch norms; the momentum is torch's, 1 - TensorFlow's decay."""
 
@@ -120,42 +170,34 @@ class CellNetwork(nn.Module):
 
     Args:
         genotype: the two cells.
-        repeats: N.
+        size: N and the filters of the first stage.
         classes: of the linear layer.
-        filters: F of the first stage; None takes it from `penultimate`.
-        penultimate: channels of the last cell's output ("N @ P"); None takes it from `filters`.
         input_size: side of the square image.
         stem: what comes before the cells.
         skip_reduction: a normal cell after a reduction takes as h_{i-1} what came before the reduction's own input.
-        auxiliary: with a second classifier after the last cell before the second reduction, for training alone.
-        dropout: before the linear layer.
-        drop_path: how paths are dropped while training.
+        regularisers: what is there for training alone.
         norm: makes all batch norms.
     Raises:
-        ValueError: neither or both of filters and penultimate, or sizes that do not divide.
+        ValueError: sizes that do not divide.
     """
 
     def __init__(
         self,
         genotype: Genotype,
-        repeats: int,
+        size: Size,
         classes: int,
-        filters: int | None = None,
-        penultimate: int | None = None,
         input_size: int = 32,
         stem: Stem = Stem(),
         skip_reduction: bool = False,
-        auxiliary: bool = False,
-        dropout: float = 0.0,
-        drop_path: DropPath = DropPath(),
+        regularisers: Regularisers = Regularisers(),
         norm: Norm = BatchNorm(),
     ) -> None:
         super().__init__()
         self.genotype = genotype
-        self.repeats = repeats
-        self.filters = first_filters(genotype, filters, penultimate)
+        self.repeats = size.repeats
+        self.filters = size.first_filters(genotype)
         self.shrink = stem.shrink
-        self.drop_path = drop_path
+        self.drop_path = regularisers.drop_path
         self.progress = 0.0  # of ScheduledDropPath, in [0, 1]
         self.shared_masks = True  # several processes share the batch; off for a network that one of them trains alone
         if stem.kind == "imagenet" and self.filters % 4:
@@ -164,16 +206,16 @@ class CellNetwork(nn.Module):
         width = 3 * self.filters if stem.width is None else stem.width
         self.stem = nn.Sequential(stem.convolution(width), norm(width))
 
-        kinds = cell_kinds(repeats, self.filters, stem.kind)
-        first = len(kinds) - 3 * repeats - 2  # of the cells after the stem
-        self.auxiliary_at = first + 2 * repeats  # the last normal cell before the second reduction
+        kinds = cell_kinds(size.repeats, self.filters, stem.kind)
+        first = len(kinds) - 3 * size.repeats - 2  # of the cells after the stem
+        self.auxiliary_at = first + 2 * size.repeats  # the last normal cell before the second reduction
         self.wiring = [cell_inputs(number, kinds, first, genotype, skip_reduction) for number in range(len(kinds))]
         shapes = self._make_cells(kinds, width, stem.side(input_size), norm)
 
         self.penultimate = sum(shapes[len(kinds) - 1][0])
         channels, side = shapes[self.auxiliary_at]
-        self.auxiliary = AuxiliaryHead(sum(channels), side, classes, norm) if auxiliary else None
-        self.dropout = nn.Dropout(dropout)
+        self.auxiliary = AuxiliaryHead(sum(channels), side, classes, norm) if regularisers.auxiliary else None
+        self.dropout = nn.Dropout(regularisers.dropout)
         self.fc = nn.Linear(self.penultimate, classes)
         self.initialise()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # faster on CPUs, and no slower on GPUs
@@ -268,23 +310,6 @@ class CellNetwork(nn.Module):
         states = outputs[self.auxiliary_at]
         middle = states[0] if len(states) == 1 else State(torch.cat([state.raw for state in states], 1))
         return logits, self.auxiliary(middle)
-
-
-def first_filters(genotype: Genotype, filters: int | None, penultimate: int | None) -> int:
-    """F of the first stage: as given, or from the channels of the last cell's output, 4 F in every output state.
-
-    Raises ValueError if neither or both are given, or if the channels do not divide.
-    """
-    if (filters is None) == (penultimate is None):
-        raise ValueError(f"filters={filters}, penultimate={penultimate}: expected one of them")
-    if filters is not None:
-        return filters
-
-    assert penultimate is not None
-    multiple = 4 * genotype.normal.multiple
-    if penultimate % multiple or not penultimate:
-        raise ValueError(f"penultimate={penultimate}: expected a multiple of {multiple} for this genotype")
-    return penultimate // multiple
 
 
 def cell_kinds(repeats: int, filters: int, stem: str) -> list[tuple[str, int]]:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.distributions import Normal
 
 from datamodules.cda import Distilled, Steps, Synthesis, labels_in_order
 from datamodules.common.base import DataError, Fed
@@ -110,6 +111,11 @@ def test_real_images_are_different_training_images_of_their_class() -> None:
     actual = [(every == image).flatten(1).all(1).nonzero().flatten().tolist() for image in images]
     assert all(label in classes[rows].tolist() for rows, label in zip(actual, labels.tolist(), strict=True))
     assert len({tuple(rows) for rows in actual}) == 50
+    assert data.spec.sizes["train"] == 50  # one pass
+    again = Distilled(digits(), 8, 5, "real")
+    again.setup()
+    assert again.training is not None
+    assert torch.equal(again.training[0], images)
     with pytest.raises(DataError, match="100 asked"):
         Distilled(digits(), 8, 100, "real").setup()
 
@@ -122,6 +128,29 @@ def test_noise_is_what_a_recovery_starts_from() -> None:
     inside = x[(data.training[0] > 0) & (data.training[0] < 255)]
     assert -1 < float(inside.mean()) < 1
     assert 0.3 < float(inside.std()) <= 1
+    assert data.training[0].dtype == torch.uint8
+    darker = Normal(0.0, 1.0).cdf(torch.tensor(-data.spec.mean[0] / data.spec.std[0]))  # than black, and so black
+    assert float((data.training[0] == 0).float().mean()) == pytest.approx(float(darker), abs=0.02)
+
+
+def test_noise_has_the_mean_of_each_channel(tmp_path: Path) -> None:
+    data = Distilled(folder(tmp_path), 4, 20, "noise")
+    data.setup()
+    assert data.training is not None
+    middle = data.training[0].float().transpose(0, 1).flatten(1).median(1).values
+    assert middle.tolist() == pytest.approx([255 * mean for mean in (0.485, 0.456, 0.406)], abs=4)
+
+
+def test_a_dry_run_gets_some_random_images() -> None:
+    data, again = (Distilled(digits(), 4, 5, "noise", generated=True) for _ in range(2))
+    for each in (data, again):
+        each.setup()
+        assert each.training is not None
+    images, labels = data.training  # type: ignore[misc]
+    assert (images.shape, images.dtype) == ((16, 1, 8, 8), torch.uint8)  # four batches of the 50 images
+    assert labels.tolist() == [*range(10), *range(6)]
+    assert 0 <= int(images.min()) < 20 < 235 < int(images.max()) <= 255
+    assert torch.equal(again.training[0], images)  # type: ignore[index]
 
 
 def test_wrong_images_are_refused() -> None:
@@ -159,3 +188,6 @@ def test_real_photos_are_decoded_as_they_would_be_tested(tmp_path: Path) -> None
     assert sorted(greys[::2].tolist()) == [10, 30, 50]
     assert sorted(greys[1::2].tolist()) == [110, 130, 150]
     assert sum(len(batch.y) for batch in data.test_dataloader()) == 6
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (data.spec.mean, data.spec.std))
+    served = torch.cat([batch.x for batch in data.train_dataloader()]) * std + mean
+    assert (255 * served[:, 0, 8, 8]).sort().values.tolist() == pytest.approx([10, 30, 50, 110, 130, 150], abs=1e-3)

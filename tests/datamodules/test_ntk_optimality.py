@@ -31,7 +31,9 @@ def made(**options: Any) -> Dirichlet:
 @pytest.mark.parametrize(("plus", "minus"), PAIRS)
 def test_spec_is_what_is_served(plus: list[float], minus: list[float]) -> None:
     data = made(plus=plus, minus=minus)
-    assert data.spec.source == "generated"
+    assert (data.spec.source, data.spec.where) == ("generated", "computed")
+    assert f"P(+1) = 0.4, +1 from Dirichlet{tuple(plus)}, -1 from Dirichlet{tuple(minus)}" in data.spec.split
+    assert "300 + 200 points" in data.spec.split
     assert len(data.spec.identity) == 12
     assert {name: len(labels) for name, (_, labels) in data.splits.items()} == {"train": 300, "test": 200}
     x, y = next(iter(data.train_dataloader()))

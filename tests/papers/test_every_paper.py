@@ -188,6 +188,7 @@ def test_smoke_runs_to_a_verdict_with_all_that_executes_in_its_identity(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_few_draws")
 @pytest.mark.parametrize("paper", PAPERS)
 def test_full_recipe_passes_its_dry_run(
     paper: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -209,6 +210,6 @@ def test_full_recipe_passes_its_dry_run(
 @pytest.mark.parametrize("paper", PAPERS)
 def test_every_stage_runs_in_half_precision(paper: str, tmp_path: Path, make_plan: Callable[..., Plan]) -> None:
     """What trainer=auto chooses on a GPU. A dry run would not tell: it writes nothing that NumPy has to take."""
-    lines = [f"paper={paper}", "scale=smoke", "trainer.precision=bf16-mixed", f"runs_dir={tmp_path}"]
+    lines = [f"paper={paper}", "scale=smoke", "seeds=[0]", "trainer.precision=bf16-mixed", f"runs_dir={tmp_path}"]
     outcomes = run(make_plan(*lines))
     assert not {o.stage: o.reason for o in outcomes.values() if o.status != "done"}

@@ -63,8 +63,18 @@ def test_a_cut_larger_than_the_reference_is_refused() -> None:
         Cut(1.5)
 
 
+def test_a_grey_query_is_the_mean_of_its_colours() -> None:
+    images = torch.rand(2, 3, 6, 6)
+    whole = Cut(1.0, rotation=0.0, mirror=False, grey=True)(images, torch.Generator())
+    assert torch.allclose(whole, images.mean(1, keepdim=True).expand(2, 3, 6, 6), atol=1e-6)
+
+
 def test_words_say_how_queries_are_made() -> None:
-    split = crops(cut=Cut(0.25, grey=True)).spec.split
+    spec = crops(cut=Cut(0.25, grey=True)).spec
+    assert spec.name == f"squares cut from {crops().source.spec.name}"
+    assert crops(grid=1).spec.split.startswith("references are whole images; a query is ")
+    split = spec.split
+    assert split.startswith("references are canvases of 2x2 images; a query is ")
     assert (
         "a square of 25% of the side cut from one of them, turned by up to 15 degrees, mirrored at random, grey"
         in split

@@ -83,6 +83,12 @@ def test_attributes_of_boxes_and_what_is_unspecified(tmp_path: Path) -> None:
     data = ready(Attributes(str(tmp_path), 2, count=3))
     assert data.targets["train"].tolist() == [[1, 0, 0], [0, 1, 1]]
     assert len(data.photos) == 3  # a row a box, not a file
+    assert [each.box for each in data.photos] == [(1, 1, 20, 20), (5, 5, 30, 20), (1, 1, 10, 10)]
+    assert (data.spec.name, data.spec.shape) == ("UIUC attributes (aPascal)", (3, 221, 221))
+    cats = Attributes(str(tmp_path), 2, "cats", count=3, test_classes=["dog"])
+    assert cats.spec.name == "cats"
+    with pytest.raises(DataError, match="lists 2 training and 0 test photos"):
+        cats.setup()
     unsure = ready(Attributes(str(tmp_path), 2, count=3, unspecified=0, train_classes=["dog"]))
     assert unsure.targets["train"].tolist() == [[1, -1, 0]]
     assert Attributes(str(tmp_path), 2, count=2, names=["hat", "jeans"]).spec.classes == ("hat", "jeans")
@@ -90,6 +96,14 @@ def test_attributes_of_boxes_and_what_is_unspecified(tmp_path: Path) -> None:
         Attributes(str(tmp_path), 2, count=3, names=["hat"])
     with pytest.raises(DataError, match="3 attributes where 9 are expected"):
         Attributes(str(tmp_path), 2, count=9).setup()
+
+
+def test_a_dry_run_gets_attributes_of_both_kinds() -> None:
+    data = Attributes("nowhere", 6, count=4, generated=True)
+    data.setup()
+    assert data.targets["train"].shape == (6, 4)
+    assert data.targets["train"].float().mean(0).tolist() == [0.5] * 4
+    assert set(data.targets["train"].flatten().tolist()) == {0, 1}
 
 
 def test_missing_and_damaged_data_is_named(tmp_path: Path) -> None:

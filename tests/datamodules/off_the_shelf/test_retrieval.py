@@ -19,6 +19,7 @@ def test_landmarks_have_junk_and_square_queries(tmp_path: Path) -> None:
     assert data.targets["test"].tolist() == [[1, 1, 0, -1]]
     assert data.photos[int(data.rows["test"][0])].box == (4, 5, 14, 15)
     assert data.rows["train"].tolist() == [0, 1, 2, 3]
+    assert [len(batch.row) for batch in data.train_dataloader()] == [2, 2, 1]  # and the query
 
 
 def test_holidays_leaves_the_query_out_and_ukbench_does_not(tmp_path: Path) -> None:

@@ -50,6 +50,13 @@ def test_rounding_decides() -> None:
     assert verdicts == ["failed", "matched", "matched", "failed"]
 
 
+def test_a_row_says_what_was_changed_however_deep_it_lies() -> None:
+    changed = {"head": {"auxiliary": False, "dropout": {"rate": 0.5}}, "classes": 10}
+    row = Counted(network="stages.a.module.network", source="Table 1", parameters="5.3M", set=changed)
+    judged = counts.judge(row, "parameters", 5_300_000)
+    assert judged.changed == "head.auxiliary=False, head.dropout.rate=0.5, classes=10"
+
+
 def test_a_network_is_counted_without_memory_or_weights() -> None:
     """torchvision documents 11,689,512 parameters and 1.81 G mult-adds for ResNet-18."""
     network = build_on_meta(CONFIG, "stages.a.module.network", {})

@@ -31,6 +31,10 @@ def test_milestone_0_is_sre2l(shape: str) -> None:
     assert set(bounds(40, list(range(40)), shape=shape, milestone=0.0)) == {0.08}
 
 
+def test_shifts_and_crops_are_sre2ls_unless_said_otherwise() -> None:
+    assert (Crops().jitter, Crops().smallest) == (32, 0.08)
+
+
 def test_after_the_milestone_the_bound_stays() -> None:
     values = bounds(100, list(range(100)), milestone=0.4)
     assert values[20] == pytest.approx(0.54)

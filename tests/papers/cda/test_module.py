@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from modules.cda.curriculum import Crops
 from modules.cda.module import Recover, global_cross_entropy, through_jpeg
+from modules.cda.statistics import batch_norms, statistics_loss, watch
 from modules.common.classifier import Classifier
 from modules.common.schedules import Position
 
@@ -44,6 +45,12 @@ def test_weight_0_is_inversion_by_cross_entropy_alone_and_the_weight_scales_the_
     assert torch.allclose(ce_gradient, gradient, atol=1e-7)
 
     one, first = one_step(squeezed, 1.0)
+    layers = batch_norms(network)
+    torch.manual_seed(0)
+    torch.randn(10, 1, 8, 8)
+    _, inputs = watch(network, layers, Crops("step", jitter=0)(x, 0, 10))
+    distance = statistics_loss(inputs, layers, first=10.0)  # the first layer counts tenfold
+    assert one - none == pytest.approx(float(distance.detach()), rel=1e-4)
     three, second = one_step(squeezed, 3.0)
     assert three - none == pytest.approx(3 * (one - none), rel=1e-4)
     assert torch.allclose(second - ce_gradient, 3 * (first - ce_gradient), atol=1e-5)
@@ -103,6 +110,19 @@ def test_recovery_lowers_each_term(recover: Callable[..., Any]) -> None:
     assert float(bn[-10:, 1].mean()) < 0.5 * float(bn[:5, 1].mean())
 
 
+def test_final_losses_are_means_over_the_last_tenth_of_the_steps(squeezed: Classifier) -> None:
+    module: Any = Recover(squeezed, 10, 1, (1, 8, 8), 10, Crops())
+    module._trainer = SimpleNamespace(current_epoch=0, optimizers=[])
+    logged: dict[str, float] = {}
+    module.log_dict = logged.update
+    for last, expected in (((3.0, 1.0, 1.0), (3, 1)), ((6.0, 2.0, 4.0), (1.5, 0.5)), ((0.0, 0.0, 0.0), (0, 0))):
+        module.trace.zero_()
+        module.trace[-11] = 99.0
+        module.trace[-10] = torch.tensor(last)
+        module.on_train_epoch_end()
+        assert (logged["train/final_ce"], logged["train/final_bn"]) == expected
+
+
 def test_arms_begin_alike_and_end_apart(recover: Callable[..., Any]) -> None:
     cosine = recover(steps=6)
     constant = recover(steps=6, crops=Crops(milestone=0.0, jitter=1))
@@ -119,6 +139,7 @@ def test_images_are_in_the_checkpoint_and_no_buffers(recover: Callable[..., Any]
     assert torch.equal(copy.images, module.images)
     assert torch.equal(copy.trace, module.trace)
     assert {name for name, _ in module.named_buffers()} & {"images", "trace"} == set()
+    assert set(module.state_dict()) == {"x", "_extra_state"}
     assert module.artifacts()["images"].dtype == "uint8"
     assert int(module.images.max()) > int(module.images.min())
 

@@ -12,6 +12,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torchvision.models import resnet18, resnet50
 
+from modules.cda import statistics
 from modules.cda.module import global_cross_entropy
 from modules.cda.statistics import batch_norms, batch_statistics, statistics_loss, watch
 from modules.common.classifier import Classifier
@@ -44,6 +45,17 @@ def test_statistics_are_those_of_numpy() -> None:
     assert mean.tolist() == pytest.approx(flat.mean(1).tolist(), abs=1e-6)
     assert variance.tolist() == pytest.approx(flat.var(1).tolist(), abs=1e-6)  # biased
     assert batch_statistics(x.bfloat16())[0].dtype == torch.float32
+
+
+def test_statistics_over_processes_are_sums_over_their_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes that hold the same images: every sum is twice as large, and both statistics are the same."""
+    x = 3 + torch.randn(5, 3, 4, 6)
+    mean, variance = batch_statistics(x)
+    monkeypatch.setattr(statistics, "world_size", lambda: 2)
+    monkeypatch.setattr(statistics, "summed", lambda value: 2 * value)
+    both = batch_statistics(x)
+    assert torch.allclose(both[0], mean, atol=1e-5)
+    assert torch.allclose(both[1], variance, atol=1e-5)
 
 
 def test_loss_by_hand_is_not_squared() -> None:

@@ -131,3 +131,23 @@ def test_an_original_that_is_missing(tmp_path: Path) -> None:
         data.setup()
     with pytest.raises(DataError, match="height=100, width=512: expected multiples of 8"):
         Artwork(height=100)
+
+
+@pytest.mark.parametrize("purpose", ["public", "fine_tuning", "originals"])
+def test_every_image_has_a_style(purpose: str) -> None:
+    made = gallery(purpose)
+    for split in ("train", "test"):
+        assert len(made.styles[split]) == len(made.splits[split][0])
+
+
+def test_a_picture_that_shrinks_is_averaged_and_its_depth_reaches_1(tmp_path: Path) -> None:
+    """A white column in eight: all pixels get their share of it."""
+    columns = np.zeros((64, 64, 3), dtype=np.uint8)
+    columns[:, ::8] = 255
+    Image.fromarray(columns).save(tmp_path / "mona_lisa.png")
+    Image.fromarray(np.full((64, 64, 3), 255, dtype=np.uint8)).save(tmp_path / "mona_lisa_depth.png")
+    data = Original(str(tmp_path), 2, images=1, artwork=Artwork(height=8, width=8, copy=(64, 64)))
+    data.setup()
+    assert data.originals[0].float().mean() == pytest.approx(255 / 8, abs=4)
+    (batch,) = data.test_dataloader()
+    assert torch.equal(batch.hint, torch.ones(1, 3, 8, 8))

@@ -7,9 +7,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from datamodules.copyscope.hands import ARTIST, OTHER_ARTIST
 from experiments.config import claims
 from experiments.running import engine
-from experiments.running.plan import Plan
+from experiments.running.plan import Plan, only
 
 LORAS = ("lora_0", "lora_25", "lora_50", "lora_100", "lora_other")
 
@@ -27,12 +28,16 @@ def test_loras_differ_in_their_images_alone(make_plan: Callable[..., Plan]) -> N
     assert stages["lora_other"].data["artist"] == "other_artist"
 
 
-def test_all_coalitions_have_the_same_noise_but_the_ablation(make_plan: Callable[..., Plan]) -> None:
+def test_all_coalitions_have_the_same_noise(make_plan: Callable[..., Plan]) -> None:
     stages = make_plan("paper=copyscope", "scale=mini", seed=7).stages
     made = {name: stage.module for name, stage in stages.items() if name.startswith("generated")}
-    assert {module["seed"] for module in made.values()} == {7}
-    assert {name for name, module in made.items() if module.get("shift")} == {"generated_again"}
-    assert {module["steps"] for module in made.values()} == {10}
+    sampling = {name: module["sampling"] for name, module in made.items()}
+    assert {how["seed"] for how in sampling.values()} == {7}
+    assert not any(how.get("shift") for how in sampling.values())
+    assert {how["steps"] for how in sampling.values()} == {10}
+    assert {module.get("artist", ARTIST) for name, module in made.items() if name != "generated_other"} == {ARTIST}
+    assert made["generated_other"]["artist"] == OTHER_ARTIST
+    assert stages["generated_other"].needs == {**stages["generated_100"].needs, "lora": "lora_other"}
     assert {stage.data["batch_size"] for name, stage in stages.items() if name.startswith("generated")} == {128}
 
 
@@ -40,6 +45,16 @@ def test_claims_of_both_scales(make_plan: Callable[..., Plan]) -> None:
     for scale in ("mini", "full"):
         questions = claims.read(make_plan("paper=copyscope", f"scale={scale}").config)
         assert questions.main is not None
+
+
+def test_the_main_claim_needs_no_other_dose(make_plan: Callable[..., Plan]) -> None:
+    """Its arms are two LoRAs of a whole dose, and what divides the credit is one table of their coalitions."""
+    plan = make_plan("paper=copyscope", "scale=mini")
+    main = claims.read(plan.config).main
+    assert main is not None
+    needed = only(plan, main.arms(plan.stages)).stages
+    assert not {"lora_0", "lora_25", "lora_50", "table_doses"} & set(needed)
+    assert {"lora_100", "lora_other", "table"} <= set(needed)
 
 
 ONE_DEVICE = ("features", "generated", "table", "ablation", "attribution")

@@ -79,3 +79,11 @@ def test_fusion_agrees_with_scores_that_agree() -> None:
     assert float(torch.corrcoef(torch.stack([fused, truth]))[0, 1]) == pytest.approx(1.0)
     assert float(fused.mean()) == pytest.approx(0.0, abs=1e-12)
     assert torch.allclose(fuse(scores * torch.tensor([10.0, 0.1, 2.0])), fused)
+
+
+def test_images_are_cut_out_apart() -> None:
+    """A pale subject is one, whatever else is in the batch."""
+    x = torch.full((1, 3, 8, 8), 0.2)
+    x[..., 3:5, 3:5] = 0.9
+    pale = 0.2 + 0.1 * (x - 0.2)
+    assert torch.equal(cut_out(torch.cat([x, pale])), torch.cat([cut_out(x), cut_out(pale)]))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from datamodules.copyscope.original import Artwork, Original
+from modules.copyscope import stable_diffusion as sd
 from modules.copyscope.stable_diffusion import StableDiffusion, StableDiffusionWorkflow, StandIn
 
 PLAYERS = {"depth": "control", "davinci": "da Leonardo da vinci", "mona_lisa": "mona_lisa", "leonardo": "lora"}
@@ -77,3 +78,63 @@ def test_only_safetensors_are_read(wrong: str, ending: str) -> None:
     StableDiffusion(**files)
     with pytest.raises(ValueError, match=rf"{wrong}=x\{ending}: expected \.safetensors"):
         StableDiffusion(**files | {wrong: f"x{ending}"})
+
+
+class Loaded:
+    """A pipeline of diffusers that keeps what it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self.lora: list[bool] = []
+
+    def enable_lora(self) -> None:
+        self.lora.append(True)
+
+    def disable_lora(self) -> None:
+        self.lora.append(False)
+
+    def __call__(self, **arguments: Any) -> Any:
+        self.asked.append(arguments)
+        return SimpleNamespace(images=torch.ones(2, 3, 24, 40))
+
+
+def test_what_diffusers_is_asked_for() -> None:
+    pipeline = stable_diffusion(steps=7, guidance=2.0, negative_prompt="a cat")
+    plain, controlled = Loaded(), Loaded()
+    pipeline._loaded = [plain, controlled]
+    latents, hint = torch.randn(2, 4, 3, 5), torch.rand(2, 3, 24, 40)
+    assert torch.equal(pipeline("a dog", latents, True, None), torch.ones(2, 3, 24, 40))
+    pipeline("a dog", latents, False, hint)
+    assert plain.lora == [True, False]
+    (without,), (with_hint,) = plain.asked, controlled.asked
+    assert with_hint.pop("image") is hint
+    assert with_hint == without
+    assert without.pop("latents") is latents
+    assert without == {
+        "prompt": ["a dog", "a dog"],
+        "negative_prompt": ["a cat", "a cat"],
+        "height": 24,
+        "width": 40,
+        "output_type": "pt",
+        "num_inference_steps": 7,
+        "guidance_scale": 2.0,
+    }
+
+
+def test_a_stand_in_works_where_its_noise_is() -> None:
+    made = StandIn()("a portrait", torch.zeros(2, 4, 3, 5, device="meta"), True, None)
+    assert (made.device.type, tuple(made.shape)) == ("meta", (2, 3, 24, 40))
+
+
+def test_weights_that_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str, tuple[str, ...]]] = []
+    monkeypatch.setattr(sd, "from_hub", lambda name, repository, files: asked.append((name, repository, files)))
+    own = {"checkpoint": "there/own.safetensors", "controlnet": "a/b", "lora": "there/lora.safetensors"}
+    branch = ("a/b", "a/b", ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"))
+    _, checkpoint, _, lora = sd.stable_diffusion_needs(own)
+    assert (checkpoint.files, lora.files) == ("there/own.safetensors", "there/lora.safetensors")
+    assert asked == [branch]
+    asked.clear()
+    sd.stable_diffusion_needs(own | {"checkpoint": "c/d"})
+    names = ("unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.bin")
+    assert asked == [("c/d", "c/d", names), branch]

@@ -186,3 +186,21 @@ def test_a_game_without_all_coalitions_is_refused() -> None:
 def test_a_method_that_does_not_exist() -> None:
     with pytest.raises(ValueError, match="methods: 'banzhaf': expected names among shapley"):
         Attribution("fid", methods=["banzhaf"])
+
+
+def test_an_ablation_counts_all_its_images() -> None:
+    games, shared = exports()
+    images = np.stack([*games[1].arrays["images"], shared.arrays["images"][1]])
+    again = {"images": images, "coalitions": np.array([1, 3, 2])}
+    data = CoalitionImages(32, Fed(nn.Identity(), again), ["high"], shared, complete=False)
+    logged = run(Ablation(MeanColour(), ["painter", "idle"]), data)
+    assert logged["test/n"] == 40 + 40 + 80 + 2 * 40 + 3 * 40
+
+
+def test_steps_go_from_dose_to_dose_and_not_by_name() -> None:
+    module = Attribution("fid", methods=["shapley"], doses={"b": 0.0, "c": 1.0, "a": 0.5}, dosed="painter")
+    for game, own in (("a", 3.0), ("b", 1.0), ("c", 4.0)):
+        module.values["fid", "shapley", game] = torch.tensor([own, own - 10], dtype=torch.float64)
+    data = SimpleNamespace(players=["painter", "idle"], names=["a", "b", "c"], arrays={})
+    trend = module.trend(data, "fid", "shapley")  # shares of 10, 30 and 40 percent
+    assert trend == {"fid_shapley_rise": pytest.approx(30), "fid_shapley_step": pytest.approx(10)}

@@ -16,7 +16,7 @@ from modules.common.diffusion import RowNoise
 from modules.copyscope.adapters import ControlBranch, LoRA, relief
 from modules.copyscope.addons import ControlTraining, LoRATraining
 from modules.copyscope.base import Base, leave_out
-from modules.copyscope.workflow import CLASS_WORD, CONTROL, LORA, STYLE_WORD, Workflow, coalition_name
+from modules.copyscope.workflow import CLASS_WORD, CONTROL, LORA, STYLE_WORD, Sampling, Workflow, coalition_name
 
 Batch = namedtuple("Batch", "x y style")
 T = torch.tensor([3, 50])
@@ -96,7 +96,8 @@ def test_a_relief_does_not_tell_the_palette() -> None:
 
 
 def workflow(base: Base, control: ControlTraining, lora: LoRATraining | None, **options: Any) -> Workflow:
-    return Workflow(base, control, lora, steps=3, seed=5, **options).eval()
+    sampling = Sampling(steps=3, guidance=options.pop("guidance", 1.0), seed=5)
+    return Workflow(base, control, lora, sampling=sampling, **options).eval()
 
 
 def make(flow: Workflow, coalition: int, x: Tensor, y: Tensor) -> Tensor:
@@ -225,3 +226,38 @@ def test_bad_rank(rank: int, message: str, base: Base) -> None:
 def test_bad_share(base: Base) -> None:
     with pytest.raises(ValueError, match=r"left_out=2: expected a share from 0 to 1"):
         Base(base.network, left_out=2, noise=base.noise)
+
+
+def test_words_of_the_base(base: Base) -> None:
+    """One more than there are, for a word left out; the example is one image with two words."""
+    assert base.network.style_emb.num_embeddings == 5
+    example = base.example((3, 8, 8))
+    assert [tuple(part.shape) for part in example] == [(1, 3, 8, 8), (1,), (1,), (1,)]
+    assert base(*example).shape == (1, 3, 8, 8)
+
+
+def test_the_base_forgets_words_in_training_alone(base: Base) -> None:
+    y, style = torch.arange(1000) % 10, torch.arange(1000) % 4
+    batch = Batch(None, y, style)
+    kept = base.eval().inputs(batch)
+    assert torch.equal(kept["y"], y)
+    assert torch.equal(kept["style"], style)
+    seen = base.train().inputs(batch)
+    no_class, no_style = seen["y"] == 10, seen["style"] == 4
+    assert bool(((seen["y"] == y) | no_class).all())
+    assert bool(((seen["style"] == style) | no_style).all())
+    assert float(no_class.float().mean()) == pytest.approx(0.3, abs=0.07)
+    assert float(no_style.float().mean()) == pytest.approx(0.3, abs=0.07)
+    assert float((no_class & no_style).float().mean()) == pytest.approx(0.09, abs=0.05)  # drawn apart
+
+
+@pytest.mark.parametrize(("guidance", "passes"), [(1.0, 1), (2.0, 2)])
+def test_the_network_is_asked_once_without_guidance(
+    guidance: float, passes: int, base: Base, control: ControlTraining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow = workflow(base, control, None, guidance=guidance)
+    asked = []
+    once = flow.once
+    monkeypatch.setattr(flow, "once", lambda *given: asked.append(1) or once(*given))
+    flow.velocity(images(), T, coalition=CLASS_WORD, y=WORDS[0], hint=relief(images()))
+    assert len(asked) == passes

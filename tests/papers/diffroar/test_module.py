@@ -48,7 +48,7 @@ def test_the_side_that_keeps_the_signal_decides_the_sign(
     x = torch.zeros(64, 1, 2, 2)
     x[:, 0, 0, 0] = 2.0 * y - 1
     batch = Batch(x, torch.zeros_like(x), y) if signal_on_top else Batch(torch.zeros_like(x), x, y)
-    module = Retrained(small(), 2, repeats=2)
+    module = Retrained(small(), 2, repeats=3)
     optimizer = torch.optim.Adam(module.parameters(), lr=0.05)
     for _ in range(40):
         optimizer.zero_grad()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from modules.common.schedules import Position
 from modules.diffusion_features.bigan import BiGAN, halvings
 
 
@@ -33,6 +36,33 @@ def test_shapes(gan: BiGAN, batch: Any) -> None:
     assert gan.generator(code).shape == batch.x.shape
     assert gan.discriminator(batch.x, code).shape == (60,)
     assert float(gan.generator(100 * code).detach().abs().max()) <= 1
+
+
+def test_slopes_are_dcgans(gan: BiGAN) -> None:
+    slopes = [layer.negative_slope for layer in gan.modules() if isinstance(layer, nn.LeakyReLU)]
+    assert slopes == [0.2] * (2 + 2 + 2)
+
+
+def test_both_players_keep_to_the_schedule() -> None:
+    def half(position: Position) -> float:
+        return 0.5
+
+    assert BiGAN(1, 8, 4, 6, partial(torch.optim.Adam, lr=1e-3), half).schedule is half
+
+
+def test_reconstruction_is_a_share_of_what_the_mean_image_leaves(
+    gan: BiGAN, batch: Any, logged: Callable[..., dict[str, float]]
+) -> None:
+    """Over batches of unlike size, and again from the beginning in another test."""
+    gan.eval()
+    gan._trainer = SimpleNamespace(strategy=SimpleNamespace(reduce=lambda value, reduce_op: value))  # type: ignore[assignment]
+    parts = [batch._replace(x=batch.x[rows]) for rows in (slice(0, 45), slice(45, 60))]
+    with torch.no_grad():
+        error = (gan.generator(gan.encoder(batch.x)) - batch.x).square().sum()
+        spread = (batch.x - batch.x.mean(0)).square().sum()
+        for _ in range(2):
+            values = logged(gan, *parts)
+            assert values == pytest.approx({"test/reconstruction": float(error / spread), "test/n": 60}, rel=1e-4)
 
 
 def test_losses_by_hand(gan: BiGAN, batch: Any) -> None:

@@ -58,6 +58,23 @@ def test_stage(model: Callable[..., Any], batch: Any, logged: Callable[..., dict
     }
 
 
+def test_all_blocks_and_those_of_another_stage(
+    model: Callable[..., Any], batch: Any, logged: Callable[..., dict[str, float]]
+) -> None:
+    """Without a choice all 13 blocks are read; the other stage's at time step 0, beside other networks."""
+    stage = Similarity(model(), [10], images=20, others={"flat": torch.nn.Flatten()}, other=model(seed=1))
+    stage.on_test_epoch_start()
+    values = logged(stage, batch)
+    numbers = range(1, 14)
+    assert list(stage.kept) == [*(f"{n} at 10" for n in numbers), *(f"other {n}" for n in numbers), "flat"]
+    assert {name for name in values if name.endswith("_best")} == {
+        *(f"test/other_{n}_best" for n in numbers),
+        "test/flat_best",
+    }
+    similarity = stage.artifacts()["cka"]
+    assert values["test/other_7_best"] == pytest.approx(float(similarity[13 + 6, :13].max()))
+
+
 def test_networks_of_imagenet_see_its_normalisation() -> None:
     mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
     grey = (2 * mean - 1).expand(2, 3, 4, 4)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from modules.common.diffusion import RowNoise
+from modules.common.kid import kernel_distance
 from modules.diffusion_features.heads import mlp
 from modules.diffusion_features.module import Cell, Probe
 from modules.diffusion_features.sources import Diffusion, share_near
@@ -161,6 +162,8 @@ def test_what_the_model_generates_is_judged_by_all_test_images(model: Build, bat
     judging.on_test_epoch_start()
     values = logged(judging, *halves)
     assert values["test/near_real"] == float(share_near(judging.generated(6, (1, 8, 8)), batch.x))
+    distance = kernel_distance(judging.generated(6, (1, 8, 8)).flatten(1), batch.x.flatten(1))
+    assert values["test/kid_pixels"] == pytest.approx(float(distance), rel=1e-5)
     assert values["test/n"] == 60
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchmetrics
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch.nn import functional as F
@@ -67,6 +68,10 @@ def test_the_choice_is_made_without_test_images(sweep: Callable[..., Sweep], bat
     torch.manual_seed(0)
     made.solve(batch.x, batch.y)
     assert len(made.held_out_top1) == len(made.places)
+    torch.manual_seed(0)
+    eps = torch.randn_like(batch.x)[:20]  # the noise that the held-out images were read with
+    held_out = [(logits.argmax(1) == batch.y[:20]).float().mean() for logits in made.answer(batch.x[:20], eps)]
+    assert torch.allclose(made.held_out_top1, 100 * torch.stack(held_out))
     best = made.best()
     assert float(made.held_out_top1[best]) == float(made.held_out_top1.max())
     assert made.chosen == made.places[best]
@@ -144,12 +149,19 @@ def test_pixels_have_one_place_a_pool(batch: Any) -> None:
     assert torch.equal(read[Place("pixels", 0, 8)], batch.x.flatten(1))
 
 
+def test_pixels_report_their_mean(batch: Any, logged: Callable[..., dict[str, float]]) -> None:
+    parts = [batch._replace(x=batch.x[rows]) for rows in (slice(0, 45), slice(45, 60))]
+    values = logged(Pixels([1, 8, 8]), *parts)
+    assert values == pytest.approx({"test/mean": float(batch.x.mean()), "test/n": 60}, abs=1e-6)
+
+
 def test_hits_of_shares_add_up() -> None:
     right = torch.rand(4, 10) > 0.4
     whole, parts = Hits(4), Hits(4)
     whole.update(right)
     parts.update(right[:, :3])
     parts.update(right[:, 3:])
+    assert set(whole._reductions.values()) == {torchmetrics.utilities.dim_zero_sum}  # over processes
     assert torch.equal(whole.compute(), parts.compute())
     assert torch.allclose(whole.compute().float(), 100 * right.float().mean(1))
 

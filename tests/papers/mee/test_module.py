@@ -220,7 +220,8 @@ def test_players_train_with_their_own_optimizer_and_schedule() -> None:
     def half(position: Any) -> float:
         return 0.5
 
-    module = gan(schedule=half)
+    plain = gan()
+    module = MaEMGAN(plain.generator, plain.embedding, RingScores(), optimizer=torch.optim.Adam, schedule=half)
     assert (module.optimizer_factory, module.schedule) == (torch.optim.Adam, half)
 
 

@@ -14,8 +14,8 @@ from modules.common.schedules import cosine
 from modules.nasnet import architectures
 from modules.nasnet.cells import Genotype
 from modules.nasnet.children import Children
-from modules.nasnet.module import Search
-from modules.nasnet.networks import CellNetwork, Stem
+from modules.nasnet.module import PPO, Choice, Search
+from modules.nasnet.networks import CellNetwork, Regularisers, Size, Stem
 from modules.nasnet.space import Space
 from modules.nasnet.table import RewardTable
 
@@ -31,9 +31,17 @@ def norm(channels: int) -> nn.Module:
 
 
 def small(genotype: Genotype = architectures.NASNET_A, **options: Any) -> CellNetwork:
+    """Options that Size or Regularisers have go there."""
     torch.manual_seed(0)
-    defaults = {"repeats": 1, "classes": 10, "filters": 4, "input_size": 12, "stem": Stem(in_channels=1)}
-    return CellNetwork(genotype, **{**defaults, **options})
+    size = {"repeats": 1, "filters": 4, **of(Size, options)}
+    regularisers = Regularisers(**of(Regularisers, options))
+    defaults = {"classes": 10, "input_size": 12, "stem": Stem(in_channels=1)}
+    return CellNetwork(genotype, Size(**size), regularisers=regularisers, **{**defaults, **options})
+
+
+def of(kind: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Those that a dataclass has, taken out."""
+    return {name: options.pop(name) for name in list(options) if name in kind.__dataclass_fields__}
 
 
 def calibrated(reference: nn.Module, x: Tensor) -> nn.Module:
@@ -58,7 +66,7 @@ def calibrated(reference: nn.Module, x: Tensor) -> nn.Module:
 
 
 def children(**options: Any) -> Children:
-    network = partial(CellNetwork, repeats=1, filters=2, classes=10, input_size=8, stem=Stem(in_channels=1))
+    network = partial(CellNetwork, size=Size(1, 2), classes=10, input_size=8, stem=Stem(in_channels=1))
     return Children(
         **{
             "network": network,
@@ -86,9 +94,10 @@ def table() -> RewardTable:
 
 
 def search(method: str = "ppo", samples: int = 400, **options: Any) -> Search:
-    """Run by hand on the table, without a trainer."""
+    """Run by hand on the table, without a trainer; options that Choice has go there."""
     torch.manual_seed(options.pop("seed", 0))
-    module = Search(TINY, samples, method, **{"table": table(), "units": 20, **options})
+    how: dict[str, Any] = {"ppo": PPO(units=20) if method == "ppo" else None, "choice": Choice(**of(Choice, options))}
+    module = Search(TINY, samples, **{"table": table(), **how, **options})
     optimizer = torch.optim.Adam(module.controller.parameters(), 0.02)
     module.optimizers = lambda: optimizer  # type: ignore[method-assign, assignment]
     module._trainer = type("T", (), {"datamodule": trials(20, 20)})()  # type: ignore[assignment]

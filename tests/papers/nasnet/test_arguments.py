@@ -8,8 +8,8 @@ import pytest
 
 from modules.nasnet import operations as cell_operations
 from modules.nasnet.cells import Block, Graph
-from modules.nasnet.classifier import NASNet
-from modules.nasnet.module import Search
+from modules.nasnet.classifier import Growth, NASNet
+from modules.nasnet.module import Choice, Search
 from modules.nasnet.networks import DropPath, Stem
 from modules.nasnet.space import Space
 from modules.nasnet.table import RewardTable
@@ -34,10 +34,9 @@ from tests.papers.nasnet.helpers import (
         (lambda: small(drop_path=DropPath(0.0)), "keep"),
         (lambda: small(filters=6, stem=Stem("imagenet", in_channels=1), input_size=33), "multiple of 4"),
         (lambda: small(auxiliary=True, input_size=8), "too small"),
-        (lambda: NASNet(10, small(), drop_path="wrong"), "drop_path='wrong': expected one of scheduled"),
-        (lambda: NASNet(10, small, drop_path="none"), "network"),
-        (lambda: Search(TINY, 4, "wrong"), "method='wrong': expected one of ppo, random"),
-        (lambda: Search(TINY, 4, finds="wrong"), "finds='wrong': expected one of best, frequent"),
+        (lambda: Growth("wrong"), "drop_path='wrong': expected one of scheduled"),
+        (lambda: NASNet(10, small), "network"),
+        (lambda: Choice("wrong"), "finds='wrong': expected one of best, frequent"),
         (lambda: Search(TINY, 4), "expected children to train or a table"),
         (lambda: RewardTable(Space(), children()), "too many for a table"),
     ],

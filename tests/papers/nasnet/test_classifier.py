@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from modules.nasnet.classifier import NASNet
+from modules.nasnet.classifier import Growth, Loss, NASNet
 from modules.nasnet.networks import DropPath
 from tests.papers.nasnet.helpers import (
     parameters,
@@ -24,16 +24,16 @@ class Clock:
 
 
 @pytest.mark.parametrize(
-    ("options", "expected"),
+    ("growth", "expected"),
     [
-        ({"drop_path": "scheduled"}, [0, 0.25, 0.5]),
-        ({"drop_path": "scheduled", "drop_path_steps": 10}, [0, 1, 1]),
-        ({"drop_path": "constant"}, [1, 1, 1]),
-        ({"drop_path": "none"}, [0, 0, 0]),
+        (Growth("scheduled"), [0, 0.25, 0.5]),
+        (Growth("scheduled", steps=10), [0, 1, 1]),
+        (Growth("constant"), [1, 1, 1]),
+        (Growth("none"), [0, 0, 0]),
     ],
 )
-def test_progress_of_drop_path(options: dict[str, Any], expected: list[float]) -> None:
-    module = NASNet(10, small(drop_path=DropPath(0.6)), **options)
+def test_progress_of_drop_path(growth: Growth, expected: list[float]) -> None:
+    module = NASNet(10, small(drop_path=DropPath(0.6)), drop_path=growth)
     module._trainer = Clock()  # type: ignore[assignment]
     actual = []
     for epoch in (0, 1, 2):
@@ -49,14 +49,14 @@ def test_the_auxiliary_head_changes_training_alone() -> None:
     x = torch.randn(2, 1, 12, 12)
     assert torch.equal(with_head(x), without(x))
     assert with_head.auxiliary_at == 2  # normal, reduction, normal | reduction, normal
-    module = NASNet(10, with_head.train(), drop_path="none", auxiliary_weight=0.0)
+    module = NASNet(10, with_head.train(), drop_path=Growth("none"), loss=Loss(auxiliary_weight=0.0))
     module.training_step((x, torch.tensor([1, 2])), 0).backward()
     assert all(float(p.grad.abs().max()) == 0 for p in with_head.auxiliary.parameters() if p.grad is not None)  # type: ignore[union-attr]
 
 
 def test_averaged_weights() -> None:
     """Moved by optimiser steps, (1 + n) / (10 + n) for young averages; evaluation uses them, training does not."""
-    module = NASNet(10, small(), drop_path="none", average_decay=0.9999)
+    module = NASNet(10, small(), drop_path=Growth("none"), average_decay=0.9999)
     before = module.network.fc.weight.detach().clone()
 
     def step() -> None:

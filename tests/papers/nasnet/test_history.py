@@ -25,6 +25,15 @@ def test_top_counts_different_architectures() -> None:
     assert module.genotype() == TINY.decode([0] * 5)
 
 
+def test_top_counts_what_was_drawn_so_far() -> None:
+    module = search("random", samples=20)
+    module.history.outcome[:, 0, 0] = torch.tensor([1.0] * 5 + [3.0] * 15)
+    module.history.drawn[:5], module.history.drawn[5:] = 0, 1
+    assert [float(module.history.top(1, samples)) for samples in (5, 6, None)] == [1, 3, 3]
+    module.history.seen.fill_(5)  # the other draws are still to come
+    assert float(module.history.top(1)) == 1
+
+
 def test_the_frequent_architecture_is_a_late_one() -> None:
     """Not the luckiest draw and not what was frequent early; of equally frequent ones that of higher reward."""
     module = search("random", samples=20, finds="frequent", late=0.3)  # the last six

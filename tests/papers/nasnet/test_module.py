@@ -82,7 +82,7 @@ def test_what_is_drawn_is_canonical() -> None:
 
 def test_an_architecture_is_trained_once() -> None:
     torch.manual_seed(0)
-    module = Search(TINY, 40, "random", children=children())
+    module = Search(TINY, 40, children=children())
     asked: list[int] = []
 
     def train_children(how: Children, genotypes: Sequence[Genotype], splits: Sequence[str] = ()) -> Tensor:
@@ -113,7 +113,7 @@ def test_a_table_must_be_whole_and_of_this_space() -> None:
 def test_a_childs_reward_is_its_validation_accuracy() -> None:
     """Of children trained on demand, counted by hand."""
     data, how = relabelled(2, 2), children()
-    module = Search(TINY, 2, "random", children=how)
+    module = Search(TINY, 2, children=how)
     module._trainer = type("T", (), {"datamodule": data})()  # type: ignore[assignment]
     torch.manual_seed(1)
     module.training_step(torch.arange(2), 0)

@@ -18,7 +18,7 @@ from modules.nasnet import architectures
 from modules.nasnet.architectures import nasnet_a
 from modules.nasnet.cells import COMBINATIONS, Block, Genotype, Graph
 from modules.nasnet.children import total_loss
-from modules.nasnet.networks import CellNetwork, DropPath, Stem, keep_probability
+from modules.nasnet.networks import CellNetwork, DropPath, Regularisers, Size, Stem, keep_probability
 from modules.nasnet.space import Space
 from tests.papers.nasnet.helpers import (
     calibrated,
@@ -33,7 +33,7 @@ def test_published_sizes() -> None:
         assert parameters(architectures.nasnet_a_large()) == 88_753_150
         assert parameters(timm.create_model("nasnetalarge", pretrained=False)) == 88_753_150
         assert parameters(architectures.nasnet_a_mobile()) == 5_289_978
-        cifar = nasnet_a(repeats=6, penultimate=768, classes=10, auxiliary=True)
+        cifar = nasnet_a(size=Size(6, penultimate=768), classes=10, regularisers=Regularisers(auxiliary=True))
         assert cifar.filters == 32
         assert cifar.auxiliary is not None
         assert parameters(cifar) - parameters(cifar.auxiliary) == 3_346_538
@@ -55,12 +55,12 @@ def test_published_multiply_adds(make: Callable[..., CellNetwork], side: int, mu
 def test_sizes_that_do_not_come_out() -> None:
     """With the released wiring; printed are 27.6 M, 22.6 M, 10.9 M (and 1538 is no multiple of 24)."""
     with torch.device("meta"):
-        assert round(parameters(nasnet_a(repeats=7, penultimate=2304, classes=10)) / 1e6, 1) == 32.6
+        assert round(parameters(nasnet_a(size=Size(7, penultimate=2304), classes=10)) / 1e6, 1) == 32.6
         large: dict[str, Any] = {"classes": 1000, "stem": Stem("imagenet", width=96), "input_size": 299}
         sizes = [(7, 1920), (5, 1536)]
         actual = [
             {
-                round(parameters(nasnet_a(repeats=n, penultimate=p, skip_reduction=skip, **large)) / 1e6, 1)
+                round(parameters(nasnet_a(size=Size(n, penultimate=p), skip_reduction=skip, **large)) / 1e6, 1)
                 for skip in (False, True)
             }
             for n, p in sizes
@@ -68,14 +68,14 @@ def test_sizes_that_do_not_come_out() -> None:
         assert not actual[0] & {22.6}
         assert not actual[1] & {10.9}
         with pytest.raises(ValueError, match="multiple of 24"):
-            nasnet_a(repeats=5, penultimate=1538, **large)
+            nasnet_a(size=Size(5, penultimate=1538), **large)
 
 
 @pytest.mark.parametrize(
     ("make", "side", "stem", "kinds"),
     [
         (
-            partial(architectures.nasnet_a, repeats=6, penultimate=768, classes=10),
+            partial(architectures.nasnet_a, size=Size(6, penultimate=768), classes=10),
             32,
             (96, 32, 32),
             [(192, 32)] * 6 + [(256, 16)] + [(384, 16)] * 6 + [(512, 8)] + [(768, 8)] * 6,
@@ -113,7 +113,7 @@ def test_shapes_of_every_cell(
 
 def test_cifars_first_cell_written_out() -> None:
     """6@768: no h_{i-1} yet, so the stem stands in bare, 96 channels wide, and leaves through 1x1 and batch norm."""
-    network = calibrated(nasnet_a(repeats=6, penultimate=768, classes=10), torch.randn(4, 3, 32, 32))
+    network = calibrated(nasnet_a(size=Size(6, penultimate=768), classes=10), torch.randn(4, 3, 32, 32))
     assert isinstance(network, CellNetwork)
     x = torch.randn(2, 3, 32, 32)
     weights = network.state_dict()
@@ -155,7 +155,7 @@ def test_cifars_first_cell_written_out() -> None:
 def test_a_cell_that_leaves_an_input_unread_fits_the_mobile_network() -> None:
     """Of 44 filters the first stem cell has 11, to which it has to halve the input that it passes on unread."""
     with torch.device("meta"):
-        network = CellNetwork(Space().decode([1, 1, 0, 0, 0] * 10), 1, 1000, 44, input_size=64, stem=Stem("imagenet"))
+        network = CellNetwork(Space().decode([1, 1, 0, 0, 0] * 10), Size(1, 44), 1000, 64, Stem("imagenet"))
         assert network(torch.empty(2, 3, 64, 64)).shape == (2, 1000)
 
 
@@ -176,7 +176,7 @@ def test_unmerged_cells_hand_all_their_states_on() -> None:
     assert network.penultimate == 4 * 4 * 4
     assert [len(out) for out in network.outputs(torch.randn(2, 1, 12, 12))] == [4] * 5
     with torch.device("meta"):
-        assert CellNetwork(Genotype(graph, graph), repeats=4, classes=10, penultimate=1152).filters == 72
+        assert CellNetwork(Genotype(graph, graph), Size(4, penultimate=1152), classes=10).filters == 72
     norms = [part for part in network.cells[0].norms if isinstance(part, nn.GroupNorm)]  # type: ignore[union-attr]
     assert [part.num_groups for part in norms] == [1, 4]  # all channels together, each alone
 
@@ -187,7 +187,7 @@ def test_keep_probabilities_by_hand() -> None:
     expected = [[1, 1, 1], [0.99, 0.90, 0.80], [0.98, 0.80, 0.60], [0.98, 0.80, 0.60]]
     assert [value for row in actual for value in row] == pytest.approx([value for row in expected for value in row])
     assert keep_probability(3, 20, 0.6, 0.5, by_depth=False) == pytest.approx(0.8)
-    assert len(nasnet_a(repeats=6, filters=4, classes=10).cells) == 20
+    assert len(nasnet_a(size=Size(6, 4), classes=10).cells) == 20
 
 
 def test_dropped_paths_keep_the_mean() -> None:
@@ -221,7 +221,7 @@ def test_random_architectures_train() -> None:
 
 def test_initial_weights_have_the_variance_of_their_fan_out() -> None:
     torch.manual_seed(0)
-    network = nasnet_a(repeats=1, filters=64, classes=10)
+    network = nasnet_a(size=Size(1, 64), classes=10)
     op = network.cells[4].operations[0]  # type: ignore[index, union-attr]
     assert float(op.pointwise1.weight.detach().std()) == pytest.approx(math.sqrt(2 / 256), rel=0.03)  # type: ignore[union-attr, operator]
     assert float(op.depthwise1.weight.detach().std()) == pytest.approx(math.sqrt(2 / 25), rel=0.05)  # type: ignore[union-attr, operator]

@@ -25,7 +25,7 @@ def test_learning_rates_of_the_full_recipe(make_plan: Callable[..., Plan]) -> No
     assert rate(Position(2, 320, 800, 312)) == pytest.approx(0.97)
     mobile = make_plan("paper=nasnet", "scale=full", "variant=mobile").stages["nasnet_a"]
     assert mobile.module["optimizer"]["lr"] == pytest.approx(0.04 * 50)
-    assert large.trainer["max_epochs"] == round(large.module["drop_path_steps"] * 1600 / 1_281_167)
+    assert large.trainer["max_epochs"] == round(large.module["drop_path"]["steps"] * 1600 / 1_281_167)
 
 
 def test_arms_differ_in_the_method_alone(make_plan: Callable[..., Plan]) -> None:
@@ -33,8 +33,7 @@ def test_arms_differ_in_the_method_alone(make_plan: Callable[..., Plan]) -> None
     ppo, random = stages["ppo"], stages["random"]
     assert ppo.data == random.data
     assert (ppo.needs, ppo.trainer) == (random.needs, random.trainer)
-    shared = {k: v for k, v in ppo.module.items() if k in random.module and k != "method"}
-    assert shared == {k: v for k, v in random.module.items() if k != "method"}
+    assert {k: v for k, v in ppo.module.items() if k not in ("ppo", "optimizer")} == random.module
     arms = [stages[name] for name in ("nasnet_a", "drop_path", "no_drop_path")]
     assert all(arm.data == arms[0].data and arm.trainer == arms[0].trainer for arm in arms)
     modules = [{k: v for k, v in arm.module.items() if k != "drop_path"} for arm in arms]
@@ -83,13 +82,12 @@ def test_both_searches_train_20_000_children_as_published(full: Plan) -> None:
         assert stage.data["batch_size"] == 20
         assert stage.data["source"]["val_size"] == 5_000
         assert (space["blocks"], len(space["operations"]), space["combinations"]) == (5, 13, ["add", "concat"])
-        assert (children["epochs"], children["network"]["repeats"]) == (20, 2)
+        assert (children["epochs"], children["network"]["size"]["repeats"]) == (20, 2)
         assert children["schedule"]["_target_"] == "modules.common.schedules.cosine"
     controller = full.stages["ppo"].module
-    assert controller["units"] == 100
     assert controller["optimizer"] == {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 3.5e-4}
     ppo = controller["ppo"]
-    assert (ppo["clip"], ppo["entropy_weight"], ppo["baseline_decay"]) == (0.2, 1e-5, 0.95)
+    assert (ppo["units"], ppo["clip"], ppo["entropy_weight"], ppo["baseline_decay"]) == (100, 0.2, 1e-5, 0.95)
 
 
 def test_nasnet_a_trains_on_cifar_10_as_released(full: Plan) -> None:
@@ -100,8 +98,9 @@ def test_nasnet_a_trains_on_cifar_10_as_released(full: Plan) -> None:
         assert (optimizer["momentum"], optimizer["weight_decay"]) == (0.9, 5e-4)
         assert (stage.trainer["max_epochs"], stage.trainer["gradient_clip_val"]) == (600, 5)
         assert stage.data["batch_size"] == stage.reference_batch == 32
-        assert (network["repeats"], network["penultimate"], network["drop_path"]["keep"]) == (6, 768, 0.6)
-        assert (stage.module["drop_path"], stage.module["auxiliary_weight"]) == (drop_path, 0.4)
+        assert (network["size"]["repeats"], network["size"]["penultimate"]) == (6, 768)
+        assert network["regularisers"]["drop_path"]["keep"] == 0.6
+        assert (stage.module["drop_path"]["kind"], stage.module["loss"]["auxiliary_weight"]) == (drop_path, 0.4)
         assert network["norm"]["eps"] == 1e-5
         enlarged, mirrored, cutout = stage.data["augment"]
         assert (enlarged["size"], cutout["side"]) == (40, 16)
@@ -119,10 +118,10 @@ def test_nasnet_a_trains_on_imagenet_as_released(
     assert (optimizer["_target_"], optimizer["alpha"], optimizer["eps"]) == ("timm.optim.RMSpropTF", 0.9, 1.0)
     assert (optimizer["lr"], optimizer["weight_decay"]) == (pytest.approx(rate), decay)
     assert (stage.data["image_size"], stage.trainer["gradient_clip_val"]) == (size, 10)
-    assert (stage.module["label_smoothing"], stage.module["average_decay"]) == (0.1, 0.9999)
-    assert (network["dropout"], network["norm"]["momentum"]) == (0.5, pytest.approx(1 - 0.9997))
-    assert stage.module["drop_path"] == ("scheduled" if keep else "none")
-    assert network.get("drop_path", {}).get("keep") == keep
+    assert (stage.module["loss"]["label_smoothing"], stage.module["average_decay"]) == (0.1, 0.9999)
+    assert (network["regularisers"]["dropout"], network["norm"]["momentum"]) == (0.5, pytest.approx(1 - 0.9997))
+    assert stage.module["drop_path"]["kind"] == ("scheduled" if keep else "none")
+    assert network["regularisers"].get("drop_path", {}).get("keep") == keep
 
 
 def test_published_numbers_hang_on_the_networks_they_came_from() -> None:

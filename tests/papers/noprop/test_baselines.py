@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modules.noprop.baselines import AdjointEuler, EndToEnd, Greedy, NeuralODE
-from modules.noprop.label_diffusion import LabelSpace
+from modules.noprop.label_diffusion import LabelSpace, Noise
 from modules.noprop.networks import Network
 
 ADAMW = partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1)
@@ -42,6 +42,27 @@ def test_adjoint_gradient_approaches_that_of_back_propagation(
         errors.append(float((ours - exact).norm() / exact.norm()))
     assert errors[0] < 0.2
     assert errors[0] / errors[1] == pytest.approx(2, abs=0.4)
+
+
+def test_the_neural_ode_learns_from_the_end_of_its_path(
+    continuous: Callable[..., Any], batch: Callable[..., tuple[Tensor, Tensor]]
+) -> None:
+    """Cross-entropy of f_out at t = 1, after five Euler steps; the image's tower learns too."""
+    module, (x, y) = continuous(NeuralODE, 5).eval(), batch()
+    torch.manual_seed(5)
+    loss = module.loss(x, y, Noise(x))
+    loss.backward()
+    torch.manual_seed(5)
+    start = z = torch.randn(32, 10)
+    with torch.no_grad():
+        features = module.network.image(x)
+        for k in range(5):
+            z = z + module.network(z, features, torch.tensor([k / 5])) / 5  # the embedding is one-hot
+        *_, (_, end) = module.chain(x, start)
+        expected = F.cross_entropy(module.label.f_out(z), y)
+    assert torch.allclose(end, z, atol=1e-5)
+    assert float(loss.detach()) == pytest.approx(float(expected), rel=1e-5)
+    assert all(bool(p.grad.any()) for p in module.network.image.parameters())
 
 
 def test_back_propagation_moves_z_by_alpha(
@@ -80,3 +101,11 @@ def test_greedy_layers_do_not_teach_each_other(batch: Callable[..., tuple[Tensor
     assert all(p.grad is not None for p in [*module.bodies[1].parameters(), *module.heads[1].parameters()])
     others = [module.bodies[0], module.heads[0], module.bodies[2], module.heads[2]]
     assert all(p.grad is None for part in others for p in part.parameters())
+
+
+def test_greedy_layers_are_pooled_where_the_list_says() -> None:
+    x, sides = torch.zeros(2, 1, 8, 8), []
+    for body in Greedy(10, 1, [3, 4, 5], [1, 3], 8).bodies:
+        x = body(x)
+        sides.append(x.shape[-1])
+    assert sides == [4, 4, 2]

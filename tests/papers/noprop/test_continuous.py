@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modules.noprop.baselines import NeuralODE
 from modules.noprop.continuous import NoPropCT, NoPropFM
 from modules.noprop.label_diffusion import LabelSpace, Noise
 from modules.noprop.module import NoProp
@@ -57,6 +58,25 @@ def test_continuous_chain_with_a_known_label(
         abar = torch.sigmoid(-module.gamma(torch.ones(1))[0])
     noise = last - abar.sqrt() * F.one_hot(y, 10)
     assert float(noise.var()) == pytest.approx(float(1 - abar), rel=0.1)
+
+
+@pytest.mark.parametrize("kind", [NoPropCT, NoPropFM, NeuralODE])
+def test_a_step_moves_the_network_and_another_arm_goes_on_from_it(
+    kind: Any, continuous: Callable[..., Any], batch: Callable[..., tuple[Tensor, Tensor]]
+) -> None:
+    first, (x, y) = continuous(kind), batch()
+    before = {name: p.detach().clone() for name, p in first.network.named_parameters()}
+    assert bool(first.descend(x, y)["loss"].isfinite())
+    assert not any(torch.equal(p, before[name]) for name, p in first.network.named_parameters())
+
+    schedule = {"gamma": first.gamma} if kind is NoPropCT else {}
+    other = LabelSpace("onehot", 10, 10)
+    second = kind(7, None, other, start=first, inference_runs=2, **schedule).eval()
+    assert second.network is first.network
+    assert second.label is first.label
+    with torch.no_grad():
+        assert len(list(second.chain(x, torch.randn(32, 10)))) == 7
+        assert second.infer(x, second.inference_runs)[0].shape == (2, 32, 10)
 
 
 def test_diffusion_trains_the_schedule(

@@ -51,6 +51,55 @@ def test_memory_of_blocks_trained_alone_does_not_grow_with_their_number(
     assert ends[1] > 5 * held(stack(6))
 
 
+def test_images_are_averaged_before_anything_sees_them() -> None:
+    seen: list[Tensor] = []
+
+    class Seeing(Arm):
+        def descend(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+            seen.extend((x, y))
+            return {"loss": x.mean()}
+
+    module: Any = Seeing(10, 1, 2, [], None)
+    tracked: dict[str, Any] = {}
+    module.track = lambda count, **values: tracked.update(values, count=count)
+    module._trainer = type("Trainer", (), {"current_epoch": 0})()
+    module.training_step((torch.arange(16.0).view(1, 1, 4, 4), torch.tensor([3])), 0)
+    assert seen[0].tolist() == [[[[2.5, 4.5], [10.5, 12.5]]]]
+    assert seen[1].tolist() == [3]
+    assert tracked == {"loss": 7.5, "count": 1}
+
+
+def test_validation_counts_all_images_alike_and_each_epoch_anew(shown: Callable[..., Tensor]) -> None:
+    """Six and two images; the arm reads the class off the image, and is asked whether it is 3."""
+
+    class Known(Arm):
+        def infer(self, x: Tensor, runs: int) -> tuple[Tensor, list[Tensor]]:
+            return x.flatten(1)[None, :, :10], []
+
+    module: Any = Known(10, 2, 1, [], None)
+    logged: list[tuple[str, float]] = []
+    module.log = lambda name, value: logged.append((name, float(value)))
+    for _ in range(2):
+        for labels in (torch.tensor([3, 3, 3, 3, 3, 1]), torch.tensor([3, 2])):
+            module.validation_step((shown(labels), torch.full((len(labels),), 3)), 0)
+        module.on_validation_epoch_end()
+    assert logged == [("val/top1", 75.0)] * 2
+
+
+def test_a_test_epoch_reports_each_block_and_what_explains_a_run(
+    stack: Callable[..., NoProp],
+    batch: Callable[..., tuple[Tensor, Tensor]],
+    logged: Callable[..., dict[str, float]],
+) -> None:
+    module = stack(3, inference_runs=2).eval()
+    with torch.no_grad():
+        values = logged(module, batch(8), batch(5, seed=2))
+    on_the_way = {f"block{t}_top1" for t in (1, 2, 3)} | {"block1_p", "block3_p", "quiet_top1"}
+    of_runs = {"top1", "top1_std", "vote_top1", "shuffled_top1", "n"}
+    assert set(values) == {f"test/{name}" for name in on_the_way | of_runs}
+    assert values["test/n"] == 13
+
+
 def test_answers_are_scored_over_runs_and_beside_images_of_other_classes(shown: Callable[..., Tensor]) -> None:
     """Also where the test images come class by class, as from folders."""
 

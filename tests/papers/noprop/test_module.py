@@ -140,6 +140,21 @@ def test_prototypes_pass_through_a_tower_like_images(
     assert module.eval()(x).shape == (32, 10)
 
 
+def test_prototypes_are_images_of_their_class_where_training_begins(stack: Callable[..., NoProp]) -> None:
+    """One training image a class, which is then its class's medoid; a test loads what was learnt."""
+    images = torch.randint(256, (10, 1, 8, 8))
+    data = type(
+        "Data", (), {"splits": {"train": (images, torch.arange(10))}, "normalised": staticmethod(lambda x: x / 255)}
+    )
+    module: Any = stack(2, label=LabelSpace("prototype", 10, 64))
+    module._trainer = type("Trainer", (), {"datamodule": data})()
+    before = module.label.embedding.detach().clone()
+    module.setup("test")
+    assert torch.equal(module.label.embedding, before)
+    module.setup("fit")
+    assert torch.equal(module.label.embedding, images.flatten(1) / 255)
+
+
 def test_inference_runs_share_the_batch_and_differ_in_noise(
     stack: Callable[..., NoProp], batch: Callable[..., tuple[Tensor, Tensor]]
 ) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from modules.noprop.networks import Network
+from modules.noprop.networks import Network, time_embedding
 
 
 def parameters(module: nn.Module) -> int:
@@ -32,3 +33,15 @@ def test_published_sizes(timed: bool, classes: int, dim: int, channels: int, siz
         network = Network(dim, classes, False, timed, channels, size)
     assert parameters(network) == count
     assert any(isinstance(m, nn.BatchNorm1d) for m in network.modules()) != timed
+
+
+def test_a_label_passes_through_one_layer_where_there_is_a_time() -> None:
+    """Figure 6: a linear layer and a ReLU; t passes through as much, and both meet the image in the head."""
+    torch.manual_seed(0)
+    network = Network(4, 3, False, True, 1, 8, [2, 2, 2], 6).eval()
+    z = torch.randn(5, 4)
+    linear = next(layer for layer in network.label if isinstance(layer, nn.Linear))
+    assert torch.allclose(network.label(z), F.relu(linear(z)))
+    features, t = network.image(torch.randn(5, 1, 8, 8)), torch.tensor([0.3])
+    time = network.time(time_embedding(t)).expand(5, -1)  # type: ignore[misc]
+    assert torch.equal(network(z, features, t), network.head(torch.cat([features, network.label(z), time], 1)))

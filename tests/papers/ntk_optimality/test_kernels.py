@@ -13,7 +13,9 @@ from torch import Tensor
 
 from modules.ntk_optimality import kernels as deep_kernels
 from modules.ntk_optimality.kernels import (
+    FARTHEST,
     DeepKernel,
+    Polynomial,
     Sine,
     log_kernel,
     log_singular_limit,
@@ -92,6 +94,12 @@ def test_taxonomy_numbers(name: str, values: tuple[float, ...]) -> None:
     actual = (dual.at_0, dual.slope_0, dual.slope_1, dual.order)
     assert actual == pytest.approx(values, abs=6e-4, rel=1e-3, nan_ok=True)
     assert actual[:3] == pytest.approx(values[:3], abs=1e-6)
+
+
+def test_an_activation_with_a_mean_has_no_singular_limit() -> None:
+    dual = Polynomial({0: 0.25, 1: 0.25, 3: 0.5})
+    assert (dual.at_0, dual.slope_0, dual.slope_1) == (0.25, 0.25, 1.75)
+    assert math.isnan(dual.order)
 
 
 def test_optimal_activations_meet_the_condition_in_every_dimension() -> None:
@@ -186,6 +194,26 @@ def test_layers_added_in_closed_form_equal_layers_one_by_one(name: str, monkeypa
     monkeypatch.setattr(deep_kernels, "LINEAR", -math.inf)
     for kernel, actual in zip(("nngp", "ntk"), fast, strict=True):
         assert torch.allclose(actual, log_kernel(log_xi, DUALS[name], depth, kernel), rtol=1e-12, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["erf", "sine2.676", "d2", "d8"])
+def test_far_points_alone_take_the_closed_form_from_the_first_layer_on(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of few layers the NTK's diagonal is far from the power that it becomes."""
+    log_xi = torch.tensor([-60.0, -80.0]).double()
+    fast = [log_kernel(log_xi, DUALS[name], depth, "ntk") for depth in (1, 3)]
+    monkeypatch.setattr(deep_kernels, "LINEAR", -math.inf)
+    slow = [log_kernel(log_xi, DUALS[name], depth, "ntk") for depth in (1, 3)]
+    assert all(torch.allclose(a, b, rtol=1e-12) for a, b in zip(fast, slow, strict=True))
+
+
+@pytest.mark.parametrize("kernel", ["nngp", "ntk"])
+def test_the_table_ends_at_orthogonal_points(kernel: str) -> None:
+    corner = torch.eye(2, dtype=torch.float64)
+    ours = DeepKernel(optimal(2), 3, kernel, 512).log(corner[:1], corner[1:])
+    expected = log_kernel(torch.tensor([-FARTHEST], dtype=torch.float64).log1p(), optimal(2), 3, kernel)
+    assert float(ours) == pytest.approx(float(expected), rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["erf", "sine2.676", "d1", "d2", "d8"])

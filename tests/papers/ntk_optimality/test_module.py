@@ -39,6 +39,7 @@ def test_singular_kernel_classifier_is_the_stated_sum() -> None:
     assert float(scores.abs().min()) > 1e-6
     assert torch.equal(made.predicted(z), (scores >= 0).long())
     assert 20 < float((made.predicted(z) == 1).sum()) < 280
+    assert SingularKernel(optimal(2), nodes=64).kernel.pieces.shape == (4, 63)
     for dual in (ReLU(), hermite(2)):
         with pytest.raises(ValueError, match="no singular limit"):
             SingularKernel(dual)
@@ -82,6 +83,23 @@ def test_agreement_is_with_the_reference_and_accuracy_with_the_labels(monkeypatc
         assert float(actual[name]) == pytest.approx(100 * float(right.double().mean()), abs=1e-4)
     assert len({round(float(actual[name]), 3) for name in expected}) == 3
     assert float(actual["test/n"]) == 100
+
+
+@pytest.mark.parametrize("name", ["nearest", "majority", "hilbert", "bayes", "limit"])
+def test_each_reference_is_agreed_with_under_its_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = points(20, 3, 0), torch.arange(20) % 2
+    made = DeepNetwork(hermite(2), 40, **{name: Nearest()})  # this one becomes the nearest neighbour
+    made.references[name].solve(x, y)  # type: ignore[operator]
+    made.solve(x, y)
+    actual: dict[str, Tensor] = {}
+    monkeypatch.setattr(made, "log_dict", actual.update)
+    made.test_step((x, 1 - y), 0)
+    made.on_test_epoch_end()
+    assert {key: float(value) for key, value in actual.items()} == {
+        "test/top1": 0,
+        f"test/agreement_{name}": 100,
+        "test/n": 20,
+    }
 
 
 def test_picture_against_points_shows_networks_of_that_many_points() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -88,6 +89,34 @@ def test_a_named_layer_and_the_scaling_of_lite_features() -> None:
         expected = theirs((x - 0.5) / 0.5)
     assert expected.shape == (2, 1280)
     assert torch.allclose(backbone(x), expected, atol=1e-4)
+
+
+def test_maps_are_averaged_over_their_places() -> None:
+    backbone = Backbone(lambda: nn.Conv2d(3, 4, 3), 9)
+    x = images(2, side=9)
+    network = backbone.load_network()
+    assert torch.allclose(backbone(x), network(x).mean((2, 3)), atol=1e-6)
+    assert backbone(*backbone.example((3, 50, 50))).shape == (1, 4)
+
+
+def test_a_backbone_reports_what_its_features_are_like(logged: Callable[..., dict[str, float]]) -> None:
+    """Two batches of unlike size, larger than what the network sees."""
+    backbone = Backbone(lambda: nn.Conv2d(3, 4, 3), 9)
+    parts = [images(5, side=18), images(2, side=18, seed=1)]
+    with torch.no_grad():
+        f = torch.cat([backbone(resize(x, 9)) for x in parts])
+        for _ in range(2):  # a second test starts anew
+            values = logged(backbone, *(batch_type(("x", "row"))(x, torch.arange(len(x))) for x in parts))
+            expected = {"dimension": 4, "norm": float(f.norm(dim=1).mean()), "positive": float((f > 0).float().mean())}
+            assert values == pytest.approx({f"test/{name}": value for name, value in expected.items()}, rel=1e-5)
+    assert 0 < values["test/positive"] < 1
+
+
+def test_views_have_the_side_that_is_asked_for_or_the_backbones() -> None:
+    assert Features(backbone=small()).side == 32
+    assert Features(backbone=small(), side=24).side == 24
+    assert Features(Pixels(), side=16)(images(2, side=20)).shape == (2, 1, 3 * 16 * 16)
+    assert Features(Pixels())(images(2, side=20)).shape == (2, 1, 3 * 20 * 20)
 
 
 def test_grey_images_are_shown_in_all_channels() -> None:

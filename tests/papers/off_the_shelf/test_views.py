@@ -66,6 +66,11 @@ def test_rotations_turn() -> None:
     assert torch.allclose(Jitter(angle=0)(x, 33)[6], x, atol=1e-5)
 
 
+def test_beyond_its_border_a_turned_image_is_reflected() -> None:
+    for view in Jitter()(torch.full((1, 3, 33, 33), 0.4), 33):
+        assert torch.allclose(view, torch.full((1, 3, 33, 33), 0.4), atol=1e-5)
+
+
 @pytest.mark.parametrize(("levels", "patches"), [(1, 1), (2, 5), (3, 14), (4, 30)])
 def test_patches_cover_the_image(levels: int, patches: int) -> None:
     for height, width in ((221, 221), (97, 150), (56, 56)):

@@ -121,3 +121,20 @@ def test_holes_are_squares_inside_the_image() -> None:
     assert holes.shape == (2, 1, 8, 8)
     assert holes.flatten(1).sum(1).tolist() == [9, 9]
     assert bool(holes[0, 0, :3, 5:].all())
+
+
+def test_the_word_of_number_0_counts() -> None:
+    """Only what is below 0 is padding."""
+
+    class Even:
+        """A captioner to whom every word is as probable."""
+
+        def word_log_probabilities(self, x: Tensor, words: Tensor) -> Tensor:
+            return torch.full(words.shape, -2.0)
+
+    words = torch.tensor([[0, 5, -1], [0, 0, 1]])
+    torch.testing.assert_close(CaptionCondition(Even())(torch.ones(2, 1, 2, 2), words), torch.tensor([-4.0, -6.0]))
+
+
+def test_holes_are_where_their_corners_are() -> None:
+    assert square_holes(torch.zeros(1, 2, device="meta"), 3, 8).device.type == "meta"

@@ -183,3 +183,48 @@ def test_a_denoiser_of_codes_and_one_of_pixels(stages: Any, monkeypatch: pytest.
     assert all(p.grad is None for p in stages.encoder.parameters())
     with pytest.raises(ValueError, match="sigma=0: expected a number above 0"):
         Denoiser(PixelDenoiser(), stages.codes, 0)
+
+
+def test_a_denoiser_is_compared_with_the_noise(stages: Any, logged: Any) -> None:
+    """One that leaves everything as it is has exactly the error of the noise."""
+    stages.codes.spread.copy_(torch.tensor([2.0, 3.0, 5.0]))
+    for module in (
+        Denoiser(nn.Identity(), stages.codes, 0.1),
+        Denoiser(nn.Identity(), stages.codes, 0.1, stages.encoder),
+    ):
+        torch.manual_seed(0)
+        with torch.no_grad():
+            metrics = logged(module, SimpleNamespace(x=X[:5]), SimpleNamespace(x=X[5:]))
+        assert metrics["test/n"] == 8
+        assert metrics["test/noise"] == pytest.approx(module.sigma**2, rel=0.2)
+        assert metrics["test/mse"] == pytest.approx(metrics["test/noise"], rel=1e-4)
+    assert [tuple(part.shape) for part in module.example((1, 28, 28))] == [(1, 128)]
+    pixels = Denoiser(PixelDenoiser(), stages.codes)
+    assert pixels(*pixels.example((1, 28, 28))).shape == (1, 1, 28, 28)
+
+
+def test_reconstructions_are_compared_with_their_images(stages: Any, logged: Any) -> None:
+    module = train_generator(stages.encoder, judge=stages.judge).eval()
+    encoder, judge = stages.encoder.network.eval(), stages.judge.eval()
+    with torch.no_grad():
+        h = encode(encoder, X)[1]
+        made = module.generate(h)
+        called = judge(made).argmax(1)
+        y = torch.where(torch.arange(8) < 3, (called + 1) % 10, called)
+        module.on_test_epoch_start()
+        metrics = logged(module, SimpleNamespace(x=X[:5], y=y[:5]), SimpleNamespace(x=X[5:], y=y[5:]))
+        assert metrics["test/code_mse"] == pytest.approx(
+            float((encode(encoder, made)[1] - h).square().mean()), rel=1e-4
+        )
+    assert metrics["test/image_mse"] == pytest.approx(float((made - X).square().mean()), rel=1e-4)
+    assert metrics["test/judge_top1"] == pytest.approx(100 * 5 / 8)
+    assert metrics["test/n"] == 8
+    torch.testing.assert_close(torch.stack(module._shown), torch.stack([X[:5], made[:5]]))
+    without = train_generator(stages.encoder).eval()
+    with torch.no_grad():
+        assert set(logged(without, SimpleNamespace(x=X, y=y))) == {"test/image_mse", "test/code_mse", "test/n"}
+
+
+def test_no_optimiser_steps_while_codes_are_looked_at(stages: Any) -> None:
+    assert not Codes(stages.encoder).automatic_optimization
+    assert Codes(stages.encoder).configure_optimizers() == []

@@ -122,3 +122,23 @@ def test_small_networks_fit_together() -> None:
     assert PixelDenoiser(3, 4, 227)(torch.randn(1, 3, 227, 227)).shape == (1, 3, 227, 227)
     with pytest.raises(ValueError, match="side=30: expected a multiple of 4"):
         SmallGenerator(side=30)
+
+
+def sides(network: nn.Sequential, x: torch.Tensor) -> list[int]:
+    """Width of the maps behind each convolution."""
+    made = []
+    for layer in network:
+        x = layer(x)
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            made.append(x.shape[-1])
+    return made
+
+
+def test_maps_of_the_small_networks() -> None:
+    x = torch.randn(2, 1, 28, 28)
+    assert sides(PixelDenoiser(), x) == [14, 7, 14, 28]
+    discriminator = SmallDiscriminator()
+    assert sides(discriminator.image, x) == [14, 7, 4]
+    slopes = [layer.negative_slope for layer in discriminator.modules() if isinstance(layer, nn.LeakyReLU)]
+    assert slopes == [0.3] * 5
+    assert isinstance(discriminator.code[-1], nn.LeakyReLU)

@@ -299,3 +299,52 @@ def test_facets_pull_towards_their_units(stages: Any, logged: Any, monkeypatch: 
     assert metrics["test/p"] > 1.2 * metrics["test/p_start"]
     assert 0 <= metrics["test/kept"] <= 100
     assert list(module._rows) == ["round_0", "round_1"]
+
+
+def test_a_class_that_is_left_is_the_one_before(stages: Any, logged: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A judge who sees class 9 in everything: 5 of 12 chains go from 7 to 9, and 2 from 9 to 5."""
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    run = Sampler.run
+
+    def watched(self: Sampler, space: Any, condition: Any, start: Any, *rest: Any, **options: Any) -> Any:
+        end = run(self, space, condition, start, *rest, **options)
+        seen.append((start.clone(), end[0].clone()))
+        return end
+
+    monkeypatch.setattr(Sampler, "run", watched)
+    module = ChangeClass(STABLE, among=[5, 7, 9], changes=1, **world(stages, chains=Chains(classes=[5, 7, 9, 5, 7])))
+    network = module.network
+    nines = torch.nn.functional.one_hot(torch.tensor([9]), 10).float()
+    judge = lambda x: nines.expand(len(x), 10)  # noqa: E731
+    monkeypatch.setattr(module, "network", lambda name: judge if name == "judge" else network(name))
+    metrics = run_test(module, logged, monkeypatch)
+    assert metrics["test/judge_top1"] == pytest.approx(100 * 5 / 12)
+    assert metrics["test/left_top1"] == pytest.approx(100 * 2 / 12)
+    before, after = seen[1]
+    assert metrics["test/moved"] == pytest.approx(float(((after - before).norm(dim=1) / before.norm(dim=1)).mean()))
+
+
+def test_chains_that_fill_holes_have_noise(stages: Any, logged: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    noises = []
+    run = Sampler.run
+
+    def watched(self: Sampler, space: Any, condition: Any, start: Any, target: Any, noise: Any, *rest: Any) -> Any:
+        noises.append(noise)
+        return run(self, space, condition, start, target, noise, *rest)
+
+    monkeypatch.setattr(Sampler, "run", watched)
+    run_test(Inpaint(STABLE, hole=10, **world(stages)), logged, monkeypatch)
+    assert [type(noise) for noise in noises] == [ChainNoise]
+
+
+def test_what_a_step_evaluates(stages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codes, images, logits; images and logits alone where chains move in pixels."""
+    pixels = Denoiser(PixelDenoiser(), stages.codes)
+    module = begin(Sampling(STABLE, **world(stages)), monkeypatch)
+    plain = begin(Sampling(STABLE, **world(stages, denoiser=pixels, generator=None)), monkeypatch)
+    h = torch.rand(3, 128)
+    condition, generate = stages.condition.eval(), stages.generator.eval().generate
+    torch.testing.assert_close(module(h), condition(generate(h)))
+    torch.testing.assert_close(plain(BATCH.x), condition(BATCH.x))
+    assert [tuple(part.shape) for part in module.example((1, 28, 28))] == [(1, 128)]
+    assert [tuple(part.shape) for part in plain.example((1, 28, 28))] == [(1, 1, 28, 28)]

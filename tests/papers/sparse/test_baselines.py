@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -52,8 +53,20 @@ def test_steps_move_the_networks_they_should(monkeypatch: pytest.MonkeyPatch, la
     assert all(p.requires_grad for p in module.parameters())
 
 
+def test_accuracy_is_counted_on_validation_and_test_images(
+    labelled: Any, logged: Callable[..., dict[str, float]]
+) -> None:
+    module = small().eval()
+    right = 100 * float((module(labelled.x).argmax(1) == labelled.y).float().mean())
+    values = logged(module, labelled)
+    module.validation_step(labelled, 0)
+    module.on_validation_epoch_end()
+    for part in ("val", "test"):
+        assert (values[f"{part}/top1"], values[f"{part}/n"]) == (pytest.approx(right), 6)
+
+
 def test_generated_images_have_the_right_size_and_range() -> None:
-    images = NoiseGenerator(5, [8, 4, 4], channels=3)(torch.randn(2, 5))
+    images = NoiseGenerator(5, [8, 4, 2], channels=3)(torch.randn(2, 5))
     assert images.shape == (2, 3, 16, 16)
     assert 0 <= float(images.min().detach()) <= float(images.max().detach()) <= 1
 

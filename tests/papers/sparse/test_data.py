@@ -32,6 +32,7 @@ def contents(images: torch.Tensor) -> set[bytes]:
 
 def test_each_class_has_its_shots_and_no_other_label_is_served() -> None:
     data = few()
+    assert data.spec.sizes == {"train": 250, "val": 100, "test": 600}
     data.setup()
     assert data.spec.sizes == {"train": 250, "val": 100, "test": 600}
     rows = {True: set(), False: set()}
@@ -211,9 +212,13 @@ def test_any_finding_is_one_class(medmnist: Write) -> None:
     ("replaced", "message"),
     [
         ({"val_labels": None}, "has no val_labels"),
-        ({"train_images": np.zeros((40, 6, 6), np.float32)}, "train_images is float32"),
+        (
+            {"train_images": np.zeros((40, 6, 6), np.float32)},
+            r"train_images is float32 .*; expected uint8 \(N, H, W\)$",
+        ),
         ({"train_images": np.zeros((40, 6, 6, 3), np.uint8)}, "train_images is uint8"),
         ({"test_labels": np.zeros((3, 1), np.uint8)}, "test_labels is uint8"),
+        ({"test_labels": np.zeros((20, 1), np.float32)}, "test_labels is float32"),
         ({"test_labels": np.full((20, 1), 9, np.uint8)}, "test_labels from 9 to 9; expected 0 to 1"),
         ({"test_labels": np.zeros((20, 2), np.uint8)}, "test_labels has 2 columns; expected 1"),
         ({"train_labels": np.array([{"a": 1}] * 40, dtype=object)}, "is damaged"),

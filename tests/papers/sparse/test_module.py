@@ -297,6 +297,7 @@ def test_translations_are_judged(make_sparse: Make, logged: Callable[..., dict[s
     batch = SimpleNamespace(x=torch.rand(12, 1, 8, 8), y=torch.tensor([0, 1, 2] * 4), row=torch.arange(12))
     asked = asked_classes(batch.y, batch.row, 3)
     metrics = logged(module, batch)
+    assert "test/top1" in metrics
     assert metrics["test/translated"] == pytest.approx(100 * float((asked == 1).float().mean()))
     assert metrics["test/copied"] == pytest.approx(100 / 3)
     assert metrics["test/above_chance"] == pytest.approx(metrics["test/translated"] - 100 / 3, abs=1e-4)
@@ -363,6 +364,43 @@ def test_the_best_weights_are_kept_and_come_back() -> None:
     again = Best(network)
     again.load_state_dict(best.state_dict())
     assert float(again.accuracy) == 70
+
+
+def test_weights_that_are_never_right_come_back_too() -> None:
+    network = nn.Linear(1, 1)
+    best = Best(network)
+    best.look(network, torch.tensor(0.0))
+    kept_weight = network.weight.detach().clone()
+    nn.init.constant_(network.weight, 7.0)
+    best.restore(network)
+    assert torch.equal(network.weight, kept_weight)
+
+
+def test_training_means_are_over_the_batches_that_have_a_value(
+    make_sparse: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = make_sparse()
+    means: dict[str, float] = {}
+    monkeypatch.setattr(
+        module, "log_dict", lambda values: means.update({name: float(value) for name, value in values.items()})
+    )
+    strategy = SimpleNamespace(reduce=lambda values, reduce_op: values)
+    module._trainer = SimpleNamespace(strategy=strategy, optimizers=[])  # type: ignore[assignment]
+    module.follow(6, loss=torch.tensor(2.0))
+    module.follow(2, loss=torch.tensor(6.0))
+    module.follow(4, critic=torch.tensor(5.0))
+    module.on_train_epoch_end()
+    assert means == {"train/loss": 3, "train/critic": 5}
+
+
+def test_each_of_two_processes_gets_half_of_the_kept_images(
+    make_sparse: Make, unlabelled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = make_sparse().pseudo_labelled(unlabelled)
+    monkeypatch.setattr("modules.sparse.module.world_size", lambda: 2)
+    first = make_sparse().pseudo_labelled(unlabelled)
+    assert (first.count, whole.count) == (4, 4)
+    assert torch.equal(first.u, whole.u[:2])
 
 
 def test_a_resumed_run_goes_on_with_the_history(make_sparse: Make, unlabelled: Any) -> None:

@@ -75,6 +75,13 @@ def test_a_present_of_one_forgets_the_past() -> None:
         assert torch.equal(history.follow(torch.arange(4), p, Voting(present=1.0)), p)
 
 
+def test_a_history_follows_in_the_precision_it_is_given() -> None:
+    history = History(4, 3)
+    p = torch.rand(4, 3, dtype=torch.double).softmax(1)
+    assert history.follow(torch.arange(4), p, Voting()).dtype == torch.double
+    assert torch.equal(history.average, p)
+
+
 def test_a_history_goes_on_from_its_state() -> None:
     history, other = History(4, 3), History(0, 3)
     history.follow(torch.arange(4), torch.rand(4, 3).softmax(1), Voting())
