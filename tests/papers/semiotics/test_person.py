@@ -55,8 +55,17 @@ def test_sizes() -> None:
     assert parameters(Convolutional(8, (1, 2))) == 38_282
     assert parameters(Dense([64, 512, 10])) == 38_410
     assert Convolutional(8, (1, 2))(torch.rand(3, 1, 8, 8)).shape == (3, 10)
+    assert sum(isinstance(layer, nn.ReLU) for layer in Convolutional(28)) == 3
     with pytest.raises(ValueError, match="hidden=0"):
         Autoencoder(64, 16, hidden=0)
+
+
+@pytest.mark.parametrize(("hidden", "encoder", "decoder"), [(1, 1, 1), (2, 1, 2), (4, 2, 3), (5, 3, 3)])
+def test_what_is_observed_is_the_middle(hidden: int, encoder: int, decoder: int) -> None:
+    """Of an even number of hidden layers, the last of the first half."""
+    network = Autoencoder(64, 16, hidden)
+    for part, layers in ((network.encoder, encoder), (network.decoder, decoder)):
+        assert sum(isinstance(layer, nn.Linear) for layer in part.modules()) == layers
 
 
 def test_loss_and_distances_by_hand() -> None:
