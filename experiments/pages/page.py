@@ -48,6 +48,7 @@ class StageTable:
 
     metrics: Sequence[str]
     stages: Sequence[StageRow]
+    further: Sequence[StageTable] = ()  # the same stages with the metrics that this one has no room for
 
 
 @dataclass(frozen=True)

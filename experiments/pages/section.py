@@ -6,7 +6,7 @@ import base64
 import shlex
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ SCALES = {
 MOST_PICTURE = 2**23  # bytes of one inside a page
 FIRST_CURVES = ("train/loss", "val/top1")  # shown at once where a stage logs them; the others unfold
 MOST_STAGES = 8  # shown at once; of more, those that the main claim compares, and the others unfold
+MOST_METRICS = 6  # side by side: more would scroll on a screen of 1440; the others unfold
 MOST_DATA = 3  # likewise, of data sets
 
 
@@ -166,7 +167,7 @@ def _tuning(key: str, title: str, entry: display.Entry) -> list[tuple[str, str]]
 def _tables(entry: display.Entry, names: Sequence[str], changed: Sequence[str]) -> list[StageTable]:
     """Tables of these stages: those that report the same metrics stand in one, so that no column is empty.
 
-    What the main claim compares comes first, since a wide table scrolls.
+    What the main claim compares comes first, since a table has room for few.
     """
     main = entry.main
     judged = [claim.metric for claim in (main, *main.rows)] if main is not None else []
@@ -182,7 +183,15 @@ def _tables(entry: display.Entry, names: Sequence[str], changed: Sequence[str]) 
         columns = tuple(metric for metric in metrics if metric in own)
         row = _stage_row(stage, {metric: digits[metric] for metric in columns}, stage.name in changed)
         tables.setdefault(columns, []).append(row)
-    return [StageTable([metric.removeprefix("test/") for metric in columns], rows) for columns, rows in tables.items()]
+    return [_narrow([metric.removeprefix("test/") for metric in columns], rows) for columns, rows in tables.items()]
+
+
+def _narrow(metrics: Sequence[str], rows: Sequence[StageRow]) -> StageTable:
+    """A table of the first metrics, and those of the others."""
+    first, *others = [slice(start, start + MOST_METRICS) for start in range(0, max(1, len(metrics)), MOST_METRICS)]
+    done = [row for row in rows if not row.failed]
+    further = [StageTable(metrics[part], [replace(row, cells=row.cells[part]) for row in done]) for part in others]
+    return StageTable(metrics[first], [replace(row, cells=row.cells[first]) for row in rows], further)
 
 
 def _stage_row(stage: display.Stage, digits: Mapping[str, int], is_stale: bool) -> StageRow:

@@ -257,6 +257,22 @@ def test_stages_that_the_main_claim_does_not_compare_unfold(build: Any) -> None:
     assert "train/loss by epoch for probe0" in html
 
 
+def test_a_table_is_no_wider_than_a_screen_and_unfolds_its_further_metrics(build: Any) -> None:
+    record = sample()
+    student = record.entries["mini"].stages["student"]
+    names = [f"test/m{number:02}" for number in range(2 * section.MOST_METRICS + 1)]
+    student.metrics.update({name: [float(number)] * 3 for number, name in enumerate(names)})
+    html = build(record)["meal_v2"]
+    measured = html[html.index("<h3>Measured</h3>") :].partition("<h3>")[2].partition("<h3>")[0]
+    heads = [re.findall(r"<th [^>]*>([^<]+)</th>", row) for row in re.findall(r"<thead>.*?</thead>", measured)]
+    sizes = ["Epochs", "Parameters", "Seconds"]
+    assert all(len([name for name in row if name not in ("Stage", *sizes)]) <= section.MOST_METRICS for row in heads)
+    assert set(names) <= {f"test/{name}" for row in heads for name in row}
+    at_once, _, folded = measured.partition(" further metrics</summary>")
+    assert "Epochs" in at_once
+    assert "Epochs" not in folded.partition("</details>")[0]
+
+
 def test_a_curve_of_one_epoch_is_no_figure(build: Any) -> None:
     record = sample()
     for item in record.entries["mini"].stages.values():

@@ -33,4 +33,4 @@ def test_a_recorded_setting_tells_the_grid_or_the_reason_of_its_registration() -
 
     assert "student at 0.3" in of("meal_v2")
     assert of("zpe").startswith("none: ")
-    assert of("rotnet") == ""  # recorded before registrations were files
+    assert tuned.of("meal_v2", "mini", "0" * 12) == ""  # no such registration is filed

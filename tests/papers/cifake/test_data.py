@@ -52,7 +52,7 @@ def test_an_object_and_its_other_place_are_of_one_shape_and_apart(scenes: Scenes
 
 
 def test_either_place_is_as_likely() -> None:
-    boxes = torch.tensor([[0, 0, 14, 10]]).repeat(4000, 1)
+    boxes = torch.tensor([[3, 2, 17, 12]]).repeat(4000, 1)
     first, second = draw_places(boxes, 32, generator("places"))
     assert bool((((first - second).abs() >= torch.tensor([14, 10])).any(1)).all())
     assert bool((torch.stack([first, second]) + torch.tensor([14, 10]) <= 32).all())

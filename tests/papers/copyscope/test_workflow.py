@@ -49,6 +49,7 @@ def test_a_new_lora_changes_nothing(base: Base) -> None:
     x = images()
     expected = base.averaged()(x, T, *WORDS)
     assert torch.allclose(lora(x, T, *WORDS), expected, atol=1e-6)
+    assert torch.equal(lora.velocity(x, T, y=WORDS[0], style=WORDS[1]), lora(x, T, *WORDS))
 
 
 def test_lora_has_r_times_rows_and_columns_of_each_layer(base: Base) -> None:

@@ -36,6 +36,19 @@ def test_a_box_is_around_the_part_that_shows_the_concept() -> None:
     assert data.spec.sizes == {"train": 80, "val": 0, "test": 120}
 
 
+def test_training_pictures_come_with_their_concepts() -> None:
+    data = findings()
+    data.setup()
+    batches = list(data.train_dataloader())
+    assert sum(len(batch.y) for batch in batches) == 80
+    for batch in batches:
+        assert torch.equal(batch.concepts, concepts_of(batch.y))
+    order = torch.cat([batch.y for batch in batches])
+    y = data.source.splits["train"][1]
+    assert torch.equal(order.sort().values, y.sort().values)
+    assert not torch.equal(order, y)
+
+
 def test_boxes_do_not_tell_hue_and_texture() -> None:
     """A part's outline and size change its own box a little; what else it shows does not."""
     count = 20
@@ -158,6 +171,16 @@ def test_photos_with_boxes_in_pixels_of_the_square(
     assert sorted(train.y.tolist()) == [0, 1]
     assert train.x.shape == (2, 3, 16, 16)
     assert data.training_images([1]).shape == (1, 3, 16, 16)
+
+
+def test_photos_are_tested_in_the_order_of_their_table(
+    folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shuffled, they would come in another order by one of six seeds."""
+    for seed in range(6):
+        data = photos(folder(), monkeypatch, everything=True, seed=seed)
+        data.setup()
+        assert torch.cat([b.concepts for b in data.test_dataloader()]).tolist() == [[1, 0], [0, 0], [1, 1]]
 
 
 def test_half_of_the_training_photos_are_mirrored_by_seed_epoch_and_photo(

@@ -78,3 +78,8 @@ def test_low_precision_keeps_cosines_exact() -> None:
     layer = ConceptPrototypes(6, 3, 4, 5).eval()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert layer.cosines(torch.randn(3, 6)).dtype == torch.float32
+
+
+def test_an_encoder_needs_a_stride_and_a_kernel_for_each_width() -> None:
+    with pytest.raises(ValueError, match="shorter than"):
+        small_encoder((8, 8), (4, 2), (5,))

@@ -67,6 +67,16 @@ def test_step_one_is_cross_entropy_of_each_concept_by_hand() -> None:
     assert float(tracked["right"]) == pytest.approx(100 * float(right.float().mean()))
     assert tracked["count"] == 6
 
+    batch.concepts = torch.ones(6, 2)
+    stage.forward = lambda x: torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0]]).repeat(2, 1)  # type: ignore[method-assign]
+    stage.training_step(batch, 0)
+    assert float(tracked["right"]) == pytest.approx(100 * 4 / 6)
+
+
+def test_prototypes_begin_in_random_directions_unless_asked() -> None:
+    assert not Prototypes(ConceptPrototypes(5, 2, 3, 4)).seeded
+    assert Prototypes(ConceptPrototypes(5, 2, 3, 4), seeded=True).seeded
+
 
 def test_precision_of_concepts_is_over_all_batches_of_one_test(
     monkeypatch: pytest.MonkeyPatch, logged: Callable[..., dict[str, float]]

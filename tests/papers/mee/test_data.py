@@ -37,6 +37,9 @@ def test_points_of_a_ring() -> None:
     val = torch.cat([b.x for b in loader])
     assert len(val) == 200
     assert not torch.equal(val, data.splits["test"][0])
+    same = Ring(100, train_size=8000, test_size=200, seed=1)
+    same.setup()
+    assert torch.equal(same.splits["train"][0], x)
     again = Ring(100, train_size=8000, test_size=200, seed=2)
     again.setup()
     assert again.spec.identity != data.spec.identity
@@ -163,6 +166,7 @@ def test_a_dry_run_needs_no_portraits(tmp_path: Path) -> None:
     data = Portraits(str(tmp_path / "none"), 2, Collection("faces", train=1000, test=50), generated=True)
     data.setup()
     assert data.spec.sizes == {"train": 1000, "test": 50}
+    assert data.spec.classes == ("photo",)
     assert next(iter(data.train_dataloader())).x.shape == (2, 3, 256, 256)
     assert "faces" in data.available()
 
