@@ -201,3 +201,20 @@ def test_persons_who_think_before_they_answer(logged: Logged) -> None:
     scores = logged(module, batch(x, torch.zeros(4)))
     assert scores["test/same_image"] == scores["test/agreed"] == 100
     assert scores["test/n"] == 4
+
+
+def test_a_person_trains_with_its_optimizer_and_schedule_and_sees_pixels() -> None:
+    def half(position: Any) -> float:
+        return 0.5
+
+    module = Person(Autoencoder(16, 24), Perception(), optimizer=torch.optim.SGD, schedule=half)
+    assert (module.optimizer_factory, module.schedule) == (torch.optim.SGD, half)
+    x = torch.rand(3, 1, 4, 4)
+    assert torch.equal(module(x), module.network(module.pixels(x)))
+
+
+def test_what_is_stored_is_compared_in_the_images_precision() -> None:
+    stored = torch.eye(3, dtype=torch.float64)
+    index, distance = nearest(torch.eye(3)[[2, 0]], stored)
+    assert index.tolist() == [2, 0]
+    assert distance.tolist() == [0, 0]
