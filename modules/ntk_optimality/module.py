@@ -14,7 +14,7 @@ sphere with nonnegative coordinates, xi = x.x' in [0, 1]; phi is scaled to E phi
 The released experiment uses the NNGP, the theorems the NTK; `kernel` says which. The NNGP reaches the singular limit
 geometrically. The NTK carries a factor L + 1 and reaches it like 1 / ((1 - xi) L): L must be far above 1 / (1 - xi) of
 neighbouring points. How kernels of such depths are computed, and where that differs from the released code:
-modules/common/deep_kernels.py.
+modules/ntk_optimality/kernels.py.
 """
 
 from __future__ import annotations

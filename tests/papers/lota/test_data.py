@@ -41,6 +41,11 @@ def test_test_crops_follow_from_the_row(patches: Callable[..., Patches]) -> None
     assert torch.equal(first, second)
 
 
+def test_pictures_are_not_stood_in_for_unless_asked(patches: Callable[..., Patches]) -> None:
+    assert not patches().generated
+    assert patches(generated=True).generated
+
+
 def test_training_crops_change_with_the_epoch(patches: Callable[..., Patches]) -> None:
     data = patches(16, select=Selection(train="random"))
     loader = data.train_dataloader()

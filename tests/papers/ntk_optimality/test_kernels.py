@@ -15,6 +15,7 @@ from modules.ntk_optimality import kernels as deep_kernels
 from modules.ntk_optimality.kernels import (
     FARTHEST,
     DeepKernel,
+    Erf,
     Polynomial,
     Sine,
     log_kernel,
@@ -94,6 +95,13 @@ def test_taxonomy_numbers(name: str, values: tuple[float, ...]) -> None:
     actual = (dual.at_0, dual.slope_0, dual.slope_1, dual.order)
     assert actual == pytest.approx(values, abs=6e-4, rel=1e-3, nan_ok=True)
     assert actual[:3] == pytest.approx(values[:3], abs=1e-6)
+
+
+def test_the_dual_of_erf_is_an_arcsine() -> None:
+    dual, top = Erf(), math.asin(2 / 3)
+    half = torch.tensor([0.5], dtype=torch.float64).log()
+    assert float(dual.log_value(half).exp()) == pytest.approx(math.asin(1 / 3) / top, rel=1e-12)
+    assert (dual.slope_0, dual.slope_1) == pytest.approx((2 / 3 / top, 2 / math.sqrt(5) / top), rel=1e-12)
 
 
 def test_an_activation_with_a_mean_has_no_singular_limit() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from modules.common.schedules import Position
 from modules.semiotics.images import Randomizer
 from modules.semiotics.module import CONN, mean_prediction
-from modules.semiotics.networks import Autoencoder, Dense
+from modules.semiotics.networks import Autoencoder, Convolutional, Dense
 from modules.semiotics.perception import Perception, repeat
 from modules.semiotics.person import Person
 
@@ -179,3 +179,14 @@ def test_behind_a_memory_any_fitting_classifier_says_the_same() -> None:
 def test_switches_that_make_no_sense_together_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         conn(**options)
+
+
+def test_a_classifier_that_sees_images_votes_on_each_version() -> None:
+    torch.manual_seed(8)
+    module = CONN(Convolutional(8, (1, 2), 3), 3, randomizer=Randomizer(noise=0.1, versions=4)).eval()
+    x = torch.rand(5, 1, 8, 8)
+    with torch.no_grad():
+        seen, logits = module.votes(x)
+        assert (tuple(seen.shape), tuple(logits.shape)) == ((4, 5, 1, 8, 8), (4, 5, 3))
+        for version, votes in zip(seen, logits, strict=True):
+            assert torch.allclose(module.network(version), votes, atol=1e-5)

@@ -55,8 +55,17 @@ def test_sizes() -> None:
     assert parameters(Convolutional(8, (1, 2))) == 38_282
     assert parameters(Dense([64, 512, 10])) == 38_410
     assert Convolutional(8, (1, 2))(torch.rand(3, 1, 8, 8)).shape == (3, 10)
+    assert sum(isinstance(layer, nn.ReLU) for layer in Convolutional(28)) == 3
     with pytest.raises(ValueError, match="hidden=0"):
         Autoencoder(64, 16, hidden=0)
+
+
+@pytest.mark.parametrize(("hidden", "encoder", "decoder"), [(1, 1, 1), (2, 1, 2), (4, 2, 3), (5, 3, 3)])
+def test_what_is_observed_is_the_middle(hidden: int, encoder: int, decoder: int) -> None:
+    """Of an even number of hidden layers, the last of the first half."""
+    network = Autoencoder(64, 16, hidden)
+    for part, layers in ((network.encoder, encoder), (network.decoder, decoder)):
+        assert sum(isinstance(layer, nn.Linear) for layer in part.modules()) == layers
 
 
 def test_loss_and_distances_by_hand() -> None:
@@ -192,3 +201,20 @@ def test_persons_who_think_before_they_answer(logged: Logged) -> None:
     scores = logged(module, batch(x, torch.zeros(4)))
     assert scores["test/same_image"] == scores["test/agreed"] == 100
     assert scores["test/n"] == 4
+
+
+def test_a_person_trains_with_its_optimizer_and_schedule_and_sees_pixels() -> None:
+    def half(position: Any) -> float:
+        return 0.5
+
+    module = Person(Autoencoder(16, 24), Perception(), optimizer=torch.optim.SGD, schedule=half)
+    assert (module.optimizer_factory, module.schedule) == (torch.optim.SGD, half)
+    x = torch.rand(3, 1, 4, 4)
+    assert torch.equal(module(x), module.network(module.pixels(x)))
+
+
+def test_what_is_stored_is_compared_in_the_images_precision() -> None:
+    stored = torch.eye(3, dtype=torch.float64)
+    index, distance = nearest(torch.eye(3)[[2, 0]], stored)
+    assert index.tolist() == [2, 0]
+    assert distance.tolist() == [0, 0]
