@@ -180,9 +180,11 @@ class Seeds:
         return [first, *self.tries.get(first.seed, [])]
 
     def _next_try(self, tries: Sequence[Plan]) -> Plan | None:
-        """What a seed starts again with after these tries; None where the last of them stands."""
+        """What a seed starts again with after these tries; None where the last of them stands, as always at smoke, where
+        no network has learnt anything."""
         main = self.setting.questions.main
-        if main is None or not main.dead or len(tries) > restarts.MOST:
+        smoke = self.setting.config.scale == "smoke"
+        if main is None or not main.dead or smoke or len(tries) > restarts.MOST:
             return None
         latest = tries[-1]
         dead = restarts.starts_again(main, latest.stages, restarts.table_of(latest), latest.seed)

@@ -135,33 +135,37 @@ def test_a_claim_with_rivals_is_told_comparison_by_comparison(copied: Path, ran:
 
 
 def test_a_seed_in_which_an_arm_is_dead_starts_again(copied: Path, ran: dict[str, Any]) -> None:
-    """The limit lies between what the two seeds report, so that one of them starts again; a lost try runs again."""
+    """The limit lies between what the two seeds report, so that one of them starts again; a lost try runs again. At mini:
+    a smoke run, which learns nothing, restarts nothing."""
     arms = ("maker", "arm_1", "arm_2")
     worst = [max(losses) for losses in zip(*(ran["stages"][name]["train/loss"] for name in arms), strict=True)]
     dead, alive = (0, 1) if worst[0] > worst[1] else (1, 0)
     limit = f"{(worst[dead] + worst[alive]) / 2:.6f}"
     smoke = ("experiments.reproduce", "paper=toy", "scale=smoke", "jobs=1")
+    mini = ("experiments.reproduce", "paper=toy", "scale=mini", "seeds=[0,1]", "jobs=1", "runs_dir=own")
     paper = copied / "conf/paper/toy.yaml"
-    summary = copied / "runs/toy/smoke/summary.json"
+    summary = copied / "own/toy/mini/summary.json"
     before = paper.read_text()
     try:
         paper.write_text(before.replace("    main: true\n", f"    main: true\n    dead: train/loss > {limit}\n"))
-        out = command(copied, *smoke)
+        at_smoke = command(copied, *smoke)
+        out = command(copied, *mini)
         first = summary.read_text()
 
         further = []
-        for path in (copied / "runs/toy/smoke").glob("seed=1?????????"):
+        for path in (copied / "own/toy/mini").glob("seed=1?????????"):
             (manifest,) = (json.loads(each.read_text()) for each in path.glob("arm_2-*/manifest.json"))
             losses = [json.loads(each.read_text())["train/loss"] for each in path.glob("*/metrics.json")]
             further.append((manifest["try_of"], manifest["attempt"], max(losses) > float(limit)))
             assert {each.name.rpartition("-")[0] for each in path.glob("[!.]*-*")} == set(arms)  # golden does not
-        (lost,) = (copied / "runs/toy/smoke").glob(f"seed={restarts.seed(dead, 1)}/arm_1-*")
+        (lost,) = (copied / "own/toy/mini").glob(f"seed={restarts.seed(dead, 1)}/arm_1-*")
         for name in ("manifest.json", "metrics.json", "last.ckpt"):
             (lost / name).unlink()
-        again = command(copied, *smoke)
+        again = command(copied, *mini)
     finally:
         paper.write_text(before)
 
+    assert "an arm is dead" not in at_smoke
     assert f"an arm is dead in seed {dead} (try 1 more): all arms of that seed start again together" in out
     assert "Without restarts: " in " ".join(out.split())
     further.sort()
