@@ -180,8 +180,8 @@ class Seeds:
         return [first, *self.tries.get(first.seed, [])]
 
     def _next_try(self, tries: Sequence[Plan]) -> Plan | None:
-        """What a seed starts again with after these tries; None where the last of them stands, as always at smoke, where
-        no network has learnt anything."""
+        """What a seed starts again with after these tries; None where the last of them stands. At smoke it always does:
+        no network has learnt anything there."""
         main = self.setting.questions.main
         smoke = self.setting.config.scale == "smoke"
         if main is None or not main.dead or smoke or len(tries) > restarts.MOST:

@@ -135,8 +135,10 @@ def test_a_claim_with_rivals_is_told_comparison_by_comparison(copied: Path, ran:
 
 
 def test_a_seed_in_which_an_arm_is_dead_starts_again(copied: Path, ran: dict[str, Any]) -> None:
-    """The limit lies between what the two seeds report, so that one of them starts again; a lost try runs again. At mini:
-    a smoke run, which learns nothing, restarts nothing."""
+    """The limit lies between what the two seeds report, so that one of them starts again; a lost try runs again.
+
+    At mini: a smoke run, which learns nothing, restarts nothing.
+    """
     arms = ("maker", "arm_1", "arm_2")
     worst = [max(losses) for losses in zip(*(ran["stages"][name]["train/loss"] for name in arms), strict=True)]
     dead, alive = (0, 1) if worst[0] > worst[1] else (1, 0)
