@@ -62,6 +62,7 @@ def seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def make(claim: Claim = CLAIM) -> Fake:
         questions = Questions([claim], [], [], ("a", "b"))
         setting: Any = SimpleNamespace(questions=questions, is_recorded=False, runs_here=True, only_main=False)
+        setting.config = SimpleNamespace(scale="mini")
         fake = Fake(setting, example.registered("abc"), plans(tmp_path, [3, 4, 5]), None)  # type: ignore[arg-type]
         fake.trained = []
         return fake

@@ -119,11 +119,15 @@ def flat(network: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("scale", ["full", "mini"])
 def test_arms_differ_in_what_they_are_about_alone(scale: str, make_plan: Callable[..., Plan]) -> None:
     stages = make_plan("paper=case_based_prototypes", f"scale={scale}").stages
-    kept = ("optimizer", "schedule", "classes")
+    kept = ("schedule", "classes")
     arms = [stages[name] for name in ARMS]
+    optimizers = [arm.module["optimizer"] for arm in arms]
+    assert [options["lr"] for options in optimizers[::2]] == [options["lr"] for options in optimizers[1::2]]
     for first, second in pairwise(arms):
         assert (first.data, first.trainer) == (second.data, second.trainer)
         assert {k: first.module.get(k) for k in kept} == {k: second.module.get(k) for k in kept}
+        one, other = ({**arm.module["optimizer"], "lr": "tuned, of either kind of layer"} for arm in (first, second))
+        assert one == other
         assert [first.module["weights"][name] for name in ("e", "r")] == [20, 1]
         assert [second.module["weights"][name] for name in ("e", "r")] == [20, 1]
     assert [(arm.module["weights"]["r1"], arm.module["weights"]["r2"]) for arm in arms[:2]] == [(1, 1), (0, 0)]
