@@ -109,6 +109,10 @@ class Portraits(ImageFolder):
         chosen = torch.randperm(len(photos), generator=generator("photos measured against", self.seed))
         self.items["test"] = [photos[row] for row in chosen[:measured].tolist()]
 
+    def val_dataloader(self) -> list[Any]:  # type: ignore[override]
+        """Nothing: the paper sets no photos aside, and those of the test choose nothing."""
+        return []
+
     def transform(self, *, train: bool) -> Any:
         """The torchvision pipeline of a split: PIL image -> (3, S, S) uint8."""
         from torchvision.transforms import v2

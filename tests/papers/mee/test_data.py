@@ -148,6 +148,7 @@ def test_portraits_are_squeezed_and_some_are_measured_against(portraits: Path) -
     data.setup()
     assert data.spec.sizes == {"train": 6, "test": 4}
     test = torch.cat([batch.x for batch in data.test_dataloader()])
+    assert data.val_dataloader() == []  # photos of the test choose nothing
     assert test.shape == (4, 3, 16, 16)
     assert len({float(image[0, 0, 0]) for image in test}) == 4  # without repetition
     chosen = set()
