@@ -9,7 +9,7 @@ from pathlib import Path
 from experiments.commands import exploring
 from experiments.commands.setting import Setting
 from experiments.common.paths import ROOT
-from experiments.evidence import images, merge, pictures, results
+from experiments.evidence import images, merge, pictures, results, staleness
 from experiments.evidence.records import Entry, Registration
 from experiments.pages import console, view
 from experiments.running.plan import Plan
@@ -27,7 +27,12 @@ def write(setting: Setting, entry: Entry, registered: Registration, plans: Seque
         return
     before = results.entry(setting.paper, setting.title)
     if setting.writes_on:
-        results.update(setting.paper, setting.title, lambda stored: merge.put(entry, stored, registered))
+
+        def put(stored: Entry | None) -> Entry:
+            same = staleness.unchanged_elsewhere(setting.paper, stored, entry)
+            return merge.put(entry, stored, registered, same)
+
+        results.update(setting.paper, setting.title, put)
         recorded = results.entry(setting.paper, setting.title)
         if recorded is not None:
             images.keep(setting.paper, setting.title, recorded, plans)

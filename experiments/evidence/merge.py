@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 from experiments.evidence import registration
 from experiments.evidence.part import Fact
@@ -11,8 +12,12 @@ from experiments.evidence.records import Elsewhere, Entry, Registration, Replica
 from experiments.evidence.replication import word
 
 
-def put(new: Entry, stored: Entry | None, registered: Registration) -> Entry:
+def put(new: Entry, stored: Entry | None, registered: Registration, same: Collection[str] = ()) -> Entry:
     """The entry to keep, of the one recorded and the one that ran now.
+
+    Args:
+        same: stages whose code is known to be the recorded one, whatever their fingerprints say of where they ran, see
+            staleness.unchanged_elsewhere().
 
     - unfinished, or without a stage that is recorded: what is recorded stays.
     - another registration: the old verdicts go into the history, with the reason given.
@@ -29,7 +34,7 @@ def put(new: Entry, stored: Entry | None, registered: Registration) -> Entry:
     if is_another(registered, stored.registered):
         earlier = registration.past(stored, registered.why or "recorded anew")
         return fresh.model_copy(update={"history": [*stored.history, earlier]})
-    changed = other_code(new, stored)
+    changed = [name for name in other_code(new, stored) if name not in same]
     if changed:
         why = f"recorded again after a change of the code of {', '.join(changed)}"
         return fresh.model_copy(update={"history": [*stored.history, registration.past(stored, why)]})

@@ -43,6 +43,17 @@ def of_recorded(paper: str, entry: Entry) -> list[str]:
     return [name for name in stale(paper, entry) if name in UNNAMED or _has_run(name, entry)]
 
 
+def unchanged_elsewhere(paper: str, stored: Entry | None, new: Entry) -> list[str]:
+    """The stages of a record whose code is the present one, where the new entry ran in another place (on another
+    trainer or device): their fingerprints differ by the place alone."""
+    if stored is None or not stored.seeds or new.place == stored.place:
+        return []
+    changed = stale(paper, stored)
+    if "all" in changed:
+        return []
+    return [name for name in stored.stages if name not in changed]
+
+
 def _has_run(name: str, entry: Entry) -> bool:
     return name in entry.stages and any(entry.stages[name].fingerprints)
 

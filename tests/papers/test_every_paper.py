@@ -33,6 +33,7 @@ PAPERS = compose.papers()
 TRAIN = training.train
 WATCH = Watch()
 SCALES = ("full", "mini", "smoke")
+DRAWN_NETWORKS = {"nasnet"}  # which networks its search hands on is drawn where nothing was trained
 
 
 def variants(paper: str, scale: str) -> list[str | None]:
@@ -201,8 +202,10 @@ def test_full_recipe_passes_its_dry_run(
     counted = operations.read(paper, "full")
     again = f"make reproduce PAPER={paper} SCALE=full DRY=1 ARGS=record=true"
     assert counted.keys() == recorded.keys(), again
-    # which network a search hands on, and with it a stage's operations, is drawn where nothing was trained
-    assert sum(counted.values()) == pytest.approx(sum(recorded.values()), rel=0.5), again
+    if paper in DRAWN_NETWORKS:
+        assert sum(counted.values()) == pytest.approx(sum(recorded.values()), rel=0.5), again
+    else:
+        assert counted == pytest.approx(recorded, rel=1e-9), again
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from experiments.commands import check_results, reproduce, seeds, setting, stopp
 from experiments.common.errors import InputError
 from experiments.config import compose
 from experiments.evidence import naming, registration, registrations, results, staleness
-from experiments.evidence.records import Entry
+from experiments.evidence.records import Entry, Replication
 from experiments.pages import view
 from experiments.running import training
 from experiments.running.plan import Plan, plan
@@ -163,6 +163,26 @@ def test_where_it_ran_makes_no_record_stale(recorded: Entry, tmp_path: Path, pla
     entry = stored()
     assert (entry.place, entry.registered) == ([place], recorded.registered)
     assert staleness.stale(PAPER, entry) == []
+
+
+def test_another_place_goes_on_with_the_record(recorded: Entry, tmp_path: Path) -> None:
+    """The fingerprints differ by the trainer alone: no change of the code, and what was replicated stays so."""
+    claim = recorded.main_claim()
+    assert claim is not None
+    replication = Replication(registered="h", seeds=[1], drawn=[{}], metrics={}, claim=claim, word="open")
+    edit(lambda entry: setattr(entry, "replication", replication))
+    assert run(tmp_path / "elsewhere", "most=2", "trainer=cpu") == 0
+    entry = stored()
+    assert entry.stages["dense"].fingerprints != recorded.stages["dense"].fingerprints
+    assert (entry.place, entry.history) == (["trainer=cpu"], [])
+    assert entry.replication is not None
+
+
+def test_other_code_in_another_place_is_told_as_other_code(recorded: Entry, tmp_path: Path) -> None:
+    edit(lambda entry: setattr(entry.stages["dense"], "fingerprints", ["0" * 12] * 2))
+    assert run(tmp_path / "elsewhere", "most=2", "trainer=cpu") == 0
+    (past,) = stored().history
+    assert past.why == "recorded again after a change of the code of dense"
 
 
 def test_a_stale_record_is_confirmed_first(recorded: Entry, tmp_path: Path) -> None:
