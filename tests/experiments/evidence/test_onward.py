@@ -171,7 +171,7 @@ def test_another_place_goes_on_with_the_record(recorded: Entry, tmp_path: Path) 
     assert claim is not None
     replication = Replication(registered="h", seeds=[1], drawn=[{}], metrics={}, claim=claim, word="open")
     edit(lambda entry: setattr(entry, "replication", replication))
-    assert run(tmp_path / "elsewhere", "most=2", "trainer=cpu") == 0
+    assert run(tmp_path / "elsewhere", "most=2", "trainer=cpu", "record=true") == 0
     entry = stored()
     assert entry.stages["dense"].fingerprints != recorded.stages["dense"].fingerprints
     assert (entry.place, entry.history) == (["trainer=cpu"], [])
@@ -180,7 +180,7 @@ def test_another_place_goes_on_with_the_record(recorded: Entry, tmp_path: Path) 
 
 def test_other_code_in_another_place_is_told_as_other_code(recorded: Entry, tmp_path: Path) -> None:
     edit(lambda entry: setattr(entry.stages["dense"], "fingerprints", ["0" * 12] * 2))
-    assert run(tmp_path / "elsewhere", "most=2", "trainer=cpu") == 0
+    assert run(tmp_path / "elsewhere", "most=2", "trainer=cpu", "record=true") == 0
     (past,) = stored().history
     assert past.why == "recorded again after a change of the code of dense"
 
