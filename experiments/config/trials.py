@@ -51,8 +51,7 @@ class Grid(Closed):
     values: list[Any] = field(default_factory=list)
     """Three to seven of them, from low to high."""
     by: Text = "val/top1"
-    """A validation metric; that of the last epoch counts. Of a search, whose training looks at validation images for its
-    rewards, one of training."""
+    """A validation metric, or one of a search that sees validation images alone; that of the last epoch counts."""
     lower_is_better: Flag = False
     """Of that metric."""
     seeds: list[Whole] = field(default_factory=lambda: [1, 2])
