@@ -51,7 +51,7 @@ class Grid(Closed):
     values: list[Any] = field(default_factory=list)
     """Three to seven of them, from low to high."""
     by: Text = "val/top1"
-    """A validation metric; that of the last epoch counts."""
+    """A validation metric, or one of a search that sees validation images alone; that of the last epoch counts."""
     lower_is_better: Flag = False
     """Of that metric."""
     seeds: list[Whole] = field(default_factory=lambda: [1, 2])
@@ -67,7 +67,7 @@ class Grid(Closed):
             raise ValueError(f"values={self.values}: expected three to seven different values")
         if len(self.arms) < 2:
             raise ValueError(f"arms={self.arms}: expected the stages that the main claim compares, two or more")
-        if not self.by.startswith("val/"):
+        if not self.by.startswith(("val/", "train/")):
             raise ValueError(f"by={self.by}: expected a validation metric, as val/top1: test images are not looked at")
         if not self.seeds or any(seed >= 1000 for seed in self.seeds):
             raise ValueError(f"seeds={self.seeds}: expected pilot seeds, from 1 to 999")

@@ -79,7 +79,8 @@ def read(config: Mapping[str, Any]) -> Grid | None:
 def choose(grid: Grid, scores: Scores) -> dict[str, Best]:
     """For each arm the best value of the mean over pilot seeds, and whether it lies at the edge of the grid.
 
-    An arm whose training failed at a value, or is not a number there, cannot be best there.
+    An arm whose training failed at a value, or is not a number there, cannot be best there. Of equally good values, as
+    where all are at the ceiling, it is the middle one.
     """
     chosen: dict[str, Best] = {}
     for arm, by_value in scores.items():
@@ -88,7 +89,9 @@ def choose(grid: Grid, scores: Scores) -> dict[str, Best]:
         if not trained:
             chosen[arm] = {"value": None, "mean": None, "edge": False, "means": means}
             continue
-        best = (min if grid.lower_is_better else max)(trained, key=lambda index: means[index] or 0.0)
+        mean = (min if grid.lower_is_better else max)(means[index] or 0.0 for index in trained)
+        equals = [index for index in trained if means[index] == mean]
+        best = equals[(len(equals) - 1) // 2]
         edge = best in (0, len(means) - 1)
         chosen[arm] = {"value": grid.values[best], "mean": means[best], "edge": edge, "means": means}
     return chosen

@@ -247,7 +247,7 @@ class Search(ChildStage):
 
     def on_train_epoch_end(self) -> None:
         """Rewards are accuracies on validation images: what a search has found so far, in percent."""
-        self.log_dict({f"val/top{k}_reward": 100 * self.history.top(k) for k in TOP})
+        self.log_dict({f"train/top{k}_reward": 100 * self.history.top(k) for k in TOP})
         super().on_train_epoch_end()
 
     def entropy_left(self, n: int = 256) -> Tensor:

@@ -29,6 +29,13 @@ def test_each_arm_gets_its_best_mean_and_an_edge_is_said() -> None:
     assert (lower["a"]["value"], lower["b"]["value"]) == (0.1, 0.4)
 
 
+def test_of_equally_good_values_it_is_the_middle_one() -> None:
+    """Where every rate reaches the ceiling, the lowest one is no edge that asks for a wider grid."""
+    chosen = tuning.choose(grid(), {"a": [[100.0], [100.0], [100.0]], "b": [[1.0], [7.0], [7.0]]})
+    assert (chosen["a"]["value"], chosen["a"]["edge"]) == (0.2, False)
+    assert chosen["b"]["value"] == 0.2
+
+
 def test_a_value_at_which_a_seed_failed_cannot_be_best() -> None:
     scores = {"a": [[1.0, 1.0], [2.0, 2.0], [50.0, None]], "b": [[None, None], [math.nan, 1.0], [None, 3.0]]}
     chosen = tuning.choose(grid(), scores)
