@@ -33,7 +33,7 @@ PAPERS = compose.papers()
 TRAIN = training.train
 WATCH = Watch()
 SCALES = ("full", "mini", "smoke")
-DRAWN_NETWORKS = {"nasnet"}  # which networks its search hands on is drawn where nothing was trained
+DRAWN_NETWORKS = {"cifake", "nasnet"}  # which network their search hands on is drawn where nothing was trained
 
 
 def variants(paper: str, scale: str) -> list[str | None]:
