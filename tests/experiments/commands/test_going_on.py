@@ -31,7 +31,7 @@ def decided(monkeypatch: pytest.MonkeyPatch) -> Entry:
     assert entry.main_claim() is not None
     monkeypatch.setattr(results, "entries", lambda paper: {})
     monkeypatch.setattr(results, "entry", lambda paper, title: None)
-    monkeypatch.setattr("experiments.evidence.merge.put", lambda new, stored, registered: new)
+    monkeypatch.setattr("experiments.evidence.merge.put", lambda new, stored, registered, same: new)
     return entry
 
 
