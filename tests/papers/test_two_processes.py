@@ -38,7 +38,7 @@ def everything_before(plan: Plan, stage: Stage) -> list[Stage]:
         ("iformer", "ramp", ["data.source.test_size=99", SGD]),
         ("inception_next", "inception", [ODD, SGD]),
         ("transhp", "transhp", ["data.source.test_size=59", SGD]),
-        ("relabel", "relabel", ["data.counts.test_singles=99"]),
+        ("relabel", "relabel", ["data.counts.test_singles=99", "module.optimizer.lr=0.1"]),
         ("off_the_shelf", "svm", []),
         ("nasnet", "no_drop_path", ["data.train_size=100", ODD, DOUBLE]),
         ("nasnet", "ppo", []),
