@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -109,6 +110,22 @@ class Flowers102(PhotoCollection):
         return photos[0], photos[1], y_train, y_test
 
 
+@dataclass(frozen=True)
+class Boxes:
+    """A list of boxes in an attribute set's root.
+
+    Args:
+        file: its name.
+        classes: keep boxes of these alone; None keeps all.
+    """
+
+    file: str
+    classes: Sequence[str] | None = None
+
+
+APASCAL = (Boxes("apascal_train.txt"), Boxes("apascal_test.txt"))
+
+
 class Attributes(PhotoCollection):
     """Binary attributes of boxes, one line a box: file, class, x1, y1, x2, y2, then K values above 0 for present.
 
@@ -118,9 +135,8 @@ class Attributes(PhotoCollection):
         title: what to call it.
         count: K.
         names: of the attributes; None numbers them.
-        train, test: names of the two lists in the root.
+        train, test: the two lists in the root.
         photos: folder of the photos, from the root.
-        train_classes, test_classes: keep boxes of these classes alone; None keeps all.
         unspecified: value of an attribute nobody could judge; it becomes -1 in the targets, to be ignored.
         sizes: boxes expected, (train, test), for listings of what is needed.
         others: see PhotoCollection.
@@ -139,11 +155,9 @@ class Attributes(PhotoCollection):
         title: str = "UIUC attributes (aPascal)",
         count: int = 64,
         names: Sequence[str] | None = None,
-        train: str = "apascal_train.txt",
-        test: str = "apascal_test.txt",
+        train: Boxes = APASCAL[0],
+        test: Boxes = APASCAL[1],
         photos: str = "JPEGImages",
-        train_classes: Sequence[str] | None = None,
-        test_classes: Sequence[str] | None = None,
         unspecified: float | None = None,
         sizes: Sequence[int] | None = None,
         **options: object,
@@ -152,8 +166,7 @@ class Attributes(PhotoCollection):
         self.title = title
         self.lists = (train, test)
         self.folder = photos
-        self.marker = train
-        self.kept = (train_classes, test_classes)
+        self.marker = train.file
         self.unspecified = unspecified
         self.names = tuple(str(number) for number in range(count)) if names is None else tuple(names)
         if len(self.names) != count:
@@ -166,10 +179,10 @@ class Attributes(PhotoCollection):
 
     def listing(self) -> tuple[list[Photo], list[Photo], Tensor, Tensor]:
         listed: list[tuple[list[Photo], Tensor]] = []
-        for name, kept in zip(self.lists, self.kept, strict=True):
-            table = [words for words in lines(self.root / name) if kept is None or words[1] in kept]
+        for part in self.lists:
+            table = [w for w in lines(self.root / part.file) if part.classes is None or w[1] in part.classes]
             if wrong := [words for words in table if len(words) != 6 + len(self.names)]:
-                raise ValueError(f"{name}: {len(wrong[0]) - 6} attributes where {len(self.names)} are expected")
+                raise ValueError(f"{part.file}: {len(wrong[0]) - 6} attributes where {len(self.names)} are expected")
             boxes = [Photo(f"{self.folder}/{w[0]}", tuple(map(float, w[2:6]))) for w in table]  # type: ignore[arg-type]
             values = torch.tensor([[float(value) for value in words[6:]] for words in table])
             y = (values > 0).long()

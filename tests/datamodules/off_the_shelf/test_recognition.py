@@ -12,7 +12,7 @@ from scipy.io import savemat
 
 from datamodules.common.base import DataError
 from datamodules.off_the_shelf.photos import enlarged, inside, square_around
-from datamodules.off_the_shelf.recognition import CUB200, MIT67, VOC2007, Attributes, Flowers102
+from datamodules.off_the_shelf.recognition import CUB200, MIT67, VOC2007, Attributes, Boxes, Flowers102
 from tests.datamodules.off_the_shelf.helpers import photo, ready, write
 
 
@@ -85,11 +85,11 @@ def test_attributes_of_boxes_and_what_is_unspecified(tmp_path: Path) -> None:
     assert len(data.photos) == 3  # a row a box, not a file
     assert [each.box for each in data.photos] == [(1, 1, 20, 20), (5, 5, 30, 20), (1, 1, 10, 10)]
     assert (data.spec.name, data.spec.shape) == ("UIUC attributes (aPascal)", (3, 221, 221))
-    cats = Attributes(str(tmp_path), 2, "cats", count=3, test_classes=["dog"])
+    cats = Attributes(str(tmp_path), 2, "cats", count=3, test=Boxes("apascal_test.txt", ["dog"]))
     assert cats.spec.name == "cats"
     with pytest.raises(DataError, match="lists 2 training and 0 test photos"):
         cats.setup()
-    unsure = ready(Attributes(str(tmp_path), 2, count=3, unspecified=0, train_classes=["dog"]))
+    unsure = ready(Attributes(str(tmp_path), 2, count=3, unspecified=0, train=Boxes("apascal_train.txt", ["dog"])))
     assert unsure.targets["train"].tolist() == [[1, -1, 0]]
     assert Attributes(str(tmp_path), 2, count=2, names=["hat", "jeans"]).spec.classes == ("hat", "jeans")
     with pytest.raises(DataError, match="expected 3"):
