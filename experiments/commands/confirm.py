@@ -22,7 +22,7 @@ from experiments.commands import cli, states
 from experiments.commands.schedulers import Schedulers
 from experiments.common.errors import InputError, RunError, unknown
 from experiments.config import compose
-from experiments.evidence import merge, naming, registration, results, staleness
+from experiments.evidence import merge, naming, pictures, registration, results, staleness
 from experiments.evidence.ran import Confirmation, Hardware, StageRecord
 from experiments.evidence.records import Entry
 from experiments.identity.provenance import code_version, hardware, versions
@@ -38,7 +38,8 @@ Run one recorded seed of stale records anew and compare every number, to the las
   python -m experiments.commands.confirm paper=meal_v2 variant=clean
   python -m experiments.commands.confirm paper=all                        every stale entry of every paper
 
-Where all numbers are equal the record is stale no more, and says which seed showed it. Where one differs nothing is
+Where all numbers are equal the record is stale no more, and says which seed showed it; a record without pictures gets
+those that this seed drew. Where one differs nothing is
 written: record it again (make reproduce), or find out why it moved (make compare BASE=rev). Another machine rounds
 otherwise: there the recorded commit's code runs the seed too and is compared with, at twice the time. A changed claim,
 recipe or data set cannot be confirmed. Besides:
@@ -109,6 +110,7 @@ class _Confirmation:
             outcomes = scheduler.run([chosen], board)[chosen.seed]
         if failed := next((o for o in outcomes.values() if o.status != "done"), None):
             return self._stays(f"{failed.stage}: {failed.reason}")
+        runs = Path(chosen.config["runs_dir"])
         now = {name: outcomes[name].metrics for name in self.changed}
         position = self.entry.seeds.index(chosen.seed)
         before: states.Metrics = {name: recorded(self.entry.stages[name], position) for name in self.changed}
@@ -128,6 +130,9 @@ class _Confirmation:
         if not any(numbers.values()):
             return self._stays("the changed stages have no number to compare")
         results.update(self.paper, self.title, lambda e: _confirmed(e, chosen, numbers, against))
+        confirmed = results.entries(self.paper)[self.title]
+        if against is None and not pictures.of(self.paper, self.title, confirmed):
+            pictures.keep(self.paper, self.title, confirmed, runs)
         told = f"confirmed, {sum(numbers.values())} numbers of seed {chosen.seed} are equal"
         console.say(f"{self.name}: {told}")
         return 0

@@ -104,13 +104,14 @@ def _room(paper: str, title: str) -> int:
 def _drawn(paper: str, entry: Entry, runs: Path) -> Iterator[tuple[str, str, Path]]:
     """What the first seed's runs drew: a picture of each stage in turns, those of the main claim's stages first.
 
-    The runs are those that the record's fingerprints name; a link leads out of them and is passed over.
+    The runs are those that the record's fingerprints name, or one of equal numbers that a confirmation names; a link
+    leads out of them and is passed over.
     """
     main = entry.main_claim()
     compared = _compared(main) if main is not None else []
     order = [name for wanted in compared for name in fnmatch.filter(entry.stages, wanted)]
-    marks = {name: entry.stages[name].fingerprints[0] for name in dict.fromkeys([*order, *entry.stages])}
-    finished = [(name, mark) for name, mark in marks.items() if mark is not None]
+    marks = [(name, _marks(entry, name)) for name in dict.fromkeys([*order, *entry.stages])]
+    finished = [(name, mark) for name, known in marks for mark in known]
     seed = f"seed={entry.seeds[0]}"
     folders = [files.inside(runs, paper, entry.scale, seed, f"{name}-{mark}", "pictures") for name, mark in finished]
     drawn = [sorted(folder.glob("*.png")) if folder is not None else [] for folder in folders]
@@ -190,9 +191,16 @@ def of(paper: str, title: str, entry: Entry) -> list[tuple[Kept, bytes]]:
 
 def _is_of(item: Kept, seed: int, entry: Entry) -> bool:
     """Whether a picture is of the run whose numbers the record holds."""
-    stage = entry.stages.get(item.stage)
-    marks = dict(zip(entry.seeds, stage.fingerprints, strict=False)) if stage is not None else {}
-    return marks.get(seed) == item.fingerprint
+    return item.stage in entry.stages and seed in entry.seeds and item.fingerprint in _marks(entry, item.stage, seed)
+
+
+def _marks(entry: Entry, name: str, seed: int | None = None) -> list[str]:
+    """The fingerprints of a stage's runs that gave the record's numbers of a seed, the first one if none is named."""
+    seed = entry.seeds[0] if seed is None else seed
+    recorded = entry.stages[name].fingerprints[entry.seeds.index(seed)]
+    shown = entry.confirmed.get(name)
+    confirmed = shown.fingerprint if shown is not None and shown.seed == seed else None
+    return list(dict.fromkeys(mark for mark in (recorded, confirmed) if mark is not None))
 
 
 def problems(paper: str) -> Iterator[str]:

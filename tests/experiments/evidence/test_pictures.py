@@ -13,6 +13,7 @@ from PIL import Image
 
 from experiments.common.errors import InputError
 from experiments.evidence import pictures, results
+from experiments.evidence.ran import Confirmation
 from experiments.evidence.records import Entry
 from tests import example
 
@@ -59,6 +60,20 @@ def test_the_claim_s_stages_come_first_and_each_has_a_turn(runs: Path) -> None:
     with Image.open(io.BytesIO(shown[0][1])) as opened:
         assert (opened.format, opened.size) == ("WEBP", (300, 300))
     assert not list(pictures.problems("toy"))
+
+
+def test_a_confirmed_run_s_pictures_are_the_record_s(runs: Path) -> None:
+    draw(runs / "toy/mini/seed=0/student-c0/pictures/a map.png")
+    pictures.keep("toy", "mini", entry(), runs)
+    assert not pictures.of("toy", "mini", entry())
+    confirmed = entry()
+    shown = Confirmation(fingerprint="c0", numbers=1, seed=0, commit="c" * 40, at="2026-01-01T00:00:00+00:00")
+    confirmed.confirmed = {"student": shown}
+    pictures.keep("toy", "mini", confirmed, runs)
+    ((item, _),) = pictures.of("toy", "mini", confirmed)
+    assert (item.stage, item.fingerprint) == ("student", "c0")
+    with pytest.raises(InputError, match="is of no run of seed 0"):
+        pictures.of("toy", "mini", entry())
 
 
 def test_a_setting_and_a_paper_have_a_limit(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
