@@ -225,6 +225,16 @@ def _checkpoints_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def _garments_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each stage unpacks the images that come with the install, which takes 50 ms: here once a process."""
+    from datamodules.common.torchvision_sets import FashionMNIST
+
+    read = FashionMNIST.read
+    embedded = lru_cache(maxsize=1)(lambda: read(FashionMNIST(1)))
+    monkeypatch.setattr(FashionMNIST, "read", lambda self: embedded() if self.subset == "embedded" else read(self))
+
+
+@pytest.fixture
 def _one_of_a_kind_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes as long as training: of stages that are of one kind, the first makes its pictures; of those that
     one method makes under one name for stages of several kinds, the first is drawn, small."""

@@ -1,4 +1,4 @@
-"""Pictures beside a record: what stages drew of its first seed, small enough to be committed. Imports no torch.
+"""Pictures beside a record: what stages drew of one of its seeds, small enough to be committed. Imports no torch.
 
 A module's `pictures()` (samples, prototypes, maps) lie in a run's folder, which git ignores. Recording a setting keeps
 the most telling of them as WebP in results/pictures/<key>/<setting>/, and in <setting>.json beside it which run each is
@@ -59,26 +59,29 @@ def list_of(paper: str, title: str) -> Path:
 
 
 def keep(paper: str, title: str, entry: Entry, runs: Path) -> None:
-    """Keep the pictures of a recorded entry's first seed, where its run is here; those of another registration go.
+    """Keep the pictures of a recorded entry's first seed, or of the first whose runs are here where none are kept yet;
+    those of another registration go.
 
     Args:
         runs: the folder of all runs.
     """
     path = list_of(paper, title)
-    chosen = _choose(paper, title, entry, runs) if entry.seeds else []
-    if chosen:
-        pictures = [item for item, _ in chosen]
-        _write(path, Pictures(registration=entry.registered.hash, seed=entry.seeds[0], pictures=pictures), chosen)
-    elif path.is_file() and _parse(path).registration != entry.registered.hash:
+    had = path.is_file() and _parse(path).registration == entry.registered.hash
+    for seed in entry.seeds[:1] if had else entry.seeds:
+        if chosen := _choose(paper, title, entry, runs, seed):
+            pictures = [item for item, _ in chosen]
+            _write(path, Pictures(registration=entry.registered.hash, seed=seed, pictures=pictures), chosen)
+            return
+    if path.is_file() and not had:
         path.unlink()
         _leave(path.with_suffix(""), set())
 
 
-def _choose(paper: str, title: str, entry: Entry, runs: Path) -> list[tuple[Kept, bytes]]:
-    """The first of an entry's drawings that fit, each with its small content."""
+def _choose(paper: str, title: str, entry: Entry, runs: Path, seed: int) -> list[tuple[Kept, bytes]]:
+    """The first of a seed's drawings that fit, each with its small content."""
     room = _room(paper, title)
     chosen: dict[str, tuple[Kept, bytes]] = {}
-    for stage, mark, path in _drawn(paper, entry, runs):
+    for stage, mark, path in _drawn(paper, entry, runs, seed):
         small = shrink(path, min(room, MOST_OF_ONE)) if len(chosen) < MOST_PICTURES else None
         if small is None:
             continue
@@ -101,8 +104,8 @@ def _room(paper: str, title: str) -> int:
     return max(0, min(MOST_OF_DEFAULT if title in suite.DEFAULT else MOST_OF_OTHER, MOST_BYTES - others))
 
 
-def _drawn(paper: str, entry: Entry, runs: Path) -> Iterator[tuple[str, str, Path]]:
-    """What the first seed's runs drew: a picture of each stage in turns, those of the main claim's stages first.
+def _drawn(paper: str, entry: Entry, runs: Path, seed: int) -> Iterator[tuple[str, str, Path]]:
+    """What a seed's runs drew: a picture of each stage in turns, those of the main claim's stages first.
 
     The runs are those that the record's fingerprints name, or one of equal numbers that a confirmation names; a link
     leads out of them and is passed over.
@@ -110,10 +113,10 @@ def _drawn(paper: str, entry: Entry, runs: Path) -> Iterator[tuple[str, str, Pat
     main = entry.main_claim()
     compared = _compared(main) if main is not None else []
     order = [name for wanted in compared for name in fnmatch.filter(entry.stages, wanted)]
-    marks = [(name, _marks(entry, name)) for name in dict.fromkeys([*order, *entry.stages])]
+    marks = [(name, _marks(entry, name, seed)) for name in dict.fromkeys([*order, *entry.stages])]
     finished = [(name, mark) for name, known in marks for mark in known]
-    seed = f"seed={entry.seeds[0]}"
-    folders = [files.inside(runs, paper, entry.scale, seed, f"{name}-{mark}", "pictures") for name, mark in finished]
+    place = (paper, entry.scale, f"seed={seed}")
+    folders = [files.inside(runs, *place, f"{name}-{mark}", "pictures") for name, mark in finished]
     drawn = [sorted(folder.glob("*.png")) if folder is not None else [] for folder in folders]
     for turn in zip_longest(*drawn):
         for (name, mark), path in zip(finished, turn, strict=True):
@@ -194,9 +197,8 @@ def _is_of(item: Kept, seed: int, entry: Entry) -> bool:
     return item.stage in entry.stages and seed in entry.seeds and item.fingerprint in _marks(entry, item.stage, seed)
 
 
-def _marks(entry: Entry, name: str, seed: int | None = None) -> list[str]:
-    """The fingerprints of a stage's runs that gave the record's numbers of a seed, the first one if none is named."""
-    seed = entry.seeds[0] if seed is None else seed
+def _marks(entry: Entry, name: str, seed: int) -> list[str]:
+    """The fingerprints of a stage's runs that gave the record's numbers of a seed."""
     recorded = entry.stages[name].fingerprints[entry.seeds.index(seed)]
     shown = entry.confirmed.get(name)
     confirmed = shown.fingerprint if shown is not None and shown.seed == seed else None

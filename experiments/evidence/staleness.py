@@ -73,7 +73,8 @@ def _found(paper: str, entry: Entry) -> dict[str, list[str]]:
     try:
         config: DictConfig = compose.compose(compose.request(lines).overrides)
         precisions = {name: stage.precision for name, stage in entry.stages.items() if stage.precision}
-        of_any, *plans = plan.plan_each(config, [0, *entry.seeds], precisions)
+        ends = sorted({entry.seeds[0], entry.seeds[-1]})  # a record goes on with unchanged code alone
+        of_any, *plans = plan.plan_each(config, [0, *ends], precisions)
         declared = registration.digest(of_any.config)
     except InputError:
         return _of_both(["all"])
@@ -107,9 +108,8 @@ def _other_code(name: str, plans: Sequence[plan.Plan], entry: Entry) -> bool:
     if not _has_run(name, entry):
         return True
 
-    recorded = entry.stages[name].fingerprints
-    now = [p.stages[name].fingerprint for p in plans]
-    return any(mark and mark != other for mark, other in zip(recorded, now, strict=False))
+    recorded = dict(zip(entry.seeds, entry.stages[name].fingerprints, strict=False))
+    return any((mark := recorded.get(p.seed)) and mark != p.stages[name].fingerprint for p in plans)
 
 
 def _confirmed(name: str, plans: Sequence[plan.Plan], entry: Entry) -> bool:

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from modules.common.classifier import ClassificationModule
 from modules.common.distillation import soft_target
 from modules.common.frozen import Frozen
-from modules.common.mixing import MixedClassifier, Mixing
+from modules.common.mixing import MixedClassifier
 from modules.common.module import OptimizerFactory
 from modules.common.schedules import Schedule
 
@@ -56,7 +56,7 @@ class PostTrain(MixedClassifier):
         optimizer: OptimizerFactory | None = None,
         schedule: Schedule | None = None,
     ) -> None:
-        super().__init__(network, classes, mixing=Mixing(cutmix=cutmix), optimizer=optimizer, schedule=schedule)
+        super().__init__(network, classes, cutmix=cutmix, optimizer=optimizer, schedule=schedule)
         self.squeezed = Frozen([squeezed.network])
         self.temperature = temperature
         self.scale = temperature**2 if squared else 1.0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -34,40 +33,14 @@ def warm_cosine(
     return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * position.epoch / epochs))
 
 
-@dataclass(frozen=True)
-class Mixing:
-    """How a batch is mixed with itself.
-
-    Args:
-        mixup, cutmix: parameters of their Beta distributions; 0 switches one off.
-        switch: probability of CutMix where both are on.
-    Raises:
-        ValueError: a number outside its range.
-    """
-
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    switch: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.mixup < 0 or self.cutmix < 0:
-            raise ValueError(f"mixup={self.mixup}, cutmix={self.cutmix}: expected 0 or more")
-        if not 0 <= self.switch <= 1:
-            raise ValueError(f"switch={self.switch}: expected in [0, 1]")
-
-    def kinds(self, classes: int) -> list[nn.Module]:
-        """Those that are on, MixUp first; each takes a batch and gives labels (B, classes)."""
-        pairs = ((v2.MixUp, self.mixup), (v2.CutMix, self.cutmix))
-        return [kind(alpha=alpha, num_classes=classes) for kind, alpha in pairs if alpha]
-
-
 class MixedClassifier(Classifier):
     """A classifier trained on images mixed by MixUp or CutMix, one draw per batch.
 
     Args:
         network, classes: see ClassificationModule.
         label_smoothing: in [0, 1), also of mixed labels.
-        mixing: of the batches it is trained on; None mixes none.
+        mixup, cutmix: parameters of their Beta distributions; 0 switches one off.
+        switch: probability of CutMix where both are on.
         ema: decay of the running average of weights and batch statistics, from the start on; what is validated and
             tested is the average. 0 switches it off.
         optimizer, schedule: see StageModule.
@@ -80,16 +53,21 @@ class MixedClassifier(Classifier):
         network: nn.Module,
         classes: int,
         label_smoothing: float = 0.0,
-        mixing: Mixing | None = None,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        switch: float = 0.5,
         ema: float = 0.0,
         optimizer: OptimizerFactory | None = None,
         schedule: Schedule | None = None,
     ) -> None:
-        if not 0 <= ema < 1:
-            raise ValueError(f"ema={ema}: expected in [0, 1)")
+        if mixup < 0 or cutmix < 0 or not 0 <= switch <= 1 or not 0 <= ema < 1:
+            raise ValueError(
+                f"mixup={mixup}, cutmix={cutmix}: expected 0 or more; switch={switch} in [0, 1]; ema={ema} in [0, 1)"
+            )
         super().__init__(network, classes, label_smoothing, optimizer, schedule)
-        self.mixing = mixing or Mixing()
-        self.kinds = self.mixing.kinds(classes)
+        pairs = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
+        self.mixes = [make(alpha=alpha, num_classes=classes) for make, alpha in pairs if alpha]
+        self.switch = switch
         self.average = WeightAverage(network, ema, warm=False) if ema else None
 
     def final(self) -> nn.Module:
@@ -119,12 +97,12 @@ class MixedClassifier(Classifier):
 
         Shuffled first: torchvision mixes neighbours, and repeated augmentation lays an image's copies side by side.
         """
-        if not self.kinds:
+        if not self.mixes:
             return x, y
         order = torch.randperm(len(x), device=x.device)
         x, y = x[order], y[order]
-        second = len(self.kinds) == 2 and float(torch.rand(())) < self.mixing.switch
-        return self.kinds[int(second)](x, y)
+        second = len(self.mixes) == 2 and float(torch.rand(())) < self.switch
+        return self.mixes[int(second)](x, y)
 
     def trained(self) -> list[dict[str, Any]]:
         """Weight decay on matrices and kernels; none on biases, norms and scales."""

@@ -31,7 +31,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from modules.common.frozen import Frozen
-from modules.common.mixing import MixedClassifier, Mixing
+from modules.common.mixing import MixedClassifier
 from modules.common.module import OptimizerFactory
 from modules.common.schedules import Schedule
 from modules.iformer.evaluation import BranchSpectra, Maps, branch_outputs, comparable
@@ -48,7 +48,7 @@ class IFormerClassifier(MixedClassifier):
 
     Args:
         network: the backbone.
-        classes, label_smoothing, mixing: see MixedClassifier.
+        classes, label_smoothing, mixup, cutmix: see MixedClassifier; each batch gets one of the two, drawn evenly.
         start: a trained classifier to fine-tune, maybe at another input size; `network` gets its weights.
         optimizer, schedule: see StageModule.
     """
@@ -58,12 +58,13 @@ class IFormerClassifier(MixedClassifier):
         network: IFormer,
         classes: int,
         label_smoothing: float = 0.0,
-        mixing: Mixing | None = None,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
         start: IFormerClassifier | None = None,
         optimizer: OptimizerFactory | None = None,
         schedule: Schedule | None = None,
     ) -> None:
-        super().__init__(network, classes, label_smoothing, mixing, optimizer=optimizer, schedule=schedule)
+        super().__init__(network, classes, label_smoothing, mixup, cutmix, optimizer=optimizer, schedule=schedule)
         self.initial = Frozen([copy.deepcopy(network)] if start is None else [])
         for untrained in self.initial.networks:
             for module in untrained.modules():

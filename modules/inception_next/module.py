@@ -39,7 +39,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from modules.common.mixing import MixedClassifier, Mixing
+from modules.common.mixing import MixedClassifier
 from modules.common.module import OptimizerFactory
 from modules.common.schedules import Schedule
 from modules.inception_next.networks import MetaNeXt, depthwise, one_of, receptive_field
@@ -109,7 +109,7 @@ class MetaNeXtClassifier(MixedClassifier):
         network: what to train; not needed with `start`.
         start: a stage whose network is trained on, e.g. at a larger input; its averaged weights where it has them.
         drop_path, head_dropout: new rates for the network; None keeps its own.
-        label_smoothing, mixing, ema, optimizer, schedule: see MixedClassifier.
+        label_smoothing, mixup, cutmix, switch, ema, optimizer, schedule: see MixedClassifier.
     Raises:
         ValueError: neither or both of network and start, or a number outside its range.
     """
@@ -122,7 +122,9 @@ class MetaNeXtClassifier(MixedClassifier):
         drop_path: float | None = None,
         head_dropout: float | None = None,
         label_smoothing: float = 0.0,
-        mixing: Mixing | None = None,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        switch: float = 0.5,
         ema: float = 0.0,
         optimizer: OptimizerFactory | None = None,
         schedule: Schedule | None = None,
@@ -135,7 +137,7 @@ class MetaNeXtClassifier(MixedClassifier):
         if head_dropout is not None:
             trained.head.drop.p = head_dropout
         trained.requires_grad_(True)
-        super().__init__(trained, classes, label_smoothing, mixing, ema, optimizer, schedule)
+        super().__init__(trained, classes, label_smoothing, mixup, cutmix, switch, ema, optimizer, schedule)
 
     def pictures(self, data: Any) -> dict[str, Figure]:
         """How far the network sees."""

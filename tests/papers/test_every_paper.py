@@ -143,7 +143,7 @@ def engine() -> set[definitions.Definition]:
     return {definition for name in called if isinstance(definition := definitions.locate(name), definitions.Definition)}
 
 
-@pytest.mark.usefixtures("_one_of_a_kind_draws", "_checkpoints_read_once")
+@pytest.mark.usefixtures("_one_of_a_kind_draws", "_checkpoints_read_once", "_garments_read_once")
 @pytest.mark.parametrize("paper", PAPERS)
 def test_smoke_runs_to_a_verdict_with_all_that_executes_in_its_identity(
     paper: str,
@@ -211,7 +211,7 @@ def test_full_recipe_passes_its_dry_run(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_one_of_a_kind_draws", "_checkpoints_read_once")
+@pytest.mark.usefixtures("_one_of_a_kind_draws", "_checkpoints_read_once", "_garments_read_once")
 @pytest.mark.parametrize("paper", PAPERS)
 def test_every_stage_runs_in_half_precision(paper: str, tmp_path: Path, make_plan: Callable[..., Plan]) -> None:
     """What trainer=auto chooses on a GPU. A dry run would not tell: it writes nothing that NumPy has to take."""

@@ -74,19 +74,19 @@ def test_a_failing_seed_leaves_the_others_alone(tmp_path: Path, monkeypatch: pyt
     real = training.train
 
     def failing(plan: Plan, stage: Any, report: Any) -> dict[str, Any]:
-        if stage.name == "continued" and stage.seed == 1:
+        if stage.name == "no_prompts" and stage.seed == 1:
             raise RuntimeError("cosmic ray")
         return real(plan, stage, report)
 
     monkeypatch.setattr(training, "train", failing)
-    assert reproduce.main(["scale=smoke", "jobs=1", "seeds=[0,1]", f"runs_dir={tmp_path}"]) == 1
-    summary = json.loads((tmp_path / "meal_v2" / "smoke" / "summary.json").read_text())
+    assert reproduce.main(["paper=transhp", "scale=smoke", "jobs=1", "seeds=[0,1]", f"runs_dir={tmp_path}"]) == 1
+    summary = json.loads((tmp_path / "transhp" / "smoke" / "summary.json").read_text())
     main, *others = summary["claims"]
     assert (main["main"], main["verdict"]) == (True, "not run")
-    assert {claim["verdict"] for claim in others} != {"not run"}
-    assert summary["stages"]["continued"] == {}
-    assert len(summary["stages"]["student"]["test/top1"]) == 2
-    assert len(list((tmp_path / "meal_v2" / "smoke" / "seed=0").glob("*/manifest.json"))) == 13
+    assert [claim["verdict"] == "not run" for claim in others] == [True, False, False]  # the first one compares it too
+    assert summary["stages"]["no_prompts"] == {}
+    assert len(summary["stages"]["transhp"]["test/top1"]) == 2
+    assert len(list((tmp_path / "transhp" / "smoke" / "seed=0").glob("*/manifest.json"))) == 6
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])

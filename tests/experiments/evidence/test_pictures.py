@@ -62,6 +62,18 @@ def test_the_claim_s_stages_come_first_and_each_has_a_turn(runs: Path) -> None:
     assert not list(pictures.problems("toy"))
 
 
+def test_a_later_seed_s_pictures_where_the_first_one_s_runs_are_elsewhere(runs: Path) -> None:
+    draw(folder(runs, "student", seed=1) / "a map.png")
+    pictures.keep("toy", "mini", entry(), runs)
+    assert [item.fingerprint for item, _ in pictures.of("toy", "mini", entry())] == ["f1"]
+    draw(folder(runs, "student") / "a map.png")
+    pictures.keep("toy", "mini", entry(), runs)  # once they are here, it is they
+    assert [item.fingerprint for item, _ in pictures.of("toy", "mini", entry())] == ["f0"]
+    shutil.rmtree(folder(runs, "student"))
+    pictures.keep("toy", "mini", entry(), runs)
+    assert [item.fingerprint for item, _ in pictures.of("toy", "mini", entry())] == ["f0"]
+
+
 def test_a_confirmed_run_s_pictures_are_the_record_s(runs: Path) -> None:
     draw(runs / "toy/mini/seed=0/student-c0/pictures/a map.png")
     pictures.keep("toy", "mini", entry(), runs)

@@ -135,8 +135,8 @@ def test_cutmix_that_keeps_everything_leaves_labels_of_the_plain_crop(
     squeezed: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = PostTrain(squeezed, network(), 10)
-    monkeypatch.setattr(module.kinds[0]._dist, "sample", lambda *_: torch.tensor([1.0]))
-    assert isinstance(module.kinds[0], v2.CutMix)
+    monkeypatch.setattr(module.mixes[0]._dist, "sample", lambda *_: torch.tensor([1.0]))
+    assert isinstance(module.mixes[0], v2.CutMix)
     x, y = torch.randn(6, 1, 8, 8), torch.arange(6)
     torch.manual_seed(2)
     order = torch.randperm(6)

@@ -131,7 +131,7 @@ def test_post_training_tells_where_student_and_teacher_agree(squeezed: Classifie
 def test_defaults_are_the_published_ones(squeezed: Classifier) -> None:
     module = PostTrain(squeezed, nn.Identity(), 10)
     assert (module.temperature, module.scale) == (20.0, 1.0)
-    assert len(module.kinds) == 1
+    assert len(module.mixes) == 1
     recover = Recover(squeezed, 10, 1, (1, 8, 8), 10, Crops())
     assert (recover.statistics_weight, recover.first_layer_weight, recover.jpeg_quality) == (0.01, 10.0, None)
     crops = Crops()

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from modules.common.mixing import Mixing
 from modules.common.schedules import Position
 from modules.iformer.module import IFormerClassifier
 from modules.iformer.networks import IFormer
@@ -41,7 +40,7 @@ def test_the_module_trains_with_the_optimizer_and_the_schedule_that_it_is_given(
 
 
 def test_mixed_batches_have_timms_smoothed_targets(random: Callable[..., Tensor], tiny: Callable[..., IFormer]) -> None:
-    module = IFormerClassifier(tiny(), 5, label_smoothing=0.1, mixing=Mixing(0.8, 1.0))
+    module = IFormerClassifier(tiny(), 5, label_smoothing=0.1, mixup=0.8, cutmix=1.0)
     x, y = random(4, 1, 16, 16), torch.arange(4)
     torch.manual_seed(3)
     loss = module.training_step((x, y), 0)
@@ -56,7 +55,7 @@ def test_mixed_batches_have_timms_smoothed_targets(random: Callable[..., Tensor]
 
 
 def test_mixup_and_cutmix_take_turns(tiny: Callable[..., IFormer]) -> None:
-    module = IFormerClassifier(tiny(), 5, mixing=Mixing(0.8, 1.0))
+    module = IFormerClassifier(tiny(), 5, mixup=0.8, cutmix=1.0)
     x = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 1, 16, 16)
     torch.manual_seed(0)
     pasted = 0
@@ -70,7 +69,7 @@ def test_copies_of_an_image_are_rarely_mixed_with_each_other(
     random: Callable[..., Tensor], tiny: Callable[..., IFormer]
 ) -> None:
     """Three copies side by side, as repeated augmentation serves them: a pair is one image with 2 in 47, not 2 in 3."""
-    module = IFormerClassifier(tiny(), 16, mixing=Mixing(0.8))
+    module = IFormerClassifier(tiny(), 16, mixup=0.8)
     y = torch.arange(16).repeat_interleave(3)
     x = random(48, 1, 4, 4)
     torch.manual_seed(0)

@@ -102,11 +102,11 @@ def test_full_recipe(
     assert (ramp.data["augmentation"]["crop_pct"], ramp.data["image_size"]) == (0.9, 224)
     assert ramp.data["augmentation"]["auto_augment"] == "rand-m9-mstd0.5-inc1"
     assert (ramp.data["augmentation"]["erasing"], ramp.module["label_smoothing"]) == (0.25, 0.1)
-    assert (ramp.module["mixing"]["mixup"], ramp.module["mixing"]["cutmix"]) == (0.8, 1.0)
+    assert (ramp.module["mixup"], ramp.module["cutmix"]) == (0.8, 1.0)
     assert (ramp.module["optimizer"]["lr"], ramp.module["optimizer"]["weight_decay"]) == (1e-3, 0.05)
     assert (tuned.module["network"]["drop_path"], tuned.module["optimizer"]["lr"]) == (tuned_drop_path, tuned_rate)
     assert (tuned.trainer["gradient_clip_val"], tuned.data["augmentation"]["repeats"]) == (1.0, repeats)
-    assert (tuned.module["mixing"]["mixup"], tuned.module["mixing"]["cutmix"]) == (0.1, 0.1)
+    assert (tuned.module["mixup"], tuned.module["cutmix"]) == (0.1, 0.1)
     assert (tuned.reference_batch, tuned.data["image_size"]) == (512, 384)
     assert tuned.data["augmentation"]["crop_pct"] == 1.0
     assert tuned.module["optimizer"]["weight_decay"] == 1e-8

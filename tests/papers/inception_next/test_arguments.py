@@ -7,7 +7,6 @@ from collections.abc import Callable
 import pytest
 from torch import nn
 
-from modules.common.mixing import Mixing
 from modules.inception_next.module import InceptionDWConv, MetaNeXtClassifier
 from modules.inception_next.networks import Attention, DWConv
 from modules.inception_next.sizes import inception_next
@@ -30,9 +29,7 @@ from tests.papers.inception_next.helpers import small
         (lambda: small(mlp_ratios=(4, 4, 4)), "as many"),
         (lambda: inception_next("huge"), "size='huge': expected one of atto"),
         (lambda: MetaNeXtClassifier(10), "either network"),
-        (lambda: Mixing(mixup=-1.0), "mixup=-1.0"),
-        (lambda: Mixing(0.8, 1.0, switch=1.5), "switch=1.5"),
-        (lambda: MetaNeXtClassifier(10, small(), ema=1.0), "ema=1.0"),
+        (lambda: MetaNeXtClassifier(10, small(), mixup=-1.0), "mixup=-1.0"),
         (lambda: Throughput({"a": nn.Identity()}, Timing()), "two candidates"),
         (lambda: Timing(layouts=["nhwc"]), "channels_first"),
         (lambda: TradeOff([MetaNeXtClassifier(10, small())], ["a", "b"], Timing()), "one for each of 1 arms"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from modules.common.mixing import MixedClassifier, Mixing, warm_cosine
+from modules.common.mixing import MixedClassifier, warm_cosine
 from modules.common.schedules import Position
 from tests.papers.inception_next.helpers import small, tensor
 
@@ -17,7 +17,7 @@ def test_the_schedule_alone_is_a_cosine() -> None:
 
 
 def test_mixed_labels_carry_the_share_of_each_image_and_smoothing_commutes() -> None:
-    module = MixedClassifier(small(), 10, 0.1, Mixing(0.8, 1.0))
+    module = MixedClassifier(small(), 10, 0.1, mixup=0.8, cutmix=1.0)
     kinds = set()
     for seed in range(40):
         torch.manual_seed(seed)
@@ -37,7 +37,7 @@ def test_mixed_labels_carry_the_share_of_each_image_and_smoothing_commutes() -> 
 def test_only_one_kind_of_mixing() -> None:
     torch.manual_seed(0)
     x, y = tensor(4, 1, 8, 8), torch.arange(4)
-    blended, _ = MixedClassifier(small(), 10, mixing=Mixing(mixup=0.8)).mixed(x, y)
+    blended, _ = MixedClassifier(small(), 10, mixup=0.8).mixed(x, y)
     assert not (blended == x).any()
     plain = MixedClassifier(small(), 10)
     assert plain.mixed(x, y)[0] is x

@@ -247,6 +247,5 @@ def test_full_recipe_is_the_released_one(
         assert stage.data["image_size"] == 224
         assert (augmentation["auto_augment"], augmentation["crop_pct"]) == (policy, 0.875)
         assert augmentation["erasing"] == (0.1 if variant == "atto" else 0.25)
-        mixing = stage.module["mixing"]
-        assert (mixing["mixup"], mixing["cutmix"], mixing["switch"]) == (mixup, 1.0, 0.5)
+        assert (stage.module["mixup"], stage.module["cutmix"], stage.module["switch"]) == (mixup, 1.0, 0.5)
         assert (stage.module["label_smoothing"], stage.module["ema"]) == (0.1, 0.0)
