@@ -203,10 +203,12 @@ def _expand(typed: Sequence[str], chosen: Sequence[str], stages: Sequence[str], 
     """
     expanded = [lines.for_each_stage(line, stages, named) for line in typed]
     options_chosen = [line for each in expanded for line in each if lines.chooses_option(line)]
+    base: DictConfig | None = None
     for index, each in enumerate(expanded):
         if len(each) > 1 and not lines.chooses_option(each[0]):
-            lines.check_options(options_chosen)
-            base = _without_values((reading.CONF, *reading.search_path()), (*chosen, *options_chosen))
+            if base is None:
+                lines.check_options(options_chosen)
+                base = _without_values((reading.CONF, *reading.search_path()), (*chosen, *options_chosen))
             expanded[index] = [line for line in each if _has(base, split(line)[0])]
             if not expanded[index]:
                 raise InputError(f"{typed[index]}: no stage has this key")

@@ -9,6 +9,7 @@ and trainer. What was composed is compared, so it does not matter by which way s
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,18 @@ def check_lines(lines: Iterable[str], where: str) -> None:
     """
     for line in lines:
         try:
-            (override,) = OverridesParser.create().parse_overrides([line])
+            key = _key_in_frame(line)
         except HydraException as error:
             raise InputError(f"{where}: cannot read {line!r:.200}: {str(error).splitlines()[0]}") from error
-        if _is_of_frame(override):
-            raise InputError(f"{where}: {override.get_key_element().lstrip('+~')!r} is not allowed; {HINT}")
+        if key is not None:
+            raise InputError(f"{where}: {key!r} is not allowed; {HINT}")
+
+
+@lru_cache(maxsize=4096)
+def _key_in_frame(line: str) -> str | None:
+    """The key of a line that sets something of the frame. The same lines are read in every run of a paper."""
+    (override,) = OverridesParser.create().parse_overrides([line])
+    return override.get_key_element().lstrip("+~") if _is_of_frame(override) else None
 
 
 def _is_of_frame(override: Override) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import cache
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -67,9 +68,10 @@ def check_options(lines: Iterable[str]) -> None:
         parsed = OverridesParser.create().parse_overrides(list(lines))
     except (HydraException, ValueError, RecursionError) as error:  # ValueError: a number of 5,000 digits
         raise InputError(f"cannot read the command line: {str(error).splitlines()[0]:.300}") from error
+    options = cache(reading.options)  # looked up once for all lines
     for override in parsed:
         group = override.key_or_group
         if group in GROUPS and not override.is_sweep_override():
             value = str(override.value())
-            if value not in reading.options(group):
-                raise unknown(f"{override.get_key_element()}: {group}", value, reading.options(group))
+            if value not in options(group):
+                raise unknown(f"{override.get_key_element()}: {group}", value, options(group))

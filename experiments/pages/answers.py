@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
@@ -124,5 +124,15 @@ def _claim_row(claim: display.Claim, together: Sequence[display.Claim]) -> Claim
         found=claim.found,
         requires=[comparison(item) for item in claim.requires],
         restarts=claim.restarts,
-        rows=[_claim_row(row, [claim, *claim.rows]) for row in claim.rows],
+        rows=_part_rows(claim),
     )
+
+
+def _part_rows(claim: display.Claim) -> list[ClaimRow]:
+    """Its comparisons or outcomes. Of an outcome with comparisons the verdict alone: its numbers are the first's."""
+    rows = [_claim_row(row, [claim, *claim.rows]) for row in claim.rows]
+    compared = {name for name, against, _ in (row.name.partition(", against ") for row in rows) if against}
+    return [
+        replace(row, difference="", interval="", reason="", figure=Markup()) if row.name in compared else row
+        for row in rows
+    ]

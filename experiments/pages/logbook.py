@@ -169,7 +169,8 @@ def _verdict(row: answers.ClaimRow, entry: display.Entry) -> str:
         lines.append(f"{row.difference} {_inline(row.unit)}{ends}; {row.seeds} seeds")
     for part in row.rows:
         ends = f", 95% interval {part.interval}" if part.interval else ""
-        lines.append(f"- {_inline(part.name)}: {part.verdict}, {part.difference or 'no difference'}{ends}")
+        difference = f", {part.difference}" if part.difference else ""
+        lines.append(f"- {_inline(part.name)}: {part.verdict}{difference}{ends}")
     for item in row.requires:
         lines.append(f"- precondition {_inline(item.text)}: {item.verdict} ({_inline(item.told)})")
     if row.main:
