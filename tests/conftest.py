@@ -224,14 +224,20 @@ def _checkpoints_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "read_checkpoint", read_once)
 
 
+@lru_cache(maxsize=1)
+def _garments(read: Callable[[Any], Any]) -> Any:
+    from datamodules.common.torchvision_sets import FashionMNIST
+
+    return read(FashionMNIST(1))
+
+
 @pytest.fixture
 def _garments_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each stage unpacks the images that come with the install, which takes 50 ms: here once a process."""
     from datamodules.common.torchvision_sets import FashionMNIST
 
     read = FashionMNIST.read
-    embedded = lru_cache(maxsize=1)(lambda: read(FashionMNIST(1)))
-    monkeypatch.setattr(FashionMNIST, "read", lambda self: embedded() if self.subset == "embedded" else read(self))
+    monkeypatch.setattr(FashionMNIST, "read", lambda self: _garments(read) if self.subset == "embedded" else read(self))
 
 
 @pytest.fixture
