@@ -24,6 +24,7 @@ KEPT_IN_MEMORY = {
     "experiments.config.compose._of_options": "the folder of the configuration, its files' times, and the lines",
     "experiments.config.compose._parsed": "the text, which it is a function of",
     "experiments.config.compose._without_values": "the folders of the configuration, and the lines",
+    "experiments.config.frame._key_in_frame": "the line, which it is a function of",
     "experiments.config.frame._frames": "the lines, and the times of the frame's files",
     "experiments.config.instantiate._parameters": "the class or function itself",
     "experiments.config.instantiate._plain_arguments": "the class or function itself",

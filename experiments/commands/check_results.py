@@ -267,8 +267,9 @@ def _leave_out_what_is_not_told(entry: Entry, *contents: Iterable[Plain]) -> Non
 
 
 def _comparable(content: Mapping[str, Any]) -> Plain:
-    """What a claim says, without the settings it is about, as JSON holds it."""
+    """What a claim says, without the settings it is about, as JSON holds it; an empty list of needs asks nothing."""
     said = {key: value for key, value in content.items() if key not in ("scale", "variant")}
+    said = {key: value for key, value in said.items() if value or key not in ("requires", "requires_each")}
     plain: Plain = json.loads(json.dumps(said, default=dict))
     return plain
 
