@@ -39,10 +39,9 @@ Run one recorded seed of stale records anew and compare every number, to the las
   python -m experiments.commands.confirm paper=all                        every stale entry of every paper
 
 Where all numbers are equal the record is stale no more, and says which seed showed it; a record without pictures gets
-those that this seed drew. Where one differs nothing is
-written: record it again (make reproduce), or find out why it moved (make compare BASE=rev). Another machine rounds
-otherwise: there the recorded commit's code runs the seed too and is compared with, at twice the time. A changed claim,
-recipe or data set cannot be confirmed. Besides:
+those that this seed drew. Where one differs nothing is written: record it again (make reproduce), or find out why it
+moved (make compare BASE=rev). Another machine rounds otherwise: there the recorded commit's code runs the seed too and
+is compared with, at twice the time. A changed claim, recipe or data set cannot be confirmed. Besides:
 
   jobs=2             stages trained at the same time (default: one per core on a CPU, one per GPU)
   data_dir=DIR       where datasets are that do not come with the install (or set REPRISE_DATA)
