@@ -130,9 +130,9 @@ def _claim_row(claim: display.Claim, together: Sequence[display.Claim]) -> Claim
 
 def _part_rows(claim: display.Claim) -> list[ClaimRow]:
     """Its comparisons or outcomes. Of an outcome with comparisons the verdict alone: its numbers are the first's."""
-    rows = [_claim_row(row, [claim, *claim.rows]) for row in claim.rows]
-    compared = {name for name, against, _ in (row.name.partition(", against ") for row in rows) if against}
-    return [
-        replace(row, difference="", interval="", reason="", figure=Markup()) if row.name in compared else row
-        for row in rows
-    ]
+    rows = []
+    for shown in claim.rows:
+        row = _claim_row(shown, [claim, *claim.rows])
+        bare = replace(row, difference="", interval="", reason="", figure=Markup())
+        rows.append(bare if shown.is_heading else row)
+    return rows

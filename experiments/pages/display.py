@@ -96,6 +96,7 @@ class Claim:
     requires: Sequence[Comparison] = ()
     restarts: str = ""  # which seeds started again since an arm was dead; empty where none did
     rows: Sequence[Claim] = ()
+    is_heading: bool = False  # an outcome whose comparisons are the rows that follow: its numbers are the first's
 
     @property
     def span(self) -> str:

@@ -125,7 +125,7 @@ def _outcomes(item: judged.JudgedClaim) -> list[Claim]:
     rows: list[Claim] = []
     for part in item.parts:
         shown = replace(claim(part), rows=())
-        rows += [shown, *_against(part, shown, f"{part.name}, against ")]
+        rows += [replace(shown, is_heading=bool(part.against)), *_against(part, shown, f"{part.name}, against ")]
     return rows
 
 

@@ -12,7 +12,7 @@ def test_an_outcome_s_numbers_stand_once() -> None:
     """Those of an outcome with rivals are its baseline's, whose row follows; an outcome alone has its own."""
     shown = view.claim(example.claim("both", "supported", [1.0, 2.0], [0.5, 2.5], main=True))
     names = ("realism", "realism, against the baseline", "realism, against a rival", "diversity")
-    parts = [replace(shown, name=name, reason="so", rows=()) for name in names]
+    parts = [replace(shown, name=name, reason="so", is_heading=name == "realism") for name in names]
     (row,) = answers.claim_rows([replace(shown, rows=parts)])
     assert [part.name for part in row.rows] == list(names)
     assert [part.verdict for part in row.rows] == ["supported"] * 4
