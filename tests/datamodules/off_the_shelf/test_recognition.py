@@ -21,6 +21,7 @@ def test_boxes_by_hand() -> None:
     assert square_around((10, 10, 30, 20)) == (10, 5, 30, 25)
     assert inside((-5, 5, 30, 40), 40, 30, square=False) == (0, 5, 30, 30)
     assert inside((-5, 5, 15, 25), 40, 30, square=True) == (0, 5, 20, 25)  # moved, not cut: it stays a square
+    assert inside((4, 6, 14, 16), 40, 30, square=True) == (4, 6, 14, 16)
     assert inside((0, -20, 60, 40), 40, 30, square=True) == (10, 0, 40, 30)
 
 

@@ -68,6 +68,12 @@ def test_attributes_of_which_nothing_is_known_are_left_out() -> None:
     assert measure_labels(scores[:, 2:], y[:, 2:], "steps") == {"map": 0.0, "mauc": 0.0}
 
 
+def test_one_positive_of_a_label_is_enough_to_judge_it() -> None:
+    scores = torch.tensor([[3.0], [2.0], [1.0]])
+    metrics = measure_labels(scores, torch.tensor([[0], [1], [0]]), "steps")
+    assert metrics == {"map": 50.0, "mauc": 50.0}
+
+
 def test_references_to_be_ignored_are_taken_out_of_the_ranking() -> None:
     metrics = measure_ranking(torch.tensor([0.1, 0.2, 0.3]), torch.tensor([-1, 0, 1]), "steps")
     assert metrics == {"map": 50.0, "mrr": 50.0, "recall4": 100.0, "top1": 0.0}

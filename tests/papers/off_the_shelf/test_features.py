@@ -177,6 +177,17 @@ def test_spread_by_hand() -> None:
         features.exported = exported
         features.on_test_epoch_end()
         assert logged["test/spread"] == pytest.approx(spread, abs=1e-6)
+        assert logged["test/dimension"] == 2
+
+
+def test_the_first_batch_is_extracted_again() -> None:
+    features = Features(Pixels())
+    x = images(2, side=4)
+    features.solve(features.keep(x) + 0.25, torch.arange(2))
+    batch = batch_type(("x", "row"))
+    features.test_step(batch(x, torch.arange(2)), 0)
+    features.test_step(batch(0 * x, torch.arange(2)), 1)
+    assert features.difference == pytest.approx(0.25)
 
 
 def collection() -> ArrayCollection:

@@ -203,6 +203,18 @@ def test_cost_is_chosen_with_all_views_of_an_image_on_one_side(task: Task) -> No
     assert counts == [40] * 6 + [60]
 
 
+def test_attributes_choose_c_and_are_reported_by_average_precision(task: Task, logged: Logged) -> None:
+    x, classes = task()
+    y = F.one_hot(classes, 3)
+    module = LinearSVM(3, [0.5, 1.0], scheme="multilabel")
+    module.solve(x[:60], y[:60])
+    assert float(module.chosen) in module.costs
+    module.test_step(batch(x[60:], y[60:]), 0)
+    values = logged(module)
+    assert len(module.per_label) == 3
+    assert values["test/map"] == pytest.approx(sum(module.per_label) / 3)
+
+
 def test_test_images_have_no_say_and_training_images_come_in_order(task: Task) -> None:
     x, _ = task(4, 0.1)
     solved = []
