@@ -31,7 +31,7 @@ from experiments.config import arms, limits, recipes, schema, written
 from experiments.config.stages import Trainer
 
 # Of a paper's file: most of it, and no part of a composition.
-TEXTS = ("variants", "published", "deviations", "groups", "finding", "scope", "covers", "own_data")
+TEXTS = ("variants", "published", "deviations", "groups", "finding", "scope", "covers", "metrics", "own_data")
 STANDS_ASIDE = "conf/paper"  # what stands for each of them there, so that an override can take it away
 
 _searched: list[Path] = []  # besides CONF and the open overlay's

@@ -194,6 +194,8 @@ class PaperFile(Settings):
     """Where paper, released code and this suite differ; on the report page."""
     bench: list[Pair] | None = None
     """Networks to time beside independent ones."""
+    metrics: dict[Text, Text] | None = None
+    """What its numbers are, in words with their unit: by <split>/<name>, or by a pattern with *, as test/acc_*."""
     own_data: Text | OwnData | None = None
     """Of `data=NAME`: why the question makes no sense on plain labelled images, or what it needs besides."""
 

@@ -88,6 +88,8 @@ class Section:
     anchor: str
     scale: str
     answer: answers.Answer
+    terms: Mapping[str, str]  # the metrics of its main claim and preconditions, in words
+    meanings: Mapping[str, str]  # those of its tables
     claims: Sequence[answers.ClaimRow]  # but the main one
     checks: Sequence[answers.ComparisonRow]
     published: Sequence[PublishedRow]

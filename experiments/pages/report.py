@@ -198,6 +198,7 @@ def _page(paper: index.Paper, site: Path) -> Page:
     entries = [
         section.describe(
             key,
+            paper.declared,
             title,
             paper.entries[title],
             paper.recorded[title],

@@ -14,10 +14,11 @@ from typing import Any
 from markupsafe import Markup
 
 from experiments.common import files, overlay
+from experiments.common.plain import Plain
 from experiments.evidence import counts, pictures
 from experiments.evidence.ran import Curve
 from experiments.evidence.records import Entry
-from experiments.pages import answers, curves, diagram, display, index, numbers, replications, scope, tuned
+from experiments.pages import answers, curves, diagram, display, glossary, index, numbers, replications, scope, tuned
 from experiments.pages.numbers import decimals, fixed
 from experiments.pages.page import (
     Earlier,
@@ -54,11 +55,14 @@ class Stale:
         return [*self.main, *self.beside]
 
 
-def describe(key: str, title: str, entry: display.Entry, recorded: Entry, stale: Stale, runs: Path) -> Section:
+def describe(
+    key: str, declared: Plain, title: str, entry: display.Entry, recorded: Entry, stale: Stale, runs: Path
+) -> Section:
     """One (scale, variant) as the page shows it.
 
     Args:
         key: of the paper.
+        declared: its file.
         title: of the setting.
         entry: what is shown of it.
         recorded: the record's.
@@ -75,6 +79,8 @@ def describe(key: str, title: str, entry: display.Entry, recorded: Entry, stale:
         anchor=index.anchor(title),
         scale=entry.scale,
         answer=answers.answer(entry),
+        terms=glossary.of_question(entry.main, declared),
+        meanings=_short_names(glossary.of_tables(entry, declared)),
         claims=answers.claim_rows([claim for claim in entry.claims if not claim.main]),
         checks=[answers.comparison(item) for item in entry.checks],
         published=[published_row(item) for item in entry.published],
@@ -183,7 +189,16 @@ def _tables(entry: display.Entry, names: Sequence[str], changed: Sequence[str]) 
         columns = tuple(metric for metric in metrics if metric in own)
         row = _stage_row(stage, {metric: digits[metric] for metric in columns}, stage.name in changed)
         tables.setdefault(columns, []).append(row)
-    return [_narrow([metric.removeprefix("test/") for metric in columns], rows) for columns, rows in tables.items()]
+    return [_narrow([_short(metric) for metric in columns], rows) for columns, rows in tables.items()]
+
+
+def _short(metric: str) -> str:
+    """As the head of a column says it."""
+    return metric.removeprefix("test/")
+
+
+def _short_names(meanings: Mapping[str, str]) -> dict[str, str]:
+    return {_short(metric): words for metric, words in meanings.items()}
 
 
 def _narrow(metrics: Sequence[str], rows: Sequence[StageRow]) -> StageTable:
