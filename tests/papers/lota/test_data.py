@@ -46,6 +46,14 @@ def test_pictures_are_not_stood_in_for_unless_asked(patches: Callable[..., Patch
     assert patches(generated=True).generated
 
 
+def test_test_crops_follow_from_the_data_seed(patches: Callable[..., Patches]) -> None:
+    data = patches()
+    places = data.places("test")
+    assert torch.equal(places, patches().places("test"))
+    data.seed += 1
+    assert not torch.equal(places, data.places("test"))
+
+
 def test_training_crops_change_with_the_epoch(patches: Callable[..., Patches]) -> None:
     data = patches(16, select=Selection(train="random"))
     loader = data.train_dataloader()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -60,8 +61,15 @@ def test_the_patch_reaches_the_answer() -> None:
     assert not torch.allclose(answer, network(x, torch.rand(2, 3, 4, 4)))
     module = PatchDetector(network, guided=True)
     assert module(x).shape == (2, 1)
+    assert network.attention.qkv.out_features == 3 * 8
     with pytest.raises(ValueError, match="width=10: expected a multiple of heads=4"):
         GuidedAttention(8, 4, 12, heads=4, width=10)
+
+
+def test_a_detector_is_trained_as_its_stage_says() -> None:
+    module = PatchDetector(nn.Linear(2, 1), optimizer=partial(torch.optim.SGD, lr=0.25))
+    assert isinstance(module.optimizer_factory, partial)
+    assert module.shown == {}
 
 
 def test_validation_counts_right_answers(monkeypatch: pytest.MonkeyPatch) -> None:

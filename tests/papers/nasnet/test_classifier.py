@@ -43,6 +43,13 @@ def test_progress_of_drop_path(growth: Growth, expected: list[float]) -> None:
     assert actual == pytest.approx(expected)
 
 
+def test_drop_path_grows_with_every_step() -> None:
+    module = NASNet(10, small(drop_path=DropPath(0.6)), drop_path=Growth("scheduled"))
+    module._trainer = Clock()  # type: ignore[assignment]
+    module.on_train_batch_start(None, 5)
+    assert module.network.progress == pytest.approx(5 / 40)
+
+
 def test_the_auxiliary_head_changes_training_alone() -> None:
     with_head, without = small(auxiliary=True).eval(), small().eval()
     without.load_state_dict({k: v for k, v in with_head.state_dict().items() if not k.startswith("auxiliary")})

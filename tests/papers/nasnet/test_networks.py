@@ -226,3 +226,4 @@ def test_initial_weights_have_the_variance_of_their_fan_out() -> None:
     assert float(op.pointwise1.weight.detach().std()) == pytest.approx(math.sqrt(2 / 256), rel=0.03)  # type: ignore[union-attr, operator]
     assert float(op.depthwise1.weight.detach().std()) == pytest.approx(math.sqrt(2 / 25), rel=0.05)  # type: ignore[union-attr, operator]
     assert float(op.pointwise1.weight.detach().abs().max()) <= 2 * math.sqrt(2 / 256) / 0.87962566  # type: ignore[union-attr, operator, arg-type]
+    assert float(network.fc.weight.detach().std()) == pytest.approx(math.sqrt(2 / 10), rel=0.03)

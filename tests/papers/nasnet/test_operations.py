@@ -34,6 +34,11 @@ def test_padding_is_tensorflows_same(kernel: int, size: int) -> None:
     assert torch.allclose(State(x).pooled("avg", kernel, 2), F.avg_pool2d(padded, kernel, 2) / counted, atol=1e-6)
 
 
+def test_the_sides_of_a_map_are_padded_each_by_itself() -> None:
+    x = torch.arange(20.0).view(1, 1, 4, 5)
+    assert State(x).pooled("max", 3, 2).flatten().tolist() == [11, 13, 14, 16, 18, 19]
+
+
 def test_an_even_map_is_padded_after() -> None:
     assert same_padding(4, 3, 2) == (0, 1)
     assert same_padding(5, 3, 2) == (1, 1)
@@ -51,6 +56,14 @@ def test_factorized_reduction_by_hand() -> None:
     assert reduction(State(torch.tensor([[[[1.0, 2], [3, 4]]]]))).flatten().tolist() == [1, 4]
     odd = reduction(State(torch.arange(1.0, 10).view(1, 1, 3, 3)))
     assert odd[0].tolist() == [[[1, 3], [7, 9]], [[5, 0], [0, 0]]]  # the shifted path sees the padding
+
+
+def test_an_unused_input_is_reduced_without_a_relu() -> None:
+    plain, rectified = (cell_operations.FactorizedReduction(1, 2, lambda _: nn.Identity(), r) for r in (False, True))
+    rectified.load_state_dict(plain.state_dict())
+    x = -torch.ones(1, 1, 4, 4)
+    assert float(rectified(State(x)).abs().max()) == 0
+    assert float(plain(State(x)).abs().min()) > 0
 
 
 def test_a_factorized_reduction_gives_an_odd_channel_to_its_second_path() -> None:

@@ -108,6 +108,8 @@ def test_lvq_radius_by_hand() -> None:
     right = torch.tensor([[True, True, False, False]])
     assert float(lvq_radius(distances, right)) == 1.0
     assert float(lvq_radius(distances, ~right)) == -1.0
+    several = torch.cat([distances, 3 * distances])  # each image has distances of its own
+    assert lvq_radius(several, right.expand(2, 4)).tolist() == [1.0, 3.0]
 
 
 def attacked(network: Any, count: int, restarts: int, steps: int = 20) -> tuple[int, int]:
