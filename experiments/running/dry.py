@@ -2,8 +2,8 @@
 
 A stage's `dry` (experiments.config.stages.Shortened) says what may be cut because it only repeats: images per step,
 steps, and arguments of its module or data such as the number of samples to draw. Sizes of networks and inputs stay as
-published. Stages whose modules are built alike, of predecessors that are, and get batches alike compute the same: the
-first takes the steps, and the others make their batches. A stage that feeds another takes its own.
+published. Stages whose modules are built alike (whatever their rates), of predecessors that are, and get batches alike
+compute the same: the first takes the steps, and the others make their batches. One that feeds another takes its own.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from modules.common.module import StageModule
 
 LONGEST = 60.0  # seconds, and 20 times as long as a training is timed for: then it is given up
 BYTES = 16  # of a parameter in training: itself, its gradient, and Adam's two moments
+RATES = ("lr", "weight_decay")  # of an optimiser: whatever they are, its steps execute the same
 MOST_GARBAGE = 2**29  # bytes by which the process may grow before all objects are looked through, which takes long
 
 
@@ -186,11 +187,11 @@ class DryRun:
         return same.mult_adds
 
     def _made(self, stage: Stage) -> str:
-        """A hash of what a stage's module and those before it are built of, and of its steps: equal for two that differ
-        in their data alone."""
+        """A hash of what a stage's module and those before it are built of here, and of its steps: equal for two that
+        differ in their data alone, in weights that a dry run does not fetch, or in how far an optimiser goes."""
         steps = [stage.fit, stage.test, stage.reference_batch, asdict(self.short[stage.name])]
         before = [fill(wiring, self._made_of.__getitem__) for wiring in (stage.needs, stage.feeds)]
-        text = json.dumps([stage.module, steps, before], sort_keys=True)
+        text = json.dumps([_without_rates(offline(stage.module)), steps, before], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _time(self, stage: Stage, short: Shortened, module: StageModule) -> Pace | str:
@@ -242,6 +243,13 @@ class DryRun:
     def _fed(self, name: str) -> Fed:
         """What feeds generated data: the module alone, since no stage has made anything."""
         return Fed(self._built[name], {})
+
+
+def _without_rates(module: Any) -> Any:
+    """A module's configuration without what only scales a step."""
+    if isinstance(module, Mapping):
+        return {key: _without_rates(value) for key, value in module.items() if key not in RATES}
+    return [_without_rates(value) for value in module] if isinstance(module, list | tuple) else module
 
 
 def _batches(stage: Stage, short: Shortened, module: StageModule, data: DataModule) -> str:

@@ -28,9 +28,9 @@ the checkout; a survivor is printed as a diff and tells of a test that is missin
   python -m tests.mutants paper=zpe              100 mutants, a few minutes
   python -m tests.mutants paper=zpe --again      those that no test failed last time, after new tests
   python -m tests.mutants paper=zpe --write      its line in docs/mutants.md
-  python -m tests.mutants paper=common           all mutants of modules/common; hours
+  python -m tests.mutants paper=common           500 mutants of modules/common; count=6000 tests all, in hours
 
-  count=100          how many are drawn (default for common: all)
+  count=100          how many are drawn (default for common: 500)
   seed=0             of the draw
   jobs=2             mutants at the same time, each on one thread
   only=TEXT          those alone whose file or function has this in its name
@@ -40,7 +40,7 @@ tests/mutants/equal.yaml.
 
 """
 NUMBERS = {"count": 1, "seed": 0, "jobs": 1}  # option -> its least value
-COUNT = 100
+COUNT, COUNT_OF_COMMON = 100, 500
 
 
 def main(argv: list[str]) -> int:
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
         raise InputError("--write: the page's scores are of whole rooms; expected no only=")
 
     room = find(own["paper"])
-    count = int(own["count"]) if "count" in own else None if room.name == COMMON else COUNT
+    count = int(own.get("count", COUNT_OF_COMMON if room.name == COMMON else COUNT))
     return test(
         room,
         count=count,
@@ -69,7 +69,7 @@ def main(argv: list[str]) -> int:
     )
 
 
-def test(room: Room, *, count: int | None, seed: int, jobs: int, only: str, again: bool, write: bool) -> int:
+def test(room: Room, *, count: int, seed: int, jobs: int, only: str, again: bool, write: bool) -> int:
     """Draw mutants, test them, show the survivors. Exit code 0 if nothing survived that a test could kill."""
     from tests.mutants import mutations, run, score
 
@@ -82,9 +82,7 @@ def test(room: Room, *, count: int | None, seed: int, jobs: int, only: str, agai
             places = [place for place in mutations.find(room.files) if only in place.name or only in place.file]
         if not places:
             raise InputError(f"only={only}: no mutant of {room.name} has this in its name")
-        drawn = (
-            places if count is None else random.Random(f"{seed} {room.name}").sample(places, min(count, len(places)))
-        )
+        drawn = random.Random(f"{seed} {room.name}").sample(places, min(count, len(places)))
 
         results = earlier(room, seed, [place.name for place in drawn]) if again else {}
         asked = [place.name for place in drawn if place.name not in results or wanted(place, results, reasons)]

@@ -52,12 +52,14 @@ def test_stages_that_a_recipe_neither_fits_nor_tests_are_built_only_for_others(m
 
 
 def test_stages_that_are_alike_take_their_steps_once(make_plan: Callable[..., Plan], monkeypatch: Any) -> None:
-    """A copy whose images are others makes its batches and gets the first one's weights. One of another network, or
-    whose batches are smaller, takes its own."""
+    """A copy whose images are others, or whose rate is, makes its batches and gets the first one's weights. One of
+    another network, or whose batches are smaller, takes its own."""
     init = make_plan("paper=meal_v2").stages["init"]
     narrow = {**init.module, "network": {**init.module["network"], "widths": [4, 4]}}
+    slow = {**init.module["optimizer"], "lr": 1e-5}
     copies = {
         "again": replace(init, name="again", data={**init.data, "seed": 3, "label_noise": 0.1}),
+        "slow": replace(init, name="slow", module={**init.module, "optimizer": slow}),
         "narrow": replace(init, name="narrow", module=narrow),
         "few": replace(init, name="few", data={**init.data, "train_size": 3}),
     }
@@ -86,12 +88,12 @@ def test_stages_that_are_alike_take_their_steps_once(make_plan: Callable[..., Pl
     measured = DryRun(Plan(this.paper, this.scale, None, 0, stages, this.config)).run(silent)
 
     assert stepped == ["init", "narrow", "few"]
-    assert served == ["init", "again", "few"]
-    first, again, other, few = (measured[name] for name in stages)
+    assert served == ["init", "again", "slow", "few"]
+    first, again, slow, other, few = (measured[name] for name in stages)
     assert isinstance(first, Measured)
     assert isinstance(other, Measured)
     assert isinstance(few, Measured)
-    assert again == first
+    assert again == slow == first
     assert other.mult_adds < few.mult_adds == first.mult_adds
     states = {name: module.state_dict() for name, module in built.items()}
     assert all(torch.equal(value, states["again"][key]) for key, value in states["init"].items())

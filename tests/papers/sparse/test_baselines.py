@@ -53,6 +53,24 @@ def test_steps_move_the_networks_they_should(monkeypatch: pytest.MonkeyPatch, la
     assert all(p.requires_grad for p in module.parameters())
 
 
+def test_the_generator_matches_the_mean_features_of_real_images(
+    monkeypatch: pytest.MonkeyPatch, unlabelled: Any
+) -> None:
+    module = small()
+    optimizers = module.configure_optimizers()
+    minimised: list[float] = []
+    monkeypatch.setattr(module, "optimizers", lambda: optimizers)
+    monkeypatch.setattr(module, "minimise", lambda loss, *_: minimised.append(float(loss.detach())))
+    module.eval()
+    torch.manual_seed(3)
+    module.training_step(unlabelled, 0)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        fake = module.generator(torch.randn(16, 5))
+        real_mean, fake_mean = (module.features(x).mean(0) for x in (unlabelled.x, fake))
+    assert minimised[1] == pytest.approx(float((real_mean - fake_mean).square().sum()), rel=1e-4)
+
+
 def test_accuracy_is_counted_on_validation_and_test_images(
     labelled: Any, logged: Callable[..., dict[str, float]]
 ) -> None:

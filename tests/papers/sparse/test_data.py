@@ -63,6 +63,8 @@ def test_passes_come_in_the_papers_order() -> None:
     kinds = ["u" if int(share.indices[0]) >= 50 else "l" for share in turns]
     assert "".join(kinds) == "lluuulllluuull"
     assert len(turns) == len(kinds)
+    often = Turns(50, 250, Passes(4, 1, 24, 64), seed=1)
+    assert len(often) == len([*often]) == 8 + 4 * 3
     none = Turns(50, 250, Passes(4, 0, 24, 64), seed=1)
     assert len(none) == len([*none]) == 8
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from modules.common.networks import ConvNet
 from modules.sparse.evaluation import Accuracies, Best, Translation, asked_classes
 from modules.sparse.losses import Supervision, supervised_terms
-from modules.sparse.module import Kept, Sparse, Translating
+from modules.sparse.module import NOISES, Kept, Sparse, Translating
 from modules.sparse.pseudo_labels import Voting
 
 Make = Callable[..., Sparse]
@@ -207,6 +207,11 @@ def test_generating_has_no_way_back_and_does_not_see_the_image(make_sparse: Make
     torch.manual_seed(1)
     assert torch.equal(first, module.source(torch.zeros_like(x)))
     assert torch.equal(make_sparse().source(x), x)
+    assert first.shape == x.shape
+    module.on_test_start()
+    drawn = module.tested_source(x, torch.tensor([0, 1, NOISES, NOISES + 1]))
+    assert torch.equal(drawn[:2], drawn[2:])
+    assert not torch.equal(drawn[0], drawn[1])
 
 
 def test_without_unlabelled_batches_it_is_supervised_training_bit_for_bit(make_sparse: Make, labelled: Any) -> None:

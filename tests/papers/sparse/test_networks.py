@@ -37,6 +37,7 @@ def test_shapes_at_128_pixels() -> None:
         assert generator(x, z).shape == x.shape
         assert generator.classify(x).shape == (2, 8)
         scores, logits = discriminator(x)
+    assert {part.negative_slope for part in discriminator.body if isinstance(part, nn.LeakyReLU)} == {0.01}
     assert scores.shape == (2, 1, 2, 2)
     assert logits.shape == (2, 8)
 

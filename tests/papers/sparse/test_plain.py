@@ -45,6 +45,9 @@ def test_a_step_teaches_all_three_networks_the_pseudo_labels_of_the_images_thems
     assert moved(module.generator, before["generator"]) == {"first_plain", "bottleneck", "tail"}
     assert moved(module.discriminator, before["discriminator"]) == {"body", "category"}
     assert moved(module.classifier, before["classifier"])
+    right = 100 * float((kept.labels == kept.truth).float().mean())
+    assert 0 < right < 100
+    assert float(module._sums["pseudo_top1"]) / kept.count == pytest.approx(right)
 
     same = make_sparse(kind=PlainPseudoLabels)
     loss = F.cross_entropy(same.discriminator.classify(kept.u), kept.labels)
