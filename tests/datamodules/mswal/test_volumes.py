@@ -122,6 +122,7 @@ def test_cut_fills_with_zeros_outside() -> None:
     x = torch.arange(1, 28.0).view(1, 3, 3, 3)
     assert torch.equal(cut(x, [0, 0, 0], [3, 3, 3]), x)
     assert torch.equal(cut(x, [-1, -1, -1], [5, 5, 5])[:, 1:4, 1:4, 1:4], x)
+    assert cut(x, [2, 2, 2], [3, 3, 3]).shape[-3:] == (3, 3, 3)
     assert float(cut(x, [2, 2, 2], [3, 3, 3]).sum()) == 27
     assert float(cut(x, [5, 0, 0], [2, 2, 2]).sum()) == 0
     assert float(cut(x, [-4, 0, 0], [2, 2, 2]).sum()) == 0
