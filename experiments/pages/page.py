@@ -35,7 +35,8 @@ class StageRow:
     name: str
     about: str
     stale: bool
-    failed: str  # why it has no cells
+    absent: str  # failed or not run, where it has no cells
+    reason: str  # why
     cells: Sequence[tuple[str, str]]
     epochs: str
     parameters: str

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from experiments.common import files, overlay
 from experiments.common.plain import Plain
-from experiments.evidence import counts, pictures
+from experiments.evidence import counts, pictures, words
 from experiments.evidence.ran import Curve
 from experiments.evidence.records import Entry
 from experiments.pages import answers, curves, diagram, display, glossary, index, numbers, replications, scope, tuned
@@ -198,29 +198,40 @@ def _short(metric: str) -> str:
 
 
 def _short_names(meanings: Mapping[str, str]) -> dict[str, str]:
-    return {_short(metric): words for metric, words in meanings.items()}
+    return {_short(metric): told for metric, told in meanings.items()}
 
 
 def _narrow(metrics: Sequence[str], rows: Sequence[StageRow]) -> StageTable:
     """A table of the first metrics, and those of the others."""
     first, *others = [slice(start, start + MOST_METRICS) for start in range(0, max(1, len(metrics)), MOST_METRICS)]
-    done = [row for row in rows if not row.failed]
+    done = [row for row in rows if not row.absent]
     further = [StageTable(metrics[part], [replace(row, cells=row.cells[part]) for row in done]) for part in others]
     return StageTable(metrics[first], [replace(row, cells=row.cells[first]) for row in rows], further)
 
 
 def _stage_row(stage: display.Stage, digits: Mapping[str, int], is_stale: bool) -> StageRow:
     """A stage's row of a table; its metrics with their decimals."""
+    absent, reason = _absence(stage)
     return StageRow(
         name=stage.name,
         about=stage.about,
-        stale=is_stale,
-        failed="" if stage.metrics else stage.failed or "did not finish for every seed",
+        stale=is_stale and absent != words.NOT_RUN,
+        absent=absent,
+        reason=reason,
         cells=[_cell(stage.metrics.get(metric, ()), places) for metric, places in digits.items()],
         epochs="–" if stage.epochs is None else str(stage.epochs),
         parameters="–" if stage.parameters is None else f"{stage.parameters:,}",
         seconds=f"{sum(stage.seconds):,.1f}" if stage.seconds else "–",
     )
+
+
+def _absence(stage: display.Stage) -> tuple[str, str]:
+    """The word for a stage without numbers of every seed, and why it has none; both empty where it has them."""
+    if stage.metrics:
+        return "", ""
+    if stage.failed or any(stage.fingerprints):
+        return words.FAILED, stage.failed or "did not finish for every seed"
+    return words.NOT_RUN, "the main claim's stages were run alone"
 
 
 def _cell(values: Sequence[float | None], digits: int) -> tuple[str, str]:

@@ -257,6 +257,18 @@ def test_stages_that_the_main_claim_does_not_compare_unfold(build: Any) -> None:
     assert "train/loss by epoch for probe0" in html
 
 
+def test_a_stage_that_was_not_run_is_told_from_one_that_failed(build: Any) -> None:
+    record = sample()
+    lost = record.entries["mini"].stages["lost"]
+    assert "seed 1: loss is NaN" in build(record)["meal_v2"]
+    lost.failed = ""
+    told = build(record)["meal_v2"]
+    assert "the main claim&#39;s stages were run alone" in told
+    assert "did not finish for every seed</td>" not in told
+    lost.fingerprints[0] = "0123456789ab"  # of one seed alone
+    assert "did not finish for every seed</td>" in build(record)["meal_v2"]
+
+
 def test_a_table_is_no_wider_than_a_screen_and_unfolds_its_further_metrics(build: Any) -> None:
     record = sample()
     student = record.entries["mini"].stages["student"]
