@@ -64,6 +64,15 @@ def test_points_on_a_ring() -> None:
     assert (float(made["modes"]), float(made["high_quality"]), float(made["n"])) == (8, 50, 16)
     scores.update(torch.zeros(5, 2), torch.zeros(5, 2) + centres[3], torch.arange(5))  # it has started anew
     assert float(scores.compute()["modes"]) == 1
+    assert not scores.state_dict()
+
+
+def test_a_mode_of_the_ring_has_at_least_a_hundredth_of_the_samples() -> None:
+    scores = RingScores(modes=8)
+    for few, modes in ((1, 1), (2, 2)):
+        numbers = torch.tensor([3] * (200 - few) + [5] * few)
+        scores.update(torch.zeros(200, 2), scores.centres[numbers], torch.arange(200))
+        assert float(scores.compute()["modes"]) == modes
 
 
 def judge_of_brightness() -> DigitJudge:

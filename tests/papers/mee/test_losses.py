@@ -62,6 +62,11 @@ def test_alpha_of_one_compares_with_the_real_code() -> None:
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
 
 
+def test_noise_is_added_to_the_target() -> None:
+    codes, noise = torch.zeros(3, 4), torch.full((3, 4), 0.5)
+    assert float(disomap_loss(codes + 0.5, codes, codes, torch.ones(3), noise)) == 0.0
+
+
 def test_the_target_of_a_straight_line_has_no_gradient() -> None:
     mixed, real, fake = (torch.randn(5, 4, requires_grad=True) for _ in range(3))
     disomap_loss(mixed, real, fake, torch.randn(5), torch.zeros(5, 4)).backward()

@@ -211,6 +211,19 @@ def test_a_copy_of_a_module_keeps_its_modes() -> None:
     assert all(part.training for part in module.modules())
 
 
+def test_validation_and_test_report_alike_and_nothing_is_drawn_without_a_test(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = gan()
+    assert module.pictures(None) == {}
+    told: dict[str, Any] = {}
+    monkeypatch.setattr(module, "log_dict", told.update)
+    monkeypatch.setattr(module.evaluation, "compute", lambda: {"kl": 0.25})
+    module.on_validation_epoch_end()
+    module.on_test_epoch_end()
+    assert told["val/kl"] == told["test/kl"] == 0.25
+
+
 def test_wrong_arguments() -> None:
     with pytest.raises(ValueError, match="critic_steps=0: expected 1 or more"):
         gan(critic_steps=0)
