@@ -32,7 +32,8 @@ Mutated are functions and methods of `modules/K` and `datamodules/K`; judges are
 errors and what `repr` shows, code that runs at import, functions under a decorator other than `staticmethod` and
 `classmethod`, which mutmut cannot exchange. **Equal** mutants compute the same as the code, by mathematics; each has
 its reason in `tests/mutants/equal.yaml`, and the score leaves them out. A mutant that runs into a limit of time (an
-endless loop) counts as killed.
+endless loop) counts as killed. `common` is judged by `tests/modules/common` alone: what only papers' tests reach there
+counts as unnoticed.
 
 """
 
