@@ -405,7 +405,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 # Parts of tests' names, longest tests first: which are left for the end decides how long one process waits for another.
-LONG = ("::test_full_recipe_", "::test_smoke_runs_", "::test_every_stage_runs_", "::test_every_setting_")
+LONG = ("dry_run[vit_vqgan]", "dry_run[simclr_v2]")  # minutes
+LONG += ("::test_full_recipe_", "::test_smoke_runs_", "::test_every_stage_runs_", "::test_every_setting_")
 LONG += ("tests/reliability/", "tests/overlay/", "tests/experiments/")
 
 
