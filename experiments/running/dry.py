@@ -39,7 +39,7 @@ from modules.common.module import StageModule
 
 LONGEST = 60.0  # seconds, and 20 times as long as a training is timed for: then it is given up
 BYTES = 16  # of a parameter in training: itself, its gradient, and Adam's two moments
-RATES = ("lr", "weight_decay")  # of an optimiser: whatever they are, its steps execute the same
+RATES = ("lr", "weight_decay")  # what scales a step: whatever they are, it executes the same
 MOST_GARBAGE = 2**29  # bytes by which the process may grow before all objects are looked through, which takes long
 
 
