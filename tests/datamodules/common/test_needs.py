@@ -1,12 +1,9 @@
-"""What datamodules and networks say they need."""
+"""What datamodules say they need."""
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
-import pytest
-import torch
 from PIL import Image
 
 from datamodules.common.folders import DeclaredFolder, ImageNet
@@ -14,8 +11,6 @@ from datamodules.common.needs import counts_of, of_data
 from datamodules.common.torchvision_sets import CIFAR10
 from datamodules.robust_explainability.shifted import ShiftedImageNet
 from datamodules.vit_vqgan import FFHQ, CelebAHQ
-from modules.common.needs import from_address, from_hub, own_file, timm_weights, torchvision_weights
-from modules.ppgn.paper_networks import NEEDS as OF_PPGN
 
 
 def draw(root: Path, split: str, count: int) -> None:
@@ -62,44 +57,3 @@ def test_torchvision_sets_are_fetched_and_checked(tmp_path: Path) -> None:
     assert need.checksum == "md5 c58f30108f718f92721af3b95e74349a"
     assert "does not exist" in need.look()
     assert need.fetch is not None
-
-
-def test_weights_by_address_are_compared_with_the_digits_in_their_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    source = tmp_path / "net.pth"
-    source.write_bytes(b"weights")
-    right = hashlib.sha256(b"weights").hexdigest()[:8]
-    for digits in (right, "00000000"):
-        named = tmp_path / f"net-{digits}.pth"
-        named.write_bytes(b"weights")
-        need = from_address("net", named.as_uri())
-        assert "is missing" in need.look()
-        assert need.fetch is not None
-        if digits == right:
-            need.fetch()
-            assert need.look() == ""
-        else:
-            with pytest.raises(RuntimeError, match="invalid hash value"):
-                need.fetch()
-            assert need.look()
-
-
-def test_what_pretrained_says_decides_what_is_needed(tmp_path: Path) -> None:
-    needs = torchvision_weights("resnet18")
-    assert needs({"pretrained": False}) == []
-    assert [need.checksum for need in needs({})] == ["sha256 f37072fd..."]
-    own = OF_PPGN["AlexNet"]({"pretrained": str(tmp_path / "e.pt")})
-    assert [need.look() for need in own] == [f"{tmp_path / 'e.pt'} is missing; a file of your own"]
-
-    timm = timm_weights("name", prefix="timm/")
-    assert timm({"name": "timm/resnet18.tv_in1k", "pretrained": False}) == []
-    assert timm({"name": "resnet18", "pretrained": True}) == []
-    (need,) = timm({"name": "timm/resnet18.tv_in1k", "pretrained": True})
-    assert need.source == "https://huggingface.co/timm/resnet18.tv_in1k"
-
-
-def test_a_folder_stands_for_a_repository_of_the_hub(tmp_path: Path) -> None:
-    assert from_hub("net", str(tmp_path), ("model.safetensors",)).look() == ""
-    assert own_file(str(tmp_path)).look(), "a folder is no file of weights"

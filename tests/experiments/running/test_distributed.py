@@ -14,8 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
-from torch import nn
 
 from experiments.common import files
 from experiments.common.paths import ROOT
@@ -24,53 +22,8 @@ from experiments.running import callbacks, engine
 from experiments.running.manifest import silent
 from experiments.running.plan import Plan
 from experiments.running.plan import plan as plan_of
-from modules.common.distributed import SyncedBatchNorm, summed, synced
 
 Make = Callable[..., Plan]
-
-
-def _rank(rank: int, folder: str) -> None:
-    """One of two processes: half of a batch through a network with batch norm; saves output, gradients, statistics."""
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    network, x = _network()
-    half = x.tensor_split([5])[rank]  # uneven: five and three
-    output = synced(network)(half)
-    summed(output.square().sum()).backward()
-    gradients = [p.grad for p in network.parameters()]
-    for gradient in gradients:
-        torch.distributed.all_reduce(gradient)
-    torch.save((output.detach(), [g / 2 for g in gradients], dict(network.named_buffers())), f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-def _network() -> tuple[nn.Module, torch.Tensor]:
-    torch.manual_seed(0)
-    layers = [nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)]
-    return nn.Sequential(*layers).double(), torch.randn(8, 1, 6, 6, dtype=torch.double)
-
-
-def test_batch_statistics_and_gradients_are_those_of_one_process(tmp_path: Path) -> None:
-    """`summed` gives both processes the whole loss, so that its gradient arrives twice: hence the half."""
-    mp.start_processes(_rank, (str(tmp_path),), nprocs=2, start_method="fork")
-    network, x = _network()
-    output = network(x)
-    output.square().sum().backward()
-    parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
-    assert torch.allclose(torch.cat([p[0] for p in parts]), output, atol=1e-12)
-    for ours, theirs in zip(parts[0][1], network.parameters(), strict=True):
-        assert theirs.grad is not None
-        assert torch.allclose(ours, theirs.grad, atol=1e-10)
-    for name, buffer in network.named_buffers():
-        assert torch.allclose(parts[0][2][name], buffer, atol=1e-12), name
-
-
-def test_one_process_is_plain_batch_norm() -> None:
-    network, x = _network()
-    expected = network(x)
-    replaced = synced(_network()[0])
-    assert isinstance(replaced[1], SyncedBatchNorm)
-    assert torch.equal(replaced(x), expected)
-    assert list(replaced.state_dict()) == list(network.state_dict())
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.common.attacks import l2_pgd
+from modules.common.attacks import _uniform_in_ball, l2_pgd
 
 
 def test_a_linear_objective_is_raised_along_its_weights() -> None:
@@ -79,3 +79,19 @@ def test_it_works_in_inference_mode_and_leaves_no_gradient_behind() -> None:
 def test_it_needs_a_step_and_a_start(options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="expected 1 or more"):
         l2_pgd(lambda p: p.sum(1), torch.rand(2, 2), 0.1, **options)
+
+
+def test_starts_differ_from_input_to_input_and_fill_the_ball() -> None:
+    """Of a uniform point of the d-ball, |u|^d is uniform on [0, 1]."""
+    points = _uniform_in_ball(torch.zeros(4000, 2, 2, dtype=torch.float64))
+    assert points.dtype == torch.float64
+    share = points.flatten(1).norm(dim=1) ** 4
+    assert 0 < float(share.min()) < float(share.max()) < 1
+    assert float(share.mean()) == pytest.approx(0.5, abs=0.02)
+    assert float(share.square().mean()) == pytest.approx(1 / 3, abs=0.02)
+    assert _uniform_in_ball(torch.zeros(3, 2, device="meta")).device.type == "meta"
+
+
+def test_radii_are_put_beside_the_inputs() -> None:
+    best, value = l2_pgd(lambda p: p.sum(1), torch.zeros(3, 2, device="meta", dtype=torch.float64), 1.0, steps=2)
+    assert (best.device.type, value.device.type, value.dtype) == ("meta", "meta", torch.float64)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
@@ -52,3 +54,19 @@ def test_the_solution_survives_saving_and_a_kill_while_gathering(tmp_path: Path)
     second._sums, second.log = {}, lambda *a, **k: None  # type: ignore[method-assign]
     second.on_train_epoch_end()
     assert torch.equal(second.means, module.means)
+
+
+def test_nothing_is_found_before_it_is_solved() -> None:
+    module = ClassMeans()
+    assert module.means.shape == (0,)
+    assert (module.automatic_optimization, module.configure_optimizers()) == (False, [])
+    module._trainer = SimpleNamespace(optimizers=[], current_epoch=0)  # type: ignore[assignment]
+    module.on_train_epoch_end()  # nothing was seen
+    assert module.means.shape == (0,)
+    x, y = torch.arange(9.0).view(3, 3), torch.arange(3)
+    for _ in range(2):  # a second epoch's images are those of the first; what was solved is forgotten
+        module.training_step((x, y), 0)
+        module.on_train_epoch_end()
+        assert torch.equal(module.means, x)
+    with pytest.raises(NotImplementedError, match="ClosedForm does not say how it is solved"):
+        ClosedForm().solve(x, y)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 from torch import nn
+from torchmetrics.utilities import dim_zero_sum
 
 from modules.common.frozen import Frozen
 from modules.common.metrics import Classification, Means
@@ -137,3 +138,16 @@ def test_a_new_convnet_trains_its_batch_norms() -> None:
     norms = [layer for layer in net if isinstance(layer, nn.BatchNorm2d)]
     assert [int(layer.num_batches_tracked) for layer in norms] == [1, 1]
     assert all(float(layer.running_mean.abs().max()) > 0 for layer in norms)
+
+
+def test_calibration_is_of_probabilities_and_ranks_of_logits() -> None:
+    """Logits beyond 0 to 1 are no probabilities; torchmetrics would rescale some and not others."""
+    metrics = Classification(2, ["ece", "top1"])
+    metrics.update(torch.tensor([[0.9, 0.1]]), torch.tensor([0]))
+    assert float(metrics.compute()["ece"]) == pytest.approx(1 - 1 / (1 + math.exp(-0.8)), abs=1e-5)
+
+
+def test_means_add_up_over_processes() -> None:
+    means = Means(["a"])
+    assert set(means._reductions) == {"totals", "count"}
+    assert all(reduce is dim_zero_sum for reduce in means._reductions.values())

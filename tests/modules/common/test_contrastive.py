@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -164,3 +165,17 @@ def test_two_processes_compute_what_one_does(tmp_path: Path) -> None:
 
     split = [nt_xent(first[p], second[p], 0.2, _mask(LABELS[p]), extra) * len(first[p]) / 7 for p in SHARES]
     assert abs(float((split[0] + split[1] - loss).detach())) > 0.1
+
+
+def test_rows_are_numbered_where_the_outputs_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # it does not know this device
+    first, second = (z.to("meta") for z in views(3))
+    loss = nt_xent(first, second, 0.5, extra=views(2)[0].to("meta"))
+    assert (loss.device.type, loss.shape) == ("meta", ())
+
+
+def test_further_negatives_are_as_precise_as_the_others() -> None:
+    first, second = (z.bfloat16() for z in views(3))
+    extra = views(4, seed=5)[0]
+    expected = nt_xent(first.float(), second.float(), 0.1, extra=extra.bfloat16().float())
+    assert torch.equal(nt_xent(first, second, 0.1, extra=extra.bfloat16()), expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from modules.common.diffusion import (
     DDPM,
     NoiseSchedule,
     RowNoise,
+    ddim_step,
     discretised_log_likelihood,
     gaussian_kl,
     variational_bound,
@@ -45,7 +47,11 @@ def test_published_schedule() -> None:
     expected = {10: 0.99781, 30: 0.98771, 50: 0.96995, 90: 0.91326, 150: 0.78589, 300: 0.39401, 500: 0.0778}
     for t, value in expected.items():
         assert float(abar[t]) == pytest.approx(value, abs=6e-6)
-    assert float(NoiseSchedule(100).abar[-1]) < 1e-4  # fewer steps end in noise too
+    fewer = NoiseSchedule(100)
+    assert float(fewer.abar[-1]) < 1e-4  # fewer steps end in noise too
+    assert [float(fewer.beta[0]), float(fewer.beta[-1])] == pytest.approx([1e-3, 0.2])
+    assert torch.allclose(fewer.signal**2 + fewer.noise**2, torch.ones(100))
+    assert float(fewer.noise[0]) == pytest.approx(math.sqrt(1e-3), rel=1e-4)
 
 
 def test_noise_and_back() -> None:
@@ -108,6 +114,116 @@ def test_the_bound_is_zero_for_the_truth_and_does_not_reach_the_mean() -> None:
     model.training_step(batch, 0).backward()
     assert torch.allclose(model.network.out[2].weight.grad[:1], gradient[:1], atol=1e-6)  # of the mean: mse's alone
     assert bool(gradient[1:].any())
+
+
+def test_the_bound_is_in_bits_and_at_the_first_step_a_likelihood() -> None:
+    schedule, x = NoiseSchedule(), torch.tensor([-1.0, 51 / 127.5 - 1, 1.0]).view(1, 1, 1, 3)
+    eps, v = torch.randn_like(x), torch.zeros_like(x)
+    for step in (0, 600):
+        t = torch.tensor([step])
+        noisy = schedule.diffuse(x, t, eps)
+        predicted = eps + 0.3
+        mean, _ = schedule.posterior(schedule.clean(noisy, t, predicted), noisy, t)
+        log_variance = 0.5 * (schedule.beta[step].log() + schedule.log_variance[step])
+        guess = torch.distributions.Normal(mean, (0.5 * log_variance).exp())
+        if step:
+            truth, own = schedule.posterior(x, noisy, t)
+            known = torch.distributions.Normal(truth, (0.5 * own).exp())
+            nats = torch.distributions.kl_divergence(known, guess)
+        else:
+            edges = torch.tensor([-torch.inf, 50.5 / 127.5 - 1, 254.5 / 127.5 - 1]).view_as(x)
+            above = torch.tensor([0.5 / 127.5 - 1, 51.5 / 127.5 - 1, torch.inf]).view_as(x)
+            nats = -(guess.cdf(above) - guess.cdf(edges)).clamp(min=1e-12).log()
+        bits = float(nats.mean()) / math.log(2)
+        assert float(variational_bound(schedule, x, noisy, t, predicted, v)) == pytest.approx(bits, rel=1e-3)
+
+
+def test_a_ddim_step_with_all_its_noise_is_ddpms() -> None:
+    """eta = 1: mean and deviation of the posterior; eta = 0: on the line from x_0 to the noise."""
+    schedule, clean, x = NoiseSchedule(50), torch.rand(1, 1, 2, 2), torch.randn(1, 1, 2, 2)
+    for number in (1, 20, 49):
+        t = torch.tensor([number])
+        mean, log_variance = schedule.posterior(clean, x, t)
+        step, deviation = ddim_step(schedule, clean, x, number, 1.0)
+        assert torch.allclose(step, mean, atol=1e-4)
+        assert float(deviation) == pytest.approx(float((0.5 * log_variance).exp()), rel=1e-3)
+        step, deviation = ddim_step(schedule, clean, x, number, 0.0)
+        assert float(deviation) == 0
+        before = torch.tensor([number - 1])
+        eps = (x - schedule.at("signal", t) * clean) / schedule.at("noise", t)
+        assert torch.allclose(step, schedule.diffuse(clean, before, eps), atol=1e-5)
+    last, deviation = ddim_step(schedule, clean, x, 0, 1.0)
+    assert torch.allclose(last, clean, atol=1e-6)
+    assert float(deviation) == 0
+
+
+class Twice(nn.Module):
+    """Predicts 2 everywhere for class 1, 0 for class 0; its second half is of a variance."""
+
+    classes = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, noisy: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        assert noisy.shape == (len(t), 1, 4, 4)
+        mean = (self.weight * y).view(-1, 1, 1, 1).expand_as(noisy)
+        return torch.cat([mean, mean + 100], dim=1)
+
+
+def test_a_test_is_the_mean_error_over_images_of_all_processes() -> None:
+    module = DDPM(Twice(), NoiseSchedule(), learned_variance=True)  # type: ignore[arg-type]
+    with torch.no_grad():
+        module.network.weight.zero_()  # tested with the averaged weights, which still are 2
+    values: dict[str, float] = {}
+    module.log_dict = values.update  # type: ignore[method-assign, assignment]
+    reduced: list[str] = []
+
+    def reduce(total: Tensor, reduce_op: str) -> Tensor:
+        reduced.append(reduce_op)
+        return total
+
+    trainer = SimpleNamespace(global_rank=1, world_size=3, strategy=SimpleNamespace(reduce=reduce))
+    module._trainer = trainer  # type: ignore[assignment]
+    for _ in range(2):  # an epoch starts anew
+        torch.manual_seed(4)
+        module.on_test_epoch_start()
+        images, labels = torch.zeros(3, 1, 4, 4), torch.tensor([0, 1, 1])
+        batch = batch_type(("x", "y"))
+        module.test_step(batch(images[:2], labels[:2]), 0)
+        module.test_step(batch(images[2:], labels[2:]), 1)
+        module.on_test_epoch_end()
+    torch.manual_seed(4)
+    noise = RowNoise(int(torch.randint(2**31, ())), 1, 3)
+    _, eps = noise(images, 1000)
+    expected = (eps - 2.0 * labels.view(3, 1, 1, 1)).square().mean()
+    assert values == pytest.approx({"test/mse": float(expected), "test/n": 3.0}, rel=1e-5)
+    assert reduced == ["sum", "sum"]
+
+
+def test_everything_is_made_where_the_images_are() -> None:
+    x = torch.zeros(2, 1, 4, 4, device="meta")
+    assert [diffusion.draw_normal(x).device.type, diffusion.draw_steps(x, 10).device.type] == ["meta", "meta"]
+    t, eps = RowNoise(0)(x, 10)
+    assert (t.device.type, eps.device.type) == ("meta", "meta")
+    model = DDPM(network(classes=2), NoiseSchedule(), decay=None).to("meta")
+    assert [(a.device.type, a.dtype) for a in model.example((1, 4, 4))] == [
+        ("meta", torch.float32),
+        ("meta", torch.int64),
+        ("meta", torch.int64),
+    ]
+
+
+def test_optimiser_and_schedule_are_kept() -> None:
+    def half(position: Any) -> float:
+        return 0.5
+
+    model = DDPM(network(), NoiseSchedule(), optimizer=torch.optim.Adam, schedule=half)
+    assert (model.optimizer_factory, model.schedule) == (torch.optim.Adam, half)
+    assert list(model.trained()) == list(model.network.parameters())
+    assert model.average is not None
+    assert (model.average.decay, model.learned_variance) == (0.9999, False)
 
 
 def test_respaced_steps_keep_the_noise_levels() -> None:
@@ -190,3 +306,5 @@ def test_loss_of_a_network_that_says_zero() -> None:
 def test_wrong_betas() -> None:
     with pytest.raises(ValueError, match="expected above 0 and below 1"):
         NoiseSchedule(10, 1e-4, 0.02)
+    with pytest.raises(ValueError, match=r"beta from 0 to 0\.02: expected above 0"):
+        NoiseSchedule(1000, 0.0, 0.02)

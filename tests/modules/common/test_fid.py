@@ -34,8 +34,8 @@ def distance_between(real: Tensor, fake: Tensor, batch: int = 100) -> float:
     return float(metric.compute())
 
 
-# 500 images in 768 dimensions: rank-deficient covariances, the case in which roots of matrices go wrong
-@pytest.mark.parametrize(("n", "d"), [(2000, 64), (1500, 768), (500, 768)])
+# 150 images in 256 dimensions: rank-deficient covariances, the case in which roots of matrices go wrong
+@pytest.mark.parametrize(("n", "d"), [(2000, 64), (500, 256), (150, 256)])
 def test_frechet_distance_agrees_with_torch_fidelity(n: int, d: int) -> None:
     real, fake = features(n, d, 0), features(n, d, 1, 0.1)
     statistics = [fid_features_to_statistics(x.double()) for x in (real, fake)]

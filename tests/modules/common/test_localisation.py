@@ -63,3 +63,23 @@ def test_maps_are_enlarged_in_fp32() -> None:
     large = enlarged(torch.tensor([[[[0.0, 1.0], [0.0, 1.0]]]], dtype=torch.bfloat16), (4, 4))
     assert large.dtype == torch.float32
     assert large[0, 0, 0].tolist() == [0.0, 0.25, 0.75, 1.0]
+
+
+def test_every_image_has_boxes_of_its_own_and_one_pixel_is_enough() -> None:
+    boxes = torch.tensor([[[0.0, 0.0, 1.0, 1.0]], [[1.0, 1.0, 2.0, 2.0]]])
+    masks = box_masks(boxes, torch.ones(2, 1, 1, dtype=torch.bool), (2, 3))
+    assert masks.shape == (2, 1, 2, 3)
+    assert masks.flatten(1).nonzero().tolist() == [[0, 0], [1, 4]]
+    maps = torch.tensor([[[[3.0, 0.0, 0.0], [0.0, 0.0, 0.0]]], [[[0.0, 0.0, 0.0], [0.0, 1.0, 0.0]]]])
+    assert overlap(maps, masks).tolist() == [[1.0], [1.0]]
+
+
+def test_overlap_is_left_out_where_it_is_not_asked_for() -> None:
+    maps, masks = torch.rand(1, 1, 4, 4), torch.ones(1, 1, 4, 4, dtype=torch.bool)
+    values = {}
+    for asked in (True, False):
+        game = PointingGame(overlaps=asked)
+        game.update(maps, masks)
+        values[asked] = {name: float(value) for name, value in game.compute().items()}
+    assert values[True] == {"pointing": 100.0, "chance": 100.0, "overlap": 100.0, "pairs": 1.0}
+    assert values[False] == {**values[True], "overlap": 0.0}

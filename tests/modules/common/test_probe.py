@@ -72,3 +72,27 @@ def test_names_and_values_of_metrics(heads: tuple[str, ...], headline: str | Non
 def test_a_probe_without_features_says_so() -> None:
     with pytest.raises(NotImplementedError, match="Probe does not say which features"):
         Probe({"one": identity()}, 2).training_step(BATCH, 0)
+
+
+def test_an_epochs_books_of_each_head() -> None:
+    def half(position: Any) -> float:
+        return 0.5
+
+    module = Doubled({"one": identity(), "two": identity()}, 2, "two", torch.optim.SGD, half)
+    assert (module.optimizer_factory, module.schedule) == (torch.optim.SGD, half)
+    assert len(list(module.trained())) == 2
+    module.training_step(BATCH, 0)
+    assert {name: float(value) / module._count for name, value in module._sums.items() if name != "loss"} == {
+        "one_top1": 75.0,
+        "top1": 75.0,
+    }
+    logged: dict[str, Tensor] = {}
+    module.log_dict = logged.update  # type: ignore[method-assign, assignment]
+    module.log = lambda name, value: logged.update({name: value})  # type: ignore[method-assign, assignment]
+    module.validation_step(BATCH, 0)
+    module.on_validation_epoch_end()
+    assert {name: float(value) for name, value in logged.items()} == {"val/one_top1": 75, "val/top1": 75, "val/n": 4}
+    module.test_step(BATCH, 0)
+    losses = module.report("test")
+    assert float(losses["one"]) == pytest.approx(float(F.cross_entropy(X, BATCH.y)), rel=1e-6)
+    assert float(losses["two"]) == pytest.approx(float(F.cross_entropy(2 * X, BATCH.y)), rel=1e-6)

@@ -20,6 +20,7 @@ from modules.common.prototypes import (
     own_and_other,
     projection_map,
     strongest,
+    wrong_class_l1,
 )
 
 
@@ -184,3 +185,17 @@ def test_pictures_have_a_box_for_each_prototype() -> None:
     assert [len(axis.patches) for axis in figure.axes] == [1, 1, 1, 0]
     x, y = figure.axes[0].patches[0].get_xy()
     assert (x, y) == (0.5, 1.5)
+
+
+def test_wrong_classes_are_all_but_the_prototypes_own() -> None:
+    weight = torch.tensor([[1.0, -2.0, 4.0], [-8.0, 16.0, -32.0]])
+    assert float(wrong_class_l1(weight, torch.tensor([0, 0, 1]))) == 4 + 8 + 16
+    owner = torch.tensor([0, 0, 1], device="meta")
+    assert wrong_class_l1(weight.to("meta"), owner).device.type == "meta"
+    assert class_weights(owner, 2).shape == (2, 3)
+
+
+def test_own_and_other_are_each_images() -> None:
+    scores = torch.tensor([[1.0, 5.0, 3.0], [7.0, 2.0, 4.0]])
+    own, other = own_and_other(scores, torch.tensor([0, 1, 0]), torch.tensor([0, 1]))
+    assert (own.tolist(), other.tolist()) == ([3.0, 2.0], [5.0, 7.0])

@@ -185,3 +185,32 @@ def test_wrong_sizes(small: Callable[..., UNet]) -> None:
         small(image_size=10)
     with pytest.raises(ValueError, match="8 channels: expected a multiple of groups=3"):
         small(groups=3)
+
+
+def test_control_of_the_middle_is_added_to_what_follows(small: Callable[..., UNet]) -> None:
+    network = small()
+    x, t = torch.randn(2, 2, 8, 8), torch.tensor([3, 400])
+    plain = dict(network.walk(x, network.embed(t), {}))
+    control = torch.randn_like(plain[network.middle])
+    steered = dict(network.walk(x, network.embed(t), {network.middle: control}))
+    assert torch.allclose(steered[network.middle], plain[network.middle] + control)
+    assert torch.equal(steered[network.middle - 1], plain[network.middle - 1])
+
+
+def test_features_are_those_of_the_label_and_the_condition(small: Callable[..., UNet]) -> None:
+    network = small(classes=3)
+    x, t, y = torch.randn(2, 2, 8, 8), torch.tensor([3, 400]), torch.tensor([0, 2])
+    condition = torch.randn(2, 32)
+    (read,) = network.features(x, t, [5], y, condition).values()
+    assert torch.equal(read, dict(network.walk(x, network.embed(t, y, condition), {}))[5])
+    assert not torch.allclose(read, network.features(x, t, [5], y)[5])
+    assert not torch.allclose(read, network.features(x, t, [5], y.flip(0), condition)[5])
+    with pytest.raises(ValueError, match="labels are missing, but classes=3"):
+        network.features(x, t, [5])
+
+
+def test_a_cut_network_says_which_blocks_it_has(small: Callable[..., UNet]) -> None:
+    network = small()
+    for block in (3, 7, 9):
+        assert list(network.up_to(block).shapes) == list(range(1, block + 1))
+    assert len(network.shapes) == 13

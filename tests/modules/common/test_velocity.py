@@ -45,3 +45,20 @@ def test_training_compares_velocities(error: float) -> None:
     loss = this.training_step(batch_type(("x", "y"))(torch.full((6, 1, 2, 2), 0.5), torch.zeros(6)), 0)
     assert float(loss.detach()) == pytest.approx(error**2, abs=1e-8)
     assert float(this._sums["loss"]) / this._count == pytest.approx(error**2, abs=1e-8)
+
+
+def test_velocities_are_of_labels_too() -> None:
+    class OfClass(nn.Module):
+        classes = 2
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1))
+
+        def forward(self, noisy: Tensor, t: Tensor, y: Tensor) -> Tensor:
+            return self.weight * y.view(-1, 1, 1, 1).expand_as(noisy)
+
+    this = VelocityDDPM(OfClass(), SCHEDULE)  # type: ignore[arg-type]
+    noisy, t, y = torch.randn(2, 1, 2, 2), torch.tensor([10, 60]), torch.tensor([0, 3])
+    expected = SCHEDULE.at("noise", t) * noisy + SCHEDULE.at("signal", t) * y.view(2, 1, 1, 1)
+    assert torch.allclose(this.predict(noisy, t, y=y), expected)

@@ -134,30 +134,6 @@ def test_without_an_average_the_last_weights_are_counted_alike_where_outputs_are
         assert logged["test/raw_top1"] == logged["test/top1"] == right
 
 
-def test_running_average_follows_tensorflows_rule() -> None:
-    layer = nn.BatchNorm1d(1)
-    average = WeightAverage(layer, 0.5)
-    values, expected = [1.0, 3.0, -2.0, 5.0, 4.0, 4.5, 7.0, 8.0, 1.0, 2.0], 1.0
-    for n, value in enumerate(values):
-        layer.weight.data.fill_(value)
-        layer.num_batches_tracked.fill_(n)  # type: ignore[union-attr]
-        average.update(layer)
-        d = min(0.5, (1 + n) / (10 + n))
-        expected = d * expected + (1 - d) * value
-    assert float(average.values()["weight"]) == pytest.approx(expected, abs=1e-5)
-    assert int(average.values()["num_batches_tracked"]) == 9
-    assert not list(average.parameters())
-
-    stopped = WeightAverage(layer, 0.9)
-    stopped.update(layer)  # it knows a count of its own, which the loaded one replaces
-    stopped.load_state_dict(average.state_dict())
-    layer.weight.data.fill_(3.0)
-    stopped.update(layer)
-    assert float(stopped.values()["weight"]) == pytest.approx(11 / 20 * expected + 9 / 20 * 3.0, abs=1e-5)
-    with pytest.raises(ValueError, match=r"decay=1\.0"):
-        WeightAverage(layer, 1.0)
-
-
 def test_evaluation_uses_the_average_and_training_does_not() -> None:
     module = InceptionClassifier(small(dropout=0.0), 10, average_decay=0.9)
     other = small(seed=5, dropout=0.0)
