@@ -73,7 +73,7 @@ class Trainer(Closed):
 class Shortened(Closed):
     """What a dry run shortens because it only repeats; sizes of networks and inputs stay as published."""
 
-    batch: Whole = 4  # a published batch of 512 would need the published hardware
+    batch: Whole = 2  # a published batch of 512 would need the published hardware
     """Images per step."""
     steps: Whole = 2
     """Steps of training."""

@@ -25,7 +25,8 @@ HEAD = """\
 
 Written by `make mutants PAPER=K ARGS=--write`. mutmut changes a room's code in one place (a sign, a number, a
 comparison, an argument, a name) and runs the tests that reach it: a mutant that they pass **survived**, and tells of a
-test that is missing. 100 mutants of each room are drawn by a fixed seed, of `common` 500.
+test that is missing. 100 mutants of each room are drawn by a fixed seed; of `common`, which all others stand on, every
+one was tested (`ARGS="count=6000 --write"`; 500 are drawn by default).
 
 Mutated are functions and methods of `modules/K` and `datamodules/K`; judges are the tests in `tests/papers/K` and
 `tests/datamodules/K` that are not slow. Left out: what draws (`pictures.py`, functions that return figures), texts of

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.common.attacks import _uniform_in_ball, l2_pgd
+from modules.common.attacks import _uniform_in_ball, l2_pgd, linf_pgd
 
 
 def test_a_linear_objective_is_raised_along_its_weights() -> None:
@@ -95,3 +95,38 @@ def test_starts_differ_from_input_to_input_and_fill_the_ball() -> None:
 def test_radii_are_put_beside_the_inputs() -> None:
     best, value = l2_pgd(lambda p: p.sum(1), torch.zeros(3, 2, device="meta", dtype=torch.float64), 1.0, steps=2)
     assert (best.device.type, value.device.type, value.dtype) == ("meta", "meta", torch.float64)
+
+
+def test_every_step_is_its_share_of_the_rate_in_radii() -> None:
+    """One step of 2.5 radii ends on the ball; of ten, the first is a quarter radius long."""
+    seen: list[Tensor] = []
+
+    def objective(p: Tensor) -> Tensor:
+        seen.append(p.detach().clone())
+        return p.sum(1)
+
+    for attack, first in ((l2_pgd, 0.25), (linf_pgd, 0.2 * 2**0.5)):
+        seen.clear()
+        attack(objective, torch.zeros(1, 2), 0.5, 10, low=-9, high=9)
+        assert len(seen) == 11
+        assert float((seen[1] - seen[0]).norm()) == pytest.approx(first * 0.5, rel=1e-5)
+        length = float(seen[-1].norm() if attack is l2_pgd else seen[-1].abs().max())
+        assert length == pytest.approx(0.5, rel=1e-5)
+    seen.clear()
+    l2_pgd(objective, torch.zeros(1, 2), 0.5, low=-9, high=9)
+    linf_pgd(objective, torch.zeros(1, 2), 0.5, low=-9, high=9)
+    assert len(seen) == 41 + 9
+
+
+def test_restarts_of_the_cube_begin_anywhere_in_it() -> None:
+    starts: list[Tensor] = []
+
+    def flat(p: Tensor) -> Tensor:
+        starts.append(p.detach().clone())
+        return 0 * p.sum(1)
+
+    linf_pgd(flat, torch.full((4000, 1), 0.5), 0.25, steps=1, restarts=2)
+    moved = starts[2] - 0.5
+    assert float(moved.abs().max()) <= 0.25
+    assert float(moved.mean()) == pytest.approx(0, abs=0.01)
+    assert float(moved.std()) == pytest.approx(0.5 / 12**0.5, abs=0.01)

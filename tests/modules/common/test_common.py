@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,10 +12,12 @@ from torch import nn
 from torchmetrics.utilities import dim_zero_sum
 
 from modules.common.frozen import Frozen
+from modules.common.inference import training_images
 from modules.common.metrics import Classification, Means
 from modules.common.module import StageModule
 from modules.common.networks import ConvNet
-from modules.common.schedules import Position, cosine, multistep
+from modules.common.precision import at_least_single
+from modules.common.schedules import Position, cosine, multistep, poly, staircase
 
 
 def test_means_count_every_image_once() -> None:
@@ -151,3 +154,42 @@ def test_means_add_up_over_processes() -> None:
     means = Means(["a"])
     assert set(means._reductions) == {"totals", "count"}
     assert all(reduce is dim_zero_sum for reduce in means._reductions.values())
+
+
+def test_a_staircase_falls_after_whole_steps() -> None:
+    """0.94 after every two epochs; of 2.4 epochs of 10 steps, after 24 steps."""
+    assert [staircase(Position(e, 9, 10, 99)) for e in (0, 1, 2, 3, 4)] == pytest.approx([1, 1, 0.94, 0.94, 0.94**2])
+    edges = [staircase(Position(step // 10, step % 10, 10, 99), 0.5, 2.4) for step in (23, 24, 47, 48)]
+    assert edges == [1, 0.5, 0.5, 0.25]
+    assert [staircase(Position(0, step, 10, 99), 0.5, 0.01) for step in (0, 1, 2)] == [1, 0.5, 0.25]  # every step
+
+
+def test_a_power_of_what_is_left_is_constant_within_an_epoch() -> None:
+    assert [poly(Position(e, 3, 10, 4)) for e in range(4)] == pytest.approx([1, 0.75**0.9, 0.5**0.9, 0.25**0.9])
+    assert poly(Position(1, 0, 10, 4), exponent=2.0) == pytest.approx(0.5625)
+
+
+def test_warm_up_reaches_its_rate_over_all_its_epochs() -> None:
+    rates = [cosine(Position(step // 2, step % 2, 2, 8), warmup_epochs=2) for step in range(4)]
+    assert rates == pytest.approx([0.25, 0.5, 0.75, 1.0])
+
+
+def test_training_images_come_from_the_data_as_the_network_sees_them() -> None:
+    held = SimpleNamespace(splits={"train": (torch.arange(5.0), None)}, normalised=lambda x: 10 * x)
+    assert training_images(held, [3, 1]).tolist() == [30, 10]
+    read = SimpleNamespace(training_images=lambda rows: torch.tensor(rows) + 0.5)
+    assert training_images(read, [3, 1]).tolist() == [3.5, 1.5]
+
+
+def test_a_convnets_convolutions_have_no_bias_and_its_own_strides() -> None:
+    net = ConvNet(2, 8, [4, 6, 8], [1, 2, 0], 3)
+    convolutions = [layer for layer in net if isinstance(layer, nn.Conv2d)]
+    assert [(c.stride, c.bias) for c in convolutions] == [((1, 1), None), ((2, 2), None), ((1, 1), None)]
+    assert not any(isinstance(layer, nn.Dropout) for layer in net)
+    assert net[-1].in_features == 8 * 2 * 2
+
+
+def test_half_precision_is_widened_and_nothing_else() -> None:
+    kinds = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+    widened = [at_least_single(torch.zeros(1, dtype=kind)).dtype for kind in kinds]
+    assert widened == [torch.float32, torch.float32, torch.float32, torch.float64]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
+from torch import nn
 from torch.nn import functional as F
 
-from modules.common.detection import DetectionScores, score_of
+from datamodules.common.loader import batch_type
+from modules.common.detection import DetectionScores, Detector, score_of
 
 
 def test_two_outputs_are_one() -> None:
@@ -65,3 +69,32 @@ def test_areas_are_sklearns() -> None:
     values = scores.compute()
     assert values["auroc_a"] == pytest.approx(roc_auc_score(y, score))
     assert values["ap_a"] == pytest.approx(average_precision_score(y, score))
+
+
+def test_a_detectors_test_is_that_of_its_scores(logged: Callable[..., dict[str, float]]) -> None:
+    """Over the whole test set, by generator; those trained on apart. The next epoch starts anew."""
+    module = Detector(nn.Identity())
+    assert module.kept == {}
+    module._trainer = SimpleNamespace(datamodule=SimpleNamespace(names=["a", "b"], train_on=["b"]))  # type: ignore[assignment]
+    score = torch.tensor([[1.0], [-2.0], [3.0], [-1.0], [0.5], [-0.5]])
+    y, subset = torch.tensor([1, 1, 1, 0, 0, 0]), torch.tensor([0, 1, 1, -1, -1, -1])
+    batch = batch_type(("x", "y", "subset"))
+    for _ in range(2):
+        module.on_test_epoch_start()
+        values = logged(module, batch(score[:2], y[:2], subset[:2]), batch(score[2:], y[2:], subset[2:]))
+        own = DetectionScores(["a", "b"])
+        own.update(score[:, 0], y, subset)
+        expected = own.compute(["b"])
+        assert module.kept == expected
+        assert values == pytest.approx({f"test/{name}": value for name, value in expected.items()})
+        assert (expected["acc_a"], expected["acc_b"]) == pytest.approx((250 / 3, 175 / 3))
+        assert (expected["own"], expected["others"]) == (expected["acc_b"], expected["acc_a"])
+        assert module.scores is None
+
+
+def test_generators_without_pictures_are_left_out_and_later_ones_are_not() -> None:
+    scores = DetectionScores(["none", "a", "alone"])
+    scores.update(torch.tensor([1.0, 0.0, -1.0]), torch.tensor([1, 0, 1]), torch.tensor([1, 1, 2]))
+    values = scores.compute()
+    assert {name for name in values if name.startswith("acc")} == {"acc_a", "acc"}
+    assert values["acc_a"] == values["real_acc"] == 100  # log odds of 0 are no answer of "generated"

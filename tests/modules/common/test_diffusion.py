@@ -308,3 +308,28 @@ def test_wrong_betas() -> None:
         NoiseSchedule(10, 1e-4, 0.02)
     with pytest.raises(ValueError, match=r"beta from 0 to 0\.02: expected above 0"):
         NoiseSchedule(1000, 0.0, 0.02)
+
+
+def test_a_training_step_is_the_error_of_the_noise_and_the_bound_of_the_variance() -> None:
+    """Of labelled images; the network's guess is 2 for class 1, and its second half 100 more."""
+    schedule = NoiseSchedule(200)
+    module = DDPM(Twice(), schedule, learned_variance=True, decay=None)  # type: ignore[arg-type]
+    x, y = torch.rand(4, 1, 4, 4) * 2 - 1, torch.tensor([0, 1, 1, 0])
+    torch.manual_seed(2)
+    loss = module.training_step(batch_type(("x", "y"))(x, y), 0)
+    torch.manual_seed(2)
+    t, eps = diffusion.draw_steps(x, 200), diffusion.draw_normal(x)
+    guess = (2.0 * y).view(4, 1, 1, 1).expand_as(x)
+    bound = variational_bound(schedule, x, schedule.diffuse(x, t, eps), t, guess, guess + 100).mean()
+    error = (guess - eps).square().mean()
+    assert float(loss.detach()) == pytest.approx(float(error + bound), rel=1e-5)
+    assert module._count == 4
+    means = {name: float(value) / 4 for name, value in module._sums.items()}
+    assert means == pytest.approx({"loss": float(error + bound), "mse": float(error)}, rel=1e-5)
+    noisy = torch.zeros(4, 1, 4, 4)
+    assert torch.equal(module.predict(noisy, t, y=y)[:, :1], guess)
+
+
+def test_a_schedule_is_no_part_of_what_is_saved() -> None:
+    assert not NoiseSchedule().state_dict()
+    assert RowNoise(3)(torch.zeros(8, 1, 1, 1))[0].tolist() == [0] * 8

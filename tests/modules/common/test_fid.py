@@ -128,3 +128,17 @@ def test_what_is_kept_aside_is_frozen_and_no_child() -> None:
     holder = Holder()
     assert not list(holder.parameters())
     assert not any(p.requires_grad for n in holder.aside.on(torch.device("cpu")) for p in n.parameters())
+
+
+def test_scores_of_generated_images_add_up_over_processes() -> None:
+    score = InceptionScore(20)
+    assert (score.splits, score.p.dtype) == (10, torch.float64)
+    assert set(score._reductions.values()) == {torchmetrics_sum()}
+    assert set(score._reductions) == {"p", "p_log_p", "n"}
+
+
+def test_classes_that_one_part_has_do_not_reach_another() -> None:
+    """Two parts of two images, by hand: one alike, one apart; their mean is (1 + 2) / 2."""
+    score = InceptionScore(3, 2)
+    score.update(torch.tensor([[0.0, 0, 0], [99.0, 0, 0], [0.0, 0, 0], [0.0, 99.0, 0]]), torch.tensor([0, 1, 2, 3]))
+    assert float(score.compute()) == pytest.approx(1.5)
