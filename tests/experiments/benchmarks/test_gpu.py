@@ -221,7 +221,7 @@ def test_wrong_input_is_named(words: list[str], told: str) -> None:
 def test_a_processor_stands_in_for_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One of each part, whole; what it writes is no record."""
     monkeypatch.setattr(gpu, "ROOT", tmp_path)
-    words = ["accelerator=cpu", "paper=rotnet", "parts=refusal,smoke,steps", "minutes=20"]
+    words = ["accelerator=cpu", "paper=cifake", "parts=refusal,smoke,steps", "minutes=20"]
     assert gpu.main(words) == 0
     (place,) = (tmp_path / "runs" / "hardware").glob("*.json")
     this = hardware.read(place)

@@ -132,3 +132,25 @@ def test_the_radius_is_that_of_another_library_functions_jacobian() -> None:
     jacobian = torch.autograd.functional.jacobian(lambda x: see(x.view(1, 1, 3, 3)).flatten(), image.flatten())
     expected = float(torch.linalg.eigvals(jacobian).abs().max())
     assert float(spectral_radius(see, image).detach()) == pytest.approx(expected, rel=1e-4)
+
+
+def test_half_precision_does_not_reach_what_is_perceived() -> None:
+    """States closer than bf16 can tell: iterates, settled images and eigenvalues are those of fp32."""
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(4, 4)
+    with torch.no_grad():
+        layer.weight.mul_(0.5)
+        x = torch.randn(5, 4)
+        perception = Perception(iterations=60, tolerance=1e-4)
+        expected = perception(layer, x), repeat(layer, x, 3), communicate(layer, layer, x, (2, 1), perception)[0]
+        with torch.autocast("cpu", torch.bfloat16):
+            assert layer(x).dtype == torch.bfloat16
+            actual = perception(layer, x), repeat(layer, x, 3), communicate(layer, layer, x, (2, 1), perception)[0]
+    for ours, theirs in zip(actual[0], expected[0], strict=True):
+        assert torch.equal(ours, theirs)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(actual[1:], expected[1:], strict=True))
+    with torch.autocast("cpu", torch.bfloat16):
+        radius = spectral_radius(layer, x[0])
+    assert float(radius) == pytest.approx(
+        float(torch.linalg.eigvals(layer.weight.detach().double()).abs().max()), rel=1e-4
+    )
