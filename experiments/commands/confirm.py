@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,8 @@ class _Confirmation:
         config = compose.compose(compose.request(self.lines).overrides)
         precisions = {name: s.precision for name, s in self.entry.stages.items() if s.precision}
         whole = plan(config, self.entry.seeds[0], precisions)
+        if not self.entry.registered.by_hand:  # its runs may take part in what is recorded later
+            whole = replace(whole, registered=self.entry.registered.hash)
         if not self.entry.registered.binds(registration.digest(compose.resolve(config, 0))):
             raise InputError("its claims or recipe are other ones now; make reproduce records it anew")
         if data := [name for name in self.changed if staleness.other_data(whole.stages[name], self.entry)]:

@@ -84,6 +84,19 @@ def test_equal_numbers_lift_it(ran: Any, record: Any) -> None:
     assert f"{'c' * 10}: seed 0 run anew gave the same {count} numbers" in line
 
 
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_seed_that_is_run_anew_stands_under_its_registration(record: Any, by_hand: bool) -> None:
+    """Its runs are found by whoever records further seeds in the same folder."""
+
+    def choose(entry: Entry) -> None:
+        entry.registered.by_hand = by_hand
+
+    entry = record(choose)
+    _, chosen = confirm._Confirmation(PAPER, "smoke", ["scale=smoke"])._plan()
+    assert chosen.seed == entry.seeds[0]
+    assert chosen.registered == (None if by_hand else entry.registered.hash)
+
+
 def test_once_the_code_moves_again_it_is_stale_again(ran: Any, record: Any) -> None:
     record()
     confirm_it(ran)

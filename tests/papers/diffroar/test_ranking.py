@@ -92,7 +92,7 @@ def test_the_metrics_are_shares_of_all_images() -> None:
 
 
 def test_the_overlap_of_both_kinds_by_hand() -> None:
-    """Of 40 coordinates, 2 are the largest 5%. Logit 0 has 3, 2, 0.1 at the first three; less logit 1: 3, 1, 5.1.
+    """Of 2 x 20 coordinates, 2 are the largest 5%. Logit 0 has 3, 2, 0.1 at the first three; less logit 1: 3, 1, 5.1.
 
     So the logit's are coordinates 0 and 1, the loss's 2 and 0, and 1 comes third: half of them are the same."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(40, 2))
@@ -103,7 +103,7 @@ def test_the_overlap_of_both_kinds_by_hand() -> None:
         network[1].bias.copy_(torch.tensor([1.0, 0.0]))
     stage = Rank(AdversarialClassifier(network, 2))
     stage.on_test_epoch_start()
-    stage.test_step(Batch(torch.zeros(3, 1, 5, 8), torch.zeros(3, dtype=torch.long)), 0)
+    stage.test_step(Batch(torch.zeros(3, 2, 4, 5), torch.zeros(3, dtype=torch.long)), 0)
     assert float(stage.means.compute()["overlap"]) == 50
 
 
