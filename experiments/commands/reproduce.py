@@ -44,9 +44,9 @@ How it runs:
   data=cifar10       other labelled images in place of the paper's, the suite's or your own
                      (docs/own-data.md)
   record=true        write to results/, and go on until the verdict is kept beside those of all
-                     other papers too, and to as many seeds as the record has; without it, only the
-                     machine that holds a record's runs adds to the record, and any other writes to
-                     results/here/, which the page shows beside it
+                     other papers too; without it, only the machine that holds a record's runs
+                     adds to the record, and any other writes to results/here/, which the page
+                     shows beside it
   from_record=true   add seeds to a record whose runs are on another machine; refused where
                      anything that the record rests on has changed
   explore=true       explore also where that is known to take more than an hour

@@ -120,9 +120,7 @@ class Seeds:
         config = self.setting.config
         if reason := stopping.spent(len(self.plans), config.most):
             return stopping.decided(entry) or reason
-        if (reason := stopping.decided(entry)) and not (
-            config.record is True and (self._is_alone(entry) or self._is_behind())
-        ):
+        if (reason := stopping.decided(entry)) and not (config.record is True and self._is_alone(entry)):
             return reason
         if self._next_is_done():
             return ""
@@ -139,12 +137,6 @@ class Seeds:
         same = staleness.unchanged_elsewhere(paper, stored, entry)
         others[paper] = merge.put(entry, stored, self.registered, same)
         return suite.keep(others).get(paper) is False
-
-    def _is_behind(self) -> bool:
-        """Whether the record has more seeds of this registration: with fewer, nothing found here is kept in it."""
-        stored = results.entry(self.setting.paper, self.setting.title)
-        same = stored is not None and not merge.is_another(self.registered, stored.registered)
-        return stored is not None and same and len(self.plans) < len(stored.seeds)
 
     def cpu_seconds(self) -> float:
         """CPU time of the stages that this command ran, where they say it."""
