@@ -155,4 +155,4 @@ def test_mutants_live_and_die_in_a_copy(capsys: pytest.CaptureFixture[str]) -> N
     said = capsys.readouterr().out.splitlines()[-1]
     killed, tested = (int(word) for word in said.split(": ")[1].split(" mutants")[0].split(" of "))
     assert tested == 10
-    assert killed >= 7
+    assert killed > 0.8 * tested

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from datamodules.common.loader import batch_type
 from modules.common.adversarial import AdversarialClassifier, Attack
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -122,3 +123,17 @@ def test_accuracy_under_attack_is_reported_by_name(monkeypatch: pytest.MonkeyPat
     module.on_test_epoch_end()
     assert seen["test/top1"] == seen["test/robust_acc@0"] == 100
     assert seen["test/robust_acc@2"] < 60
+
+
+def test_without_an_attack_a_step_is_plain_and_options_are_kept() -> None:
+    def half(position: Any) -> float:
+        return 0.5
+
+    logits = torch.tensor([[3.0, 1.0, 0.0], [0.0, 1.0, 2.0], [0.0, 0.5, 0.0], [1.0, 0.0, 0.0]])
+    labels = torch.tensor([0, 2, 1, 2])  # three of four are right
+    module = AdversarialClassifier(nn.Identity(), 3, optimizer=torch.optim.SGD, schedule=half)
+    loss = module.training_step(batch_type(("x", "y"))(logits, labels), 0)
+    assert float(loss) == pytest.approx(float(F.cross_entropy(logits, labels)))
+    means = {name: float(value) / module._count for name, value in module._sums.items()}
+    assert means == pytest.approx({"loss": float(loss), "top1": 75.0})
+    assert (module.optimizer_factory, module.schedule) == (torch.optim.SGD, half)

@@ -12,11 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from datamodules.common.loader import batch_type
-from modules.common.adversarial import AdversarialClassifier
 from modules.common.classifier import Classifier
-from modules.common.detection import Detector
 from modules.common.judge import Judge
-from modules.common.mixing import MixedClassifier
 
 Batch = batch_type(("x", "y"))
 LOGITS = torch.tensor([[3.0, 1.0, 0.0], [0.0, 1.0, 2.0], [0.0, 0.5, 0.0], [1.0, 0.0, 0.0]])
@@ -59,31 +56,6 @@ def test_an_epochs_metrics_are_reported_and_start_anew(logged: Callable[..., dic
     module.validation_step((LOGITS[3:], LABELS[3:]), 0)
     module.on_validation_epoch_end()
     assert float(values["val/n"]) == 1.0
-
-
-def test_unattacked_training_is_plain() -> None:
-    module = AdversarialClassifier(nn.Identity(), 3, optimizer=SGD, schedule=half)
-    loss = module.training_step(Batch(LOGITS, LABELS), 0)
-    assert float(loss) == pytest.approx(float(F.cross_entropy(LOGITS, LABELS)))
-    assert means(module) == pytest.approx({"loss": float(loss), "top1": 75.0})
-    assert (module.optimizer_factory, module.schedule) == (SGD, half)
-
-
-def test_mixing_keeps_optimiser_schedule_and_smoothing() -> None:
-    module = MixedClassifier(nn.Identity(), 3, label_smoothing=0.2, optimizer=SGD, schedule=half)
-    assert (module.label_smoothing, module.optimizer_factory, module.schedule) == (0.2, SGD, half)
-
-
-def test_a_score_of_nothing_is_an_answer_of_real() -> None:
-    """Accuracy of training: above 0 is generated; 0 is not."""
-    module = Detector(nn.Identity(), SGD, half)
-    scores = torch.tensor([[2.0], [0.0], [-1.0], [3.0]])
-    y = torch.tensor([1, 0, 1, 1])
-    loss = module.training_step(Batch(scores, y), 0)
-    expected = F.binary_cross_entropy_with_logits(scores[:, 0], y.float())
-    assert means(module) == pytest.approx({"loss": float(expected), "acc": 75.0})
-    assert float(loss) == pytest.approx(float(expected))
-    assert (module.optimizer_factory, module.schedule) == (SGD, half)
 
 
 def judge(**options: Any) -> Judge:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -98,3 +99,20 @@ def test_generators_without_pictures_are_left_out_and_later_ones_are_not() -> No
     values = scores.compute()
     assert {name for name in values if name.startswith("acc")} == {"acc_a", "acc"}
     assert values["acc_a"] == values["real_acc"] == 100  # log odds of 0 are no answer of "generated"
+
+
+def test_a_score_of_nothing_is_an_answer_of_real() -> None:
+    """Accuracy of training: above 0 is generated; 0 is not."""
+
+    def half(position: Any) -> float:
+        return 0.5
+
+    module = Detector(nn.Identity(), torch.optim.SGD, half)
+    scores = torch.tensor([[2.0], [0.0], [-1.0], [3.0]])
+    y = torch.tensor([1, 0, 1, 1])
+    loss = module.training_step(batch_type(("x", "y"))(scores, y), 0)
+    expected = float(F.binary_cross_entropy_with_logits(scores[:, 0], y.float()))
+    means = {name: float(value) / module._count for name, value in module._sums.items()}
+    assert means == pytest.approx({"loss": expected, "acc": 75.0})
+    assert float(loss) == pytest.approx(expected)
+    assert (module.optimizer_factory, module.schedule) == (torch.optim.SGD, half)

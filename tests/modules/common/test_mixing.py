@@ -135,3 +135,11 @@ def test_matrices_decay_and_biases_and_norms_do_not() -> None:
 def test_numbers_outside_their_range(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="expected 0 or more"):
         MixedClassifier(small(), 10, **options)
+
+
+def test_optimiser_schedule_and_smoothing_are_kept() -> None:
+    def half(position: Any) -> float:
+        return 0.5
+
+    module = MixedClassifier(nn.Identity(), 3, label_smoothing=0.2, optimizer=torch.optim.SGD, schedule=half)
+    assert (module.label_smoothing, module.optimizer_factory, module.schedule) == (0.2, torch.optim.SGD, half)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from modules.common.module import StageModule
-from modules.common.players import Players
 from modules.common.schedules import Position
 
 SGD = partial(torch.optim.SGD, lr=0.5)
@@ -142,30 +141,6 @@ def test_there_is_nothing_to_show_or_to_keep_by_default() -> None:
     module = Stage()
     assert (module.pictures(None), module.artifacts(), module.partial_backward) == ({}, {}, False)
     assert list(module.trained()) == [module.weight]
-
-
-def test_players_have_optimisers_of_their_own_and_one_schedule() -> None:
-    class Two(Players):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments)
-            self.first, self.second = nn.Linear(1, 1), nn.Linear(1, 1)
-            self.second.bias.requires_grad_(False)
-
-        def players(self) -> list[list[nn.Module]]:
-            return [[self.first], [self.second]]
-
-    module = Two(SGD, lambda position: 0.5)
-    optimizers = module.configure_optimizers()
-    trained = [[len(group["params"]) for group in optimizer.param_groups] for optimizer in optimizers]
-    assert trained == [[2], [1]]
-    trainer(module, *optimizers, num_training_batches=1, max_epochs=1, current_epoch=0)
-    module.on_train_batch_start(None, 0)
-    assert [optimizer.param_groups[0]["lr"] for optimizer in optimizers] == [0.25, 0.25]
-    assert (module.automatic_optimization, module.partial_backward) == (False, True)
-    with pytest.raises(ValueError, match="Two is to be fitted"):
-        Two().configure_optimizers()
-    with pytest.raises(NotImplementedError, match="Players does not name its players"):
-        Players(SGD).configure_optimizers()
 
 
 def test_tracked_tensors_need_not_lie_where_they_are_summed() -> None:

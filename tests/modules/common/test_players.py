@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from modules.common.players import Players, held
+from modules.common.schedules import Schedule
 
 
 class Two(Players):
-    def __init__(self, optimizer: object = None) -> None:
-        super().__init__(optimizer)  # type: ignore[arg-type]
+    def __init__(self, optimizer: object = None, schedule: Schedule | None = None) -> None:
+        super().__init__(optimizer, schedule)  # type: ignore[arg-type]
         self.first, self.second, self.third = nn.Linear(2, 2), nn.Linear(2, 1), nn.Linear(1, 1)
         self.second.bias.requires_grad_(False)
 
@@ -48,3 +50,16 @@ def test_a_network_is_free_again_after_an_error() -> None:
     with pytest.raises(ZeroDivisionError), held(module.first):
         raise ZeroDivisionError
     assert all(p.requires_grad for p in module.first.parameters())
+
+
+def test_all_players_follow_one_schedule() -> None:
+    module = Two(partial(torch.optim.SGD, lr=0.5), lambda position: 0.5)
+    optimizers = module.configure_optimizers()
+    module._trainer = SimpleNamespace(  # type: ignore[assignment]
+        optimizers=optimizers, num_training_batches=1, max_epochs=1, current_epoch=0
+    )
+    module.on_train_batch_start(None, 0)
+    assert [optimizer.param_groups[0]["lr"] for optimizer in optimizers] == [0.25, 0.25]
+    assert (module.automatic_optimization, module.partial_backward) == (False, True)
+    with pytest.raises(NotImplementedError, match="Players does not name its players"):
+        Players(partial(torch.optim.SGD, lr=0.5)).configure_optimizers()

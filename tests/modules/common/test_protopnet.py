@@ -206,7 +206,7 @@ def test_the_untrained_network_gets_the_same_patches(network: Build, batch: Any)
         assert torch.allclose(ours.vectors[j, :, 0, 0], z[int(ours.row[j]), :, i, k], atol=1e-6)
 
 
-def test_published_initial_values(network: Build) -> None:
+def test_published_initial_values() -> None:
     """Kaiming's normal weights for as many outputs as there are, biases 0; W is 1 and -0.5."""
     torch.manual_seed(0)
     net = ProtoPNet(nn.Identity(), 400, 3, 2, 300)
