@@ -25,7 +25,6 @@ from experiments.common.overlay import current, home
 from experiments.common.paths import ROOT
 from experiments.common.plain import Plain
 from experiments.config import claims, compose, vary
-from experiments.config.claims import Questions
 from experiments.evidence import (
     assembly,
     images,
@@ -101,11 +100,11 @@ def check(record: Record) -> Iterator[str]:
         yield from _shape(entry, where)
         if not _fits(entry):
             continue  # what follows would only say it again
-        again = assembly.judge(entry, questions(entry), {claim.name: claim.outcomes for claim in entry.claims})
+        again = assembly.judged_now(entry)
         for part in ("claims", "checks", "published"):
             recorded, derived = ([item.model_dump() for item in getattr(e, part)] for e in (entry, again))
             yield from differences(recorded, derived, f"{where}: {part}")
-        main = questions(entry).main
+        main = assembly.asked(entry).main
         for line in restarts.problems(main, entry.stages, entry.table(), entry.seeds, entry.restarts):
             yield f"{where}: restarts: {line}"
         yield from _registered(paper, title, entry, where)
@@ -113,12 +112,6 @@ def check(record: Record) -> Iterator[str]:
         yield from _declared(paper, title, entry, where)
         yield from _runs(paper, entry, where)
         yield from differing_images(paper, title, entry, where)
-
-
-def questions(entry: Entry) -> Questions:
-    """What an entry was judged by, as its record states it."""
-    asked = [claim.claim() for claim in entry.claims]
-    return Questions(asked, entry.checks_asked(), [item.published() for item in entry.published])
 
 
 def _shape(entry: Entry, where: str) -> Iterator[str]:
@@ -204,7 +197,7 @@ def _filed(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
         yield f"{where}: its claims are not those of {files[0].path.name}"
     yield from (f"{where}: {line}" for line in statements.registered(entry, files[0]))
     knobs = vary.read({"vary": files[0].bound["vary"]})
-    yield from (f"{where}: {line}" for line in replication.problems(entry, questions(entry), knobs))
+    yield from (f"{where}: {line}" for line in replication.problems(entry, assembly.asked(entry), knobs))
     root = results.base().parent
     history = History(root)
     if not history.unknown():

@@ -116,14 +116,15 @@ def test_other_claims_join_a_main_claim_of_more_seeds(recorded: Entry, tmp_path:
         assert run(tmp_path / "anew", "most=4", "only=main") == 0
     main = stored()
     assert len(main.seeds) == 4
+    joined = {name for name, stage in main.stages.items() if not stage.metrics}
+    assert joined
+    assert {name: main.table()[name] for name in joined} == dict.fromkeys(joined, {})  # known not to have run
 
     assert run(tmp_path / "elsewhere", "most=2", "record=true") == 0
     whole = stored()
     assert whole.seeds == main.seeds
     assert whole.main_claim() == main.main_claim()
     assert [c for c in whole.claims if not c.main] == [c for c in recorded.claims if not c.main]
-    joined = {name for name, stage in main.stages.items() if not stage.metrics}
-    assert joined
     for name, stage in whole.stages.items():
         if name in joined:
             assert stage.metrics == {key: [*v, None, None] for key, v in recorded.stages[name].metrics.items()}
