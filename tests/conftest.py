@@ -10,6 +10,7 @@ import random
 import resource
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
@@ -181,17 +182,34 @@ def _same_draws() -> None:
     random.seed(0)
 
 
+@pytest.fixture(scope="session")
+def _begun() -> Iterator[weakref.WeakSet[Any]]:
+    """The iterators of loaders that have processes."""
+    from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter as Served
+
+    begun: weakref.WeakSet[Any] = weakref.WeakSet()
+    begin = Served.__init__
+
+    def noted(self: Any, *arguments: Any) -> None:
+        begin(self, *arguments)
+        begun.add(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Served, "__init__", noted)
+        yield begun
+
+
 @pytest.fixture(autouse=True)
-def _workers_end() -> Iterator[None]:
+def _workers_end(_begun: weakref.WeakSet[Any]) -> Iterator[None]:
     """What reads photos for a loader ends with the test.
 
     A loader is part of a reference cycle: garbage collection would close its queues before its processes are told to
-    end, and then wait five seconds for each.
+    end, and then wait five seconds for each, in whatever test it falls.
     """
     yield
-    from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
-
-    _MultiProcessingDataLoaderIter._clean_up_persistent_workers_atexit()
+    for served in list(_begun):
+        served._shutdown_workers()
+    _begun.clear()
 
 
 @pytest.fixture

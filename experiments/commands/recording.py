@@ -9,7 +9,7 @@ from pathlib import Path
 from experiments.commands import exploring
 from experiments.commands.setting import Setting
 from experiments.common.paths import ROOT
-from experiments.evidence import images, merge, pictures, results, staleness
+from experiments.evidence import images, merge, onward, pictures, results, staleness
 from experiments.evidence.records import Entry, Registration
 from experiments.pages import console, view
 from experiments.running.plan import Plan
@@ -27,12 +27,7 @@ def write(setting: Setting, entry: Entry, registered: Registration, plans: Seque
         return
     before = results.entry(setting.paper, setting.title)
     if setting.writes_on:
-
-        def put(stored: Entry | None) -> Entry:
-            same = staleness.unchanged_elsewhere(setting.paper, stored, entry)
-            return merge.put(entry, stored, registered, same)
-
-        results.update(setting.paper, setting.title, put)
+        results.update(setting.paper, setting.title, lambda stored: merged(setting, entry, stored, registered))
         recorded = results.entry(setting.paper, setting.title)
         if recorded is not None:
             images.keep(setting.paper, setting.title, recorded, plans)
@@ -42,6 +37,13 @@ def write(setting: Setting, entry: Entry, registered: Registration, plans: Seque
     if before is not None and before.seeds and before.main_claim() is not None:
         differs = view.machine_differs(before, entry)
         console.say(console.beside(view.of(before), view.of(entry), differs), "")
+
+
+def merged(setting: Setting, entry: Entry, stored: Entry | None, registered: Registration) -> Entry:
+    """The entry to keep, of the one recorded and the one that ran now, see `merge.put`."""
+    same = staleness.unchanged_elsewhere(setting.paper, stored, entry)
+    kept = merge.put(entry, stored, registered, same)
+    return onward.join_others(kept, entry, setting.questions) if kept is stored else kept
 
 
 def where(setting: Setting) -> str:

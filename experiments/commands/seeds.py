@@ -6,12 +6,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from experiments.commands import exploring, stopping
+from experiments.commands import exploring, recording, stopping
 from experiments.commands.schedulers import Schedulers, jobs
 from experiments.commands.setting import Setting
 from experiments.common.errors import InputError
 from experiments.config import claims, compose
-from experiments.evidence import assembly, merge, registration, restarts, results, staleness, suite
+from experiments.evidence import assembly, registration, restarts, results, suite
 from experiments.evidence.records import Entry, Registration
 from experiments.identity.provenance import cores
 from experiments.pages import console, view
@@ -133,9 +133,7 @@ class Seeds:
             return False  # other settings do not stand for their paper
         chosen = {key: default for key in compose.papers() if (default := suite.default_entry(results.entries(key)))}
         others = {key: there for key, (_, there) in chosen.items()}
-        stored = results.entry(paper, title)
-        same = staleness.unchanged_elsewhere(paper, stored, entry)
-        others[paper] = merge.put(entry, stored, self.registered, same)
+        others[paper] = recording.merged(self.setting, entry, results.entry(paper, title), self.registered)
         return suite.keep(others).get(paper) is False
 
     def cpu_seconds(self) -> float:

@@ -3,6 +3,8 @@
 A seed's difference is between arms that one machine trained with one code, and seeds are interchangeable: further ones
 may come from elsewhere, as long as claims, recipe, data and the code of every stage are the recorded ones, which their
 registration, contents and fingerprints tell. The entry says which seeds ran where.
+
+The other claims may come later than the main claim's last seed, and then join for the seeds of the first look.
 """
 
 from __future__ import annotations
@@ -79,6 +81,35 @@ def join(
     )
     outcomes = {claim.name: claim.outcomes for claim in entry.claims}
     return assembly.judge(longer, questions, outcomes)
+
+
+def join_others(entry: Entry, found: Entry, questions: Questions) -> Entry:
+    """A recorded entry whose main claim went on alone, and what its first seeds gave for the other claims, judged.
+
+    Args:
+        entry: recorded; returned as it is where `found` has no stage that it lacks, or other seeds.
+        found: the same code and numbers, for the first of the recorded seeds.
+    """
+    count = len(found.seeds)
+    lacking = [name for name, stage in found.stages.items() if stage.metrics and not entry.stages[name].metrics]
+    if not (found.complete() and lacking) or found.seeds != entry.seeds[:count] or found.looked != entry.looked:
+        return entry
+
+    further: list[Manifest | None] = [None] * (len(entry.seeds) - count)
+    stages = dict(entry.stages)
+    for name in lacking:
+        stages[name] = _longer(found.stages[name], further, found.stages[name].failed)
+    seconds, cpu_seconds = assembly.times(stages)
+    runs = (entry.provenance, found.provenance)
+    commits = {commit for item in runs for commit in (item.code.commit or "").split()}
+    code = Code(commit=" ".join(sorted(commits)) or None, dirty=any(item.code.dirty is not False for item in runs))
+    written = max(item.written for item in runs)
+    provenance = entry.provenance.model_copy(
+        update={"written": written, "code": code, "seconds": seconds, "cpu_seconds": cpu_seconds}
+    )
+    whole = entry.model_copy(update={"stages": stages, "provenance": provenance, "seal": ""})
+    of_images = {claim.name: claim.outcomes for item in (entry, found) for claim in item.claims if claim.outcomes}
+    return assembly.judge(whole, questions, of_images)
 
 
 def _longer(stage: StageRecord, manifests: Sequence[Manifest | None], failed: str) -> StageRecord:

@@ -19,7 +19,7 @@ from typing import Any
 from experiments.common.plain import Plain
 
 SAID = ("at", "commit", "dirty", "why", "seen", "by_hand", "filed")  # of a registration, besides hash and stream
-FACTS = ("hardware", "versions", "threads", "code")  # of an entry's provenance: they change with its seeds alone
+FACTS = ("hardware", "versions", "threads", "code")  # of an entry's provenance: they change with what ran alone
 
 
 @dataclass(frozen=True)
@@ -229,11 +229,23 @@ def _moved_tries(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterato
 
 
 def _moved_facts(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
-    """Where and when the same seeds ran."""
+    """Where and when the same seeds ran; stages of other claims may have joined, by further commits."""
     then, now = before.get("provenance") or {}, after.get("provenance") or {}
+    joined = any(stage.get("runs") and not _runs(before, name) for name, stage in after.get("stages", {}).items())
     for key in FACTS:
+        if joined and key == "code" and _commits(then) <= _commits(now):
+            continue
         if key in then and then[key] != now.get(key):
             yield f"its {key} was {then[key]!r:.80}, and is {now.get(key)!r:.80}, of the same seeds"
+
+
+def _runs(entry: Mapping[str, Any], stage: str) -> Plain:
+    runs: Plain = (entry.get("stages", {}).get(stage) or {}).get("runs") or {}
+    return runs
+
+
+def _commits(provenance: Mapping[str, Any]) -> set[str]:
+    return set(((provenance.get("code") or {}).get("commit") or "").split())
 
 
 def _values(stage: Mapping[str, Any], row: Mapping[str, Any]) -> Plain:

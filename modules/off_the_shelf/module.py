@@ -303,7 +303,8 @@ class Retrieval(ClosedForm):
             raise ValueError(
                 f"dimensions={self.dimensions}: {len(f)} views of length {f.shape[1]} have only {directions}"
             )
-        pca = PCA(self.dimensions, whiten=False, svd_solver="covariance_eigh").fit(f.double().cpu().numpy())
+        solver = "covariance_eigh" if len(f) >= f.shape[1] else "full"  # D x D, or (R v) x D where that is smaller
+        pca = PCA(self.dimensions, whiten=False, svd_solver=solver).fit(f.double().cpu().numpy())
         scale = 1 / np.sqrt(pca.explained_variance_) if self.whiten else np.ones(self.dimensions)
         self.centre = torch.as_tensor(pca.mean_).to(f)
         self.projection = torch.as_tensor(pca.components_.T * scale).to(f)

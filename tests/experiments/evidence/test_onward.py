@@ -107,6 +107,34 @@ def test_the_main_claim_alone_and_then_all_others_are_the_same_record(recorded: 
     assert stored().claims == recorded.claims  # what is recorded of the others stays
 
 
+def test_other_claims_join_a_main_claim_of_more_seeds(recorded: Entry, tmp_path: Path) -> None:
+    """The main claim alone went on to four seeds; the others come later, for the seeds of the first look, from runs
+    that a second machine made: what was committed of the main claim's stages stays, their times too."""
+    (tmp_path / f"{PAPER}.json").unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stopping, "decided_claim", lambda main: "")
+        assert run(tmp_path / "anew", "most=4", "only=main") == 0
+    main = stored()
+    assert len(main.seeds) == 4
+
+    assert run(tmp_path / "elsewhere", "most=2", "record=true") == 0
+    whole = stored()
+    assert whole.seeds == main.seeds
+    assert whole.main_claim() == main.main_claim()
+    assert [c for c in whole.claims if not c.main] == [c for c in recorded.claims if not c.main]
+    joined = {name for name, stage in main.stages.items() if not stage.metrics}
+    assert joined
+    for name, stage in whole.stages.items():
+        if name in joined:
+            assert stage.metrics == {key: [*v, None, None] for key, v in recorded.stages[name].metrics.items()}
+        else:
+            assert stage == main.stages[name]
+    assert whole.provenance.seconds > main.provenance.seconds
+    record = results.read(PAPER)
+    assert record is not None
+    assert list(check_results.check(record)) == []
+
+
 @pytest.mark.usefixtures("_open")
 def test_it_goes_on_as_if_its_runs_were_there(recorded: Entry, tmp_path: Path) -> None:
     assert run(tmp_path / "here", "most=4", "from_record=true") == 0

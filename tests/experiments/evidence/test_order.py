@@ -195,6 +195,12 @@ def further(entry: dict[str, Any]) -> None:
     entry["provenance"]["hardware"] = {"cpu": "y"}
 
 
+def joined(entry: dict[str, Any], commits: str) -> None:
+    """A stage that the main claim does not read, trained later for the same seeds."""
+    entry["stages"]["b"] = STAGE
+    entry["provenance"]["code"] = {"commit": commits}
+
+
 def without_nll(entry: dict[str, Any]) -> None:
     """A metric taken away, for every seed."""
     stage = entry["stages"]["a"]
@@ -232,6 +238,8 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "a time": (lambda e: e["stages"]["a"]["runs"]["7"].update(seconds=0.1), "a/seconds of seed 7 was 3.0, and is 0.1"),
     "the machine": (lambda e: e["provenance"].update(hardware={"cpu": "z"}), "its hardware was {'cpu': 'x'}, and is"),
     "the commit": (lambda e: e["provenance"].update(code={"commit": "d"}), "its code was {'commit': 'c'}, and is"),
+    "a stage of another claim, by a later commit": (lambda e: joined(e, "c d"), ""),
+    "a stage of another claim, whose commit is told alone": (lambda e: joined(e, "d"), "its code was {'commit': 'c'}"),
     "the day it was registered": (
         lambda e: e["registered"].update(at="2020-01-01"),
         "its registration's at was None, and is '2020-01-01'",

@@ -87,15 +87,16 @@ def test_rankings_by_distance_and_by_cosine_are_equal() -> None:
     assert torch.equal(distance.argsort(1)[:, 1:], (-(f[:5] @ f.T)).argsort(1)[:, 1:])
 
 
-def test_whitened_references_have_unit_covariance() -> None:
-    """At the 500 dimensions of the paper."""
-    x = random_features(300, 3, 520)
-    module = Retrieval(reference_views=None, dimensions=500, whiten=True)
-    module.solve(x, torch.zeros(300))
+@pytest.mark.parametrize(("references", "dimensions"), [(300, 500), (80, 200)])
+def test_whitened_references_have_unit_covariance(references: int, dimensions: int) -> None:
+    """At the 500 dimensions of the paper, and of fewer views than a feature is long."""
+    x = random_features(references, 3, 520)
+    module = Retrieval(reference_views=None, dimensions=dimensions, whiten=True)
+    module.solve(x, torch.zeros(references))
     f = module.project(x).flatten(0, 1)
-    assert f.shape == (900, 500)
-    assert torch.allclose(torch.cov(f.T.double()), torch.eye(500).double(), atol=1e-3)
-    assert torch.allclose(f.mean(0), torch.zeros(500), atol=1e-4)
+    assert f.shape == (3 * references, dimensions)
+    assert torch.allclose(torch.cov(f.T.double()), torch.eye(dimensions).double(), atol=1e-3)
+    assert torch.allclose(f.mean(0), torch.zeros(dimensions), atol=1e-4)
     compared = module.represent(x[:5, :1])
     assert torch.allclose(compared.norm(dim=-1), torch.ones(5, 1), atol=1e-5)
     with pytest.raises(ValueError, match="whiten=true needs dimensions"):
