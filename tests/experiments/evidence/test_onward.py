@@ -118,7 +118,7 @@ def test_other_claims_join_a_main_claim_of_more_seeds(recorded: Entry, tmp_path:
     assert len(main.seeds) == 4
     joined = {name for name, stage in main.stages.items() if not stage.metrics}
     assert joined
-    assert {name: main.table()[name] for name in joined} == dict.fromkeys(joined, {})  # known not to have run
+    assert {name: main.table()[name] for name in joined} == {name: {} for name in joined}  # known not to have run
 
     assert run(tmp_path / "elsewhere", "most=2", "record=true") == 0
     whole = stored()
