@@ -29,6 +29,7 @@ from experiments.evidence import (
     assembly,
     images,
     naming,
+    order,
     pictures,
     registration,
     registrations,
@@ -39,7 +40,6 @@ from experiments.evidence import (
     words,
 )
 from experiments.evidence import counts as recorded_counts
-from experiments.evidence.order import History, losses, problems
 from experiments.evidence.records import Entry, Record
 from experiments.running.manifest import hash_metrics
 from experiments.running.plan import SEEDS
@@ -80,7 +80,7 @@ def main(argv: list[str]) -> int:
     for line in wrong:
         console.say(console.Text.assemble(("differs", "red"), f" {line}"))
     console.say(f"{entries} entries of {len(papers)} papers re-derived, {len(wrong)} differences")
-    unknown = History(home()).unknown()
+    unknown = order.of(home()).unknown
     if unknown:
         console.say(
             f"whether {filed} registrations came before their results, what records held before and whether their "
@@ -145,8 +145,8 @@ def _stated(entry: Entry) -> Iterator[str]:
     yield from statements.shapes(entry)
     if not entry.registered.by_hand:
         yield from statements.under(entry)
-    history = History(results.base().parent if current() is None else ROOT)  # an overlay's code is the suite's too
-    if not history.unknown():
+    history = order.of(results.base().parent if current() is None else ROOT)  # an overlay's code is the suite's too
+    if not history.unknown:
         yield from statements.commits(entry, history)
 
 
@@ -199,11 +199,11 @@ def _filed(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
     knobs = vary.read({"vary": files[0].bound["vary"]})
     yield from (f"{where}: {line}" for line in replication.problems(entry, assembly.asked(entry), knobs))
     root = results.base().parent
-    history = History(root)
-    if not history.unknown():
+    history = order.of(root)
+    if not history.unknown:
         registered = str(files[0].path.relative_to(root))
         record = str((results.base() / f"{paper}.json").relative_to(root))
-        yield from (f"{where}: {line}" for line in problems(history, registered, record, files[0].hash, title))
+        yield from (f"{where}: {line}" for line in order.problems(history, registered, record, files[0].hash, title))
 
 
 def counted(paper: str) -> Iterator[str]:
@@ -215,9 +215,9 @@ def counted(paper: str) -> Iterator[str]:
 def kept(paper: str) -> Iterator[str]:
     """Nothing that a record once held is gone, as far as the history of the repository is at hand."""
     root = results.base().parent
-    history = History(root)
-    if not history.unknown():
-        yield from losses(history, str((results.base() / f"{paper}.json").relative_to(root)))
+    history = order.of(root)
+    if not history.unknown:
+        yield from order.losses(history, str((results.base() / f"{paper}.json").relative_to(root)))
 
 
 def _declared(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
