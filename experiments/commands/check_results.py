@@ -25,11 +25,11 @@ from experiments.common.overlay import current, home
 from experiments.common.paths import ROOT
 from experiments.common.plain import Plain
 from experiments.config import claims, compose, vary
-from experiments.config.claims import Questions
 from experiments.evidence import (
     assembly,
     images,
     naming,
+    order,
     pictures,
     registration,
     registrations,
@@ -40,7 +40,6 @@ from experiments.evidence import (
     words,
 )
 from experiments.evidence import counts as recorded_counts
-from experiments.evidence.order import History, losses, problems
 from experiments.evidence.records import Entry, Record
 from experiments.running.manifest import hash_metrics
 from experiments.running.plan import SEEDS
@@ -81,7 +80,7 @@ def main(argv: list[str]) -> int:
     for line in wrong:
         console.say(console.Text.assemble(("differs", "red"), f" {line}"))
     console.say(f"{entries} entries of {len(papers)} papers re-derived, {len(wrong)} differences")
-    unknown = History(home()).unknown()
+    unknown = order.of(home()).unknown
     if unknown:
         console.say(
             f"whether {filed} registrations came before their results, what records held before and whether their "
@@ -101,11 +100,11 @@ def check(record: Record) -> Iterator[str]:
         yield from _shape(entry, where)
         if not _fits(entry):
             continue  # what follows would only say it again
-        again = assembly.judge(entry, questions(entry), {claim.name: claim.outcomes for claim in entry.claims})
+        again = assembly.judged_now(entry)
         for part in ("claims", "checks", "published"):
             recorded, derived = ([item.model_dump() for item in getattr(e, part)] for e in (entry, again))
             yield from differences(recorded, derived, f"{where}: {part}")
-        main = questions(entry).main
+        main = assembly.asked(entry).main
         for line in restarts.problems(main, entry.stages, entry.table(), entry.seeds, entry.restarts):
             yield f"{where}: restarts: {line}"
         yield from _registered(paper, title, entry, where)
@@ -113,12 +112,6 @@ def check(record: Record) -> Iterator[str]:
         yield from _declared(paper, title, entry, where)
         yield from _runs(paper, entry, where)
         yield from differing_images(paper, title, entry, where)
-
-
-def questions(entry: Entry) -> Questions:
-    """What an entry was judged by, as its record states it."""
-    asked = [claim.claim() for claim in entry.claims]
-    return Questions(asked, entry.checks_asked(), [item.published() for item in entry.published])
 
 
 def _shape(entry: Entry, where: str) -> Iterator[str]:
@@ -152,8 +145,8 @@ def _stated(entry: Entry) -> Iterator[str]:
     yield from statements.shapes(entry)
     if not entry.registered.by_hand:
         yield from statements.under(entry)
-    history = History(results.base().parent if current() is None else ROOT)  # an overlay's code is the suite's too
-    if not history.unknown():
+    history = order.of(results.base().parent if current() is None else ROOT)  # an overlay's code is the suite's too
+    if not history.unknown:
         yield from statements.commits(entry, history)
 
 
@@ -204,13 +197,13 @@ def _filed(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:
         yield f"{where}: its claims are not those of {files[0].path.name}"
     yield from (f"{where}: {line}" for line in statements.registered(entry, files[0]))
     knobs = vary.read({"vary": files[0].bound["vary"]})
-    yield from (f"{where}: {line}" for line in replication.problems(entry, questions(entry), knobs))
+    yield from (f"{where}: {line}" for line in replication.problems(entry, assembly.asked(entry), knobs))
     root = results.base().parent
-    history = History(root)
-    if not history.unknown():
+    history = order.of(root)
+    if not history.unknown:
         registered = str(files[0].path.relative_to(root))
         record = str((results.base() / f"{paper}.json").relative_to(root))
-        yield from (f"{where}: {line}" for line in problems(history, registered, record, files[0].hash, title))
+        yield from (f"{where}: {line}" for line in order.problems(history, registered, record, files[0].hash, title))
 
 
 def counted(paper: str) -> Iterator[str]:
@@ -222,9 +215,9 @@ def counted(paper: str) -> Iterator[str]:
 def kept(paper: str) -> Iterator[str]:
     """Nothing that a record once held is gone, as far as the history of the repository is at hand."""
     root = results.base().parent
-    history = History(root)
-    if not history.unknown():
-        yield from losses(history, str((results.base() / f"{paper}.json").relative_to(root)))
+    history = order.of(root)
+    if not history.unknown:
+        yield from order.losses(history, str((results.base() / f"{paper}.json").relative_to(root)))
 
 
 def _declared(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:

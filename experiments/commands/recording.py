@@ -9,7 +9,7 @@ from pathlib import Path
 from experiments.commands import exploring
 from experiments.commands.setting import Setting
 from experiments.common.paths import ROOT
-from experiments.evidence import images, merge, onward, pictures, results, staleness
+from experiments.evidence import assembly, images, merge, onward, pictures, results, staleness
 from experiments.evidence.records import Entry, Registration
 from experiments.pages import console, view
 from experiments.running.plan import Plan
@@ -41,6 +41,8 @@ def write(setting: Setting, entry: Entry, registered: Registration, plans: Seque
 
 def merged(setting: Setting, entry: Entry, stored: Entry | None, registered: Registration) -> Entry:
     """The entry to keep, of the one recorded and the one that ran now, see `merge.put`."""
+    if stored is not None and not merge.is_another(registered, stored.registered):
+        stored = assembly.judged_now(stored)  # the rules may be others than when it was written
     same = staleness.unchanged_elsewhere(setting.paper, stored, entry)
     kept = merge.put(entry, stored, registered, same)
     return onward.join_others(kept, entry, setting.questions) if kept is stored else kept

@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
             console.say("their code runs now, as you")
             for item in shown:
                 item.ran = run_anew.run(item.paper, item.setting, rest)
-        order = History(theirs.folder).unknown()
+        order = History(theirs.folder).unknown
         told = _listed(theirs, wrong, order, shown)
 
     for line in wrong:
@@ -140,7 +140,7 @@ def differences(records: dict[str, Record], trust: bool) -> Iterator[str]:
 def _registrations() -> Iterator[str]:
     """Registrations that are damaged, or rest on a commit that the suite does not have."""
     history = History(ROOT)
-    known = not history.unknown()
+    known = not history.unknown
     for folder in sorted((results.base() / "registrations").glob("*")):
         for path in sorted(folder.glob("*.yaml")):
             try:

@@ -236,7 +236,7 @@ def evaluate(expression: Expression, table: Table, seed: int) -> float:
     """The value for one seed. Raises Missing if a stage, a metric or a finite value lacks."""
 
     def value(metric: Metric, stage: str) -> float:
-        if stage not in table:
+        if not table.get(stage):
             raise Missing(f"{stage} did not finish")
         if metric.name not in table[stage]:
             raise Missing(f"{stage} reports no {metric.name}; it reports {', '.join(table[stage])}")
@@ -250,7 +250,7 @@ def evaluate(expression: Expression, table: Table, seed: int) -> float:
     def walk(part: Expression) -> list[float]:
         if isinstance(part, Metric):
             named = fitting(part, table)
-            if not named:
+            if not any(table[stage] for stage in named):
                 raise Missing(f"{part.stage} did not finish")
             return [value(part, stage) for stage in named]
         if isinstance(part, Call):

@@ -169,6 +169,17 @@ def judge(
     )
 
 
+def asked(entry: Entry) -> claims.Questions:
+    """What an entry was judged by, as its record states it."""
+    recorded = [claim.claim() for claim in entry.claims]
+    return claims.Questions(recorded, entry.checks_asked(), [item.published() for item in entry.published])
+
+
+def judged_now(entry: Entry) -> Entry:
+    """An entry judged by its own questions and by the rules as they are now."""
+    return judge(entry, asked(entry), {claim.name: claim.outcomes for claim in entry.claims})
+
+
 def _curves(plans: Sequence[Plan], stage: str) -> dict[str, Curve]:
     """Mean, smallest and largest value over seeds, by epoch, for every logged metric that people look at."""
     runs = [read_rows(p.stages[stage].directory / "metrics.csv") for p in plans]

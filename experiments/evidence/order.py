@@ -7,12 +7,16 @@ commit, does not. Dates are no proof and are not read. Nobody can exclude a priv
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import re
 import subprocess
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +28,7 @@ FACTS = ("hardware", "versions", "threads", "code")  # of an entry's provenance:
 
 @dataclass(frozen=True)
 class History:
-    """The commits of a checkout."""
+    """The commits of a checkout. What is looked up for many files is looked up once: see `of`."""
 
     root: Path
 
@@ -38,6 +42,7 @@ class History:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
+    @cached_property
     def unknown(self) -> str:
         """Why order cannot be told here; empty if it can."""
         if self.git("rev-parse", "HEAD") is None:
@@ -63,16 +68,59 @@ class History:
 
     def versions(self, path: str) -> list[str]:
         """The commits that changed a file, the newest first; on every branch that led here, merges left out."""
-        listed = self.git("log", "--full-history", "--no-merges", "--format=%H", "--", path)
-        return listed.split() if listed else []
+        return self._changes.get(path, [])
+
+    @cached_property
+    def _changes(self) -> dict[str, list[str]]:
+        """The commits that changed each file below results/."""
+        listed = self.git(
+            *("-c", "core.quotePath=false", "log", "--full-history", "--no-merges", "--no-renames", "--name-only"),
+            *("--format=commit %H", "--", "results"),
+        )
+        changes: dict[str, list[str]] = defaultdict(list)
+        commit = ""
+        for line in (listed or "").splitlines():
+            if line.startswith("commit "):
+                commit = line.removeprefix("commit ")
+            elif line:
+                changes[line].append(commit)
+        return dict(changes)
 
     def mentions(self, text: str, path: str) -> list[str]:
         """The commits in which a file began or ceased to hold a text so many times, the newest first."""
-        listed = self.git("log", "--full-history", "--no-merges", "--format=%H", f"-S{text}", "--", path)
+        told = "".join(f"{commit}\n" for commit in self.versions(path))
+        listed = told and self.git(
+            "log", "--no-walk=unsorted", "--format=%H", f"-S{text}", "--stdin", "--", path, told=told
+        )
         return listed.split() if listed else []
 
     def read(self, commit: str, path: str) -> str | None:
         return self.git("show", f"{commit}:{path}")
+
+    def read_each(self, commits: Sequence[str], path: str) -> Iterator[str | None]:
+        """A file as it was in each of these commits; None where it was not there."""
+        asked = "".join(f"{commit}:{path}\n" for commit in commits).encode()
+        done = subprocess.run(
+            ["git", "cat-file", "--batch"], cwd=self.root, input=asked, capture_output=True, check=True
+        )
+        printed = io.BytesIO(done.stdout)
+        for _ in commits:
+            said = printed.readline().split()
+            if said[-1] == b"missing":
+                yield None
+                continue
+            yield printed.read(int(said[-1])).decode()
+            printed.readline()
+
+
+def of(root: Path) -> History:
+    """The history of a checkout as it is now; the same object until its HEAD moves."""
+    return _history(root, History(root).git("rev-parse", "HEAD"))
+
+
+@lru_cache(maxsize=4)
+def _history(root: Path, head: str | None) -> History:
+    return History(root)
 
 
 def problems(history: History, registered: str, record: str, digest: str, title: str) -> Iterator[str]:
@@ -122,8 +170,9 @@ def losses(history: History, record: str) -> Iterator[str]:
         record: path of the paper's record.
     """
     before: Plain = {}
-    for commit in [*reversed(history.versions(record)), ""]:
-        text = history.read(commit, record) if commit else _read(history.root / record)
+    commits = list(reversed(history.versions(record)))
+    texts = chain(history.read_each(commits, record), [_read(history.root / record)])
+    for commit, text in zip([*commits, ""], texts, strict=True):
         after = _entries(text)
         where = f"{record} of {commit[:8]}" if commit else record
         for title, entry in before.items():

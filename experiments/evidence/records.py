@@ -170,14 +170,15 @@ class Entry(Part):
         return bool(self.seeds) and told and any(stage.metrics for stage in self.stages.values())
 
     def table(self) -> Table:
-        """Its metrics: stage -> metric -> seed -> value."""
+        """Its metrics: stage -> metric -> seed -> value. Of a stage that did not run none, so that a mean over `arm_*`
+        without one of its arms is missing, too; what ran and measures nothing is left out."""
         return {
             name: {
                 metric: {seed: value for seed, value in zip(self.seeds, values, strict=True) if value is not None}
                 for metric, values in stage.metrics.items()
             }
             for name, stage in self.stages.items()
-            if stage.metrics
+            if stage.metrics or not any(stage.fingerprints)
         }
 
     def checks_asked(self) -> list[Check]:

@@ -373,4 +373,4 @@ def test_a_folder_inside_another_repository_says_that_order_is_not_checked(
     assert code == 0
     assert "is not checked: not a git checkout" in out  # what was copied has no repository
     with overlay.opened(str(theirs)):
-        assert History(results.base().parent).unknown() == "a folder inside of another repository"
+        assert History(results.base().parent).unknown == "a folder inside of another repository"

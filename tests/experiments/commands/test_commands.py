@@ -317,7 +317,7 @@ def test_a_forgery_that_is_judged_and_sealed_anew_is_named(forgery: str) -> None
     record = results.read("meal_v2")
     assert record is not None
     entry = record.entries["mini"]
-    asked = check_results.questions(entry)
+    asked = assembly.asked(entry)
     forged = assembly.judge(entry, replace(asked, claims=FORGERIES[forgery](list(asked.claims))))
     record.entries["mini"] = forged.model_copy(update={"seal": results.seal(forged)})
     wrong = list(check_results.check(record))

@@ -78,6 +78,14 @@ def test_what_is_missing_is_said(text: str, seed: int, said: str) -> None:
         expressions.evaluate(expressions.parse(text, "claim"), TABLE, seed)
 
 
+def test_a_mean_over_arms_waits_for_all_of_them() -> None:
+    """Without the third, it would be the mean of two."""
+    mean = expressions.parse("mean(arm_*/test/top1)", "claim")
+    expressions.evaluate(mean, TABLE, 0)
+    with pytest.raises(Missing, match="arm_3 did not finish"):
+        expressions.evaluate(mean, {**TABLE, "arm_3": {}}, 0)
+
+
 def test_comparisons() -> None:
     left, sign, right = expressions.comparison("a/test/top1 - b/test/top1 >= 10", "requires")
     assert expressions.COMPARE[sign](*(expressions.evaluate(side, TABLE, 0) for side in (left, right)))

@@ -215,7 +215,7 @@ def test_a_record_tells_what_it_was_judged_by(asked: Claim) -> None:
     again = Entry.model_validate(json.loads(json.dumps(recorded.plain())))
     told = again.claims[0].claim().content()
     assert json.loads(json.dumps(told)) == json.loads(json.dumps(asked.content()))
-    judged_again = assembly.judge(again, check_results.questions(again))
+    judged_again = assembly.judged_now(again)
     assert judged_again.claims == recorded.claims
 
 
@@ -244,7 +244,7 @@ def test_an_altered_comparison_is_found(place: str) -> None:
     judged = entry(claim(main=True), b=around(2), c=around(0))
     edited = judged.model_copy(deep=True)
     EDITS[place](edited.claims[0])
-    again = assembly.judge(edited, check_results.questions(edited))
+    again = assembly.judged_now(edited)
     recorded, derived = ([item.model_dump() for item in e.claims] for e in (edited, again))
     assert list(check_results.differences(recorded, derived, "claims"))
     assert not list(check_results.differences([c.model_dump() for c in judged.claims], derived, "c")) or place == "than"

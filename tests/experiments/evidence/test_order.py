@@ -123,16 +123,16 @@ def test_results_that_came_on_a_branch_without_the_registration(tmp_path: Path, 
 def test_a_shallow_clone_and_a_folder_without_history_say_that_they_cannot_tell(
     tmp_path: Path, git: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    assert History(tmp_path).unknown() == "a history of one commit, as of a copy"
+    assert History(tmp_path).unknown == "a history of one commit, as of a copy"
     (tmp_path / "c").write_text("c")
     commit(git, "a second one")
-    assert History(tmp_path).unknown() == ""
+    assert History(tmp_path).unknown == ""
     bare = tmp_path_factory.mktemp("bare")
-    assert History(bare).unknown() == "not a git checkout"
+    assert History(bare).unknown == "not a git checkout"
     (tmp_path / "d").write_text("d")
     commit(git, "again")
     subprocess.run(["git", "clone", "-q", "--depth", "1", f"file://{tmp_path}", str(bare / "clone")], check=True)
-    assert "shallow" in History(bare / "clone").unknown()
+    assert "shallow" in History(bare / "clone").unknown
 
 
 PAST = {"registered": {"hash": "old", "stream": 1}, "seeds": [1, 2]}
