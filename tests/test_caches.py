@@ -35,6 +35,7 @@ KEPT_IN_MEMORY = {
     "experiments.config.reading.known_stages": "the paper; files of this project",
     "experiments.config.reading.paper_file": "the paper; a file of this project",
     "experiments.config.written._adapter": "the type",
+    "experiments.evidence.order._history": "the folder, and the commit that is its HEAD",
     "experiments.identity.content._digest": "the data's configuration, until `forget`: after each stage",
     "experiments.identity.definitions.read_module": "the module; this project's code",
     "experiments.identity.dependencies._run_on_import": "the module; this project's code",
