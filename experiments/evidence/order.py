@@ -67,7 +67,8 @@ class History:
         return first != second and self.git("merge-base", "--is-ancestor", first, second) is not None
 
     def versions(self, path: str) -> list[str]:
-        """The commits that changed a file, the newest first; on every branch that led here, merges left out."""
+        """The commits that changed a file below results/, the newest first; on every branch that led here, merges left
+        out."""
         return self._changes.get(path, [])
 
     @cached_property
