@@ -28,6 +28,7 @@ from experiments.config import claims, compose, vary
 from experiments.evidence import (
     assembly,
     images,
+    lost_commits,
     naming,
     order,
     pictures,
@@ -75,11 +76,15 @@ def main(argv: list[str]) -> int:
         wrong += list(pictures.problems(paper))
         wrong += list(counted(paper))
     wrong += list(statements.copies(records))
-    if not argv and current() is None:
-        wrong += list(_readme())
+    lost = lost_commits.read()
+    if not argv:
+        wrong += list(_lost(records.values(), lost))
+        wrong += [] if current() else list(_readme())
     for line in wrong:
         console.say(console.Text.assemble(("differs", "red"), f" {line}"))
     console.say(f"{entries} entries of {len(papers)} papers re-derived, {len(wrong)} differences")
+    for item in lost.values():
+        console.say(f"{item.commit[:12]} is in no clone; {item.same_code[:12]} has its code: {item.why}")
     unknown = order.of(home()).unknown
     if unknown:
         console.say(
@@ -145,9 +150,23 @@ def _stated(entry: Entry) -> Iterator[str]:
     yield from statements.shapes(entry)
     if not entry.registered.by_hand:
         yield from statements.under(entry)
-    history = order.of(results.base().parent if current() is None else ROOT)  # an overlay's code is the suite's too
+    history = _history_of_code()
     if not history.unknown:
-        yield from statements.commits(entry, history)
+        yield from statements.commits(entry, history, lost_commits.read())
+
+
+def _history_of_code() -> order.History:
+    """An overlay's code is the suite's too."""
+    return order.of(results.base().parent if current() is None else ROOT)
+
+
+def _lost(records: Iterable[Record], lost: Mapping[str, lost_commits.Lost]) -> Iterator[str]:
+    """What is wrong with the list of commits that records name and no clone has."""
+    history = _history_of_code()
+    if not history.unknown:
+        entries = [entry for record in records for entry in record.entries.values()]
+        named = {commit for entry in entries for _, commit in statements.named(entry)}
+        yield from lost_commits.problems(lost, named, history)
 
 
 def differing_images(paper: str, title: str, entry: Entry, where: str) -> Iterator[str]:

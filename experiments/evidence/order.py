@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import re
 import subprocess
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -56,11 +55,19 @@ class History:
         return ""
 
     def missing(self, commits: Sequence[str]) -> set[str]:
-        """Of these, what is no commit here: full hashes alone count, since a short one or a branch may come to be."""
-        full = [commit for commit in commits if re.fullmatch("[0-9a-f]{40}", commit)]
-        asked = "".join(f"{commit}\n" for commit in full)
-        lines = (self.git("cat-file", "--batch-check=%(objectname) %(objecttype)", told=asked) or "").splitlines()
-        return set(commits) - {line.split()[0] for line in lines if line.endswith(" commit")}
+        """Of these, what did not lead here: full hashes alone count, since a short one or a branch may come to be.
+
+        A commit of a branch that was made anew may still lie about in this checkout; no other clone has it.
+        """
+        return set(commits) - self._commits
+
+    @cached_property
+    def _commits(self) -> set[str]:
+        return set((self.git("rev-list", "HEAD") or "").split())
+
+    def differs(self, first: str, second: str) -> bool:
+        """Whether two commits have other files, those below results/ left out."""
+        return self.git("diff", "--quiet", first, second, "--", ".", ":(exclude)results") is None
 
     def is_before(self, first: str, second: str) -> bool:
         """Whether a commit is a strict ancestor of another."""

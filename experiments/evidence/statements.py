@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from experiments.config import expressions
@@ -44,20 +44,29 @@ def shapes(entry: Entry) -> Iterator[str]:
             yield f"confirmed: {name}: {shown.fingerprint!r} is no fingerprint; expected twelve hex digits"
 
 
-def commits(entry: Entry, history: History) -> Iterator[str]:
-    """Commits that an entry says its numbers, its history or its confirmations are of, and that do not exist."""
-    named = {"code": entry.provenance.code.commit}
+def commits(entry: Entry, history: History, lost: Collection[str] = ()) -> Iterator[str]:
+    """Commits that an entry says its numbers, its history or its confirmations are of, and that did not lead here.
+
+    Args:
+        lost: commits that are told of elsewhere.
+    """
+    pairs = [pair for pair in named(entry) if pair[1] not in lost]
+    absent = history.missing(sorted({commit for _, commit in pairs}))
+    for what, commit in pairs:
+        if commit in absent:
+            yield f"{what}: the commit {commit[:12]} is not in the history"
+
+
+def named(entry: Entry) -> list[tuple[str, str]]:
+    """What of an entry names a commit, and the commit, as often as it names one."""
+    told = {"code": entry.provenance.code.commit}
     for index, item in enumerate(entry.history):
-        named[f"history {index}"] = item.commit
+        told[f"history {index}"] = item.commit
     for name, shown in entry.confirmed.items():
-        named |= {f"confirmed {name}": shown.commit, f"confirmed {name} against": shown.against}
+        told |= {f"confirmed {name}": shown.commit, f"confirmed {name} against": shown.against}
 
     # A text may name several commits, or None where git did not say.
-    pairs = [(what, word) for what, text in named.items() for word in (text or "").split() if word != "None"]
-    absent = history.missing(sorted({word for _, word in pairs}))
-    for what, word in pairs:
-        if word in absent:
-            yield f"{what}: the commit {word[:12]} does not exist"
+    return [(what, word) for what, text in told.items() for word in (text or "").split() if word != "None"]
 
 
 def registered(entry: Entry, filed: Filed) -> Iterator[str]:

@@ -15,20 +15,6 @@ from experiments.evidence.order import History, losses, problems
 FILE, RECORD = "results/registrations/k/mini-abc.yaml", "results/k.json"
 
 
-@pytest.fixture
-def git(tmp_path: Path) -> Callable[..., str]:
-    def run(*words: str) -> str:
-        author = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
-        done = subprocess.run(["git", *author, *words], cwd=tmp_path, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    run("init", "-q", "-b", "main")
-    (tmp_path / "a").write_text("a")
-    run("add", "-A")
-    run("commit", "-qm", "start")
-    return run
-
-
 def register(root: Path, text: str = "hash: abc\n") -> None:
     (root / FILE).parent.mkdir(parents=True, exist_ok=True)
     (root / FILE).write_text(text)
@@ -282,9 +268,10 @@ def test_an_entry_recorded_anew_under_another_title_loses_the_one_that_stood_the
     assert line.endswith("mini: registration def is gone from its history")
 
 
-def test_a_commit_is_missing_unless_its_full_hash_is_there(tmp_path: Path, git: Callable[..., str]) -> None:
+def test_a_commit_is_missing_unless_its_full_hash_led_here(tmp_path: Path, git: Callable[..., str]) -> None:
     head = git("rev-parse", "HEAD")
     tree = git("rev-parse", "HEAD^{tree}")
-    asked = [head, tree, "0" * 40, head[:12], "main", "--all", ""]
+    dropped = git("commit-tree", tree, "-m", "of a branch that was made anew")
+    asked = [head, tree, dropped, "0" * 40, head[:12], "main", "--all", ""]
     assert History(tmp_path).missing(asked) == {*asked[1:]}
     assert History(tmp_path).missing([]) == set()

@@ -79,7 +79,7 @@ def test_what_does_not_fit_its_own_record(forgery: str) -> None:
     assert list(statements.shapes(forged)) == [told]
 
 
-def test_commits_that_do_not_exist(tmp_path: Path) -> None:
+def test_commits_that_did_not_lead_here(tmp_path: Path) -> None:
     """Also a short one and a branch, which may come to be; only where git knows all commits is it looked up."""
     from experiments.common.paths import ROOT
 
@@ -92,11 +92,12 @@ def test_commits_that_do_not_exist(tmp_path: Path) -> None:
     assert list(statements.commits(forged, history)) == []
     for wrong in (NO_COMMIT, head[:10], "HEAD"):
         forged.provenance.code.commit = f"{head} {wrong}"
-        assert list(statements.commits(forged, history)) == [f"code: the commit {wrong[:12]} does not exist"]
+        assert list(statements.commits(forged, history)) == [f"code: the commit {wrong[:12]} is not in the history"]
+    assert list(statements.commits(forged, history, [*head.split(), "HEAD"])) == []
     forged.provenance.code.commit = head
     forged.confirmed = {"init": confirmed(commit=head, against=NO_COMMIT)}
     assert list(statements.commits(forged, history)) == [
-        "confirmed init against: the commit 0123456789ab does not exist"
+        "confirmed init against: the commit 0123456789ab is not in the history"
     ]
 
 
