@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
     if request.data is not None and not _may_register(request.data):
         raise InputError(f"data={request.data}: not one of the suite's; extra=FOLDER registers it in a folder of yours")
     unfilled.check(home(), request.paper, request.scale)
-    _check_vary(config, resolved, request.paper)
+    _check_knobs(config, resolved, request.paper)
     setting = naming.title(request.scale, request.variant, data=request.data)
     filed = registrations.describe(setting, resolved, plan_)
     tuned = _tuned(request.paper, setting, resolved)
@@ -88,8 +88,12 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _check_vary(config: DictConfig, resolved: Config, paper: str) -> None:
-    """Raises InputError where a replication could not draw its recipes, which would be known only after recording."""
+def _check_knobs(config: DictConfig, resolved: Config, paper: str) -> None:
+    """Raises InputError where the grid could not be tried again, or a replication could not draw its recipes, which
+    would be known only after recording."""
+    grid = tuning.read(resolved)
+    if grid is not None and not grid.none:
+        vary.put(config, grid.keys, grid.values[0], compose.groups(paper), "tune")
     knobs = vary.read(resolved)
     if knobs:
         plan(vary.turn(config, knobs, vary.draw(knobs, "", 0), compose.groups(paper)), 0)

@@ -17,7 +17,7 @@ from experiments.common.errors import InputError
 from experiments.common.overlay import home
 from experiments.common.tables import read_rows
 from experiments.config import compose, vary
-from experiments.config.trials import Grid, Knob
+from experiments.config.trials import Grid
 from experiments.evidence import naming, tuning
 from experiments.evidence.tuning import Tuned
 from experiments.identity.provenance import code_version
@@ -74,9 +74,7 @@ def main(argv: list[str]) -> int:
 
 def _plan(config: DictConfig, grid: Grid, paper: str, value: Any, seed: int) -> Plan:
     """The arms and what they need, with one value of the grid in its places."""
-    knob = Knob(keys=grid.keys, among=[value, value])
-    turned = vary.turn(config, {"tune": knob}, {"tune": value}, compose.groups(paper))
-    return only(plan(turned, seed), grid.arms)
+    return only(plan(vary.put(config, grid.keys, value, compose.groups(paper), "tune"), seed), grid.arms)
 
 
 def _gather(grid: Grid, plans: Sequence[Plan]) -> Tuned:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -72,6 +72,18 @@ def turn(
         for parent, last in places:
             parent[last] = drawn[name] if knob.times is None else _times(parent[last], drawn[name], f"vary.{name}")
     return turned
+
+
+def put(config: DictConfig, keys: Sequence[str], value: Any, groups: recipes.Groups | None, where: str) -> DictConfig:
+    """A copy of a composed configuration with one value wherever these keys stand.
+
+    Raises InputError as turn() does; it names `where`.
+    """
+    changed = copy.deepcopy(config)
+    for key in keys:
+        for parent, last in list(_places(changed, key, groups or {}, where)):
+            parent[last] = value
+    return changed
 
 
 def _places(config: DictConfig, key: str, groups: recipes.Groups, where: str) -> Iterator[tuple[DictConfig, str]]:

@@ -17,10 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.benchmarks.networks import Pair
 from experiments.commands import check_results, reproduce
 from experiments.common.paths import ROOT
-from experiments.config import claims, compose
+from experiments.config import claims, compose, vary
 from experiments.config.instantiate import check
 from experiments.config.written import read
-from experiments.evidence import naming, operations, results
+from experiments.evidence import naming, operations, results, tuning
 from experiments.identity import definitions, dependencies
 from experiments.identity.fingerprint import targets
 from experiments.running import training
@@ -46,8 +46,8 @@ def variants(paper: str, scale: str) -> list[str | None]:
 
 @pytest.mark.parametrize("paper", PAPERS)
 def test_every_setting_composes_and_checks(paper: str, tmp_path: Path) -> None:
-    """Composed once each: targets and arguments exist, claims and published numbers are of its stages, its data files
-    overrule nothing, and its record is judged by what is declared."""
+    """Composed once each: targets and arguments exist, claims and published numbers are of its stages, its grid turns
+    numbers that are there, its data files overrule nothing, and its record is judged by what is declared."""
     entries = results.entries(paper)
     for scale in SCALES:
         for variant in variants(paper, scale):
@@ -60,6 +60,9 @@ def test_every_setting_composes_and_checks(paper: str, tmp_path: Path) -> None:
             assert variant is not None or questions.main is not None, "no main claim"
             assert {item.stage for item in questions.published} <= set(this.stages), words
             assert all(item.source for item in questions.published), words
+            grid = tuning.read(this.config) if scale == "mini" else None
+            if grid is not None and not grid.none:
+                vary.put(config, grid.keys, grid.values[0], compose.groups(paper), "tune")
             if variant is None:
                 check_that_data_files_overrule_nothing(paper, scale, config)
             entry = entries.get(naming.title(scale, variant))
