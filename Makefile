@@ -4,6 +4,8 @@ BIN    := .venv/bin
 READY  := .venv/.ready
 # UV=1 installs the same locks by uv, in seconds where pip takes minutes; uv must be on the PATH.
 PIP    := $(if $(UV),uv pip install --python,) $(BIN)/python $(if $(UV),,-m pip install --disable-pip-version-check --no-compile) --quiet
+# Compiles on all cores, where pip takes one; what cannot be compiled is a template.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 VENV    = $(if $(UV),uv venv --quiet --seed --python $(PYTHON) .venv,$(PYTHON) -m venv .venv)
 
 # Compiled files are kept whatever the environment says: to compile all tests anew takes each process ten seconds.
@@ -131,7 +133,7 @@ $(READY): pyproject.toml requirements.lock
 	@$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH) # from one index alone
 	@echo "3 of 3: this project itself"
 	@$(PIP) --no-deps --no-build-isolation --editable .
-	@$(BIN)/python -m compileall -qq -j 0 .venv/lib || true # on all cores, where pip takes one; templates may not compile
+	@$(COMPILE)
 	@touch $@
 
 setup: $(READY) ## create .venv with what is needed (UV=1: by uv; TORCH_INDEX=: source of torch)
@@ -141,6 +143,7 @@ extras: $(READY) ## for some full recipes: EXTRAS=attacks,clip,diffusion,mlflow,
 	@for extra in $(subst $(comma),$(space),$(EXTRAS)); do \
 		test -f requirements-$$extra.lock || { echo "error: no extra $$extra; there are: $(LOCKED)"; exit 2; }; \
 		$(PIP) --require-hashes --no-deps --only-binary :all: --requirement requirements-$$extra.lock || exit 1; done
+	@$(COMPILE)
 
 ##@ Judge a claim
 reproduce: $(READY) ## train method and baselines until the main claim is decided; print verdicts

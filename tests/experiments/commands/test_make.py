@@ -111,10 +111,16 @@ def test_uv_sets_up_from_the_same_locks() -> None:
     by_pip, by_uv = commands(), commands("UV=1")
     assert len(by_pip) == len(by_uv) == 4
     for one, other in zip(by_pip, by_uv, strict=True):
-        start = ".venv/bin/python -m pip install --disable-pip-version-check --quiet "
+        start = ".venv/bin/python -m pip install --disable-pip-version-check --no-compile --quiet "
         assert one.strip().startswith(start)
         assert other.strip() == f"uv pip install --python .venv/bin/python --quiet {one.strip().removeprefix(start)}"
     assert sum("--require-hashes" in line for line in by_uv) == 2
+
+
+@pytest.mark.parametrize("words", ["setup", "setup UV=1", "extras EXTRAS=clip"])
+def test_packages_are_compiled_once_all_are_there(words: str) -> None:
+    lines = shell.make("--always-make", *words.split()).stdout.replace("\\\n", " ").splitlines()
+    assert "compileall" in [line for line in lines if "install" in line or "compileall" in line][-1]
 
 
 def test_each_target_uses_the_variables_that_it_is_said_to_read() -> None:
