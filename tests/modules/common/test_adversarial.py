@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from datamodules.common.loader import batch_type
 from modules.common.adversarial import AdversarialClassifier, Attack
+from tests.schedules import half
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
@@ -126,9 +127,6 @@ def test_accuracy_under_attack_is_reported_by_name(monkeypatch: pytest.MonkeyPat
 
 
 def test_without_an_attack_a_step_is_plain_and_options_are_kept() -> None:
-    def half(position: Any) -> float:
-        return 0.5
-
     logits = torch.tensor([[3.0, 1.0, 0.0], [0.0, 1.0, 2.0], [0.0, 0.5, 0.0], [1.0, 0.0, 0.0]])
     labels = torch.tensor([0, 2, 1, 2])  # three of four are right
     module = AdversarialClassifier(nn.Identity(), 3, optimizer=torch.optim.SGD, schedule=half)

@@ -14,15 +14,12 @@ from torch.nn import functional as F
 from datamodules.common.loader import batch_type
 from modules.common.classifier import Classifier
 from modules.common.judge import Judge
+from tests.schedules import half
 
 Batch = batch_type(("x", "y"))
 LOGITS = torch.tensor([[3.0, 1.0, 0.0], [0.0, 1.0, 2.0], [0.0, 0.5, 0.0], [1.0, 0.0, 0.0]])
 LABELS = torch.tensor([0, 2, 1, 2])  # three of four are right
 SGD = partial(torch.optim.SGD, lr=0.5)
-
-
-def half(position: Any) -> float:
-    return 0.5
 
 
 def means(module: Any) -> dict[str, float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from torch.nn import functional as F
 
 from datamodules.common.loader import batch_type
 from modules.common.detection import DetectionScores, Detector, score_of
+from tests.schedules import half
 
 
 def test_two_outputs_are_one() -> None:
@@ -103,9 +103,6 @@ def test_generators_without_pictures_are_left_out_and_later_ones_are_not() -> No
 
 def test_a_score_of_nothing_is_an_answer_of_real() -> None:
     """Accuracy of training: above 0 is generated; 0 is not."""
-
-    def half(position: Any) -> float:
-        return 0.5
 
     module = Detector(nn.Identity(), torch.optim.SGD, half)
     scores = torch.tensor([[2.0], [0.0], [-1.0], [3.0]])

@@ -22,6 +22,7 @@ from modules.common.diffusion import (
     variational_bound,
 )
 from modules.common.unet import UNet
+from tests.schedules import half
 
 
 def network(**options: Any) -> UNet:
@@ -216,9 +217,6 @@ def test_everything_is_made_where_the_images_are() -> None:
 
 
 def test_optimiser_and_schedule_are_kept() -> None:
-    def half(position: Any) -> float:
-        return 0.5
-
     model = DDPM(network(), NoiseSchedule(), optimizer=torch.optim.Adam, schedule=half)
     assert (model.optimizer_factory, model.schedule) == (torch.optim.Adam, half)
     assert list(model.trained()) == list(model.network.parameters())

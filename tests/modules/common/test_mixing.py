@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from modules.common.mixing import MixedClassifier, warm_cosine
 from modules.common.schedules import Position
+from tests.schedules import half
 
 
 def tensor(*shape: int) -> Tensor:
@@ -138,8 +139,5 @@ def test_numbers_outside_their_range(options: dict[str, float]) -> None:
 
 
 def test_optimiser_schedule_and_smoothing_are_kept() -> None:
-    def half(position: Any) -> float:
-        return 0.5
-
     module = MixedClassifier(nn.Identity(), 3, label_smoothing=0.2, optimizer=torch.optim.SGD, schedule=half)
     assert (module.label_smoothing, module.optimizer_factory, module.schedule) == (0.2, torch.optim.SGD, half)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from datamodules.common.loader import batch_type
 from modules.common.probe import Probe, keep_for_a_loss
+from tests.schedules import half
 
 X = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [2.0, 0.0]])
 BATCH = batch_type(("x", "y"))(X, torch.tensor([0, 1, 1, 0]))
@@ -75,9 +76,6 @@ def test_a_probe_without_features_says_so() -> None:
 
 
 def test_an_epochs_books_of_each_head() -> None:
-    def half(position: Any) -> float:
-        return 0.5
-
     module = Doubled({"one": identity(), "two": identity()}, 2, "two", torch.optim.SGD, half)
     assert (module.optimizer_factory, module.schedule) == (torch.optim.SGD, half)
     assert len(list(module.trained())) == 2

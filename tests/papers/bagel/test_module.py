@@ -22,7 +22,7 @@ from experiments.running import training
 from experiments.running.plan import Plan
 from modules.bagel import COLLAPSED, MistakeCounts, MistakeTables, MultiLabelEvaluation, SelectedSlice, collapsed_table
 from modules.common.multilabel import MultiLabelAccuracy, among, class_average
-from modules.common.schedules import Position
+from tests.schedules import half
 
 ROOT = Path(os.environ.get("REPRISE_DATA", "data"))
 NAMES = {
@@ -231,9 +231,6 @@ def test_a_slice_is_what_every_judge_gets_wrong() -> None:
 
 
 def test_a_stage_keeps_its_optimiser_and_schedule() -> None:
-    def half(position: Position) -> float:
-        return 0.5
-
     sgd = partial(torch.optim.SGD, lr=0.1)
     module = MultiLabelEvaluation(Given(), 3, optimizer=sgd, schedule=half)
     assert (module.optimizer_factory, module.schedule) == (sgd, half)

@@ -18,6 +18,7 @@ from modules.case_based_prototypes.losses import LossWeights, code_error, protot
 from modules.case_based_prototypes.module import CaseBased
 from modules.case_based_prototypes.networks import CaseBasedNetwork
 from modules.common.classifier import Classifier
+from tests.schedules import half
 
 
 def reached(loss: Tensor, net: CaseBasedNetwork) -> set[str]:
@@ -152,9 +153,6 @@ def test_a_step_tells_its_terms_and_its_accuracy(
 
 
 def test_a_model_trains_with_its_own_optimizer_and_schedule(network: Callable[..., CaseBasedNetwork]) -> None:
-    def half(position: Any) -> float:
-        return 0.5
-
     module = CaseBased(network(), 10, LossWeights(), optimizer=torch.optim.Adam, schedule=half)
     assert (module.optimizer_factory, module.schedule) == (torch.optim.Adam, half)
 

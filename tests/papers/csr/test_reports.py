@@ -18,15 +18,12 @@ from modules.csr.interaction import Doctor
 from modules.csr.module import ConceptModel, Prototypes
 from modules.csr.networks import ConceptNetwork, ConceptPrototypes
 from modules.csr.task import TaskHead
+from tests.schedules import half
 
 
 def concept_network() -> ConceptNetwork:
     torch.manual_seed(0)
     return ConceptNetwork(nn.Conv2d(3, 4, 3), 4, 2)
-
-
-def half(position: Any) -> float:
-    return 0.5
 
 
 def stages(**options: Any) -> list[Any]:

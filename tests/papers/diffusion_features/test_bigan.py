@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from modules.common.schedules import Position
 from modules.diffusion_features.bigan import BiGAN, halvings
+from tests.schedules import half
 
 
 @pytest.fixture
@@ -44,9 +44,6 @@ def test_slopes_are_dcgans(gan: BiGAN) -> None:
 
 
 def test_both_players_keep_to_the_schedule() -> None:
-    def half(position: Position) -> float:
-        return 0.5
-
     assert BiGAN(1, 8, 4, 6, partial(torch.optim.Adam, lr=1e-3), half).schedule is half
 
 

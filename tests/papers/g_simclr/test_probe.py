@@ -14,6 +14,7 @@ from datamodules.g_simclr.images import UnitImages
 from modules.common.stopping import Best
 from modules.g_simclr.module import GSimCLR
 from modules.g_simclr.probe import FineTuned, Probe
+from tests.schedules import half
 
 Small = Callable[..., GSimCLR]
 ADAM = partial(torch.optim.Adam, lr=0.01)
@@ -198,10 +199,6 @@ def test_a_classifiers_loss_is_plain_cross_entropy(small: Small, images: UnitIma
     assert float(loss.detach()) == pytest.approx(
         float(nn.functional.cross_entropy(module(batch.x), batch.y).detach()), rel=1e-6
     )
-
-
-def half(position: Any) -> float:
-    return 0.5
 
 
 def test_every_stage_trains_with_its_own_optimizer_and_schedule(small: Small) -> None:

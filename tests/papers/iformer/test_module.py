@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from modules.common.schedules import Position
 from modules.iformer.module import IFormerClassifier
 from modules.iformer.networks import IFormer
+from tests.schedules import half
 
 
 def test_decay_reaches_positions_but_no_vector(tiny: Callable[..., IFormer]) -> None:
@@ -27,9 +27,6 @@ def test_decay_reaches_positions_but_no_vector(tiny: Callable[..., IFormer]) -> 
 
 
 def test_the_module_trains_with_the_optimizer_and_the_schedule_that_it_is_given(tiny: Callable[..., IFormer]) -> None:
-    def half(position: Position) -> float:
-        return 0.5
-
     module = IFormerClassifier(
         tiny(), 5, optimizer=partial(torch.optim.AdamW, lr=3e-3, weight_decay=0.05), schedule=half
     )

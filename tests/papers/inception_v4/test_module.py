@@ -14,12 +14,12 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from modules.common.averaging import WeightAverage
-from modules.common.schedules import Position
 from modules.inception_v4 import architectures
 from modules.inception_v4.blocks import Auxiliary
 from modules.inception_v4.module import InceptionClassifier, total_loss
 from modules.inception_v4.networks import JOINS
 from tests.papers.inception_v4.helpers import batch, parameters, quiet, small
+from tests.schedules import half
 
 
 def test_auxiliary_classifier_is_slims() -> None:
@@ -113,9 +113,6 @@ def test_the_average_follows_every_step_of_a_fit() -> None:
 
 
 def test_a_classifier_keeps_its_schedule() -> None:
-    def half(position: Position) -> float:
-        return 0.5
-
     assert InceptionClassifier(small(), 10, optimizer=partial(torch.optim.SGD, lr=0.1), schedule=half).schedule is half
 
 

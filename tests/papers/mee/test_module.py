@@ -18,6 +18,7 @@ from modules.mee.module import MaEMGAN
 from modules.mee.neighbours import Shift
 from modules.mee.networks import Embedding
 from modules.mee.terms import Terms
+from tests.schedules import half
 
 
 def gan(packing: int = 1, critic_steps: int = 3, **terms: Any) -> MaEMGAN:
@@ -230,9 +231,6 @@ def test_wrong_arguments() -> None:
 
 
 def test_players_train_with_their_own_optimizer_and_schedule() -> None:
-    def half(position: Any) -> float:
-        return 0.5
-
     plain = gan()
     module = MaEMGAN(plain.generator, plain.embedding, RingScores(), optimizer=torch.optim.Adam, schedule=half)
     assert (module.optimizer_factory, module.schedule) == (torch.optim.Adam, half)

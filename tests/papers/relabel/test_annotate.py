@@ -19,6 +19,7 @@ from modules.common.networks import ConvNet
 from modules.relabel.annotate import LabelMaps, split_at_pooling
 from modules.relabel.module import CutMix, Labels, ReLabel
 from modules.relabel.pooling import cell_weights, keep_best
+from tests.schedules import half
 
 Numbered = namedtuple("Numbered", ["x", "y", "row"])
 Cropped = namedtuple("Cropped", ["x", "y", "box", "map"])
@@ -161,8 +162,5 @@ def test_labels_are_hard_or_smooth_by_hand(crops: Any) -> None:
 
 
 def test_a_student_trains_with_its_own_optimizer_and_schedule() -> None:
-    def half(position: Any) -> float:
-        return 0.5
-
     module, _ = student(optimizer=torch.optim.SGD, schedule=half)
     assert (module.optimizer_factory, module.schedule) == (torch.optim.SGD, half)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modules.common.classifier import Classifier
-from modules.common.schedules import Position
 from modules.robust_pbn.backbones import (
     Backbone,
     PartNetwork,
@@ -28,6 +27,7 @@ from modules.robust_pbn.backbones import (
 from modules.robust_pbn.deep import EndToEnd, HeadOnly, PartClassifier, Parts, explain
 from modules.robust_pbn.heads import NormalisedRBF, StableCBC
 from modules.robust_pbn.losses import CrossEntropy, Margin, alignment_loss, margin_loss, tanh_loss
+from tests.schedules import half
 
 CBC = partial(StableCBC, start="deep")
 
@@ -254,9 +254,6 @@ def test_validation_and_test_report_the_same_images_alike(logged: Callable[..., 
 
 
 def test_stages_keep_their_optimiser_and_schedule() -> None:
-    def half(position: Position) -> float:
-        return 0.5
-
     options: dict[str, Any] = {"optimizer": partial(torch.optim.SGD, lr=0.1), "schedule": half}
     parts = phase_1()
     second = HeadOnly(parts, CBC, 3, Margin(0.025), **options)

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from modules.common.schedules import Position
 from modules.semiotics.images import Randomizer
 from modules.semiotics.module import CONN, mean_prediction
 from modules.semiotics.networks import Autoencoder, Convolutional, Dense
 from modules.semiotics.perception import Perception, repeat
 from modules.semiotics.person import Person
+from tests.schedules import half
 
 
 def person(network: nn.Module | None = None) -> Person:
@@ -110,9 +110,6 @@ def test_a_step_tells_its_loss_and_accuracy_over_all_states() -> None:
 
 
 def test_a_classifier_trains_with_the_optimizer_and_the_schedule_that_it_is_given() -> None:
-    def half(position: Position) -> float:
-        return 0.5
-
     module = conn(optimizer=partial(torch.optim.Adam, lr=3e-3), schedule=half)
     optimizer = module.configure_optimizers()
     assert isinstance(optimizer, torch.optim.Adam)

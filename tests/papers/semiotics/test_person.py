@@ -14,6 +14,7 @@ from datamodules.common.loader import batch_type
 from modules.semiotics.networks import Autoencoder, Convolutional, Dense
 from modules.semiotics.perception import Perception
 from modules.semiotics.person import NEAR, Communication, Means, Person, nearest, reconstruction_loss, rms
+from tests.schedules import half
 
 Logged = Callable[..., dict[str, float]]
 
@@ -204,9 +205,6 @@ def test_persons_who_think_before_they_answer(logged: Logged) -> None:
 
 
 def test_a_person_trains_with_its_optimizer_and_schedule_and_sees_pixels() -> None:
-    def half(position: Any) -> float:
-        return 0.5
-
     module = Person(Autoencoder(16, 24), Perception(), optimizer=torch.optim.SGD, schedule=half)
     assert (module.optimizer_factory, module.schedule) == (torch.optim.SGD, half)
     x = torch.rand(3, 1, 4, 4)

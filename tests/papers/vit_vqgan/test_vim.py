@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modules.common.schedules import Position
 from modules.vit_vqgan.autoencoder import Size
 from modules.vit_vqgan.vim import Vim
+from tests.schedules import half
 
 
 def parameters(module: nn.Module) -> int:
@@ -114,9 +114,6 @@ def test_vim_trains_its_own_weights_alone(vim: Callable[..., Vim]) -> None:
 
 
 def test_vim_keeps_its_optimiser_and_schedule(vim: Callable[..., Vim]) -> None:
-    def half(position: Position) -> float:
-        return 0.5
-
     adam = partial(torch.optim.Adam, lr=0.1)
     module = vim(optimizer=adam, schedule=half)
     assert (module.optimizer_factory, module.schedule) == (adam, half)
