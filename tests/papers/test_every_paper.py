@@ -6,14 +6,12 @@ import ast
 import contextlib
 import importlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.benchmarks.networks import Pair
@@ -195,19 +193,8 @@ def test_smoke_runs_to_a_verdict_with_all_that_executes_in_its_identity(
     assert "0 stages run" in capsys.readouterr().out
 
 
-@pytest.fixture
-def _at_most_two_at_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Published networks take gigabytes: however many processes run tests, two of them hold one."""
-    session = tmp_path_factory.getbasetemp().parent  # of all processes that run these tests
-    places = [FileLock(session / f"full_recipe_{place}.lock") for place in range(2)]
-    for place in cycle(places):
-        with contextlib.suppress(Timeout), place.acquire(timeout=0.5):
-            yield
-            return
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("_few_draws", "_at_most_two_at_once")
+@pytest.mark.usefixtures("_few_draws")
 @pytest.mark.parametrize("paper", PAPERS)
 def test_full_recipe_passes_its_dry_run(
     paper: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
