@@ -126,6 +126,7 @@ def test_losses_are_the_published_ones(scale: str, make_plan: Callable[..., Plan
     assert (trivial.closeness, trivial.discrimination) == (0.0, 1.0)
     assert (support.cluster, support.separation, support.closeness, support.discrimination) == (0.8, 0.48, 1.0, 0.0)
     assert set(losses["twin"].values()) == set(losses["plain"].values())
+    assert losses["plain"]["plain"].orthogonality == (trivial.orthogonality if scale == "mini" else 0)
 
 
 def test_arms_of_a_seed_see_the_same_pictures_and_start_from_one_backbone(make_plan: Callable[..., Plan]) -> None:
