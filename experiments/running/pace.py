@@ -24,6 +24,7 @@ import pytorch_lightning as pl
 import torch
 
 from datamodules.common.base import DataModule
+from experiments.common.errors import RunError
 from experiments.common.plain import Config
 from experiments.config.switches import SWITCHES
 from experiments.config.switches import apply as apply_switches
@@ -110,10 +111,13 @@ def _clock(stage: Stage) -> Callable[[], float]:
 
 @contextlib.contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError in a block that takes longer. A thread other than the first one has no limit."""
+    """Raise RunError in a block that takes longer. A thread other than the first one has no limit.
+
+    TimeoutError would be an OSError, which whoever reads a file takes for damage to it.
+    """
 
     def expire(*_: Any) -> None:
-        raise TimeoutError(f"a step takes too long to be timed: given up after {seconds:.0f} s")
+        raise RunError(f"a step takes too long to be timed: given up after {seconds:.0f} s")
 
     if threading.current_thread() is not threading.main_thread():
         yield

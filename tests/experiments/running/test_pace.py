@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from datamodules.common.base import DataModule
+from experiments.common.errors import RunError
 from experiments.config.instantiate import build
 from experiments.config.recipes import merge
 from experiments.running import measured, pace, training
@@ -52,8 +54,8 @@ def work(seconds: float) -> None:
 
 
 def test_a_block_that_takes_too_long_is_given_up() -> None:
-    with pytest.raises(TimeoutError, match="given up after 0 s"), pace.within(0.05):
-        time.sleep(5)
+    with pytest.raises(RunError, match="given up after 0 s"), pace.within(0.05), contextlib.suppress(OSError):
+        time.sleep(5)  # as in a reader of pictures, which takes an OSError for damage
     with pace.within(0.05):
         pass
     time.sleep(0.1)  # the limit ended with its block
