@@ -11,7 +11,7 @@ from experiments.commands.schedulers import Schedulers, jobs
 from experiments.commands.setting import Setting
 from experiments.common.errors import InputError
 from experiments.config import claims, compose
-from experiments.evidence import assembly, registration, restarts, results, suite
+from experiments.evidence import assembly, naming, registration, restarts, results, suite
 from experiments.evidence.records import Entry, Registration
 from experiments.identity.provenance import cores
 from experiments.pages import console, view
@@ -111,7 +111,8 @@ class Seeds:
         from experiments.evidence import onward
 
         further = self.plans[len(self.recorded.seeds) :]
-        return onward.join(self.recorded, self.setting.questions, further, reasons, self.tries)
+        place = naming.place(self.setting.request.told)
+        return onward.join(self.recorded, self.setting.questions, further, reasons, self.tries, place)
 
     def why_stop(self, entry: Entry) -> str:
         """Why no further seed is run; empty while the main claim is open and there is room."""

@@ -44,6 +44,7 @@ def join(
     further: Sequence[Plan],
     reasons: Mapping[str, str],
     tries: Mapping[int, Sequence[Plan]] | None = None,
+    place: Sequence[str] = (),
 ) -> Entry:
     """A recorded entry and further seeds of its main claim, judged.
 
@@ -53,6 +54,7 @@ def join(
         further: a plan per further seed, all stages each.
         reasons: stage -> why it did not finish, for those that did not.
         tries: of the further seeds, those that started again.
+        place: of the further seeds, see Joined.
     """
     stages: dict[str, StageRecord] = {}
     manifests: list[Manifest] = []
@@ -65,7 +67,8 @@ def join(
     if manifests:
         latest = max(manifests, key=lambda manifest: manifest["finished"])
         hardware = Hardware(**latest["hardware"])
-        joined.append(Joined(seeds=[p.seed for p in further], hardware=hardware, versions=latest["versions"]))
+        seeds = [p.seed for p in further]
+        joined.append(Joined(seeds=seeds, hardware=hardware, versions=latest["versions"], place=list(place)))
     longer = entry.model_copy(
         update={
             "seeds": [*entry.seeds, *(p.seed for p in further)],

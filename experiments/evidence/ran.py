@@ -42,11 +42,16 @@ class Provenance(Part):
 
 
 class Joined(Part):
-    """Seeds that ran on another machine than the first ones."""
+    """Seeds that ran on another machine than the first ones.
+
+    Attributes:
+        place: as of an entry: the trainer and its devices that were asked for.
+    """
 
     seeds: Seeds
     hardware: Hardware
     versions: dict[str, str]
+    place: Names = []
 
 
 class Confirmation(Part):

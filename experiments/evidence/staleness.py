@@ -67,14 +67,16 @@ def _remembered(paper: str, entry: Entry) -> dict[str, list[str]]:
 def _found(paper: str, entry: Entry) -> dict[str, list[str]]:
     if not entry.seeds:
         return _of_both([])
-    lines = [f"paper={paper}", f"scale={entry.scale}", *entry.overrides, *entry.place]
+    lines = [f"paper={paper}", f"scale={entry.scale}", *entry.overrides]
     if entry.variant:
         lines.append(f"variant={entry.variant}")
+    precisions = {name: stage.precision for name, stage in entry.stages.items() if stage.precision}
+    plans = []
     try:
-        config: DictConfig = compose.compose(compose.request(lines).overrides)
-        precisions = {name: stage.precision for name, stage in entry.stages.items() if stage.precision}
-        ends = sorted({entry.seeds[0], entry.seeds[-1]})  # a record goes on with unchanged code alone
-        of_any, *plans = plan.plan_each(config, [0, *ends], precisions)
+        for seed in sorted({entry.seeds[0], entry.seeds[-1]}):  # a record goes on with unchanged code alone
+            config: DictConfig = compose.compose(compose.request([*lines, *_place_of(seed, entry)]).overrides)
+            of_any, of_seed = plan.plan_each(config, [0, seed], precisions)
+            plans.append(of_seed)
         declared = registration.digest(of_any.config)
     except InputError:
         return _of_both(["all"])
@@ -91,6 +93,11 @@ def _found(paper: str, entry: Entry) -> dict[str, list[str]]:
         return _of_both(changed or other)
     rested = plan.only(plans[0], main_stages).stages
     return {"all": changed or other, "main": [name for name in changed if name in rested] or other}
+
+
+def _place_of(seed: int, entry: Entry) -> list[str]:
+    """Where a seed ran: further ones may have joined from another place."""
+    return next((joined.place for joined in entry.joined if seed in joined.seeds), entry.place)
 
 
 def _of_both(found: list[str]) -> dict[str, list[str]]:

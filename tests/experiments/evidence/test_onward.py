@@ -207,6 +207,16 @@ def test_another_place_goes_on_with_the_record(recorded: Entry, tmp_path: Path) 
     assert entry.replication is not None
 
 
+@pytest.mark.usefixtures("_open")
+def test_seeds_that_join_from_another_place_make_no_record_stale(recorded: Entry, tmp_path: Path) -> None:
+    """As on a machine where the trainer is another one: the entry says which seeds ran there."""
+    assert run(tmp_path / "here", "most=3", "from_record=true", "trainer=cpu") == 0
+    entry = stored()
+    assert entry.seeds == seeds_of(recorded, 3)
+    assert (entry.place, [joined.place for joined in entry.joined]) == ([], [["trainer=cpu"]])
+    assert staleness.stale(PAPER, entry) == []
+
+
 def test_other_code_in_another_place_is_told_as_other_code(recorded: Entry, tmp_path: Path) -> None:
     edit(lambda entry: setattr(entry.stages["dense"], "fingerprints", ["0" * 12] * 2))
     assert run(tmp_path / "elsewhere", "most=2", "trainer=cpu", "record=true") == 0
