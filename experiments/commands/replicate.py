@@ -36,6 +36,9 @@ decided, and `open` otherwise. The record keeps what each seed drew.
 """
 
 
+TINY = 3  # images of a last batch that is told of
+
+
 @dataclass
 class Draws(Seeds):
     """Seeds of a replication: each has a recipe of its own, and the main claim's stages alone."""
@@ -43,7 +46,10 @@ class Draws(Seeds):
     knobs: dict[str, Knob] = field(default_factory=dict)
 
     def plans_of(self, numbers: Sequence[int]) -> list[Plan]:
-        return [self._plan(number) for number in numbers]
+        plans = [self._plan(number) for number in numbers]
+        for line in tiny_batches(plans):
+            console.say(line)
+        return plans
 
     def try_of(self, first: int, attempt: int) -> Plan:
         """A further try of a seed, with the recipe that the first one drew."""
@@ -77,6 +83,21 @@ class Draws(Seeds):
         assert registered.hash is not None
         drawn = [self.drawn(p.seed) for p in self.plans]
         return replication.build(self.plans, drawn, main, recorded, registered.hash, self.tries)
+
+
+def tiny_batches(plans: Sequence[Plan]) -> list[str]:
+    """A line for each seed whose drawn number of images leaves a last batch of one to three: the statistics that a
+    batch norm takes of so few may undo an epoch, for an arm of many norms more than for another."""
+    lines = []
+    for each in plans:
+        fitted = [stage.data for stage in each.stages.values() if stage.fit]
+        sizes = [(data.get("train_size"), data.get("batch_size")) for data in fitted]
+        left = [images % batch for images, batch in sizes if images and batch and batch > TINY]
+        few = [rest for rest in left if 0 < rest <= TINY]
+        if few:
+            told = f"the last batch of an epoch holds {min(few)}; a batch norm's statistics suffer"
+            lines.append(f"seed {each.seed}: {told}")
+    return lines
 
 
 def main(argv: list[str]) -> int:
