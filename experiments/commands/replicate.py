@@ -13,7 +13,7 @@ from experiments.commands.setting import Setting
 from experiments.common.errors import InputError
 from experiments.config import compose, vary
 from experiments.config.trials import Knob
-from experiments.evidence import replication, restarts, results
+from experiments.evidence import onward, replication, restarts, results
 from experiments.evidence.judged import JudgedClaim
 from experiments.evidence.records import Entry, Replication
 from experiments.pages import console, view
@@ -33,6 +33,7 @@ decided, and `open` otherwise. The record keeps what each seed drew.
 
   minutes=15         start no further seed after that many minutes; the same command goes on
   most=32            stop at that many seeds, decided or not
+  from_record=true   add seeds to a recorded replication whose runs are on another machine
 """
 
 
@@ -44,6 +45,7 @@ class Draws(Seeds):
     """Seeds of a replication: each has a recipe of its own, and the main claim's stages alone."""
 
     knobs: dict[str, Knob] = field(default_factory=dict)
+    before: Replication | None = None  # recorded, and goes on without its runs
 
     def plans_of(self, numbers: Sequence[int]) -> list[Plan]:
         plans = [self._plan(number) for number in numbers]
@@ -67,8 +69,16 @@ class Draws(Seeds):
         assert self.setting.registered is not None
         return replication.draw(self.knobs, self.setting.registered, number)
 
+    def own_plans(self) -> list[Plan]:
+        return self.plans[len(self.before.seeds) :] if self.before is not None else self.plans
+
     def begin(self) -> None:
-        """Train the first seeds."""
+        """Train the first seeds, or take those of the record."""
+        if self.before is not None:
+            self.plans = [self._plan(number) for number in self.before.seeds]
+            preconditions.check(self.plans, here=self.setting.runs_here)
+            console.say(f"{len(self.plans)} draws stand in the record")
+            return
         self.plans = self.plans_of([self._seed(index) for index in range(int(self.setting.config.first))])
         preconditions.check(self.plans, here=self.setting.runs_here)
         self._train(self.plans)
@@ -82,7 +92,7 @@ class Draws(Seeds):
         assert registered is not None
         assert registered.hash is not None
         drawn = [self.drawn(p.seed) for p in self.plans]
-        return replication.build(self.plans, drawn, main, recorded, registered.hash, self.tries)
+        return replication.build(self.plans, drawn, main, recorded, registered.hash, self.tries, self.before)
 
 
 def tiny_batches(plans: Sequence[Plan]) -> list[str]:
@@ -122,7 +132,8 @@ def _replicate(asked: Setting, schedulers: Schedulers) -> None:
         raise InputError(f"conf/recipe/{asked.paper}/{asked.request.scale}.yaml: says nothing of vary; expected ranges")
     assert asked.registered is not None
     scheduler = schedulers.of(asked.config, len(asked.resolved["stages"]) * int(asked.config.first))
-    draws = Draws(asked, replication.basis(asked.registered), [], scheduler, knobs=knobs)
+    before = _before(asked, entry) if asked.from_record else None
+    draws = Draws(asked, replication.basis(asked.registered), [], scheduler, knobs=knobs, before=before)
     draws.begin()
     found = draws.replicated(recorded)
     while not (stopped := _why_stop(draws, found)):
@@ -147,6 +158,15 @@ def _recorded(asked: Setting) -> tuple[Entry, JudgedClaim]:
     if entry.registered.hash != asked.registered.hash or not entry.complete():
         raise InputError(f"{asked.name}: its present registration has no record yet; make reproduce comes first")
     return entry, main
+
+
+def _before(asked: Setting, entry: Entry) -> Replication:
+    """The recorded replication that goes on. Raises InputError where there is none, or the code is another one."""
+    onward.recorded(asked.paper, asked.title, entry.registered, asked.questions.main_stages)
+    found = entry.replication
+    if found is None or found.registered != entry.registered.hash:
+        raise InputError(f"from_record=true: {asked.name} has no recorded replication; leave it out to begin")
+    return found
 
 
 def _why_stop(draws: Draws, found: Replication) -> str:

@@ -89,6 +89,10 @@ class Seeds:
         (again,) = _plans(self.setting, [restarts.seed(first, attempt)])
         return replace(only(again, self.setting.questions.main_stages), try_of=first, attempt=attempt)
 
+    def own_plans(self) -> list[Plan]:
+        """Of the seeds that are not taken from a record."""
+        return self.plans[len(self.recorded.seeds) :] if self.recorded is not None else self.plans
+
     def judged_plans(self) -> list[Plan]:
         """The plan of each seed, with the last try's stages under the seed's own number where it started again."""
         judged = []
@@ -110,7 +114,7 @@ class Seeds:
             return assembly.build(self.plans, self.looked, overrides, reasons, self.registered, self.tries)
         from experiments.evidence import onward
 
-        further = self.plans[len(self.recorded.seeds) :]
+        further = self.own_plans()
         place = naming.place(self.setting.request.told)
         return onward.join(self.recorded, self.setting.questions, further, reasons, self.tries, place)
 
@@ -168,8 +172,9 @@ class Seeds:
 
     def _start_again(self) -> None:
         """Further tries of seeds in which an arm of the main claim is dead, until none is or has any left."""
-        own = self.plans[len(self.recorded.seeds) :] if self.recorded is not None else self.plans
-        while again := [plan_ for first in own if (plan_ := self._next_try(self._tries(first))) is not None]:
+        while again := [
+            plan_ for first in self.own_plans() if (plan_ := self._next_try(self._tries(first))) is not None
+        ]:
             for plan_ in again:
                 assert plan_.try_of is not None
                 self.tries.setdefault(plan_.try_of, []).append(plan_)

@@ -22,6 +22,8 @@ from experiments.evidence.words import DECIDED
 from experiments.running.manifest import finished
 from experiments.running.plan import Plan
 
+Metrics = dict[str, dict[str, list[float | None]]]  # stage -> metric -> one value for each seed
+
 REPLICATED, NOT_REPLICATED, OPEN, NOT_APPLICABLE = "replicated", "not replicated", "open", "not applicable"
 
 
@@ -53,6 +55,7 @@ def build(
     recorded: JudgedClaim,
     replicated: str,
     tries: Mapping[int, Sequence[Plan]] | None = None,
+    before: Replication | None = None,
 ) -> Replication:
     """A replication from the records of its runs.
 
@@ -63,15 +66,13 @@ def build(
         recorded: what the registration's own seeds said of it.
         replicated: hash of that registration.
         tries: by seed, further ones of the same recipe, where an arm was dead.
+        before: a recorded replication whose seeds are the first of these plans, and whose runs are not at hand.
     """
     seeds = [p.seed for p in plans]
-    metrics: dict[str, dict[str, list[float | None]]] = {}
-    for name in plans[0].stages:
-        manifests = [finished(p.stages[name]) for p in plans]
-        for metric in dict.fromkeys(key for m in manifests if m for key in m["metrics"]):
-            if _is_asked(claim, name, metric):
-                metrics.setdefault(name, {})[metric] = [m["metrics"].get(metric) if m else None for m in manifests]
-    again = restarts.gather(tries or {})
+    metrics = _asked_metrics(plans[len(before.seeds) :] if before else plans, claim)
+    if before is not None:
+        metrics = _longer(before, metrics, len(seeds) - len(before.seeds))
+    again = [*(before.restarts if before else []), *restarts.gather(tries or {})]
     judged = restarts.judge(claim, table(seeds, metrics), seeds, len(seeds), again)
     return Replication(
         registered=replicated,
@@ -82,6 +83,32 @@ def build(
         word=word(recorded, judged),
         restarts=again,
     )
+
+
+def _asked_metrics(plans: Sequence[Plan], claim: Claim) -> Metrics:
+    """What a claim or its preconditions name of each run that is done."""
+    metrics: Metrics = {}
+    for name in plans[0].stages if plans else ():
+        manifests = [finished(p.stages[name]) for p in plans]
+        for metric in dict.fromkeys(key for m in manifests if m for key in m["metrics"]):
+            if _is_asked(claim, name, metric):
+                metrics.setdefault(name, {})[metric] = [m["metrics"].get(metric) if m else None for m in manifests]
+    return metrics
+
+
+def _longer(before: Replication, further: Metrics, count: int) -> Metrics:
+    """The recorded metrics with those of that many further seeds; None where one side has no value."""
+    longer: Metrics = {}
+    for stage in dict.fromkeys([*before.metrics, *further]):
+        recorded, found = before.metrics.get(stage, {}), further.get(stage, {})
+        longer[stage] = {
+            metric: [
+                *recorded.get(metric, [None] * len(before.seeds)),
+                *found.get(metric, [None] * count),
+            ]
+            for metric in dict.fromkeys([*recorded, *found])
+        }
+    return longer
 
 
 def _is_asked(claim: Claim, stage: str, metric: str) -> bool:

@@ -306,6 +306,16 @@ def test_a_registration_is_a_commit_of_its_own_and_binds(copied: Path) -> None:
         rates.add(yaml.safe_load(path.read_text())["module"]["optimizer"]["lr"])
     assert rates == {0.05 * found["drawn"][0]["rate"]}
 
+    for number in found["seeds"]:
+        shutil.rmtree(copied / f"runs/toy/mini/seed={number}")
+    said = command(copied, "experiments.commands.replicate", "paper=toy", "jobs=1", "from_record=true", "most=3")
+    assert "2 draws stand in the record" in said
+    longer = json.loads((copied / "results/toy.json").read_text())["entries"]["mini"]["replication"]
+    assert (longer["seeds"][:2], longer["drawn"][:2]) == (found["seeds"], found["drawn"])
+    assert len(longer["seeds"]) == len(longer["claim"]["per_seed"]) == 3
+    assert longer["claim"]["per_seed"][:2] == found["claim"]["per_seed"]
+    assert not (copied / f"runs/toy/mini/seed={found['seeds'][0]}").exists()
+
     check = ("experiments.commands.check_results", "toy")
     assert "0 differences" in command(copied, *check)  # not committed yet, so that nothing can be said of its order
     git(copied, "add", "results/toy.json")
