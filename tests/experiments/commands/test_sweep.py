@@ -218,8 +218,9 @@ def test_two_processes_inside_a_sweep_train_the_same_hyper_parameters(tmp_path: 
         (path,) = (runs / "meal_v2" / "smoke" / "sweeps").glob("*.json")
         return [row["mean"] for row in json.loads(path.read_text())["settings"]]
 
-    assert top1(tmp_path) == pytest.approx(top1(single), abs=0.3)  # three epochs of float rounding: 3 images of 1,000
-    assert abs(top1(single)[0] - top1(single)[1]) > 1
+    # Three epochs of float rounding move 3 to 5 images of 1,000, as processors differ; another job's rate over a hundred.
+    assert top1(tmp_path) == pytest.approx(top1(single), abs=1)
+    assert abs(top1(single)[0] - top1(single)[1]) > 5
 
 
 def test_names_in_brackets_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
