@@ -218,7 +218,7 @@ def test_two_processes_inside_a_sweep_train_the_same_hyper_parameters(tmp_path: 
         (path,) = (runs / "meal_v2" / "smoke" / "sweeps").glob("*.json")
         return [row["mean"] for row in json.loads(path.read_text())["settings"]]
 
-    # Three epochs of float rounding move 3 to 5 images of 1,000, as processors differ; another job's rate over a hundred.
+    # Three epochs of float rounding move 3 to 5 images of 1,000, by processor; another job's rate over a hundred.
     assert top1(tmp_path) == pytest.approx(top1(single), abs=1)
     assert abs(top1(single)[0] - top1(single)[1]) > 5
 
