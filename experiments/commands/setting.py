@@ -111,7 +111,7 @@ def read(argv: list[str]) -> Setting:
         registered=registered,
         changed=changed,
         from_record=_from_record(config, has_stream),
-        writes_on=_writes_on(config, entry, registered),
+        writes_on=_writes_on(config, request, entry, registered),
     )
 
 
@@ -169,7 +169,9 @@ def _from_record(config: DictConfig, has_stream: bool) -> bool:
     return True
 
 
-def _writes_on(config: DictConfig, recorded: Entry | None, registered: Registration | None) -> bool:
+def _writes_on(
+    config: DictConfig, request: compose.Request, recorded: Entry | None, registered: Registration | None
+) -> bool:
     """As `record` says; by itself, where this registration has no record yet, or the record's own runs are here."""
     choice = config.record
     if choice not in (True, False, "auto"):
@@ -177,6 +179,8 @@ def _writes_on(config: DictConfig, recorded: Entry | None, registered: Registrat
     if config.dry:
         return False
     if registered is None:
+        if choice is True and (personal := naming.personal(request.given)):
+            raise InputError(f"record=true: with {personal[0]} it is not the registered setting; leave one of them out")
         if choice is True:
             raise InputError("record=true: nothing is registered for this setting; make register comes first")
         return False

@@ -262,6 +262,8 @@ def test_what_is_not_registered_explores_and_leaves_nothing(copied: Path) -> Non
     assert {"seed=1", "seed=2"} <= {folder.name for folder in (copied / "runs/toy/mini").glob("seed=?")}
     told = command(copied, *REPRODUCE, "record=true", code=2)
     assert "nothing is registered for this setting; make register comes first" in told
+    told = command(copied, *REPRODUCE, "record=true", "first=1", code=2)
+    assert "record=true: with first=1 it is not the registered setting" in told
 
 
 def test_a_registration_is_a_commit_of_its_own_and_binds(copied: Path) -> None:
