@@ -18,9 +18,10 @@ from experiments.common.errors import InputError
 from experiments.common.paths import ROOT
 from experiments.common.plain import Plain
 from experiments.config import compose
-from experiments.evidence import suite
+from experiments.evidence import results, suite
+from experiments.evidence.counts import stored
 from experiments.evidence.words import EFFECT_ONLY, NOT_RUN
-from experiments.pages import forest
+from experiments.pages import forest, published
 from experiments.pages.display import SYMBOLS
 from experiments.pages.numbers import count, span
 
@@ -53,9 +54,11 @@ def texts(papers: Sequence[Paper], root: Path = ROOT) -> dict[str, str]:
     text = _between(text, "counts", counts(papers))
     text = _between(text, "papers", table(papers))
     text = EXAMPLE.sub(lambda match: example(papers, match[1]), text)
-    page = (root / "docs/own-data.md").read_text(encoding="utf-8")
+    own_data = (root / "docs/own-data.md").read_text(encoding="utf-8")
+    full_scale = (root / "docs/full-scale.md").read_text(encoding="utf-8")
     return {
-        "docs/own-data.md": _between(page, "own data", own_data_table(), "docs/own-data.md"),
+        "docs/own-data.md": _between(own_data, "own data", own_data_table(), "docs/own-data.md"),
+        "docs/full-scale.md": _between(full_scale, "published", published_tables(), "docs/full-scale.md"),
         "README.md": text,
         "docs/method.md": note(papers, root),
         "docs/results.md": f"{RESULTS}{settings_table(papers)}\n",
@@ -141,11 +144,11 @@ def patterns(papers: Sequence[Paper]) -> str:
         alike = [main["verdict"] for main in mains if main["name"] == chosen["name"]]
         several += len(alike) > 1
         other += len(set(alike)) > 1
-        published = chosen.get("published")
-        if published and chosen["difference"] is not None:
+        reported = chosen.get("published")
+        if reported and chosen["difference"] is not None:
             signs += 1
             margin = chosen["margin"]
-            same += (published["difference"] - margin) * (chosen["difference"] - margin) > 0
+            same += (reported["difference"] - margin) * (chosen["difference"] - margin) > 0
     return (
         f"- **Data decide.** {several} papers were asked the same in several settings; in {other} of them two settings "
         "give different verdicts.\n"
@@ -170,6 +173,14 @@ def table(papers: Sequence[Paper]) -> str:
         about = f" at {title}: {entry['scope']}" if entry["scope"] else f" at {title}"
         lines.append(f"| {link(paper)} | {finding} | **{verdict(paper, title)}**{about} | {replicated(entry)} |")
     return "\n".join(lines)
+
+
+def published_tables() -> str:
+    """Published numbers beside ours, wherever a record or a count judges them."""
+    papers = compose.papers()
+    return published.section(
+        {paper: results.entries(paper) for paper in papers}, {paper: stored(paper) for paper in papers}
+    )
 
 
 def own_data_table() -> str:
