@@ -13,7 +13,7 @@ from experiments.common.paths import ROOT
 from experiments.evidence import naming, operations
 from experiments.pages import console, needed
 from experiments.pages.progress import Board
-from experiments.running import measured, needs, training
+from experiments.running import measured, needs, pace, training
 from experiments.running.dry import DryRun, Measured
 from experiments.running.pace import Pace
 from experiments.running.plan import Plan, plan
@@ -40,7 +40,7 @@ def main(config: DictConfig) -> int:
     training.quiet()
     training.check_plan(this)
     torch.set_num_threads(int(config.threads))
-    rehearsal = DryRun(this, float(config.dry_seconds))
+    rehearsal = DryRun(this, float(config.dry_seconds), tests=True)
     with Board(f"{this.title} dry", len(rehearsal.stages)) as board:
         results = rehearsal.run(board)
 
@@ -49,7 +49,8 @@ def main(config: DictConfig) -> int:
         console.say(f"Not part of this recipe, which neither fits nor tests them: {', '.join(left_out)}.", "")
     console.out.print(needed.table("what a real run needs", needs.of_stages(rehearsal.stages.values())), "")
     stages = {name: result for name, result in results.items() if isinstance(result, Measured)}
-    _say_hours(setting(this), stages)
+    if stages:
+        _say_hours(setting(this), pace.device_name(next(iter(this.stages.values())).trainer), stages)
     counted = {name: result.operations for name, result in stages.items() if result.operations}
     _say_cost(sum(counted.values()))
     if config.record is True and len(stages) == len(results):
@@ -63,32 +64,34 @@ def setting(this: Plan) -> str:
     return f"{this.paper} {this.scale}{f'+{this.variant}' if this.variant else ''}"
 
 
-def _say_hours(name: str, stages: dict[str, Measured]) -> None:
-    """The hours of one seed's training where every stage was timed, and what was not; kept for `make papers`."""
-    fitted = {key: stage for key, stage in stages.items() if stage.steps}
-    timed = {key: stage for key, stage in fitted.items() if isinstance(stage.pace, Pace)}
-    for key, stage in fitted.items():
-        if isinstance(stage.pace, str):
-            console.say(f"{key}: hours are not known: {stage.pace}")
-    if not timed:
+def _say_hours(name: str, device: str, stages: dict[str, Measured]) -> None:
+    """The hours of one seed, where every training was timed kept for `make papers`, and what is not counted."""
+    unknown = {key: stage.pace for key, stage in stages.items() if stage.steps and isinstance(stage.pace, str)}
+    for key, why in unknown.items():
+        console.say(f"{key}: hours are not known: {why}")
+    hours = {key: stage.hours or 0.0 for key, stage in stages.items() if key not in unknown}
+    if not any(hours.values()):
         return
-    paces = {key: stage.pace for key, stage in timed.items() if isinstance(stage.pace, Pace)}
-    device = next(iter(paces.values())).device
-    hours = {key: stage.hours or 0.0 for key, stage in timed.items()}
-    if len(timed) == len(fitted):
-        hours_by_stage = {
-            key: measured.Hours(hours[key], paces[key].batch, stage.batch, paces[key].shortened)
-            for key, stage in timed.items()
+    if not unknown:
+        timed_at = {key: s.pace.batch if isinstance(s.pace, Pace) else s.batch for key, s in stages.items()}
+        by_stage = {
+            key: measured.Hours(hours[key], timed_at[key], stage.batch, stage.at_least) for key, stage in stages.items()
         }
-        measured.write(name, device, hours_by_stage)
-    stand_ins = [key for key, one in paces.items() if not one.real]
+        measured.write(name, device, by_stage)
+    paces = [stage.pace for stage in stages.values() if isinstance(stage.pace, Pace)]
+    stand_ins = [one for one in paces if not one.real]
     whose = "generated batches of real shapes" if stand_ins else "the datasets' own batches"
-    undecoded = any(paces[key].beside for key in stand_ins)
-    left_out = ["tests", "what is done between epochs", *(["decoding"] if undecoded else [])]
-    part = "" if len(timed) == len(fitted) else f" of {len(timed)} of {len(fitted)} stages"
+    tests = sum(stage.evaluation for stage in stages.values() if isinstance(stage.evaluation, float))
+    untimed = [key for key, stage in stages.items() if isinstance(stage.evaluation, str)]
+    left_out = [
+        "what is done between epochs and after the last batch of a test",
+        *(["decoding"] if any(one.beside for one in stand_ins) else []),
+        *([f"tests of {', '.join(untimed)}"] if untimed else []),
+    ]
+    part = f" of {len(hours)} of {len(stages)} stages" if unknown else ""
     console.say(
-        f"One seed's training{part}: {measured.amount(sum(hours.values()))} on {device}, by steps timed on {whose}; "
-        f"not counted: {', '.join(left_out)}.",
+        f"One seed{part}: {measured.amount(sum(hours.values()))} on {device}, of which tests and validations "
+        f"{measured.amount(tests)}, by steps timed on {whose}; not counted: {', '.join(left_out)}.",
     )
 
 
@@ -116,7 +119,7 @@ def _cells(stage: Measured) -> list[str]:
         f"{stage.steps:,}" if stage.steps else "",
         str(timed.batch) if timed else "",
         f"{timed.seconds:.3g}" if timed else "",
-        f"{'>' if timed and timed.shortened else ''}{measured.amount(hours)[:-2]}" if hours is not None else "",
+        f"{'>' if stage.at_least else ''}{measured.amount(hours)[:-2]}" if hours is not None else "",
         f"{timed.memory_published / 2**30:.1f}" if timed else "",
     ]
 

@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
@@ -29,7 +29,7 @@ from experiments.config.instantiate import build
 from experiments.config.recipes import merge
 from experiments.config.stages import Shortened
 from experiments.config.written import read
-from experiments.running import needs, pace, process_memory, training
+from experiments.running import evaluating, needs, pace, process_memory, training
 from experiments.running.counting import multiply_adds, offline
 from experiments.running.engine import Outcome
 from experiments.running.manifest import Report
@@ -54,6 +54,7 @@ class Measured:
         batch, steps: of a real run; no step where nothing is fitted.
         images: that a real training sees.
         pace: how fast real batches train, or why that was not measured; empty where nothing is fitted.
+        evaluation: hours of a real run's test and validations, or why that was not measured.
     """
 
     fit: bool
@@ -65,11 +66,22 @@ class Measured:
     steps: int
     images: int
     pace: Pace | str
+    evaluation: float | str
 
     @property
     def hours(self) -> float | None:
-        """Of a real training on the device at hand; None where that was not measured."""
-        return self.pace.hours(self.batch, self.steps) if isinstance(self.pace, Pace) else None
+        """Of a real run on the device at hand: of its training, and of its tests where they are known."""
+        known = [self.evaluation] if isinstance(self.evaluation, float) else []
+        if self.steps and not isinstance(self.pace, Pace):
+            return None
+        if isinstance(self.pace, Pace):
+            known.append(self.pace.hours(self.batch, self.steps))
+        return sum(known) if known else None
+
+    @property
+    def at_least(self) -> bool:
+        """Whether a real run takes longer than `hours`: its training was cut, or its test is not known."""
+        return (isinstance(self.pace, Pace) and self.pace.shortened) or isinstance(self.evaluation, str)
 
     @property
     def operations(self) -> float:
@@ -92,19 +104,26 @@ class DryRun:
         seconds: for which each training is timed; 0 times none.
         timed: the stages that are timed; nothing: all of them.
         smallest: images per step with which timing begins; nothing: as many as a dry run steps with.
+        tests: whether tests and validations are timed too.
 
     Attributes:
         stages: those that the recipe fits or tests and what these need.
     """
 
     def __init__(
-        self, plan: Plan, seconds: float = 0.0, timed: Collection[str] | None = None, smallest: int | None = None
+        self,
+        plan: Plan,
+        seconds: float = 0.0,
+        timed: Collection[str] | None = None,
+        smallest: int | None = None,
+        tests: bool = False,
     ) -> None:
         self.short = {name: read(Shortened, item.dry, f"stages.{name}.dry") for name, item in plan.stages.items()}
         self.stages = part_of_the_recipe(plan)
         self.seconds = seconds
         self.timed = self.stages if timed is None else timed
         self.smallest = smallest
+        self.tests = tests
         self._built: dict[str, StageModule] = {}
         self._made_of: dict[str, str] = {}
         for name, stage in self.stages.items():
@@ -158,6 +177,7 @@ class DryRun:
         steps = math.ceil(spec.sizes["train"] / batch) * epochs
         if stage.fit and (most := stage.trainer.get("max_steps") or 0) > 0:
             steps = min(steps or most, most)
+        paced = self._time(stage, short, module) if steps else ""
         own = {id(p) for p in module.parameters()}
         members = [self._built[name] for name in names_in(stage.needs)]
         return Measured(
@@ -169,7 +189,8 @@ class DryRun:
             batch=batch,
             steps=steps,
             images=spec.sizes["train"] * epochs or steps * batch,
-            pace=self._time(stage, short, module) if steps else "",
+            pace=paced,
+            evaluation=self._time_tests(stage, short, module, paced.batch if isinstance(paced, Pace) else batch),
         )
 
     def _steps(self, stage: Stage, short: Shortened, module: StageModule, data: DataModule) -> float:
@@ -198,17 +219,8 @@ class DryRun:
         """How fast a stage trains, or why that is not known. What fails at a larger batch is no failed dry run."""
         if not self.seconds or stage.name not in self.timed:
             return "not asked for"
-        there = not stage.feeds and not any(
-            need.look() for need, where in needs.of_stages([stage]).items() if where.endswith(".data")
-        )
-        feeds = fill(stage.feeds, self._fed)
-
-        def data_at(batch: int) -> DataModule:
-            real = merge(stage.data, {"batch_size": batch})
-            stand_in = merge(merge(stage.data, short.data), {"batch_size": batch, "generated": True})
-            data: DataModule = build(real if there else stand_in, f"stages.{stage.name}.data", **feeds)
-            return data
-
+        there = _data_is_there(stage)
+        data_at = self._data_at(stage, short, there)
         cut = bool(short.data) and not there
         reason = ""
         for shortened in (False, True) if short.module else (False,):
@@ -218,8 +230,35 @@ class DryRun:
                     smallest = self.smallest or short.batch
                     return pace.measure(stage, timed, data_at, self.seconds, smallest, there, shortened or cut)
             except Exception as error:  # noqa: BLE001 - it was built and stepped; why its hours are not known is told
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                reason = _first_line(error)
         return reason
+
+    def _time_tests(self, stage: Stage, short: Shortened, module: StageModule, batch: int) -> float | str:
+        """The hours of a stage's test and validations with nothing cut, or why they are not known."""
+        if not (self.tests and self.seconds and stage.name in self.timed):
+            return "not asked for"
+        there = _data_is_there(stage)
+        if short.data and not there:
+            return "a dry run cuts its data"
+        try:
+            with pace.within(10 * self.seconds):
+                whole = self._whole(stage) if short.module else module
+                data = self._data_at(stage, short, there)(batch)
+                return evaluating.seconds(stage, whole, data, self.seconds / 2) / 3600
+        except Exception as error:  # noqa: BLE001 - it was tested on a batch; why its hours are not known is told
+            return _first_line(error)
+
+    def _data_at(self, stage: Stage, short: Shortened, there: bool) -> Callable[[int], DataModule]:
+        """A stage's datamodule for a number of images per step: its own where its data is there, else a stand-in."""
+        feeds = fill(stage.feeds, self._fed)
+
+        def data_at(batch: int) -> DataModule:
+            real = merge(stage.data, {"batch_size": batch})
+            stand_in = merge(merge(stage.data, short.data), {"batch_size": batch, "generated": True})
+            data: DataModule = build(real if there else stand_in, f"stages.{stage.name}.data", **feeds)
+            return data
+
+        return data_at
 
     def _whole(self, stage: Stage) -> StageModule:
         """A stage's module with nothing cut. Raises RunError where its training does not fit into the free memory."""
@@ -243,6 +282,16 @@ class DryRun:
     def _fed(self, name: str) -> Fed:
         """What feeds generated data: the module alone, since no stage has made anything."""
         return Fed(self._built[name], {})
+
+
+def _data_is_there(stage: Stage) -> bool:
+    """Whether a stage can read its own data: nothing feeds it, and its files lie here."""
+    asked = needs.of_stages([stage])
+    return not stage.feeds and not any(need.look() for need, where in asked.items() if where.endswith(".data"))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _without_rates(module: Any) -> Any:

@@ -38,6 +38,7 @@ from modules.common.module import StageModule
 WARM = 1  # batches before the clock starts
 FEWEST = 3  # that are timed; one, if it takes longer than all of them may
 GROWTH = 8  # a larger batch is at most so many times the last one, whose pace foretells it
+PROBE = 10  # a size on the way to the last one is timed for so much less
 SHARE = 0.5  # of the free memory that a larger batch may be expected to take
 
 
@@ -77,7 +78,7 @@ class Pace:
 
 
 class Clock(Quick):
-    """The seconds of each step; ends training once there are enough of them."""
+    """The seconds of each step; ends training after `seconds`, what lies between short steps included."""
 
     def __init__(self, seconds: float, now: Callable[[], float] = time.perf_counter) -> None:
         self.limit = seconds
@@ -85,25 +86,28 @@ class Clock(Quick):
         self.steps: list[float] = []
         self._seen = 0
         self._began = 0.0
+        self._first = math.inf
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
-        _wait()
+        wait()
         self._began = self._now()
+        if self._seen == WARM:
+            self._first = self._began
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        _wait()
+        wait()
         self._seen += 1
         several = int(trainer.num_training_batches) > 2
         if self._seen > WARM and not (several and trainer.is_last_batch):  # the last one may be smaller
             self.steps.append(self._now() - self._began)
         slow = bool(self.steps) and self.steps[-1] >= self.limit
-        if slow or (len(self.steps) >= FEWEST and sum(self.steps) >= self.limit):
+        if slow or (len(self.steps) >= FEWEST and self._now() - self._first >= self.limit):
             trainer.should_stop = True
 
 
-def _clock(stage: Stage) -> Callable[[], float]:
+def clock(stage: Stage) -> Callable[[], float]:
     """The time of one thread's own work, which others on the machine do not lengthen; else that of the wall."""
     alone = not uses_gpu(stage.trainer) and torch.get_num_threads() == 1
     return time.process_time if alone else time.perf_counter
@@ -131,7 +135,7 @@ def within(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _wait() -> None:
+def wait() -> None:
     """A GPU works on what it was asked for a while ago."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
@@ -158,7 +162,7 @@ def measure(
 
     Args:
         data_at: the stage's datamodule for a number of images per step.
-        seconds: to time at each size; a step may take as long as that, a larger batch is not tried then.
+        seconds: to time at the last size; a step may take as long as that, a larger batch is not tried then.
         smallest: images per step to begin with.
         real, shortened: see Pace.
     """
@@ -173,13 +177,15 @@ def measure(
             data = data_at(batch)
             if stage.reference_batch:
                 module.lr_scale = batch / stage.reference_batch
-            step, memory = _time_steps(stage, module, data, seconds)
+            step, memory = _time_steps(stage, module, data, seconds if batch == published else seconds / PROBE)
             told.append((batch, memory))
-            load, beside = _time_batches(data, seconds / 2, _clock(stage))
             following = _larger(batch, published, step, seconds, told)
             if following == batch:
                 break
             batch = following
+        if batch < published and FEWEST * step < seconds:
+            step, _ = _time_steps(stage, module, data, seconds)
+        load, beside = _time_batches(data, seconds / 2, clock(stage))
     finally:
         module.load_state_dict(before)
     expected = _expected(told, published)
@@ -189,7 +195,7 @@ def measure(
 
 def _time_steps(stage: Stage, module: StageModule, data: DataModule, seconds: float) -> tuple[float, int]:
     """Seconds of a step, the median, and bytes."""
-    clock = Clock(seconds, _clock(stage))
+    timer = Clock(seconds, clock(stage))
     arguments = {key: stage.trainer[key] for key in (*SWITCHES, "matmul_precision") if key in stage.trainer}
     apply_switches(arguments, module)
     process_memory.forget_peak()
@@ -201,7 +207,7 @@ def _time_steps(stage: Stage, module: StageModule, data: DataModule, seconds: fl
         max_steps=-1,
         limit_val_batches=0,
         logger=False,
-        callbacks=[clock],
+        callbacks=[timer],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -210,7 +216,7 @@ def _time_steps(stage: Stage, module: StageModule, data: DataModule, seconds: fl
         **arguments,
     )
     trainer.fit(module, datamodule=data)
-    return statistics.median(clock.steps), process_memory.peak()
+    return statistics.median(timer.steps), process_memory.peak()
 
 
 def _time_batches(data: DataModule, seconds: float, now: Callable[[], float]) -> tuple[float, bool]:

@@ -185,7 +185,7 @@ def test_a_seed_in_which_an_arm_is_dead_starts_again(copied: Path, ran: dict[str
 def test_the_full_recipe_of_a_fed_stage_can_be_dry_run(copied: Path) -> None:
     out = command(copied, "experiments.reproduce", "paper=toy", "scale=full", "dry=true", "dry_seconds=0.05")
     assert out.count("passed") == 5
-    assert "One seed's training: " in out
+    assert "One seed: " in out
     measured = json.loads((copied / "runs/measured.json").read_text())
     ((device, told),) = measured["toy full"].items()
     assert device in out
