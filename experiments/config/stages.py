@@ -59,6 +59,8 @@ class Trainer(Closed):
     """Optimisers that torch has a fused kernel for use it."""
     compile: Flag = False
     """Networks are compiled in place."""
+    flush_denormal: Flag = False
+    """Processors take numbers below 1.2e-38 for 0, which they compute with slowly."""
     matmul_precision: choice_of(Literal["highest", "high", "medium"]) = "highest"  # type: ignore[valid-type]
     """Torch's word for TensorFloat-32 in fp32 matrix products and convolutions."""
 

@@ -1,10 +1,12 @@
-"""Switches of the trainer that make the same training faster on a GPU, at the price of other rounding.
+"""Switches of the trainer that make the same training faster, at the price of other rounding.
 
     +trainer.benchmark=true            cuDNN measures which convolution is fastest for each shape
     +trainer.matmul_precision=high     TensorFloat-32 in fp32 matrix products and convolutions (torch's word for it)
     +trainer.channels_last=true        networks of images in NHWC, of volumes in NDHWC, which tensor cores want
     +trainer.fused=true                optimisers that torch has a fused kernel for use it
     +trainer.compile=true              networks are compiled in place: checkpoints stay as they are
+    +trainer.flush_denormal=true       processors take numbers below 1.2e-38 for 0; weights of units that are never
+                                       active decay to such, and a step takes up to five times as long
 
 Each is part of a stage's fingerprint and stands in its record. None is on unless a configuration says so;
 experiments.config.stages.Trainer checks their values.
@@ -17,7 +19,7 @@ from typing import Any
 
 from experiments.common.plain import Config
 
-SWITCHES = ("benchmark", "channels_last", "fused", "compile")
+SWITCHES = ("benchmark", "channels_last", "fused", "compile", "flush_denormal")
 FUSED = {f"torch.optim.{name}" for name in ("Adam", "AdamW", "Adagrad", "SGD")}
 
 
@@ -45,6 +47,7 @@ def apply(trainer: Config, module: Any) -> None:
 
     trainer.setdefault("benchmark", False)  # what an earlier stage of this process chose is not this one's
     trainer.pop("fused", None)
+    torch.set_flush_denormal(trainer.pop("flush_denormal", False))
     torch.set_float32_matmul_precision(trainer.pop("matmul_precision", "highest"))
     if trainer.pop("channels_last", False):
         layouts = {4: torch.channels_last, 5: torch.channels_last_3d}  # by dimensions of the weights

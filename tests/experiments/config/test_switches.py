@@ -16,6 +16,8 @@ from experiments.running import training
 from experiments.running.plan import Plan, Stage
 
 ON = {"channels_last": True, "fused": True, "compile": True, "matmul_precision": "high", "benchmark": True}
+ON |= {"flush_denormal": True}
+DENORMAL = 1e-40
 
 
 def train(folder: Path, **trainer: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -60,8 +62,16 @@ def test_switches_change_no_more_than_rounding(tmp_path: Path, monkeypatch: pyte
 
     fast, after = train(tmp_path / "fast", **ON)
     assert torch.get_float32_matmul_precision() == "high"
+    assert float(torch.tensor(DENORMAL) * 1.0) == 0.0
     assert (compiled, set(optimizers)) == (["ConvNet"], {True})
-    assert fast["switches"] == ["benchmark", "channels_last", "fused", "compile", "matmul_precision=high"]
+    assert fast["switches"] == [
+        "benchmark",
+        "channels_last",
+        "fused",
+        "compile",
+        "flush_denormal",
+        "matmul_precision=high",
+    ]
     assert fast["metrics"]["train/loss"] == pytest.approx(plain["metrics"]["train/loss"], abs=1e-4)
     assert before.keys() == after.keys()  # compiled in place
     for name, value in before.items():
@@ -70,6 +80,7 @@ def test_switches_change_no_more_than_rounding(tmp_path: Path, monkeypatch: pyte
 
     train(tmp_path / "next")
     assert torch.get_float32_matmul_precision() == "highest"  # a stage's choice ends with it
+    assert float(torch.tensor(DENORMAL) * 1.0) > 0.0
     assert not torch.backends.cudnn.benchmark
 
 
