@@ -165,6 +165,7 @@ class DryRun:
     def _measure(self, stage: Stage, short: Shortened) -> Measured:
         partners = fill(stage.needs, self._built.__getitem__)
         generated = self._generated(stage, short)
+        sizes = self._sizes(stage)
         module = training.construct_from(replace(stage, module=offline(merge(stage.module, short.module))), partners)
         if stage.reference_batch:  # as a real run of so few images; at the rate of 1,600 two steps may end in NaN
             module.lr_scale = short.batch / stage.reference_batch
@@ -174,10 +175,12 @@ class DryRun:
         spec = generated.spec
         batch = stage.data["batch_size"]
         epochs = (stage.trainer.get("max_epochs") or 0) if stage.fit else 0
-        steps = math.ceil(spec.sizes["train"] / batch) * epochs
-        if stage.fit and (most := stage.trainer.get("max_steps") or 0) > 0:
+        most = (stage.trainer.get("max_steps") or 0) if stage.fit else 0
+        paced = self._time(stage, short, module) if epochs or most > 0 else ""
+        epoch = paced.epoch if isinstance(paced, Pace) and paced.real else sizes["train"]
+        steps = math.ceil(epoch / batch) * epochs
+        if most > 0:
             steps = min(steps or most, most)
-        paced = self._time(stage, short, module) if steps else ""
         own = {id(p) for p in module.parameters()}
         members = [self._built[name] for name in names_in(stage.needs)]
         return Measured(
@@ -188,7 +191,7 @@ class DryRun:
             shape=spec.shape,
             batch=batch,
             steps=steps,
-            images=spec.sizes["train"] * epochs or steps * batch,
+            images=sizes["train"] * epochs or steps * batch,
             pace=paced,
             evaluation=self._time_tests(stage, short, module, paced.batch if isinstance(paced, Pace) else batch),
         )
@@ -244,7 +247,7 @@ class DryRun:
             with pace.within(10 * self.seconds):
                 whole = self._whole(stage) if short.module else module
                 data = self._data_at(stage, short, there)(batch)
-                return evaluating.seconds(stage, whole, data, self.seconds / 2) / 3600
+                return evaluating.seconds(stage, whole, data, self._sizes(stage), self.seconds / 2) / 3600
         except Exception as error:  # noqa: BLE001 - it was tested on a batch; why its hours are not known is told
             return _first_line(error)
 
@@ -278,6 +281,12 @@ class DryRun:
         shortened = merge(merge(stage.data, short.data), {"generated": True, "batch_size": short.batch})
         generated: DataModule = build(shortened, where, **feeds)
         return generated
+
+    def _sizes(self, stage: Stage) -> Mapping[str, int]:
+        """Images of each split of a real run: as a datamodule declares them that has made nothing yet."""
+        whole = merge(stage.data, {"generated": True})
+        data: DataModule = build(whole, f"stages.{stage.name}.data", **fill(stage.feeds, self._fed))
+        return data.spec.sizes
 
     def _fed(self, name: str) -> Fed:
         """What feeds generated data: the module alone, since no stage has made anything."""

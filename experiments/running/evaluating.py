@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -67,13 +67,13 @@ class EvaluationClock(pl.Callback):
         raise _EnoughError
 
 
-def seconds(stage: Stage, module: StageModule, data: DataModule, limit: float) -> float:
+def seconds(stage: Stage, module: StageModule, data: DataModule, sizes: Mapping[str, int], limit: float) -> float:
     """Of a seed's test and of all validations of its training.
 
     Args:
+        data, sizes: batches to time, and how many images a real run's splits have.
         limit: seconds after which the pace of a split is known; a batch may take longer.
     """
-    sizes = data.spec.sizes
     total = 0.0
     if stage.test and is_overridden("test_step", module):
         total += sizes.get("test", 0) * _per_image(stage, module, data, limit, "test")

@@ -1,10 +1,10 @@
 """How fast a stage trains on the device at hand: real batches, timed for a few seconds.
 
 The batch is the published one, or the largest at which a step fits a bound of time and of memory; which one it was is
-said. A step is timed from its first forward to the end of its optimiser. Batches are timed by themselves: made in this
-process they come on top of a step, decoded by workers they come beside it. On one thread of a CPU it is the thread's
-own time that counts: hours are those of a core to itself. Whatever a recipe's `dry` cuts, because it only repeats, is
-cut here only if the whole takes too long, and then the hours are at least so many.
+said. A step is timed with what the loop does around it. Batches are timed by themselves: made in this process they come
+on top of a step, decoded by workers they come beside it. On one thread of a CPU it is the thread's own time that counts:
+hours are those of a core to itself. Whatever a recipe's `dry` cuts, because it only repeats, is cut here only if the
+whole takes too long, and then the hours are at least so many.
 """
 
 from __future__ import annotations
@@ -48,13 +48,15 @@ class Pace:
 
     Attributes:
         batch: images per step.
-        step, load: seconds of a step, and of making its batch; the latter 0 where that is not known.
+        step, load: seconds of a step with what the loop does around it, and of making its batch; the latter 0 where
+            that is not known.
         beside: whether batches are made by workers, beside the steps.
         memory: bytes at this batch.
         memory_published: bytes at the published batch; expected, where that is another one.
         device: what computed.
         real: whether the batches were those of the dataset.
         shortened: whether the recipe's `dry` cuts something, so that a real step takes longer.
+        epoch: images of an epoch, which may draw each several times; of a stand-in it says nothing.
     """
 
     batch: int
@@ -66,6 +68,7 @@ class Pace:
     device: str
     real: bool
     shortened: bool
+    epoch: int = 0
 
     @property
     def seconds(self) -> float:
@@ -84,7 +87,10 @@ class Clock(Quick):
         self.limit = seconds
         self._now = now
         self.steps: list[float] = []
+        self.cycles: list[float] = []  # from the end of one step to the end of the next: its batch and the loop too
         self._seen = 0
+        self.batches = 0  # of an epoch
+        self._ended = math.nan
         self._began = 0.0
         self._first = math.inf
 
@@ -99,11 +105,15 @@ class Clock(Quick):
     ) -> None:
         wait()
         self._seen += 1
-        several = int(trainer.num_training_batches) > 2
+        self.batches = int(trainer.num_training_batches)
+        several = self.batches > 2
+        ended = self._now()
         if self._seen > WARM and not (several and trainer.is_last_batch):  # the last one may be smaller
-            self.steps.append(self._now() - self._began)
+            self.steps.append(ended - self._began)
+            self.cycles.append(ended - self._ended)
+        self._ended = ended
         slow = bool(self.steps) and self.steps[-1] >= self.limit
-        if slow or (len(self.steps) >= FEWEST and self._now() - self._first >= self.limit):
+        if slow or (len(self.steps) >= FEWEST and ended - self._first >= self.limit):
             trainer.should_stop = True
 
 
@@ -170,31 +180,43 @@ def measure(
     before = {name: value.detach().clone() for name, value in module.state_dict().items()}
     batch = min(smallest, published)
     told: list[tuple[int, int]] = []  # images per step, bytes
-    step = load = 0.0
-    beside = False
     try:
         while True:
             data = data_at(batch)
             if stage.reference_batch:
                 module.lr_scale = batch / stage.reference_batch
-            step, memory = _time_steps(stage, module, data, seconds if batch == published else seconds / PROBE)
+            limit = seconds if batch == published else seconds / PROBE
+            timer = _time_steps(stage, module, data, limit)
+            step, memory = statistics.median(timer.steps), process_memory.peak()
             told.append((batch, memory))
             following = _larger(batch, published, step, seconds, told)
             if following == batch:
                 break
             batch = following
         if batch < published and FEWEST * step < seconds:
-            step, _ = _time_steps(stage, module, data, seconds)
+            timer = _time_steps(stage, module, data, seconds)
         load, beside = _time_batches(data, seconds / 2, clock(stage))
+        step = statistics.median(timer.steps)
+        if not beside:  # else a step may wait for its batch, which is told apart
+            step = max(step, statistics.median(timer.cycles) - load)
     finally:
         module.load_state_dict(before)
-    expected = _expected(told, published)
-    name = device_name(stage.trainer)
-    return Pace(batch, step, load, beside, told[-1][1], expected, name, real, shortened)
+    return Pace(
+        batch=batch,
+        step=step,
+        load=load,
+        beside=beside,
+        memory=told[-1][1],
+        memory_published=_expected(told, published),
+        device=device_name(stage.trainer),
+        real=real,
+        shortened=shortened,
+        epoch=timer.batches * batch,
+    )
 
 
-def _time_steps(stage: Stage, module: StageModule, data: DataModule, seconds: float) -> tuple[float, int]:
-    """Seconds of a step, the median, and bytes."""
+def _time_steps(stage: Stage, module: StageModule, data: DataModule, seconds: float) -> Clock:
+    """A clock that has seen enough steps."""
     timer = Clock(seconds, clock(stage))
     arguments = {key: stage.trainer[key] for key in (*SWITCHES, "matmul_precision") if key in stage.trainer}
     apply_switches(arguments, module)
@@ -216,7 +238,7 @@ def _time_steps(stage: Stage, module: StageModule, data: DataModule, seconds: fl
         **arguments,
     )
     trainer.fit(module, datamodule=data)
-    return statistics.median(timer.steps), process_memory.peak()
+    return timer
 
 
 def _time_batches(data: DataModule, seconds: float, now: Callable[[], float]) -> tuple[float, bool]:

@@ -37,14 +37,15 @@ def test_a_run_is_as_many_images_as_its_splits_have(
     stage = make_plan("paper=meal_v2", "scale=smoke").stages["teacher_a"]
     stage = replace(stage, trainer={**stage.trainer, "max_epochs": 40, "check_val_every_n_epoch": 5})
     module = training.construct_from(stage, {})
-    data: Any = type("Data", (), {"spec": type("Spec", (), {"sizes": {"test": 1000, "val": 100}})})
+    data: Any = None
+    sizes = {"test": 1000, "val": 100}
     paces = {"test": 0.001, "validate": 0.002}
     monkeypatch.setattr(evaluating, "_per_image", lambda stage, module, data, limit, split: paces[split])
-    assert evaluating.seconds(stage, module, data, 1.0) == pytest.approx(1.0 + 8 * 0.2)
-    assert evaluating.seconds(replace(stage, test=False), module, data, 1.0) == pytest.approx(1.6)
-    assert evaluating.seconds(replace(stage, fit=False), module, data, 1.0) == pytest.approx(1.0)
+    assert evaluating.seconds(stage, module, data, sizes, 1.0) == pytest.approx(1.0 + 8 * 0.2)
+    assert evaluating.seconds(replace(stage, test=False), module, data, sizes, 1.0) == pytest.approx(1.6)
+    assert evaluating.seconds(replace(stage, fit=False), module, data, sizes, 1.0) == pytest.approx(1.0)
     blind = replace(stage, trainer={**stage.trainer, "limit_val_batches": 0})
-    assert evaluating.seconds(blind, module, data, 1.0) == pytest.approx(1.0)
+    assert evaluating.seconds(blind, module, data, sizes, 1.0) == pytest.approx(1.0)
 
 
 def test_a_test_is_timed_without_what_comes_after_its_last_batch(make_plan: Callable[..., Plan]) -> None:
@@ -56,4 +57,4 @@ def test_a_test_is_timed_without_what_comes_after_its_last_batch(make_plan: Call
 
     module.on_test_epoch_end = refuse  # type: ignore[method-assign]
     data = build(stage.data, "data")
-    assert evaluating.seconds(stage, module, data, 0.01) > 0
+    assert evaluating.seconds(stage, module, data, data.spec.sizes, 0.01) > 0
