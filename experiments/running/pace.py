@@ -2,7 +2,7 @@
 
 The batch is the published one, or the largest at which a step fits a bound of time and of memory; which one it was is
 said. A step is timed with what the loop does around it. Batches are timed by themselves: made in this process they come
-on top of a step, decoded by workers they come beside it. On one thread of a CPU it is the thread's own time that counts:
+on top of a step, decoded by workers they come beside it. On one thread of a CPU the thread's own time counts:
 hours are those of a core to itself. Whatever a recipe's `dry` cuts, because it only repeats, is cut here only if the
 whole takes too long, and then the hours are at least so many.
 """
