@@ -83,6 +83,9 @@ class Shortened(Closed):
     """Merged over the stage's module."""
     data: Node = field(default_factory=dict)
     """Merged over the stage's data."""
+    as_trained: Node = field(default_factory=dict)
+    """Merged over the stage's module too, but cuts nothing: with it untrained weights take as long as trained ones,
+    where a loop ends by what was learnt."""
 
 
 @dataclass(frozen=True, config=CLOSED)

@@ -2,8 +2,10 @@
 
 A stage's `dry` (experiments.config.stages.Shortened) says what may be cut because it only repeats: images per step,
 steps, and arguments of its module or data such as the number of samples to draw. Sizes of networks and inputs stay as
-published. Stages whose modules are built alike (whatever their rates), of predecessors that are, and get batches alike
-compute the same: the first takes the steps, and the others make their batches. One that feeds another takes its own.
+published. Where a loop ends by what was learnt, `as_trained` lets it go as far with untrained weights, so that hours
+are those of trained ones. Stages whose modules are built alike (whatever their rates), of predecessors that are, and
+get batches alike compute the same: the first takes the steps, and the others make their batches. One that feeds another
+takes its own.
 """
 
 from __future__ import annotations
@@ -166,7 +168,9 @@ class DryRun:
         partners = fill(stage.needs, self._built.__getitem__)
         generated = self._generated(stage, short)
         sizes = self._sizes(stage)
-        module = training.construct_from(replace(stage, module=offline(merge(stage.module, short.module))), partners)
+        module = training.construct_from(
+            replace(stage, module=offline(merge(_timed(stage, short), short.module))), partners
+        )
         if stage.reference_batch:  # as a real run of so few images; at the rate of 1,600 two steps may end in NaN
             module.lr_scale = short.batch / stage.reference_batch
         self._built[stage.name] = module
@@ -229,7 +233,7 @@ class DryRun:
         for shortened in (False, True) if short.module else (False,):
             try:
                 with pace.within(LONGEST + 20 * self.seconds):
-                    timed = module if shortened or not short.module else self._whole(stage)
+                    timed = module if shortened or not short.module else self._whole(stage, short)
                     smallest = self.smallest or short.batch
                     return pace.measure(stage, timed, data_at, self.seconds, smallest, there, shortened or cut)
             except Exception as error:  # noqa: BLE001 - it was built and stepped; why its hours are not known is told
@@ -245,7 +249,7 @@ class DryRun:
             return "a dry run cuts its data"
         try:
             with pace.within(10 * self.seconds):
-                whole = self._whole(stage) if short.module else module
+                whole = self._whole(stage, short) if short.module else module
                 data = self._data_at(stage, short, there)(batch)
                 return evaluating.seconds(stage, whole, data, self._sizes(stage), self.seconds / 2) / 3600
         except Exception as error:  # noqa: BLE001 - it was tested on a batch; why its hours are not known is told
@@ -263,9 +267,9 @@ class DryRun:
 
         return data_at
 
-    def _whole(self, stage: Stage) -> StageModule:
+    def _whole(self, stage: Stage, short: Shortened) -> StageModule:
         """A stage's module with nothing cut. Raises RunError where its training does not fit into the free memory."""
-        whole = replace(stage, module=offline(stage.module))
+        whole = replace(stage, module=offline(_timed(stage, short)))
         partners = fill(stage.needs, self._built.__getitem__)
         with torch.device("meta"):
             size = sum(p.numel() for p in training.construct_from(whole, partners).parameters())
@@ -297,6 +301,11 @@ def _data_is_there(stage: Stage) -> bool:
     """Whether a stage can read its own data: nothing feeds it, and its files lie here."""
     asked = needs.of_stages([stage])
     return not stage.feeds and not any(need.look() for need, where in asked.items() if where.endswith(".data"))
+
+
+def _timed(stage: Stage, short: Shortened) -> Any:
+    """The module's configuration that untrained weights take as long with as trained ones with the stage's own."""
+    return merge(stage.module, short.as_trained)
 
 
 def _first_line(error: Exception) -> str:

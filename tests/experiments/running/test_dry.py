@@ -98,3 +98,30 @@ def test_stages_that_are_alike_take_their_steps_once(make_plan: Callable[..., Pl
     states = {name: module.state_dict() for name, module in built.items()}
     assert all(torch.equal(value, states["again"][key]) for key, value in states["init"].items())
     assert not all(torch.equal(value, states["few"][key]) for key, value in states["init"].items())
+
+
+def test_what_stands_for_trained_weights_is_timed_and_cuts_nothing(
+    make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module with `as_trained` is the one that is stepped, tested and timed, and its hours are a real run's."""
+    this = make_plan("paper=meal_v2")
+    init = this.stages["init"]
+    wide = init.module["network"]["widths"]
+    stages = {"init": replace(init, dry={"as_trained": {"network": {"widths": [4, 4]}}})}
+    built: list[Any] = []
+    construct = training.construct_from
+
+    def seen(stage: Stage, partners: Any) -> Any:
+        built.append(stage.module["network"]["widths"])
+        return construct(stage, partners)
+
+    monkeypatch.setattr(training, "construct_from", seen)
+    run = DryRun(Plan(this.paper, this.scale, None, 0, stages, this.config), seconds=0.05, tests=True).run(silent)
+
+    measured = run["init"]
+    assert isinstance(measured, Measured)
+    assert wide != [4, 4]
+    assert built
+    assert all(list(widths) == [4, 4] for widths in built)
+    assert measured.hours
+    assert not measured.at_least
