@@ -304,7 +304,7 @@ def _data_is_there(stage: Stage) -> bool:
 
 
 def _timed(stage: Stage, short: Shortened) -> Any:
-    """The module's configuration that untrained weights take as long with as trained ones with the stage's own."""
+    """The configuration of a stage's module with which untrained weights take as long as trained ones do."""
     return merge(stage.module, short.as_trained)
 
 

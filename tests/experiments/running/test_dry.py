@@ -100,19 +100,21 @@ def test_stages_that_are_alike_take_their_steps_once(make_plan: Callable[..., Pl
     assert not all(torch.equal(value, states["few"][key]) for key, value in states["init"].items())
 
 
+@pytest.mark.parametrize("cut", [{}, {"network": {"dropout": 0.5}}])
 def test_what_stands_for_trained_weights_is_timed_and_cuts_nothing(
-    make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+    cut: dict[str, Any], make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A module with `as_trained` is the one that is stepped, tested and timed, and its hours are a real run's."""
+    """A module with `as_trained` is the one that is stepped, tested and timed, and its hours are a real run's; so is
+    the whole one that is timed where a dry run steps with a module that is cut."""
     this = make_plan("paper=meal_v2")
     init = this.stages["init"]
     wide = init.module["network"]["widths"]
-    stages = {"init": replace(init, dry={"as_trained": {"network": {"widths": [4, 4]}}})}
+    stages = {"init": replace(init, dry={"as_trained": {"network": {"widths": [4, 4]}}, "module": cut})}
     built: list[Any] = []
     construct = training.construct_from
 
     def seen(stage: Stage, partners: Any) -> Any:
-        built.append(stage.module["network"]["widths"])
+        built.append(stage.module["network"])
         return construct(stage, partners)
 
     monkeypatch.setattr(training, "construct_from", seen)
@@ -121,7 +123,8 @@ def test_what_stands_for_trained_weights_is_timed_and_cuts_nothing(
     measured = run["init"]
     assert isinstance(measured, Measured)
     assert wide != [4, 4]
-    assert built
-    assert all(list(widths) == [4, 4] for widths in built)
+    assert all(list(network["widths"]) == [4, 4] for network in built)
+    assert built[0]["dropout"] == (0.5 if cut else 0.0)
+    assert built[-1]["dropout"] == 0.0
     assert measured.hours
     assert not measured.at_least
