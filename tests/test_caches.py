@@ -50,6 +50,7 @@ KEPT_IN_MEMORY = {
     "experiments.pages.index.script": "nothing: a file of this project",
     "experiments.pages.report._templates": "nothing: files of this project",
     "experiments.running.devices.gpus": "nothing: this machine",
+    "experiments.running.readings._kept": "the dataset, its subset, and its files' sizes and times",
     "modules.cda.curriculum.shuffled_steps": "its arguments, which it is a function of",
     "modules.common.probes.decodable": "nothing: a data set of scikit-learn's package",
     "modules.robust_explainability.curves.blur_kernel": "its arguments, which it is a function of",

@@ -31,7 +31,7 @@ from experiments.config.instantiate import build
 from experiments.config.recipes import merge
 from experiments.config.stages import Shortened
 from experiments.config.written import read
-from experiments.running import evaluating, needs, pace, process_memory, training
+from experiments.running import evaluating, needs, pace, process_memory, readings, training
 from experiments.running.counting import multiply_adds, offline
 from experiments.running.engine import Outcome
 from experiments.running.manifest import Report
@@ -263,6 +263,7 @@ class DryRun:
             real = merge(stage.data, {"batch_size": batch})
             stand_in = merge(merge(stage.data, short.data), {"batch_size": batch, "generated": True})
             data: DataModule = build(real if there else stand_in, f"stages.{stage.name}.data", **feeds)
+            readings.share(data)
             return data
 
         return data_at

@@ -35,7 +35,7 @@ from experiments.common.tables import read_rows, write_rows
 from experiments.config import switches
 from experiments.config.instantiate import build, check
 from experiments.config.written import Whole, read
-from experiments.running import hits, loggers, process_memory
+from experiments.running import hits, loggers, process_memory, readings
 from experiments.running.callbacks import (
     CheckData,
     EndWithParent,
@@ -150,6 +150,7 @@ def construct_data(plan: Plan, stage: Stage) -> DataModule:
     except (ValueError, TypeError) as error:
         raise InputError(f"stages.{stage.name}.data: {error}{tracing.lead_to_slip(error)}") from error
     assert isinstance(data, DataModule)
+    readings.share(data)
     return data
 
 
