@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from experiments.common import failure
 from experiments.common.errors import InputError, RunError, unknown
@@ -131,3 +131,11 @@ def papers_named(argv: Sequence[str]) -> list[str]:
         if key not in (*keys, "all"):
             raise unknown("paper", key, keys)
     return list(keys) if "all" in named else named
+
+
+def flag(own: Mapping[str, str], name: str, default: bool = False) -> bool:
+    """A word `name=true` or `name=false`. Raises InputError for another value."""
+    value = own.get(name, str(default).lower())
+    if value not in ("true", "false"):
+        raise InputError(f"{name}={value}: expected true or false")
+    return value == "true"

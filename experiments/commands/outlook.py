@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from experiments.commands import seeds
 from experiments.commands.schedulers import jobs
 from experiments.commands.setting import Setting
+from experiments.common.paths import ROOT
 from experiments.evidence import results
 from experiments.pages import numbers
-from experiments.running import cost
+from experiments.running import cost, packing
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,23 @@ def of(setting: Setting) -> Outlook:
     return Outlook(setting.name, stages, len(plans), stages * len(plans) - left, seconds)
 
 
+def _packed(setting: Setting) -> str:
+    """Where stages lie that have finished on another machine; empty where none do, or any has begun here."""
+    where = setting.request
+    path = results.unfinished() / packing.file_name(where.paper, where.scale, where.variant)
+    runs = Path(setting.config.runs_dir, where.paper, where.scale)
+    if not path.is_file() or any(runs.glob("seed=*")):
+        return ""
+    shown = os.path.relpath(path, ROOT)
+    return f"{shown} has stages of it that finished elsewhere: make unpack FILE={shown} puts them here"
+
+
 def lines(settings: Sequence[Setting]) -> list[str]:
     """The plan of a command in a few lines; the time is what stages took before, here or where they were recorded."""
     asked = [setting for setting in settings if not setting.from_record]
     outlooks = [of(setting) for setting in asked]
     told = [f"{outlook.name}: {outlook.told}" for outlook in outlooks]
+    told += filter(None, map(_packed, asked))
     if len(outlooks) > 1:
         times = [outlook.seconds for outlook in outlooks]
         expected = [seconds for seconds in times if seconds is not None]

@@ -23,22 +23,26 @@ In a clone of the same commit, `make unpack FILE=...` puts them where they were,
 same bits. Of a registered setting its registered seeds are packed; of another one every seed that is there.
 
   to=FILE            default: exports/<paper>-<scale>[-<variant>].runs; must not exist yet
+  weights=false      finished stages alone, without checkpoints: some kilobytes, which may be packed while others train.
+                     A stage that an unfinished one starts from stays behind. In results/unfinished/ such a file is
+                     committed where a recording takes days; the command that goes on says that it is there
   runs_dir=DIR       where the runs are (default: runs)
 """
 
 
 def main(argv: list[str]) -> int:
-    own, others = cli.take(argv, ("to",))
+    own, others = cli.take(argv, ("to", "weights"))
     asked = setting.read(others)
     if changed := naming.personal(asked.request.given):
         raise InputError(f"{changed[0]}: a setting is packed as its files say it; expected paper=, scale= and variant=")
     where = asked.request
-    name = "-".join(filter(None, (where.paper, where.scale, where.variant)))
-    path = Path(own.get("to") or f"exports/{name}.runs")
+    name = packing.file_name(where.paper, where.scale, where.variant)
+    weights = cli.flag(own, "weights", default=True)
+    path = Path(own.get("to") or f"exports/{name}")
     if path.exists():
         raise InputError(f"to={path}: it is there already; name another file")
     plans = plan_each(asked.config, _seeds(plan(asked.config, 0), asked.registered))
-    packed = packing.pack(plans, path)
+    packed = packing.pack(plans, path, weights)
     finished = sum(stage.finished for stage in packed)
     console.say(f"{path}: {finished} finished and {len(packed) - finished} half-done stages of {len(plans)} seeds")
     return 0

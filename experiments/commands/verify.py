@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
     own, rest = cli.take([word for word in argv if word != "--require-history"], OWN)
     if not own.get("folder"):
         raise InputError("folder=FOLDER is missing: the overlay to verify")
-    trust, listed = (_flag(own, name) for name in ("trust", "list"))
+    trust, listed = (cli.flag(own, name) for name in ("trust", "list"))
     if not trust and rest:
         raise InputError(f"{rest[0]}: expected folder=, trust=true, list=true or --require-history")
 
@@ -86,12 +86,6 @@ def main(argv: list[str]) -> int:
         console.say(f"listed: {overlays.write(told).relative_to(results.RESULTS.parent)}")
     failed = any(item.ran.startswith(run_anew.DIFFER) for item in shown)
     return 1 if wrong or failed or (order and required) else 0
-
-
-def _flag(own: dict[str, str], name: str) -> bool:
-    if own.get(name, "false") not in ("true", "false"):
-        raise InputError(f"{name}={own[name]}: expected true or false")
-    return own.get(name) == "true"
 
 
 @contextlib.contextmanager

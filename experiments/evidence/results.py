@@ -38,6 +38,11 @@ def here() -> Path:
     return base() / "here"
 
 
+def unfinished() -> Path:
+    """Where the finished stages of recordings that take days are kept until their first look, see `make pack`."""
+    return base() / "unfinished"
+
+
 def read(paper: str, folder: Path | None = None) -> Record | None:
     """A paper's results file; None when it was never run.
 

@@ -1,9 +1,10 @@
 """Stages' folders in one file, and back: a run that goes on elsewhere. Imports no torch.
 
 The file is a zip archive without compression: seed=N/<stage>-<fingerprint>/... for each stage that has begun, and
-pack.json, which names the setting, the commit and each file with its length and SHA-256. Nothing is placed before all
-of it is known to be right: only folders of stages as they are configured here, only files, no links, and finished
-stages whose manifest fits their metrics.
+pack.json, which names the setting, the commit and each file with its length and SHA-256. Without weights it is small
+enough for a commit, so that a recording of many days is kept seed by seed. Nothing is placed before all of it is known
+to be right: only folders of stages as they are configured here, only files, no links, and finished stages whose
+manifest fits their metrics.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from experiments.running.plan import Plan, Stage
 
 FORMAT = 1
 LISTING = "pack.json"
+WEIGHTS = "last.ckpt"
 MOST_LISTING = 2**25  # bytes of it
 MOST_FILES = 200_000
 MOST_SEEDS = 1000
@@ -81,15 +83,28 @@ class Moved:
     finished: bool
 
 
-def pack(plans: Sequence[Plan], path: Path) -> list[Moved]:
+def file_name(paper: str, scale: str, variant: str | None) -> str:
+    """What a setting's archive is called unless somebody names it."""
+    return "-".join(filter(None, (paper, scale, variant))) + ".runs"
+
+
+def pack(plans: Sequence[Plan], path: Path, weights: bool = True) -> list[Moved]:
     """Write what these plans' stages have left so far into a new file.
 
-    Raises InputError where a stage is being trained or none has begun, and OSError when the disk is full.
+    Args:
+        weights: whether with checkpoints; without, finished stages alone, of which no unfinished stage needs any.
+    Raises:
+        InputError: a stage to be packed is being trained, or there is none.
+        OSError: the disk is full.
     """
-    begun = [(plan, stage) for plan in plans for stage in plan.stages.values() if stage.directory.is_dir()]
-    if not begun:
-        raise InputError(f"{plans[0].title}: none of its stages has begun; nothing to pack")
     first = plans[0]
+    if weights:
+        begun = [(plan, stage) for plan in plans for stage in plan.stages.values() if stage.directory.is_dir()]
+    else:
+        begun = [(plan, stage) for plan in plans for stage in _without_successors(plan)]
+    if not begun:
+        what = "none of its stages has begun" if weights else "no stage has finished whose weights nothing needs"
+        raise InputError(f"{first.title}: {what}; nothing to pack")
     with ExitStack() as held, files.replacing(path) as temporary:
         for _, stage in begun:
             held.enter_context(_not_trained_meanwhile(stage))
@@ -97,6 +112,8 @@ def pack(plans: Sequence[Plan], path: Path) -> list[Moved]:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
             for plan, stage in begun:
                 for source in _files_below(stage.directory):
+                    if source.name == WEIGHTS and not weights:
+                        continue
                     inside = f"seed={plan.seed}/{stage.directory.name}/{source.relative_to(stage.directory).as_posix()}"
                     with source.open("rb") as content, archive.open(inside, "w", force_zip64=True) as copy:
                         listed.append(File(inside, *_copy(content, copy)))
@@ -111,6 +128,13 @@ def pack(plans: Sequence[Plan], path: Path) -> list[Moved]:
             )
             archive.writestr(LISTING, json.dumps(asdict(listing)))
         return [Moved(plan.seed, stage.name, finished(stage) is not None) for plan, stage in begun]
+
+
+def _without_successors(plan: Plan) -> Iterator[Stage]:
+    """Finished stages that no unfinished one starts from."""
+    done = {name for name, stage in plan.stages.items() if finished(stage) is not None}
+    needed = {name for successor, stage in plan.stages.items() if successor not in done for name in stage.predecessors}
+    return (stage for name, stage in plan.stages.items() if name in done - needed)
 
 
 @contextmanager

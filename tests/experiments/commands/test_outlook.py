@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,11 +10,16 @@ import pytest
 
 from experiments.commands import outlook
 from experiments.commands.outlook import Outlook
+from experiments.evidence import results
 
 
 def setting(name: str, registered: bool = True, from_record: bool = False, is_recorded: bool = True) -> Any:
     facts = {"registered": registered or None, "from_record": from_record, "is_recorded": is_recorded}
-    return SimpleNamespace(name=name, config=SimpleNamespace(most=32, minutes=15), **facts)
+    paper, _, scale = name.partition("/")
+    asked = SimpleNamespace(paper=paper, scale=scale, variant=None)
+    return SimpleNamespace(
+        name=name, request=asked, config=SimpleNamespace(most=32, minutes=15, runs_dir="runs"), **facts
+    )
 
 
 @pytest.mark.parametrize(
@@ -42,3 +48,17 @@ def test_several_settings_are_summed_and_going_on_is_told_once(monkeypatch: pyte
     assert not outlook.lines([setting("a/mini", from_record=True)])
     smoke = outlook.lines([setting("a/mini", registered=False, is_recorded=False)])
     assert smoke[1].endswith("its numbers mean nothing")
+
+
+def test_it_says_where_stages_are_that_finished_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outlook, "of", lambda asked: Outlook(asked.name, 2, 4, 0, None))
+    monkeypatch.setattr(results, "unfinished", lambda: tmp_path)
+    asked = setting("a/full")
+    asked.config.runs_dir = str(tmp_path / "runs")
+    assert not any("make unpack" in line for line in outlook.lines([asked]))
+
+    (tmp_path / "a-full.runs").touch()
+    assert any(line.endswith("a-full.runs puts them here") for line in outlook.lines([asked]))
+
+    (tmp_path / "runs" / "a" / "full" / "seed=7").mkdir(parents=True)
+    assert not any("make unpack" in line for line in outlook.lines([asked]))

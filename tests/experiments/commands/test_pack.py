@@ -15,12 +15,13 @@ import pytest
 import torch
 from filelock import FileLock
 
-from experiments.commands import pack, unpack
+from experiments.commands import pack, setting, unpack
 from experiments.common.errors import InputError, RunError
 from experiments.config import compose
-from experiments.running import engine
-from experiments.running.manifest import hash_metrics
-from experiments.running.plan import Plan, plan
+from experiments.evidence import registration, results
+from experiments.running import engine, packing
+from experiments.running.manifest import finished, hash_metrics
+from experiments.running.plan import SEEDS, Plan, Stage, plan
 
 SETTING = ["paper=meal_v2", "scale=smoke"]
 
@@ -70,6 +71,14 @@ def test_a_half_done_stage_goes_on_elsewhere_to_the_same_bits(tmp_path: Path, mo
 # What is not as packed. Folders as a finished stage leaves them, without training one.
 
 
+def leave_finished(stage: Stage) -> None:
+    stage.directory.mkdir(parents=True, exist_ok=True)
+    metrics = {"test/top1": 50.0}
+    mark = {"fingerprint": stage.fingerprint, "metrics_hash": hash_metrics(metrics)}
+    (stage.directory / "metrics.json").write_text(json.dumps(metrics))
+    (stage.directory / "manifest.json").write_text(json.dumps(mark))
+
+
 @pytest.fixture
 def packed(tmp_path: Path) -> Path:
     """A file of one finished and one half-done stage."""
@@ -79,10 +88,7 @@ def packed(tmp_path: Path) -> Path:
         folder.mkdir(parents=True)
         (folder / "last.ckpt").write_bytes(b"weights")
         if name == "init":
-            metrics = {"test/top1": 50.0}
-            mark = {"fingerprint": stages[name].fingerprint, "metrics_hash": hash_metrics(metrics)}
-            (folder / "metrics.json").write_text(json.dumps(metrics))
-            (folder / "manifest.json").write_text(json.dumps(mark))
+            leave_finished(stages[name])
     (folder / ".last.ckpt.12ab.part").write_bytes(b"half")
     (folder / "link").symlink_to("last.ckpt")
     pack.main([*SETTING, f"runs_dir={tmp_path / 'here'}", f"to={tmp_path / 'moved.runs'}"])
@@ -116,6 +122,29 @@ def test_links_and_halves_stay_behind_and_the_rest_arrives(packed: Path, tmp_pat
     arrived = {p.relative_to(tmp_path / "there") for p in (tmp_path / "there").rglob("*") if p.is_file()}
     left = {p.relative_to(tmp_path / "here") for p in (tmp_path / "here").rglob("*") if p.is_file()}
     assert arrived == {p for p in left if not p.name.startswith(".") and p.name != "link"}
+
+
+def test_without_weights_finished_stages_alone_are_packed_but_those_that_others_start_from(
+    packed: Path, tmp_path: Path
+) -> None:
+    """`teacher_a` is half done and being trained; `init` has finished, and `student` will start from it."""
+    file, here = tmp_path / "light.runs", below(tmp_path / "here")
+    light = [*SETTING, f"runs_dir={tmp_path / 'here'}", f"to={file}", "weights=false"]
+    with pytest.raises(InputError, match="no stage has finished whose weights nothing needs"):
+        pack.main(light)
+
+    init = here.stages["init"]
+    successors = [stage for stage in here.stages.values() if init.name in stage.predecessors]
+    assert successors
+    for stage in successors:
+        leave_finished(stage)
+    folder = here.stages["teacher_a"].directory
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        assert pack.main(light) == 0
+    assert unpack.main([f"file={file}", f"runs_dir={tmp_path / 'there'}"]) == 0
+    there = below(tmp_path / "there").stages
+    assert {name for name in there if finished(there[name])} == {"init", *(stage.name for stage in successors)}
+    assert not [path for path in (tmp_path / "there").rglob("*") if path.suffix == ".ckpt"]
 
 
 def test_a_stage_that_has_begun_here_is_not_written_over(packed: Path, tmp_path: Path) -> None:
@@ -244,3 +273,19 @@ def test_links_compression_and_damage_are_refused(packed: Path, tmp_path: Path) 
 def test_wrong_words_end_in_one_line(command: Any, words: list[str], told: str) -> None:
     with pytest.raises(InputError, match=told):
         command.main(words)
+
+
+@pytest.mark.parametrize("file", sorted(results.unfinished().glob("*")), ids=lambda file: file.name)
+def test_recordings_under_way_go_on_with_the_code_as_it_is(file: Path, tmp_path: Path) -> None:
+    """Each stage fits the setting's registration, and the file goes once they are recorded."""
+    stored = packing.listing(file)
+    assert file.name == packing.file_name(stored.paper, stored.scale, stored.variant)
+    assert unpack.main([f"file={file}", f"runs_dir={tmp_path}"]) == 0
+
+    lines = [f"paper={stored.paper}", f"scale={stored.scale}"]
+    asked = setting.read([*lines, *([f"variant={stored.variant}"] if stored.variant else [])])
+    assert asked.registered is not None
+    stream = [registration.seed(asked.registered, index) for index in range(SEEDS)]
+    assert set(stored.seeds) <= set(stream)
+    recorded = results.entry(asked.paper, asked.title)
+    assert recorded is None or not set(stored.seeds) & set(recorded.seeds)
